@@ -1,0 +1,50 @@
+# Two commands: `make run` and `make test`. PYTHON=... names another interpreter than the first in the path.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PYTHON
+
+# What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
+TEST_PACKAGES := postfix dovecot-core libfaketime
+DOMAIN := src/policyd_rate_limit/domain
+WORKERS := auto
+
+.PHONY: help
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+.PHONY: run
+run: venv ## start the daemon in the foreground, with packaging/development.yaml
+	@.venv/bin/python packaging/run.py
+
+.PHONY: test
+test: test-packages check ## install what the tests need, then all checks and all tests
+	@rm -f .coverage .coverage.*
+	.venv/bin/pytest --numprocesses $(WORKERS) --cov --cov-report=
+	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
+	@.venv/bin/coverage report --format=total | sed 's/.*/Lines and branches covered, without what runs in child processes: & %/'
+
+.PHONY: check
+check: test-venv ## static checks: ruff, mypy, import-linter
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --verbose
+
+.PHONY: clean
+clean: ## remove what these commands made
+	rm -rf .venv var dist build .coverage .coverage.* coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: venv
+venv:
+	@packaging/make-venv.sh
+
+.PHONY: test-venv
+test-venv:
+	@packaging/make-venv.sh test
+
+.PHONY: test-packages
+test-packages:
+	@packaging/debian-install.sh $(TEST_PACKAGES) || { [ $$? = 3 ] && [ "$${CI:-}" != true ] && echo 'Going on without: the tests that need them are skipped.'; }
