@@ -1,1 +1,100 @@
-"""The command ``policyd-rate-limit``."""
+"""The command ``policyd-rate-limit``.
+
+What an action needs is imported when it is asked for: scripts call ``--version`` and ``--get-config``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from policyd_rate_limit import __version__
+from policyd_rate_limit.cli.exits import Exit, status_of, tell
+from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.system.logs import NAME
+
+_STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" for status in Exit)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUSES)
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@click.option(
+    "-f",
+    "--file",
+    "path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The configuration file, instead of policyd-rate-limit.conf or .yaml in ~/.config or /etc.",
+)
+@click.option("--clean", "do_clean", is_flag=True, help="Delete old records from the database, and end.")
+@click.option(
+    "--get-config",
+    "setting",
+    metavar="NAME",
+    help="Write the value of a setting, and end; dots reach into it (sqlite_config.database).",
+)
+def command(path: Path | None, do_clean: bool, setting: str | None) -> Exit:
+    """Limit how many mails each user, sender or client address sends: a policy server for Postfix.
+
+    Without --clean and --get-config it serves until SIGTERM, SIGINT or SIGUSR1.
+    """
+    if setting is not None:
+        from policyd_rate_limit.cli.get_config import get_config
+
+        return get_config(path, setting)
+    if do_clean:
+        from policyd_rate_limit.cli.clean import clean
+
+        return clean(path)
+    from policyd_rate_limit.cli.run import run
+
+    return run(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with ``arguments`` (the process's own when None) and end the process."""
+    _open_standard_descriptors()
+    status = _run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if sys.stdout is not None:  # it is None when the caller closed it
+            sys.stdout.flush()
+    except OSError:
+        # The disk is full or our reader is gone. That has been told, and must not fail again as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The exit status of the command; what went wrong has been told."""
+    # Not command.main(): it has exit statuses of its own, whatever it is asked for.
+    try:
+        with command.make_context(NAME, list(arguments)) as context:
+            return int(command.invoke(context))
+    except click.exceptions.Exit as end:  # --help and --version
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        return Exit.RUN_TIME  # as silent as any filter whose reader has read enough
+    except (PolicydError, OSError) as error:
+        tell(error)
+        return status_of(error)
+    except Exception:  # noqa: BLE001 - the last resort of the process
+        traceback.print_exc()
+        return Exit.SOFTWARE
+
+
+def _open_standard_descriptors() -> None:
+    """Open what the caller closed of 0, 1 and 2, lest the log go to a file that got the number 2."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

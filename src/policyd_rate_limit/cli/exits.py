@@ -1,0 +1,67 @@
+"""How the command ends, and what it says then."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from typing import Self
+
+import click
+
+from policyd_rate_limit.errors import AlreadyRunning, ConfigError, UnknownAccount
+from policyd_rate_limit.system.logs import NAME, one_line
+
+
+class Exit(enum.IntEnum):
+    """The exit status of ``policyd-rate-limit``, each with its meaning."""
+
+    meaning: str
+
+    OK = 0, "normal end"
+    NO_SUCH_SETTING = 1, "--get-config: there is no such setting"
+    NO_SUCH_ACCOUNT = 2, "user or group does not exist (when started as root)"
+    ALREADY_RUNNING = 3, "another instance runs"
+    SOCKET_MALFORMED = 4, "SOCKET is malformed"
+    CONFIGURATION = 5, "the configuration is missing, unreadable or invalid"
+    RUN_TIME = 6, "error at run time, such as an address that cannot be bound"
+    CLEAN_FAILED = 8, "--clean failed"
+    # sysexits.h; click's own 2 for a usage error and Python's 1 for an exception mean something else above.
+    USAGE = 64, "wrong usage of this command"
+    SOFTWARE = 70, "an error of the program itself"
+    # As a shell has it: 128 and the number of SIGINT.
+    INTERRUPTED = 130, "interrupted before it served, or while it cleaned"
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """The status ``value``."""
+        status = int.__new__(cls, value)
+        status._value_ = value
+        status.meaning = meaning
+        return status
+
+
+def status_of(error: Exception) -> Exit:
+    """The exit status for an error that ends the command."""
+    match error:
+        case ConfigError() if error.problems and all(_about_socket(one.setting) for one in error.problems):
+            return Exit.SOCKET_MALFORMED
+        case ConfigError():
+            return Exit.CONFIGURATION
+        case UnknownAccount():
+            return Exit.NO_SUCH_ACCOUNT
+        case AlreadyRunning():
+            return Exit.ALREADY_RUNNING
+        case _:
+            return Exit.RUN_TIME
+
+
+def _about_socket(setting: str) -> bool:
+    """Whether ``setting`` is SOCKET or a part of it, such as ``SOCKET[1]`` or ``SOCKET.1``."""
+    return setting.partition("[")[0].partition(".")[0] == "SOCKET"
+
+
+def tell(error: Exception) -> None:
+    """Write what went wrong to standard error, each problem on one line."""
+    problems = error.problems if isinstance(error, ConfigError) else (error,)
+    with contextlib.suppress(OSError):
+        for problem in problems:
+            click.echo(f"{NAME}: {one_line(str(problem))}", err=True)

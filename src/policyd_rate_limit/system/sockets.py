@@ -1,0 +1,151 @@
+"""The socket that Postfix connects to: TCP over IPv4 or IPv6, or UNIX."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import operator
+import os
+import socket
+import stat
+from pathlib import Path
+
+from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.system.accounts import Account
+
+BACKLOG = 1024
+"""Connections that wait to be accepted; the system's own bound (net.core.somaxconn) may be lower."""
+
+SUN_PATH_BYTES = 107
+"""The longest path of a UNIX socket: ``sun_path`` of unix(7) without its closing zero."""
+
+
+class UnixListener(socket.socket):
+    """A listening UNIX socket that knows its file, so that at the end it removes no other."""
+
+    path: Path
+    file: os.stat_result
+
+
+def bind(address: str | tuple[str, int], permission: int, owner: Account | None) -> socket.socket:
+    """A socket that listens on ``address``: a path, or (host, port) with a host name or an IP address.
+
+    It does listen: until then, a UNIX socket looks stale and a second daemon may bind the same TCP port.
+    Connections wait in the backlog; nothing is read.
+
+    ``permission`` are the mode bits of a UNIX socket's file, and ``owner`` whom the file is given to.
+    Raises SystemRefusal, saying address and reason.
+    """
+    if isinstance(address, str):
+        return _bind_unix(Path(address), permission, owner)
+    return _bind_tcp(*address)
+
+
+def unlink_socket(listener: socket.socket) -> None:
+    """Remove the file of ``listener`` if it has one that is still its own and the directory lets us."""
+    if isinstance(listener, UnixListener):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(listener.path.lstat(), listener.file):
+                listener.path.unlink()
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        # IPv4 sorts before IPv6: a name such as localhost has both, and main.cf has inet:127.0.0.1.
+        family, kind, protocol, _, target = min(
+            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+            key=operator.itemgetter(0),
+        )
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _refusal(where, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, target[0] != "::")
+        listener.bind(target)
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _refusal(where, error) from error
+    return listener
+
+
+def _bind_unix(path: Path, permission: int, owner: Account | None) -> UnixListener:
+    length = len(os.fsencode(path))
+    if length > SUN_PATH_BYTES:
+        raise SystemRefusal(
+            f"cannot bind {path}: the path has {length} bytes, a UNIX socket allows {SUN_PATH_BYTES}"
+        )
+    listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _bind_with_permission(listener, path, permission)
+        listener.path = path
+        listener.file = _hand_over(path, owner)
+        listener.listen(BACKLOG)
+    except (OSError, ValueError) as error:
+        listener.close()
+        raise _refusal(path, error) from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_with_permission(listener: socket.socket, path: Path, permission: int) -> None:
+    # By the umask and not by chmod(2): else there is a moment in which the wrong people may connect.
+    before = os.umask(0o777 & ~permission)
+    try:
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path)
+            listener.bind(os.fspath(path))
+    finally:
+        os.umask(before)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket that a daemon left behind; SystemRefusal when ``path`` is anything else."""
+    found = path.lstat()
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SystemRefusal(f"cannot bind {path}: it exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog is a live listener, too
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            pass
+        except BlockingIOError:
+            raise _live(path) from None
+        else:
+            raise _live(path)
+    if os.path.samestat(found, path.lstat()):
+        path.unlink()
+
+
+def _hand_over(path: Path, owner: Account | None) -> os.stat_result:
+    """Give the new socket to ``owner``; what identifies its file."""
+    # The directory may be the owner's: what is chowned is what was looked at, not what the path says by then.
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        file = os.fstat(descriptor)
+        if not stat.S_ISSOCK(file.st_mode) or file.st_uid != os.geteuid() or file.st_nlink != 1:
+            raise SystemRefusal(f"cannot bind {path}: somebody replaces the socket")
+        if owner is not None:
+            os.chown(f"/proc/self/fd/{descriptor}", owner.uid, owner.gid)
+        return file
+    finally:
+        os.close(descriptor)
+
+
+def _live(path: Path) -> SystemRefusal:
+    return SystemRefusal(f"cannot bind {path}: another process listens there")
+
+
+def _refusal(where: object, error: Exception) -> SystemRefusal:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return SystemRefusal(f"cannot bind {where}: {reason}")
