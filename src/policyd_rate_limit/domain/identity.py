@@ -1,0 +1,195 @@
+"""Who is charged for a mail, and within which limits.
+
+The SASL user, else the envelope sender, else the client address, each where it is enabled and not empty. The
+three never share a counter: ``user:``, ``sender:`` and ``client:`` begin their keys.
+
+Users and senders compare without regard to case. Addresses compare as addresses: an IPv4 address mapped into
+IPv6 is that IPv4 address, the zone of a link-local address does not count, and IPv6 clients are charged by the
+network that their provider gave them, their /64.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from policyd_rate_limit.domain.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from policyd_rate_limit.domain.request import Request
+
+_T = TypeVar("_T")
+
+REMEMBERED_ADDRESSES = 65536
+"""The most client addresses whose charge is remembered, some 300 bytes each."""
+
+
+class Charged(NamedTuple):
+    """The ``key`` of the counter that is charged, and the ``limits`` of that key; none: unlimited."""
+
+    key: str
+    limits: Limits
+
+
+class Network(NamedTuple):
+    """A network or, with the longest ``length``, one address; what lies in it has the same first bits."""
+
+    version: int
+    bits: int
+    length: int
+
+    @property
+    def address(self) -> bool:
+        """Whether this is one address."""
+        return self.length == _WIDTHS[self.version]
+
+    def within(self, length: int) -> Network:
+        """The network of ``length`` bits that this one lies in."""
+        width = _WIDTHS[self.version]
+        return Network(self.version, self.bits >> (width - length) << (width - length), length)
+
+    def __str__(self) -> str:
+        """As RFC 5952 writes it, with ``/length`` unless it is one address."""
+        address = (IPv4Address if self.version == 4 else IPv6Address)(self.bits)
+        return str(address) if self.address else f"{address}/{self.length}"
+
+
+_WIDTHS = {4: 32, 6: 128}
+_MAPPED_LENGTH = 96  # of ::ffff:0:0/96, which holds IPv4 in IPv6: RFC 4291, section 2.5.5.2
+_MAPPED_BITS = 0xFFFF << 32
+
+
+def parse_address(text: str) -> Network | None:
+    """The address that ``text`` writes, None when it writes none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return _unmapped(Network(address.version, int(address), address.max_prefixlen))
+
+
+def parse_network(text: str) -> Network:
+    """The network or address that ``text`` writes, in CIDR notation.
+
+    Raises ValueError when it writes none, and when bits are set behind the length of the network.
+    """
+    network = ip_network(text)
+    return _unmapped(Network(network.version, int(network.network_address), network.prefixlen))
+
+
+def fold(name: str) -> str:
+    """``name`` as all its spellings in upper and lower case are."""
+    return name.casefold()
+
+
+def canonical_id(name: str) -> str:
+    """An id of ``limits_by_id`` as all its spellings are: an address, a network, or a user or sender."""
+    try:
+        return str(parse_address(name) or parse_network(name))
+    except ValueError:
+        return fold(name)
+
+
+class _Named(dict[Network, _T]):
+    """What is said of networks and addresses by name."""
+
+    def __init__(self, named: Mapping[Network, _T]) -> None:
+        super().__init__(named)
+        self._lengths = {
+            version: sorted({network.length for network in named if network.version == version}, reverse=True)
+            for version in _WIDTHS
+        }
+
+    def longest(self, address: Network) -> Network | None:
+        """The longest of the networks that hold ``address``, None when none does."""
+        candidates = (address.within(length) for length in self._lengths[address.version])
+        return next((network for network in candidates if network in self), None)
+
+
+class Rules:
+    """Who is charged within which limits; the parameters are the settings of the same names.
+
+    ``limited_networks`` and the ids of ``limits_by_id`` are text. An id that reads as an address or a network
+    names clients, any other names users and senders. ``ipv6_prefix`` is in bits. Raises ValueError when one
+    of ``limited_networks`` is no network.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        limits_by_id: Mapping[str, Limits],
+        limit_by_sasl: bool,
+        limit_by_sender: bool,
+        limit_by_ip: bool,
+        limited_networks: Iterable[str],
+        ipv6_prefix: int,
+    ) -> None:
+        self._limits = limits
+        self._by_sasl = limit_by_sasl
+        self._by_sender = limit_by_sender
+        self._by_ip = limit_by_ip
+        self._ipv6_prefix = ipv6_prefix
+        self._limited = _Named(dict.fromkeys(map(parse_network, limited_networks)))
+        self._limits_of_name: dict[str, Limits] = {}
+        named: dict[Network, Limits] = {}
+        for name, its_limits in limits_by_id.items():
+            try:
+                named[parse_address(name) or parse_network(name)] = its_limits
+            except ValueError:
+                self._limits_of_name[fold(name)] = its_limits
+        self._limits_of_network = _Named(named)
+        # Addresses come again and again, and reading one takes ten times as long as all the rest.
+        self._client = lru_cache(REMEMBERED_ADDRESSES)(self._read_client)
+
+    def charged(self, request: Request) -> Charged | None:
+        """Whom ``request`` charges, None when nobody is to be charged."""
+        if self._by_sasl and request.sasl_username:
+            name = request.sasl_username.casefold()
+            return Charged("user:" + name, self._limits_of_name.get(name, self._limits))
+        if self._by_sender and request.sender:
+            name = request.sender.casefold()
+            return Charged("sender:" + name, self._limits_of_name.get(name, self._limits))
+        if self._by_ip:
+            return self._client(request.client_address)
+        return None
+
+    def keys_of_old_id(self, old_id: str) -> tuple[str, ...]:
+        """The keys that an id of the old databases stands for now.
+
+        Those do not tell users from senders, so that what was counted for one goes on counting for both.
+        """
+        address = parse_address(old_id)
+        if address is not None:
+            return (self._charge(address).key,)
+        name = fold(old_id)
+        return (f"user:{name}", f"sender:{name}")
+
+    def _read_client(self, text: str) -> Charged | None:
+        """Whom a client address charges, None when it is none or lies in none of the limited networks."""
+        address = parse_address(text)
+        if address is None or self._limited.longest(address) is None:
+            return None
+        return self._charge(address)
+
+    def _charge(self, address: Network) -> Charged:
+        """The key and the limits of a client: those of the longest network that is named and holds it."""
+        charged = address if address.version == 4 else address.within(self._ipv6_prefix)
+        limits = self._limits
+        network = self._limits_of_network.longest(address)
+        if network is not None:
+            limits = self._limits_of_network[network]
+            # A network that is named by itself, inside a member of the usual length, is a member of its own.
+            if network.version == 6 and network.length > self._ipv6_prefix:
+                charged = network
+        return Charged(f"client:{charged}", limits)
+
+
+def _unmapped(network: Network) -> Network:
+    """``network``, as IPv4 where it is IPv4 mapped into IPv6."""
+    if network.version == 6 and network.length >= _MAPPED_LENGTH and network.bits >> 32 == 0xFFFF:
+        return Network(4, network.bits ^ _MAPPED_BITS, network.length - _MAPPED_LENGTH)
+    return network

@@ -1,0 +1,140 @@
+"""Limits: at most so many mails in any so many seconds.
+
+A limit is written ``[10, 60]``, ``[150, "1d"]`` or ``"10/1m"``; units are s, m, h, d and w, seconds where
+none is given. Several limits hold all at once; none at all, ``[]``, is no limit.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import NamedTuple
+
+LARGEST = 2**53 - 1
+"""The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
+
+MOST_LIMITS = 32
+"""The most limits that hold at once: each costs memory and time for every id."""
+
+LONGEST_TEXT = 4096
+"""The most characters of limits that are given as one text."""
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+"""The length of each unit of time, in seconds."""
+
+_PERIOD = re.compile(r"([0-9]{0,16}) ?([smhdw]?)")
+_PAIR = "[mails, seconds], such as [10, 60], [150, '1d'] or '10/1m'"
+_LONGEST_FOUND = 60
+
+
+class Limit(NamedTuple):
+    """At most ``maximum`` mails in any ``seconds``; a maximum of 0 lets nothing pass."""
+
+    maximum: int
+    seconds: int
+
+
+Limits = tuple[Limit, ...]
+"""All the limits of one id, which hold at once; empty: unlimited."""
+
+
+class LimitsError(ValueError):
+    """What should be limits is not: what was ``expected`` and what was ``found``.
+
+    ``item`` is the index of the wrong pair in a list, None when the list itself is wrong.
+    """
+
+    def __init__(self, expected: str, value: object, item: int | None = None) -> None:
+        self.expected = expected
+        self.found = shown(value)
+        self.item = item
+        super().__init__(f"expected {expected}, found {self.found}")
+
+
+def shown(value: object) -> str:
+    """``value`` as a message shows it: as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…"
+
+
+def parse_period(value: object) -> int:
+    """The seconds of a period: a whole number of them, or text such as ``"1d"``.
+
+    Raises LimitsError.
+    """
+    seconds = _whole(value)
+    if isinstance(value, str) and (match := _PERIOD.fullmatch(value.strip())) and match[0]:
+        seconds = int(match[1] or 1) * SECONDS[match[2]]
+    if seconds is None or not 1 <= seconds <= LARGEST:
+        raise LimitsError(f"a period from 1 to {LARGEST} seconds, such as 3600, '60m' or '1h'", value)
+    return seconds
+
+
+def parse_limits(value: object) -> Limits:
+    """Limits as they stand in a configuration: a list of pairs, one pair, or one text such as ``"10/1m"``.
+
+    They keep their order. Raises LimitsError, a ValueError whose text says what was expected and found.
+    """
+    if isinstance(value, str):
+        return (_pair(value),)
+    if not isinstance(value, list | tuple):
+        raise LimitsError(f"a list of {_PAIR}", value)
+    if len(value) == 2 and _whole(value[0]) is not None:
+        return (_pair(value),)
+    if len(value) > MOST_LIMITS:
+        raise LimitsError(f"at most {MOST_LIMITS} limits", value)
+    limits: list[Limit] = []
+    for item, entry in enumerate(value):
+        try:
+            limit = _pair(entry)
+        except LimitsError as error:
+            error.item = item
+            raise
+        if any(limit.seconds == other.seconds for other in limits):
+            raise LimitsError(f"each period once, not {limit.seconds} seconds again", entry, item)
+        limits.append(limit)
+    return tuple(limits)
+
+
+def parse_limits_text(text: str) -> Limits:
+    """Limits as a database holds them: ``[[5, 60]]``, or any other spelling of :func:`parse_limits`.
+
+    The text is read as a literal, never run. Raises LimitsError.
+    """
+    text = text.strip()
+    if len(text) > LONGEST_TEXT:
+        raise LimitsError(f"at most {LONGEST_TEXT} characters of limits", text)
+    if not text.startswith(("[", "(")):
+        return parse_limits(text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise LimitsError("limits such as [[10, 60], [150, 86400]]", text) from None
+    return parse_limits(value)
+
+
+def _pair(entry: object) -> Limit:
+    """One limit. Raises LimitsError."""
+    parts: list[object] | tuple[object, ...] | None = None
+    if isinstance(entry, str):
+        parts = tuple(part.strip() for part in entry.split("/"))
+    elif isinstance(entry, list | tuple):
+        parts = entry
+    if parts is None or len(parts) != 2:
+        raise LimitsError(_PAIR, entry)
+    maximum = _whole(parts[0])
+    if maximum is None or not 0 <= maximum <= LARGEST:
+        raise LimitsError(f"a number of mails from 0 to {LARGEST} in {_PAIR}", entry)
+    try:
+        return Limit(maximum, parse_period(parts[1]))
+    except LimitsError as error:
+        raise LimitsError(f"{error.expected}, in {_PAIR}", entry) from None
+
+
+def _whole(value: object) -> int | None:
+    """``value`` where it is a whole number or the ASCII digits of one, else None; True is no number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,16}", value):
+        return int(value)
+    return None
