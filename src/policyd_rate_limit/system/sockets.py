@@ -54,7 +54,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     try:
         # IPv4 sorts before IPv6: a name such as localhost has both, and main.cf has inet:127.0.0.1.
         family, kind, protocol, _, target = min(
-            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+            socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
             key=operator.itemgetter(0),
         )
         listener = socket.socket(family, kind, protocol)
@@ -64,7 +64,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, target[0] != "::")
-        listener.bind(target)
+        listener.bind((target[0], port, *target[2:]))
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()

@@ -1,0 +1,167 @@
+"""Whom the daemon becomes when root starts it, in processes of their own: there is no way back."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.errors import UnknownAccount
+from policyd_rate_limit.system.accounts import Account, resolve
+from support.programs import require, require_root
+
+DROP = """
+import json, os, pathlib, sys
+from policyd_rate_limit.system import accounts
+account = accounts.Account(*json.loads(sys.argv[1]))
+accounts.drop_privileges(account)
+status = pathlib.Path("/proc/self/status").read_text()
+facts = dict(line.split(":", 1) for line in status.splitlines())
+back = []
+for attempt in (lambda: os.setuid(0), lambda: os.seteuid(0), lambda: os.setgid(0), lambda: os.setgroups([0])):
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    back.append(True)
+print(json.dumps({"facts": {name: value.split() for name, value in facts.items()}, "back": back}))
+"""
+
+
+def drop(account: Account, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Drop to ``account`` in a new process, started through ``prefix``."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-c", DROP, json.dumps(account)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def facts_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert answer["back"] == []
+    facts: dict[str, Any] = answer["facts"]
+    return facts
+
+
+def test_names_are_looked_up() -> None:
+    account = resolve("nobody", "nogroup")
+    assert account == Account(
+        "nobody",
+        pwd.getpwnam("nobody").pw_uid,
+        grp.getgrnam("nogroup").gr_gid,
+        (grp.getgrnam("nogroup").gr_gid,),
+    )
+
+
+def test_the_group_replaces_the_login_group() -> None:
+    account = resolve("nobody", "daemon")
+    daemon = grp.getgrnam("daemon").gr_gid
+    assert account.gid == daemon
+    assert account.groups == (daemon,)
+
+
+def test_supplementary_groups_are_those_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def getgrouplist(user: str, gid: int) -> list[int]:
+        asked.append((user, gid))
+        return [gid, 12, 5, 12]
+
+    monkeypatch.setattr(os, "getgrouplist", getgrouplist)
+    gid = grp.getgrnam("nogroup").gr_gid
+    assert resolve("nobody", "nogroup").groups == (5, 12, gid)
+    assert asked == [("nobody", gid)]
+
+
+def test_numbers_stand_for_themselves() -> None:
+    assert resolve("54321", "54322") == Account("54321", 54321, 54322, (54322,))
+
+
+def test_the_number_of_an_existing_user_has_the_groups_of_that_user() -> None:
+    nobody = pwd.getpwnam("nobody")
+    assert resolve(str(nobody.pw_uid), "nogroup") == resolve("nobody", "nogroup")
+
+
+def test_a_name_of_digits_wins_over_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(pwd, "getpwnam", {"123": nobody}.__getitem__)
+    assert resolve("123", "nogroup").uid == nobody.pw_uid
+
+
+@pytest.mark.parametrize("name", ["no-such-name", "", "-1", "4294967295", "99999999999", "१२", "1 ", "0x10"])
+def test_what_does_not_exist_is_named(name: str) -> None:
+    with pytest.raises(UnknownAccount, match=r"^user .* does not exist$") as caught:
+        resolve(name, "nogroup")
+    assert repr(name) in str(caught.value)
+    with pytest.raises(UnknownAccount, match=r"^group .* does not exist$"):
+        resolve("nobody", name)
+
+
+@pytest.mark.needs_root
+def test_nothing_of_root_is_left() -> None:
+    require_root()
+    facts = facts_of(drop(Account("54321", 54321, 54322, (54322, 54323))))
+    assert facts["Uid"] == ["54321"] * 4
+    assert facts["Gid"] == ["54322"] * 4
+    assert sorted(facts["Groups"]) == ["54322", "54323"]
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(facts[capabilities][0], 16) == 0, capabilities
+    assert facts["NoNewPrivs"] == ["1"]
+
+
+@pytest.mark.needs_root
+def test_groups_of_the_starter_are_given_up() -> None:
+    require_root()
+    setpriv = require("setpriv")
+    facts = facts_of(drop(Account("54321", 54321, 54322, (54322,)), str(setpriv), "--groups", "0,4,6"))
+    assert facts["Groups"] == ["54322"]
+
+
+@pytest.mark.needs_root
+def test_inherited_capabilities_are_given_up() -> None:
+    require_root()
+    setpriv = require("setpriv")
+    inherit = (str(setpriv), "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin")
+    facts = facts_of(drop(Account("54321", 54321, 54322, (54322,)), *inherit))
+    assert int(facts["CapInh"][0], 16) == int(facts["CapAmb"][0], 16) == int(facts["CapEff"][0], 16) == 0
+
+
+@pytest.mark.needs_root
+def test_securebits_that_keep_capabilities_do_not_help() -> None:
+    require_root()
+    setpriv = require("setpriv")
+    keep = (str(setpriv), "--securebits", "+no_setuid_fixup")
+    facts = facts_of(drop(Account("54321", 54321, 54322, (54322,)), *keep))
+    assert int(facts["CapPrm"][0], 16) == int(facts["CapEff"][0], 16) == 0
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("capability", ["setuid", "setgid"])
+def test_root_that_may_not_change_is_refused(capability: str) -> None:
+    require_root()
+    setpriv = require("setpriv")
+    without = (str(setpriv), "--bounding-set", f"-{capability}")
+    done = drop(Account("somebody", 54321, 54322, (54322,)), *without)
+    assert done.returncode == 1
+    assert "SystemRefusal: cannot become user 'somebody': Operation not permitted" in done.stderr
+
+
+@pytest.mark.needs_root
+def test_root_may_stay_root() -> None:
+    require_root()
+    root = resolve("root", "root")
+    done = drop(root)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)["facts"]
+    assert facts["Uid"] == ["0"] * 4
+    assert facts["NoNewPrivs"] == ["0"]
+    assert int(facts["CapEff"][0], 16) != 0
