@@ -1,0 +1,94 @@
+"""What was answered with success is counted, whatever happens to the daemon afterwards."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import time
+
+import pytest
+
+from support.daemon import Client, Daemon, mail
+from support.load import Background, left_for_all
+from support.wait import wait_until
+
+LIMIT = 60
+USERS = [f"user{number}" for number in range(400)]
+# Some ids run into their limit early, most never.
+WEIGHTS = [1 / (1 + number) for number in range(len(USERS))]
+LIVES = 25
+LONGEST_LIFE = 0.25
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_kill_9_at_random_moments_loses_no_count(tmp_path: pathlib.Path, part: int) -> None:
+    """Twenty-five times in each of four parts: no success answer is forgotten, and nothing is counted twice.
+
+    The daemon dies a random while after its first answer, or before it, under load from 32 connections. In
+    the end what is left of each id's limit shows what the daemon has counted: at least every mail that was
+    answered with success, at most those and the ones whose answer was cut off.
+    """
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    endless = iter(lambda: chance.choices(USERS, WEIGHTS)[0], None)
+    daemon = Daemon(tmp_path, limits=[[LIMIT, 86400]])
+    with daemon, Background([daemon.address], endless, connections=32) as load:
+        for life in range(LIVES):
+            answered = len(load.tally.seconds)
+            wait_until(lambda answered=answered: len(load.tally.seconds) > answered, f"an answer in life {life}")
+            time.sleep(chance.uniform(0, LONGEST_LIFE))
+            daemon.kill()
+            daemon.start(wait=chance.random() < 0.9)
+            if chance.random() < 0.1:
+                time.sleep(chance.uniform(0, LONGEST_LIFE))  # dies while it starts
+                daemon.kill()
+                daemon.start()
+    tally = load.tally
+    assert not tally.others
+    with daemon:
+        left = left_for_all(daemon.address, USERS, LIMIT)
+    assert tally.admitted[USERS[0]] > 0
+    for user in USERS:
+        total = tally.admitted[user] + left[user]
+        assert total <= LIMIT, f"{user}: {tally.admitted[user]} admitted, {left[user]} left, seed {seed}"
+        assert total + tally.unanswered[user] >= LIMIT, f"{user}: {LIMIT - total} too many, seed {seed}"
+
+
+def test_an_id_at_its_limit_is_refused_after_kill_9(tmp_path: pathlib.Path) -> None:
+    """The last mail of a limit is answered, the daemon dies at once: after the restart the id is refused."""
+    daemon = Daemon(tmp_path, limits=[[5, 3600]])
+    for life in range(5):
+        with daemon:
+            with Client(daemon.address) as client:
+                answers = [client.ask(**mail(f"user{life}")) for _ in range(5)]
+            daemon.kill()
+        assert answers == ["dunno"] * 5
+    with daemon, Client(daemon.address) as client:
+        for life in range(5):
+            assert client.ask(**mail(f"user{life}")) != "dunno"
+
+
+def test_counts_survive_an_orderly_restart(tmp_path: pathlib.Path) -> None:
+    """Three of five mails, SIGTERM, a new start: two are left, and after the next start none."""
+    daemon = Daemon(tmp_path, limits=[[5, 3600]])
+    admitted = []
+    for mails in (3, 3, 1):
+        with daemon, Client(daemon.address) as client:
+            admitted.append([client.ask(**mail("alice")) for _ in range(mails)].count("dunno"))
+            assert daemon.stop() == 0
+    assert admitted == [3, 2, 0]
+
+
+def test_a_mail_asked_again_after_a_kill_is_charged_once(tmp_path: pathlib.Path) -> None:
+    """Postfix asks again on a new connection when no answer came: the same mail costs one, not two."""
+    daemon = Daemon(tmp_path, limits=[[10, 3600]])
+    with daemon:
+        for _ in range(5):
+            request = mail("alice")
+            with Client(daemon.address) as client:
+                client.send(**request)
+            daemon.kill()  # whether it was counted or not, nobody knows
+            daemon.start()
+            with Client(daemon.address) as client:
+                assert client.ask(**request) == "dunno"
+        assert left_for_all(daemon.address, ["alice"], 10) == {"alice": 5}
