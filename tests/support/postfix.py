@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from support.daemon import connect, free_port
-from support.programs import require, require_root
+from support.programs import require
 
 PASSWORD = "correct horse"
 USERS = ("alice", "bob", "carol")
@@ -149,7 +149,6 @@ class Postfix:
         processes: int = 0,
         mynetworks: str = "",
     ) -> None:
-        require_root()
         self.postfix = require("postfix")
         self.dovecot = require("dovecot")
         # The path of a UNIX socket has 107 bytes at most: pytest's own temporary directories are too deep.
@@ -245,17 +244,13 @@ class Postfix:
         end = time.monotonic() + seconds
         while (so_far := self.delivered()) < recipients:
             if time.monotonic() > end:
-                raise AssertionError(
-                    f"{so_far} of {recipients} delivered after {seconds} s\n{self.log_text()}"
-                )
+                raise AssertionError(f"{so_far} of {recipients} delivered after {seconds} s\n{self.log_text()}")
             time.sleep(0.05)
         assert so_far == recipients
 
     def assert_no_trouble(self) -> None:
         """Fail when Postfix logged that anything was wrong."""
-        wrong = [
-            line for line in self.log_text().splitlines() if re.search(r"warning:|error:|fatal:|panic:", line)
-        ]
+        wrong = [line for line in self.log_text().splitlines() if re.search(r"warning:|error:|fatal:|panic:", line)]
         assert not wrong, "\n".join(wrong)
 
     def submission(self, user: str | None = None) -> smtplib.SMTP:

@@ -1,0 +1,13 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.programs import require_root
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs root is skipped without it; in CI it fails."""
+    if item.get_closest_marker("needs_root"):
+        require_root()
