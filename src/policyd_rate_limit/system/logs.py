@@ -219,11 +219,12 @@ class Throttle:
         """Whether to say it now, and how often it was not said since the last time."""
         now = self._clock()
         said = self._said
-        if key not in said and len(said) >= self._keys:
-            oldest = next(iter(said))
-            if now - said[oldest][0] < self._interval:
-                key = self._OTHERS
-            else:
+        if key not in said:
+            while len(said) >= self._keys:
+                oldest = next(iter(said))
+                if now - said[oldest][0] < self._interval:
+                    key = self._OTHERS
+                    break
                 del said[oldest]
         last, suppressed = said.get(key, (float("-inf"), 0))
         if now - last < self._interval:
