@@ -34,7 +34,8 @@ def main() -> None:
     settings = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8"))
     host, port = settings["SOCKET"]
     print(
-        f"Limits of {CONFIGURATION.relative_to(ROOT)}: {settings['limits']}. To connect a Postfix of this machine, in its main.cf:\n\n"
+        f"The limits are {settings['limits']}, the configuration is {CONFIGURATION.relative_to(ROOT)}.\n"
+        "To connect a Postfix of this machine, in its main.cf:\n\n"
         f"    smtpd_data_restrictions = check_policy_service {{ inet:{host}:{port}, default_action=DUNNO }}\n\n"
         "Ctrl-C ends the daemon.",
         flush=True,

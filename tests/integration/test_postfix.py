@@ -73,9 +73,10 @@ def test_mail_flows_until_the_limit_and_again_when_the_period_has_passed(
     tmp_path: pathlib.Path, hooks: tuple[str, ...], socket: str
 ) -> None:
     clock = Clock(tmp_path)
-    with mail_server(
-        tmp_path, hooks, socket=socket, environment=clock.environment, limits=[[3, 600], [5, 86400]]
-    ) as (postfix, daemon):
+    with mail_server(tmp_path, hooks, socket=socket, environment=clock.environment, limits=[[3, 600], [5, 86400]]) as (
+        postfix,
+        daemon,
+    ):
         assert [postfix.send("alice").ok for _ in range(3)] == [True, True, True]
         refused = postfix.send("alice")
         assert refused.reply.startswith("450 4.7.1 ")
