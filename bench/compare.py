@@ -121,9 +121,7 @@ def install_peer(directory: pathlib.Path) -> pathlib.Path:
     """Version 1.2.0 in a virtual environment of its own below ``directory``; its command."""
     home = directory / "peer"
     venv.create(home, with_pip=True)
-    subprocess.run(
-        [str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", PEER], check=True
-    )
+    subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", PEER], check=True)
     return home / "bin" / "policyd-rate-limit"
 
 
@@ -136,9 +134,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(
-    contender: Contender, load: Load, directory: pathlib.Path, names: dict[str, str]
-) -> Iterator[int]:
+def serving(contender: Contender, load: Load, directory: pathlib.Path, names: dict[str, str]) -> Iterator[int]:
     """The contender, ready, with an empty database in ``directory``; the port that it listens on."""
     port = free_port()
     config = directory / "policyd-rate-limit.yaml"
@@ -182,9 +178,7 @@ def serving(
             server.wait()
 
 
-def measure(
-    generator: pathlib.Path, load: Load, port: int, seconds: float, warm_up: float, seed: int
-) -> Round:
+def measure(generator: pathlib.Path, load: Load, port: int, seconds: float, warm_up: float, seed: int) -> Round:
     """One round of the load against ``port``; SystemExit when one answer was not as expected."""
     done = subprocess.run(
         [
@@ -230,20 +224,14 @@ def table(results: dict[str, list[Round]]) -> str:
         return lambda name: f"{statistics.median(one.latency[percentile] for one in results[name]):.2f}"
 
     columns += [(f"{percentile} ms", latency(percentile)) for percentile in ("p50", "p99", "p99.9", "max")]
-    columns.append(
-        ("generator", lambda name: f"{statistics.median(one.generator for one in results[name]):.0%}")
-    )
+    columns.append(("generator", lambda name: f"{statistics.median(one.generator for one in results[name]):.0%}"))
     if PEER_1_2_0.name in results:
         columns.append(("x 1.2.0", lambda name: f"{medians[name] / medians[PEER_1_2_0.name]:.1f}"))
     if DURABLE_FLOOR.name in results:
-        columns.append(
-            ("of durable floor", lambda name: f"{medians[name] / medians[DURABLE_FLOOR.name]:.0%}")
-        )
+        columns.append(("of durable floor", lambda name: f"{medians[name] / medians[DURABLE_FLOOR.name]:.0%}"))
     lines = [[head for head, _ in columns], *([cell(name) for _, cell in columns] for name in results)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
-    )
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -284,9 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     results[contender.name].append(one)
                     print(f"round {number}: {one.per_second:,.0f}/s {contender.name}", file=sys.stderr)
             print(f"\n{load.name}; {options.rounds} rounds of {options.seconds:g} s\n\n{table(results)}")
-            kept[load.name] = {
-                contender: [one._asdict() for one in rounds] for contender, rounds in results.items()
-            }
+            kept[load.name] = {contender: [one._asdict() for one in rounds] for contender, rounds in results.items()}
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 

@@ -13,7 +13,6 @@ import pytest
 
 from support.daemon import Client, Daemon, mail
 from support.load import Background, ask_all, left_for_all
-from support.wait import wait_until
 
 DAEMONS = 4
 CONNECTIONS = 64
@@ -94,8 +93,7 @@ def test_exact_while_daemons_are_killed_and_restarted(tmp_path: pathlib.Path, ho
         endless = iter(lambda: chance.choice(users), None)
         with Background(addresses(four), endless, connections=CONNECTIONS) as load:
             for number in range(8):
-                answered = len(load.tally.seconds)
-                wait_until(lambda answered=answered: len(load.tally.seconds) > answered + 200, "200 answers")
+                load.wait_for_answers(200)
                 victim = four[number % DAEMONS]
                 victim.kill()
                 victim.start()

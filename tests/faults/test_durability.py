@@ -10,7 +10,6 @@ import pytest
 
 from support.daemon import Client, Daemon, mail
 from support.load import Background, left_for_all
-from support.wait import wait_until
 
 LIMIT = 60
 USERS = [f"user{number}" for number in range(400)]
@@ -34,8 +33,7 @@ def test_kill_9_at_random_moments_loses_no_count(tmp_path: pathlib.Path, part: i
     daemon = Daemon(tmp_path, limits=[[LIMIT, 86400]])
     with daemon, Background([daemon.address], endless, connections=32) as load:
         for life in range(LIVES):
-            answered = len(load.tally.seconds)
-            wait_until(lambda answered=answered: len(load.tally.seconds) > answered, f"an answer in life {life}")
+            load.wait_for_answers(1)
             time.sleep(chance.uniform(0, LONGEST_LIFE))
             daemon.kill()
             daemon.start(wait=chance.random() < 0.9)

@@ -12,6 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def named(outage: Outage) -> str:
     return outage.name
 
 
-def daemon_on(tmp_path: pathlib.Path, home: pathlib.Path, **settings: object) -> Daemon:
+def daemon_on(tmp_path: pathlib.Path, home: pathlib.Path, **settings: Any) -> Daemon:
     """A daemon whose database lies in ``home`` and all its other files in ``tmp_path``."""
     settings.setdefault("limits", LIMITS)
     return Daemon(tmp_path / "daemon", sqlite_config={"database": str(home / "db.sqlite3")}, **settings)
@@ -132,11 +133,9 @@ def test_an_outage_under_load_counts_every_mail_once(tmp_path: pathlib.Path) -> 
         endless = iter(lambda: users[time.monotonic_ns() // 1000 % len(users)], None)
         with Background([daemon.address], endless, connections=16) as load:
             for last in (False, False, True):
-                answered = len(load.tally.seconds)
-                wait_until(lambda answered=answered: len(load.tally.seconds) > answered + 100, "answers before")
+                load.wait_for_answers(100)
                 mend = outages.lock(tmp_path / "db.sqlite3")
-                answered = len(load.tally.seconds)
-                wait_until(lambda answered=answered: len(load.tally.seconds) > answered + 100, "answers during")
+                load.wait_for_answers(100)
                 if last:
                     daemon.kill()
                 mend()
@@ -298,7 +297,7 @@ def test_a_database_that_may_not_be_read_is_used_once_it_may(tmp_path: pathlib.P
         database = home / "db.sqlite3"
         database.write_bytes((tmp_path / "db.sqlite3").read_bytes())
         database.chmod(0o600)
-        settings = {"user": "nobody", "group": "nogroup", "sqlite_config": {"database": str(database)}}
+        settings: dict[str, Any] = {"user": "nobody", "group": "nogroup", "sqlite_config": {"database": str(database)}}
         with Daemon(home / "daemon", limits=LIMITS, **settings) as daemon:
             assert ask(daemon, "early", LIMIT + 3) == LIMIT
             database.chmod(0o666)

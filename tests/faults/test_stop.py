@@ -12,7 +12,6 @@ import pytest
 
 from support.daemon import Client, Daemon, encode, mail, running
 from support.load import Background, left_for_all
-from support.wait import wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
@@ -48,8 +47,7 @@ def test_stop_under_load_forgets_nothing(tmp_path: pathlib.Path) -> None:
     endless = itertools.cycle(users)
     with daemon, Background([daemon.address], endless, connections=32) as load:
         for _ in range(10):
-            answered = len(load.tally.seconds)
-            wait_until(lambda answered=answered: len(load.tally.seconds) > answered + 100, "100 answers")
+            load.wait_for_answers(100)
             assert daemon.stop() == 0
             daemon.start()
     tally = load.tally

@@ -12,6 +12,7 @@ from types import TracebackType
 import uvloop
 
 from support.daemon import Client, encode, mail
+from support.wait import wait_until
 
 Address = str | tuple[str, int]
 SUCCESS = "dunno"
@@ -129,6 +130,11 @@ class Background:
             uvloop.run(_converse_all(*self._arguments, self.tally, self._stop.is_set, insist=True))
         except BaseException as error:  # noqa: BLE001 - handed to the test's own thread by __exit__
             self._error = error
+
+    def wait_for_answers(self, number: int) -> None:
+        """Wait until ``number`` more requests have been answered."""
+        before = len(self.tally.seconds)
+        wait_until(lambda: len(self.tally.seconds) >= before + number, f"{number} more answers")
 
     def __enter__(self) -> Background:
         self._thread.start()

@@ -25,9 +25,7 @@ class Outage(NamedTuple):
 
 def _files(database: pathlib.Path) -> list[pathlib.Path]:
     """The database and what SQLite keeps beside it."""
-    return [
-        path for path in (database, *(_beside(database, end) for end in ("-wal", "-shm"))) if path.exists()
-    ]
+    return [path for path in (database, *(_beside(database, end) for end in ("-wal", "-shm"))) if path.exists()]
 
 
 def _beside(database: pathlib.Path, end: str) -> pathlib.Path:
@@ -108,9 +106,7 @@ def small_disk(directory: pathlib.Path, megabytes: int = 4) -> Iterator[pathlib.
     require_root()
     mounted = directory / "disk"
     mounted.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "none", str(mounted)], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "none", str(mounted)], check=True)
     try:
         yield mounted
     finally:
@@ -121,9 +117,7 @@ def mentions(database: pathlib.Path, text: str) -> bool:
     """Whether any row of any table of the database holds ``text``; false when it cannot be read just now."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.1)) as reader:
-            tables = [
-                name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            ]
+            tables = [name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             return any(
                 text in (value.decode(errors="replace") if isinstance(value, bytes) else str(value))
                 for table in tables
