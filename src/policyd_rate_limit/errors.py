@@ -79,3 +79,7 @@ class StoreError(PolicydError):
 
 class StoreUnavailable(StoreError):
     """The store is away: nothing of the batch was decided, nothing was counted."""
+
+
+class StoreFull(StoreError):
+    """Nothing more can be kept until the database is back."""

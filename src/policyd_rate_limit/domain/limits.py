@@ -23,7 +23,7 @@ SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 """The length of each unit of time, in seconds."""
 
 _PERIOD = re.compile(r"([0-9]{0,16}) ?([smhdw]?)")
-_PAIR = "[mails, seconds], such as [10, 60], [150, '1d'] or '10/1m'"
+_PAIR = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m'"
 _LONGEST_FOUND = 60
 
 
@@ -39,16 +39,16 @@ Limits = tuple[Limit, ...]
 
 
 class LimitsError(ValueError):
-    """What should be limits is not: what was ``expected`` and what was ``found``.
+    """What should be limits is not: what was ``expected`` and which ``value`` was found.
 
-    ``item`` is the index of the wrong pair in a list, None when the list itself is wrong.
+    ``place`` holds the index of the wrong pair in a list; it is empty when the list itself is wrong.
     """
 
-    def __init__(self, expected: str, value: object, item: int | None = None) -> None:
+    def __init__(self, expected: str, value: object, place: tuple[int, ...] = ()) -> None:
         self.expected = expected
-        self.found = shown(value)
-        self.item = item
-        super().__init__(f"expected {expected}, found {self.found}")
+        self.value = value
+        self.place = place
+        super().__init__(f"expected {expected}, found {shown(value)}")
 
 
 def shown(value: object) -> str:
@@ -66,7 +66,7 @@ def parse_period(value: object) -> int:
     if isinstance(value, str) and (match := _PERIOD.fullmatch(value.strip())) and match[0]:
         seconds = int(match[1] or 1) * SECONDS[match[2]]
     if seconds is None or not 1 <= seconds <= LARGEST:
-        raise LimitsError(f"a period from 1 to {LARGEST} seconds, such as 3600, '60m' or '1h'", value)
+        raise LimitsError(f"a whole number of seconds from 1 to {LARGEST}, such as 3600, '60m' or '1h'", value)
     return seconds
 
 
@@ -88,10 +88,10 @@ def parse_limits(value: object) -> Limits:
         try:
             limit = _pair(entry)
         except LimitsError as error:
-            error.item = item
+            error.place = (item,)
             raise
         if any(limit.seconds == other.seconds for other in limits):
-            raise LimitsError(f"each period once, not {limit.seconds} seconds again", entry, item)
+            raise LimitsError(f"each period once, not {limit.seconds} seconds again", entry, (item,))
         limits.append(limit)
     return tuple(limits)
 
@@ -124,7 +124,7 @@ def _pair(entry: object) -> Limit:
         raise LimitsError(_PAIR, entry)
     maximum = _whole(parts[0])
     if maximum is None or not 0 <= maximum <= LARGEST:
-        raise LimitsError(f"a number of mails from 0 to {LARGEST} in {_PAIR}", entry)
+        raise LimitsError(f"a whole number of mails from 0 to {LARGEST} in {_PAIR}", entry)
     try:
         return Limit(maximum, parse_period(parts[1]))
     except LimitsError as error:

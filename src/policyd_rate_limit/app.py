@@ -1,0 +1,191 @@
+"""The composition root: the only module that sees everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from policyd_rate_limit.const import SQLITE_DB
+from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.server import MAX_CONNECTIONS, Server
+from policyd_rate_limit.service import Actions, Service
+from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.sqlite import SqliteStore
+from policyd_rate_limit.storage.worker import Worker
+from policyd_rate_limit.system import accounts, logs, sockets
+from policyd_rate_limit.system.directories import ensure_directory
+from policyd_rate_limit.system.pidfile import Pidfile
+
+if TYPE_CHECKING:
+    import socket
+
+    from policyd_rate_limit.config import Settings
+
+BACKLOG = 1_024
+FILES_BESIDE_CONNECTIONS = 64
+HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
+REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
+BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
+CLEAN_PATIENCE = 30.0  # seconds that --clean waits for the daemons
+POSTFIX_QUEUE_DIRECTORY = "/var/spool/postfix/"
+
+_logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM, SIGINT or SIGUSR1.
+
+    :raises PolicydError: the daemon cannot start.
+    """
+    _require_sqlite(settings)
+    account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
+    for directory in _directories(settings):
+        ensure_directory(directory, account)
+    with Pidfile(settings.pidfile, account):
+        listener = sockets.bind(settings.SOCKET, settings.socket_permission, account)
+        try:
+            _allow_open_files()
+            if account is not None:
+                accounts.drop_privileges(account)
+            with logs.in_background():
+                uvloop.run(_serve(settings, listener))
+        finally:
+            sockets.unlink_socket(listener)
+            listener.close()
+
+
+def clean(settings: Settings) -> int:
+    """Delete old records; how many there were.
+
+    :raises PolicydError: that is not possible now.
+    """
+    _require_sqlite(settings)
+    store = _sqlite_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    try:
+        return store.clean(CLEAN_PATIENCE)
+    finally:
+        store.close()
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP: to read the configuration anew, restart")
+
+    rules = _rules(settings)
+    memory = Memory(Ledger(settings.max_ids), time.time)
+    worker = Worker(_durable(settings, _sqlite_store(settings, rules, memory), memory), loop)
+    service = Service(
+        rules,
+        Actions(settings.success_action, settings.fail_action, settings.db_error_action),
+        settings.count_mode,
+        worker.submit,
+        uncounted=logs.Throttle(HINT_SECONDS, loop.time),
+        refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
+        policy_service=_policy_service(settings.SOCKET),
+    )
+    server = Server(
+        service,
+        idle_seconds=settings.delay_to_close,
+        bad_client=logs.Throttle(BAD_CLIENT_SECONDS, loop.time),
+    )
+    _calm_garbage_collection()
+    worker.start()
+    await server.start(listener, BACKLOG)
+    _logger.info(
+        "ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", _policy_service(settings.SOCKET)
+    )
+    await stop.wait()
+    _logger.info("stopping")
+    await server.stop()
+    await worker.stop()
+    _logger.info("stopped")
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        limits=settings.limits,
+        limits_by_id=settings.limits_by_id,
+        limit_by_sasl=settings.limit_by_sasl,
+        limit_by_sender=settings.limit_by_sender,
+        limit_by_ip=settings.limit_by_ip,
+        limited_networks=settings.limited_networks,
+        ipv6_prefix=settings.ipv6_prefix,
+    )
+
+
+def _sqlite_store(settings: Settings, rules: Rules, memory: Memory) -> SqliteStore:
+    all_limits = (settings.limits, *settings.limits_by_id.values())
+    longest = max((limit.seconds for limits in all_limits for limit in limits), default=1)
+    return SqliteStore(_database(settings), memory, longest=longest, counters_of_old_id=rules.keys_of_old_id)
+
+
+def _durable(settings: Settings, store: SqliteStore, memory: Memory) -> Fallback:
+    return Fallback(
+        store,
+        memory,
+        journal_directory=settings.journal_home,
+        journal_name=_database(settings).name,
+        journal_size=settings.journal_size,
+        enforce=settings.db_error_action is None,
+        patience=settings.db_timeout,
+        monotonic=time.monotonic,
+    )
+
+
+def _database(settings: Settings) -> Path:
+    return Path(settings.sqlite_config["database"]).absolute()
+
+
+def _directories(settings: Settings) -> list[Path]:
+    directories = [Path(settings.pidfile).absolute().parent, _database(settings).parent, settings.journal_home]
+    if isinstance(settings.SOCKET, str):
+        directories.append(Path(settings.SOCKET).absolute().parent)
+    return directories
+
+
+def _policy_service(where: str | tuple[str, int]) -> str:
+    """How main.cf names the socket; smtpd usually sees nothing outside Postfix's queue directory."""
+    if isinstance(where, str):
+        return f"unix:{where.removeprefix(POSTFIX_QUEUE_DIRECTORY)}"
+    host, port = where
+    return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
+
+
+def _require_sqlite(settings: Settings) -> None:
+    if settings.backend != SQLITE_DB:
+        raise SystemRefusal(f"backend {settings.backend} is not available in this version, only 0 (sqlite) is")
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, as far as that is allowed, so that all connections fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + FILES_BESIDE_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
+
+
+def _calm_garbage_collection() -> None:
+    """Keep the garbage collector from visiting all that lives long, again and again: that stalls every answer.
+
+    The windows are nothing that it visits, and what a request makes goes by reference counts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10_000)

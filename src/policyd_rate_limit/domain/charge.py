@@ -1,0 +1,72 @@
+"""What a mail asks of the store, and what the store answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.domain.limits import Limit, Limits
+
+RECIPIENTS = ""  # the unit that every limit counts in today
+
+
+class Charge(NamedTuple):
+    """``cost`` more for ``key``, within ``limits``. What a key stands for is nobody's business here.
+
+    ``unit`` separates counters of one key that count different things; it is a suffix of the counter's name.
+    """
+
+    key: str
+    unit: str
+    cost: int
+    limits: Limits
+
+    @property
+    def counter(self) -> str:
+        """The name of the counter that is charged."""
+        return self.key + self.unit
+
+
+class Demand(NamedTuple):
+    """The charges of one policy request: admitted all or none.
+
+    ``mail``
+        Postfix's ``instance``, empty when the request has none. Requests of the same mail share it.
+    ``part``
+        What of that mail is charged, such as one recipient. The same part of the same mail is charged once,
+        however often Postfix asks. Empty: see ``settles``.
+    ``settles``
+        The costs are those of the whole mail: what was charged for it before is brought up, or down, to them.
+    """
+
+    charges: tuple[Charge, ...]
+    mail: str = ""
+    part: str = ""
+    settles: bool = False
+
+
+class Verdict(NamedTuple):
+    """The answer to a :class:`Demand`.
+
+    ``key`` and ``exceeded``: the key and the limit that refused it, None when it was admitted.
+    ``charged``: what was counted for each charge, 0 for what had been counted before, negative for what was
+    given back.
+    """
+
+    admitted: bool
+    key: str | None = None
+    exceeded: Limit | None = None
+    charged: int = 0
+
+
+class Entry(NamedTuple):
+    """One line of the ledger: ``amount`` on ``counter`` at ``date`` (Unix second), for a part of a mail or for none.
+
+    A negative amount gives back what was counted at ``date``.
+    """
+
+    counter: str
+    amount: int
+    date: int
+    mail: str
+    part: str

@@ -1,0 +1,102 @@
+"""Deciding: one demand after the other, against the windows and against what each mail was charged before.
+
+What was decided is told in entries, which a store makes durable and which rebuild the same ledger elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
+from policyd_rate_limit.domain.windows import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_ALREADY_CHARGED = Verdict(admitted=True)
+
+
+class Ledger:
+    """All that is needed to decide, in memory; ``max_keys`` bounds the windows."""
+
+    def __init__(self, max_keys: int) -> None:
+        self._max_keys = max_keys
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, as a new ledger."""
+        self.windows = Windows(self._max_keys)
+        self.mails = Mails()
+
+    def decide(self, demand: Demand, entries: list[Entry]) -> Verdict:
+        """Admit or refuse ``demand`` at the moment of the last ``windows.advance``.
+
+        When it is admitted it is counted, and what was counted is appended to ``entries``.
+        """
+        charges, mail, part, settles = demand
+        before = self.mails.entries(mail) if mail else ()
+        if before:
+            if settles:
+                return self._settle(charges, mail, before, entries)
+            for entry in before:
+                if entry.part == part:
+                    return _ALREADY_CHARGED
+        exceeding = self._exceeding(charges)
+        if exceeding is not None:
+            return exceeding
+        charged = 0
+        for charge in charges:
+            charged = charge.cost
+            self._count(Entry(charge.key + charge.unit, charge.cost, self.windows.date, mail, part), entries)
+        return Verdict(True, charged=charged)
+
+    def apply(self, entry: Entry) -> None:
+        """Count ``entry``, which was decided here, by another daemon, or before a restart."""
+        counter, amount, date, mail, _ = entry
+        if amount > 0:
+            self.windows.add(counter, date, amount)
+        else:
+            self.windows.give_back(counter, date, -amount)
+        if mail and date > self.windows.now - REMEMBERED_SECONDS:
+            self.mails.add(entry)
+
+    def snapshot(self) -> Iterator[Entry]:
+        """All that the windows hold, as entries that rebuild them."""
+        for counter, date, amount in self.windows.charges():
+            yield Entry(counter, amount, date, "", "")
+
+    def _exceeding(self, charges: Sequence[Charge]) -> Verdict | None:
+        for key, unit, cost, limits in charges:
+            exceeded = self.windows.exceeded(key + unit, cost, limits)
+            if exceeded is not None:
+                return Verdict(False, key, exceeded)
+        return None
+
+    def _count(self, entry: Entry, entries: list[Entry]) -> None:
+        entries.append(entry)
+        self.apply(entry)
+
+    def _settle(self, charges: Sequence[Charge], mail: str, before: Sequence[Entry], entries: list[Entry]) -> Verdict:
+        """Bring what ``mail`` was charged ``before`` up, or down, to the costs of ``charges``."""
+        missing = [
+            charge._replace(cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
+            for charge in charges
+        ]
+        exceeding = self._exceeding([charge for charge in missing if charge.cost > 0])
+        if exceeding is not None:
+            return exceeding
+        for charge in missing:
+            if charge.cost > 0:
+                self._count(Entry(charge.counter, charge.cost, self.windows.date, mail, ""), entries)
+            else:
+                self._give_back(charge.counter, -charge.cost, before, entries)
+        return Verdict(True, charged=missing[0].cost if missing else 0)
+
+    def _give_back(self, counter: str, amount: int, before: Sequence[Entry], entries: list[Entry]) -> None:
+        """Give ``amount`` back of what was charged ``before``, the newest charges first."""
+        for entry in reversed(tuple(before)):
+            taken = min(amount, entry.amount) if entry.counter == counter else 0
+            if taken > 0:
+                amount -= taken
+                self._count(entry._replace(amount=-taken), entries)

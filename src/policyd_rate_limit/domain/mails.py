@@ -1,0 +1,70 @@
+"""What was charged for each mail of the last moments, so that no recipient is charged twice.
+
+Postfix asks several times about one mail: for each recipient, again at DATA and END-OF-MESSAGE, and once more
+when the connection broke before the answer (SMTPD_POLICY_README). Its ``instance`` attribute says which requests
+belong together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.domain.charge import Entry
+
+ENTRIES_PER_GENERATION = 50_000
+MOST_ENTRIES_OF_A_MAIL = 2_000  # twice Postfix's smtpd_recipient_limit
+REMEMBERED_SECONDS = 900  # of what a restarted daemon reads back: three times Postfix's smtpd_timeout
+
+
+class Mails:
+    """The entries of the mails of the last moments.
+
+    Two generations of about :data:`ENTRIES_PER_GENERATION` entries each bound the memory. A mail that is
+    forgotten too early is charged again: the error is to the strict side.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[str, list[Entry]] = {}
+        self._old: dict[str, list[Entry]] = {}
+        self._entries = 0
+
+    def __len__(self) -> int:
+        """How many mails are remembered."""
+        return len(self._young) + len(self._old)
+
+    def entries(self, mail: str) -> Sequence[Entry]:
+        """What was charged for ``mail``, in order, less what was given back."""
+        found = self._young.get(mail)
+        if found is None:
+            found = self._old.get(mail)
+        return () if found is None else found
+
+    def add(self, entry: Entry) -> None:
+        """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""
+        found = self._young.get(entry.mail)
+        if found is None:
+            found = self._old.pop(entry.mail, [])
+            self._entries += len(found)
+            self._young[entry.mail] = found
+        if entry.amount < 0:
+            _take_back(found, entry)
+        elif len(found) < MOST_ENTRIES_OF_A_MAIL:
+            found.append(entry)
+            self._entries += 1
+        if self._entries >= ENTRIES_PER_GENERATION:
+            self._old = self._young
+            self._young = {}
+            self._entries = 0
+
+
+def _take_back(entries: list[Entry], taken: Entry) -> None:
+    left = -taken.amount
+    for index in range(len(entries) - 1, -1, -1):
+        entry = entries[index]
+        if left and entry.counter == taken.counter and entry.date == taken.date and entry.amount > 0:
+            amount = min(left, entry.amount)
+            entries[index] = entry._replace(amount=entry.amount - amount)
+            left -= amount

@@ -1,0 +1,307 @@
+"""Sliding windows: how much each key has been charged in the last S seconds, for every S that limits it.
+
+Pure: no clock, no I/O. It is what decides, in front of every store.
+
+**Time** is whole Unix seconds. A charge made at time t is dated ``ceil(t)`` and judged at ``floor(t)``, and it
+leaves a window of S seconds when ``date + S <= now``. So nothing leaves a window before S seconds have passed,
+and what was charged in the middle of a second leaves less than a second late.
+
+**Layout.** Each key has one ``array('q')``, its *log*::
+
+    [tag, head, sum, head, sum, ..., date, amount, date, amount, ...]
+          `- one pair per limit -'   `- oldest first, one pair per second -'
+
+``head`` is the index of the oldest date inside that window, ``sum`` the total from there to the end, so that a
+check costs what has expired since the last one, not what lies in the window. ``tag`` says for which limits and
+since which step of the clock the heads and sums hold, and how many there are. An array of machine integers takes
+a fifth of the memory of Python objects and, like its key, is nothing that the garbage collector has to visit.
+
+**A clock that steps back.** A date that lies in the future when the step is noticed becomes that moment: the
+charge goes on counting, for at most one window from then. Dates are mended when their log is next touched.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyd_rate_limit.domain.limits import Limit, Limits
+
+SHARDS = 256  # so that neither growing a dictionary nor sweeping one holds up anybody for long
+MOST_LAYOUTS = 1024
+MOST_STEPS = 64
+OVERFLOW_BUCKETS = 4096
+_COUNT_BITS = 8
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
+MOST_LIMITS = _COUNT_MASK
+
+
+class Windows:
+    """The logs of all keys.
+
+    ``max_keys`` bounds the memory: keys beyond it share :data:`OVERFLOW_BUCKETS` common logs. Whoever shares a
+    log may be refused too early, never too late.
+
+    ``now`` is the second at which charges are judged, ``date`` the one that a charge made now is given.
+    """
+
+    def __init__(self, max_keys: int = 2_000_000) -> None:
+        self.max_keys = max_keys
+        self._shards: list[dict[str, array[int]]] = [{} for _ in range(SHARDS)]
+        self._overflow: dict[int, array[int]] = {}
+        self._keys = 0
+        self.now = 0
+        self.date = 0
+        self._next_tag = 1
+        # Tags below this one date from before the last step back of the clock.
+        self._settled_from = 0
+        self._steps: list[tuple[int, int]] = []
+        self._layouts: dict[Limits, int] = {}
+        self._longest: dict[int, int] = {}
+        self._limits: Limits | None = None
+        self._tag = 0
+        self._bare = self._new_tag(0)
+        self._sweeping = 0
+
+    def __len__(self) -> int:
+        """How many keys have a log of their own."""
+        return self._keys
+
+    @property
+    def overflowing(self) -> int:
+        """How many of the common logs for keys beyond ``max_keys`` are in use."""
+        return len(self._overflow)
+
+    def advance(self, time: float) -> bool:
+        """The clock shows ``time`` (Unix seconds); whether it has stepped back since the last call."""
+        now = math.floor(time)
+        stepped_back = now < self.now
+        self.now = now
+        self.date = math.ceil(time)
+        if stepped_back:
+            # A later step to an earlier moment makes the earlier ones pointless.
+            while self._steps and self._steps[-1][1] >= self.date:
+                self._steps.pop()
+            del self._steps[: max(0, len(self._steps) - MOST_STEPS + 1)]
+            self._layouts.clear()
+            self._longest.clear()
+            self._limits = None
+            self._settled_from = self._bare = self._new_tag(0)
+            self._steps.append((self._bare, self.date))
+        return stepped_back
+
+    def exceeded(self, key: str, cost: int, limits: Limits) -> Limit | None:
+        """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it."""
+        log = self._log(key)
+        if log is None or not limits:
+            for limit in limits:
+                if cost > limit.maximum:
+                    return limit
+            return None
+        if limits is not self._limits:
+            self._use(limits)
+        if log[0] != self._tag:
+            self._lay_out(log, limits)
+        now = self.now
+        end = len(log)
+        oldest = end
+        found = None
+        at = 1
+        for limit in limits:
+            head = log[at]
+            total = log[at + 1]
+            horizon = now - limit.seconds
+            if head < end and log[head] <= horizon:
+                while head < end and log[head] <= horizon:
+                    total -= log[head + 1]
+                    head += 2
+                log[at] = head
+                log[at + 1] = total
+            if head < oldest:
+                oldest = head
+            if found is None and total + cost > limit.maximum:
+                found = limit
+            at += 2
+        if oldest - at > (end - at) >> 1:
+            self._trim(key, log, oldest, at)
+        return found
+
+    def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
+        """What lies in the window of each of ``limits`` now."""
+        log = self._log(key)
+        if log is None:
+            return (0,) * len(limits)
+        return tuple(
+            sum(amount for date, amount in _events(log) if self._settled(log, date) > self.now - limit.seconds)
+            for limit in limits
+        )
+
+    def add(self, key: str, date: int, amount: int) -> None:
+        """Count ``amount`` for ``key`` at ``date``; dates may come in any order."""
+        log = self._log(key)
+        if log is None:
+            self._begin(key, array("q", (self._bare, date, amount)))
+            return
+        if log[0] < self._settled_from:
+            self._make_bare(log)
+        newest = log[-2]
+        if newest > date:
+            self._make_bare(log)
+            _insert(log, date, amount)
+            return
+        if newest == date:
+            log[-1] += amount
+        else:
+            log.append(date)
+            log.append(amount)
+        for at in range(2, 1 + 2 * (log[0] & _COUNT_MASK), 2):
+            log[at] += amount
+
+    def give_back(self, key: str, date: int, amount: int) -> None:
+        """Count ``amount`` less for ``key``, of what was counted at ``date``.
+
+        Where ``date`` has been mended or has expired, older charges are given back in its place, never newer ones:
+        those leave the windows earlier, so that the error is to the strict side.
+        """
+        log = self._log(key)
+        if log is None:
+            return
+        if log[0] < self._settled_from:
+            self._make_bare(log)
+        first = _base(log)
+        at = len(log) - 2
+        while amount > 0 and at >= first:
+            if log[at] <= date and log[at + 1] > 0:
+                taken = min(amount, log[at + 1])
+                log[at + 1] -= taken
+                amount -= taken
+                for index in range(1, first, 2):
+                    if log[index] <= at:
+                        log[index + 1] -= taken
+            at -= 2
+
+    def sweep(self, longest: int) -> None:
+        """Forget the keys of one shard, of :data:`SHARDS`, all of whose charges have expired.
+
+        ``longest``: the longest window of anybody (seconds), for keys whose limits are not known here yet.
+        """
+        shard = self._shards[self._sweeping]
+        self._sweeping = (self._sweeping + 1) % SHARDS
+        expired = [key for key, log in shard.items() if self._expired(log, longest)]
+        for key in expired:
+            del shard[key]
+        self._keys -= len(expired)
+        if self._overflow and self._sweeping == 0:
+            for bucket in [bucket for bucket, log in self._overflow.items() if self._expired(log, longest)]:
+                del self._overflow[bucket]
+
+    def charges(self) -> Iterator[tuple[str, int, int]]:
+        """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
+        for shard in self._shards:
+            for key, log in shard.items():
+                for date, amount in _events(log):
+                    if amount:
+                        yield key, self._settled(log, date), amount
+
+    def _log(self, key: str) -> array[int] | None:
+        log = self._shards[hash(key) % SHARDS].get(key)
+        if log is None and self._overflow:
+            return self._overflow.get(hash(key) % OVERFLOW_BUCKETS)
+        return log
+
+    def _begin(self, key: str, log: array[int]) -> None:
+        if self._keys < self.max_keys:
+            self._shards[hash(key) % SHARDS][key] = log
+            self._keys += 1
+        else:
+            self._overflow[hash(key) % OVERFLOW_BUCKETS] = log
+
+    def _trim(self, key: str, log: array[int], oldest: int, first: int) -> None:
+        if oldest < len(log):
+            del log[first:oldest]
+            for at in range(1, first, 2):
+                log[at] -= oldest - first
+            return
+        shard = self._shards[hash(key) % SHARDS]
+        if key in shard:
+            del shard[key]
+            self._keys -= 1
+        else:
+            del self._overflow[hash(key) % OVERFLOW_BUCKETS]
+
+    def _expired(self, log: array[int], longest: int) -> bool:
+        span = self._longest.get(log[0], longest)
+        return self._settled(log, log[-2]) + span <= self.now
+
+    def _new_tag(self, count: int) -> int:
+        tag = self._next_tag << _COUNT_BITS | count
+        self._next_tag += 1
+        return tag
+
+    def _use(self, limits: Limits) -> None:
+        tag = self._layouts.get(limits)
+        if tag is None:
+            if len(limits) > MOST_LIMITS:
+                raise ValueError(f"{len(limits)} limits for one key, at most {MOST_LIMITS} are possible")
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+                self._longest.clear()
+            tag = self._layouts[limits] = self._new_tag(len(limits))
+            self._longest[tag] = max((limit.seconds for limit in limits), default=0)
+        self._limits = limits
+        self._tag = tag
+
+    def _settled(self, log: array[int], date: int) -> int:
+        """``date`` of ``log``, no later than any step back of the clock that the log has not seen."""
+        tag = log[0]
+        for since, moment in self._steps:
+            if since > tag:
+                return min(date, moment)
+        return date
+
+    def _make_bare(self, log: array[int]) -> None:
+        """Drop heads and sums, and mend the dates."""
+        events = array("q", (self._bare,))
+        for date, amount in _events(log):
+            settled = self._settled(log, date)
+            if len(events) > 1 and events[-2] == settled:
+                events[-1] += amount
+            else:
+                events.extend((settled, amount))
+        log[:] = events
+
+    def _lay_out(self, log: array[int], limits: Limits) -> None:
+        """Give ``log`` a head and a sum for each of ``limits``."""
+        self._make_bare(log)
+        first = 1 + 2 * len(limits)
+        total = sum(log[2::2])
+        log[:1] = array("q", (self._tag, *(first, total) * len(limits)))
+
+
+def _base(log: array[int]) -> int:
+    return 1 + 2 * (log[0] & _COUNT_MASK)
+
+
+def _events(log: array[int]) -> Iterator[tuple[int, int]]:
+    for at in range(_base(log), len(log), 2):
+        yield log[at], log[at + 1]
+
+
+def _insert(log: array[int], date: int, amount: int) -> None:
+    """Put a charge into a log without heads, whose newest date is later than ``date``."""
+    low, high = 0, (len(log) - 1) // 2
+    while low < high:
+        middle = (low + high) // 2
+        if log[1 + 2 * middle] < date:
+            low = middle + 1
+        else:
+            high = middle
+    at = 1 + 2 * low
+    if log[at] == date:
+        log[at + 1] += amount
+    else:
+        log[at:at] = array("q", (date, amount))

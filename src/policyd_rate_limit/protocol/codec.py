@@ -1,0 +1,136 @@
+"""Postfix's policy delegation protocol, without I/O: bytes in, requests out, actions in, bytes out.
+
+A request is lines of ``name=value``, each ended by a newline, and an empty line; the answer is one line
+``action=...`` and an empty line. https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description".
+
+Only the attributes that matter are looked for. That costs half of what splitting all of them costs, and a full
+request of Postfix 3.7 has 29.
+"""
+
+from __future__ import annotations
+
+from policyd_rate_limit.domain.request import Request
+from policyd_rate_limit.errors import ProtocolError
+
+MAX_LINE = 16_384  # bytes of one attribute: name, "=" and value
+MAX_REQUEST = 65_536  # bytes of one request
+MAX_ATTRIBUTES = 256  # of one request; Postfix 3.9 sends 32
+MAX_RECIPIENT_COUNT = 1_000_000_000
+SHOWN = 60  # bytes of what came, in an error
+
+POLICY_REQUEST = "smtpd_access_policy"
+
+
+class Decoder:
+    """Takes what comes over one connection, split anywhere, and gives the requests in it."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def partial(self) -> bool:
+        """Whether the beginning of a request is here, and its end is not."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[Request]:
+        """The requests that ``data`` completes, in order.
+
+        :raises ProtocolError: what came is no request, or goes beyond a bound. The connection is of no more use.
+        """
+        rest = self._rest
+        searched = max(0, len(rest) - 1)
+        if rest:
+            data = rest + data
+        end = data.find(b"\n\n", searched)
+        if end == len(data) - 2 and end > 0:
+            self._rest = b""
+            return [decode(data[: end + 1])]
+        requests = []
+        start = 0
+        while end >= 0:
+            requests.append(decode(data[start : end + 1]))
+            start = end + 2
+            end = data.find(b"\n\n", start)
+        self._rest = data[start:]
+        if self._rest:
+            self._check_rest(searched if start == 0 else 0)
+        return requests
+
+    def _check_rest(self, checked: int) -> None:
+        """Hold a request that is not whole against the bounds; its first ``checked`` bytes have been."""
+        rest = self._rest
+        if len(rest) > MAX_REQUEST:
+            raise ProtocolError(f"expected a request of at most {MAX_REQUEST} bytes, found more: {_shown(rest)}")
+        line_end = rest.rfind(b"\n")
+        if len(rest) - line_end > MAX_LINE:
+            raise ProtocolError(_line_too_long(rest[line_end + 1 :]))
+        if line_end >= checked:
+            _check_lines(rest[: line_end + 1])
+
+
+def encode(action: str) -> bytes:
+    """The answer ``action``, which may be any of access(5)."""
+    return b"action=" + action.encode("utf-8", "surrogateescape") + b"\n\n"
+
+
+def decode(request: bytes) -> Request:
+    """The request in ``request``: whole lines, without the empty one.
+
+    :raises ProtocolError: it is none.
+    """
+    _check_lines(request)
+    text = "\n" + request.decode("utf-8", "surrogateescape")
+    kind = _value(text, "\nrequest=")
+    if kind != POLICY_REQUEST:
+        raise ProtocolError(f"expected request={POLICY_REQUEST}, found {kind[:SHOWN]!r}")
+    return Request(
+        _value(text, "\nprotocol_state="),
+        _value(text, "\ninstance="),
+        _value(text, "\nqueue_id="),
+        _value(text, "\nsasl_username="),
+        _value(text, "\nsender="),
+        _value(text, "\nrecipient="),
+        _value(text, "\nclient_address="),
+        _number(_value(text, "\nrecipient_count=")),
+    )
+
+
+def _value(text: str, begin: str) -> str:
+    start = text.find(begin)
+    if start < 0:
+        return ""
+    start += len(begin)
+    return text[start : text.find("\n", start)]
+
+
+def _number(value: str) -> int:
+    if not value:
+        return 0
+    if not (value.isascii() and value.isdigit()) or len(value) > len(str(MAX_RECIPIENT_COUNT)):
+        raise ProtocolError(f"expected a number as recipient_count, found {value[:SHOWN]!r}")
+    return min(int(value), MAX_RECIPIENT_COUNT)
+
+
+def _check_lines(lines: bytes) -> None:
+    """Hold whole lines against the bounds."""
+    count = lines.count(b"\n")
+    if count > MAX_ATTRIBUTES:
+        raise ProtocolError(f"expected at most {MAX_ATTRIBUTES} attributes, found more: {_shown(lines)}")
+    if len(lines) > MAX_REQUEST:
+        raise ProtocolError(f"expected a request of at most {MAX_REQUEST} bytes, found {len(lines)}: {_shown(lines)}")
+    if len(lines) > MAX_LINE or lines.count(b"=") < count:
+        for line in lines.split(b"\n")[:-1]:
+            if len(line) >= MAX_LINE:
+                raise ProtocolError(_line_too_long(line))
+            if b"=" not in line:
+                raise ProtocolError(f"expected name=value, found {_shown(line)}")
+
+
+def _line_too_long(line: bytes) -> str:
+    return f"expected a line of at most {MAX_LINE} bytes, found more: {_shown(line)}"
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:SHOWN])[1:]

@@ -1,0 +1,255 @@
+"""Connections: bytes to requests, actions to bytes, in order; time limits; an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from policyd_rate_limit.errors import ProtocolError
+from policyd_rate_limit.protocol.codec import Decoder, encode
+from policyd_rate_limit.service import Conversation, Throttle
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from policyd_rate_limit.domain.request import Request
+
+MAX_CONNECTIONS = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
+MAX_PIPELINED = 64  # requests of one connection without an answer; Postfix sends one at a time
+MAX_UNREAD = 65_536  # bytes of answers that a client has not read
+PARTIAL_REQUEST_SECONDS = 30.0  # for a request to arrive once it has begun; Postfix sends it in one write
+SETTLE_SECONDS = 0.2  # at the end: what clients have sent already is still read
+DRAIN_SECONDS = 10.0  # at the end: for answers that wait for the store
+TICK_SECONDS = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Asks(Protocol):
+    """What answers requests: :class:`policyd_rate_limit.service.Service`."""
+
+    def ask(self, request: Request, conversation: Conversation, answer: Callable[[str | None], None]) -> None:
+        """See :meth:`policyd_rate_limit.service.Service.ask`."""
+
+
+class Server:
+    """All connections of one listening socket.
+
+    ``idle_seconds`` is ``delay_to_close``. ``bad_client`` bounds how often a client that breaks the rules is
+    logged, by kind of fault.
+    """
+
+    def __init__(self, service: Asks, *, idle_seconds: float, bad_client: Throttle) -> None:
+        self.service = service
+        self.now = 0.0
+        self._idle_seconds = idle_seconds
+        self._bad_client = bad_client
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.AbstractServer | None = None
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    async def start(self, listener: socket.socket, backlog: int) -> None:
+        """Accept connections on ``listener``, which is bound."""
+        loop = asyncio.get_running_loop()
+        self._tick()
+        self._listener = await loop.create_server(lambda: Connection(self), sock=listener, backlog=backlog)
+
+    async def stop(self) -> None:
+        """Accept nothing more, answer what has been asked, close all connections."""
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.sleep(SETTLE_SECONDS)
+        self._closing = True
+        for connection in tuple(self._connections):
+            connection.close_when_done()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_SECONDS
+        while self._connections and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        if self._connections:
+            _logger.warning("%d connections are cut, their clients have not finished", len(self._connections))
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+
+    def admit(self, connection: Connection) -> bool:
+        """Take on a new connection, unless there are too many."""
+        if self._closing or len(self._connections) >= MAX_CONNECTIONS:
+            self.complain("connections", "", f"more than {MAX_CONNECTIONS} connections, closing new ones")
+            return False
+        self._connections.add(connection)
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+
+    def complain(self, kind: str, peer: str, message: str) -> None:
+        """Log that a client breaks the rules."""
+        log_it, suppressed = self._bad_client.hit(kind)
+        if log_it:
+            more = f" ({suppressed} more such clients since the last line)" if suppressed else ""
+            _logger.warning("%s%s%s", f"client {peer}: " if peer else "", message, more)
+
+    def _tick(self) -> None:
+        """Close what has been idle, or in the middle of a request, for too long."""
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        self._tick_handle = loop.call_later(TICK_SECONDS, self._tick)
+        for connection in tuple(self._connections):
+            connection.check_time(self.now, self._idle_seconds)
+
+
+class Connection(asyncio.Protocol):
+    """One policy client, such as an smtpd process."""
+
+    __slots__ = (
+        "_answers",
+        "_conversation",
+        "_decoder",
+        "_ending",
+        "_heard",
+        "_partial_since",
+        "_paused",
+        "_peer",
+        "_server",
+        "_transport",
+        "_unread",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._peer = ""
+        self._decoder = Decoder()
+        self._conversation = Conversation()
+        self._answers: deque[_Answer] = deque()
+        self._heard = server.now
+        self._partial_since: float | None = None
+        self._paused = False
+        self._unread = False
+        self._ending = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket
+        self._transport = transport
+        if not self._server.admit(self):
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=MAX_UNREAD)
+        name = transport.get_extra_info("peername")
+        self._peer = f"[{name[0]}]:{name[1]}" if isinstance(name, tuple) else "on the UNIX socket"
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what asyncio calls it with
+        """The client is gone; what it has asked is decided all the same, and nobody gets the answer."""
+        self._server.leave(self)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes have come."""
+        if self._ending:
+            return
+        self._heard = self._server.now
+        try:
+            requests = self._decoder.feed(data)
+        except ProtocolError as error:
+            self._server.complain("protocol", self._peer, f"{error}; closing the connection")
+            self.abort()
+            return
+        if self._decoder.partial:
+            if requests or self._partial_since is None:
+                self._partial_since = self._server.now
+        else:
+            self._partial_since = None
+        for request in requests:
+            answer = _Answer(self)
+            self._answers.append(answer)
+            self._server.service.ask(request, self._conversation, answer.give)
+        if len(self._answers) >= MAX_PIPELINED:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; it may still wait for answers."""
+        self.close_when_done()
+        return True
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers."""
+        self._unread = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers."""
+        self._unread = False
+        self._resume()
+
+    def flush(self) -> None:
+        """Send the answers that are known, as far as their order allows."""
+        answers = self._answers
+        data = b""
+        while answers and answers[0].data is not None:
+            data += answers.popleft().data or b""
+        transport = self._transport
+        if transport is None:
+            return
+        if data:
+            transport.write(data)
+        if self._ending and not answers:
+            transport.close()
+        elif self._paused and len(answers) < MAX_PIPELINED:
+            self._resume()
+
+    def check_time(self, now: float, idle_seconds: float) -> None:
+        """Close the connection when it has been idle, or in the middle of a request, for too long."""
+        if self._partial_since is not None and now - self._partial_since >= PARTIAL_REQUEST_SECONDS:
+            self._server.complain(
+                "partial", self._peer, f"half a request and nothing more for {PARTIAL_REQUEST_SECONDS:g} s; closing"
+            )
+            self.abort()
+        elif now - self._heard >= idle_seconds and not self._answers:
+            self.abort() if self._unread else self.close_when_done()
+
+    def close_when_done(self) -> None:
+        """Close the connection once all that was asked is answered."""
+        self._ending = True
+        self.flush()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._ending = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and not self._unread and len(self._answers) < MAX_PIPELINED and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+
+class _Answer:
+    """The place of one answer in the order of a connection."""
+
+    __slots__ = ("_connection", "data")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.data: bytes | None = None
+
+    def give(self, action: str | None) -> None:
+        """The answer is known; None: there is none, and the client is to ask again."""
+        if action is None:
+            self._connection.abort()
+            return
+        self.data = encode(action)
+        self._connection.flush()

@@ -1,0 +1,176 @@
+"""The use case: a policy request comes, an action goes.
+
+Who is charged, what it costs, whether that is within the limits, what Postfix is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.counting import mail_id, main_cf_hint, stages
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policyd_rate_limit.domain.identity import Charged, Rules
+    from policyd_rate_limit.domain.request import Request
+
+# The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
+FULL_ACTION = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
+MOST_REPETITIONS = 2_000  # requests of one mail on one connection that are told apart
+
+_logger = logging.getLogger(__name__)
+
+
+class Actions(NamedTuple):
+    """What Postfix is told, each an action of access(5). ``away`` None: memory decides while the database is away."""
+
+    success: str
+    fail: str
+    away: str | None
+
+
+class Throttle(Protocol):
+    """Says how often a line may be logged."""
+
+    def hit(self, key: str) -> tuple[bool, int]:
+        """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
+
+
+class Conversation:
+    """What one connection has asked about the mail at hand."""
+
+    __slots__ = ("_asked", "_instance")
+
+    def __init__(self) -> None:
+        self._instance = ""
+        self._asked: dict[tuple[str, str, str], int] = {}
+
+    def repetition(self, request: Request) -> int:
+        """How many equal requests of the same mail came before over this connection."""
+        if request.instance != self._instance:
+            self._instance = request.instance
+            self._asked = {}
+        about = (request.protocol_state, request.sender, request.recipient)
+        repetition = self._asked.get(about, 0)
+        if len(self._asked) < MOST_REPETITIONS:
+            self._asked[about] = repetition + 1
+        return repetition
+
+
+class Service:
+    """Answers policy requests.
+
+    ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
+    ``uncounted`` and ``refused`` bound how often a request at a stage that does not count, and a refusal, are
+    logged. ``policy_service`` is how main.cf names this daemon.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        actions: Actions,
+        count_mode: int | None,
+        submit: Callable[[Demand, Callable[[Verdict | Exception], None]], None],
+        *,
+        uncounted: Throttle,
+        refused: Throttle,
+        policy_service: str,
+    ) -> None:
+        self._rules = rules
+        self._actions = actions
+        self._count_mode = count_mode
+        self._stages = stages(count_mode)
+        self._submit = submit
+        self._uncounted = uncounted
+        self._refused = refused
+        self._policy_service = policy_service
+
+    def ask(self, request: Request, conversation: Conversation, answer: Callable[[str | None], None]) -> None:
+        """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
+
+        As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects.
+        """
+        cost_of = self._stages.get(request.protocol_state)
+        if cost_of is None:
+            self._hint(request)
+            answer(self._actions.success)
+            return
+        charged = self._rules.charged(request)
+        if charged is None or not charged.limits:
+            self._log_uncharged(request, charged)
+            answer(self._actions.success)
+            return
+        cost = cost_of(request, conversation.repetition(request) if self._count_mode == 0 else 0)
+        demand = Demand(
+            (Charge(charged.key, RECIPIENTS, cost.amount, charged.limits),),
+            mail_id(request.instance),
+            cost.part,
+            cost.settles,
+        )
+        self._submit(demand, lambda result: answer(self._conclude(request, demand, result)))
+
+    def _conclude(self, request: Request, demand: Demand, result: Verdict | Exception) -> str | None:
+        """The action for ``result``."""
+        if isinstance(result, Verdict):
+            if result.admitted:
+                if _logger.isEnabledFor(logging.DEBUG):
+                    _logger.debug(
+                        "%s key=%s charged=%d verdict=admitted", _about(request), _key(demand), result.charged
+                    )
+                return self._actions.success
+            self._log_refusal(request, demand, result)
+            return self._actions.fail
+        if isinstance(result, StoreFull):
+            return FULL_ACTION
+        if isinstance(result, StoreUnavailable) and self._actions.away is not None:
+            return self._actions.away
+        _logger.error("no answer to %s", _about(request), exc_info=result)
+        return None
+
+    def _log_refusal(self, request: Request, demand: Demand, verdict: Verdict) -> None:
+        log_it, suppressed = self._refused.hit(_key(demand))
+        if not log_it and not _logger.isEnabledFor(logging.DEBUG):
+            return
+        limit = verdict.exceeded
+        cost = demand.charges[0].cost
+        never = " (it costs more than the limit and can never pass)" if limit and cost > limit.maximum else ""
+        _logger.log(
+            logging.INFO if log_it else logging.DEBUG,
+            "%s key=%s cost=%d verdict=refused limit=%s%s%s",
+            _about(request),
+            _key(demand),
+            cost,
+            f"{limit.maximum}/{limit.seconds}s" if limit else "",
+            never,
+            f" ({suppressed} more refused since the last line about this key)" if suppressed else "",
+        )
+
+    def _log_uncharged(self, request: Request, charged: Charged | None) -> None:
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("%s key=%s verdict=not-limited", _about(request), charged.key if charged else "")
+
+    def _hint(self, request: Request) -> None:
+        log_it, suppressed = self._uncounted.hit(request.protocol_state)
+        if log_it:
+            _logger.warning(
+                "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",
+                request.protocol_state or "(none)",
+                "unset" if self._count_mode is None else self._count_mode,
+                main_cf_hint(self._count_mode, self._policy_service),
+                f" ({suppressed} more such requests since the last line)" if suppressed else "",
+            )
+
+
+def _key(demand: Demand) -> str:
+    return demand.charges[0].key
+
+
+def _about(request: Request) -> str:
+    return (
+        f"stage={request.protocol_state} instance={request.instance} queue_id={request.queue_id} "
+        f"sender={request.sender} recipient={request.recipient} client_address={request.client_address}"
+    )

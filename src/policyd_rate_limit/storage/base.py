@@ -1,0 +1,50 @@
+"""What every store does, and how it says that it cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from policyd_rate_limit.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.storage.record import Record
+
+
+class CommitFailed(StoreError):
+    """The batch was decided and counted in memory, but it may not be in the database.
+
+    ``record`` is to be kept elsewhere and to be replayed, ``verdicts`` hold once it is kept. It is None when
+    nothing was counted.
+    """
+
+    def __init__(self, message: str, verdicts: list[Verdict], record: Record | None) -> None:
+        super().__init__(message)
+        self.verdicts = verdicts
+        self.record = record
+
+
+class Store(Protocol):
+    """A database that several daemons may share. Every method blocks; one thread at a time calls them."""
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
+        """Decide ``demands`` in order; the verdicts are durable when this returns.
+
+        ``pending`` are records that were decided while the database was away: they are stored first, in the same
+        transaction, each of them once, whatever of them may be there already. ``patience``: how many seconds to
+        wait for others at the most.
+
+        :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped.
+        :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
+        """
+
+    def reload(self) -> None:
+        """Distrust the memory: read it anew from the database, once that is there."""
+
+    def maintain(self) -> None:
+        """Do what is not urgent; called about once a second."""
+
+    def close(self) -> None:
+        """Let go of the database."""

@@ -1,0 +1,255 @@
+"""What happens while the database is away: limits hold from memory, and a journal keeps what is admitted.
+
+Every record that is decided meanwhile goes to the journal before its answers leave, and to the database, once,
+when that is back. Where the journal cannot be written either, the records wait in memory alone, which is said once.
+Beyond the journal's size nothing more is admitted: the gate is never simply open.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.journal import OVERHEAD, Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.storage.base import Store
+    from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.record import Record
+
+PATIENCE_WHILE_AWAY = 0.05  # seconds that a try may hold up the answers that memory could give at once
+
+_logger = logging.getLogger(__name__)
+
+
+class Backoff:
+    """When to try again: after a time that doubles with each failure, spread at random."""
+
+    FIRST = 0.1
+    MOST = 5.0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._delay = 0.0
+        self._due = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether the time of the next try has come."""
+        return self._clock() >= self._due
+
+    def failed(self) -> None:
+        """A try has failed."""
+        self._delay = min(max(2 * self._delay, self.FIRST), self.MOST)
+        self._due = self._clock() + self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    def succeeded(self) -> None:
+        """A try has succeeded."""
+        self._delay = self._due = 0.0
+
+
+class Fallback:
+    """A store that is never away.
+
+    ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
+    meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
+    of the journal and of what waits in memory. ``monotonic``: a clock for the tries, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        *,
+        journal_directory: Path,
+        journal_name: str,
+        journal_size: int,
+        enforce: bool,
+        patience: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._journal_directory = journal_directory
+        self._journal_name = journal_name
+        self._journal_size = journal_size
+        self._enforce = enforce
+        self._patience = patience
+        self._backoff = Backoff(monotonic)
+        self._away = False
+        self._full = False
+        self._without = False
+        self._journal: Journal | None = None
+        self._adopted: list[Journal] = []
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+
+    def open(self) -> None:
+        """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
+        self._memory.advance()
+        try:
+            self._journal_directory.mkdir(parents=True, exist_ok=True)
+            for journal in Journal.adopt(self._journal_directory, self._journal_name):
+                self._adopted.append(journal)
+                for record in journal.read():
+                    self._memory.apply(record)
+                    self._wait(record)
+        except OSError as error:
+            _logger.warning("journals in %s: %s", self._journal_directory, error)
+        if self._pending:
+            _logger.info("%d batches wait in the journal of an earlier daemon", len(self._pending))
+        else:
+            self._forget_pending()
+        self._open_journal()
+
+    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
+        """Decide ``demands`` in order; what is admitted is kept when this returns.
+
+        :raises StoreUnavailable: the database is away, and memory is not to decide.
+        :raises StoreFull: neither the database nor the journal can take more.
+        """
+        verdicts = self._try(demands) if not self._away or self._backoff.due else None
+        if verdicts is not None:
+            return verdicts
+        if not self._enforce:
+            raise StoreUnavailable("the database is away")
+        return self._decide(demands)
+
+    def maintain(self) -> None:
+        """Do what is not urgent; called about once a second."""
+        if self._journal is None:
+            self._open_journal()
+        if not self._away:
+            self._store.maintain()
+        if not self._away or self._backoff.due:
+            self._try(())
+
+    def close(self) -> None:
+        """Let go of the database and of the journal; what still waits stays in the journal."""
+        if self._pending:
+            self._try(())
+        self._store.close()
+        if self._pending and self._journal is None:
+            _logger.error("%d batches could be written nowhere and are lost", len(self._pending))
+        for journal in (self._journal, *self._adopted):
+            if journal is not None:
+                if self._pending:
+                    journal.close()
+                else:
+                    journal.remove()
+
+    def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
+        """Have the database decide; None when it is away and has decided nothing."""
+        patience = PATIENCE_WHILE_AWAY if self._away else self._patience
+        try:
+            verdicts = self._store.admit(demands, self._pending, patience)
+        except CommitFailed as failure:
+            self._lost(failure)
+            if not self._enforce:
+                self._store.reload()
+                return None
+            if failure.record is not None:
+                self._keep(failure.record)
+            return failure.verdicts
+        except StoreUnavailable as failure:
+            self._lost(failure)
+            return None
+        self._found()
+        return verdicts
+
+    def _decide(self, demands: Sequence[Demand]) -> list[Verdict]:
+        room = self._journal_size if self._journal is None else self._journal.size
+        if self._pending_bytes + _most_bytes(demands) > room:
+            if not self._full:
+                self._full = True
+                _logger.error("the journal is full: nothing more is admitted until the database is back")
+            raise StoreFull("the journal is full")
+        self._memory.advance()
+        verdicts, record = self._memory.decide(demands)
+        if record is not None:
+            self._keep(record)
+        return verdicts
+
+    def _keep(self, record: Record) -> None:
+        self._wait(record)
+        if self._journal is not None:
+            try:
+                self._journal.append(record)
+            except (OSError, StoreFull) as error:
+                self._without_journal(error)
+
+    def _wait(self, record: Record) -> None:
+        self._pending.append(record)
+        self._pending_bytes += len(record.entries) + OVERHEAD
+
+    def _open_journal(self) -> None:
+        """Make the journal, with all that waits already."""
+        if not self._enforce:
+            return
+        try:
+            self._journal = Journal.create(self._journal_directory, self._journal_name, self._journal_size)
+            if self._pending:
+                self._journal.extend(self._pending)
+            self._without = False
+        except (OSError, StoreFull) as error:
+            self._without_journal(error)
+
+    def _without_journal(self, error: Exception) -> None:
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
+        if not self._without:
+            self._without = True
+            _logger.warning(
+                "no journal in %s: %s; while the database is away, what is admitted is kept in memory only",
+                self._journal_directory,
+                error,
+            )
+
+    def _lost(self, failure: Exception) -> None:
+        if not self._away:
+            self._away = True
+            _logger.error(
+                "%s; %s",
+                failure,
+                "limits go on from memory" if self._enforce else "db_error_action is the answer",
+            )
+        self._backoff.failed()
+
+    def _found(self) -> None:
+        if self._away:
+            self._away = False
+            _logger.warning("the database is back; %d batches were kept meanwhile", len(self._pending))
+        self._backoff.succeeded()
+        if self._pending:
+            self._forget_pending()
+
+    def _forget_pending(self) -> None:
+        """All that waited is in the database."""
+        self._pending = []
+        self._pending_bytes = 0
+        self._full = False
+        for journal in self._adopted:
+            journal.remove()
+        self._adopted = []
+        if self._journal is not None:
+            try:
+                self._journal.clear()
+            except OSError as error:
+                self._without_journal(error)
+
+
+def _most_bytes(demands: Sequence[Demand]) -> int:
+    """The most that a record of ``demands`` can take up in the journal."""
+    # JSON writes one character as twelve at the most.
+    return OVERHEAD + sum(
+        OVERHEAD + 12 * (len(demand.mail) + len(demand.part) + sum(len(c.key) + len(c.unit) for c in demand.charges))
+        for demand in demands
+    )

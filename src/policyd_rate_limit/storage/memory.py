@@ -1,0 +1,64 @@
+"""The ledger of one daemon: it decides, and it numbers what it decided.
+
+A store keeps it in step with its database; while the database is away it decides alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.storage.record import Record, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+    from policyd_rate_limit.domain.ledger import Ledger
+
+
+class Memory:
+    """A ledger with a clock (Unix seconds) and the identity under which this run of a daemon writes records."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.ledger = ledger
+        self.writer = secrets.randbits(62)
+        self._clock = clock
+        self._number = 0
+        self._applied: dict[int, int] = {}  # writer -> number of its newest record that is in the ledger
+
+    @property
+    def date(self) -> int:
+        """The second that a charge made now is dated."""
+        return self.ledger.windows.date
+
+    def advance(self) -> None:
+        """Look at the clock: what is decided from here on is decided now."""
+        self.ledger.windows.advance(self._clock())
+
+    def decide(self, demands: Sequence[Demand]) -> tuple[list[Verdict], Record | None]:
+        """Decide ``demands`` in order; the record is what is to be made durable, None when nothing was counted."""
+        entries: list[Entry] = []
+        decide = self.ledger.decide
+        verdicts = [decide(demand, entries) for demand in demands]
+        return verdicts, self.record(entries) if entries else None
+
+    def record(self, entries: Sequence[Entry]) -> Record:
+        """The next record of this writer, of ``entries`` that are in the ledger already."""
+        self._number += 1
+        self._applied[self.writer] = self._number
+        return pack(self.writer, self._number, self.date, entries)
+
+    def apply(self, record: Record) -> None:
+        """Count ``record`` unless it is in the ledger already; a date in the future becomes now."""
+        if record.number > self._applied.get(record.writer, 0):
+            self._applied[record.writer] = record.number
+            for entry in record.dated_until(self.date):
+                self.ledger.apply(entry)
+
+    def forget(self) -> None:
+        """Empty the ledger, for reading it anew from the database."""
+        now = self.ledger.windows.now
+        self.ledger.clear()
+        self.ledger.windows.advance(now)
+        self._applied.clear()

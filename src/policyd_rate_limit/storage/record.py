@@ -1,0 +1,51 @@
+"""One batch of entries as it is kept: in a row of a database, or in the journal.
+
+Every record carries who wrote it and a number that grows by one with each, so that it can be told whether a
+record is already known: after a connection that broke during a commit, after a replay, after a restart.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd_rate_limit.domain.charge import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class Record(NamedTuple):
+    """A batch: ``number`` counts the batches of ``writer`` from 1, ``date`` (Unix second) is that of the batch.
+
+    ``entries`` is the JSON text of a list of ``[counter, amount, date, mail, part]``, where a date of 0 stands for
+    that of the batch; ``size`` says how many they are.
+    """
+
+    writer: int
+    number: int
+    date: int
+    size: int
+    entries: str
+
+    def dated_until(self, latest: int) -> list[Entry]:
+        """The entries; none is dated later than the record, or than ``latest``."""
+        latest = min(latest, self.date)
+        return [
+            Entry(counter, amount, min(date, latest) if date else latest, mail, part)
+            for counter, amount, date, mail, part in json.loads(self.entries)
+        ]
+
+    def dated(self, date: int) -> Record:
+        """The same entries in a record of ``date``."""
+        return pack(self.writer, self.number, date, self.dated_until(date))
+
+
+def pack(writer: int, number: int, date: int, entries: Sequence[Entry]) -> Record:
+    """A record of ``entries``."""
+    rows = [
+        (counter, amount, 0 if dated == date else dated, mail, part) for counter, amount, dated, mail, part in entries
+    ]
+    return Record(writer, number, date, len(rows), _encode(rows))

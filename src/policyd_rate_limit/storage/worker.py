@@ -1,0 +1,130 @@
+"""The thread that the store lives in, and the batches that it is fed with.
+
+Demands queue while the store is busy. As soon as it is free it gets all of them, in one batch: an idle daemon
+answers at once, a busy one has one commit pay for many answers, and the event loop never waits for a disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+
+MOST_DEMANDS = 1_000  # of one batch, so that no answer waits for much more than its own commit
+MAINTENANCE_SECONDS = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Decider(Protocol):
+    """What the thread drives; all of it blocks."""
+
+    def open(self) -> None:
+        """Called first."""
+
+    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
+        """Decide ``demands`` in order; the verdicts hold when this returns."""
+
+    def maintain(self) -> None:
+        """Called about once a second."""
+
+    def close(self) -> None:
+        """Called last."""
+
+
+Done = "Callable[[Verdict | Exception], None]"
+
+
+class Worker:
+    """Runs ``store`` in a thread of its own, for one event loop.
+
+    How many demands may queue is bounded by whoever submits them: connections times what each may ask at once.
+    """
+
+    def __init__(self, store: Decider, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+        self._demands: list[Demand] = []
+        self._waiting: list[Callable[[Verdict | Exception], None]] = []
+        self._busy = False
+        self._maintenance: asyncio.TimerHandle | None = None
+        self._maintenance_due = False
+        self._batches: queue.SimpleQueue[tuple[list[Demand], bool] | None] = queue.SimpleQueue()
+        self._in_hand: list[Callable[[Verdict | Exception], None]] = []
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; the store opens there, so that a database that is away holds up nothing."""
+        self._thread.start()
+        self._maintain()
+
+    def submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
+        """Have ``demand`` decided, and ``done`` called in the event loop with its verdict or the error."""
+        self._demands.append(demand)
+        self._waiting.append(done)
+        if not self._busy:
+            self._next()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits for a verdict."""
+        return not self._busy and not self._waiting
+
+    async def stop(self) -> None:
+        """Let the store finish what it has in hand, and close it."""
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+        self._batches.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _next(self) -> None:
+        """Hand the thread all that waits."""
+        self._busy = True
+        demands = self._demands[:MOST_DEMANDS]
+        self._in_hand = self._waiting[:MOST_DEMANDS]
+        del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
+        maintain, self._maintenance_due = self._maintenance_due, False
+        self._batches.put((demands, maintain))
+
+    def _deliver(self, results: Sequence[Verdict | Exception]) -> None:
+        done = self._in_hand
+        self._busy = False
+        if self._waiting or self._maintenance_due:
+            # The store works on the next batch while these answers are written.
+            self._next()
+        for call, result in zip(done, results, strict=True):
+            call(result)
+
+    def _maintain(self) -> None:
+        self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)
+        self._maintenance_due = True
+        if not self._busy:
+            self._next()
+
+    def _run(self) -> None:
+        self._guard(self._store.open)
+        while (batch := self._batches.get()) is not None:
+            demands, maintain = batch
+            results: Sequence[Verdict | Exception] = ()
+            if demands:
+                try:
+                    results = self._store.admit(demands)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+                    results = [error] * len(demands)
+            if maintain:
+                self._guard(self._store.maintain)
+            self._loop.call_soon_threadsafe(self._deliver, results)
+        self._guard(self._store.close)
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            _logger.exception("the store")
