@@ -1,0 +1,7 @@
+"""The configuration: one declaration per setting, read from ``.yaml`` or ``.conf``, checked all at once."""
+
+from policyd_rate_limit.config.loading import Configuration, find, load
+from policyd_rate_limit.config.schema import Settings
+from policyd_rate_limit.config.showing import show
+
+__all__ = ["Configuration", "Settings", "find", "load", "show"]

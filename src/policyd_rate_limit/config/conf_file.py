@@ -1,0 +1,249 @@
+"""Reads ``.conf``: Python syntax that is read, never run.
+
+Allowed are assignments of literals, lists, tuples, sets and mappings of them, arithmetic on them, names assigned
+earlier, and ``from policyd_rate_limit.const import ...``. The syntax tree is walked and only these are understood;
+anything else is a problem with its line. No value of the file appears in a message: it could be a password.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit import const
+from policyd_rate_limit.config.source import Budget, Source, TooMuch
+from policyd_rate_limit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policyd_rate_limit.config.kinds import Place
+
+_CONST = {name: value for name, value in vars(const).items() if name.isupper()}
+_ALLOWED = "an assignment of literals, of arithmetic on them and of names assigned before"
+
+_LARGEST = 1 << 128  # no number of a setting is larger; what is made of two such takes no time
+_LARGEST_POWER = 128
+
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Invert: operator.invert,
+}
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+    ast.BitOr: operator.or_,
+    ast.BitAnd: operator.and_,
+    ast.BitXor: operator.xor,
+}
+
+
+class _Refused(Exception):
+    """What stands at a place in the file is not allowed there."""
+
+    def __init__(self, node: ast.AST, expected: str, found: str) -> None:
+        self.line = getattr(node, "lineno", 0)
+        self.expected = expected
+        self.found = found
+        super().__init__(expected)
+
+
+class _Skipped(Exception):
+    """A value is made from one that was refused before."""
+
+
+def read_conf(text: str, file: str) -> Source:
+    """The settings in the text of a ``.conf`` file. Raises ConfigError with every problem."""
+    source = Source(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, about backslashes in text
+            tree = ast.parse(text)
+    except SyntaxError as error:
+        # What Python says of it, not the text of the line, which could hold a password.
+        raise ConfigError([source.problem(error.lineno or 0, "Python syntax", error.msg)]) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ConfigError([source.problem(0, "Python syntax", "values that lie too deep")]) from None
+    reader = _Reader(source)
+    for statement in tree.body:
+        reader.read(statement)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return source
+
+
+class _Reader:
+    """Makes the values of one file from its syntax tree."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+        self._names: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._budget = Budget()
+
+    def read(self, statement: ast.stmt) -> None:
+        """Understand one statement, or remember its problem."""
+        try:
+            self._read(statement)
+        except _Skipped:
+            pass
+        except _Refused as refused:
+            self._problem(refused.line, refused.expected, refused.found)
+        except (TooMuch, RecursionError):
+            self._problem(statement.lineno, "fewer values", "too many, or too deep inside each other")
+
+    def _read(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Expr(ast.Constant(str())):
+                pass  # a docstring
+            case ast.ImportFrom("policyd_rate_limit.const", names, 0):
+                self._import(statement, names)
+            case ast.Assign(targets, value):
+                self._assign(targets, value)
+            case _:
+                raise _Refused(statement, _ALLOWED, _described(statement))
+
+    def _problem(self, line: int, expected: str, found: str) -> None:
+        self.problems.append(self.source.problem(line, expected, found))
+
+    def _import(self, statement: ast.stmt, names: list[ast.alias]) -> None:
+        for alias in names:
+            if alias.name not in _CONST:
+                raise _Refused(statement, f"an import of {', '.join(_CONST)}", "another name")
+            name = alias.asname or alias.name
+            self._names[name] = _CONST[alias.name]
+            self._sizes[name] = 1
+
+    def _assign(self, targets: list[ast.expr], value: ast.expr) -> None:
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        self._refused.update(names)  # until its value is known
+        if len(names) < len(targets):
+            raise _Refused(value, "a name to the left of =", "something else")
+        before = self._budget.left
+        result = self._value(value, (names[0],), 0)
+        for name in names:
+            self._names[name] = self.source.values[name] = result
+            self._sizes[name] = before - self._budget.left
+            self.source.lines[(name,)] = targets[0].lineno
+        self._refused.difference_update(names)
+
+    def _value(self, node: ast.expr, place: Place, depth: int) -> Any:
+        """The value of an expression, at ``place`` in a setting."""
+        self._budget.spend(1, depth)
+        if place:
+            self.source.lines[place] = node.lineno
+        match node:
+            case ast.Constant(None | bool() | int() | float() as value):
+                return value
+            case ast.Constant(str() | bytes() as value):
+                self._budget.spend(len(value) >> 4)
+                return value
+            case ast.Name(name):
+                return self._named(node, name)
+            case ast.List(items):
+                return self._items(items, place, depth)
+            case ast.Tuple(items) | ast.Set(items):
+                return tuple(self._items(items, place, depth))
+            case ast.Dict(keys, values):
+                return self._mapping(keys, values, place, depth)
+            case ast.UnaryOp(op, operand) if type(op) in _UNARY:
+                number = self._number(node, self._value(operand, (), depth + 1))
+                return self._computed(node, _UNARY[type(op)], number)
+            case ast.BinOp(left, op, right) if type(op) in _BINARY:
+                return self._binary(node, op, self._value(left, (), depth + 1), self._value(right, (), depth + 1))
+        raise _Refused(node, _ALLOWED, _described(node))
+
+    def _named(self, node: ast.expr, name: str) -> Any:
+        if name in self._refused:
+            raise _Skipped
+        if name not in self._names:
+            raise _Refused(node, "a name assigned before, or text in quotes", "a name that is not assigned before")
+        self.source.helpers.add(name)
+        self._budget.spend(self._sizes[name])
+        return self._names[name]
+
+    def _items(self, items: list[ast.expr], place: Place, depth: int) -> list[Any]:
+        return [self._value(item, (*place, index) if place else (), depth + 1) for index, item in enumerate(items)]
+
+    def _mapping(
+        self, keys: list[ast.expr | None], values: list[ast.expr], place: Place, depth: int
+    ) -> dict[object, Any]:
+        result: dict[object, Any] = {}
+        for key_node, value_node in zip(keys, values, strict=True):
+            if key_node is None:
+                raise _Refused(value_node, "key: value", "an unpacking")
+            key = self._value(key_node, (), depth + 1)
+            if not isinstance(key, str | int):
+                raise _Refused(key_node, "text as a key", "something else")
+            if key in result:
+                self.source.warn(key_node.lineno, "a key that is given before; this one counts")
+            result[key] = self._value(value_node, (*place, key) if place else (), depth + 1)
+        return result
+
+    def _binary(self, node: ast.expr, op: ast.operator, left: Any, right: Any) -> Any:
+        if isinstance(op, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple):
+            return left + right  # both are paid for
+        left, right = self._number(node, left), self._number(node, right)
+        if isinstance(op, ast.Pow | ast.LShift) and not -_LARGEST_POWER <= right <= _LARGEST_POWER:
+            raise _Refused(node, f"powers up to {_LARGEST_POWER}", "a larger one")
+        return self._computed(node, _BINARY[type(op)], left, right)
+
+    def _number(self, node: ast.expr, value: Any) -> Any:
+        if not isinstance(value, int | float):
+            raise _Refused(node, "arithmetic on numbers, or a sum of two texts or of two lists", "something else")
+        if not -_LARGEST <= value <= _LARGEST:
+            raise _Refused(node, "numbers below 2**128", "a larger one")
+        return value
+
+    def _computed(self, node: ast.expr, function: Callable[..., Any], *operands: Any) -> Any:
+        try:
+            result = function(*operands)
+        except (ArithmeticError, TypeError, ValueError):
+            raise _Refused(node, "arithmetic that has a result", "one that has none") from None
+        if isinstance(result, complex):
+            raise _Refused(node, "arithmetic on real numbers", "a complex result")
+        return result
+
+
+_DESCRIBED = {
+    ast.Import: "an import",
+    ast.ImportFrom: "an import",
+    ast.FunctionDef: "a function",
+    ast.ClassDef: "a class",
+    ast.AnnAssign: "an annotation",
+    ast.AugAssign: "an assignment that changes a value",
+    ast.Call: "a call",
+    ast.Attribute: "an attribute",
+    ast.Subscript: "an index",
+    ast.Lambda: "a function",
+    ast.JoinedStr: "formatted text",
+    ast.Compare: "a comparison",
+    ast.BoolOp: "a condition",
+    ast.IfExp: "a condition",
+    ast.If: "a condition",
+    ast.NamedExpr: "an assignment inside an expression",
+    ast.Starred: "an unpacking",
+    ast.ListComp: "a comprehension",
+    ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension",
+    ast.GeneratorExp: "a comprehension",
+}
+
+
+def _described(node: ast.AST) -> str:
+    """What ``node`` is, in words; nothing of what it holds."""
+    if isinstance(node, ast.Expr):
+        return _described(node.value)
+    return _DESCRIBED.get(type(node), "something else")

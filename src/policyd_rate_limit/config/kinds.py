@@ -1,0 +1,382 @@
+"""Kinds of values that a setting may have: each says what it expects and reads what a file holds.
+
+A kind stands in the annotation of a setting, ``Annotated[int, whole(1, 128)]``, where pydantic finds it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from pydantic_core import CoreSchema, core_schema
+
+from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
+from policyd_rate_limit.domain.identity import parse_network
+from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_period
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic_core.core_schema import ValidationInfo
+
+_T = TypeVar("_T")
+
+Place = tuple[object, ...]
+"""Where a value stands inside a setting: keys of mappings and indices of lists."""
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes of the path of a UNIX socket: sun_path of unix(7), without its final NUL."""
+
+REDIS = "redis"
+"""The ``backend`` that has no number."""
+
+LONGEST_ACTION = 2000
+"""Bytes of an action: Postfix reads lines of ``line_length_limit``, 2048."""
+
+
+class Fault(NamedTuple):
+    """``value``, at ``place`` in a setting, is not what was ``expected``: None for what the kind expects."""
+
+    value: object
+    expected: str | None = None
+    place: Place = ()
+
+
+class Wrong(ValueError):
+    """A value is not what its setting expects, in one or several places. It never leaves this room."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"expected {fault.expected or 'another value'}" for fault in faults))
+
+    def inside(self, key: object) -> Wrong:
+        """The same, of a value that is the item ``key`` of another."""
+        return Wrong(*(fault._replace(place=(key, *fault.place)) for fault in self.faults))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting expects, and how it is read from what a file holds.
+
+    ``read`` raises :class:`Wrong`. With ``needed_by``, the setting must be set where the setting of that
+    name, declared before it, is on.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    needed_by: str = ""
+
+    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
+        """Have pydantic read the setting in our own words."""
+        return core_schema.with_info_plain_validator_function(self._validate)
+
+    def _validate(self, value: object, info: ValidationInfo) -> object:
+        read = self.read(value)
+        if read is None and self.needed_by and info.data.get(self.needed_by):
+            raise Wrong(Fault(value, f"{self.expected}, since {self.needed_by} is on"))
+        return read
+
+
+def unset_or(kind: Kind, needed_by: str = "") -> Kind:
+    """The same kind, or nothing at all."""
+
+    def read(value: object) -> object:
+        return None if value is None else kind.read(value)
+
+    return Kind(kind.expected, read, needed_by)
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number from ``low`` to ``high``."""
+
+    def read(value: object) -> int:
+        number = _as_whole(value)
+        if not low <= number <= high:
+            raise Wrong(Fault(value))
+        return number
+
+    return Kind(f"a whole number from {low} to {high}", read)
+
+
+def seconds(above: int, high: int) -> Kind:
+    """A time of more than ``above`` and at most ``high`` seconds."""
+
+    def read(value: object) -> int | float:
+        number = value if isinstance(value, float) else _as_whole(value)
+        if not (math.isfinite(number) and above < number <= high):
+            raise Wrong(Fault(value))
+        return number
+
+    return Kind(f"a number of seconds above {above} and up to {high}", read)
+
+
+def choice(expected: str, names: dict[str, int | str]) -> Kind:
+    """One of several values, by value or by name, in upper or lower case."""
+
+    def read(value: object) -> int | str:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            for name, meant in names.items():
+                if str(value).lower() in (name, str(meant)):
+                    return meant
+        raise Wrong(Fault(value))
+
+    return Kind(expected, read)
+
+
+def options(expected: str, **checks: Callable[[object], bool]) -> Kind:
+    """Keyword arguments of a database driver, passed on as they are but for those in ``checks``."""
+
+    def read(value: object) -> dict[str, object]:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise Wrong(Fault(value))
+        for key, check in checks.items():
+            if not check(value.get(key)):
+                raise Wrong(Fault(value.get(key), expected, (key,)))
+        return value
+
+    return Kind(expected, read)
+
+
+def is_text(value: object) -> bool:
+    """Whether ``value`` is text that says something."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _as_whole(value: object) -> int:
+    """A whole number, or the digits of one; True and False are none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
+        return int(value)
+    raise Wrong(Fault(value))
+
+
+def _flag(value: object) -> bool:
+    if value is None:  # an empty value switches off, as in the old versions
+        return False
+    if isinstance(value, bool | int | str):
+        text = str(value).lower()
+        if text in ("true", "yes", "on", "1"):
+            return True
+        if text in ("false", "no", "off", "0"):
+            return False
+    raise Wrong(Fault(value))
+
+
+def _line(value: object) -> str:
+    if not is_text(value) or not isinstance(value, str) or _NOT_IN_A_LINE.search(value):
+        raise Wrong(Fault(value))
+    return value
+
+
+_NOT_IN_A_LINE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+def _action(value: object) -> str:
+    # 450 is a number to YAML and to Python, and an action to Postfix.
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    action = _line(text.strip() if isinstance(text, str) else value)
+    if len(action.encode()) > LONGEST_ACTION:
+        raise Wrong(Fault(value, f"an action of at most {LONGEST_ACTION} bytes"))
+    return action
+
+
+def _permission(value: object) -> int:
+    mode = value
+    if isinstance(value, str) and re.fullmatch("(0o)?[0-7]{1,5}", value):
+        mode = int(value, 8)
+    if not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= 0o7777:
+        raise Wrong(Fault(value))
+    return mode
+
+
+def _items(value: object, count: int | None = None) -> list[object] | tuple[object, ...]:
+    """A list, of ``count`` items where given."""
+    if not isinstance(value, list | tuple) or count not in (None, len(value)):
+        raise Wrong(Fault(value))
+    return value
+
+
+def _each(items: Iterable[tuple[object, object]], read: Callable[[object], _T]) -> list[_T]:
+    """What ``read`` makes of each value of (key, value); every wrong one is told."""
+    results: list[_T] = []
+    faults: list[Fault] = []
+    for key, value in items:
+        try:
+            results.append(read(value))
+        except Wrong as wrong:
+            faults += wrong.inside(key).faults
+    if faults:
+        raise Wrong(*faults)
+    return results
+
+
+def _listen_address(value: object) -> str | tuple[str, int]:
+    if isinstance(value, str):
+        path = _line(value)
+        if "/" not in path or path.endswith("/") or path.startswith(("unix:", "inet:")):
+            raise Wrong(Fault(value))
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            raise Wrong(Fault(value, f"a path of at most {LONGEST_SOCKET_PATH} bytes"))
+        return path
+    host, port = _items(value, 2)
+    return _ip(host), _port(port)
+
+
+def _ip(value: object) -> str:
+    if isinstance(value, str):
+        try:
+            ip_address(value)
+        except ValueError:
+            # 127.1 and its like, which inet_aton(3) knows and existing files may hold
+            if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", value):
+                try:
+                    return socket.inet_ntoa(socket.inet_aton(value))
+                except OSError:
+                    pass
+        else:
+            return value
+    raise Wrong(Fault(value, "an IPv4 or IPv6 address", (0,)))
+
+
+def _port(value: object) -> int:
+    try:
+        port = _as_whole(value)
+    except Wrong:
+        port = -1
+    if not 0 <= port <= 0xFFFF:
+        raise Wrong(Fault(value, "a port from 0 to 65535", (1,)))
+    return port
+
+
+def _server(value: object) -> tuple[str, int]:
+    host, port = _items(value, 2)
+    if not is_text(host):
+        raise Wrong(Fault(host, "a host name or an address", (0,)))
+    return _line(host), _port(port)
+
+
+def _credentials(value: object) -> tuple[str, str]:
+    user, password = _items(value, 2)
+    if not isinstance(user, str) or not isinstance(password, str):
+        raise Wrong(Fault(value))
+    return user, password
+
+
+def _limits(value: object) -> Limits:
+    try:
+        return parse_limits(value)
+    except LimitsError as error:
+        raise Wrong(Fault(error.value, error.expected, error.place)) from None
+
+
+def _limits_by_id(value: object) -> dict[str, Limits]:
+    if not isinstance(value, dict):
+        raise Wrong(Fault(value))
+
+    def read(key: object) -> tuple[str, Limits]:
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise Wrong(Fault(key, "text as an id"))
+        return _without_host_bits(str(key)), _limits(value[key])
+
+    return dict(_each(((key, key) for key in value), read))
+
+
+def _network(value: object) -> str:
+    wrong = Wrong(Fault(value, "a network in CIDR notation, such as 192.0.2.0/24"))
+    if not isinstance(value, str):
+        raise wrong
+    try:
+        return str(parse_network(_without_host_bits(value)))
+    except Wrong:
+        raise
+    except ValueError:
+        raise wrong from None
+
+
+def _without_host_bits(value: str) -> str:
+    """``value``, unless it is a network with bits set behind its length: one of the two is a slip."""
+    if "/" in value:
+        try:
+            network = ip_network(value, strict=False)
+        except ValueError:
+            return value
+        if ip_address(value.partition("/")[0]) != network.network_address:
+            raise Wrong(Fault(value, f"no bits behind the length of a network, as in {network}"))
+    return value
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    return tuple(_each(enumerate(_items(value)), _network))
+
+
+def _period(value: object) -> int:
+    try:
+        return parse_period(value)
+    except LimitsError as error:
+        raise Wrong(Fault(value, error.expected)) from None
+
+
+def _periods(value: object) -> tuple[int, ...]:
+    return tuple(_each(enumerate(value if isinstance(value, list | tuple) else [value]), _period))
+
+
+def _recipients(value: object) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return _line(value)
+    recipients = tuple(_each(enumerate(_items(value)), _line))
+    if not recipients:
+        raise Wrong(Fault(value))
+    return recipients
+
+
+def _query(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or "\0" in value:
+        raise Wrong(Fault(value))
+    return value
+
+
+FLAG = Kind("true or false", _flag)
+LINE = Kind("one line of text", _line)
+PATH = Kind("a path", _line)
+ACTION = Kind("an action of access(5), on one line", _action)
+PERMISSION = Kind("permissions from 0 to 07777, in octal 0666 or 0o666", _permission)
+LISTEN_ADDRESS = Kind("a path such as /run/x/policy, or [ip, port]", _listen_address)
+SERVER = Kind("[host, port]", _server)
+CREDENTIALS = Kind("[user, password]", _credentials)
+LIMITS = Kind("a list of [mails, seconds], such as [[10, 60], [150, 86400]]", _limits)
+LIMITS_BY_ID = Kind("a mapping of ids to limits, such as {alice: [[10, 60]]}", _limits_by_id)
+NETWORKS = Kind("a list of networks in CIDR notation, such as [192.0.2.0/24]", _networks)
+PERIODS = Kind("a list of periods in seconds, such as [86400]", _periods)
+RECIPIENTS = Kind("one mail address or a list of them", _recipients)
+QUERY = Kind("an SQL query, or nothing", _query)
+BACKEND = choice(
+    "0 or sqlite, 1 or mysql, 2 or postgresql, or redis",
+    {
+        "sqlite": SQLITE_DB,
+        "sqlite3": SQLITE_DB,
+        "mysql": MYSQL_DB,
+        "mariadb": MYSQL_DB,
+        "postgresql": PGSQL_DB,
+        "postgres": PGSQL_DB,
+        "pgsql": PGSQL_DB,
+        "redis": REDIS,
+    },
+)
+COUNT_MODE = choice("0, 1, 2 or nothing", {"0": 0, "1": 1, "2": 2})
+SQLITE_OPTIONS = options(
+    "a mapping with the path of the database, such as {database: /var/x.sqlite3}", database=is_text
+)
+DRIVER_OPTIONS = options("a mapping of keyword arguments")
+REDIS_OPTIONS = options(
+    "a mapping such as {url: 'redis://localhost:6379/0'}, with cluster: true or false",
+    url=lambda url: url is None or str(url).startswith(("redis://", "rediss://", "unix://")),
+    cluster=lambda cluster: cluster in (None, False, True),
+)

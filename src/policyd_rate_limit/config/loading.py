@@ -1,0 +1,162 @@
+"""Finds the configuration file, reads it and checks every setting."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import ValidationError
+
+from policyd_rate_limit.config.kinds import Fault, Wrong
+from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
+from policyd_rate_limit.config.source import Source, read_text
+from policyd_rate_limit.domain.identity import canonical_id
+from policyd_rate_limit.domain.limits import shown
+from policyd_rate_limit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyd_rate_limit.config.kinds import Place
+
+_MOST_UNKNOWN = 20  # names that are warned of one by one
+_LONGEST_NAME = 100
+
+
+class Configuration(NamedTuple):
+    """The settings, and what the administrator should know about the file they come from."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+
+
+def search_path() -> tuple[Path, ...]:
+    """Where a configuration file is looked for, in this order."""
+    names = ("policyd-rate-limit.conf", "policyd-rate-limit.yaml")
+    try:
+        homes = [Path.home() / ".config"]
+    except RuntimeError:  # an account without a home directory
+        homes = []
+    return tuple(directory / name for directory in [*homes, Path("/etc")] for name in names)
+
+
+def find() -> Path | None:
+    """The first configuration file of :func:`search_path` that exists, None when there is none."""
+    return next((path for path in search_path() if _exists(path)), None)
+
+
+def load(path: Path | None = None) -> Configuration:
+    """Read and check a configuration file; without ``path`` the one that :func:`find` finds, else the defaults.
+
+    Raises ConfigError with every problem of the file.
+    """
+    path = path or find()
+    if path is None:
+        searched = ", ".join(map(str, search_path()))
+        return Configuration(Settings(), (f"no configuration file: running on the defaults; searched {searched}",))
+    return check(read(path))
+
+
+def read(path: Path) -> Source:
+    """What the file at ``path`` holds, ``.conf`` in Python syntax or else YAML. Raises ConfigError."""
+    if path.suffix == ".conf":
+        from policyd_rate_limit.config.conf_file import read_conf as reader
+    elif path.suffix in (".yaml", ".yml"):
+        # Here, since a start with a .conf need not wait for PyYAML.
+        from policyd_rate_limit.config.yaml_file import read_yaml as reader
+    else:
+        raise ConfigError([Problem(str(path), 0, "", "a name that ends in .yaml or .conf", "another one")])
+    return reader(read_text(path), str(path))
+
+
+def check(source: Source) -> Configuration:
+    """The settings of a file that was read. Raises ConfigError with every problem."""
+    spelled = _spelled(source)
+    given = {setting: source.values[name] for setting, name in spelled.items()}
+    for setting in [name for name, value in given.items() if value is None and SETTINGS[name].may_be_empty]:
+        del given[setting]
+    given["config_file"] = source.file
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise ConfigError(list(_problems(source, error, spelled))) from None
+    _warn_of_equal_ids(source, settings)
+    return Configuration(settings, tuple(source.warnings))
+
+
+def _spelled(source: Source) -> dict[str, str]:
+    """The settings that a file gives, each with the name that it has there; doubtful names are warned of."""
+    spelled: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in source.values:
+        setting = OLD_NAMES.get(name, name)
+        if name == "config_file":
+            source.warn(source.line((name,)), "config_file is the path of this file, whatever it is set to")
+        elif setting not in SETTINGS:
+            unknown.append(name)
+        elif setting != name and setting in source.values:
+            source.warn(source.line((name,)), f"{name} is the old name of {setting}, which is here too and counts")
+        else:
+            spelled[setting] = name
+            if setting != name:
+                source.warn(source.line((name,)), f"{name} is the old name of {setting}")
+    unknown = [name for name in unknown if name not in source.helpers]
+    for name in unknown[:_MOST_UNKNOWN]:
+        source.warn(source.line((name,)), f"there is no setting {shown(name)}{_nearest(name)}")
+    if len(unknown) > _MOST_UNKNOWN:
+        source.warn(0, f"there are no settings of {len(unknown) - _MOST_UNKNOWN} more names")
+    return spelled
+
+
+def _nearest(name: str) -> str:
+    known = {setting.lower(): setting for setting in SETTINGS}
+    near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1)
+    return f"; did you mean {known[near[0]]}?" if near else ""
+
+
+def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:
+    """What is wrong, in the order of the file. Nothing of a secret setting is shown."""
+    faults: list[tuple[str, Fault]] = []
+    for detail in error.errors(include_url=False, include_input=False):
+        name = str(detail["loc"][0])
+        cause = detail.get("ctx", {}).get("error")
+        faults += [(name, fault) for fault in cause.faults] if isinstance(cause, Wrong) else []
+    problems = []
+    for name, fault in faults:
+        setting = SETTINGS[name]
+        spelling = spelled.get(name, name)
+        place = (spelling, *fault.place)
+        line = source.line(place) or source.line((setting.kind.needed_by,))
+        expected = fault.expected or setting.kind.expected
+        found = "a value that is not shown" if setting.secret else shown(fault.value)
+        problems.append(Problem(source.file, line, _spell(place), expected, found))
+    yield from sorted(problems, key=lambda problem: problem.line)
+
+
+def _spell(place: Place) -> str:
+    """``limits[1]``, ``limits_by_id.alice``."""
+    first, *rest = place
+    return str(first) + "".join(f"[{key}]" if isinstance(key, int) else f".{_one_line(key)}" for key in rest)
+
+
+def _one_line(key: object) -> str:
+    text = str(key)
+    return text if text.isprintable() and len(text) <= _LONGEST_NAME else shown(text)
+
+
+def _warn_of_equal_ids(source: Source, settings: Settings) -> None:
+    """Warn of ids that are spelled differently, and are one."""
+    seen: dict[str, str] = {}
+    for name in settings.limits_by_id:
+        other = seen.setdefault(canonical_id(name), name)
+        if other != name:
+            line = source.line(("limits_by_id", name))
+            source.warn(line, f"{shown(name)} and {shown(other)} in limits_by_id are one id; the last one counts")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no permission to look: not ours
+        return False

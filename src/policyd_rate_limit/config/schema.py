@@ -1,0 +1,375 @@
+"""Every setting, declared once: type, default, bounds, unit, whether a reload changes it or it is secret, prose.
+
+The sample files, the documentation's table of settings and the messages about wrong values are made from this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policyd_rate_limit.config.kinds import (
+    ACTION,
+    BACKEND,
+    COUNT_MODE,
+    CREDENTIALS,
+    DRIVER_OPTIONS,
+    FLAG,
+    LIMITS,
+    LIMITS_BY_ID,
+    LINE,
+    LISTEN_ADDRESS,
+    NETWORKS,
+    PATH,
+    PERIODS,
+    PERMISSION,
+    QUERY,
+    RECIPIENTS,
+    REDIS_OPTIONS,
+    SERVER,
+    SQLITE_OPTIONS,
+    Kind,
+    seconds,
+    unset_or,
+    whole,
+)
+from policyd_rate_limit.const import SQLITE_DB
+from policyd_rate_limit.domain.limits import Limits
+
+STATE_DIRECTORY = "/var/lib/policyd-rate-limit"
+"""Where the daemon keeps what must survive a restart."""
+
+OLD_NAMES = {"limited_netword": "limited_networks"}
+"""Old spellings of settings, which go on working."""
+
+_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting beside its value."""
+
+    name: str
+    default: Any
+    kind: Kind
+    prose: str
+    unit: str
+    reload: bool
+    secret: bool
+    may_be_empty: bool
+    heading: str
+
+
+def _setting(
+    default: object,
+    prose: str,
+    *,
+    unit: str = "",
+    reload: bool = False,
+    secret: bool = False,
+    may_be_empty: bool = False,
+    heading: str = "",
+) -> Any:
+    """Declare a setting.
+
+    ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
+    that gives it no value leaves it at its default. ``heading``: begins a part of the sample files.
+    """
+    about = {
+        "unit": unit,
+        "reload": reload,
+        "secret": secret,
+        "may_be_empty": may_be_empty,
+        "heading": heading,
+    }
+    return Field(
+        default,
+        description=" ".join(prose.split()),
+        repr=not secret,
+        json_schema_extra=about,  # type: ignore[arg-type]  # dict is invariant, and all of these are JSON
+    )
+
+
+class Settings(BaseModel):
+    """The configuration. Without arguments: the defaults.
+
+    Raises pydantic.ValidationError, which shows no values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    debug: Annotated[bool, FLAG] = _setting(
+        True,
+        "Log each request and each decision to stderr.",
+        reload=True,
+        heading="The process",
+    )
+    user: Annotated[str, LINE] = _setting(
+        "policyd-rate-limit",
+        "The user to become when started as root.",
+    )
+    group: Annotated[str, LINE] = _setting(
+        "policyd-rate-limit",
+        "The group to become when started as root.",
+    )
+    pidfile: Annotated[str, PATH] = _setting(
+        "/var/run/policyd-rate-limit/policyd-rate-limit.pid",
+        """
+        Where the daemon writes its process id. The directory is made, for the user above, when it is missing.
+        """,
+    )
+
+    backend: Annotated[int | str, BACKEND] = _setting(
+        SQLITE_DB,
+        """
+        The database that keeps the counts: 0 or sqlite, 1 or mysql, 2 or postgresql, or redis. The options of
+        the one in use are read, the others are left alone.
+        """,
+        heading="The database",
+    )
+    sqlite_config: Annotated[dict[str, Any], SQLITE_OPTIONS] = _setting(
+        {"database": f"{STATE_DIRECTORY}/db.sqlite3"},
+        "The SQLite database: the path of its file.",
+        secret=True,
+        may_be_empty=True,
+    )
+    mysql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = _setting(
+        {"user": "username", "passwd": "*****", "db": "database", "host": "localhost", "charset": "utf8"},
+        "How to connect to MySQL or MariaDB: the keyword arguments of MySQLdb.connect.",
+        secret=True,
+        may_be_empty=True,
+    )
+    pgsql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = _setting(
+        {"database": "database", "user": "username", "password": "*****", "host": "localhost"},
+        "How to connect to PostgreSQL: the keyword arguments of psycopg2.connect.",
+        secret=True,
+        may_be_empty=True,
+    )
+    redis_config: Annotated[dict[str, Any], REDIS_OPTIONS] = _setting(
+        {"url": "redis://localhost:6379/0"},
+        "How to connect to Redis or Valkey: its url, and cluster: true where it is a Cluster.",
+        secret=True,
+        may_be_empty=True,
+    )
+    db_timeout: Annotated[float, seconds(0, 60)] = _setting(
+        2.0,
+        "How long the database may take before it counts as being away.",
+        unit="seconds",
+    )
+    db_error_action: Annotated[str | None, unset_or(ACTION)] = _setting(
+        None,
+        """
+        The answer while the database is away: an action of access(5). Unset, the limits stay enforced from
+        memory, and what is admitted meanwhile is kept in the journal until the database is back.
+        """,
+        reload=True,
+    )
+    journal_directory: Annotated[str | None, unset_or(PATH)] = _setting(
+        None,
+        f"""
+        The directory of the journal of what is admitted while the database is away. Unset: the directory of
+        the SQLite database, and {STATE_DIRECTORY} for the other databases.
+        """,
+    )
+    journal_size: Annotated[int, whole(1 << 20, 1 << 40)] = _setting(
+        32 << 20,
+        "The most that the journal may hold.",
+        unit="bytes",
+    )
+    max_ids: Annotated[int, whole(1, 1_000_000_000)] = _setting(
+        2_000_000,
+        """
+        The most ids that have a counter of their own in memory. Ids beyond it share some counters, so that
+        they may be limited too early, never too late.
+        """,
+    )
+
+    SOCKET: Annotated[str | tuple[str, int], LISTEN_ADDRESS] = _setting(
+        "/var/spool/postfix/ratelimit/policy",
+        """
+        Where Postfix connects: the path of a UNIX socket, whose directory is made, for the user above, when
+        it is missing; or [ip, port], IPv4 or IPv6.
+        """,
+        heading="The connection with Postfix",
+    )
+    socket_permission: Annotated[int, PERMISSION] = _setting(
+        0o666,
+        "The permissions of the UNIX socket.",
+        may_be_empty=True,
+    )
+    delay_to_close: Annotated[float, seconds(0, 365 * _DAY)] = _setting(
+        300,
+        "How long a connection may be idle before it is closed.",
+        unit="seconds",
+        reload=True,
+    )
+
+    limits: Annotated[Limits, LIMITS] = _setting(
+        ((10, 60), (150, _DAY)),
+        """
+        At most so many mails in any so many seconds, every pair at once. [10, 60] may also be written as
+        '10/1m' or [10, '1m'], with the units s, m, h, d and w. [] is no limit, [0, 60] lets nothing pass.
+        """,
+        reload=True,
+        heading="The limits",
+    )
+    limits_by_id: Annotated[dict[str, Limits], LIMITS_BY_ID] = _setting(
+        {},
+        """
+        Limits of single ids, in place of those above. An id is a SASL user or a sender, in upper or lower
+        case, or an address or a network of clients, each of which has these limits for itself. [] is no
+        limit.
+        """,
+        reload=True,
+        may_be_empty=True,
+    )
+    sql_limits_by_id: Annotated[str, QUERY] = _setting(
+        "",
+        """
+        A query of the database in use, with one placeholder for the id, that gives the limits of that id as
+        text such as [[5, 60]].
+        """,
+        reload=True,
+        may_be_empty=True,
+    )
+    sql_limits_ttl: Annotated[float, seconds(0, _DAY)] = _setting(
+        60,
+        "How long the result of that query is used before it is asked again.",
+        unit="seconds",
+        reload=True,
+    )
+    limit_by_sasl: Annotated[bool, FLAG] = _setting(
+        True,
+        "Charge the SASL user.",
+        reload=True,
+    )
+    limit_by_sender: Annotated[bool, FLAG] = _setting(
+        False,
+        "Where there is no SASL user to charge: charge the envelope sender.",
+        reload=True,
+    )
+    limit_by_ip: Annotated[bool, FLAG] = _setting(
+        False,
+        """
+        Where there is neither to charge: charge the address of the client, when it lies in limited_networks.
+        """,
+        reload=True,
+    )
+    limited_networks: Annotated[tuple[str, ...], NETWORKS] = _setting(
+        (),
+        "The networks, in CIDR notation, whose addresses are limited. Empty: none; 0.0.0.0/0 and ::/0: all.",
+        reload=True,
+        may_be_empty=True,
+    )
+    ipv6_prefix: Annotated[int, whole(1, 128)] = _setting(
+        64,
+        "IPv6 clients whose addresses begin with the same so many bits are one client.",
+        unit="bits",
+    )
+    count_mode: Annotated[int | None, unset_or(COUNT_MODE)] = _setting(
+        None,
+        """
+        What is counted. Unset: each recipient of a mail once, whichever of smtpd_recipient_restrictions,
+        smtpd_data_restrictions and smtpd_end_of_data_restrictions ask. 0: recipients, in
+        smtpd_recipient_restrictions. 1: recipients, in smtpd_data_restrictions. 2: mails, in
+        smtpd_data_restrictions.
+        """,
+        reload=True,
+    )
+
+    success_action: Annotated[str, ACTION] = _setting(
+        "dunno",
+        "The answer within the limits: any action of access(5).",
+        reload=True,
+        may_be_empty=True,
+        heading="The answers",
+    )
+    fail_action: Annotated[str, ACTION] = _setting(
+        "defer_if_permit Rate limit reach, retry later",
+        "The answer beyond a limit: any action of access(5).",
+        reload=True,
+        may_be_empty=True,
+    )
+
+    report: Annotated[bool, FLAG] = _setting(
+        False,
+        "Mail a report on who ran into a limit, each time --clean is called.",
+        reload=True,
+        heading="The report",
+    )
+    report_from: Annotated[str | None, unset_or(LINE, needed_by="report")] = _setting(
+        None,
+        "The address that the report comes from. To be set where report is on.",
+        reload=True,
+    )
+    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS, needed_by="report")] = _setting(
+        None,
+        "The address that the report goes to, or a list of them. To be set where report is on.",
+        reload=True,
+    )
+    report_subject: Annotated[str, LINE] = _setting(
+        "policyd-rate-limit report",
+        "The subject of the report.",
+        reload=True,
+        may_be_empty=True,
+    )
+    report_limits: Annotated[tuple[int, ...], PERIODS] = _setting(
+        (_DAY,),
+        "The periods of the limits that are reported.",
+        unit="seconds",
+        reload=True,
+        may_be_empty=True,
+    )
+    report_only_if_needed: Annotated[bool, FLAG] = _setting(
+        True,
+        "Mail no report when nobody ran into a limit.",
+        reload=True,
+    )
+    smtp_server: Annotated[tuple[str, int], SERVER] = _setting(
+        ("localhost", 25),
+        "The SMTP server that takes the report.",
+        reload=True,
+        may_be_empty=True,
+    )
+    smtp_starttls: Annotated[bool, FLAG] = _setting(
+        False,
+        "Speak TLS with that server; to be set where there are credentials.",
+        reload=True,
+    )
+    smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = _setting(
+        None,
+        "[user, password] for that server, or nothing.",
+        reload=True,
+        secret=True,
+    )
+
+    config_file: Annotated[str | None, unset_or(PATH)] = _setting(
+        None,
+        "The path of the configuration file in use. It is set by itself.",
+    )
+
+    @property
+    def journal_home(self) -> Path:
+        """The directory of the journal, whether ``journal_directory`` is set or not."""
+        if self.journal_directory is not None:
+            return Path(self.journal_directory)
+        if self.backend == SQLITE_DB:
+            return Path(self.sqlite_config["database"]).absolute().parent
+        return Path(STATE_DIRECTORY)
+
+
+def _declared() -> dict[str, Setting]:
+    """The declarations of :class:`Settings`, as pydantic keeps them."""
+    declared = {}
+    for name, field in Settings.model_fields.items():
+        kind = next(item for item in field.metadata if isinstance(item, Kind))
+        about: Any = field.json_schema_extra
+        declared[name] = Setting(name, field.default, kind, field.description or "", **about)
+    return declared
+
+
+SETTINGS = _declared()
+"""Every setting by its name, in the order of the documentation."""

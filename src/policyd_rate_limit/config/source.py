@@ -1,0 +1,98 @@
+"""A configuration file as it was read: values, and the line of each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from policyd_rate_limit.config.kinds import Place
+
+MOST_BYTES = 8 << 20
+"""The most bytes of a configuration file, some 200,000 ids with limits of their own."""
+
+MOST_VALUES = 2_000_000
+"""The most values that a file may stand for, each as often as it is referred to."""
+
+DEEPEST = 40
+"""How deep values may lie inside each other."""
+
+
+@dataclass
+class Source:
+    """What a file holds. ``lines`` knows settings and, where it can, the values inside them; lines begin at 1."""
+
+    file: str
+    values: dict[str, object] = field(default_factory=dict)
+    lines: dict[Place, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    helpers: set[str] = field(default_factory=set)
+    """Names that are no settings, and that others are made from."""
+
+    def line(self, place: Place) -> int:
+        """The line of the value at ``place``, or of the closest one around it that is known; else 0."""
+        while place:
+            with contextlib.suppress(KeyError, TypeError):  # a key may be something that cannot be hashed
+                return self.lines[place]
+            place = place[:-1]
+        return 0
+
+    def problem(self, line: int, expected: str, found: str, setting: str = "") -> Problem:
+        """A problem in this file."""
+        return Problem(self.file, line, setting, expected, found)
+
+    def warn(self, line: int, text: str) -> None:
+        """Remember a warning about this file."""
+        self.warnings.append(f"{self.file}:{line}: {text}" if line else f"{self.file}: {text}")
+
+
+class TooMuch(Exception):
+    """A file stands for more values than there may be, or for values that lie too deep."""
+
+
+class Budget:
+    """How many values a file may still stand for: references multiply them, and few lines can mean billions."""
+
+    def __init__(self, values: int = MOST_VALUES) -> None:
+        self.left = values
+
+    def spend(self, values: int, depth: int = 0) -> None:
+        """Count ``values`` more at ``depth``; raises TooMuch."""
+        self.left -= values
+        if self.left < 0 or depth > DEEPEST:
+            raise TooMuch
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file. Raises ConfigError, never blocks."""
+
+    def refuse(expected: str, found: str, line: int = 0) -> ConfigError:
+        return ConfigError([Problem(str(path), line, "", expected, found)])
+
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for somebody to write into it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise refuse("a regular file", "something else")
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise refuse("a file that can be read", reason) from None
+    if len(data) > MOST_BYTES:
+        raise refuse(f"at most {MOST_BYTES} bytes", "more")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise refuse("text in UTF-8", f"the byte 0x{data[error.start]:02x}", line) from None
+    if "\0" in text:
+        raise refuse("text", "a NUL character", text.count("\n", 0, text.index("\0")) + 1)
+    return text

@@ -1,0 +1,156 @@
+"""Reads ``.yaml``: YAML 1.1 as PyYAML's safe loader knows it, where ``0666`` is octal.
+
+Three things differ from ``yaml.safe_load``. The line of each value is kept. Keys are the text that stands in the
+file: an id such as ``no`` or ``0123`` is a name, neither False nor 83. And what is read is bounded, since a
+few lines of references to references can stand for billions of values. No value of the file appears in a message:
+it could be a password.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from policyd_rate_limit.config.source import DEEPEST, Budget, Source, TooMuch
+from policyd_rate_limit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.config.kinds import Place
+
+# The parser in C, ten times as fast, is not in every build of PyYAML.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_TAG = "tag:yaml.org,2002:"
+_LONGEST_SCALAR = 64  # characters of a number or a date; the time to read one grows with the square of them
+
+
+class _Refused(Exception):
+    """What stands at a line of the file is not allowed there."""
+
+    def __init__(self, node: yaml.Node, expected: str, found: str) -> None:
+        self.line = _line(node)
+        self.expected = expected
+        self.found = found
+        super().__init__(expected)
+
+
+def read_yaml(text: str, file: str) -> Source:
+    """The settings in the text of a ``.yaml`` file. Raises ConfigError."""
+    source = Source(file)
+    try:
+        _check_depth(text)
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is not None and not _is_null(root):
+                _Reader(loader, source).read(root)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError([source.problem(line, "YAML", _without_names(error.problem or "an error"))]) from None
+    except yaml.YAMLError:
+        raise ConfigError([source.problem(0, "YAML", "characters that it does not allow")]) from None
+    except _Refused as refused:
+        raise ConfigError([source.problem(refused.line, refused.expected, refused.found)]) from None
+    except (TooMuch, RecursionError):
+        found = "too many, or too deep inside each other"
+        raise ConfigError([source.problem(0, "fewer values", found)]) from None
+    return source
+
+
+def _check_depth(text: str) -> None:
+    """Raise TooMuch before values so deep that PyYAML would run out of stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise TooMuch
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+class _Reader:
+    """Makes the values of one file from its nodes."""
+
+    def __init__(self, loader: Any, source: Source) -> None:
+        self._loader = loader
+        self._source = source
+        self._budget = Budget()
+
+    def read(self, root: yaml.Node) -> None:
+        """Make all values."""
+        if not isinstance(root, yaml.MappingNode):
+            raise _Refused(root, "settings, such as debug: true", "something else")
+        self._source.values = self._mapping(root, (), 0)
+
+    def _value(self, node: yaml.Node, place: Place, depth: int) -> object:
+        self._budget.spend(1, depth)
+        if place:
+            self._source.lines[place] = _line(node)
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node, place, depth)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            return [self._value(item, (*place, index), depth + 1) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        raise _Refused(node, "a list, a mapping or a plain value", "a value of another type")
+
+    def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, object]:
+        result: dict[str, object] = {}
+        merged: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                self._merge(value_node, merged, place, depth + 1)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _Refused(key_node, "text as a key", "a list or a mapping")
+            key = key_node.value
+            if key in result:
+                what = f"{key!r} is" if not place else "a key that is"
+                self._source.warn(_line(key_node), f"{what} given before; this one counts")
+            result[key] = self._value(value_node, (*place, key), depth + 1)
+            self._source.lines[*place, key] = _line(key_node)
+        return {**merged, **result}
+
+    def _merge(self, node: yaml.Node, into: dict[str, object], place: Place, depth: int) -> None:
+        """Add the mapping, or the mappings, that ``<<`` names; of equal keys the first one counts."""
+        self._budget.spend(1, depth)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in self._mapping(node, place, depth).items():
+                into.setdefault(key, value)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._merge(item, into, place, depth + 1)
+        else:
+            raise _Refused(node, "a mapping to merge", "something else")
+
+    def _scalar(self, node: yaml.ScalarNode) -> object:
+        text = node.value
+        if node.tag == f"{_TAG}str":
+            self._budget.spend(len(text) >> 4)
+            return text
+        if len(text) > _LONGEST_SCALAR:
+            raise _Refused(node, "text in quotes", "a number or a date that is too long")
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, OverflowError, TypeError, LookupError, yaml.YAMLError):
+            raise _Refused(node, "a plain value, or text in quotes", "a value that YAML cannot read") from None
+
+
+def _is_null(node: yaml.Node) -> bool:
+    """Whether a file holds nothing but comments, or an explicit null."""
+    return isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}null"
+
+
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line + 1
+    return line
+
+
+def _without_names(problem: str) -> str:
+    """A message of PyYAML without the names that it quotes, which could be a password."""
+    return re.sub(r"""(["']).{2,}\1""", "…", problem, flags=re.DOTALL)
