@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
-from policyd_rate_limit.config.kinds import Fault, Wrong
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
 from policyd_rate_limit.config.source import Source, read_text
 from policyd_rate_limit.domain.identity import canonical_id
@@ -72,7 +71,7 @@ def read(path: Path) -> Source:
 
 def check(source: Source) -> Configuration:
     """The settings of a file that was read. Raises ConfigError with every problem."""
-    spelled = _spelled(source)
+    spelled, unknown = _spelled(source)
     given = {setting: source.values[name] for setting, name in spelled.items()}
     for setting in [name for name, value in given.items() if value is None and SETTINGS[name].may_be_empty]:
         del given[setting]
@@ -80,13 +79,17 @@ def check(source: Source) -> Configuration:
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        raise ConfigError(list(_problems(source, error, spelled))) from None
+        # A setting that is missing may be one of those that are unknown.
+        problems = [*_problems(source, error, spelled), *_unknown(source, unknown)]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
+    for problem in _unknown(source, unknown):
+        source.warn(problem.line, f"{problem.found} {problem.setting}: expected {problem.expected}")
     _warn_of_equal_ids(source, settings)
     return Configuration(settings, tuple(source.warnings))
 
 
-def _spelled(source: Source) -> dict[str, str]:
-    """The settings that a file gives, each with the name that it has there; doubtful names are warned of."""
+def _spelled(source: Source) -> tuple[dict[str, str], list[str]]:
+    """The settings that a file gives, each with the name it has there, and the names that are no settings."""
     spelled: dict[str, str] = {}
     unknown: list[str] = []
     for name in source.values:
@@ -101,37 +104,32 @@ def _spelled(source: Source) -> dict[str, str]:
             spelled[setting] = name
             if setting != name:
                 source.warn(source.line((name,)), f"{name} is the old name of {setting}")
-    unknown = [name for name in unknown if name not in source.helpers]
-    for name in unknown[:_MOST_UNKNOWN]:
-        source.warn(source.line((name,)), f"there is no setting {shown(name)}{_nearest(name)}")
-    if len(unknown) > _MOST_UNKNOWN:
-        source.warn(0, f"there are no settings of {len(unknown) - _MOST_UNKNOWN} more names")
-    return spelled
+    return spelled, [name for name in unknown if name not in source.helpers]
 
 
-def _nearest(name: str) -> str:
+def _unknown(source: Source, names: list[str]) -> Iterator[Problem]:
+    """Of names that are no settings: the setting that each most likely means."""
     known = {setting.lower(): setting for setting in SETTINGS}
-    near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1)
-    return f"; did you mean {known[near[0]]}?" if near else ""
+    for name in names[:_MOST_UNKNOWN]:
+        near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1)
+        expected = f"{known[near[0]]}, the nearest name" if near else "the name of a setting"
+        yield source.problem(source.line((name,)), expected, "an unknown setting", _one_line(name))
+    if len(names) > _MOST_UNKNOWN:
+        yield source.problem(0, "names of settings", f"{len(names) - _MOST_UNKNOWN} more that are unknown")
 
 
 def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:
-    """What is wrong, in the order of the file. Nothing of a secret setting is shown."""
-    faults: list[tuple[str, Fault]] = []
+    """What is wrong with the values. Nothing of a secret one is shown."""
     for detail in error.errors(include_url=False, include_input=False):
         name = str(detail["loc"][0])
-        cause = detail.get("ctx", {}).get("error")
-        faults += [(name, fault) for fault in cause.faults] if isinstance(cause, Wrong) else []
-    problems = []
-    for name, fault in faults:
         setting = SETTINGS[name]
-        spelling = spelled.get(name, name)
-        place = (spelling, *fault.place)
-        line = source.line(place) or source.line((setting.kind.needed_by,))
-        expected = fault.expected or setting.kind.expected
-        found = "a value that is not shown" if setting.secret else shown(fault.value)
-        problems.append(Problem(source.file, line, _spell(place), expected, found))
-    yield from sorted(problems, key=lambda problem: problem.line)
+        cause = detail["ctx"]["error"]
+        for fault in cause.faults:
+            place = (spelled.get(name, name), *fault.place)
+            line = source.line(place) or source.line((setting.kind.needed_by,))
+            expected = fault.expected or setting.kind.expected
+            found = "a value that is not shown" if setting.secret else shown(fault.value)
+            yield source.problem(line, expected, found, _spell(place))
 
 
 def _spell(place: Place) -> str:
