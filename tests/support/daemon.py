@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -55,13 +55,19 @@ class Daemon:
     """A running ``policyd-rate-limit`` with its own configuration file and directory."""
 
     def __init__(
-        self, directory: pathlib.Path, *, environment: Mapping[str, str] | None = None, **settings: Any
+        self,
+        directory: pathlib.Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        **settings: Any,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.settings = configuration(directory, **settings)
         self.path = write_configuration(directory, self.settings)
         self.environment = {**os.environ, **(environment or {})}
+        self.prefix = tuple(prefix)
         self.log = directory / "stderr.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -75,7 +81,7 @@ class Daemon:
         """Start the daemon; unless ``wait`` is false, return once it accepts connections."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(COMMAND), "-f", str(self.path)],
+                [*self.prefix, str(COMMAND), "-f", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -130,7 +136,10 @@ class Daemon:
 
 def connect(address: str | tuple[str, int], timeout: float = 10.0) -> socket.socket:
     """A connection to a TCP or UNIX address; every operation on it times out after ``timeout`` seconds."""
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    if isinstance(address, str):
+        family = socket.AF_UNIX
+    else:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:

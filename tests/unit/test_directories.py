@@ -78,9 +78,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path, path: str) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_another_daemon_creates_the_same_at_the_same_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_daemon_creates_the_same_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mkdir = Path.mkdir
 
     def beaten(self: Path, mode: int) -> None:

@@ -16,6 +16,7 @@ from policyd_rate_limit.system import pidfile
 from policyd_rate_limit.system.accounts import Account
 from policyd_rate_limit.system.pidfile import Pidfile
 from support.programs import require_root
+from support.public import public_directory
 
 
 @pytest.fixture
@@ -279,7 +280,7 @@ def test_belongs_to_the_account(path: Path) -> None:
 
 
 @pytest.mark.needs_root
-def test_where_it_may_not_be_removed_it_is_emptied(path: Path) -> None:
+def test_where_it_may_not_be_removed_it_is_emptied() -> None:
     require_root()
     script = """
 import sys
@@ -289,11 +290,9 @@ account = Account("54321", 54321, 54322, (54322,))
 with Pidfile(sys.argv[1], account):
     drop_privileges(account)
 """
-    # The directory of the test is root's and closed to others; the one in which a pidfile stands is not.
-    for level in (path.parent, *path.parents):
-        if level.stat().st_mode & 0o001 == 0:
-            level.chmod(level.stat().st_mode | 0o011)
-    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
-    assert path.read_bytes() == b""
-    with Pidfile(path):
-        pass
+    with public_directory() as directory:
+        path = directory / "daemon.pid"
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+        assert path.read_bytes() == b""
+        with Pidfile(path):
+            pass

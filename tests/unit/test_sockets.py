@@ -86,9 +86,7 @@ def test_no_name_is_every_address() -> None:
 def test_a_port_in_use_is_named() -> None:
     with bind(("127.0.0.1", 0), 0, None) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(
-            SystemRefusal, match=rf"^cannot bind 127\.0\.0\.1:{port}: Address already in use$"
-        ):
+        with pytest.raises(SystemRefusal, match=rf"^cannot bind 127\.0\.0\.1:{port}: Address already in use$"):
             bind(("127.0.0.1", port), 0, None)
 
 

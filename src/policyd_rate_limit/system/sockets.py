@@ -75,9 +75,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 def _bind_unix(path: Path, permission: int, owner: Account | None) -> UnixListener:
     length = len(os.fsencode(path))
     if length > SUN_PATH_BYTES:
-        raise SystemRefusal(
-            f"cannot bind {path}: the path has {length} bytes, a UNIX socket allows {SUN_PATH_BYTES}"
-        )
+        raise SystemRefusal(f"cannot bind {path}: the path has {length} bytes, a UNIX socket allows {SUN_PATH_BYTES}")
     listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _bind_with_permission(listener, path, permission)
