@@ -32,6 +32,10 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/mypy
 	.venv/bin/lint-imports --verbose
 
+.PHONY: generated
+generated: test-venv ## write anew what is made from the schema of the settings
+	.venv/bin/python -m policyd_rate_limit.config.samples docs/settings.md
+
 .PHONY: clean
 clean: ## remove what these commands made
 	rm -rf .venv var dist build .coverage .coverage.* coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
