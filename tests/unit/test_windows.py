@@ -1,0 +1,341 @@
+"""The windows against a model that keeps every charge and adds them all up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.windows import MOST_LAYOUTS, MOST_LIMITS, OVERFLOW_BUCKETS, SHARDS, Windows
+
+T0 = 1_700_000_000.0
+TWO = (Limit(3, 10), Limit(5, 60))
+
+
+class Model:
+    """The same, in the simplest way: (time, amount) of everything ever admitted, for one key."""
+
+    def __init__(self) -> None:
+        self.charges: list[tuple[float, int]] = []
+
+    def step_back(self, now: float) -> None:
+        """What lies in the future has happened just now."""
+        self.charges = [(min(time, now), amount) for time, amount in self.charges]
+
+    def used(self, seconds: int, now: float) -> int:
+        return sum(amount for time, amount in self.charges if math.ceil(time) + seconds > math.floor(now))
+
+    def exceeded(self, cost: int, limits: Limits, now: float) -> Limit | None:
+        return next((limit for limit in limits if self.used(limit.seconds, now) + cost > limit.maximum), None)
+
+
+def charge(windows: Windows, key: str, cost: int, limits: Limits) -> bool:
+    admitted = windows.exceeded(key, cost, limits) is None
+    if admitted:
+        windows.add(key, windows.date, cost)
+    return admitted
+
+
+limits_lists = st.lists(st.builds(Limit, st.integers(0, 12), st.integers(1, 40)), min_size=1, max_size=4).map(tuple)
+costs = st.integers(1, 5)
+steps = st.floats(0, 15, allow_nan=False)
+
+
+@given(limits_lists, st.lists(st.tuples(steps, costs), max_size=80))
+def test_admits_exactly_what_the_model_admits(limits: Limits, requests: list[tuple[float, int]]) -> None:
+    windows, model, now = Windows(), Model(), T0
+    for step, cost in requests:
+        now += step
+        windows.advance(now)
+        expected = model.exceeded(cost, limits, now)
+        assert windows.exceeded("k", cost, limits) == expected
+        if expected is None:
+            windows.add("k", windows.date, cost)
+            model.charges.append((now, cost))
+        assert windows.usage("k", limits) == tuple(model.used(limit.seconds, now) for limit in limits)
+
+
+@given(limits_lists, st.lists(st.tuples(steps, costs), max_size=80))
+def test_never_more_than_the_limit_in_any_window(limits: Limits, requests: list[tuple[float, int]]) -> None:
+    windows, now = Windows(), T0
+    admitted: list[tuple[float, int]] = []
+    for step, cost in requests:
+        now += step
+        windows.advance(now)
+        if charge(windows, "k", cost, limits):
+            admitted.append((now, cost))
+    for limit in limits:
+        for end, _ in admitted:
+            inside = sum(cost for time, cost in admitted if end - limit.seconds < time <= end)
+            assert inside <= limit.maximum
+
+
+@given(st.integers(1, 5), st.integers(1, 100), st.floats(0, 0.999))
+def test_strict_by_less_than_a_second(maximum: int, seconds: int, fraction: float) -> None:
+    limits = (Limit(maximum, seconds),)
+    windows = Windows()
+    windows.advance(T0 + fraction)
+    for _ in range(maximum):
+        assert charge(windows, "k", 1, limits)
+    windows.advance(T0 + fraction + seconds - 0.001)
+    assert not charge(windows, "k", 1, limits)
+    windows.advance(math.ceil(T0 + fraction) + seconds)
+    assert charge(windows, "k", 1, limits)
+
+
+@given(
+    st.lists(limits_lists, min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 2), costs, st.floats(-100, 100, allow_nan=False)), max_size=60
+    ),
+)
+def test_clock_steps_and_changing_limits(all_limits: list[Limits], requests: list[tuple[int, int, int, float]]) -> None:
+    """Between a model that forgets nothing, and one that forgets for good what has left the longest window once."""
+    windows, strict, now = Windows(), {}, T0
+    lenient: dict[str, Model] = {}
+    for number, which, cost, step in requests:
+        key = f"k{number}"
+        limits = all_limits[which % len(all_limits)]
+        now = max(now + step, 1.0)
+        stepped_back = windows.advance(now)
+        for model in (*strict.values(), *lenient.values()):
+            if stepped_back:
+                model.step_back(now)
+        remembers = strict.setdefault(key, Model())
+        forgets = lenient.setdefault(key, Model())
+        longest = max(limit.seconds for limit in limits)
+        forgets.charges = [c for c in forgets.charges if math.ceil(c[0]) + longest > math.floor(now)]
+        found = windows.exceeded(key, cost, limits)
+        usage = windows.usage(key, limits)
+        for used, limit in zip(usage, limits, strict=True):
+            assert forgets.used(limit.seconds, now) <= used <= remembers.used(limit.seconds, now)
+        assert (found is None) == all(used + cost <= limit.maximum for used, limit in zip(usage, limits, strict=True))
+        if found is None:
+            windows.add(key, windows.date, cost)
+            remembers.charges.append((now, cost))
+            forgets.charges.append((now, cost))
+
+
+def test_a_step_back_grants_nothing() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    for _ in range(3):
+        assert charge(windows, "k", 1, TWO)
+    for back in (1, 30, 3_600, 86_400):
+        windows.advance(T0 - back)
+        assert not charge(windows, "k", 1, TWO)
+
+
+def test_nobody_is_locked_out_longer_than_the_window_after_a_wrong_step_forward() -> None:
+    windows = Windows()
+    windows.advance(T0 + 1e8)
+    for _ in range(3):
+        assert charge(windows, "k", 1, TWO)
+    windows.advance(T0)
+    assert not charge(windows, "k", 1, TWO)
+    # Nobody looks at the key in between: the window counts from the mend all the same.
+    windows.advance(T0 + 10)
+    assert charge(windows, "k", 1, TWO)
+
+
+def test_several_steps_back_in_a_row() -> None:
+    windows = Windows()
+    for moment in (T0 + 1000, T0 + 500, T0 + 700, T0 + 100):
+        windows.advance(moment)
+        windows.add(f"k{moment}", windows.date, 3)
+    windows.advance(T0)
+    for moment in (T0 + 1000, T0 + 500, T0 + 700, T0 + 100):
+        assert windows.usage(f"k{moment}", TWO) == (3, 3)
+    windows.advance(T0 + 60)
+    for moment in (T0 + 1000, T0 + 500, T0 + 700, T0 + 100):
+        assert windows.usage(f"k{moment}", TWO) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4)), min_size=1, max_size=40), st.randoms())
+def test_charges_come_in_any_order(charges: list[tuple[int, int]], random: object) -> None:
+    """As from a journal that is replayed."""
+    limits = (Limit(10**6, 20), Limit(10**6, 40))
+    ordered, shuffled = Windows(), Windows()
+    for windows in (ordered, shuffled):
+        windows.advance(T0 + 50)
+    for age, amount in sorted(charges, reverse=True):
+        ordered.add("k", int(T0) + 50 - age, amount)
+    for index, (age, amount) in enumerate(charges):
+        shuffled.add("k", int(T0) + 50 - age, amount)
+        if index % 3 == 0:
+            shuffled.exceeded("k", 1, limits)
+    expected = tuple(sum(a for age, a in charges if age < limit.seconds) for limit in limits)
+    assert ordered.usage("k", limits) == shuffled.usage("k", limits) == expected
+    shuffled.exceeded("k", 1, limits)
+    assert shuffled.usage("k", limits) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), min_size=1, max_size=20),
+    st.data(),
+)
+def test_give_back_restores_what_was_charged(charges: list[tuple[int, int]], data: st.DataObject) -> None:
+    limits = (Limit(10**6, 10), Limit(10**6, 40))
+    windows, now = Windows(), T0
+    kept: list[tuple[int, int]] = []
+    for step, amount in charges:
+        now += step
+        windows.advance(now)
+        windows.exceeded("k", 1, limits)
+        windows.add("k", windows.date, amount)
+        returned = data.draw(st.integers(0, amount))
+        date = windows.date
+        now += data.draw(st.integers(0, 9))
+        windows.advance(now)
+        if data.draw(st.booleans()):
+            windows.exceeded("k", 1, limits)
+        windows.give_back("k", date, returned)
+        kept.append((date, amount - returned))
+        windows.exceeded("k", 1, limits)
+        assert windows.usage("k", limits) == tuple(
+            sum(a for date, a in kept if date + limit.seconds > now) for limit in limits
+        )
+
+
+def test_give_back_never_takes_from_what_is_newer() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    windows.give_back("k", int(T0), 1)
+    windows.add("k", int(T0), 2)
+    windows.give_back("k", int(T0) - 5, 1)
+    assert windows.usage("k", TWO) == (2, 2)
+
+
+def test_give_back_after_a_step_back() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    windows.add("k", windows.date, 3)
+    windows.advance(T0 - 100)
+    windows.give_back("k", int(T0), 2)
+    assert windows.usage("k", TWO) == (1, 1)
+
+
+@pytest.mark.parametrize("cost", [4, 100])
+def test_what_costs_more_than_the_limit_never_passes(cost: int) -> None:
+    windows = Windows()
+    windows.advance(T0)
+    assert windows.exceeded("k", cost, TWO) == TWO[0]
+
+
+def test_no_limits_exceed_nothing() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    windows.add("k", windows.date, 7)
+    assert windows.exceeded("k", 10**9, ()) is None
+    assert windows.usage("k", TWO) == (7, 7)
+
+
+def test_too_many_limits_are_refused() -> None:
+    windows = Windows()
+    windows.add("k", 0, 1)
+    with pytest.raises(ValueError, match="at most 255"):
+        windows.exceeded("k", 1, tuple(Limit(1, n) for n in range(1, MOST_LIMITS + 2)))
+
+
+def test_memory_of_a_key_is_bounded_by_its_longest_window() -> None:
+    limits = (Limit(10**6, 5), Limit(10**6, 50))
+    windows = Windows()
+    for second in range(10_000):
+        windows.advance(T0 + second)
+        charge(windows, "k", 1, limits)
+    assert len(list(windows.charges())) <= 2 * 50 + 2
+
+
+def test_expired_keys_are_forgotten() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    for number in range(1000):
+        # The second look tells the windows of this key's limits.
+        charge(windows, f"k{number}", 1, TWO)
+        charge(windows, f"k{number}", 1, TWO)
+    windows.add("from another daemon", windows.date, 1)
+    assert len(windows) == 1001
+    windows.advance(T0 + 60)
+    for _ in range(SHARDS):
+        windows.sweep(longest=100)
+    assert [key for key, _, _ in windows.charges()] == ["from another daemon"]
+    windows.advance(T0 + 100)
+    for _ in range(SHARDS):
+        windows.sweep(longest=100)
+    assert len(windows) == 0
+
+
+def test_a_key_that_is_asked_for_is_forgotten_at_once_when_all_has_expired() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    charge(windows, "k", 1, TWO)
+    windows.advance(T0 + 60)
+    assert windows.exceeded("k", 1, TWO) is None
+    assert len(windows) == 0
+
+
+def test_beyond_max_keys_the_error_is_to_the_strict_side() -> None:
+    windows = Windows(max_keys=100)
+    windows.advance(T0)
+    keys = [f"k{number}" for number in range(100 + 3 * OVERFLOW_BUCKETS)]
+    admitted = {key: sum(charge(windows, key, 1, TWO) for _ in range(4)) for key in keys}
+    assert len(windows) == 100
+    assert 0 < windows.overflowing <= OVERFLOW_BUCKETS
+    assert all(admitted[key] == 3 for key in keys[:100])
+    assert all(admitted[key] <= 3 for key in keys)
+    # When room is free again, a key whose charges lie in a common log goes on being held to them.
+    late = next(key for key in keys[100:] if admitted[key] == 3)
+    windows.advance(T0 + 9)
+    windows.max_keys = 10**6
+    assert not charge(windows, late, 1, TWO)
+    windows.advance(T0 + 60)
+    for _ in range(SHARDS):
+        windows.sweep(longest=60)
+    assert windows.overflowing == 0
+    assert charge(windows, late, 1, TWO)
+    assert len(windows) == 1
+
+
+def test_a_common_log_is_forgotten_when_it_is_asked_for_and_has_expired() -> None:
+    windows = Windows(max_keys=0)
+    windows.advance(T0)
+    charge(windows, "k", 1, TWO)
+    windows.advance(T0 + 60)
+    assert windows.exceeded("k", 1, TWO) is None
+    assert windows.overflowing == 0
+
+
+def test_more_sets_of_limits_than_are_remembered() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    windows.add("k", windows.date - 9, 1)
+    for number in range(10, 2 * MOST_LAYOUTS):
+        limits = (Limit(1, number),)
+        assert windows.exceeded("k", 1, limits) == limits[0]
+
+
+def test_keys_may_be_long_and_strange() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    for key in ("x" * 100_000, "\udcff\udc80", "😀'\"; DROP TABLE", ""):
+        for _ in range(3):
+            assert charge(windows, key, 1, TWO)
+        assert not charge(windows, key, 1, TWO)
+
+
+def test_the_snapshot_rebuilds_the_windows() -> None:
+    windows, copy = Windows(), Windows()
+    windows.advance(T0)
+    windows.add("a", windows.date, 2)
+    windows.add("a", windows.date - 20, 1)
+    windows.add("b", windows.date, 3)
+    windows.give_back("b", windows.date, 3)
+    windows.advance(T0 - 5)
+    copy.advance(T0 - 5)
+    for key, date, amount in windows.charges():
+        copy.add(key, date, amount)
+    assert copy.usage("a", TWO) == windows.usage("a", TWO) == (2, 3)
+    assert len(copy) == 1
