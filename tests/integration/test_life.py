@@ -204,6 +204,25 @@ def test_an_end_without_clients(directory: Path) -> None:
     assert "Traceback" not in daemon.log_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_it_starts(directory: Path, number: signal.Signals) -> None:
+    """Sent as soon as there is something that would be left behind."""
+    daemon = Daemon(directory, SOCKET=str(directory / "policy"))
+    pidfile = Path(daemon.settings["pidfile"])
+    daemon.start(wait=False)
+    assert daemon.process is not None
+    try:
+        end = time.monotonic() + 20
+        while not (pidfile.exists() and pidfile.read_text()):
+            assert time.monotonic() < end, daemon.log_text()
+        assert daemon.stop(number) == 0
+    finally:
+        daemon.kill()
+    assert not pidfile.exists()
+    assert not (directory / "policy").exists()
+    assert "Traceback" not in daemon.log_text()
+
+
 def test_starts_again_after_kill_9(directory: Path) -> None:
     daemon = Daemon(directory, SOCKET=str(directory / "policy"), limits=[[3, 3600]])
     pidfile = Path(daemon.settings["pidfile"])
@@ -418,6 +437,7 @@ def test_whoever_is_not_root_stays_who_they_are(directory: Path) -> None:
     # The interpreter may be where only root can go, so it is root that starts it and imports.
     script = """
 import sys
+import encodings.utf_8_sig
 from policyd_rate_limit.cli import main, run
 from policyd_rate_limit.system.accounts import Account, drop_privileges
 drop_privileges(Account("54321", 54321, 54322, (54322,)))
@@ -425,8 +445,14 @@ main(sys.argv[2:])
 """
     (directory / "var").mkdir()
     os.chown(directory / "var", 54321, 54322)
-    prefix = [sys.executable, "-c", script]
-    with Daemon(directory / "var", prefix=prefix, user="no-such-user", group="no-such-group") as daemon:
+    daemon = Daemon(
+        directory / "var",
+        prefix=[sys.executable, "-c", script],
+        user="no-such-user",
+        group="no-such-group",
+        SOCKET=str(directory / "var" / "policy"),
+    )
+    with daemon:
         with Client(daemon.address) as client:
             assert client.ask(**mail("alice")) == "dunno"
         assert status_of(number_of(daemon))["Uid"] == ["54321"] * 4

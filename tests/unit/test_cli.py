@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -410,15 +411,19 @@ def test_a_fault_of_ours_leaves_with_a_traceback(
     assert "ZeroDivisionError" in said
 
 
-def test_interrupted_before_it_served(
+@pytest.mark.usefixtures("as_user")
+def test_interrupted_while_it_cleans(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(settings: Settings) -> None:
-        raise KeyboardInterrupt
+    def clean(settings: Settings) -> int:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("goes on")
 
-    monkeypatch.setattr(app, "run", run)
-    assert status("-f", write(debug=False)) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setattr(app, "clean", clean)
+    assert status("-f", write(debug=False), "--clean") == 130
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.needs_root

@@ -29,7 +29,7 @@ _STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" fo
     "--file",
     "path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # what is wrong with it is for the configuration to say
     help="The configuration file, instead of policyd-rate-limit.conf or .yaml in ~/.config or /etc.",
 )
 @click.option("--clean", "do_clean", is_flag=True, help="Delete old records from the database, and end.")

@@ -29,7 +29,7 @@ class Exit(enum.IntEnum):
     USAGE = 64, "wrong usage of this command"
     SOFTWARE = 70, "an error of the program itself"
     # As a shell has it: 128 and the number of SIGINT.
-    INTERRUPTED = 130, "interrupted before it served, or while it cleaned"
+    INTERRUPTED = 130, "interrupted by Ctrl-C, when it does not serve"
 
     def __new__(cls, value: int, meaning: str) -> Self:
         """The status ``value``."""
