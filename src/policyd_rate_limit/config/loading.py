@@ -71,7 +71,7 @@ def read(path: Path) -> Source:
 
 def check(source: Source) -> Configuration:
     """The settings of a file that was read. Raises ConfigError with every problem."""
-    spelled, unknown = _spelled(source)
+    spelled = _spelled(source)
     given = {setting: source.values[name] for setting, name in spelled.items()}
     for setting in [name for name, value in given.items() if value is None and SETTINGS[name].may_be_empty]:
         del given[setting]
@@ -79,17 +79,14 @@ def check(source: Source) -> Configuration:
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        # A setting that is missing may be one of those that are unknown.
-        problems = [*_problems(source, error, spelled), *_unknown(source, unknown)]
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
-    for problem in _unknown(source, unknown):
-        source.warn(problem.line, f"{problem.found} {problem.setting}: expected {problem.expected}")
+        problems = sorted(_problems(source, error, spelled), key=lambda problem: problem.line)
+        raise ConfigError(problems) from None
     _warn_of_equal_ids(source, settings)
     return Configuration(settings, tuple(source.warnings))
 
 
-def _spelled(source: Source) -> tuple[dict[str, str], list[str]]:
-    """The settings that a file gives, each with the name it has there, and the names that are no settings."""
+def _spelled(source: Source) -> dict[str, str]:
+    """The settings that a file gives, each with the name that it has there; odd names are warned of."""
     spelled: dict[str, str] = {}
     unknown: list[str] = []
     for name in source.values:
@@ -104,18 +101,19 @@ def _spelled(source: Source) -> tuple[dict[str, str], list[str]]:
             spelled[setting] = name
             if setting != name:
                 source.warn(source.line((name,)), f"{name} is the old name of {setting}")
-    return spelled, [name for name in unknown if name not in source.helpers]
+    _warn_of_unknown(source, [name for name in unknown if name not in source.helpers])
+    return spelled
 
 
-def _unknown(source: Source, names: list[str]) -> Iterator[Problem]:
-    """Of names that are no settings: the setting that each most likely means."""
+def _warn_of_unknown(source: Source, names: list[str]) -> None:
+    """Warn of names that are no settings, and say which setting each most likely means."""
     known = {setting.lower(): setting for setting in SETTINGS}
     for name in names[:_MOST_UNKNOWN]:
         near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1)
-        expected = f"{known[near[0]]}, the nearest name" if near else "the name of a setting"
-        yield source.problem(source.line((name,)), expected, "an unknown setting", _one_line(name))
+        hint = f"; did you mean {known[near[0]]}?" if near else ""
+        source.warn(source.line((name,)), f"unknown setting {_one_line(name)}{hint}")
     if len(names) > _MOST_UNKNOWN:
-        yield source.problem(0, "names of settings", f"{len(names) - _MOST_UNKNOWN} more that are unknown")
+        source.warn(0, f"{len(names) - _MOST_UNKNOWN} more unknown settings")
 
 
 def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:

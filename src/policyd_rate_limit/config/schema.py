@@ -346,7 +346,7 @@ class Settings(BaseModel):
         secret=True,
     )
 
-    config_file: Annotated[str | None, unset_or(PATH)] = _setting(
+    config_file: Annotated[str | None, unset_or(Kind("a path", str))] = _setting(
         None,
         "The path of the configuration file in use. It is set by itself.",
     )

@@ -42,7 +42,7 @@ class Network(NamedTuple):
     length: int
 
     @property
-    def address(self) -> bool:
+    def is_address(self) -> bool:
         """Whether this is one address."""
         return self.length == _WIDTHS[self.version]
 
@@ -54,7 +54,7 @@ class Network(NamedTuple):
     def __str__(self) -> str:
         """As RFC 5952 writes it, with ``/length`` unless it is one address."""
         address = (IPv4Address if self.version == 4 else IPv6Address)(self.bits)
-        return str(address) if self.address else f"{address}/{self.length}"
+        return str(address) if self.is_address else f"{address}/{self.length}"
 
 
 _WIDTHS = {4: 32, 6: 128}

@@ -1,0 +1,301 @@
+"""Who is charged."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.identity import (
+    REMEMBERED_ADDRESSES,
+    Charged,
+    Rules,
+    canonical_id,
+    parse_address,
+    parse_network,
+)
+from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.request import Request
+
+USUAL = (Limit(10, 60),)
+OWN = (Limit(5, 60),)
+OTHER = (Limit(7, 60),)
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+# Letters whose spellings in upper and lower case lead back to each other, lone surrogates as bytes that are not UTF-8
+names = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126)
+    | st.sampled_from("éÉßΣσςàÀñ😀漢")
+    | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
+    min_size=1,
+    max_size=60,
+)
+addresses = st.ip_addresses()
+
+
+def rules(
+    *,
+    by_id: Mapping[str, Limits] | None = None,
+    sasl: bool = True,
+    sender: bool = True,
+    ip: bool = True,
+    networks: Sequence[str] = EVERYWHERE,
+    ipv6_prefix: int = 64,
+) -> Rules:
+    return Rules(
+        limits=USUAL,
+        limits_by_id=by_id or {},
+        limit_by_sasl=sasl,
+        limit_by_sender=sender,
+        limit_by_ip=ip,
+        limited_networks=networks,
+        ipv6_prefix=ipv6_prefix,
+    )
+
+
+def request(user: str = "", sender: str = "", address: str = "") -> Request:
+    return Request("RCPT", "1.2.3", "", user, sender, "r@example.net", address, 1)
+
+
+def client(rules: Rules, address: str) -> Charged | None:
+    return rules.charged(request(address=address))
+
+
+def key(charged: Charged | None) -> str:
+    assert charged is not None
+    return charged.key
+
+
+@pytest.mark.parametrize("enabled", list(itertools.product([True, False], repeat=3)))
+@pytest.mark.parametrize("present", list(itertools.product([True, False], repeat=3)))
+def test_user_else_sender_else_address(enabled: tuple[bool, bool, bool], present: tuple[bool, bool, bool]) -> None:
+    keys = ["user:alice", "sender:a@example.org", "client:192.0.2.1"]
+    values = ["alice", "a@example.org", "192.0.2.1"]
+    asked = request(*(value if there else "" for value, there in zip(values, present, strict=True)))
+    expected = next((k for k, on, there in zip(keys, enabled, present, strict=True) if on and there), None)
+    sasl, sender, ip = enabled
+    charged = rules(sasl=sasl, sender=sender, ip=ip).charged(asked)
+    assert charged == (None if expected is None else Charged(expected, USUAL))
+
+
+def test_only_addresses_of_limited_networks() -> None:
+    some = rules(networks=["192.0.2.0/25", "198.51.100.7", "2001:db8::/32"])
+    assert key(client(some, "192.0.2.127")) == "client:192.0.2.127"
+    assert key(client(some, "198.51.100.7")) == "client:198.51.100.7"
+    assert key(client(some, "2001:db8:ffff::1")) == "client:2001:db8:ffff::/64"
+    for outside in ("192.0.2.128", "198.51.100.8", "2001:db9::1"):
+        assert client(some, outside) is None
+    assert client(rules(networks=[]), "192.0.2.1") is None
+    assert client(rules(networks=["::/0"]), "192.0.2.1") is None
+    assert client(rules(networks=["0.0.0.0/0"]), "::1") is None
+
+
+def test_a_network_narrower_than_a_prefix_limits_its_own_addresses_only() -> None:
+    some = rules(networks=["2001:db8::/96"])
+    assert key(client(some, "2001:db8::1")) == "client:2001:db8::/64"
+    assert client(some, "2001:db8::1:0:0:1") is None
+
+
+@pytest.mark.parametrize("network", ["nonsense", "192.0.2.1/24", "", "10", "fe80::1%eth0/64"])
+def test_what_is_no_network_is_refused(network: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        rules(networks=[network])
+
+
+@pytest.mark.parametrize(
+    "absent", ["", "unknown", "localhost", "192.0.2", "192.0.2.256", "1.2.3.4.5", "::g", "1", "[::1]", "\udcff"]
+)
+def test_what_is_no_address_is_absent(absent: str) -> None:
+    assert client(rules(), absent) is None
+
+
+@given(names, st.data())
+def test_case_makes_no_other_id(name: str, data: st.DataObject) -> None:
+    spelled = "".join(data.draw(st.sampled_from([c, c.upper(), c.lower()])) for c in name)
+    some = rules(by_id={spelled.swapcase(): OWN})
+    assert some.charged(request(user=name)) == some.charged(request(user=spelled))
+    assert some.charged(request(sender=name)) == some.charged(request(sender=spelled))
+    if parse_address(name) is None:
+        assert some.charged(request(user=name)) == Charged(f"user:{name.casefold()}", OWN)
+    assert some.keys_of_old_id(name) == some.keys_of_old_id(spelled)
+
+
+@given(names, names)
+def test_other_names_have_other_keys(one: str, other: str) -> None:
+    same = one.casefold() == other.casefold()
+    assert (key(rules().charged(request(user=one))) == key(rules().charged(request(user=other)))) == same
+    assert key(rules().charged(request(user=one))) != key(rules().charged(request(sender=other)))
+
+
+def spellings(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[str]:
+    if isinstance(address, ipaddress.IPv4Address):
+        number = int(address)
+        return [str(address), f"::ffff:{address}", f"::FFFF:{number >> 16:X}:{number & 0xFFFF:04x}"]
+    full = address.exploded
+    return [str(address), full, full.upper(), str(address).upper(), f"{address}%eth0", f"{full}%12"]
+
+
+@given(addresses)
+def test_spelling_makes_no_other_client(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    for some in (rules(), rules(ipv6_prefix=128), rules(by_id={str(address): OWN})):
+        assert len({client(some, text) for text in spellings(address)}) == 1
+    named = rules(by_id={spellings(address)[-1]: OWN})
+    charged = client(named, str(address))
+    assert charged is not None
+    assert charged.limits == OWN
+
+
+def test_ipv4_in_ipv6_is_ipv4() -> None:
+    for text in ("192.0.2.1", "::ffff:192.0.2.1", "::FFFF:C000:0201", "0:0:0:0:0:ffff:c000:201"):
+        assert client(rules(networks=["192.0.2.0/24"]), text) == Charged("client:192.0.2.1", USUAL)
+        assert client(rules(networks=["::ffff:192.0.2.0/120"]), text) == Charged("client:192.0.2.1", USUAL)
+    assert key(client(rules(), "::192.0.2.1")) == "client:::/64"
+
+
+@given(addresses, st.sampled_from(["192.0.2.1", "::1", "2001:db8::/64"]) | names)
+def test_a_user_named_like_an_address_is_no_client(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str
+) -> None:
+    some = rules(by_id={str(address): OWN})
+    the_client = client(some, str(address))
+    assert the_client is not None
+    for charged in (
+        some.charged(request(user=str(address))),
+        some.charged(request(sender=str(address))),
+        some.charged(request(user=name)),
+        some.charged(request(user=the_client.key)),
+        some.charged(request(user=the_client.key.removeprefix("client:"))),
+    ):
+        assert charged is not None
+        assert charged.key != the_client.key
+        assert charged.limits == USUAL
+
+
+@pytest.mark.parametrize("prefix", [1, 32, 48, 56, 64, 127])
+def test_an_ipv6_client_is_its_prefix(prefix: int) -> None:
+    some = rules(ipv6_prefix=prefix)
+    first = ipaddress.ip_network(f"2001:db8:1:2:3:4:5:6/{prefix}", strict=False)
+    assert key(client(some, "2001:db8:1:2:3:4:5:6")) == f"client:{first}"
+    assert key(client(some, str(first[0]))) == key(client(some, str(first[-1]))) == f"client:{first}"
+    assert key(client(some, str(first[-1] + 1))) != f"client:{first}"
+
+
+def test_ipv6_as_the_old_versions_have_it() -> None:
+    assert key(client(rules(ipv6_prefix=128), "2001:DB8:0::1")) == "client:2001:db8::1"
+
+
+def test_limits_of_one_address() -> None:
+    some = rules(by_id={"192.0.2.1": OWN, "2001:DB8:0::1": OTHER, "198.51.100.1": ()})
+    assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
+    assert client(some, "192.0.2.2") == Charged("client:192.0.2.2", USUAL)
+    assert client(some, "198.51.100.1") == Charged("client:198.51.100.1", ())
+    assert client(some, "2001:db8::1") == Charged("client:2001:db8::1", OTHER)
+    assert client(some, "2001:db8::2") == Charged("client:2001:db8::/64", USUAL)
+
+
+def test_limits_of_a_network_are_those_of_each_of_its_members() -> None:
+    some = rules(by_id={"192.0.2.0/24": OWN, "2001:db8::/32": OTHER})
+    assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
+    assert client(some, "192.0.2.2") == Charged("client:192.0.2.2", OWN)
+    assert client(some, "2001:db8::1") == Charged("client:2001:db8::/64", OTHER)
+    assert client(some, "2001:db8:0:1::1") == Charged("client:2001:db8:0:1::/64", OTHER)
+
+
+def test_a_network_inside_a_prefix_is_charged_by_itself() -> None:
+    some = rules(by_id={"2001:db8::/96": OWN, "2001:db8::/64": OTHER})
+    assert client(some, "2001:db8::1") == Charged("client:2001:db8::/96", OWN)
+    assert client(some, "2001:db8::2") == Charged("client:2001:db8::/96", OWN)
+    assert client(some, "2001:db8::1:0:0:1") == Charged("client:2001:db8::/64", OTHER)
+
+
+def test_the_longest_network_counts() -> None:
+    some = rules(
+        by_id={"0.0.0.0/0": USUAL, "192.0.2.0/25": OTHER, "192.0.2.0/24": (), "192.0.2.1/32": OWN, "::/0": OTHER}
+    )
+    assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
+    assert client(some, "192.0.2.2") == Charged("client:192.0.2.2", OTHER)
+    assert client(some, "192.0.2.200") == Charged("client:192.0.2.200", ())
+    assert client(some, "198.51.100.1") == Charged("client:198.51.100.1", USUAL)
+    assert client(some, "2001:db8::1") == Charged("client:2001:db8::/64", OTHER)
+
+
+@given(st.lists(st.tuples(addresses, st.integers(0, 32)), max_size=8), addresses)
+def test_networks_as_the_standard_library_finds_them(
+    named: list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]],
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    networks = [ipaddress.ip_network((a, length), strict=False) for a, length in named]
+    by_id = {str(network): (Limit(number, 60),) for number, network in enumerate(networks)}
+    holding = [n for n in networks if n.version == address.version and address in n]
+    expected = by_id[str(max(holding, key=lambda n: n.prefixlen))] if holding else USUAL
+    charged = client(rules(by_id=by_id), str(address))
+    assert charged is not None
+    assert charged.limits == expected
+
+
+def test_ids_of_any_length() -> None:
+    name = "x" * 100_000 + "😀\udcff"
+    assert rules(by_id={name.upper(): OWN}).charged(request(user=name)) == Charged(f"user:{name}", OWN)
+
+
+def test_what_looks_like_a_network_and_is_none_is_a_name() -> None:
+    for name in ("sales/24", "10/8", "192.0.2.1/33", "a:b", "1user"):
+        assert rules(by_id={name: OWN}).charged(request(user=name)) == Charged(f"user:{name}", OWN)
+
+
+@pytest.mark.parametrize(
+    ("old_id", "keys"),
+    [
+        ("Alice", ("user:alice", "sender:alice")),
+        ("A@example.org", ("user:a@example.org", "sender:a@example.org")),
+        ("192.0.2.1", ("client:192.0.2.1",)),
+        ("::ffff:192.0.2.1", ("client:192.0.2.1",)),
+        ("2001:DB8::5", ("client:2001:db8::/64",)),
+        ("2001:db8::1", ("client:2001:db8::1",)),
+        ("unknown", ("user:unknown", "sender:unknown")),
+    ],
+)
+def test_what_was_counted_for_an_id_of_the_old_databases(old_id: str, keys: tuple[str, ...]) -> None:
+    # Whether or not clients are limited now: the database is read once, and settings change.
+    some = rules(by_id={"2001:db8::1": OWN}, ip=False, networks=[])
+    assert some.keys_of_old_id(old_id) == keys
+
+
+@given(addresses)
+def test_old_and_new_keys_of_a_client_are_one(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    some = rules(by_id={"::/1": OWN, "8000::/100": OTHER})
+    assert some.keys_of_old_id(str(address)) == (key(client(some, str(address))),)
+
+
+def test_remembered_addresses_are_bounded() -> None:
+    some = rules()
+    # More addresses than are remembered go through, and the first one is still itself.
+    first = client(some, "10.0.0.0")
+    for number in range(REMEMBERED_ADDRESSES + 1):
+        client(some, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert client(some, "10.0.0.0") == first
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Alice", "aLICE"),
+        ("2001:DB8::1", "2001:db8:0::1/128"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+        ("192.0.2.0/24", "::ffff:192.0.2.0/120"),
+        ("192.0.2.0/24", "192.0.2.0/255.255.255.0"),
+    ],
+)
+def test_ids_that_are_one(one: str, other: str) -> None:
+    assert canonical_id(one) == canonical_id(other)
+
+
+def test_networks_are_written_as_they_are_read() -> None:
+    for text in ("192.0.2.0/24", "192.0.2.1", "2001:db8::/32", "2001:db8::1", "0.0.0.0/0", "::/0"):
+        assert str(parse_network(text)) == text
+    assert parse_network("192.0.2.1").is_address
+    assert not parse_network("192.0.2.0/31").is_address

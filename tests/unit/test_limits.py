@@ -1,0 +1,175 @@
+"""How limits are read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.limits import (
+    LARGEST,
+    LONGEST_TEXT,
+    MOST_LIMITS,
+    Limit,
+    LimitsError,
+    parse_limits,
+    parse_limits_text,
+    parse_period,
+)
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+limits = st.lists(
+    st.tuples(st.integers(0, LARGEST), st.integers(1, LARGEST)),
+    unique_by=lambda pair: pair[1],
+    max_size=MOST_LIMITS,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([], ()),
+        ((), ()),
+        ([[10, 60], [150, 86400]], ((10, 60), (150, 86400))),
+        (((150, 86400), (10, 60)), ((150, 86400), (10, 60))),
+        ("10/1m", ((10, 60),)),
+        (" 10 / 1 m ", ((10, 60),)),
+        ("10/m", ((10, 60),)),
+        ("10/60", ((10, 60),)),
+        ([150, "1d"], ((150, 86400),)),
+        ([10, 60], ((10, 60),)),
+        (["10/1m", [150, "1d"], ("1000", "2w")], ((10, 60), (150, 86400), (1000, 1209600))),
+        ([["10", "60"]], ((10, 60),)),
+        ([[0, 60]], ((0, 60),)),
+        ([[LARGEST, LARGEST]], ((LARGEST, LARGEST),)),
+    ],
+)
+def test_limits_are_read(value: object, expected: tuple[tuple[int, int], ...]) -> None:
+    assert parse_limits(value) == expected
+    assert all(type(limit) is Limit for limit in parse_limits(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        10,
+        10.5,
+        {10: 60},
+        "",
+        "10",
+        "10/",
+        "10/1y",
+        "10/1M",
+        "10/1m/2",
+        "10/1m, 150/1d",
+        "ten/1m",
+        "-1/1m",
+        "१०/1m",  # digits, but not ours
+        "10/0s",
+        [10],
+        [None],
+        [[]],
+        [[10]],
+        [[10, 60, 1]],
+        [[10, 0]],
+        [[10, -60]],
+        [[-10, 60]],
+        [[True, 60]],
+        [[10, True]],
+        [[10.0, 60]],
+        [[10, 60.0]],
+        [[10, float("nan")]],
+        [[10, float("inf")]],
+        [[10, None]],
+        [[10, [60]]],
+        [[LARGEST + 1, 60]],
+        [[10, LARGEST + 1]],
+        [[10, "9007199254740992s"]],
+        [[10, "9007199254740991w"]],
+        [[10, "9" * 5000]],
+        [[10, 60], [10, 60]],
+        [[10, 60], [20, "1m"]],
+        [[n, n] for n in range(1, MOST_LIMITS + 2)],
+    ],
+)
+def test_what_are_no_limits_is_told(value: object) -> None:
+    with pytest.raises(LimitsError, match=r"^expected .+, found ."):
+        parse_limits(value)
+
+
+def test_the_place_of_a_wrong_pair_is_told() -> None:
+    with pytest.raises(LimitsError) as caught:
+        parse_limits([[10, 60], [1, 2], [3]])
+    assert caught.value.place == (2,)
+    assert caught.value.value == [3]
+    with pytest.raises(LimitsError) as caught:
+        parse_limits("nonsense")
+    assert caught.value.place == ()
+
+
+def test_a_message_is_short_whatever_is_wrong() -> None:
+    with pytest.raises(LimitsError) as caught:
+        parse_limits(["x" * 100_000])
+    assert len(str(caught.value)) < 300
+
+
+@given(limits)
+def test_limits_are_what_they_were(pairs: list[tuple[int, int]]) -> None:
+    expected = tuple(Limit(*pair) for pair in pairs)
+    assert parse_limits(pairs) == expected
+    assert parse_limits(parse_limits(pairs)) == expected
+    assert parse_limits([f"{mails}/{seconds}s" for mails, seconds in pairs]) == expected
+    if len(repr(pairs)) <= LONGEST_TEXT:
+        assert parse_limits_text(repr(pairs)) == expected
+        assert parse_limits_text(str([list(pair) for pair in pairs])) == expected
+
+
+@given(st.integers(1, 1_000_000), st.sampled_from(sorted(UNITS)))
+def test_units_are_as_long_as_they_are(count: int, unit: str) -> None:
+    assert parse_period(f"{count}{unit}") == count * UNITS[unit]
+
+
+@pytest.mark.parametrize("text", ["[[5, 60]]", "[(5, 60)]", "((5, 60),)", "[5, 60]", "5/1m", " [['5', '1m']]\n"])
+def test_limits_of_a_database_are_text(text: str) -> None:
+    assert parse_limits_text(text) == (Limit(5, 60),)
+
+
+def test_no_limits_in_a_database() -> None:
+    assert parse_limits_text("[]") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[",
+        "[[5, 60]",
+        "[[5, 60], *x]",
+        "[__import__('os').abort()]",
+        "[x for x in [5, 60]]",
+        "[9**9**9]",
+        "[" * 2000 + "]" * 2000,
+        "[" + "-" * 4000 + "1]",
+        "[[5, " + "6" * 4090 + "]]",
+        "[[5, 60]]" + " " * LONGEST_TEXT + "x",
+        "[{[]}]",
+        "['\0']",
+    ],
+)
+def test_other_text_of_a_database_is_refused(text: str) -> None:
+    with pytest.raises(LimitsError, match=r"^expected .+, found ."):
+        parse_limits_text(text)
+
+
+@given(st.text(max_size=40))
+def test_text_gives_limits_or_an_error_that_says_so(text: str) -> None:
+    for read in (parse_limits, parse_limits_text):
+        try:
+            found = read(text)
+        except LimitsError:
+            continue
+        assert all(limit.maximum >= 0 and limit.seconds >= 1 for limit in found)
