@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -239,29 +241,38 @@ def test_the_longest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_two_daemons_start_over_one_stale_socket(path: Path) -> None:
-    """Whatever the order, one path ends with exactly one listener that clients reach."""
+    """Whatever the order, in the end clients reach a listener."""
     stale(path)
-    barrier = threading.Barrier(2)
-    won: list[socket.socket] = []
-    lost: list[SystemRefusal] = []
-
-    def start() -> None:
-        barrier.wait()
-        try:
-            won.append(bind(str(path), 0o666, None))
-        except SystemRefusal as error:
-            lost.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert won
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
-    for listener in won:
-        listener.close()
+    script = """
+import sys
+from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.system.sockets import bind
+print("imported", flush=True)
+input()
+try:
+    listener = bind(sys.argv[1], 0o666, None)
+except SystemRefusal:
+    print("lost", flush=True)
+else:
+    print("won", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", script, str(path)]
+    with contextlib.ExitStack() as stack:
+        daemons = []
+        for _ in range(2):
+            daemon = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            daemons.append(stack.enter_context(daemon))
+            stack.callback(daemon.kill)
+        pipes = [(daemon.stdin, daemon.stdout) for daemon in daemons]
+        assert [read.readline() for _, read in pipes if read] == ["imported\n"] * 2
+        for write, _ in pipes:
+            assert write
+            write.write("\n")
+            write.flush()
+        assert "won\n" in [read.readline() for _, read in pipes if read]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
 
 
 def test_no_descriptor_is_left_after_a_refusal(path: Path) -> None:

@@ -30,7 +30,8 @@ class UnixListener(socket.socket):
 def bind(address: str | tuple[str, int], permission: int, owner: Account | None) -> socket.socket:
     """A socket that listens on ``address``: a path, or (host, port) with a host name or an IP address.
 
-    It does listen: until then, a UNIX socket looks stale and a second daemon may bind the same TCP port.
+    Call it before a second thread exists: the umask that gives the file its mode is the whole process's.
+    The socket does listen: until then, a UNIX socket looks stale and a second daemon may bind the same TCP port.
     Connections wait in the backlog; nothing is read.
 
     ``permission`` are the mode bits of a UNIX socket's file, and ``owner`` whom the file is given to.
