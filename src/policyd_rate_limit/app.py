@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
 
-BACKLOG = 1_024
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FILES_BESIDE_CONNECTIONS = 64
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
@@ -50,10 +50,10 @@ def run(settings: Settings) -> None:
 
     :raises PolicydError: the daemon cannot start.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until the loop handles them
     _require_sqlite(settings)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
-    for directory in _directories(settings):
-        ensure_directory(directory, account)
+    make_directories(settings, account)
     with Pidfile(settings.pidfile, account):
         listener = sockets.bind(settings.SOCKET, settings.socket_permission, account)
         try:
@@ -65,6 +65,18 @@ def run(settings: Settings) -> None:
         finally:
             sockets.unlink_socket(listener)
             listener.close()
+
+
+def make_directories(settings: Settings, account: accounts.Account | None) -> None:
+    """Make the directories that the daemon writes to, for ``account``, as far as they are missing.
+
+    :raises SystemRefusal: one cannot be made.
+    """
+    directories = [Path(settings.pidfile).absolute().parent, _database(settings).parent, settings.journal_home]
+    if isinstance(settings.SOCKET, str):
+        directories.append(Path(settings.SOCKET).absolute().parent)
+    for directory in directories:
+        ensure_directory(directory, account)
 
 
 def clean(settings: Settings) -> int:
@@ -83,10 +95,11 @@ def clean(settings: Settings) -> int:
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP: to read the configuration anew, restart")
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
     worker = Worker(_durable(settings, _sqlite_store(settings, rules, memory), memory), loop)
@@ -106,7 +119,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     )
     _calm_garbage_collection()
     worker.start()
-    await server.start(listener, BACKLOG)
+    await server.start(listener, sockets.BACKLOG)
     _logger.info(
         "ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", _policy_service(settings.SOCKET)
     )
@@ -114,6 +127,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     _logger.info("stopping")
     await server.stop()
     await worker.stop()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")
 
 
@@ -150,13 +164,6 @@ def _durable(settings: Settings, store: SqliteStore, memory: Memory) -> Fallback
 
 def _database(settings: Settings) -> Path:
     return Path(settings.sqlite_config["database"]).absolute()
-
-
-def _directories(settings: Settings) -> list[Path]:
-    directories = [Path(settings.pidfile).absolute().parent, _database(settings).parent, settings.journal_home]
-    if isinstance(settings.SOCKET, str):
-        directories.append(Path(settings.SOCKET).absolute().parent)
-    return directories
 
 
 def _policy_service(where: str | tuple[str, int]) -> str:
