@@ -22,8 +22,9 @@ from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Service
 from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.sqlite import SqliteStore
+from policyd_rate_limit.storage.sqlite import SqliteLog
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
 from policyd_rate_limit.system.directories import ensure_directory
@@ -85,7 +86,7 @@ def clean(settings: Settings) -> int:
     :raises PolicydError: that is not possible now.
     """
     _require_sqlite(settings)
-    store = _sqlite_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    store = _log_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
     try:
         return store.clean(CLEAN_PATIENCE)
     finally:
@@ -102,7 +103,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
-    worker = Worker(_durable(settings, _sqlite_store(settings, rules, memory), memory), loop)
+    worker = Worker(_durable(settings, _log_store(settings, rules, memory), memory), loop)
     service = Service(
         rules,
         Actions(settings.success_action, settings.fail_action, settings.db_error_action),
@@ -143,13 +144,16 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _sqlite_store(settings: Settings, rules: Rules, memory: Memory) -> SqliteStore:
+def _log_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore:
     all_limits = (settings.limits, *settings.limits_by_id.values())
     longest = max((limit.seconds for limits in all_limits for limit in limits), default=1)
-    return SqliteStore(_database(settings), memory, longest=longest, counters_of_old_id=rules.keys_of_old_id)
+    path = _database(settings)
+    return LogStore(
+        lambda: SqliteLog(path, time.time), memory, longest=longest, counters_of_old_id=rules.keys_of_old_id
+    )
 
 
-def _durable(settings: Settings, store: SqliteStore, memory: Memory) -> Fallback:
+def _durable(settings: Settings, store: LogStore, memory: Memory) -> Fallback:
     return Fallback(
         store,
         memory,

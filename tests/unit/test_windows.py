@@ -94,7 +94,8 @@ def test_strict_by_less_than_a_second(maximum: int, seconds: int, fraction: floa
 )
 def test_clock_steps_and_changing_limits(all_limits: list[Limits], requests: list[tuple[int, int, int, float]]) -> None:
     """Between a model that forgets nothing, and one that forgets for good what has left the longest window once."""
-    windows, strict, now = Windows(), {}, T0
+    windows, now = Windows(), T0
+    strict: dict[str, Model] = {}
     lenient: dict[str, Model] = {}
     for number, which, cost, step in requests:
         key = f"k{number}"

@@ -128,16 +128,19 @@ class _Reader:
 
     def _assign(self, targets: list[ast.expr], value: ast.expr) -> None:
         names = [target.id for target in targets if isinstance(target, ast.Name)]
-        self._refused.update(names)  # until its value is known
-        if len(names) < len(targets):
-            raise _Refused(value, "a name to the left of =", "something else")
         before = self._budget.left
-        result = self._value(value, (names[0],), 0)
+        try:
+            if len(names) < len(targets):
+                raise _Refused(value, "a name to the left of =", "something else")  # noqa: TRY301 - told as any other
+            result = self._value(value, (names[0],), 0)
+        except Exception:
+            self._refused.update(names)
+            raise
+        self._refused.difference_update(names)
         for name in names:
             self._names[name] = self.source.values[name] = result
             self._sizes[name] = before - self._budget.left
             self.source.lines[(name,)] = targets[0].lineno
-        self._refused.difference_update(names)
 
     def _value(self, node: ast.expr, place: Place, depth: int) -> Any:
         """The value of an expression, at ``place`` in a setting."""
@@ -145,8 +148,10 @@ class _Reader:
         if place:
             self.source.lines[place] = node.lineno
         match node:
-            case ast.Constant(None | bool() | int() | float() as value):
-                return value
+            case ast.Constant(int() | float() as value):
+                return self._number(node, value)
+            case ast.Constant(None):
+                return None
             case ast.Constant(str() | bytes() as value):
                 self._budget.spend(len(value) >> 4)
                 return value

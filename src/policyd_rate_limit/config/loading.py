@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config.kinds import Place
 
-_MOST_UNKNOWN = 20  # names that are warned of one by one
+_MOST_HINTS = 20  # since to find the nearest name takes a millisecond
 _LONGEST_NAME = 100
 
 
@@ -82,7 +82,7 @@ def check(source: Source) -> Configuration:
         problems = sorted(_problems(source, error, spelled), key=lambda problem: problem.line)
         raise ConfigError(problems) from None
     _warn_of_equal_ids(source, settings)
-    return Configuration(settings, tuple(source.warnings))
+    return Configuration(settings, source.warnings)
 
 
 def _spelled(source: Source) -> dict[str, str]:
@@ -108,12 +108,10 @@ def _spelled(source: Source) -> dict[str, str]:
 def _warn_of_unknown(source: Source, names: list[str]) -> None:
     """Warn of names that are no settings, and say which setting each most likely means."""
     known = {setting.lower(): setting for setting in SETTINGS}
-    for name in names[:_MOST_UNKNOWN]:
-        near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1)
+    for index, name in enumerate(names):
+        near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1) if index < _MOST_HINTS else []
         hint = f"; did you mean {known[near[0]]}?" if near else ""
         source.warn(source.line((name,)), f"unknown setting {_one_line(name)}{hint}")
-    if len(names) > _MOST_UNKNOWN:
-        source.warn(0, f"{len(names) - _MOST_UNKNOWN} more unknown settings")
 
 
 def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config.kinds import Place
 
-MOST_BYTES = 8 << 20
-"""The most bytes of a configuration file, some 200,000 ids with limits of their own."""
+MOST_BYTES = 4 << 20
+"""The most bytes of a configuration file, some 100,000 ids with limits of their own."""
 
 MOST_VALUES = 2_000_000
 """The most values that a file may stand for, each as often as it is referred to."""
+
+MOST_WARNINGS = 100
+"""The most warnings about a file that are told one by one."""
 
 DEEPEST = 40
 """How deep values may lie inside each other."""
@@ -32,9 +35,10 @@ class Source:
     file: str
     values: dict[str, object] = field(default_factory=dict)
     lines: dict[Place, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     helpers: set[str] = field(default_factory=set)
     """Names that are no settings, and that others are made from."""
+    _warnings: list[str] = field(default_factory=list)
+    _untold: int = 0
 
     def line(self, place: Place) -> int:
         """The line of the value at ``place``, or of the closest one around it that is known; else 0."""
@@ -50,7 +54,16 @@ class Source:
 
     def warn(self, line: int, text: str) -> None:
         """Remember a warning about this file."""
-        self.warnings.append(f"{self.file}:{line}: {text}" if line else f"{self.file}: {text}")
+        if len(self._warnings) < MOST_WARNINGS:
+            self._warnings.append(f"{self.file}:{line}: {text}" if line else f"{self.file}: {text}")
+        else:
+            self._untold += 1
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings about this file."""
+        more = (f"{self.file}: {self._untold} more warnings",) if self._untold else ()
+        return (*self._warnings, *more)
 
 
 class TooMuch(Exception):

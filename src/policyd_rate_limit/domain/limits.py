@@ -53,7 +53,10 @@ class LimitsError(ValueError):
 
 def shown(value: object) -> str:
     """``value`` as a message shows it: as Python writes it, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return "something too large to show"
     return text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…"
 
 

@@ -54,6 +54,7 @@ class Windows:
         self._shards: list[dict[str, array[int]]] = [{} for _ in range(SHARDS)]
         self._overflow: dict[int, array[int]] = {}
         self._keys = 0
+        self.time = 0.0
         self.now = 0
         self.date = 0
         self._next_tag = 1
@@ -80,6 +81,7 @@ class Windows:
         """The clock shows ``time`` (Unix seconds); whether it has stepped back since the last call."""
         now = math.floor(time)
         stepped_back = now < self.now
+        self.time = time
         self.now = now
         self.date = math.ceil(time)
         if stepped_back:

@@ -24,6 +24,7 @@ class Memory:
         self.ledger = ledger
         self.writer = secrets.randbits(62)
         self._clock = clock
+        self._ahead = 0.0  # seconds of the shared clock
         self._number = 0
         self._applied: dict[int, int] = {}  # writer -> number of its newest record that is in the ledger
 
@@ -34,7 +35,15 @@ class Memory:
 
     def advance(self) -> None:
         """Look at the clock: what is decided from here on is decided now."""
-        self.ledger.windows.advance(self._clock())
+        self.ledger.windows.advance(self._clock() + self._ahead)
+
+    def synchronise(self, time: float) -> None:
+        """It is ``time`` by the clock that all daemons share: what is decided from here on is decided then.
+
+        How far that is from the own clock is remembered, for when the shared one is away.
+        """
+        self._ahead = time - self._clock()
+        self.ledger.windows.advance(time)
 
     def decide(self, demands: Sequence[Demand]) -> tuple[list[Verdict], Record | None]:
         """Decide ``demands`` in order; the record is what is to be made durable, None when nothing was counted."""
@@ -58,7 +67,7 @@ class Memory:
 
     def forget(self) -> None:
         """Empty the ledger, for reading it anew from the database."""
-        now = self.ledger.windows.now
+        time = self.ledger.windows.time
         self.ledger.clear()
-        self.ledger.windows.advance(now)
+        self.ledger.windows.advance(time)
         self._applied.clear()

@@ -6,13 +6,16 @@ record is already known: after a connection that broke during a commit, after a 
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+ENTRIES_PER_RECORD = 1_000  # where a record is not a batch of requests
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -49,3 +52,10 @@ def pack(writer: int, number: int, date: int, entries: Sequence[Entry]) -> Recor
         (counter, amount, 0 if dated == date else dated, mail, part) for counter, amount, dated, mail, part in entries
     ]
     return Record(writer, number, date, len(rows), _encode(rows))
+
+
+def in_records(entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record]) -> Iterator[Record]:
+    """``entries`` in records of :data:`ENTRIES_PER_RECORD`, each made by ``pack``."""
+    iterator = iter(entries)
+    while chunk := list(itertools.islice(iterator, ENTRIES_PER_RECORD)):
+        yield pack(chunk)

@@ -1,296 +1,338 @@
-"""The store in an SQLite file, shared by all daemons of one machine.
+"""The log in an SQLite file, shared by all daemons of one machine.
 
-Each daemon holds the ledger in memory. For a batch it takes the file's write lock (``BEGIN IMMEDIATE``), reads the
-rows that others have appended since its last batch, decides in memory, appends one row of its own and commits. So
-a batch costs the same with ten rows in the file and with ten million, and the lock is what makes one limit exact
-over all daemons.
-
-``synchronous=FULL`` puts every commit on disk before it returns. Checkpoints run in a thread of their own, over a
-connection of their own: on the way of a batch, one would hold up all the answers of that batch.
-
-A file that is removed while daemons run is made anew by the first that notices, from its memory; so is one that is
-damaged, after it has been renamed. The others then read the new file.
+``BEGIN IMMEDIATE``, the file's write lock, is the lock that they share. ``synchronous=FULL`` puts every commit on disk
+before it returns. Checkpoints run in a thread of their own, over a connection of their own: on the way of a batch, one
+would hold up all the answers of that batch.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import fcntl
+import os
+import random
 import sqlite3
-import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed
-from policyd_rate_limit.storage.sqlite_file import SqliteFile, identity, in_rows, set_aside
+from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
-    from policyd_rate_limit.domain.charge import Demand, Verdict
-    from policyd_rate_limit.storage.memory import Memory
-    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.log import OldCounts
 
-CHECKPOINT_BYTES = 4 << 20  # of the write-ahead log, as SQLite's own default of 1000 pages
-PAGE_BYTES = 4096
-# Errors that no waiting mends.
+ROWS_PER_CLEAN = 500
+PAGES_PER_VACUUM = 100
+PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean, for the daemons that wait for the lock
+OPEN_PATIENCE = 1.0  # seconds to wait for others while the file is opened
+BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in the background not come
+WAL_BYTES_KEPT = 16 << 20
+_LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-off goes up to 100 ms
+# What no waiting mends. Extended result codes keep the primary one in their lowest byte.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
-_logger = logging.getLogger(__name__)
+_SCHEMA = (
+    """CREATE TABLE policyd_batch (
+    seq INTEGER PRIMARY KEY,  -- the order of the batches
+    date INTEGER NOT NULL,    -- Unix second
+    writer INTEGER NOT NULL,  -- the run of a daemon that decided the batch
+    number INTEGER NOT NULL,  -- grows with each batch of a writer
+    size INTEGER NOT NULL,    -- how many entries
+    entries TEXT NOT NULL     -- JSON: [[counter, amount, date (0: that of the row), mail, part], ...]
+)""",
+    """CREATE VIEW policyd_entry AS
+SELECT json_extract(value, '$[0]') AS counter,
+       json_extract(value, '$[1]') AS amount,
+       coalesce(nullif(json_extract(value, '$[2]'), 0), batch.date) AS date
+  FROM policyd_batch AS batch, json_each(batch.entries)""",
+)
+
+Row = tuple[int, Record]  # seq, record
 
 
-class SqliteStore:
-    """See :class:`policyd_rate_limit.storage.base.Store`.
+class SqliteLog:
+    """An open file; see :class:`policyd_rate_limit.storage.log.Log`. ``clock``: Unix seconds.
 
-    ``memory`` is shared with whoever decides while the file is away. ``longest`` is the longest window in use
-    (seconds): so far back the log is read. ``counters_of_old_id`` names the counters that an id in a database of
-    0.4 or 1.2.0 stands for.
+    :raises LogError: the file cannot be opened. A damaged one is renamed, here and wherever else damage shows.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        memory: Memory,
-        *,
-        longest: int,
-        counters_of_old_id: Callable[[str], Sequence[str]],
-    ) -> None:
-        self.path = path
-        self.memory = memory
-        self.longest = longest
-        self._counters_of_old_id = counters_of_old_id
-        self._file: SqliteFile | None = None
-        self._last_identity: tuple[int, int] | None = None
-        self._loaded = False
-        self._seq = 0  # of the last row that is in memory
-        self._date = 0  # of the last row
-        self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the file
-        self._salvaged: tuple[Record, ...] = ()
-        self._checkpointer = _Checkpointer(path)
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._seq = 0  # of the last row that was read or written here
+        self._appended = 0  # bytes, in the transaction
+        self._errors = _Errors(self)
+        self._checkpointer = Checkpointer(path)
+        self._connection: sqlite3.Connection | None = None
+        self.identity = identity(path)
+        with self._errors:
+            self._connection = self._open()
+            self.identity = identity(path)
 
-    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
-        try:
-            file = self._begin(patience)
-            appended = self._replay(file, pending)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(self._give_up(error)) from error
-        try:
-            verdicts, record = self.memory.decide(demands)
-        except BaseException:
-            self._disconnect()
-            raise
-        try:
-            if record is not None:
-                appended.append((file.append(record), record))
-            file.commit()
-        except sqlite3.Error as error:
-            raise CommitFailed(self._give_up(error), verdicts, record) from error
-        for seq, stored in appended:
-            self._note(seq, stored)
-            self._checkpointer.written(len(stored.entries))
-        return verdicts
+    def begin(self, patience: float) -> float:
+        """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
+        if identity(self._path) != self.identity:
+            raise LogReplaced(
+                f"SQLite database {self._path} was removed or replaced", self._readable_rows_after(self._seq)
+            )
+        end = time.monotonic() + patience
+        with self._errors:
+            while True:
+                try:
+                    self._execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                        raise
+                    time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
+                else:
+                    return self._clock()
 
-    def reload(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.base.Store.reload`."""
-        self._loaded = False
+    def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
+        """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
+        with self._errors:
+            if self._has_table("policyd_batch"):
+                return False
+            for statement in _SCHEMA:
+                self._execute(statement)
+            for record in carry_over(self._old_counts()):
+                self.append(record)
+            return True
+
+    def rows_after(self, seq: int) -> Iterator[Row]:
+        """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
+        with self._errors:
+            for row in self._rows("WHERE seq > ? ORDER BY seq", seq):
+                self._seq = row[0]
+                yield row
+
+    def append(self, record: Record) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
+        with self._errors:
+            cursor = self._execute(
+                "INSERT INTO policyd_batch (date, writer, number, size, entries) VALUES (?, ?, ?, ?, ?)",
+                (record.date, record.writer, record.number, record.size, record.entries),
+            )
+        self._appended += len(record.entries)
+        self._seq = cursor.lastrowid or 0
+        return self._seq
+
+    def redate(self, date: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
+        with self._errors:
+            self._execute("UPDATE policyd_batch SET date = ? WHERE date > ?", (date, date))
+
+    def last_before(self, date: int) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.last_before`."""
+        with self._errors:
+            low, high = self._execute(
+                "SELECT coalesce(min(seq), 1) - 1, coalesce(max(seq), 0) FROM policyd_batch"
+            ).fetchone()
+            while low < high:
+                middle = (low + high + 1) // 2
+                seq, found = self._execute(
+                    "SELECT seq, date FROM policyd_batch WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
+                ).fetchone()
+                if found < date:
+                    low = seq
+                else:
+                    high = middle - 1
+            return int(low)
+
+    def commit(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.commit`."""
+        with self._errors:
+            self._execute("COMMIT")
+        if self._appended:
+            self._checkpointer.written(self._appended)
+            self._appended = 0
+
+    def clean(self, before: int, patience: float) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.clean`."""
+        deleted = 0
+        with self._errors:
+            (newest,) = self._execute("SELECT coalesce(max(seq), 0) FROM policyd_batch").fetchone()
+            last = min(self.last_before(before), newest - 1)
+            while True:
+                self.begin(patience)
+                rows = self._execute(
+                    "SELECT seq, size FROM policyd_batch WHERE seq <= ? ORDER BY seq LIMIT ?", (last, ROWS_PER_CLEAN)
+                ).fetchall()
+                if rows:
+                    self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
+                self.commit()
+                if not rows:
+                    return deleted + self._clean_old_table(before, patience)
+                deleted += sum(size for _, size in rows)
+                time.sleep(PAUSE_OF_CLEAN)
+
+    def compact(self, patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.compact`."""
+        with self._errors:
+            (incremental,) = self._execute("PRAGMA auto_vacuum").fetchone()
+            if not incremental:
+                # A file of an older version: this one long step makes the small ones possible.
+                self._execute(f"PRAGMA busy_timeout={int(patience * 1000)}")
+                self._execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+                self._execute("VACUUM")
+                self._execute("PRAGMA busy_timeout=0")
+            while self._execute("PRAGMA freelist_count").fetchone()[0]:
+                self.begin(patience)
+                self._execute(f"PRAGMA incremental_vacuum({PAGES_PER_VACUUM})").fetchall()
+                self.commit()
+                time.sleep(PAUSE_OF_CLEAN)
 
     def maintain(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
-        self.memory.ledger.windows.sweep(self.longest)
-        if self._file is not None and self._checkpointer.has_ended():
-            # What was appended meanwhile is little; with it in the file as well, the log starts anew.
-            try:
-                self._file.checkpoint()
-            except sqlite3.Error as error:
-                _logger.warning("%s", self._give_up(error))
-
-    def clean(self, patience: float) -> int:
-        """Delete what is older than twice the longest window and compact the file, while daemons use it.
-
-        :returns: how many entries were deleted.
-        :raises StoreUnavailable: the file cannot be cleaned now.
-        """
-        try:
-            file = self._file = SqliteFile(self.path)
-            file.begin(patience)
-            self.memory.advance()
-            file.prepare(self._first_records)
-            file.commit()
-            deleted = file.clean(self.memory.date - 2 * self.longest, patience)
-            file.compact(patience)
-        except sqlite3.Error as error:
-            self._disconnect()
-            raise StoreUnavailable(f"SQLite database {self.path}: {error}") from error
-        return deleted
+        """See :meth:`policyd_rate_limit.storage.log.Log.maintain`."""
+        if self._checkpointer.has_ended():
+            # What was appended meanwhile is little; with it in the file as well, the write-ahead log starts anew.
+            with self._errors:
+                self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
+        """See :meth:`policyd_rate_limit.storage.log.Log.close`."""
         self._checkpointer.stop()
-        self._disconnect()
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
 
-    def _begin(self, patience: float) -> SqliteFile:
-        """Take the write lock and bring the memory up to date."""
-        if self._file is not None and identity(self.path) != self._file.identity:
-            self._leave_replaced(self._file)
-        file = self._file
-        if file is None:
-            file = self._file = SqliteFile(self.path)
-            file.begin(patience)
-            self.memory.advance()
-            made = file.prepare(self._first_records)
-            if made or file.identity != self._last_identity:
-                self._loaded = False
-                self._last_identity = file.identity
-        else:
-            file.begin(patience)
-            self.memory.advance()
-        if not self._loaded:
-            self.memory.forget()
-            self._stored.clear()
-            self._seq = file.last_before(self.memory.date - self.longest)
-        self._read(file.rows_after(self._seq))
-        self._loaded = True
-        self._salvaged = ()
-        if self.memory.date < self._date:
-            file.redate(self.memory.date)
-        self._date = self.memory.date
-        return file
-
-    def _read(self, rows: Iterable[tuple[int, Record]]) -> None:
-        for seq, record in rows:
-            try:
-                self.memory.apply(record)
-            except (ValueError, TypeError) as error:
-                _logger.error("%s: row %d cannot be understood and does not count: %s", self.path, seq, error)
-            self._note(seq, record)
-
-    def _note(self, seq: int, record: Record) -> None:
-        self._seq = seq
-        self._date = max(self._date, record.date)
-        if record.number > self._stored.get(record.writer, 0):
-            self._stored[record.writer] = record.number
-
-    def _replay(self, file: SqliteFile, pending: Iterable[Record]) -> list[tuple[int, Record]]:
-        """Store those of ``pending`` that are not in the file, and count those that are not in memory."""
-        appended = []
-        newest: dict[int, int] = {}
-        for record in pending:
-            if record.number > newest.get(record.writer, self._stored.get(record.writer, 0)):
-                newest[record.writer] = record.number
-                self.memory.apply(record)
-                dated = record.dated(self.memory.date)
-                appended.append((file.append(dated), dated))
-        return appended
-
-    def _first_records(self, old_counts: Iterator[tuple[str, int, int]]) -> Iterator[Record]:
-        """What a new table begins with."""
-        if self._loaded:
-            yield from in_rows(self.memory.ledger.snapshot(), self.memory.record)
-        for record in self._salvaged:
-            yield record.dated(self.memory.date)
-        yield from in_rows(self._carried_over(old_counts), self.memory.record)
-
-    def _carried_over(self, old_counts: Iterator[tuple[str, int, int]]) -> Iterator[Entry]:
-        now = self.memory.date
-        entries = 0
-        for old_id, date, recipients in old_counts:
-            if recipients > 0 and date > now - 2 * self.longest:
-                # The old versions dated a mail at the full second before it.
-                for counter in self._counters_of_old_id(str(old_id)):
-                    entries += 1
-                    yield Entry(counter, recipients, min(date + 1, now), "", "")
-        if entries:
-            _logger.info("%s: %d counts of an older version carried over", self.path, entries)
-
-    def _leave_replaced(self, file: SqliteFile) -> None:
-        """The path names another file, or none: read what is left to read, and let go."""
-        _logger.warning("SQLite database %s was removed or replaced; going on with what is there now", self.path)
-        self._read(file.readable_rows_after(self._seq))
-        self._disconnect()
-
-    def _give_up(self, error: sqlite3.Error) -> str:
-        """Let go of the file after ``error``; what is to be said of it."""
-        message = f"SQLite database {self.path}: {error}"
-        # Extended codes keep the primary one in their lowest byte.
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
-            message += self._set_aside()
-        self._disconnect()
-        return message
-
-    def _set_aside(self) -> str:
-        """Rename the damaged file, after taking over what can be read of it."""
-        damaged = identity(self.path)
-        if self._file is not None:
-            damaged = self._file.identity
-            rows = self._file.readable_rows_after(self._seq if self._loaded else 0)
-            if self._loaded:
-                self._read(rows)
-            else:
-                self._salvaged = tuple(record for _, record in rows)
-        self._disconnect()
+    def lost(self, error: sqlite3.Error) -> LogError:
+        """What ``error`` means to the store; a damaged file is renamed, after reading what can be read."""
+        message = f"SQLite database {self._path}: {error}"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
+            return LogError(message)
+        rescued = self._readable_rows_after(0)
+        self.close()
         try:
-            aside = set_aside(self.path, damaged, self.memory.date)
-        except OSError as error:
-            return f"; it cannot be renamed: {error}"
-        return f"; renamed to {aside}, a new file takes its place" if aside else ""
+            aside = set_aside(self._path, self.identity, int(self._clock()))
+        except OSError as failure:
+            return LogError(f"{message}; it cannot be renamed: {failure}", rescued)
+        return LogError(f"{message}; renamed to {aside}, a new file takes its place" if aside else message, rescued)
 
-    def _disconnect(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-class _Checkpointer:
-    """Copies the write-ahead log into the file in a thread of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._bytes = 0
-        self._due = threading.Event()
-        self._copied = threading.Event()
-        self._stopped = False
-        self._thread: threading.Thread | None = None
-
-    def written(self, size: int) -> None:
-        """A row of ``size`` bytes was committed: at least one page of the log, and the page that it begins in."""
-        self._bytes += (size // PAGE_BYTES + 2) * PAGE_BYTES
-        if self._bytes >= CHECKPOINT_BYTES:
-            self._bytes = 0
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-                self._thread.start()
-            self._due.set()
-
-    def has_ended(self) -> bool:
-        """Whether a checkpoint has ended since the last call."""
-        done = self._copied.is_set()
-        self._copied.clear()
-        return done
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped = True
-        self._due.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._due.wait()
-            self._due.clear()
-            if self._stopped:
-                return
+    def _open(self) -> sqlite3.Connection:
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with creation_lock(self._path):
+            if not self._path.exists():
+                # Left over from a file that somebody removed: SQLite would play them into the new one.
+                for leftover in companions(self._path):
+                    with contextlib.suppress(OSError):
+                        leftover.unlink()
+            connection = sqlite3.connect(
+                self._path, timeout=OPEN_PATIENCE, isolation_level=None, check_same_thread=False
+            )
             try:
-                if identity(self._path) is None:
-                    continue
-                file = SqliteFile(self._path)
-                try:
-                    file.checkpoint()
-                finally:
-                    file.close()
-            except sqlite3.Error as error:
-                # The store meets the same error, and says it.
-                _logger.debug("checkpoint of %s: %s", self._path, error)
-            self._copied.set()
+                for pragma in (
+                    "auto_vacuum=INCREMENTAL",  # takes effect in an empty file only
+                    "journal_mode=WAL",
+                    "synchronous=FULL",
+                    f"wal_autocheckpoint={BACKSTOP_CHECKPOINT_PAGES}",
+                    f"journal_size_limit={WAL_BYTES_KEPT}",
+                    "busy_timeout=0",
+                ):
+                    connection.execute(f"PRAGMA {pragma}").fetchall()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _execute(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the connection is closed")
+        return self._connection.execute(statement, parameters)
+
+    def _has_table(self, name: str) -> bool:
+        found = self._execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
+        return found.fetchone() is not None
+
+    def _rows(self, clause: str, seq: int) -> Iterator[Row]:
+        statement = f"SELECT seq, writer, number, date, size, entries FROM policyd_batch {clause}"  # noqa: S608 - ours
+        for number, *record in self._execute(statement, (seq,)):
+            yield number, Record(*record)
+
+    def _readable_rows_after(self, seq: int) -> list[Row]:
+        """Those of the rows behind ``seq`` that can be read, from both ends of a file that may be damaged."""
+        found: dict[int, Record] = {}
+        for order in ("DESC", "ASC"):
+            with contextlib.suppress(sqlite3.Error):
+                found.update(self._rows(f"WHERE seq > ? ORDER BY seq {order}", seq))
+        return sorted(found.items())
+
+    def _old_counts(self) -> OldCounts:
+        if not self._has_table("mail_count"):
+            return
+        columns = {row[1] for row in self._execute("PRAGMA table_info(mail_count)")}
+        recipients = "coalesce(recipient_count, 1)" if "recipient_count" in columns else "1"
+        for old_id, date, count in self._execute(
+            f"SELECT id, date, sum({recipients}) FROM mail_count GROUP BY id, date ORDER BY date"  # noqa: S608 - ours
+        ):
+            yield str(old_id), int(date), int(count)
+
+    def _clean_old_table(self, before: int, patience: float) -> int:
+        """Delete from the table of 0.4 and 1.2.0, which is left in place for whoever goes back to them."""
+        if not self._has_table("mail_count"):
+            return 0
+        self.begin(patience)
+        deleted = self._execute("DELETE FROM mail_count WHERE date < ?", (before,)).rowcount
+        self.commit()
+        return deleted
+
+
+class _Errors:
+    """Translates SQLite's errors, in a ``with`` block."""
+
+    def __init__(self, log: SqliteLog) -> None:
+        self._log = log
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise self._log.lost(error) from error
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another one of the same name, None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def companions(path: Path) -> tuple[Path, Path]:
+    """The files that SQLite keeps beside ``path``."""
+    return Path(f"{path}-wal"), Path(f"{path}-shm")
+
+
+def set_aside(path: Path, damaged: tuple[int, int] | None, stamp: int) -> Path | None:
+    """Rename the damaged file and its companions; the new name, None when another daemon has done so before."""
+    with creation_lock(path):
+        if damaged is None or identity(path) != damaged:
+            return None
+        aside = Path(f"{path}.damaged-{stamp}")
+        for companion in companions(path):
+            with contextlib.suppress(OSError):
+                companion.rename(f"{aside}{str(companion)[len(str(path)) :]}")
+        path.rename(aside)
+        return aside
+
+
+@contextlib.contextmanager
+def creation_lock(path: Path) -> Iterator[None]:
+    """Only one daemon at a time makes, removes or renames the file. (Best effort where no lock can be had.)"""
+    descriptor = None
+    with contextlib.suppress(OSError):
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if descriptor is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,88 @@
+"""A log in a database: what the stores that decide in memory need of SQLite, PostgreSQL and MySQL.
+
+The log is one table, ``policyd_batch``: a row per batch, appended under a lock that all daemons share, read by each
+from where it stopped reading. ``date`` never falls from one row to the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from policyd_rate_limit.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from policyd_rate_limit.storage.record import Record
+
+    OldCounts = Iterator[tuple[str, int, int]]
+
+
+class LogError(StoreError):
+    """The database has failed, or does not answer in time. The connection to it is of no more use.
+
+    ``rescued``: where the table itself is lost, the rows of it that could still be read, each with its seq.
+    """
+
+    def __init__(self, message: str, rescued: Sequence[tuple[int, Record]] = ()) -> None:
+        super().__init__(message)
+        self.rescued = rescued
+
+
+class LogReplaced(LogError):
+    """The table was removed or another one has taken its place; connecting again finds what is there now."""
+
+
+class Log(Protocol):
+    """One connection to the table. Every method raises :class:`LogError`, and nothing else of the driver's.
+
+    An open log is used by one thread at a time; opening one is possible in any thread.
+    """
+
+    @property
+    def identity(self) -> Hashable:
+        """What tells this table from another one that takes its place: as of :meth:`begin` or :meth:`prepare`."""
+
+    def begin(self, patience: float) -> float:
+        """Take the lock that all daemons share, waiting for at most ``patience`` seconds.
+
+        :returns: the time (Unix seconds) by the clock that all daemons share, read while the lock is held.
+        :raises LogReplaced: this connection can no longer reach the table that others use.
+        """
+
+    def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
+        """Under the lock, once per connection: make the table if it is missing; whether it was.
+
+        ``carry_over`` is then given all (id, date, recipients) of the tables of 0.4 or 1.2.0, if there are any, and
+        returns the records that the table begins with.
+        """
+
+    def rows_after(self, seq: int) -> Iterable[tuple[int, Record]]:
+        """The rows behind ``seq``, oldest first, each with its seq."""
+
+    def append(self, record: Record) -> int:
+        """Add ``record``; its seq."""
+
+    def redate(self, date: int) -> None:
+        """The clock has stepped back to ``date``: rows that lie in the future are dated then."""
+
+    def last_before(self, date: int) -> int:
+        """The seq of the last row older than ``date`` (Unix second), 0 when there is none."""
+
+    def commit(self) -> None:
+        """End the transaction and let go of the lock; what was written is durable when this returns."""
+
+    def clean(self, before: int, patience: float) -> int:
+        """Without the lock: delete what is older than ``before`` in small steps; how many entries there were.
+
+        The newest row stays, whatever its age: its seq is where the daemons go on reading.
+        """
+
+    def compact(self, patience: float) -> None:
+        """Without the lock: give room back that deleted rows have left, where that is the database's way."""
+
+    def maintain(self) -> None:
+        """Without the lock, about once a second: what the database needs now and then."""
+
+    def close(self) -> None:
+        """Close the connection; a transaction that is open is rolled back. Never raises."""

@@ -1,0 +1,218 @@
+"""The store over a log in a database, shared by all daemons that use it.
+
+Each daemon holds the ledger in memory. For a batch it takes the lock that all share, reads the rows that others have
+appended since its last batch, decides in memory, appends one row of its own and commits. So a batch costs the same
+with ten rows in the table and with ten million, nobody ever searches by id, and the lock is what makes one limit exact
+over all daemons.
+
+A table that is removed while daemons run is made anew by the first that notices, from its memory; the others then read
+the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.record import in_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.storage.log import Log, OldCounts
+    from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.record import Record
+
+_logger = logging.getLogger(__name__)
+
+
+class LogStore:
+    """See :class:`policyd_rate_limit.storage.base.Store`.
+
+    ``open_log`` connects to the database, or raises LogError. ``memory`` is shared with whoever decides while that is
+    away. ``longest`` is the longest window in use (seconds): so far back the log is read. ``counters_of_old_id`` names
+    the counters that an id in a database of 0.4 or 1.2.0 stands for.
+    """
+
+    def __init__(
+        self,
+        open_log: Callable[[], Log],
+        memory: Memory,
+        *,
+        longest: int,
+        counters_of_old_id: Callable[[str], Sequence[str]],
+    ) -> None:
+        self._open_log = open_log
+        self._memory = memory
+        self._longest = longest
+        self._counters_of_old_id = counters_of_old_id
+        self._log: Log | None = None
+        self._identity: Hashable = None  # of the table that memory was read from
+        self._loaded = False
+        self._seq = 0  # of the last row that is in memory
+        self._date = 0  # of the last row
+        self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the table
+        self._rescued: tuple[Record, ...] = ()
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
+        """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
+        try:
+            log = self._begin(patience)
+            appended = self._replay(log, pending)
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+        except BaseException:
+            self._distrust()
+            raise
+        try:
+            verdicts, record = self._memory.decide(demands)
+        except BaseException:
+            self._distrust()
+            raise
+        try:
+            if record is not None:
+                appended.append((log.append(record), record))
+            log.commit()
+        except LogError as error:
+            self._give_up(error)
+            raise CommitFailed(str(error), verdicts, record) from error
+        for seq, stored in appended:
+            self._note(seq, stored)
+        return verdicts
+
+    def reload(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.reload`."""
+        self._loaded = False
+
+    def maintain(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
+        self._memory.ledger.windows.sweep(self._longest)
+        if self._log is not None:
+            try:
+                self._log.maintain()
+            except LogError as error:
+                self._give_up(error)
+                _logger.warning("%s", error)
+
+    def clean(self, patience: float) -> int:
+        """Delete what is older than twice the longest window, while daemons use the table.
+
+        :returns: how many entries were deleted.
+        :raises StoreUnavailable: the database cannot be cleaned now.
+        """
+        try:
+            log = self._log = self._open_log()
+            self._memory.synchronise(log.begin(patience))
+            log.prepare(self._first_records)
+            log.commit()
+            deleted = log.clean(self._memory.date - 2 * self._longest, patience)
+            log.compact(patience)
+        except LogError as error:
+            self._disconnect()
+            raise StoreUnavailable(str(error)) from error
+        return deleted
+
+    def close(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
+        self._disconnect()
+
+    def _begin(self, patience: float) -> Log:
+        """Take the lock and bring the memory up to date."""
+        log = self._log
+        if log is not None:
+            try:
+                self._memory.synchronise(log.begin(patience))
+            except LogReplaced as replaced:
+                _logger.warning("%s; going on with what is there now", replaced)
+                self._give_up(replaced)
+                log = None
+        if log is None:
+            log = self._log = self._open_log()
+            self._memory.synchronise(log.begin(patience))
+            if log.prepare(self._first_records):
+                self._loaded = False
+        if log.identity != self._identity:
+            self._loaded = False
+            self._identity = log.identity
+        if not self._loaded:
+            self._memory.forget()
+            self._stored.clear()
+            self._seq = log.last_before(self._memory.date - self._longest)
+        self._read(log.rows_after(self._seq))
+        self._loaded = True
+        self._rescued = ()
+        if self._memory.date < self._date:
+            log.redate(self._memory.date)
+        self._date = self._memory.date
+        return log
+
+    def _read(self, rows: Iterable[tuple[int, Record]]) -> None:
+        for seq, record in rows:
+            try:
+                self._memory.apply(record)
+            except (ValueError, TypeError) as error:
+                _logger.error("row %d of policyd_batch cannot be understood and does not count: %s", seq, error)
+            self._note(seq, record)
+
+    def _note(self, seq: int, record: Record) -> None:
+        self._seq = seq
+        self._date = max(self._date, record.date)
+        if record.number > self._stored.get(record.writer, 0):
+            self._stored[record.writer] = record.number
+
+    def _replay(self, log: Log, pending: Iterable[Record]) -> list[tuple[int, Record]]:
+        """Store those of ``pending`` that are not in the table, and count those that are not in memory."""
+        appended = []
+        newest: dict[int, int] = {}
+        for record in pending:
+            if record.number > newest.get(record.writer, self._stored.get(record.writer, 0)):
+                newest[record.writer] = record.number
+                self._memory.apply(record)
+                dated = record.dated(self._memory.date)
+                appended.append((log.append(dated), dated))
+        return appended
+
+    def _first_records(self, old_counts: OldCounts) -> Iterator[Record]:
+        """What a new table begins with."""
+        if self._loaded:
+            yield from in_records(self._memory.ledger.snapshot(), self._memory.record)
+        for record in self._rescued:
+            yield record.dated(self._memory.date)
+        yield from in_records(self._carried_over(old_counts), self._memory.record)
+
+    def _carried_over(self, old_counts: OldCounts) -> Iterator[Entry]:
+        now = self._memory.date
+        entries = 0
+        for old_id, date, recipients in old_counts:
+            if recipients > 0 and date > now - 2 * self._longest:
+                # The old versions dated a mail at the full second before it.
+                for counter in self._counters_of_old_id(old_id):
+                    entries += 1
+                    yield Entry(counter, recipients, min(date + 1, now), "", "")
+        if entries:
+            _logger.info("%d counts of an older version carried over", entries)
+
+    def _give_up(self, error: LogError) -> None:
+        """Let go of the log after ``error``, and take over what can be read of one that is lost."""
+        if error.rescued:
+            if self._loaded:
+                self._read((seq, record) for seq, record in error.rescued if seq > self._seq)
+            else:
+                self._rescued = tuple(record for _, record in error.rescued)
+        self._disconnect()
+
+    def _distrust(self) -> None:
+        """After an error that nobody foresaw: memory may hold what the table does not."""
+        self._loaded = False
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
