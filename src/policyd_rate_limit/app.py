@@ -71,13 +71,17 @@ def run(settings: Settings) -> None:
 def make_directories(settings: Settings, account: accounts.Account | None) -> None:
     """Make the directories that the daemon writes to, for ``account``, as far as they are missing.
 
-    :raises SystemRefusal: one cannot be made.
+    :raises SystemRefusal: one that it cannot start without cannot be made.
     """
-    directories = [Path(settings.pidfile).absolute().parent, _database(settings).parent, settings.journal_home]
+    ensure_directory(Path(settings.pidfile).absolute().parent, account)
     if isinstance(settings.SOCKET, str):
-        directories.append(Path(settings.SOCKET).absolute().parent)
-    for directory in directories:
-        ensure_directory(directory, account)
+        ensure_directory(Path(settings.SOCKET).absolute().parent, account)
+    for directory in (_database(settings).parent, settings.journal_home):
+        try:
+            ensure_directory(directory, account)
+        except SystemRefusal as refusal:
+            # The daemon starts without a database, and tries again.
+            _logger.warning("%s", refusal)
 
 
 def clean(settings: Settings) -> int:
