@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +69,19 @@ def read_conf(text: str, file: str) -> Source:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, about backslashes in text
-            tree = ast.parse(text)
+            tree = ast.parse(text, os.devnull)  # Python opens what it is told here, to show a line of it
     except SyntaxError as error:
         # What Python says of it, not the text of the line, which could hold a password.
         raise ConfigError([source.problem(error.lineno or 0, "Python syntax", error.msg)]) from None
     except (ValueError, RecursionError, MemoryError):
         raise ConfigError([source.problem(0, "Python syntax", "values that lie too deep")]) from None
     reader = _Reader(source)
-    for statement in tree.body:
-        reader.read(statement)
+    try:
+        for statement in tree.body:
+            reader.read(statement)
+    except (TooMuch, RecursionError):
+        found = "too many, or too deep inside each other"
+        reader.problems.append(source.problem(statement.lineno, "fewer values", found))
     if reader.problems:
         raise ConfigError(reader.problems)
     return source
@@ -94,15 +99,18 @@ class _Reader:
         self._budget = Budget()
 
     def read(self, statement: ast.stmt) -> None:
-        """Understand one statement, or remember its problem."""
+        """Understand one statement, or remember its problem. Raises TooMuch and RecursionError."""
         try:
             self._read(statement)
         except _Skipped:
             pass
         except _Refused as refused:
-            self._problem(refused.line, refused.expected, refused.found)
-        except (TooMuch, RecursionError):
-            self._problem(statement.lineno, "fewer values", "too many, or too deep inside each other")
+            self.problems.append(self.source.problem(refused.line, refused.expected, refused.found))
+        else:
+            return
+        # What is made from these names later on is not told as a problem of its own.
+        stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+        self._refused.update(node.id for node in stored if isinstance(node.ctx, ast.Store))
 
     def _read(self, statement: ast.stmt) -> None:
         match statement:
@@ -115,9 +123,6 @@ class _Reader:
             case _:
                 raise _Refused(statement, _ALLOWED, _described(statement))
 
-    def _problem(self, line: int, expected: str, found: str) -> None:
-        self.problems.append(self.source.problem(line, expected, found))
-
     def _import(self, statement: ast.stmt, names: list[ast.alias]) -> None:
         for alias in names:
             if alias.name not in _CONST:
@@ -129,13 +134,9 @@ class _Reader:
     def _assign(self, targets: list[ast.expr], value: ast.expr) -> None:
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         before = self._budget.left
-        try:
-            if len(names) < len(targets):
-                raise _Refused(value, "a name to the left of =", "something else")  # noqa: TRY301 - told as any other
-            result = self._value(value, (names[0],), 0)
-        except Exception:
-            self._refused.update(names)
-            raise
+        if len(names) < len(targets):
+            raise _Refused(value, "a name to the left of =", "something else")
+        result = self._value(value, (names[0],), 0)
         self._refused.difference_update(names)
         for name in names:
             self._names[name] = self.source.values[name] = result
