@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 4 << 20
 """The most bytes of a configuration file, some 100,000 ids with limits of their own."""
 
-MOST_VALUES = 2_000_000
+MOST_VALUES = 1_000_000
 """The most values that a file may stand for, each as often as it is referred to."""
 
 MOST_WARNINGS = 100

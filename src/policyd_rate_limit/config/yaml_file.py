@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from policyd_rate_limit.config.source import DEEPEST, Budget, Source, TooMuch
+from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class _Reader:
                 raise _Refused(key_node, "text as a key", "a list or a mapping")
             key = key_node.value
             if key in result:
-                what = f"{key!r} is" if not place else "a key that is"
+                what = f"{shown(key)} is" if not place else "a key that is"
                 self._source.warn(_line(key_node), f"{what} given before; this one counts")
             result[key] = self._value(value_node, (*place, key), depth + 1)
             self._source.lines[*place, key] = _line(key_node)
@@ -137,7 +138,7 @@ class _Reader:
             raise _Refused(node, "text in quotes", "a number or a date that is too long")
         try:
             return self._loader.construct_object(node)
-        except (ValueError, OverflowError, TypeError, LookupError, yaml.YAMLError):
+        except (ValueError, OverflowError, TypeError, LookupError, AttributeError, yaml.YAMLError):
             raise _Refused(node, "a plain value, or text in quotes", "a value that YAML cannot read") from None
 
 
