@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from support.faketime import Clock
 from support.postfix import Postfix, send
 from support.programs import require
 from support.proxy import LossyProxy
+from support.public import public_directory
 
 pytestmark = [pytest.mark.needs_postfix, pytest.mark.needs_root]
 
@@ -173,6 +175,19 @@ def test_counts_outlive_the_daemon_and_postfix_reconnects(tmp_path: pathlib.Path
             assert sent.refused["e@example.net"].endswith(TEXT)
         postfix.wait_until_delivered(4)
         postfix.assert_no_trouble()
+
+
+def test_a_daemon_without_privileges_serves_a_chrooted_smtpd(tmp_path: pathlib.Path) -> None:
+    with public_directory() as directory:
+        shutil.chown(directory, "nobody", "nogroup")
+        with mail_server(directory, user="nobody", group="nogroup", limits=[[2, 3600]]) as (postfix, daemon):
+            assert (postfix.queue / "ratelimit").owner() == "nobody"
+            assert postfix.send("alice").ok
+            daemon.kill()
+            daemon.start()  # takes over the socket that the dead one left
+            assert postfix.send("alice").ok
+            assert postfix.send("alice").reply.endswith(TEXT)
+            postfix.assert_no_trouble()
 
 
 @pytest.mark.parametrize(
