@@ -8,7 +8,7 @@ directory.
 Every contender starts anew for every round, with a database of its own; the rounds interleave, so that a
 machine that slows down slows all of them. Both versions read the same configuration file: SQLite at its
 default durability, ``debug`` off. The table shows the median of the rounds, the slowest and the fastest of
-them, and ratios of medians.
+them, and the median of the ratios within each round.
 
 Contenders and loads are the two tables below; a new one of either is one more line.
 """
@@ -166,9 +166,11 @@ def serving(contender: Contender, load: Load, directory: pathlib.Path, names: di
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             if server.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"{contender.name} does not start:\n{log.read_text(errors='replace')}")
+                raise SystemExit("it does not start")
             time.sleep(0.05)
         yield port
+    except SystemExit as failure:
+        raise SystemExit(f"{contender.name}: {failure}\n{log.read_text(errors='replace')[-4000:]}") from None
     finally:
         server.terminate()
         try:
@@ -212,10 +214,9 @@ def machine(directory: pathlib.Path) -> str:
 def table(results: dict[str, list[Round]]) -> str:
     """The results by contender's name as text: one line per contender."""
     speeds = {name: [one.per_second for one in rounds] for name, rounds in results.items()}
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
     columns: list[tuple[str, Callable[[str], str]]] = [
         ("", lambda name: name),
-        ("requests/s", lambda name: f"{medians[name]:,.0f}"),
+        ("requests/s", lambda name: f"{statistics.median(speeds[name]):,.0f}"),
         ("slowest", lambda name: f"{min(speeds[name]):,.0f}"),
         ("fastest", lambda name: f"{max(speeds[name]):,.0f}"),
     ]
@@ -223,12 +224,15 @@ def table(results: dict[str, list[Round]]) -> str:
     def latency(percentile: str) -> Callable[[str], str]:
         return lambda name: f"{statistics.median(one.latency[percentile] for one in results[name]):.2f}"
 
+    def ratio(name: str, base: str) -> float:
+        return statistics.median(a / b for a, b in zip(speeds[name], speeds[base], strict=True))
+
     columns += [(f"{percentile} ms", latency(percentile)) for percentile in ("p50", "p99", "p99.9", "max")]
     columns.append(("generator", lambda name: f"{statistics.median(one.generator for one in results[name]):.0%}"))
     if PEER_1_2_0.name in results:
-        columns.append(("x 1.2.0", lambda name: f"{medians[name] / medians[PEER_1_2_0.name]:.1f}"))
+        columns.append(("x 1.2.0", lambda name: f"{ratio(name, PEER_1_2_0.name):.1f}"))
     if DURABLE_FLOOR.name in results:
-        columns.append(("of durable floor", lambda name: f"{medians[name] / medians[DURABLE_FLOOR.name]:.0%}"))
+        columns.append(("of durable floor", lambda name: f"{ratio(name, DURABLE_FLOOR.name):.0%}"))
     lines = [[head for head, _ in columns], *([cell(name) for _, cell in columns] for name in results)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
