@@ -133,6 +133,17 @@ def free_port() -> int:
         return port
 
 
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Return when somebody listens on ``port``; SystemExit when ``server`` ends before or takes too long."""
+    end = time.monotonic() + READY_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.05)
+    raise SystemExit("it does not start")
+
+
 @contextlib.contextmanager
 def serving(contender: Contender, load: Load, directory: pathlib.Path, names: dict[str, str]) -> Iterator[int]:
     """The contender, ready, with an empty database in ``directory``; the port that it listens on."""
@@ -160,14 +171,7 @@ def serving(contender: Contender, load: Load, directory: pathlib.Path, names: di
             cwd=directory,
         )
     try:
-        end = time.monotonic() + READY_SECONDS
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            if server.poll() is not None or time.monotonic() > end:
-                raise SystemExit("it does not start")
-            time.sleep(0.05)
+        wait_until_ready(server, port)
         yield port
     except SystemExit as failure:
         raise SystemExit(f"{contender.name}: {failure}\n{log.read_text(errors='replace')[-4000:]}") from None
