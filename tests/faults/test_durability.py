@@ -32,7 +32,7 @@ def test_kill_9_at_random_moments_loses_no_count(tmp_path: pathlib.Path, part: i
     endless = iter(lambda: chance.choices(USERS, WEIGHTS)[0], None)
     daemon = Daemon(tmp_path, limits=[[LIMIT, 86400]])
     with daemon, Background([daemon.address], endless, connections=32) as load:
-        for life in range(LIVES):
+        for _ in range(LIVES):
             load.wait_for_answers(1)
             time.sleep(chance.uniform(0, LONGEST_LIFE))
             daemon.kill()
