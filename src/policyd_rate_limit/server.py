@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
-from policyd_rate_limit.service import Conversation, Throttle
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.service import Throttle
 
 MAX_CONNECTIONS = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
 MAX_PIPELINED = 64  # requests of one connection without an answer; Postfix sends one at a time
@@ -31,8 +31,11 @@ _logger = logging.getLogger(__name__)
 class Asks(Protocol):
     """What answers requests: :class:`policyd_rate_limit.service.Service`."""
 
-    def ask(self, request: Request, conversation: Conversation, answer: Callable[[str | None], None]) -> None:
+    def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """See :meth:`policyd_rate_limit.service.Service.ask`."""
+
+    def unanswered(self, request: Request) -> None:
+        """See :meth:`policyd_rate_limit.service.Service.unanswered`."""
 
 
 class Server:
@@ -79,7 +82,9 @@ class Server:
 
     def admit(self, connection: Connection) -> bool:
         """Take on a new connection, unless there are too many."""
-        if self._closing or len(self._connections) >= MAX_CONNECTIONS:
+        if self._closing:
+            return False
+        if len(self._connections) >= MAX_CONNECTIONS:
             self.complain("connections", "", f"more than {MAX_CONNECTIONS} connections, closing new ones")
             return False
         self._connections.add(connection)
@@ -110,7 +115,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answers",
-        "_conversation",
         "_decoder",
         "_ending",
         "_heard",
@@ -127,7 +131,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._peer = ""
         self._decoder = Decoder()
-        self._conversation = Conversation()
         self._answers: deque[_Answer] = deque()
         self._heard = server.now
         self._partial_since: float | None = None
@@ -140,7 +143,7 @@ class Connection(asyncio.Protocol):
         # uvloop's transports do not inherit from asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         if not self._server.admit(self):
-            transport.abort()
+            self.abort()
             return
         transport.set_write_buffer_limits(high=MAX_UNREAD)
         name = transport.get_extra_info("peername")
@@ -150,10 +153,12 @@ class Connection(asyncio.Protocol):
         """The client is gone; what it has asked is decided all the same, and nobody gets the answer."""
         self._server.leave(self)
         self._transport = None
+        self._give_up_answers()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes have come."""
-        if self._ending:
+        transport = self._transport
+        if self._ending or transport is None:
             return
         self._heard = self._server.now
         try:
@@ -168,14 +173,17 @@ class Connection(asyncio.Protocol):
         else:
             self._partial_since = None
         for request in requests:
-            answer = _Answer(self)
+            answer = _Answer(self, request)
             self._answers.append(answer)
-            self._server.service.ask(request, self._conversation, answer.give)
+            self._server.service.ask(request, answer.give)
+            if transport.is_closing():
+                return
         if len(self._answers) >= MAX_PIPELINED:
             self._pause()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more; it may still wait for answers."""
+        """The client sends nothing more; it may still wait for answers, but Postfix does not."""
+        self._give_up_answers()
         self.close_when_done()
         return True
 
@@ -207,13 +215,19 @@ class Connection(asyncio.Protocol):
 
     def check_time(self, now: float, idle_seconds: float) -> None:
         """Close the connection when it has been idle, or in the middle of a request, for too long."""
-        if self._partial_since is not None and now - self._partial_since >= PARTIAL_REQUEST_SECONDS:
+        if self._answers:
+            # The client waits for us, and what it has sent since may not have been read.
+            self._heard = now
+            if self._partial_since is not None:
+                self._partial_since = now
+        elif self._partial_since is not None and now - self._partial_since >= PARTIAL_REQUEST_SECONDS:
             self._server.complain(
                 "partial", self._peer, f"half a request and nothing more for {PARTIAL_REQUEST_SECONDS:g} s; closing"
             )
             self.abort()
-        elif now - self._heard >= idle_seconds and not self._answers:
-            self.abort() if self._unread else self.close_when_done()
+        elif now - self._heard >= idle_seconds:
+            # Closing takes as long as the client does not read its answers.
+            self.abort() if self._unread or self._ending else self.close_when_done()
 
     def close_when_done(self) -> None:
         """Close the connection once all that was asked is answered."""
@@ -225,6 +239,13 @@ class Connection(asyncio.Protocol):
         self._ending = True
         if self._transport is not None:
             self._transport.abort()
+
+    def _give_up_answers(self) -> None:
+        """Whoever has not got an answer by now asks again, over another connection."""
+        for answer in self._answers:
+            if answer.request is not None:
+                self._server.service.unanswered(answer.request)
+                answer.request = None
 
     def _pause(self) -> None:
         if not self._paused and self._transport is not None:
@@ -240,10 +261,11 @@ class Connection(asyncio.Protocol):
 class _Answer:
     """The place of one answer in the order of a connection."""
 
-    __slots__ = ("_connection", "data")
+    __slots__ = ("_connection", "data", "request")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
+        self.request: Request | None = request
         self.data: bytes | None = None
 
     def give(self, action: str | None) -> None:

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
-from policyd_rate_limit.domain.counting import mail_id, main_cf_hint, stages
+from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
-MOST_REPETITIONS = 2_000  # requests of one mail on one connection that are told apart
 
 _logger = logging.getLogger(__name__)
 
@@ -38,27 +37,6 @@ class Throttle(Protocol):
 
     def hit(self, key: str) -> tuple[bool, int]:
         """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
-
-
-class Conversation:
-    """What one connection has asked about the mail at hand."""
-
-    __slots__ = ("_asked", "_instance")
-
-    def __init__(self) -> None:
-        self._instance = ""
-        self._asked: dict[tuple[str, str, str], int] = {}
-
-    def repetition(self, request: Request) -> int:
-        """How many equal requests of the same mail came before over this connection."""
-        if request.instance != self._instance:
-            self._instance = request.instance
-            self._asked = {}
-        about = (request.protocol_state, request.sender, request.recipient)
-        repetition = self._asked.get(about, 0)
-        if len(self._asked) < MOST_REPETITIONS:
-            self._asked[about] = repetition + 1
-        return repetition
 
 
 class Service:
@@ -84,15 +62,17 @@ class Service:
         self._actions = actions
         self._count_mode = count_mode
         self._stages = stages(count_mode)
+        self._repetitions = Repetitions()
         self._submit = submit
         self._uncounted = uncounted
         self._refused = refused
         self._policy_service = policy_service
 
-    def ask(self, request: Request, conversation: Conversation, answer: Callable[[str | None], None]) -> None:
+    def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
 
-        As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects.
+        As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects. When the
+        client cannot get the answer, for this or any other reason, call :meth:`unanswered`.
         """
         cost_of = self._stages.get(request.protocol_state)
         if cost_of is None:
@@ -104,14 +84,21 @@ class Service:
             self._log_uncharged(request, charged)
             answer(self._actions.success)
             return
-        cost = cost_of(request, conversation.repetition(request) if self._count_mode == 0 else 0)
+        cost = cost_of(request)
         demand = Demand(
             (Charge(charged.key, RECIPIENTS, cost.amount, charged.limits),),
             mail_id(request.instance),
-            cost.part,
+            self._repetitions.part(cost.part) if cost.each else cost.part,
             cost.settles,
         )
         self._submit(demand, lambda result: answer(self._conclude(request, demand, result)))
+
+    def unanswered(self, request: Request) -> None:
+        """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""
+        cost_of = self._stages.get(request.protocol_state)
+        cost = cost_of(request) if cost_of else None
+        if cost is not None and cost.each:
+            self._repetitions.unanswered(cost.part)
 
     def _conclude(self, request: Request, demand: Demand, result: Verdict | Exception) -> str | None:
         """The action for ``result``."""
@@ -136,8 +123,10 @@ class Service:
         if not log_it and not _logger.isEnabledFor(logging.DEBUG):
             return
         limit = verdict.exceeded
-        cost = demand.charges[0].cost
-        never = " (it costs more than the limit and can never pass)" if limit and cost > limit.maximum else ""
+        _, _, cost, limits = demand.charges[0]
+        never = ""
+        if any(cost > limit.maximum for limit in limits):
+            never = " (it costs more than the limit and can never pass)"
         _logger.log(
             logging.INFO if log_it else logging.DEBUG,
             "%s key=%s cost=%d verdict=refused limit=%s%s%s",
@@ -154,7 +143,7 @@ class Service:
             _logger.debug("%s key=%s verdict=not-limited", _about(request), charged.key if charged else "")
 
     def _hint(self, request: Request) -> None:
-        log_it, suppressed = self._uncounted.hit(request.protocol_state)
+        log_it, suppressed = self._uncounted.hit("")
         if log_it:
             _logger.warning(
                 "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.request import Request
 
+QUESTIONS_PER_GENERATION = 50_000
 MOST_INSTANCE = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
 
 _RECIPIENT_RESTRICTIONS = "smtpd_recipient_restrictions"
@@ -28,47 +29,75 @@ _HOOKS = {
 
 
 class Cost(NamedTuple):
-    """What one request costs; see :class:`policyd_rate_limit.domain.charge.Demand` for ``part`` and ``settles``."""
+    """What one request costs; see :class:`policyd_rate_limit.domain.charge.Demand` for ``part`` and ``settles``.
+
+    ``each``: an equal request of the same mail is a part of its own; see :class:`Repetitions`.
+    """
 
     amount: int
     part: str
     settles: bool = False
+    each: bool = False
 
 
-def _recipient(request: Request, _repetition: int) -> Cost:
+class Repetitions:
+    """How often each request was asked, where equal ones are charged each.
+
+    One that got no answer does not count: Postfix sends it again, and it is the same part of its mail then. So is one
+    that was asked before a restart, when nobody knows any more whether it was answered, or before two generations
+    of others, which bound the memory.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[str, int] = {}
+        self._old: dict[str, int] = {}
+
+    def part(self, question: str) -> str:
+        """The part of its mail that ``question``, which is asked now, charges."""
+        before = self._before(question)
+        if len(self._young) >= QUESTIONS_PER_GENERATION:
+            self._old = self._young
+            self._young = {}
+        self._young[question] = before + 1
+        return f"{question}-{before}" if before else question
+
+    def unanswered(self, question: str) -> None:
+        """``question`` got no answer, and will get none."""
+        before = self._before(question)
+        if before:
+            self._young[question] = before - 1
+
+    def _before(self, question: str) -> int:
+        found = self._young.get(question)
+        return self._old.get(question, 0) if found is None else found
+
+
+def _recipient(request: Request) -> Cost:
     return Cost(1, digest(request.recipient))
 
 
-def _all_recipients(request: Request, _repetition: int) -> Cost:
+def _all_recipients(request: Request) -> Cost:
     return Cost(max(1, request.recipient_count), "", settles=True)
 
 
-def _each_request(request: Request, repetition: int) -> Cost:
-    return Cost(1, digest(f"{request.sender}\n{request.recipient}\n{repetition}"))
+def _each_request(request: Request) -> Cost:
+    return Cost(1, _question(request), each=True)
 
 
-def _recipients_of_data(request: Request, _repetition: int) -> Cost:
-    return Cost(max(1, request.recipient_count), DATA)
+def _recipients_of_each_request(request: Request) -> Cost:
+    return Cost(max(1, request.recipient_count), _question(request), each=True)
 
 
-def _each_mail(_request: Request, _repetition: int) -> Cost:
-    return Cost(1, DATA)
-
-
-_MODES: dict[int | None, Mapping[str, Callable[[Request, int], Cost]]] = {
+_MODES: dict[int | None, Mapping[str, Callable[[Request], Cost]]] = {
     None: {RCPT: _recipient, DATA: _all_recipients, END_OF_MESSAGE: _all_recipients},
     0: {RCPT: _each_request},
-    1: {DATA: _recipients_of_data},
-    2: {DATA: _each_mail},
+    1: {DATA: _recipients_of_each_request},
+    2: {DATA: _each_request},
 }
 
 
-def stages(count_mode: int | None) -> Mapping[str, Callable[[Request, int], Cost]]:
-    """What a request at each counted stage costs, under ``count_mode``.
-
-    The functions take the request and how many equal ones of the same mail were answered on the same connection
-    before it: Postfix repeats a request over a new connection only when it got no answer.
-    """
+def stages(count_mode: int | None) -> Mapping[str, Callable[[Request], Cost]]:
+    """What a request at each counted stage costs, under ``count_mode``."""
     return _MODES[count_mode]
 
 
@@ -81,6 +110,14 @@ def main_cf_hint(count_mode: int | None, policy_service: str) -> str:
 def mail_id(instance: str) -> str:
     """What tells the requests of one mail, from the ``instance`` attribute; bounded in length."""
     return instance if len(instance) <= MOST_INSTANCE else digest(instance)
+
+
+def _question(request: Request) -> str:
+    """What tells a request from all others, except from the same one that is sent again.
+
+    A mail may come to DATA twice, the second time with more recipients: when another restriction refused the first.
+    """
+    return digest(f"{request.instance}\n{request.sender}\n{request.recipient}\n{request.recipient_count}")
 
 
 def digest(text: str) -> str:
