@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
     """The answer to a :class:`Demand`.
 
     ``key`` and ``exceeded``: the key and the limit that refused it, None when it was admitted.
-    ``charged``: what was counted for each charge, 0 for what had been counted before, negative for what was
+    ``charged``: what was counted for the first charge, 0 when that had been counted before, negative for what was
     given back.
     """
 

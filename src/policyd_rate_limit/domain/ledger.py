@@ -29,8 +29,13 @@ class Ledger:
         self.windows = Windows(self._max_keys)
         self.mails = Mails()
 
+    def advance(self, time: float) -> None:
+        """The clock shows ``time`` (Unix seconds)."""
+        if self.windows.advance(time):
+            self.mails.redate(self.windows.date)
+
     def decide(self, demand: Demand, entries: list[Entry]) -> Verdict:
-        """Admit or refuse ``demand`` at the moment of the last ``windows.advance``.
+        """Admit or refuse ``demand`` at the moment of the last :meth:`advance`.
 
         When it is admitted it is counted, and what was counted is appended to ``entries``.
         """
@@ -45,11 +50,9 @@ class Ledger:
         exceeding = self._exceeding(charges)
         if exceeding is not None:
             return exceeding
-        charged = 0
-        for charge in charges:
-            charged = charge.cost
-            self._count(Entry(charge.key + charge.unit, charge.cost, self.windows.date, mail, part), entries)
-        return Verdict(True, charged=charged)
+        for key, unit, cost, _ in charges:
+            self._count(Entry(key + unit, cost, self.windows.date, mail, part), entries)
+        return Verdict(True, charged=charges[0].cost)
 
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
@@ -58,7 +61,8 @@ class Ledger:
             self.windows.add(counter, date, amount)
         else:
             self.windows.give_back(counter, date, -amount)
-        if mail and date > self.windows.now - REMEMBERED_SECONDS:
+        # What is given back is always taken from what is remembered, or it could be given back again.
+        if mail and (date > self.windows.now - REMEMBERED_SECONDS or amount < 0):
             self.mails.add(entry)
 
     def snapshot(self) -> Iterator[Entry]:
@@ -91,7 +95,7 @@ class Ledger:
                 self._count(Entry(charge.counter, charge.cost, self.windows.date, mail, ""), entries)
             else:
                 self._give_back(charge.counter, -charge.cost, before, entries)
-        return Verdict(True, charged=missing[0].cost if missing else 0)
+        return Verdict(True, charged=missing[0].cost)
 
     def _give_back(self, counter: str, amount: int, before: Sequence[Entry], entries: list[Entry]) -> None:
         """Give ``amount`` back of what was charged ``before``, the newest charges first."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from policyd_rate_limit.domain.charge import Entry
 
 ENTRIES_PER_GENERATION = 50_000
@@ -35,23 +33,24 @@ class Mails:
         """How many mails are remembered."""
         return len(self._young) + len(self._old)
 
-    def entries(self, mail: str) -> Sequence[Entry]:
+    def entries(self, mail: str) -> list[Entry]:
         """What was charged for ``mail``, in order, less what was given back."""
         found = self._young.get(mail)
         if found is None:
             found = self._old.get(mail)
-        return () if found is None else found
+        return [] if found is None else found
 
     def add(self, entry: Entry) -> None:
         """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""
+        if entry.amount < 0:
+            _take_back(self.entries(entry.mail), entry)
+            return
         found = self._young.get(entry.mail)
         if found is None:
             found = self._old.pop(entry.mail, [])
             self._entries += len(found)
             self._young[entry.mail] = found
-        if entry.amount < 0:
-            _take_back(found, entry)
-        elif len(found) < MOST_ENTRIES_OF_A_MAIL:
+        if len(found) < MOST_ENTRIES_OF_A_MAIL:
             found.append(entry)
             self._entries += 1
         if self._entries >= ENTRIES_PER_GENERATION:
@@ -59,12 +58,18 @@ class Mails:
             self._young = {}
             self._entries = 0
 
+    def redate(self, latest: int) -> None:
+        """The clock stepped back: what is dated later than ``latest`` (Unix second) happened just then."""
+        for entries in (*self._young.values(), *self._old.values()):
+            entries[:] = [entry._replace(date=min(entry.date, latest)) for entry in entries]
+
 
 def _take_back(entries: list[Entry], taken: Entry) -> None:
+    """Newest first, as it was given back."""
     left = -taken.amount
     for index in range(len(entries) - 1, -1, -1):
         entry = entries[index]
-        if left and entry.counter == taken.counter and entry.date == taken.date and entry.amount > 0:
+        if left and entry.counter == taken.counter and entry.amount > 0:
             amount = min(left, entry.amount)
             entries[index] = entry._replace(amount=entry.amount - amount)
             left -= amount

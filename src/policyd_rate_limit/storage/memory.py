@@ -35,7 +35,7 @@ class Memory:
 
     def advance(self) -> None:
         """Look at the clock: what is decided from here on is decided now."""
-        self.ledger.windows.advance(self._clock() + self._ahead)
+        self.ledger.advance(self._clock() + self._ahead)
 
     def synchronise(self, time: float) -> None:
         """It is ``time`` by the clock that all daemons share: what is decided from here on is decided then.
@@ -43,7 +43,7 @@ class Memory:
         How far that is from the own clock is remembered, for when the shared one is away.
         """
         self._ahead = time - self._clock()
-        self.ledger.windows.advance(time)
+        self.ledger.advance(time)
 
     def decide(self, demands: Sequence[Demand]) -> tuple[list[Verdict], Record | None]:
         """Decide ``demands`` in order; the record is what is to be made durable, None when nothing was counted."""
