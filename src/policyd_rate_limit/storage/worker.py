@@ -39,9 +39,6 @@ class Decider(Protocol):
         """Called last."""
 
 
-Done = "Callable[[Verdict | Exception], None]"
-
-
 class Worker:
     """Runs ``store`` in a thread of its own, for one event loop.
 
@@ -72,11 +69,6 @@ class Worker:
         if not self._busy:
             self._next()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits for a verdict."""
-        return not self._busy and not self._waiting
-
     async def stop(self) -> None:
         """Let the store finish what it has in hand, and close it."""
         if self._maintenance is not None:
@@ -100,7 +92,11 @@ class Worker:
             # The store works on the next batch while these answers are written.
             self._next()
         for call, result in zip(done, results, strict=True):
-            call(result)
+            try:
+                call(result)
+            except Exception:
+                # The others wait for their answers all the same.
+                _logger.exception("an answer")
 
     def _maintain(self) -> None:
         self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)
@@ -118,9 +114,9 @@ class Worker:
                     results = self._store.admit(demands)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
                     results = [error] * len(demands)
+            self._loop.call_soon_threadsafe(self._deliver, results)
             if maintain:
                 self._guard(self._store.maintain)
-            self._loop.call_soon_threadsafe(self._deliver, results)
         self._guard(self._store.close)
 
     def _guard(self, step: Callable[[], None]) -> None:
