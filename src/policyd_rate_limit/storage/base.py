@@ -40,6 +40,12 @@ class Store(Protocol):
         :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
         """
 
+    def probe(self) -> None:
+        """See whether the database is there; may be called from another thread than the rest.
+
+        :raises StoreError: it is not.
+        """
+
     def reload(self) -> None:
         """Distrust the memory: read it anew from the database, once that is there."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
@@ -90,6 +91,8 @@ class Fallback:
         self._adopted: list[Journal] = []
         self._pending: list[Record] = []
         self._pending_bytes = 0
+        self._probe: threading.Thread | None = None
+        self._reached = False
 
     def open(self) -> None:
         """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
@@ -115,9 +118,10 @@ class Fallback:
         :raises StoreUnavailable: the database is away, and memory is not to decide.
         :raises StoreFull: neither the database nor the journal can take more.
         """
-        verdicts = self._try(demands) if not self._away or self._backoff.due else None
-        if verdicts is not None:
-            return verdicts
+        if self._may_try():
+            verdicts = self._try(demands)
+            if verdicts is not None:
+                return verdicts
         if not self._enforce:
             raise StoreUnavailable("the database is away")
         return self._decide(demands)
@@ -128,11 +132,13 @@ class Fallback:
             self._open_journal()
         if not self._away:
             self._store.maintain()
-        if not self._away or self._backoff.due:
+        if self._may_try():
             self._try(())
 
     def close(self) -> None:
         """Let go of the database and of the journal; what still waits stays in the journal."""
+        if self._probe is not None:
+            self._probe.join()
         if self._pending:
             self._try(())
         self._store.close()
@@ -144,6 +150,36 @@ class Fallback:
                     journal.close()
                 else:
                     journal.remove()
+
+    def _may_try(self) -> bool:
+        """Whether the database is there, or was within reach a moment ago.
+
+        While it is away a thread of its own knocks, since that may take as long as ``patience``.
+        """
+        if not self._away:
+            return True
+        if self._probe is None:
+            if self._backoff.due:
+                self._probe = threading.Thread(target=self._knock, name="probe", daemon=True)
+                self._probe.start()
+            return False
+        if self._probe.is_alive():
+            return False
+        self._probe = None
+        if not self._reached:
+            self._backoff.failed()
+        return self._reached
+
+    def _knock(self) -> None:
+        try:
+            self._store.probe()
+        except StoreError:
+            self._reached = False
+        except Exception:
+            self._reached = False
+            _logger.exception("the database")
+        else:
+            self._reached = True
 
     def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
         """Have the database decide; None when it is away and has decided nothing."""
@@ -203,7 +239,8 @@ class Fallback:
 
     def _without_journal(self, error: Exception) -> None:
         if self._journal is not None:
-            self._journal.remove()
+            # What is in it already stays there until it is in the database.
+            self._adopted.append(self._journal)
             self._journal = None
         if not self._without:
             self._without = True
@@ -218,7 +255,7 @@ class Fallback:
             self._away = True
             _logger.error(
                 "%s; %s",
-                failure,
+                str(failure),  # not the error itself, which holds frames, cursors and connections
                 "limits go on from memory" if self._enforce else "db_error_action is the answer",
             )
         self._backoff.failed()

@@ -52,12 +52,14 @@ class LogStore:
         self._longest = longest
         self._counters_of_old_id = counters_of_old_id
         self._log: Log | None = None
+        self._spare: Log | None = None  # opened by a probe
         self._identity: Hashable = None  # of the table that memory was read from
         self._loaded = False
         self._seq = 0  # of the last row that is in memory
         self._date = 0  # of the last row
         self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the table
         self._rescued: tuple[Record, ...] = ()
+        self._found: Sequence[tuple[int, Record]] = ()  # rescued by a probe
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
@@ -85,6 +87,17 @@ class LogStore:
         for seq, stored in appended:
             self._note(seq, stored)
         return verdicts
+
+    def probe(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.probe`."""
+        try:
+            spare, self._spare = self._spare, self._open_log()
+        except LogError as error:
+            # Memory belongs to the other thread, which takes these over when it tries next.
+            self._found = error.rescued or self._found
+            raise
+        if spare is not None:
+            spare.close()
 
     def reload(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.reload`."""
@@ -121,9 +134,14 @@ class LogStore:
     def close(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
         self._disconnect()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def _begin(self, patience: float) -> Log:
         """Take the lock and bring the memory up to date."""
+        self._take_over(self._found)
+        self._found = ()
         log = self._log
         if log is not None:
             try:
@@ -133,7 +151,8 @@ class LogStore:
                 self._give_up(replaced)
                 log = None
         if log is None:
-            log = self._log = self._open_log()
+            log = self._log = self._spare or self._open_log()
+            self._spare = None
             self._memory.synchronise(log.begin(patience))
             if log.prepare(self._first_records):
                 self._loaded = False
@@ -199,13 +218,16 @@ class LogStore:
             _logger.info("%d counts of an older version carried over", entries)
 
     def _give_up(self, error: LogError) -> None:
-        """Let go of the log after ``error``, and take over what can be read of one that is lost."""
-        if error.rescued:
-            if self._loaded:
-                self._read((seq, record) for seq, record in error.rescued if seq > self._seq)
-            else:
-                self._rescued = tuple(record for _, record in error.rescued)
+        """Let go of the log after ``error``."""
+        self._take_over(error.rescued)
         self._disconnect()
+
+    def _take_over(self, rescued: Sequence[tuple[int, Record]]) -> None:
+        """Keep what could be read of a table that is lost."""
+        if rescued and self._loaded:
+            self._read((seq, record) for seq, record in rescued if seq > self._seq)
+        elif rescued:
+            self._rescued = tuple(record for _, record in rescued)
 
     def _distrust(self) -> None:
         """After an error that nobody foresaw: memory may hold what the table does not."""

@@ -197,6 +197,9 @@ class SqliteLog:
         self._checkpointer.stop()
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
+                # A cursor that somebody still refers to would keep the connection open, and with it the lock.
+                self._connection.rollback()
+            with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
 
