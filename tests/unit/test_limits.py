@@ -110,6 +110,11 @@ def test_the_place_of_a_wrong_pair_is_told() -> None:
     assert caught.value.place == ()
 
 
+def test_a_number_that_python_does_not_write_is_refused_all_the_same() -> None:
+    with pytest.raises(LimitsError, match="found something too large to show"):
+        parse_limits([10**5000, 60])
+
+
 def test_a_message_is_short_whatever_is_wrong() -> None:
     with pytest.raises(LimitsError) as caught:
         parse_limits(["x" * 100_000])

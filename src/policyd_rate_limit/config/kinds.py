@@ -336,8 +336,6 @@ def _recipients(value: object) -> str | tuple[str, ...]:
 
 
 def _query(value: object) -> str:
-    if value is None:
-        return ""
     if not isinstance(value, str) or "\0" in value:
         raise Wrong(Fault(value))
     return value

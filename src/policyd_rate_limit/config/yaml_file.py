@@ -90,8 +90,7 @@ class _Reader:
 
     def _value(self, node: yaml.Node, place: Place, depth: int) -> object:
         self._budget.spend(1, depth)
-        if place:
-            self._source.lines[place] = _line(node)
+        self._source.lines[place] = _line(node)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, place, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
