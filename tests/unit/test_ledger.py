@@ -1,0 +1,246 @@
+"""Deciding, against a model that keeps all that was ever admitted and adds it up each time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain import mails as mails_module
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+
+T0 = 1_700_000_000.0
+LIMITS: dict[str, Limits] = {
+    "user:a": (Limit(4, 10), Limit(7, 60)),
+    "domain:a": (Limit(9, 30),),
+    "server": (Limit(12, 5), Limit(30, 600)),
+}
+GENEROUS: Limits = (Limit(10**6, 10), Limit(10**6, 100), Limit(10**6, 10_000))
+
+
+@dataclass
+class Charged:
+    """What was admitted: ``amount`` of it is left."""
+
+    counter: str
+    time: float
+    amount: int
+    mail: str
+    part: str
+
+
+@dataclass
+class Model:
+    """SPEC 3 and 4, in the simplest way."""
+
+    charged: list[Charged] = field(default_factory=list)
+
+    def usage(self, counter: str, limits: Limits, now: float) -> tuple[int, ...]:
+        return tuple(
+            sum(
+                charged.amount
+                for charged in self.charged
+                if charged.counter == counter and math.ceil(charged.time) + limit.seconds > math.floor(now)
+            )
+            for limit in limits
+        )
+
+    def decide(self, demand: Demand, now: float) -> Verdict:
+        of_mail = [charged for charged in self.charged if demand.mail and charged.mail == demand.mail]
+        if not demand.settles and any(charged.part == demand.part for charged in of_mail):
+            return Verdict(True)
+        missing = {}
+        for charge in demand.charges:
+            before = sum(charged.amount for charged in of_mail if charged.counter == charge.counter)
+            missing[charge] = charge.cost - (before if demand.settles else 0)
+        for charge, cost in missing.items():
+            used = self.usage(charge.counter, charge.limits, now)
+            for limit, use in zip(charge.limits, used, strict=True):
+                if cost > 0 and use + cost > limit.maximum:
+                    return Verdict(False, charge.key, limit)
+        for charge, cost in missing.items():
+            if cost > 0:
+                self.charged.append(Charged(charge.counter, now, cost, demand.mail, demand.part))
+            for charged in reversed([c for c in of_mail if c.counter == charge.counter]):
+                taken = min(max(-cost, 0), charged.amount)
+                charged.amount -= taken
+                cost += taken
+        return Verdict(True, charged=next(iter(missing.values())))
+
+
+def rebuilt(entries: list[Entry], now: float) -> Ledger:
+    ledger = Ledger(1000)
+    ledger.advance(now)
+    for entry in entries:
+        ledger.apply(entry)
+    return ledger
+
+
+def charges_of(limits: dict[str, Limits]) -> st.SearchStrategy[tuple[Charge, ...]]:
+    charge = st.sampled_from(sorted(limits)).flatmap(
+        lambda key: st.builds(Charge, st.just(key), st.sampled_from(["", "#"]), st.integers(1, 6), st.just(limits[key]))
+    )
+    return st.lists(charge, min_size=1, max_size=4, unique_by=lambda charge: charge.counter).map(tuple)
+
+
+def demands_of(limits: dict[str, Limits]) -> st.SearchStrategy[Demand]:
+    mail = st.sampled_from(["", "m1", "m2", "m3"])
+    return st.one_of(
+        st.builds(Demand, charges_of(limits), mail, st.sampled_from(["a", "b", "c", "d"])),
+        st.builds(Demand, charges_of(limits), mail, st.just(""), st.just(True)),
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(LIMITS), st.sampled_from([0, 0, 0, 1, 2])),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, int]]) -> None:
+    now = T0
+    model, entries = Model(), list[Entry]()
+    ledger = rebuilt(entries, now)
+    for seconds, demand, restarts in steps:
+        now += seconds
+        ledger.advance(now)
+        written = len(entries)
+        verdict = ledger.decide(demand, entries)
+        assert verdict == model.decide(demand, now)
+        # All or none, and nothing but what was admitted is written.
+        assert verdict.admitted or len(entries) == written
+        for _ in range(restarts):
+            ledger = rebuilt(entries, now)
+        for key, limits in LIMITS.items():
+            for unit in ("", "#"):
+                usage = ledger.windows.usage(key + unit, limits)
+                assert usage == model.usage(key + unit, limits, now)
+                assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.just(0.0), st.floats(0, 20), st.floats(0, 2.0 * REMEMBERED_SECONDS)),
+            demands_of({"k": GENEROUS}),
+            st.sampled_from([False, False, True]),
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_what_is_forgotten_errs_to_the_strict_side(steps: list[tuple[float, Demand, bool]]) -> None:
+    """With a memory of next to nothing, and restarts that remember the last mails alone."""
+    now = T0
+    model, entries = Model(), list[Entry]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mails_module, "ENTRIES_PER_GENERATION", 3)
+        patch.setattr(mails_module, "MOST_ENTRIES_OF_A_MAIL", 2)
+        ledger = rebuilt(entries, now)
+        for seconds, demand, restart in steps:
+            now += seconds
+            if restart:
+                ledger = rebuilt(entries, now)
+            ledger.advance(now)
+            assert ledger.decide(demand, entries).admitted
+            model.decide(demand, now)
+            for counter in ("k", "k#"):
+                kept = ledger.windows.usage(counter, GENEROUS)
+                exact = model.usage(counter, GENEROUS, now)
+                assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), demands_of({"k": GENEROUS})), max_size=20))
+def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) -> None:
+    now, entries = T0, list[Entry]()
+    ledger = rebuilt(entries, now)
+    for seconds, demand in steps:
+        now += seconds
+        ledger.advance(now)
+        ledger.decide(demand, entries)
+    copy = rebuilt(list(ledger.snapshot()), now)
+    for counter in ("k", "k#"):
+        assert copy.windows.usage(counter, GENEROUS) == ledger.windows.usage(counter, GENEROUS)
+
+
+def charge(cost: int, key: str = "k", limits: Limits = GENEROUS) -> tuple[Charge, ...]:
+    return (Charge(key, "", cost, limits),)
+
+
+def test_one_charge_too_many_refuses_all() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    both = (Charge("a", "", 1, (Limit(9, 60),)), Charge("b", "", 1, (Limit(2, 60),)))
+    for settles in (False, True):
+        verdicts = [ledger.decide(Demand(both, f"{settles}{n}", settles=settles), entries) for n in range(3)]
+        assert verdicts[2] == Verdict(False, "b", Limit(2, 60))
+    assert ledger.windows.usage("a", (Limit(9, 60),)) == (2,)
+    assert len(entries) == 4
+
+
+def test_settling_up_against_a_limit_leaves_what_was_charged() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    limits = (Limit(3, 60),)
+    for part in "ab":
+        assert ledger.decide(Demand(charge(1, limits=limits), "m", part), entries).admitted
+    assert ledger.decide(Demand(charge(4, limits=limits), "m", settles=True), entries) == Verdict(False, "k", limits[0])
+    assert ledger.windows.usage("k", limits) == (2,)
+
+
+def test_what_lowered_limits_forbid_now_is_not_asked_of_a_mail_that_was_charged() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    assert ledger.decide(Demand(charge(5), "m", settles=True), entries).admitted
+    for cost in (5, 4):
+        assert ledger.decide(Demand(charge(cost, limits=(Limit(1, 60),)), "m", settles=True), entries).admitted
+
+
+def test_a_step_back_between_the_stages_of_a_mail_gives_back_its_own_charges() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    for part in "ab":
+        ledger.decide(Demand(charge(1), "m", part), entries)
+    ledger.advance(T0 - 500)
+    ledger.advance(T0 - 450)
+    ledger.decide(Demand(charge(1), "other", "x"), entries)
+    ledger.advance(T0 + 1)
+    assert ledger.decide(Demand(charge(1), "m", settles=True), entries).charged == -1
+    # One of the mail's, dated at the step back, and the other mail's, 50 s later.
+    assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 1), ("k", int(T0) - 450, 1)]
+
+
+def test_clear_forgets_everything() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    ledger.decide(Demand(charge(1), "m", "a"), entries)
+    ledger.clear()
+    assert len(ledger.windows) == 0
+    assert len(ledger.mails) == 0
+
+
+def test_a_restarted_ledger_remembers_the_mails_of_the_last_moments() -> None:
+    entries = [Entry("k", 1, int(T0) - age, f"mail{age}", "a") for age in range(0, 2000, 100)]
+    ledger = rebuilt(entries, T0)
+    assert len(ledger.mails) == REMEMBERED_SECONDS // 100
+    assert ledger.windows.usage("k", GENEROUS)[-1] == len(entries)
+
+
+def test_the_newest_charges_are_given_back_first() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    for number, part in enumerate("abc"):
+        ledger.advance(T0 + 10 * number)
+        ledger.decide(Demand(charge(1), "m", part), entries)
+    ledger.decide(Demand(charge(1), "m", settles=True), entries)
+    assert list(ledger.windows.charges()) == [("k", int(T0), 1)]
+    assert [entry.amount for entry in entries] == [1, 1, 1, -1, -1]
+    assert all(before.date >= after.date for before, after in pairwise(entries[3:]))

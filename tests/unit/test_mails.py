@@ -1,0 +1,82 @@
+"""What is remembered of the mails of the last moments."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain import mails as mails_module
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.mails import MOST_ENTRIES_OF_A_MAIL, Mails
+
+
+def entry(mail: str, amount: int = 1, part: str = "a", date: int = 0, counter: str = "k") -> Entry:
+    return Entry(counter, amount, date, mail, part)
+
+
+def test_nothing_is_known_of_a_mail_that_never_came() -> None:
+    mails = Mails()
+    assert not mails.entries("m")
+    mails.add(entry("m", -1))
+    assert len(mails) == 0
+
+
+def test_charges_come_back_in_order() -> None:
+    mails = Mails()
+    charges = [entry("m", number, f"part{number}") for number in range(1, 4)]
+    for charge in charges:
+        mails.add(charge)
+    assert mails.entries("m") == charges
+    assert len(mails) == 1
+
+
+def test_what_is_given_back_is_the_newest_of_its_counter() -> None:
+    mails = Mails()
+    for charge in (entry("m", 2, "a"), entry("m", 5, "a", counter="other"), entry("m", 2, "b"), entry("m", -3, "b")):
+        mails.add(charge)
+    assert [(e.counter, e.amount) for e in mails.entries("m")] == [("k", 1), ("other", 5), ("k", 0)]
+    # The part stays charged: it is not charged anew when it comes again.
+    assert [e.part for e in mails.entries("m")] == ["a", "a", "b"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=60))
+def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tuple[int, int]]) -> None:
+    """A mail is known as long as fewer entries than a generation holds have come since its last one."""
+    generation, most = 8, 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mails_module, "ENTRIES_PER_GENERATION", generation)
+        patch.setattr(mails_module, "MOST_ENTRIES_OF_A_MAIL", most)
+        mails, known = Mails(), dict[str, list[Entry]]()
+        last_seen: dict[str, int] = {}
+        for number, (name, part) in enumerate(charges):
+            charge = entry(f"m{name}", 1, f"p{part}")
+            mails.add(charge)
+            last_seen[charge.mail] = number
+            known.setdefault(charge.mail, []).append(charge)
+            remembered = [len(mails.entries(mail)) for mail in known]
+            assert sum(remembered) <= 2 * generation + most
+            assert max(remembered) <= most
+            for mail, all_of_it in known.items():
+                entries = mails.entries(mail)
+                if not entries:
+                    # Each addition brings at most what was known of its mail, and itself.
+                    assert (number - last_seen[mail]) * (most + 1) >= generation
+                    all_of_it.clear()
+                else:
+                    assert entries == all_of_it[:most]
+
+
+def test_a_mail_of_many_recipients() -> None:
+    mails = Mails()
+    for number in range(MOST_ENTRIES_OF_A_MAIL + 10):
+        mails.add(entry("m", 1, f"part{number}"))
+    assert len(mails.entries("m")) == MOST_ENTRIES_OF_A_MAIL
+
+
+def test_no_date_is_later_than_a_step_back() -> None:
+    mails = Mails()
+    for date in (5, 15, 10):
+        mails.add(entry("m", 1, f"at{date}", date))
+    mails.redate(10)
+    assert [e.date for e in mails.entries("m")] == [5, 10, 10]
