@@ -519,7 +519,7 @@ def test_a_message_is_one_line_whatever_an_id_holds(load: Load) -> None:
 SECRET = "hunter2"
 SECRETS = {
     "sqlite_config": {"database": "/x", "key": SECRET},
-    "mysql_config": {"passwd": SECRET, "user": SECRET},
+    "mysql_config": {"passwd": SECRET, "host": SECRET},
     "pgsql_config": {"password": SECRET},
     "redis_config": {"url": f"redis://:{SECRET}@localhost/0"},
     "smtp_credentials": ["user", SECRET],
