@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -11,7 +12,6 @@ from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from policyd_rate_limit.domain.request import Request
@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
     """One policy client, such as an smtpd process."""
 
     __slots__ = (
+        "_answered",
         "_answers",
         "_decoder",
         "_ending",
@@ -132,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._peer = ""
         self._decoder = Decoder()
         self._answers: deque[_Answer] = deque()
+        self._answered: Request | None = None
         self._heard = server.now
         self._partial_since: float | None = None
         self._paused = False
@@ -149,10 +151,12 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self._peer = f"[{name[0]}]:{name[1]}" if isinstance(name, tuple) else "on the UNIX socket"
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what asyncio calls it with
+    def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it has asked is decided all the same, and nobody gets the answer."""
         self._server.leave(self)
         self._transport = None
+        if exc is not None:
+            self._take_back_answered()
         self._give_up_answers()
 
     def data_received(self, data: bytes) -> None:
@@ -184,6 +188,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more; it may still wait for answers, but Postfix does not."""
         self._give_up_answers()
+        if self._transport is not None and _was_reset(self._transport):
+            self._take_back_answered()
         self.close_when_done()
         return True
 
@@ -202,7 +208,9 @@ class Connection(asyncio.Protocol):
         answers = self._answers
         data = b""
         while answers and answers[0].data is not None:
-            data += answers.popleft().data or b""
+            answer = answers.popleft()
+            data += answer.data or b""
+            self._answered = answer.request
         transport = self._transport
         if transport is None:
             return
@@ -247,6 +255,12 @@ class Connection(asyncio.Protocol):
                 self._server.service.unanswered(answer.request)
                 answer.request = None
 
+    def _take_back_answered(self) -> None:
+        """The connection was reset: its client has closed it without reading the last answer."""
+        if self._answered is not None:
+            self._server.service.unanswered(self._answered)
+            self._answered = None
+
     def _pause(self) -> None:
         if not self._paused and self._transport is not None:
             self._paused = True
@@ -256,6 +270,14 @@ class Connection(asyncio.Protocol):
         if self._paused and not self._unread and len(self._answers) < MAX_PIPELINED and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
+
+
+def _was_reset(transport: asyncio.Transport) -> bool:
+    """Whether the peer had no more use for what was sent: the end of its own data may hide that."""
+    try:
+        return bool(transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    except OSError:
+        return True
 
 
 class _Answer:
