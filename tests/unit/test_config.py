@@ -533,7 +533,7 @@ anything = st.recursive(
 
 
 @given(name=st.sampled_from(sorted(SECRETS)), value=anything, conf=st.booleans())
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_secret_is_in_no_message(tmp_path: Path, name: str, value: object, conf: bool) -> None:
     path = tmp_path / ("x.conf" if conf else "x.yaml")
     path.write_text(f"{name} = {value!r}\n" if conf else yaml.safe_dump({name: value}))
@@ -549,7 +549,7 @@ def test_a_secret_is_in_no_message(tmp_path: Path, name: str, value: object, con
 
 
 @given(data=st.data(), conf=st.booleans())
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 def test_no_slip_of_the_pen_shows_a_secret(tmp_path: Path, data: st.DataObject, conf: bool) -> None:
     if conf:
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in SECRETS.items())

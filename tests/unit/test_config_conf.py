@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.config.conf_file import read_conf
@@ -330,6 +330,7 @@ literals = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(literals)
 def test_a_literal_has_its_own_value(value: object) -> None:
     assert values(f"x = {value!r}")["x"] == value
@@ -345,6 +346,7 @@ numbers = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(numbers)
 def test_arithmetic_is_that_of_python(expression: str) -> None:
     try:
@@ -362,6 +364,7 @@ pieces = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(pieces, max_size=30).map(" ".join) | st.text(max_size=60))
 def test_any_text_is_read_or_refused_and_never_run(text: str) -> None:
     calls: list[object] = []

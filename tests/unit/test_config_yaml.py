@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.config import yaml_file
@@ -237,11 +237,13 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=10), plain, max_size=6), st.booleans())
-def test_what_yaml_writes_is_read(settings: dict[str, object], flow: bool) -> None:
-    assert values(yaml.safe_dump(settings, default_flow_style=flow)) == settings
+def test_what_yaml_writes_is_read(written: dict[str, object], flow: bool) -> None:
+    assert values(yaml.safe_dump(written, default_flow_style=flow)) == written
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab01:-[]{}&*!|>'\"%@`,?# \n\t<=~.\\e\u2028\x85"), max_size=40) | st.text(max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.identity import (
@@ -113,6 +113,7 @@ def test_what_is_no_address_is_absent(absent: str) -> None:
     assert client(rules(), absent) is None
 
 
+@settings(deadline=None)
 @given(names, st.data())
 def test_case_makes_no_other_id(name: str, data: st.DataObject) -> None:
     spelled = "".join(data.draw(st.sampled_from([c, c.upper(), c.lower()])) for c in name)
@@ -124,6 +125,7 @@ def test_case_makes_no_other_id(name: str, data: st.DataObject) -> None:
     assert some.keys_of_old_id(name) == some.keys_of_old_id(spelled)
 
 
+@settings(deadline=None)
 @given(names, names)
 def test_other_names_have_other_keys(one: str, other: str) -> None:
     same = one.casefold() == other.casefold()
@@ -139,6 +141,7 @@ def spellings(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[st
     return [str(address), full, full.upper(), str(address).upper(), f"{address}%eth0", f"{full}%12"]
 
 
+@settings(deadline=None)
 @given(addresses)
 def test_spelling_makes_no_other_client(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     for some in (rules(), rules(ipv6_prefix=128), rules(by_id={str(address): OWN})):
@@ -156,6 +159,7 @@ def test_ipv4_in_ipv6_is_ipv4() -> None:
     assert key(client(rules(), "::192.0.2.1")) == "client:::/64"
 
 
+@settings(deadline=None)
 @given(addresses, st.sampled_from(["192.0.2.1", "::1", "2001:db8::/64"]) | names)
 def test_a_user_named_like_an_address_is_no_client(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str
@@ -223,6 +227,7 @@ def test_the_longest_network_counts() -> None:
     assert client(some, "2001:db8::1") == Charged("client:2001:db8::/64", OTHER)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(addresses, st.integers(0, 32)), max_size=8), addresses)
 def test_networks_as_the_standard_library_finds_them(
     named: list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]],
@@ -266,6 +271,7 @@ def test_what_was_counted_for_an_id_of_the_old_databases(old_id: str, keys: tupl
     assert some.keys_of_old_id(old_id) == keys
 
 
+@settings(deadline=None)
 @given(addresses)
 def test_old_and_new_keys_of_a_client_are_one(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     some = rules(by_id={"::/1": OWN, "8000::/100": OTHER})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.limits import (
@@ -121,6 +121,7 @@ def test_a_message_is_short_whatever_is_wrong() -> None:
     assert len(str(caught.value)) < 300
 
 
+@settings(deadline=None)
 @given(limits)
 def test_limits_are_what_they_were(pairs: list[tuple[int, int]]) -> None:
     expected = tuple(Limit(*pair) for pair in pairs)
@@ -132,6 +133,7 @@ def test_limits_are_what_they_were(pairs: list[tuple[int, int]]) -> None:
         assert parse_limits_text(str([list(pair) for pair in pairs])) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1_000_000), st.sampled_from(sorted(UNITS)))
 def test_units_are_as_long_as_they_are(count: int, unit: str) -> None:
     assert parse_period(f"{count}{unit}") == count * UNITS[unit]
@@ -170,6 +172,7 @@ def test_other_text_of_a_database_is_refused(text: str) -> None:
         parse_limits_text(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_text_gives_limits_or_an_error_that_says_so(text: str) -> None:
     for read in (parse_limits, parse_limits_text):
