@@ -21,5 +21,5 @@ def get_config(path: Path | None, name: str) -> Exit:
         click.echo(f"{NAME}: {one_line(name)}: no such setting", err=True)
         return Exit.NO_SUCH_SETTING
     # As bytes, since a locale such as C cannot say all that a configuration file can.
-    click.echo(value.encode("utf-8", "surrogateescape"), nl=False)
+    click.echo(value.encode("utf-8", "backslashreplace"), nl=False)
     return Exit.OK
