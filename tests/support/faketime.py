@@ -6,6 +6,18 @@ import pathlib
 
 from support.programs import require_faketime
 
+# libfaketime 0.9.10, Debian 12's, breaks clock_nanosleep(2) of a monotonic clock that it leaves alone: EINVAL. From
+# Python 3.11 on time.sleep() is that call. Python imports this module when it starts.
+SITECUSTOMIZE = """\
+import select
+import time
+
+def sleep(seconds):
+    select.select([], [], [], seconds)
+
+time.sleep = sleep
+"""
+
 
 class Clock:
     """The time of a child process started with :attr:`environment`; its monotonic clock stays true.
@@ -16,7 +28,11 @@ class Clock:
     def __init__(self, directory: pathlib.Path) -> None:
         self.file = directory / "faketime"
         self.offset = 0
+        modules = directory / "faketime-modules"
+        modules.mkdir()
+        (modules / "sitecustomize.py").write_text(SITECUSTOMIZE)
         self.environment = {
+            "PYTHONPATH": str(modules),
             "LD_PRELOAD": str(require_faketime()),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
             "FAKETIME_NO_CACHE": "1",
