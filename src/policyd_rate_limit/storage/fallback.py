@@ -139,7 +139,7 @@ class Fallback:
         """Let go of the database and of the journal; what still waits stays in the journal."""
         if self._probe is not None:
             self._probe.join()
-        if self._pending:
+        if self._pending or self._away:
             self._try(())
         self._store.close()
         if self._pending and self._journal is None:

@@ -11,14 +11,16 @@ the new one.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.log import LogError, LogReplaced
-from policyd_rate_limit.storage.record import in_records
+from policyd_rate_limit.storage.record import in_records, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -84,6 +86,11 @@ class LogStore:
         except LogError as error:
             self._give_up(error)
             raise CommitFailed(str(error), verdicts, record) from error
+        # Not before: what was read or written in a transaction that fails may never have been there.
+        self._loaded = True
+        self._identity = log.identity
+        self._rescued = ()
+        self._date = self._memory.date
         for seq, stored in appended:
             self._note(seq, stored)
         return verdicts
@@ -143,32 +150,30 @@ class LogStore:
         self._take_over(self._found)
         self._found = ()
         log = self._log
+        made = False
         if log is not None:
             try:
                 self._memory.synchronise(log.begin(patience))
             except LogReplaced as replaced:
-                _logger.warning("%s; going on with what is there now", replaced)
+                _logger.warning("%s; going on with what is there now", str(replaced))
                 self._give_up(replaced)
                 log = None
         if log is None:
             log = self._log = self._spare or self._open_log()
             self._spare = None
             self._memory.synchronise(log.begin(patience))
-            if log.prepare(self._first_records):
-                self._loaded = False
-        if log.identity != self._identity:
+            made = log.prepare(self._first_records)
+        if made and self._loaded:  # the table was made of what is in memory
+            self._stored.clear()
+            self._seq = 0
+        elif not self._loaded or log.identity != self._identity:
             self._loaded = False
-            self._identity = log.identity
-        if not self._loaded:
             self._memory.forget()
             self._stored.clear()
             self._seq = log.last_before(self._memory.date - self._longest)
         self._read(log.rows_after(self._seq))
-        self._loaded = True
-        self._rescued = ()
         if self._memory.date < self._date:
             log.redate(self._memory.date)
-        self._date = self._memory.date
         return log
 
     def _read(self, rows: Iterable[tuple[int, Record]]) -> None:
@@ -200,10 +205,16 @@ class LogStore:
     def _first_records(self, old_counts: OldCounts) -> Iterator[Record]:
         """What a new table begins with."""
         if self._loaded:
+            # The marks keep the records that the snapshot holds from being replayed, here and by others.
+            yield from self._memory.marks()
             yield from in_records(self._memory.ledger.snapshot(), self._memory.record)
         for record in self._rescued:
             yield record.dated(self._memory.date)
-        yield from in_records(self._carried_over(old_counts), self._memory.record)
+        # Of a writer of their own: what waits to be replayed has lower numbers, and would seem to be there.
+        writer, numbers = secrets.randbits(62), itertools.count(1)
+        yield from in_records(
+            self._carried_over(old_counts), lambda entries: pack(writer, next(numbers), self._memory.date, entries)
+        )
 
     def _carried_over(self, old_counts: OldCounts) -> Iterator[Entry]:
         now = self._memory.date
@@ -224,10 +235,9 @@ class LogStore:
 
     def _take_over(self, rescued: Sequence[tuple[int, Record]]) -> None:
         """Keep what could be read of a table that is lost."""
-        if rescued and self._loaded:
-            self._read((seq, record) for seq, record in rescued if seq > self._seq)
-        elif rescued:
+        if rescued and not self._loaded:
             self._rescued = tuple(record for _, record in rescued)
+        self._read(rescued)
 
     def _distrust(self) -> None:
         """After an error that nobody foresaw: memory may hold what the table does not."""

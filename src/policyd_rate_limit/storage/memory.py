@@ -65,6 +65,10 @@ class Memory:
             for entry in record.dated_until(self.date):
                 self.ledger.apply(entry)
 
+    def marks(self) -> list[Record]:
+        """Empty records that say up to which number the records of each writer are in the ledger."""
+        return [pack(writer, number, self.date, ()) for writer, number in self._applied.items()]
+
     def forget(self) -> None:
         """Empty the ledger, for reading it anew from the database."""
         time = self.ledger.windows.time

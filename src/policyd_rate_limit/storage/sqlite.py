@@ -69,9 +69,13 @@ class SqliteLog:
         self._checkpointer = Checkpointer(path)
         self._connection: sqlite3.Connection | None = None
         self.identity = identity(path)
-        with self._errors:
-            self._connection = self._open()
-            self.identity = identity(path)
+        try:
+            with self._errors:
+                self._open()
+                self.identity = identity(path)
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, patience: float) -> float:
         """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
@@ -208,6 +212,9 @@ class SqliteLog:
         message = f"SQLite database {self._path}: {error}"
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
             return LogError(message)
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()  # rows that were never committed are nothing to rescue
         rescued = self._readable_rows_after(0)
         self.close()
         try:
@@ -216,7 +223,7 @@ class SqliteLog:
             return LogError(f"{message}; it cannot be renamed: {failure}", rescued)
         return LogError(f"{message}; renamed to {aside}, a new file takes its place" if aside else message, rescued)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         with creation_lock(self._path):
@@ -225,23 +232,18 @@ class SqliteLog:
                 for leftover in companions(self._path):
                     with contextlib.suppress(OSError):
                         leftover.unlink()
-            connection = sqlite3.connect(
+            self._connection = sqlite3.connect(
                 self._path, timeout=OPEN_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            try:
-                for pragma in (
-                    "auto_vacuum=INCREMENTAL",  # takes effect in an empty file only
-                    "journal_mode=WAL",
-                    "synchronous=FULL",
-                    f"wal_autocheckpoint={BACKSTOP_CHECKPOINT_PAGES}",
-                    f"journal_size_limit={WAL_BYTES_KEPT}",
-                    "busy_timeout=0",
-                ):
-                    connection.execute(f"PRAGMA {pragma}").fetchall()
-            except BaseException:
-                connection.close()
-                raise
-            return connection
+            for pragma in (
+                "auto_vacuum=INCREMENTAL",  # takes effect in an empty file only
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"wal_autocheckpoint={BACKSTOP_CHECKPOINT_PAGES}",
+                f"journal_size_limit={WAL_BYTES_KEPT}",
+                "busy_timeout=0",
+            ):
+                self._execute(f"PRAGMA {pragma}").fetchall()
 
     def _execute(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
         if self._connection is None:

@@ -1,0 +1,148 @@
+"""The stores that the tests of the contract run on, and what those tests ask of them.
+
+A database that joins is one more row of :data:`DATABASES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.sqlite import SqliteLog
+
+HOUR = 3600
+START = 1_700_000_000.25  # in the middle of a second: a charge is dated at its end
+PATIENCE = 10.0  # seconds that a store may wait for others, on a machine that is busy
+MOST_IDS = 10_000
+
+
+class Clock:
+    """A clock (Unix seconds) that stands until it is set."""
+
+    def __init__(self, now: float = START) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CleanableStore(Protocol):
+    """A :class:`policyd_rate_limit.storage.base.Store` with ``--clean``."""
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]: ...
+    def reload(self) -> None: ...
+    def maintain(self) -> None: ...
+    def clean(self, patience: float) -> int: ...
+    def close(self) -> None: ...
+
+
+class Database(Protocol):
+    """An empty database for one test. It can be sent to another process."""
+
+    def store(
+        self,
+        clock: Callable[[], float],
+        *,
+        memory: Memory | None = None,
+        longest: int = HOUR,
+        counters_of_old_id: Callable[[str], Sequence[str]] = ...,
+    ) -> CleanableStore:
+        """A store of a daemon with this clock, over the memory that is given or one of its own."""
+
+    def outage(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody reaches the database inside the ``with`` block; what is in it stays."""
+
+    def usage(self, now: float) -> dict[str, int]:
+        """What lies in the last hour for each counter, as an administrator reads it from the database."""
+
+
+class SqliteDatabase:
+    """A file ``db.sqlite3`` in an empty directory."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.path = directory / "db.sqlite3"
+
+    def store(
+        self,
+        clock: Callable[[], float],
+        *,
+        memory: Memory | None = None,
+        longest: int = HOUR,
+        counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (f"user:{old_id}",),
+    ) -> LogStore:
+        """See :meth:`Database.store`."""
+        return LogStore(
+            lambda: SqliteLog(self.path, clock),
+            memory or new_memory(clock),
+            longest=longest,
+            counters_of_old_id=counters_of_old_id,
+        )
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """See :meth:`Database.outage`: another program holds the lock."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)) as other:
+            other.execute("PRAGMA journal_mode=WAL")
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+
+    def usage(self, now: float) -> dict[str, int]:
+        """See :meth:`Database.usage`."""
+        with contextlib.closing(sqlite3.connect(self.path)) as reader:
+            return dict(
+                reader.execute(
+                    "SELECT counter, sum(amount) FROM policyd_entry WHERE date > ? GROUP BY counter", (now - HOUR,)
+                )
+            )
+
+
+DATABASES = (pytest.param(SqliteDatabase, id="sqlite"),)
+
+
+def new_memory(clock: Callable[[], float]) -> Memory:
+    """The empty memory of one daemon."""
+    return Memory(Ledger(MOST_IDS), clock)
+
+
+def demand(
+    key: str = "user:alice",
+    maximum: int = 10,
+    *,
+    cost: int = 1,
+    seconds: int = HOUR,
+    mail: str = "",
+    part: str = "",
+    settles: bool = False,
+) -> Demand:
+    """A mail of ``cost`` recipients of one key with one limit."""
+    return Demand((Charge(key, RECIPIENTS, cost, (Limit(maximum, seconds),)),), mail, part, settles)
+
+
+def usage(store: CleanableStore, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR) -> dict[str, int]:
+    """What lies in the window of each of ``keys``, up to ``most``; nothing is counted by asking."""
+    keys = list(keys)
+    never = Charge("never", RECIPIENTS, 1, (Limit(0, seconds),))
+    probes = [
+        Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum, seconds),)), never))
+        for key in keys
+        for maximum in range(1, most + 1)
+    ]
+    refused_by = [verdict.key for verdict in store.admit(probes, (), PATIENCE)]
+    return {key: refused_by.count(key) for key in keys}
+
+
+def admitted(store: CleanableStore, *demands: Demand) -> list[bool]:
+    """Which of ``demands``, asked in one batch, are admitted."""
+    return [verdict.admitted for verdict in store.admit(demands, (), PATIENCE)]

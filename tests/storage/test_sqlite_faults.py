@@ -1,0 +1,160 @@
+"""Nothing is lost and nothing counts twice, at whatever statement SQLite fails or the process dies."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.fallback import Fallback
+from storage.faults import DAMAGE, ERRORS, Fault, connections_with
+from storage.stores import START, Clock, SqliteDatabase, demand, new_memory, usage
+from support.old_databases import make_1_2_0
+
+LIMIT = 6
+EARLIER = {"user:alice": 3, "user:bob": 1, "user:carol": LIMIT}
+KEYS = ("user:alice", "user:bob", "user:carol", "user:dave", "user:eve")
+
+
+def batches() -> Iterator[list[Demand]]:
+    """Mails of five users, some to several recipients, asked about at RCPT and at DATA."""
+    for number in range(4):
+        yield [demand(key, LIMIT) for key in KEYS]
+        yield [demand("user:eve", LIMIT, mail=f"mail{number}", part=part) for part in "ab"]
+        yield [
+            demand("user:eve", LIMIT, mail=f"mail{number}", settles=True, cost=1 + number % 3),
+            demand("user:dave", LIMIT, cost=2),
+        ]
+
+
+class Daemon:
+    """The storage of one daemon, with clocks that stand until they are moved."""
+
+    def __init__(self, database: SqliteDatabase, clock: Clock, *, enforce: bool = True) -> None:
+        self.clock = clock
+        self.monotonic = Clock(0.0)
+        memory = new_memory(clock)
+        self.fallback = Fallback(
+            database.store(clock, memory=memory),
+            memory,
+            journal_directory=database.path.parent,
+            journal_name=database.path.name,
+            journal_size=1 << 20,
+            enforce=enforce,
+            patience=0.0,
+            monotonic=self.monotonic,
+        )
+        self.charged: collections.Counter[str] = collections.Counter()
+        self.fallback.open()
+
+    def ask(self, demands: Sequence[Demand]) -> None:
+        """Have ``demands`` decided; what was counted adds up in ``charged``."""
+        with contextlib.suppress(StoreUnavailable):
+            for asked, verdict in zip(demands, self.fallback.admit(demands), strict=True):
+                self.charged[asked.charges[0].counter] += verdict.charged
+
+    def wait(self) -> None:
+        """The time of the next try comes."""
+        self.monotonic.now += 10
+        self.fallback.maintain()
+        for thread in threading.enumerate():
+            if thread.name == "probe":
+                thread.join()
+        self.fallback.maintain()
+
+
+def used_by_another(database: SqliteDatabase) -> None:
+    """Another daemon has been here before."""
+    store = database.store(Clock())
+    for key, mails in EARLIER.items():
+        for _ in range(mails):
+            store.admit([demand(key, LIMIT)], (), 0.0)
+    store.close()
+
+
+def of_1_2_0(database: SqliteDatabase) -> None:
+    """The old version has been here before."""
+    mails = [(key.removeprefix("user:"), int(START) - 60, 1) for key, mails in EARLIER.items() for _ in range(mails)]
+    make_1_2_0(database.path, mails)
+
+
+@pytest.fixture(scope="module", params=[used_by_another, of_1_2_0])
+def used(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database file with :data:`EARLIER` in it."""
+    database = SqliteDatabase(tmp_path_factory.mktemp("used"))
+    request.param(database)
+    return database.path.read_bytes()
+
+
+def copy(content: bytes, home: pathlib.Path) -> SqliteDatabase:
+    """A database with ``content`` in a new directory."""
+    home.mkdir()
+    database = SqliteDatabase(home)
+    database.path.write_bytes(content)
+    return database
+
+
+def left_in(database: SqliteDatabase, clock: Clock) -> dict[str, int]:
+    """What the next daemon finds."""
+    store = database.store(clock)
+    found = usage(store, KEYS)
+    store.close()
+    return found
+
+
+def total(*counts: Mapping[str, int]) -> dict[str, int]:
+    """The sum of ``counts`` for each key."""
+    return {key: sum(count.get(key, 0) for count in counts) for key in KEYS}
+
+
+def left_behind(database: SqliteDatabase) -> list[str]:
+    """The journals that are left beside the database."""
+    return sorted(path.name for path in database.path.parent.glob("*.journal"))
+
+
+def steps(kind: str, length: int) -> int:
+    """How far the points that are tried lie apart. Errors that mean the same to the daemon share the points."""
+    if length > 1:
+        return 7
+    return 1 if kind in ("IOERR", "CORRUPT") else 5
+
+
+@pytest.mark.parametrize("length", [1, 30], ids=["once", "for a while"])
+@pytest.mark.parametrize("too_late", [False, True], ids=["before it is done", "after it is done"])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_at_any_statement(
+    memory_directory: pathlib.Path, used: bytes, clock: Clock, kind: str, too_late: bool, length: int
+) -> None:
+    """What the database says in the end is what was there before and what was admitted, for every statement."""
+    for first in itertools.count(1, steps(kind, length)):
+        fault = Fault(kind, first, length, too_late=too_late)
+        database = copy(used, memory_directory / str(first))
+        with connections_with(fault):
+            daemon = Daemon(database, clock)
+            for demands in batches():
+                daemon.ask(demands)
+                daemon.wait()
+            if not fault.met:
+                assert first > 100
+                daemon.fallback.close()
+                return
+            while fault.passed < fault.points.stop:
+                daemon.wait()
+            daemon.wait()
+            daemon.fallback.close()
+        assert left_behind(database) == [], first
+        found = left_in(database, clock)
+        if kind in DAMAGE and (length > 1 or b"CREATE TABLE mail_count" in used):
+            # What was there before may be past reading; of tables of the old version nothing is read then.
+            assert all(
+                daemon.charged[key] <= found[key] <= EARLIER.get(key, 0) + daemon.charged[key] for key in KEYS
+            ), (first, found, daemon.charged)
+        else:
+            assert found == total(EARLIER, daemon.charged), first
