@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FILES_BESIDE_CONNECTIONS = 64
+UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
 BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
@@ -61,6 +62,7 @@ def run(settings: Settings) -> None:
             _allow_open_files()
             if account is not None:
                 accounts.drop_privileges(account)
+            os.umask(UMASK)
             with logs.in_background():
                 uvloop.run(_serve(settings, listener))
         finally:
@@ -90,6 +92,7 @@ def clean(settings: Settings) -> int:
     :raises PolicydError: that is not possible now.
     """
     _require_sqlite(settings)
+    os.umask(UMASK)
     store = _log_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
     try:
         return store.clean(CLEAN_PATIENCE)

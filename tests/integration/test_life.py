@@ -496,3 +496,12 @@ def test_clean_as_root_without_the_account(directory: Path, missing: str) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"policyd-rate-limit: {missing} 'no-such-name' does not exist\n"
     assert not (directory / "db.sqlite3").exists()
+
+
+def test_the_database_is_nobody_elses_business(tmp_path: Path) -> None:
+    """It holds who has sent how much; the files beside it do, too."""
+    with running(tmp_path) as daemon, Client(daemon.address) as client:
+        client.ask(**mail("alice"))
+        files = [path for path in tmp_path.iterdir() if path.name.startswith("db.sqlite3")]
+        assert len(files) >= 3
+        assert all(path.stat().st_mode & 0o007 == 0 for path in files)
