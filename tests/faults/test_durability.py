@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import random
+import signal
+import subprocess
 import time
 
 import pytest
 
-from support.daemon import Client, Daemon, mail
+from support import outages
+from support.daemon import COMMAND, Client, Daemon, mail
 from support.load import Background, left_for_all
+from support.programs import require
 
 LIMIT = 60
 USERS = [f"user{number}" for number in range(400)]
@@ -90,3 +96,53 @@ def test_a_mail_asked_again_after_a_kill_is_charged_once(tmp_path: pathlib.Path)
             with Client(daemon.address) as client:
                 assert client.ask(**request) == "dunno"
         assert left_for_all(daemon.address, ["alice"], 10) == {"alice": 5}
+
+
+def traced(daemon: Daemon, trace: pathlib.Path) -> None:
+    """Start ``daemon`` under strace, which writes what goes to disk and to clients to ``trace``, in order."""
+    calls = "fsync,fdatasync,write,writev,sendto,sendmsg"
+    with daemon.log.open("ab") as log:
+        daemon.process = subprocess.Popen(
+            [
+                *(require("strace"), "-f", "-s", "64", "-e", f"trace={calls}", "-o", trace),
+                *(COMMAND, "-f", daemon.path),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    daemon.wait_until_ready()
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["in the database", "in the journal"])
+def test_no_success_answer_leaves_before_its_count_is_on_disk(tmp_path: pathlib.Path, away: bool) -> None:
+    """One mail after the other: between two success answers something has been forced to disk, and that in time.
+
+    This is what power loss would show; ``kill -9`` cannot.
+    """
+    daemon = Daemon(tmp_path, limits=[[100, 3600]])
+    trace = tmp_path / "trace"
+    traced(daemon, trace)
+    try:
+        with Client(daemon.address) as client, contextlib.ExitStack() as stack:
+            assert client.ask(**mail("alice")) == "dunno"
+            if away:
+                stack.callback(outages.lock(tmp_path / "db.sqlite3"))
+                assert client.ask(**mail("alice")) == "dunno"  # finds out that it is away
+            for _ in range(10):
+                assert client.ask(**mail("alice")) == "dunno"
+    finally:
+        assert daemon.process is not None
+        os.kill(int((tmp_path / "policyd.pid").read_text()), signal.SIGTERM)
+        daemon.process.wait(20)
+    on_disk = False
+    answers = 0
+    for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
+        # "fdatasync(7) = 0", or, when another thread came between, "<... fdatasync resumed>) = 0"
+        if "sync" in line and line.endswith("= 0"):
+            on_disk = True
+        elif "action=dunno" in line:
+            assert on_disk, f"answer {answers} left before anything was forced to disk"
+            on_disk = False
+            answers += 1
+    assert answers == 11 + away

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import random
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 
 from support import outages
 from support.daemon import Client, Daemon, mail
-from support.load import REFUSAL, SUCCESS, Background, admit_until_refused, left_for_all
+from support.load import REFUSAL, SUCCESS, Background, admit_until_refused, ask_all, left_for_all
 from support.outages import Outage
 from support.programs import require_root
 from support.wait import wait_until
@@ -30,13 +32,16 @@ RECOVERY_SECONDS = 40.0
 
 LOCKED = Outage("locked by another program", outages.lock)
 FULL = Outage("disk full", outages.fill_disk)
-WHILE_RUNNING = (
-    LOCKED,
+REBUILT = (
     Outage("file deleted", outages.delete),
-    Outage("directory deleted", outages.delete_directory),
-    Outage("a directory in its place", outages.put_directory_in_place),
     Outage("garbage written over it", outages.corrupt),
     Outage("cut off", outages.truncate),
+)
+WHILE_RUNNING = (
+    LOCKED,
+    *REBUILT,
+    Outage("directory deleted", outages.delete_directory),
+    Outage("a directory in its place", outages.put_directory_in_place),
     pytest.param(FULL, marks=pytest.mark.needs_root),
 )
 
@@ -171,6 +176,70 @@ def test_two_daemons_keep_what_each_admitted_while_the_database_was_locked(tmp_p
             "first": LIMIT - 2,
             "second": LIMIT - 2,
         }
+
+
+def test_kill_9_while_the_journal_is_replayed(tmp_path: pathlib.Path) -> None:
+    """Five outages, after each the daemon is killed at a random moment of its recovery: nothing twice, nothing lost."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    limit, users = 200, [f"user{number}" for number in range(300)]
+    admitted = Counter[str]()
+    with daemon_on(tmp_path, tmp_path, limits=[[limit, 3600]]) as daemon:
+        for _ in range(5):
+            mend = outages.lock(tmp_path / "db.sqlite3")
+            tally = ask_all([daemon.address], users * 5, connections=32)
+            assert not tally.others
+            admitted.update(tally.admitted)
+            mend()
+            time.sleep(chance.uniform(0, 1.5))
+            daemon.kill()
+            daemon.start()
+        left = left_for_all(daemon.address, users, limit)
+    assert {user: admitted[user] + left[user] for user in users} == dict.fromkeys(users, limit), f"seed {seed}"
+
+
+@pytest.mark.parametrize("outage", REBUILT, ids=named)
+def test_two_daemons_that_rebuild_the_database_count_nothing_twice(tmp_path: pathlib.Path, outage: Outage) -> None:
+    """Both know all counts when the file is lost. Both go on, and what they knew is counted once, not once for each."""
+    shared = {"database": str(tmp_path / "db.sqlite3")}
+    with (
+        Daemon(tmp_path / "one", sqlite_config=shared, limits=LIMITS) as one,
+        Daemon(tmp_path / "two", sqlite_config=shared, limits=LIMITS) as two,
+    ):
+        assert [ask(daemon, "shared", 1) for daemon in (one, two) * 3] == [1] * 6
+        outage.begin(tmp_path / "db.sqlite3")
+        assert ask(one, "shared", 1) == ask(two, "shared", 1) == 1
+        wait_for_replay(one, "shared")
+        assert ask(one, "first", 1) == ask(two, "second", 1) == 1
+        wait_for_replay(one, "first")
+        wait_for_replay(two, "second")
+        one.kill()
+        one.start()
+        assert left_for_all(one.address, ["shared", "first", "second"], LIMIT) == {
+            "shared": LIMIT - 8,
+            "first": LIMIT - 1,
+            "second": LIMIT - 1,
+        }
+        assert ask(two, "shared", 1) == 0
+
+
+def test_an_administrator_may_vacuum_and_read_the_database(tmp_path: pathlib.Path) -> None:
+    """``VACUUM``, a backup and a long reading transaction by another program change no count and stop nobody."""
+    database = tmp_path / "db.sqlite3"
+    with daemon_on(tmp_path, tmp_path) as daemon:
+        assert ask(daemon, "alice", 5) == 5
+        with contextlib.closing(sqlite3.connect(database, timeout=10, isolation_level=None)) as other:
+            other.execute("VACUUM")
+            assert ask(daemon, "alice", 5) == 5
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            with contextlib.closing(sqlite3.connect(tmp_path / "backup.sqlite3")) as backup:
+                other.backup(backup)
+            assert ask(daemon, "alice", 5) == 5
+            other.execute("COMMIT")
+        daemon.kill()
+        daemon.start()
+        assert ask(daemon, "alice", LIMIT) == LIMIT - 15
 
 
 @pytest.mark.parametrize("outage", [LOCKED, pytest.param(FULL, marks=pytest.mark.needs_root)], ids=named)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import random
 import re
 import subprocess
+import time
 from typing import Any
 
 import pytest
 
 from support.daemon import COMMAND, Client, Daemon, mail
 from support.faketime import Clock
-from support.load import SUCCESS, Background, admit_until_refused, left_for_all
+from support.load import SUCCESS, Background, admit_until_refused, ask_all, left_for_all
 
 HOUR, DAY = 3600, 86400
 
@@ -125,12 +127,44 @@ def test_clean_fails_with_8_when_the_database_cannot_be_opened(tmp_path: pathlib
     assert "Traceback" not in done.stderr
 
 
+def fill_and_age(daemon: Daemon, clock: Clock, users: list[str], seconds: int) -> None:
+    """A mail of each of ``users``; then the daemon is down, and its clock is ``seconds`` ahead.
+
+    The daemon gets its clock only then: with libfaketime it is slower by an order of magnitude.
+    """
+    with daemon:
+        ask_all([daemon.address], users)
+    daemon.environment |= clock.environment
+    clock.forward(seconds)
+
+
 def test_clean_shrinks_the_file(tmp_path: pathlib.Path, clock: Clock) -> None:
     """The space of deleted records goes back to the file system."""
     users = [f"user{number}-" + "x" * 200 for number in range(3000)]
-    with Daemon(tmp_path, environment=clock.environment, limits=[[5, 60]]) as daemon:
-        admit(daemon, *users)
+    daemon = Daemon(tmp_path, limits=[[5, 60]])
+    fill_and_age(daemon, clock, users, HOUR)
     before = (tmp_path / "db.sqlite3").stat().st_size
-    clock.forward(HOUR)
     assert clean(daemon) == len(users)
     assert (tmp_path / "db.sqlite3").stat().st_size < before / 4
+
+
+def test_clean_may_be_killed_at_any_moment(tmp_path: pathlib.Path, clock: Clock) -> None:
+    """Eight runs killed at random moments and one that ends: what is in a window counts, what is old goes."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    users = [f"user{number}" for number in range(100)]
+    daemon = Daemon(tmp_path, limits=[[40, HOUR]])
+    fill_and_age(daemon, clock, users * 40, 2 * HOUR + 60)
+    with daemon:
+        ask_all([daemon.address], users * 2)
+        for _ in range(8):
+            run = subprocess.Popen([str(COMMAND), "--clean", "-f", str(daemon.path)], env=daemon.environment)
+            time.sleep(chance.uniform(0.2, 1.2))
+            run.kill()
+            run.wait()
+        clean(daemon)
+        assert clean(daemon) == 0
+        assert daemon.stop() == 0
+    daemon = Daemon(tmp_path, limits=[[40, 4 * HOUR]])  # in true time the last mails are from the future
+    with daemon:
+        assert left_for_all(daemon.address, users, 40) == dict.fromkeys(users, 38), f"seed {seed}"
