@@ -254,7 +254,7 @@ class PostfixAsks(RuleBasedStateMachine):
 
 
 TestPostfixAsks = PostfixAsks.TestCase
-TestPostfixAsks.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPostfixAsks.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @pytest.mark.parametrize(
