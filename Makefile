@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export PYTHON
 
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server
 DOMAIN := src/policyd_rate_limit/domain
 WORKERS := auto
 

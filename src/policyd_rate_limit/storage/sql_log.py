@@ -1,0 +1,392 @@
+"""The log in a database server: what PostgreSQL and MySQL have in common.
+
+Two tables. ``policyd_batch`` is the log; ``policyd_state`` has one row, which is the lock: whoever holds it
+(``SELECT ... FOR UPDATE``) may append. A batch takes two round trips: begin, lock, clock and what is new in one, its
+own row and the commit in the other.
+
+``seq`` grows by a random step. So the seq of a row also tells which history it belongs to: after a failover that has
+lost the newest rows, others take their place under other numbers, and whoever has read the lost ones notices. Then,
+as when the table was emptied or restored, the table's identity is changed, and all daemons read it anew.
+
+The tables are made on first use. On MySQL making a table ends a transaction; so it is the row in ``policyd_state``,
+written together with what is taken over from older versions, that says that all is in place. Whoever gets to write it
+has made the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import secrets
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from policyd_rate_limit.storage.log import OldCounts
+
+Row = tuple[int, Record]  # seq, record
+
+SCHEMA_VERSION = 1
+LONGEST_STEP = 1 << 16  # between two seqs: a row is mistaken for a lost one in one case of 32,000
+ROWS_PER_READ = 1_000
+ROWS_PER_CLEAN = 500
+CHARACTERS_PER_SEND = 1 << 18  # of rows that are appended; what is beyond is sent before the commit
+PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean
+LONG_SECONDS = 60.0  # for what is done once in years, on tables of any size: taking over, dating back
+NETWORK_SECONDS = 0.05  # at the least, beside the time that is spent waiting for the lock
+NETWORK_ROUND_TRIPS = 4  # likewise
+
+
+class TableMissing(LogError):
+    """A table is not there. The connection is still of use, its transaction is not."""
+
+
+class TableExists(LogError):
+    """A table was there already. The connection is still of use."""
+
+
+def missing_driver(database: str, extra: str, error: ImportError) -> ConfigError:
+    """The Python package that speaks to ``database`` is not installed."""
+    wanted = f"a driver for {database}, which this installs: pip install 'policyd-rate-limit[{extra}]'"
+    return ConfigError([Problem("configuration", 0, "backend", wanted, f"none ({error})")])
+
+
+def check_options(setting: str, function: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """:raises ConfigError: there are ``options`` that are not ``known``. (Their values may be secret.)"""
+    known = frozenset(known)
+    problems = [
+        Problem("configuration", 0, f"{setting}.{name}", f"a keyword argument of {function}", "another name")
+        for name in options
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+class SqlLog(ABC):
+    """See :class:`policyd_rate_limit.storage.log.Log`. A subclass is a connection.
+
+    ``timeout`` (seconds) bounds each transaction from :meth:`begin` to :meth:`commit`, a longer patience does likewise.
+    Where there are more rows to read or to append than fit into one exchange, it bounds each exchange.
+    """
+
+    # What differs, in SQL.
+    SCHEMA: tuple[tuple[str, str], ...]  # table, the statement that makes it
+    UPGRADES: tuple[tuple[str, ...], ...] = ()  # what leads from version 1 to 2, from 2 to 3; each may run twice
+    MAKE_STATE: str  # adds the row of policyd_state, with {version} and {identity}, unless it is there
+    LOCK: str  # schema_version and identity, locked
+    CLOCK: str  # Unix seconds, with fractions
+    COUNT_TABLES: str  # how many tables are called {table}: 0 or 1
+
+    def __init__(self, timeout: float) -> None:
+        self.identity: str | None = None
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout  # of what is going on, by the monotonic clock
+        self._round_trip = 0.0  # seconds, as the subclass has measured them
+        self._in_transaction = False
+        self._prepared = False
+        self._made = False
+        self._seq: int | None = None  # of the last row that was read or appended here
+        self._ahead: list[Row] | None = None  # what came with the lock: the row of _seq, and those behind it
+        self._newest: int | None = None  # seq of the last row, while the lock is held
+        self._has_appended = False  # in this transaction
+        self._inserts: list[str] = []
+        self._characters = 0
+
+    @abstractmethod
+    def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
+        """Send ``statements`` at once and return the rows of each, by ``self._end``.
+
+        :raises TableMissing: so it is.
+        :raises TableExists: so it is.
+        :raises LogError: anything else; the connection is closed then.
+        """
+
+    @abstractmethod
+    def _start(self, wait: float) -> list[str]:
+        """The statements that begin a transaction which waits for a lock for ``wait`` seconds at the most."""
+
+    @abstractmethod
+    def _insert(self, seq: int, record: Record) -> str:
+        """The statement that adds a row to policyd_batch."""
+
+    @abstractmethod
+    def _old_counts(self) -> OldCounts:
+        """All (id, date, recipients) of the table of 0.4 or 1.2.0, the oldest first; takes LONG_SECONDS."""
+
+    @abstractmethod
+    def _delete_old_counts(self, before: int) -> int:
+        """Delete some of the rows older than ``before`` of that table; how many, 0 at the end."""
+
+    @abstractmethod
+    def _failure(self, message: str) -> LogError:
+        """Close the connection; the error that says why."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.close`."""
+
+    def begin(self, patience: float) -> float:
+        """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
+        start = time.monotonic()
+        total = max(patience, self._timeout)
+        # Whoever gets the lock at the last moment still needs the time to make use of it.
+        wait = min(patience, total - self._timeout / 4)
+        network = max(NETWORK_SECONDS, NETWORK_ROUND_TRIPS * self._round_trip)
+        self._end = start + min(total, wait + network)
+        self._newest = None
+        self._has_appended = False
+        self._inserts.clear()
+        self._characters = 0
+        try:
+            locked = self._lock(wait)
+        except TableMissing as error:
+            if self._prepared:
+                message = str(self._failure(str(error)))
+                raise LogReplaced(message) from error
+            locked = None
+        self._end = start + total
+        if locked is None:
+            if self._prepared:
+                raise LogReplaced(str(self._failure("the row of policyd_state is gone")))
+            locked = self._make(wait)
+        version, identity, now = locked
+        if version != SCHEMA_VERSION:
+            now = self._upgrade(version, wait)
+        if identity != self.identity:
+            self.identity = identity
+            self._seq = self._ahead = None
+        return now
+
+    def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
+        """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
+        self._prepared = True
+        if not self._made:
+            return False
+        self._made = False
+        for record in list(carry_over(self._old_counts())):
+            self.append(record)
+        self._go_on()
+        return True
+
+    def rows_after(self, seq: int) -> Iterator[Row]:
+        """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`.
+
+        Without the lock, too, since rows become visible in their order.
+        """
+        rows = self._ahead if seq == self._seq else None
+        self._ahead = None
+        while True:
+            if rows is None:
+                rows = self._rows_from(seq)
+            if seq and (not rows or rows[0][0] != seq):
+                self._lose_history()
+            yield from itertools.islice(rows, 1 if seq else 0, None)
+            if rows:
+                seq = rows[-1][0]
+            if len(rows) < ROWS_PER_READ:
+                break
+            rows = None
+            self._go_on()
+        self._seq = seq
+        if self._in_transaction:
+            self._newest = seq
+
+    def append(self, record: Record) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
+        if self._newest is None:
+            _, self._newest = self._edges()
+        if self._characters + len(record.entries) > CHARACTERS_PER_SEND:
+            self._send()
+        self._has_appended = True
+        self._newest += random.randint(1, LONGEST_STEP)  # noqa: S311 - no secret
+        self._inserts.append(self._insert(self._newest, record))
+        self._characters += len(record.entries)
+        return self._newest
+
+    def redate(self, date: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
+        last = self.last_before(date + 1)
+        self._allow(LONG_SECONDS)
+        self._query(f"UPDATE policyd_batch SET date = {date} WHERE seq > {last}")  # noqa: S608 - numbers
+        self._go_on()
+
+    def last_before(self, date: int) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.last_before`. Without the lock, too."""
+        low, high = self._edges()
+        found = 0
+        while low <= high:
+            middle = (low + high) // 2
+            ((seq, dated),) = self._ask(
+                f"SELECT seq, date FROM policyd_batch WHERE seq >= {middle} ORDER BY seq LIMIT 1"  # noqa: S608 - numbers
+            )
+            if int(dated) < date:
+                found = int(seq)
+                low = found + 1
+            else:
+                high = middle - 1
+        return found
+
+    def commit(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.commit`."""
+        self._send(*self._last_statements())
+        self._in_transaction = False
+        self._seq = self._newest
+
+    def clean(self, before: int, patience: float) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.clean`."""
+        _, newest = self._edges()
+        last = min(self.last_before(before), newest - 1)
+        deleted = done = 0
+        while done < last:
+            self.begin(patience)
+            # Where it went on the last time: an index may still hold what has been deleted.
+            rows = self._ask(
+                f"SELECT seq, size FROM policyd_batch WHERE seq > {done} AND seq <= {last} "  # noqa: S608 - numbers
+                f"ORDER BY seq LIMIT {ROWS_PER_CLEAN}"
+            )
+            until = int(rows[-1][0]) if rows else last
+            self._query(f"DELETE FROM policyd_batch WHERE seq > {done} AND seq <= {until}")  # noqa: S608 - numbers
+            self.commit()
+            done = until
+            deleted += sum(int(size) for _, size in rows)
+            time.sleep(PAUSE_OF_CLEAN)
+        if self._has("mail_count"):
+            while step := self._delete_old_counts(before):
+                deleted += step
+        return deleted
+
+    def compact(self, patience: float) -> None:  # noqa: B027 - what neither of the two needs
+        """See :meth:`policyd_rate_limit.storage.log.Log.compact`.
+
+        Nothing: PostgreSQL's autovacuum and InnoDB's purge give the room of deleted rows to new ones.
+        """
+
+    def maintain(self) -> None:  # noqa: B027 - likewise
+        """See :meth:`policyd_rate_limit.storage.log.Log.maintain`: nothing."""
+
+    def _last_statements(self) -> tuple[str, ...]:
+        """What ends a transaction."""
+        return ("COMMIT",)
+
+    def _lock(self, wait: float, make: str = "") -> tuple[int, str, float] | None:
+        """Begin, and take the lock: version, identity and time; None when there is no row or no policyd_batch."""
+        if self._prepared:
+            last = self._select_from(self._seq or 0) if self._seq is not None else ""
+        else:
+            last = self.COUNT_TABLES.format(table="policyd_batch")
+        statements = [*self._start(wait), *([make] if make else ()), self.LOCK, self.CLOCK, *([last] if last else ())]
+        results = self._query(*statements)
+        self._in_transaction = True
+        found = dict(zip(statements, results, strict=True))
+        if not found[self.LOCK]:
+            return None
+        if self._prepared:
+            self._ahead = _records(found[last]) if last else None
+        elif not int(found[last][0][0]):
+            # Whoever makes policyd_batch anew is to be found out as on first use.
+            self._query("DELETE FROM policyd_state WHERE id = 1", "COMMIT")
+            return None
+        version, identity = found[self.LOCK][0][:2]
+        return int(version), str(identity), float(found[self.CLOCK][0][0])
+
+    def _make(self, wait: float) -> tuple[int, str, float]:
+        """Make what is missing, and take the lock."""
+        self._query("ROLLBACK")
+        self._in_transaction = False
+        for table, statement in self.SCHEMA:
+            if not self._has(table):
+                try:
+                    self._query(statement)
+                except TableExists:  # another daemon was faster
+                    continue
+        identity = secrets.token_hex(16)
+        locked = self._lock(wait, self.MAKE_STATE.format(version=SCHEMA_VERSION, identity=identity))
+        if locked is None:
+            raise self._failure("a table vanishes as soon as it is made")
+        self._made = locked[1] == identity
+        return locked
+
+    def _upgrade(self, version: int, wait: float) -> float:
+        """Bring the schema from ``version`` to ours, and take the lock."""
+        if version > SCHEMA_VERSION:
+            raise self._failure(
+                f"its tables are of schema version {version}, made by a newer policyd-rate-limit; "
+                f"this one knows {SCHEMA_VERSION}"
+            )
+        self._query("ROLLBACK")
+        self._in_transaction = False
+        self._allow(LONG_SECONDS)
+        for statement in itertools.chain(*self.UPGRADES[version - 1 :]):
+            self._query(statement)
+        self._go_on()
+        locked = self._lock(wait)
+        if locked is None:
+            raise self._failure("a table vanishes while it is upgraded")
+        self._query(f"UPDATE policyd_state SET schema_version = {SCHEMA_VERSION} WHERE id = 1")  # noqa: S608 - ours
+        return locked[2]
+
+    def _lose_history(self) -> NoReturn:
+        """The row that was read last is gone, although nobody deletes the newest."""
+        self._query(f"UPDATE policyd_state SET identity = '{secrets.token_hex(16)}' WHERE id = 1")  # noqa: S608 - ours
+        if self._in_transaction:
+            self._query("COMMIT")
+        raise self._failure("rows that were there are gone: it was emptied, restored or failed over; it is read anew")
+
+    def _send(self, *last: str) -> None:
+        """Send the rows that were appended, and the statements ``last``."""
+        statements = (*self._inserts, *last)
+        self._inserts = []
+        self._characters = 0
+        if statements:
+            self._query(*statements)
+            self._go_on()
+
+    def _ask(self, statement: str) -> Sequence[Sequence[Any]]:
+        """The rows of one statement, asked with the lock or without."""
+        if self._in_transaction:
+            self._send()  # so that what was appended is found
+        else:
+            self._end = time.monotonic() + self._timeout
+        (rows,) = self._query(statement)
+        return rows
+
+    def _has(self, table: str) -> bool:
+        return bool(int(self._ask(self.COUNT_TABLES.format(table=table))[0][0]))
+
+    def _edges(self) -> tuple[int, int]:
+        """The first and the last seq; (1, 0) in an empty table."""
+        ((first, last),) = self._ask("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM policyd_batch")
+        return int(first), int(last)
+
+    def _rows_from(self, seq: int) -> list[Row]:
+        return _records(self._ask(self._select_from(seq)))
+
+    def _select_from(self, seq: int) -> str:
+        """The row of ``seq``, whose entries are known, and those behind it."""
+        return (
+            f"SELECT seq, writer, number, date, size, CASE seq WHEN {seq} THEN '' ELSE entries END "  # noqa: S608
+            f"FROM policyd_batch WHERE seq >= {seq} ORDER BY seq LIMIT {ROWS_PER_READ}"
+        )
+
+    def _allow(self, seconds: float) -> None:
+        """What comes next may take ``seconds``."""
+        self._end = time.monotonic() + seconds
+
+    def _go_on(self) -> None:
+        """The database has answered; what there is still to do may take as long as it usually may."""
+        self._end = time.monotonic() + self._timeout
+
+
+def _records(rows: Sequence[Sequence[Any]]) -> list[Row]:
+    return [
+        (int(seq), Record(int(writer), int(number), int(date), int(size), str(entries)))
+        for seq, writer, number, date, size, entries in rows
+    ]

@@ -1,0 +1,302 @@
+"""PostgreSQL and MariaDB servers of the tests' own, in temporary directories.
+
+``POLICYD_TEST_POSTGRESQL`` and ``POLICYD_TEST_MYSQL`` may name servers that run already, each by the URL of an account
+that may create databases and users: ``postgresql://user:password@host:port/database``, ``mysql://...`` likewise.
+Nothing stops or restarts those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+import pymysql
+
+from support.programs import SEARCHED, missing, require
+from support.public import public_directory
+
+START_SECONDS = 60.0
+PASSWORD = "s3cret:'\"%&\u00e9"
+
+
+class SqlServer(ABC):
+    """One server. ``account``: who runs it, since neither runs as root."""
+
+    name: str
+    environment: str
+    account: str
+
+    def __init__(self, directory: pathlib.Path | None, url: str = "") -> None:
+        self.url = urllib.parse.urlsplit(url)
+        self.host = self.url.hostname or "127.0.0.1"
+        self.port = self.url.port or (self._free_port() if directory else self.default_port)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.directory = directory or pathlib.Path("/nonexistent")
+        if directory is not None:
+            directory.mkdir()
+            if os.geteuid() == 0:
+                shutil.chown(directory, self.account, self.account)
+            self.make()
+
+    default_port: int
+
+    @staticmethod
+    def _free_port() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return int(listener.getsockname()[1])
+
+    @abstractmethod
+    def make(self) -> None:
+        """Make the files of an empty server."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What starts it."""
+
+    @abstractmethod
+    def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
+        """Execute statements as the administrator, each by itself; the rows of the last."""
+
+    @abstractmethod
+    def create(self) -> dict[str, Any]:
+        """A new, empty database and a user that may do everything in it: the configuration, by TCP."""
+
+    @abstractmethod
+    def drop(self, config: dict[str, Any]) -> None:
+        """Drop what :meth:`create` made."""
+
+    def run(self, *command: str, timeout: float = 120) -> None:
+        """Run a program as the account of the server; an error tells what it said."""
+        done = subprocess.run(
+            command, **self._as_account(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+    def start(self, *options: str) -> None:
+        """Start it, with more options, and wait until it answers."""
+        if not self.directory.exists():
+            missing(f"not done to the server that {self.environment} names")
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command(), *options], **self._as_account(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.admin("SELECT 1")
+            except (psycopg.Error, pymysql.MySQLError):
+                if self.process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError((self.directory / "log").read_text(errors="replace")[-4000:]) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """End it with a signal and wait for that."""
+        if self.process is None:
+            missing(f"not done to the server that {self.environment} names")
+        self.process.send_signal(number)
+        self.process.wait(START_SECONDS)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside the ``with`` block no process of the server runs: connections stay, nothing answers."""
+        assert self.process is not None
+        processes = [self.process.pid, *_children(self.process.pid)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
+
+    def _as_account(self) -> dict[str, Any]:
+        as_root = {"user": self.account, "group": self.account, "extra_groups": ()} if os.geteuid() == 0 else {}
+        return {"cwd": "/", **as_root}
+
+
+class PostgresqlServer(SqlServer):
+    """PostgreSQL, without fsync."""
+
+    name = "postgresql"
+    environment = "POLICYD_TEST_POSTGRESQL"
+    account = "postgres"
+    default_port = 5432
+
+    def make(self) -> None:
+        """See :meth:`SqlServer.make`."""
+        self.run(
+            str(_postgresql_program("initdb")),
+            *("-D", str(self.directory / "data"), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
+            *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
+        )
+
+    def command(self) -> list[str]:
+        """See :meth:`SqlServer.command`."""
+        settings = {
+            "unix_socket_directories": self.directory,
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "fsync": "off",
+            "max_connections": 60,
+            "shared_buffers": "16MB",
+        }
+        return [
+            str(_postgresql_program("postgres")),
+            *("-D", str(self.directory / "data")),
+            *(f"--{name}={value}" for name, value in settings.items()),
+        ]
+
+    def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
+        """See :meth:`SqlServer.admin`."""
+        if self.url.scheme:
+            conninfo = psycopg.conninfo.make_conninfo(self.url.geturl(), **({"dbname": database} if database else {}))
+        else:
+            conninfo = psycopg.conninfo.make_conninfo(
+                host=str(self.directory), port=self.port, user="postgres", dbname=database or "postgres"
+            )
+        rows: list[Any] = []
+        with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def create(self) -> dict[str, Any]:
+        """See :meth:`SqlServer.create`."""
+        name = _new_name()
+        literal = "'" + PASSWORD.replace("'", "''") + "'"
+        self.admin(f"CREATE USER {name} PASSWORD {literal}", f"CREATE DATABASE {name} OWNER {name}")
+        return {"database": name, "user": name, "password": PASSWORD, "host": self.host, "port": self.port}
+
+    def drop(self, config: dict[str, Any]) -> None:
+        """See :meth:`SqlServer.drop`."""
+        self.admin(f"DROP DATABASE IF EXISTS {config['database']} WITH (FORCE)", f"DROP USER {config['user']}")
+
+
+class MariadbServer(SqlServer):
+    """MariaDB, without fsync."""
+
+    name = "mariadb"
+    environment = "POLICYD_TEST_MYSQL"
+    account = "mysql"
+    default_port = 3306
+
+    @property
+    def socket(self) -> pathlib.Path:
+        """The UNIX socket."""
+        return self.directory / "socket"
+
+    def make(self) -> None:
+        """See :meth:`SqlServer.make`."""
+        self.run(
+            str(require("mariadb-install-db")),
+            *("--no-defaults", f"--datadir={self.directory / 'data'}", "--skip-test-db"),
+            "--auth-root-authentication-method=normal",
+        )
+
+    def command(self) -> list[str]:
+        """See :meth:`SqlServer.command`."""
+        return [
+            str(require("mariadbd")),
+            "--no-defaults",
+            f"--datadir={self.directory / 'data'}",
+            f"--socket={self.socket}",
+            f"--pid-file={self.directory / 'pid'}",
+            "--bind-address=127.0.0.1",
+            f"--port={self.port}",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-buffer-pool-size=16M",
+            "--innodb-log-file-size=16M",
+            "--innodb-fast-shutdown=1",
+            "--max-connections=60",
+            "--plugin-load-add=auth_socket",
+        ]
+
+    def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
+        """See :meth:`SqlServer.admin`."""
+        account: dict[str, Any] = {"unix_socket": str(self.socket), "user": "root"}
+        if self.url.scheme:
+            account = {
+                "host": self.host,
+                "port": self.port,
+                "user": urllib.parse.unquote(self.url.username or "root"),
+                "password": urllib.parse.unquote(self.url.password or ""),
+            }
+        rows: Sequence[Any] = ()
+        with pymysql.connect(**account, database=database or None, autocommit=True, connect_timeout=5) as connection:
+            for statement in statements:
+                with connection.cursor() as cursor:
+                    cursor.execute(statement)
+                    rows = cursor.fetchall()
+        return rows
+
+    def create(self) -> dict[str, Any]:
+        """See :meth:`SqlServer.create`."""
+        name = _new_name()
+        self.admin(
+            f"CREATE DATABASE {name}",
+            f"CREATE USER {name} IDENTIFIED BY '{pymysql.converters.escape_string(PASSWORD)}'",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER ON {name}.* TO {name}",
+        )
+        return {"db": name, "user": name, "passwd": PASSWORD, "host": self.host, "port": self.port, "charset": "utf8"}
+
+    def drop(self, config: dict[str, Any]) -> None:
+        """See :meth:`SqlServer.drop`."""
+        self.admin(f"DROP DATABASE IF EXISTS {config['db']}", f"DROP USER {config['user']}")
+
+
+SERVERS: tuple[type[SqlServer], ...] = (PostgresqlServer, MariadbServer)
+
+
+@contextlib.contextmanager
+def running(kind: type[SqlServer]) -> Iterator[SqlServer]:
+    """A server of ``kind``: the one that the environment names, else one that is started and removed."""
+    url = os.environ.get(kind.environment, "")
+    if url:
+        yield kind(None, url)
+        return
+    if os.geteuid() == 0:
+        try:
+            pwd.getpwnam(kind.account)
+        except KeyError:
+            missing(f"there is no account {kind.account}")
+    with public_directory() as parent:
+        server = kind(parent / kind.name)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _postgresql_program(name: str) -> pathlib.Path:
+    """A program of the newest PostgreSQL; Debian keeps them out of the path."""
+    debian = sorted(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    found = debian[-1] if debian else shutil.which(name, path=SEARCHED)
+    return pathlib.Path(found) if found else missing(f"PostgreSQL's {name} is not installed")
+
+
+def _new_name() -> str:
+    return f"policyd_{uuid.uuid4().hex[:12]}"
+
+
+def _children(process: int) -> list[int]:
+    """The processes that ``process`` has started."""
+    found = pathlib.Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
