@@ -12,7 +12,7 @@ from __future__ import annotations
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.errors import ProtocolError
 
-MAX_LINE = 16_384  # bytes of one attribute: name, "=" and value
+MAX_LINE = 16_384  # bytes of one line: name, "=", value and newline
 MAX_REQUEST = 65_536  # bytes of one request
 MAX_ATTRIBUTES = 256  # of one request; Postfix 3.9 sends 32
 MAX_RECIPIENT_COUNT = 1_000_000_000
