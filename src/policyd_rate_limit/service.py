@@ -15,7 +15,8 @@ from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policyd_rate_limit.domain.identity import Charged, Rules
+    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.request import Request
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
@@ -43,8 +44,8 @@ class Service:
     """Answers policy requests.
 
     ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
-    ``uncounted`` and ``refused`` bound how often a request at a stage that does not count, and a refusal, are
-    logged. ``policy_service`` is how main.cf names this daemon.
+    ``uncounted`` bounds how often a request at a stage that does not count is logged, ``refused`` how often a
+    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Service:
             return
         charged = self._rules.charged(request)
         if charged is None or not charged.limits:
-            self._log_uncharged(request, charged)
+            _log_decision(request, charged.key if charged else "", "not-limited")
             answer(self._actions.success)
             return
         cost = cost_of(request)
@@ -104,45 +105,44 @@ class Service:
         """The action for ``result``."""
         if isinstance(result, Verdict):
             if result.admitted:
-                if _logger.isEnabledFor(logging.DEBUG):
-                    _logger.debug(
-                        "%s key=%s charged=%d verdict=admitted", _about(request), _key(demand), result.charged
-                    )
+                _log_decision(request, _key(demand), "admitted", result.charged)
                 return self._actions.success
             self._log_refusal(request, demand, result)
             return self._actions.fail
         if isinstance(result, StoreFull):
+            _log_decision(request, _key(demand), "full")
             return FULL_ACTION
         if isinstance(result, StoreUnavailable) and self._actions.away is not None:
+            _log_decision(request, _key(demand), "away")
             return self._actions.away
-        _logger.error("no answer to %s", _about(request), exc_info=result)
+        self._log_failure(request, result)
         return None
 
     def _log_refusal(self, request: Request, demand: Demand, verdict: Verdict) -> None:
         log_it, suppressed = self._refused.hit(_key(demand))
         if not log_it and not _logger.isEnabledFor(logging.DEBUG):
             return
-        limit = verdict.exceeded
         _, _, cost, limits = demand.charges[0]
-        never = ""
-        if any(cost > limit.maximum for limit in limits):
-            never = " (it costs more than the limit and can never pass)"
+        impossible = next((limit for limit in limits if cost > limit.maximum), None)
         _logger.log(
             logging.INFO if log_it else logging.DEBUG,
             "%s key=%s cost=%d verdict=refused limit=%s%s%s",
             _about(request),
             _key(demand),
             cost,
-            f"{limit.maximum}/{limit.seconds}s" if limit else "",
-            never,
+            _written(verdict.exceeded),
+            f" (a mail that costs more than {_written(impossible)} can never pass)" if impossible else "",
             f" ({suppressed} more refused since the last line about this key)" if suppressed else "",
         )
 
-    def _log_uncharged(self, request: Request, charged: Charged | None) -> None:
-        if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("%s key=%s verdict=not-limited", _about(request), charged.key if charged else "")
+    def _log_failure(self, request: Request, failure: Exception) -> None:
+        log_it, suppressed = self._refused.hit(type(failure).__name__)
+        if log_it:
+            more = f" ({suppressed} more since the last such line)" if suppressed else ""
+            _logger.error("%s verdict=none%s", _about(request), more, exc_info=failure)
 
     def _hint(self, request: Request) -> None:
+        _log_decision(request, "", "not-counted")
         log_it, suppressed = self._uncounted.hit("")
         if log_it:
             _logger.warning(
@@ -156,6 +156,16 @@ class Service:
 
 def _key(demand: Demand) -> str:
     return demand.charges[0].key
+
+
+def _log_decision(request: Request, key: str, verdict: str, charged: int = 0) -> None:
+    """With the setting ``debug`` each request and decision is a line."""
+    if _logger.isEnabledFor(logging.DEBUG):
+        _logger.debug("%s key=%s charged=%d verdict=%s", _about(request), key, charged, verdict)
+
+
+def _written(limit: Limit | None) -> str:
+    return f"{limit.maximum}/{limit.seconds}s" if limit else ""
 
 
 def _about(request: Request) -> str:

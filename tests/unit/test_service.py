@@ -1,0 +1,262 @@
+"""From requests to demands, from verdicts to actions and log lines; the store is a function."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.service import FULL_ACTION, Actions, Service
+from policyd_rate_limit.system.logs import Throttle
+
+LIMITS = (Limit(10, 60), Limit(5, 86400))
+ADMITTED = Verdict(True, charged=1)
+REFUSED = Verdict(False, "user:alice", LIMITS[0])
+ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
+LOGGER = "policyd_rate_limit.service"
+
+
+class World:
+    """A service, what it submits, what it answers, and a clock for its throttles."""
+
+    def __init__(
+        self,
+        count_mode: int | None = None,
+        result: Verdict | Exception = ADMITTED,
+        away: str | None = None,
+        limit_by_sasl: bool = True,
+    ) -> None:
+        self.now = 0.0
+        self.result = result
+        self.demands: list[Demand] = []
+        self.answers: list[str | None] = []
+        self.service = Service(
+            Rules(
+                limits=LIMITS,
+                limits_by_id={"free": ()},
+                limit_by_sasl=limit_by_sasl,
+                limit_by_sender=False,
+                limit_by_ip=False,
+                limited_networks=(),
+                ipv6_prefix=64,
+            ),
+            Actions("OK go on", "550 stop", away),
+            count_mode,
+            self._submit,
+            uncounted=Throttle(3600, lambda: self.now),
+            refused=Throttle(60, lambda: self.now),
+            policy_service="unix:ratelimit/policy",
+        )
+
+    def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
+        self.demands.append(demand)
+        done(self.result)
+
+    def ask(self, request: Request = ALICE) -> str | None:
+        self.service.ask(request, self.answers.append)
+        return self.answers[-1]
+
+    def demand(self, request: Request = ALICE) -> Demand:
+        self.ask(request)
+        return self.demands[-1]
+
+
+def test_the_demand_of_a_recipient() -> None:
+    world = World()
+    demand = world.demand()
+    assert demand.charges == (Charge("user:alice", RECIPIENTS, 1, LIMITS),)
+    assert demand.mail == "1f3a.65"
+    assert demand.part
+    assert not demand.settles
+    assert world.demand() == demand
+    assert world.demand(ALICE._replace(recipient="carol@example.net")) != demand
+
+
+@pytest.mark.parametrize("stage", [DATA, END_OF_MESSAGE])
+def test_the_demand_of_all_recipients(stage: str) -> None:
+    demand = World().demand(ALICE._replace(protocol_state=stage, recipient="", recipient_count=7))
+    assert demand == Demand((Charge("user:alice", RECIPIENTS, 7, LIMITS),), "1f3a.65", "", settles=True)
+
+
+@pytest.mark.parametrize(("count_mode", "stage", "cost"), [(0, RCPT, 1), (1, DATA, 7), (2, DATA, 1)])
+def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stage: str, cost: int) -> None:
+    world = World(count_mode)
+    request = ALICE._replace(protocol_state=stage, recipient_count=7)
+    demands = [world.demand(request) for _ in range(3)]
+    assert {demand.charges for demand in demands} == {(Charge("user:alice", RECIPIENTS, cost, LIMITS),)}
+    assert len({demand.part for demand in demands}) == 3
+    assert not any(demand.settles for demand in demands)
+    world.service.unanswered(request)
+    assert world.demand(request) == demands[-1]
+
+
+@pytest.mark.parametrize(
+    ("count_mode", "stage"),
+    [(None, "MAIL"), (None, ""), (0, DATA), (0, END_OF_MESSAGE), (1, RCPT), (1, END_OF_MESSAGE), (2, RCPT)],
+)
+def test_a_stage_that_does_not_count(count_mode: int | None, stage: str, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(count_mode, REFUSED)
+    assert world.ask(ALICE._replace(protocol_state=stage)) == "OK go on"
+    assert not world.demands
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    message = record.getMessage()
+    assert f"stage {stage or '(none)'}," in message
+    assert f"count_mode {'unset' if count_mode is None else count_mode};" in message
+    hook = "smtpd_data_restrictions" if count_mode in (1, 2) else "smtpd_recipient_restrictions"
+    assert f"{hook} = ..., check_policy_service {{ unix:ratelimit/policy," in message.replace(
+        " or smtpd_data_restrictions or smtpd_end_of_data_restrictions", ""
+    )
+
+
+def test_the_hint_comes_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(1)
+    for number in range(100):
+        world.now = 3599.0 * (number / 99)
+        world.ask(ALICE._replace(protocol_state=RCPT if number % 2 else f"made up {number}"))
+    assert len(caplog.records) == 1
+    world.now = 3600.0
+    world.ask()
+    assert len(caplog.records) == 2
+    assert "(99 more such requests since the last line)" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("world", "request_"),
+    [
+        (World(), ALICE._replace(sasl_username="free")),
+        (World(), ALICE._replace(sasl_username="FREE")),
+        (World(), ALICE._replace(sasl_username="")),
+        (World(limit_by_sasl=False), ALICE),
+    ],
+    ids=["unlimited", "unlimited in capitals", "nobody", "nothing is limited"],
+)
+def test_nobody_to_charge(world: World, request_: Request, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    assert world.ask(request_) == "OK go on"
+    assert not world.demands
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert caplog.records[0].getMessage().endswith("verdict=not-limited")
+
+
+@pytest.mark.parametrize(
+    ("result", "away", "action"),
+    [
+        (ADMITTED, None, "OK go on"),
+        (REFUSED, None, "550 stop"),
+        (StoreFull("the disk is full"), None, FULL_ACTION),
+        (StoreFull("the disk is full"), "away", FULL_ACTION),
+        (StoreUnavailable("away"), "451 away", "451 away"),
+        (StoreUnavailable("away"), None, None),
+        (ValueError("a fault of ours"), "451 away", None),
+    ],
+)
+def test_the_action_of_each_result(result: Verdict | Exception, away: str | None, action: str | None) -> None:
+    assert World(result=result, away=away).ask() == action
+
+
+@pytest.mark.parametrize("result", [ADMITTED, StoreFull("full"), StoreUnavailable("away")])
+def test_what_is_not_worth_a_line_each_time(result: Verdict | Exception, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    world = World(result=result, away="451 away")
+    for _ in range(3):
+        world.ask()
+    assert not caplog.records
+
+
+def test_a_refusal_is_logged_once_a_minute_for_each_key(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    world = World(result=REFUSED)
+    for number in range(60):
+        world.now = float(number)
+        world.ask()
+        world.ask(ALICE._replace(sasl_username="bob"))
+    assert [f"key=user:{name} " in r.getMessage() for r, name in zip(caplog.records, ("alice", "bob"), strict=True)]
+    message = caplog.records[0].getMessage()
+    assert message.startswith("stage=RCPT instance=1f3a.65 queue_id=4Xyz sender=alice@example.org")
+    assert message.endswith("cost=1 verdict=refused limit=10/60s")
+    world.now = 60.0
+    world.ask()
+    assert caplog.records[2].getMessage().endswith("(59 more refused since the last line about this key)")
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+
+
+def test_each_decision_is_logged_in_debug(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    world = World(away="451 away")
+    world.ask()
+    world.result = REFUSED
+    for _ in range(3):
+        world.ask()
+    verdicts = [record.getMessage().partition("verdict=")[2].split()[0] for record in caplog.records]
+    assert verdicts == ["admitted", "refused", "refused", "refused"]
+    caplog.clear()
+    for world.result in (StoreFull("full"), StoreUnavailable("away")):
+        world.ask()
+    world.ask(ALICE._replace(protocol_state="MAIL"))
+    world.ask(ALICE._replace(protocol_state="MAIL"))
+    verdicts = [
+        record.getMessage().partition("verdict=")[2] for record in caplog.records if record.levelno == logging.DEBUG
+    ]
+    assert verdicts == ["full", "away", "not-counted", "not-counted"]
+
+
+def test_a_refusal_says_that_a_mail_can_never_pass(caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever of its limits is the first to refuse it."""
+    caplog.set_level(logging.INFO, LOGGER)
+    world = World(1, REFUSED)
+    for cost in (5, 6):
+        world.now += 60
+        world.ask(ALICE._replace(protocol_state=DATA, recipient_count=cost))
+    possible, impossible = (record.getMessage() for record in caplog.records)
+    assert "never" not in possible
+    assert "limit=10/60s" in impossible
+    assert "more than 5/86400s can never pass" in impossible
+
+
+def test_a_failure_is_logged_with_its_traceback_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(result=ValueError("a fault of ours"))
+    for _ in range(3):
+        assert world.ask() is None
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is world.result
+    world.now = 60.0
+    world.ask()
+    assert "(2 more since the last such line)" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize("result", [ADMITTED, REFUSED, ValueError("x")])
+def test_what_a_client_sends_is_never_a_format(result: Verdict | Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes as an argument of its own: the log escapes it, and no percent sign is taken for a field."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    nasty = "%s%d\r\x1b[31m\udcff"
+    world = World(result=result)
+    world.ask(Request(RCPT, nasty, nasty, nasty, nasty, nasty, nasty, 0))
+    world.ask(ALICE._replace(protocol_state=nasty))
+    assert len(caplog.records) == 3
+    for record in caplog.records:
+        assert nasty not in record.msg
+        assert nasty in record.getMessage()
+        assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("result", [ADMITTED, REFUSED])
+def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
+    world = World()
+    waiting: list[Callable[[Verdict | Exception], None]] = []
+    world.service._submit = lambda demand, done: waiting.append(done)
+    for number in range(3):
+        world.service.ask(ALICE, lambda action, number=number: world.answers.append(f"{number} {action}"))  # type: ignore[misc] # mypy knows no defaults of lambdas
+    assert not world.answers
+    for number in (2, 0, 1):
+        waiting[number](result)
+    action = "OK go on" if result.admitted else "550 stop"
+    assert world.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
