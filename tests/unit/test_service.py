@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -253,8 +254,12 @@ def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
     world = World()
     waiting: list[Callable[[Verdict | Exception], None]] = []
     world.service._submit = lambda demand, done: waiting.append(done)
+
+    def keep(number: int, action: str | None) -> None:
+        world.answers.append(f"{number} {action}")
+
     for number in range(3):
-        world.service.ask(ALICE, lambda action, number=number: world.answers.append(f"{number} {action}"))  # type: ignore[misc] # mypy knows no defaults of lambdas
+        world.service.ask(ALICE, partial(keep, number))
     assert not world.answers
     for number in (2, 0, 1):
         waiting[number](result)

@@ -1,0 +1,337 @@
+"""The store's thread: what it is fed, in which batches, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import uvloop
+
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.storage import worker as worker_module
+from policyd_rate_limit.storage.worker import Worker
+
+PATIENCE = 20.0  # seconds, for a machine that is very busy
+RARELY = 3600.0
+
+
+def demand(number: int) -> Demand:
+    return Demand((Charge("k", "", number, (Limit(1, 1),)),))
+
+
+class Store:
+    """Admits everything, at the gates that are open; remembers who called what, and in which thread."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.batches: list[list[int]] = []
+        self.maintained = 0
+        self.threads: set[int] = set()
+        self.fails: dict[str, Exception] = {}
+        self.gates = {name: threading.Event() for name in ("open", "admit", "maintain", "close")}
+        for gate in self.gates.values():
+            gate.set()
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        self.threads.add(threading.get_ident())
+        assert self.gates[name].wait(PATIENCE)
+        if name in self.fails:
+            raise self.fails[name]
+
+    def open(self) -> None:
+        self._call("open")
+
+    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
+        costs = [demand.charges[0].cost for demand in demands]
+        self.batches.append(costs)
+        self._call("admit")
+        return [Verdict(True, charged=cost) for cost in costs]
+
+    def maintain(self) -> None:
+        self.maintained += 1
+        self._call("maintain")
+
+    def close(self) -> None:
+        self._call("close")
+
+
+class World:
+    """A worker, its store, and the results in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.worker = Worker(self.store, asyncio.get_running_loop())
+        self.results: list[tuple[int, Verdict | Exception]] = []
+
+    def submit(self, *numbers: int) -> None:
+        for number in numbers:
+            self.worker.submit(demand(number), partial(self._keep, number))
+
+    def _keep(self, number: int, result: Verdict | Exception) -> None:
+        self.results.append((number, result))
+
+    @property
+    def answered(self) -> list[int]:
+        return [number for number, _ in self.results]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def start(self) -> None:
+        """With the first maintenance done."""
+        self.worker.start()
+        await self.until(lambda: self.store.maintained and not self.worker._busy)
+
+    async def busy_with(self, number: int) -> None:
+        """The store has ``number`` in hand, until its gate opens."""
+        self.store.gates["admit"].clear()
+        self.submit(number)
+        await self.until(lambda: self.store.batches[-1:] == [[number]])
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, None]], None]:
+    monkeypatch.setattr(worker_module, "MAINTENANCE_SECONDS", RARELY)
+    return asyncio.run if request.param == "asyncio" else uvloop.run
+
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+def test_an_idle_store_gets_a_demand_at_once(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        for number in (1, 2, 3):
+            world.submit(number)
+            await world.until(lambda number=number: world.answered[-1:] == [number])
+        assert world.store.batches == [[1], [2], [3]]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_batches_form_while_the_store_is_busy(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.submit(2, 3, 4)
+        await asyncio.sleep(0)
+        world.submit(5)
+        assert not world.results
+        world.store.gates["admit"].set()
+        await world.until(lambda: len(world.results) == 5)
+        assert world.store.batches == [[1], [2, 3, 4, 5]]
+        assert world.results == [(number, Verdict(True, charged=number)) for number in range(1, 6)]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_demands_wait_for_a_store_that_is_slow_to_open(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        world.store.gates["open"].clear()
+        world.worker.start()
+        world.submit(1, 2)
+        await world.until(lambda: world.store.calls == ["open"])
+        assert not world.results
+        world.store.gates["open"].set()
+        await world.until(lambda: world.answered == [1, 2])
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_a_batch_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "MOST_DEMANDS", 3)
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(0)
+        world.submit(*range(1, 8))
+        world.store.gates["admit"].set()
+        await world.until(lambda: len(world.results) == 8)
+        assert world.store.batches == [[0], [1, 2, 3], [4, 5, 6], [7]]
+        assert world.answered == list(range(8))
+        await world.worker.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreFull("full"), ValueError("a fault of ours")])
+def test_an_error_reaches_all_who_wait_and_ends_nothing(run: Run, error: Exception) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.store.fails["admit"] = error
+        world.submit(2, 3)
+        world.store.gates["admit"].set()
+        await world.until(lambda: len(world.results) == 3)
+        assert world.results == [(1, error), (2, error), (3, error)]
+        del world.store.fails["admit"]
+        world.submit(4)
+        await world.until(lambda: world.results[-1] == (4, Verdict(True, charged=4)))
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_an_answer_that_fails_keeps_nobody_from_theirs(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_result: Verdict | Exception) -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.worker.submit(demand(2), fails)
+        world.submit(3)
+        world.store.gates["admit"].set()
+        await world.until(lambda: world.answered == [1, 3])
+        world.submit(4)
+        await world.until(lambda: world.answered == [1, 3, 4])
+        await world.worker.stop()
+
+    run(scenario())
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_a_demand_may_be_submitted_from_within_an_answer(run: Run) -> None:
+    """As when an answer makes room for the next request of a connection."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+
+        def again(number: int) -> None:
+            world.results.append((number, Verdict(True)))
+            if number < 20:
+                world.worker.submit(demand(number + 1), lambda _result: again(number + 1))
+
+        again(0)
+        await world.until(lambda: world.answered == list(range(21)))
+        assert world.store.batches == [[number] for number in range(1, 21)]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_maintenance_comes_when_nothing_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "MAINTENANCE_SECONDS", 0.002)
+
+    async def scenario() -> None:
+        world = World()
+        world.worker.start()
+        await world.until(lambda: world.store.maintained >= 5)
+        assert not world.store.batches
+        await world.worker.stop()
+        maintained = world.store.maintained
+        await asyncio.sleep(0.01)
+        assert world.store.maintained == maintained
+
+    run(scenario())
+
+
+def test_maintenance_comes_under_load(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "MAINTENANCE_SECONDS", 0.002)
+
+    async def scenario() -> None:
+        world = World()
+        world.worker.start()
+        loaded = True
+
+        def again(_result: object = None) -> None:
+            if loaded:
+                world.worker.submit(demand(1), again)
+
+        for _ in range(10):
+            again()
+        await world.until(lambda: world.store.maintained >= 5 and len(world.store.batches) > 5)
+        loaded = False
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_answers_do_not_wait_for_the_maintenance_of_their_batch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.submit(2)
+        world.worker._maintain()
+        world.store.gates["maintain"].clear()
+        world.store.gates["admit"].set()
+        await world.until(lambda: world.answered == [1, 2])
+        await world.until(lambda: world.store.maintained == 2)
+        world.submit(3)
+        world.store.gates["maintain"].set()
+        await world.until(lambda: world.answered == [1, 2, 3])
+        assert world.store.calls == ["open", "maintain", "admit", "admit", "maintain", "admit"]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("step", ["open", "maintain", "close"])
+def test_a_step_that_fails_is_logged_and_ends_nothing(run: Run, step: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        world = World()
+        world.store.fails[step] = ValueError(f"no {step}")
+        world.worker.start()
+        world.submit(1)
+        await world.until(lambda: world.answered == [1])
+        await world.worker.stop()
+        assert world.store.calls[-1] == "close"
+
+    run(scenario())
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [f"no {step}"]
+
+
+def test_all_of_the_store_lives_in_one_thread_of_its_own(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.submit(1)
+        await world.until(lambda: world.answered == [1])
+        await world.worker.stop()
+        assert world.store.calls == ["open", "maintain", "admit", "close"]
+        assert len(world.store.threads) == 1
+        assert threading.get_ident() not in world.store.threads
+
+    run(scenario())
+
+
+def test_stop_finishes_what_is_in_hand(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        stopping = asyncio.create_task(world.worker.stop())
+        await asyncio.sleep(0.01)
+        assert not stopping.done()
+        assert not world.results
+        world.store.gates["admit"].set()
+        await stopping
+        # The answer came before the end, and nothing is called after it.
+        assert world.results == [(1, Verdict(True, charged=1))]
+        assert world.store.calls[-1] == "close"
+
+    run(scenario())
