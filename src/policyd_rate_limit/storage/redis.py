@@ -1,0 +1,535 @@
+"""The store in Redis or Valkey: it decides on the server, each demand by a script that is one step there.
+
+A daemon needs no memory of all ids here, and a Cluster spreads them over its masters. The demands of a batch go in one
+pipeline, which the server answers once they are on its disk (``appendfsync always``). The clock is the server's.
+
+The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, so that a Cluster keeps them together::
+
+    policyd:c:{tag}           what lies in the windows of the counter; expires with the longest of them
+    policyd:m:{tag}mail       what a mail was charged on the counter; expires after 15 minutes
+    policyd:b:{slot}writer    what the last batch of a daemon has done: one, or in a Cluster one per slot
+
+The last makes it safe to send a batch again after a connection broke: a batch has a number, a demand an ordinal among
+those for the same counter, and the script knows which it has done. A demand that was sent and has no answer at the end
+of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the script
+adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
+
+What was admitted is counted in memory too, which decides when the server is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.domain.charge import Entry, Verdict
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.redis_nodes import (
+    Command,
+    NodeError,
+    Remedy,
+    Servers,
+    Session,
+    script,
+    slot_of,
+    tag_of_each_slot,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from policyd_rate_limit.domain.charge import Charge, Demand
+    from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.redis_nodes import Argument
+
+DEFAULT_PREFIX = "policyd"
+LONGEST_TAG = 128  # characters of a counter that stand in a key as they are
+COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
+
+_REFUSED, _LATER = 0, 3  # what a reply of the script begins with
+
+_logger = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """See :class:`policyd_rate_limit.storage.base.Store`.
+
+    ``config`` is ``redis_config``; docs/redis.md tells its keys. ``memory`` is shared with whoever decides while the
+    server is away. ``longest`` is the longest window in use (seconds): as long are counts kept of which only memory
+    knows the limits. ``timeout`` (seconds) bounds each batch. ``clock`` (Unix seconds) takes the place of the server's
+    in tests.
+
+    :raises ConfigError: something in ``config`` is wrong.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        memory: Memory,
+        *,
+        longest: int,
+        timeout: float,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._servers = Servers(config, timeout)
+        self._memory = memory
+        self._longest = longest
+        self._timeout = timeout
+        self._clock = clock
+        self._keys = _Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
+        self._session: Session | None = None
+        self._spare: Session | None = None  # opened by a probe
+        self._replays = _Replays()
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
+        """See :meth:`policyd_rate_limit.storage.base.Store.admit`.
+
+        There is no lock here, and nobody to wait for: a longer ``patience`` than the timeout is one for connecting.
+        """
+        try:
+            self._connect(max(patience, self._timeout))
+            self._replay(pending)
+            if not demands:
+                self._run((), self._end())
+                return []
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
+        number = self._memory.record(()).number
+        batch = _Batch(number, self._memory.writer, self._keys, self._keep(demands), self._time)
+        questions = [batch.question(demand) for demand in demands]
+        try:
+            self._ask_all(batch, questions)
+        except NodeError as error:
+            if not any(question.may_be_counted for question in questions):
+                raise StoreUnavailable(str(error)) from error
+            verdicts, record = self._decide_rest(batch, questions)
+            raise CommitFailed(str(error), verdicts, record) from error
+        for question in questions:
+            self._count(question)
+        return [question.result for question in questions]
+
+    def probe(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.probe`."""
+        spare, self._spare = self._spare, self._servers.connect()
+        if spare is not None:
+            spare.close()
+
+    def reload(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.reload`: there is nothing to be read."""
+        self._memory.forget()
+
+    def maintain(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
+        self._memory.ledger.windows.sweep(self._longest)
+
+    def clean(self, patience: float) -> int:
+        """See that the server is there, for at most ``patience`` seconds.
+
+        :returns: 0, since keys expire by themselves.
+        :raises StoreUnavailable: it is not there.
+        """
+        try:
+            self._connect(patience)
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        return 0
+
+    def close(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
+        self._disconnect()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    @property
+    def _time(self) -> str:
+        """The time as the script takes it; empty for the server's own."""
+        return repr(self._clock()) if self._clock else ""
+
+    def _end(self) -> float:
+        """When what begins now has to be done, by the monotonic clock."""
+        return time.monotonic() + self._timeout
+
+    def _connect(self, seconds: float) -> Session:
+        """The connections in use, or new ones within ``seconds``."""
+        spare, self._spare = self._spare, None
+        if self._session is None:
+            self._session = spare or _within(seconds, self._servers.connect)
+            for warning in self._session.warnings:
+                _logger.warning("%s", warning)
+        elif spare is not None:
+            spare.close()
+        return self._session
+
+    def _disconnect(self) -> None:
+        self._replays = _Replays()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _run(self, commands: Sequence[Command], end: float) -> None:
+        """Have ``commands`` answered until ``end`` (of the monotonic clock), and memory know the server's time.
+
+        What has no answer is sent again, over new connections if need be.
+        """
+        clock = Command(None, "TIME")
+        waiting = [*commands, clock]
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                failure = self._connect(end - time.monotonic()).exchange(waiting, end)
+            except NodeError as error:
+                if not any(command.open for command in waiting):
+                    raise  # nothing is to be found out by waiting
+                failure = error
+            for command in waiting:
+                if command.reply == [_LATER]:
+                    command.reply = None
+            waiting = [command for command in waiting if command.reply is None]
+            if not waiting:
+                seconds, microseconds = map(int, clock.reply)
+                self._memory.synchronise(self._clock() if self._clock else seconds + microseconds / 1e6)
+                return
+            if failure is None:
+                failure = NodeError("Redis has lost what was replayed before", Remedy.NONE)
+            left = end - time.monotonic()
+            if failure.remedy is Remedy.RECONNECT or any(command.open for command in waiting):
+                self._disconnect()
+            if failure.remedy is Remedy.NONE or left <= 0:
+                raise failure
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _replay(self, pending: Sequence[Record]) -> None:
+        """Bring in ``pending``, for as long as one batch may take; NodeError where that is not enough."""
+        replays = self._replays
+        waiting = [record for record in pending if record[:2] not in replays.done]
+        end = self._end()
+        while waiting:
+            if time.monotonic() >= end:
+                raise NodeError(f"{len(waiting)} batches are still to be brought into Redis", Remedy.REPEAT)
+            commands: list[Command] = []
+            count = 0
+            for record in waiting:
+                if len(commands) >= COMMANDS_PER_EXCHANGE:
+                    break
+                commands += replays.commands(record, self._keys, self._longest, self._time)
+                count += 1
+            try:
+                self._run(commands, self._end())
+            except NodeError:
+                # Which of them are done is known to the server.
+                self._replays = _Replays()
+                raise
+            replays.done.update(record[:2] for record in waiting[:count])
+            del waiting[:count]
+
+    def _ask_all(self, batch: _Batch, questions: Sequence[_Question]) -> None:
+        """Have all ``questions`` answered; on NodeError some are."""
+        end = self._end()
+        asked = list(questions)
+        while asked:
+            commands = [batch.ask(question) for question in asked]
+            try:
+                self._run(commands, end)
+            finally:
+                for question, command in zip(asked, commands, strict=True):
+                    question.take(command)
+            asked = [question for question in asked if question.verdict is None]
+        reserved = [question for question in questions if question.has_reserved]
+        if reserved:
+            self._run([command for question in reserved for command in batch.undo(question)], end)
+            for question in reserved:
+                question.entries.clear()
+
+    def _decide_rest(self, batch: _Batch, questions: Sequence[_Question]) -> tuple[list[Verdict], Record]:
+        """Decide from memory what has no answer.
+
+        The record tells of every counter of which the server may know more than its answers: that is how the two come
+        to agree in the end.
+        """
+        self._memory.advance()
+        entries: list[Entry] = []
+        for question in questions:
+            if question.verdict is not None and not question.has_reserved:
+                self._count(question)
+                entries += question.entries
+        for question in questions:
+            if question.verdict is None or question.has_reserved:
+                question.entries.clear()
+                if question.verdict is None:
+                    question.verdict = self._memory.ledger.decide(question.demand, question.entries)
+                known = {entry.counter for entry in question.entries}
+                question.entries += [
+                    Entry(charge.counter, 0, self._memory.date, "", "")
+                    for charge in question.demand.charges
+                    if charge.counter not in known
+                ]
+                entries += question.entries
+        record = pack(self._memory.writer, batch.number, self._memory.date, entries)
+        return [question.result for question in questions], record
+
+    def _count(self, question: _Question) -> None:
+        """Have memory know what the server has counted."""
+        ledger = self._memory.ledger
+        if question.entries:
+            for charge in question.demand.charges:
+                # So that what has expired leaves the memory.
+                ledger.windows.exceeded(charge.counter, 0, charge.limits)
+            for entry in question.entries:
+                ledger.apply(entry)
+
+    def _keep(self, demands: Sequence[Demand]) -> int:
+        """How long (seconds) a server has to remember what a batch has done: as long as what it has counted."""
+        for demand in demands:
+            for charge in demand.charges:
+                for limit in charge.limits:
+                    self._longest = max(self._longest, limit.seconds)
+        return self._longest
+
+
+class _Keys:
+    """The names of all keys."""
+
+    def __init__(self, prefix: str, *, clustered: bool) -> None:
+        self._prefix = prefix
+        self._slots = tag_of_each_slot() if clustered else None
+
+    def counter(self, counter: str) -> bytes:
+        """The key of ``counter``."""
+        return _encode(f"{self._prefix}:c:{_tag(counter)}")
+
+    def mail(self, counter: str, mail: str) -> bytes:
+        """The key of what ``mail`` was charged on ``counter``."""
+        return _encode(f"{self._prefix}:m:{_tag(counter)}{mail}")
+
+    def batch(self, writer: int, counter: bytes) -> bytes:
+        """The key of what the last batch of ``writer`` has done where the key ``counter`` lies."""
+        place = "" if self._slots is None else f"{{{self._slots[slot_of(counter)]}}}"
+        return _encode(f"{self._prefix}:b:{place}{writer:x}")
+
+    def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
+        """``charges`` in groups that one script can decide."""
+        if self._slots is None or len(charges) == 1:
+            return (charges,)
+        groups: dict[int, list[Charge]] = defaultdict(list)
+        for charge in charges:
+            groups[slot_of(self.counter(charge.counter))].append(charge)
+        return list(groups.values())
+
+
+class _Question:
+    """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
+
+    ``field`` is where the mail remembers the charge. ``verdict`` is None until all groups are answered; then
+    ``entries`` are what was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the
+    servers may have counted something of it.
+    """
+
+    __slots__ = ("demand", "entries", "field", "groups", "may_be_counted", "verdict")
+
+    def __init__(self, demand: Demand, field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
+        self.demand = demand
+        self.field = field
+        self.groups = list(groups)
+        self.entries: list[Entry] = []
+        self.verdict: Verdict | None = None
+        self.may_be_counted = False
+
+    @property
+    def result(self) -> Verdict:
+        """The verdict, once there is one."""
+        if self.verdict is None:
+            raise AssertionError(f"no verdict on {self.demand}")
+        return self.verdict
+
+    @property
+    def has_reserved(self) -> bool:
+        """Whether some charges were counted before another one was refused."""
+        return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
+
+    def take(self, command: Command) -> None:
+        """What became of the ``command`` for the first of the groups."""
+        if command.reply is None:
+            self.may_be_counted = self.may_be_counted or command.open
+            return
+        group = self.groups.pop(0)
+        what, *numbers = command.reply
+        if what == _REFUSED:
+            charge = group[numbers[0] - 1]
+            self.verdict = Verdict(False, charge.key, charge.limits[numbers[1] - 1])
+            return
+        mail, part = self.demand.mail, self.demand.part
+        for at in range(0, len(numbers), 3):
+            index, amount, date = numbers[at : at + 3]
+            self.entries.append(Entry(group[index - 1].counter, amount, date, mail, part))
+            self.may_be_counted = True
+        if not self.groups:
+            first = self.demand.charges[0].counter
+            charged = sum(entry.amount for entry in self.entries if entry.counter == first)
+            self.verdict = Verdict(True, charged=charged)
+
+
+class _Batch:
+    """Makes the commands of one batch, the ``number``-th of ``writer``."""
+
+    def __init__(self, number: int, writer: int, keys: _Keys, keep: int, time: str) -> None:
+        self.number = number
+        self._writer = writer
+        self._keys = keys
+        self._keep = keep
+        self._time = time
+        self._ordinals: dict[str, int] = defaultdict(int)
+        self._settled: dict[str, int] = defaultdict(int)
+
+    def question(self, demand: Demand) -> _Question:
+        """``demand``, before anything of it is asked."""
+        field = b""
+        if demand.mail and demand.settles:
+            field = _settled_field(self._writer, self.number, self._settled[demand.mail])
+            self._settled[demand.mail] += 1
+        elif demand.mail:
+            field = _part_field(demand.part)
+        return _Question(demand, field, self._keys.together(demand.charges))
+
+    def ask(self, question: _Question) -> Command:
+        """Decide the first of the groups of ``question``."""
+        group = question.groups[0]
+        arguments: list[Argument] = []
+        for charge in group:
+            arguments += (self._ordinal(charge.counter), charge.cost, len(charge.limits))
+            for limit in charge.limits:
+                arguments += limit
+        settles = question.demand.settles and question.demand.mail
+        return self._command("settle" if settles else "charge", question, group, arguments)
+
+    def undo(self, question: _Question) -> list[Command]:
+        """Give back what was reserved for ``question``."""
+        # Less than what the mail was charged before it will not be: that stays given back.
+        reserved = {entry.counter: entry for entry in question.entries if entry.amount > 0}
+        commands = []
+        for group in self._keys.together([c for c in question.demand.charges if c.counter in reserved]):
+            arguments: list[Argument] = []
+            for charge in group:
+                entry = reserved[charge.counter]
+                arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
+            commands.append(self._command("undo", question, group, arguments))
+        return commands
+
+    def _command(
+        self, kind: str, question: _Question, group: Sequence[Charge], arguments: Sequence[Argument]
+    ) -> Command:
+        keys: list[bytes] = []
+        for charge in group:
+            keys.append(self._keys.counter(charge.counter))
+            if question.demand.mail:
+                keys.append(self._keys.mail(charge.counter, question.demand.mail))
+        keys.insert(0, self._keys.batch(self._writer, keys[0]))
+        return script(keys, (kind, self.number, question.field, self._keep, self._time, *arguments))
+
+    def _ordinal(self, counter: str) -> int:
+        """Which of the demands on ``counter`` in this batch the next one is."""
+        self._ordinals[counter] += 1
+        return self._ordinals[counter]
+
+
+class _Replays:
+    """Makes the commands that bring in records, in the order in which they were written.
+
+    ``done``: (writer, number) of the records that are in.
+    """
+
+    def __init__(self) -> None:
+        self.done: set[tuple[int, int]] = set()
+        self._former: dict[bytes, tuple[int, int]] = {}  # key of a batch -> number of the last record, its commands
+
+    def commands(self, record: Record, keys: _Keys, keep: int, time: str) -> list[Command]:
+        """One command for each counter of ``record``."""
+        entries: dict[str, list[Entry]] = defaultdict(list)
+        for entry in record.dated_until(record.date):
+            entries[entry.counter].append(entry)
+        places: dict[bytes, int] = defaultdict(int)
+        commands = []
+        for counter, of_counter in entries.items():
+            key = keys.counter(counter)
+            batch = keys.batch(record.writer, key)
+            places[batch] += 1
+            mails: dict[str, int] = {}
+            settled: dict[str, int] = defaultdict(int)
+            arguments: list[Argument] = [places[batch], *self._former.get(batch, (0, 0)), record.date]
+            for _, amount, date, mail, part in of_counter:
+                field = b""
+                if mail and part:
+                    field = _part_field(part)
+                elif mail and amount > 0:
+                    field = _settled_field(record.writer, record.number, settled[mail])
+                    settled[mail] += 1
+                arguments += (amount, date, mails.setdefault(mail, len(mails) + 3) if mail else 0, field)
+            names = [batch, key, *(keys.mail(counter, mail) for mail in mails)]
+            commands.append(script(names, ("replay", record.number, b"", keep, time, *arguments)))
+        for batch, count in places.items():
+            self._former[batch] = (record.number, count)
+        return commands
+
+
+def _tag(counter: str) -> str:
+    """What has a Cluster keep all keys of ``counter`` together: it counts what lies between the braces only."""
+    if len(counter) <= LONGEST_TAG:
+        # With its length no two counters have keys in common, whatever characters they are made of.
+        return f"{{{len(counter)}:{counter}}}"
+    return f"{{#{hashlib.blake2b(_encode(counter), digest_size=20).hexdigest()}}}"
+
+
+def _part_field(part: str) -> bytes:
+    return _encode(f"p{part}")
+
+
+def _settled_field(writer: int, number: int, settled: int) -> bytes:
+    return b"s%x.%d.%d" % (writer, number, settled)
+
+
+def _encode(text: str) -> bytes:
+    """Any text, lone surrogates too: they stand for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _within(seconds: float, connect: Callable[[], Session]) -> Session:
+    """What ``connect`` returns. It takes as long as the resolver and all servers together take; this does not."""
+    outcome: queue.SimpleQueue[Session | NodeError] = queue.SimpleQueue()
+    late = threading.Event()
+
+    def run() -> None:
+        try:
+            outcome.put(connect())
+        except NodeError as error:
+            outcome.put(error)
+        if late.is_set():
+            close_late()
+
+    def close_late() -> None:
+        with contextlib.suppress(queue.Empty):
+            found = outcome.get_nowait()
+            if isinstance(found, Session):
+                found.close()
+
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        found = outcome.get(timeout=max(seconds, 0))
+    except queue.Empty:
+        late.set()
+        close_late()
+        raise NodeError("Redis: no connection in time", Remedy.RECONNECT) from None
+    if isinstance(found, NodeError):
+        raise found
+    return found

@@ -1,0 +1,434 @@
+"""Connections to Redis or Valkey: to one server, to the master that Sentinels name, or to the masters of a Cluster.
+
+redis-py's connections are used, not its clients: those try again by themselves, each time for as long as the timeout,
+and do not tell a command that was refused from one of which nobody knows whether it was carried out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import inspect
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policyd_rate_limit.errors import ConfigError, Problem, StoreError
+from policyd_rate_limit.storage.sql_log import check_options, missing_driver
+from policyd_rate_limit.storage.watchdog import Watchdog
+
+try:
+    from redis import connection as _connection
+    from redis import exceptions as errors
+    from redis.backoff import NoBackoff
+    from redis.crc import key_slot
+    from redis.retry import Retry
+except ImportError as error:
+    raise missing_driver("Redis and Valkey", "redis", error) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    Argument = bytes | str | int
+
+driver: Any = _connection  # whose types are incomplete
+
+SCRIPT = Path(__file__).with_name("redis_decide.lua").read_bytes()
+SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # by which the server knows it
+
+DEFAULT_URL = "redis://localhost:6379/0"
+DEFAULT_PORT = 6379
+SLOTS = 16_384  # of a Cluster
+MOST_SEEDS = 1_000  # addresses of a Cluster's nodes that are remembered
+LONGEST_MESSAGE = 200  # characters of a server's error
+
+_OURS = frozenset({"url", "cluster", "nodes", "prefix", "sentinels", "service_name", "sentinel_options"})
+
+
+class Remedy(enum.IntEnum):
+    """What may help after a failure, the least first."""
+
+    REPEAT = 1  # on the same connections
+    RECONNECT = 2
+    NONE = 3  # within the time of one batch
+
+
+class NodeError(StoreError):
+    """A server does not do what it was asked."""
+
+    def __init__(self, message: str, remedy: Remedy) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class Address(NamedTuple):
+    """Of one server; a UNIX socket has its path as the host."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+
+class Command:
+    """One command; ``key`` says which node of a Cluster it is for, None for any.
+
+    ``reply`` stays None until there is one. ``open``: it was sent, and nobody knows whether it was carried out.
+    """
+
+    __slots__ = ("arguments", "asks", "key", "open", "reply")
+
+    def __init__(self, key: bytes | None, *arguments: Argument) -> None:
+        self.key = key
+        self.arguments = arguments
+        self.reply: Any = None
+        self.open = False
+        self.asks: Address | None = None  # whom to ask this once, while a Cluster moves a slot
+
+
+def script(keys: Sequence[bytes], arguments: Iterable[Argument]) -> Command:
+    """A call of the script with ``keys``, which are of one slot, and ``arguments``."""
+    return Command(keys[0], "EVALSHA", SCRIPT_SHA, len(keys), *keys, *arguments)
+
+
+class Node:
+    """A connection to one server.
+
+    :raises NodeError: from every method.
+    """
+
+    def __init__(self, address: Address, connection: Any) -> None:
+        self.address = address
+        self._connection = connection
+        try:
+            connection.connect()
+            self._watchdog = Watchdog(connection._sock.fileno())
+        except (errors.RedisError, OSError) as error:
+            raise self._failure(error) from error
+
+    def ask(self, *arguments: Argument) -> Any:
+        """The reply to one command."""
+        try:
+            self._connection.send_command(*arguments, check_health=False)
+            return self._read()
+        except (errors.RedisError, OSError) as error:
+            raise self._failure(error) from error
+
+    def exchange(self, commands: Sequence[Command], end: float) -> dict[Command, Exception]:
+        """Send ``commands`` and take their replies, until ``end`` (of the monotonic clock).
+
+        :returns: those that were refused, with the errors.
+        :raises NodeError: the connection broke; of commands that are ``open`` it is not known what came of them.
+        """
+        refused: dict[Command, Exception] = {}
+        lines = [command.arguments for command in commands]
+        asking = [index for index, command in enumerate(commands) if command.asks]
+        for index in reversed(asking):
+            lines.insert(index, ("ASKING",))
+        packed = b"".join(self._connection.pack_commands(lines))
+        try:
+            with self._watchdog.until(end):
+                for command in commands:
+                    command.open = True
+                self._connection.send_packed_command([packed], check_health=False)
+                for command in commands:
+                    if command.asks:
+                        command.asks = None
+                        self._read()
+                    try:
+                        command.reply = self._read()
+                    except errors.ResponseError as error:
+                        refused[command] = error
+                    command.open = False
+        except (errors.RedisError, OSError) as error:
+            raise self._failure(error, end) from error
+        return refused
+
+    def load_script(self) -> None:
+        """Have the server keep the script."""
+        self.ask("SCRIPT", "LOAD", SCRIPT)
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        self._watchdog.close()
+        with contextlib.suppress(errors.RedisError, OSError):
+            self._connection.disconnect()
+
+    def _read(self) -> Any:
+        reply = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _failure(self, error: Exception, end: float = 0.0) -> NodeError:
+        if end and time.monotonic() >= end:
+            return NodeError(f"Redis {self.address}: no answer in time", Remedy.RECONNECT)
+        return NodeError(f"Redis {self.address}: {_one_line(error)}", Remedy.RECONNECT)
+
+
+class Session:
+    """Connections to all servers in use; ``slots`` are the addresses of a Cluster's masters, by slot.
+
+    ``warnings``: what the operator should know of the servers.
+    """
+
+    def __init__(self, nodes: Sequence[Node], slots: list[Address] | None, warnings: Sequence[str]) -> None:
+        self.warnings = warnings
+        self._nodes = {node.address: node for node in nodes}
+        self._first = nodes[0]
+        self._slots = slots
+
+    def exchange(self, commands: Sequence[Command], end: float) -> NodeError | None:
+        """Send ``commands``, each to where it belongs, and take the replies, until ``end`` (of the monotonic clock).
+
+        :returns: the worst of what went wrong; None when all have a reply.
+        """
+        failures: list[NodeError] = []
+        for node, share in self._shares(commands, failures):
+            try:
+                refused = node.exchange(share, end)
+            except NodeError as failure:
+                failures.append(failure)
+            else:
+                failures += [self._judge(node, command, error) for command, error in refused.items()]
+        return max(failures, key=lambda failure: failure.remedy, default=None)
+
+    def close(self) -> None:
+        """Close all connections. Never raises."""
+        for node in self._nodes.values():
+            node.close()
+
+    def _shares(
+        self, commands: Sequence[Command], failures: list[NodeError]
+    ) -> Iterable[tuple[Node, Sequence[Command]]]:
+        """``commands`` by node; those for a server that there is no connection to are left out."""
+        if self._slots is None:
+            return [(self._first, commands)]
+        shares: dict[Address, list[Command]] = {}
+        for command in commands:
+            address = command.asks
+            if address is None:
+                address = self._first.address if command.key is None else self._slots[slot_of(command.key)]
+            shares.setdefault(address, []).append(command)
+        for address in shares.keys() - self._nodes.keys():
+            failures.append(NodeError(f"Redis {address}: no connection", Remedy.RECONNECT))
+            for command in shares.pop(address):
+                command.asks = None
+        return [(self._nodes[address], share) for address, share in shares.items()]
+
+    def _judge(self, node: Node, command: Command, error: Exception) -> NodeError:
+        """What helps after ``node`` has refused ``command``."""
+        remedy = Remedy.NONE
+        match error:
+            case errors.MovedError() if self._slots is not None:
+                to = Address(error.host or node.address.host, error.port)
+                self._slots[error.slot_id] = to
+                remedy = Remedy.REPEAT if to in self._nodes else Remedy.RECONNECT
+            case errors.AskError() if self._slots is not None:
+                command.asks = Address(error.host or node.address.host, error.port)
+                remedy = Remedy.REPEAT
+            case errors.NoScriptError():
+                try:
+                    node.load_script()
+                except NodeError as failure:
+                    return failure
+                remedy = Remedy.REPEAT
+            case errors.TryAgainError() | errors.ClusterDownError():
+                remedy = Remedy.REPEAT
+            case errors.MasterDownError():
+                remedy = Remedy.RECONNECT
+            # In a script, older servers put it behind words of their own.
+            case errors.ResponseError() if isinstance(error, errors.ReadOnlyError) or "-READONLY " in str(error):
+                remedy = Remedy.RECONNECT
+            case errors.ResponseError() if str(error).startswith("BUSY "):
+                remedy = Remedy.REPEAT
+        return NodeError(f"Redis {node.address}: {_one_line(error)}", remedy)
+
+
+class Servers:
+    """How to reach the servers of ``redis_config``; ``timeout`` (seconds) bounds each connect, write and read.
+
+    :raises ConfigError: something in ``config`` is wrong; none of its values is told.
+    """
+
+    def __init__(self, config: Mapping[str, Any], timeout: float) -> None:
+        options = {name: value for name, value in config.items() if name not in _OURS}
+        try:
+            options = {**driver.parse_url(config.get("url") or DEFAULT_URL), **options}
+        except (ValueError, AttributeError):
+            # Not told what: where a password holds a / or a #, its rest is taken for a port, or for a path.
+            raise _wrong("url", f"a url such as {DEFAULT_URL}, special characters of a password as in %23") from None
+        self._class = options.pop("connection_class", driver.Connection)
+        check_options("redis_config", "redis-py's connections", options, _known(self._class))
+        if self._class is driver.SSLConnection and str(options.get("ssl_cert_reqs")) != "none":
+            options.setdefault("ssl_check_hostname", True)  # which older versions of redis-py leave out
+        self._path = str(options.pop("path", ""))
+        self._home = _address("url", (options.pop("host", "localhost"), options.pop("port", DEFAULT_PORT)))
+        self._options = {
+            **options,
+            "protocol": 2,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self._sentinels = _addresses(config, "sentinels")
+        self._service = config.get("service_name")
+        if bool(self._sentinels) != isinstance(self._service, str):
+            raise _wrong("service_name", "the name of the master that the sentinels watch, and sentinels")
+        login = dict.fromkeys(("username", "password"))
+        self._sentinel_options = {**self._options, "db": 0, **login, **(config.get("sentinel_options") or {})}
+        self._cluster = bool(config.get("cluster"))
+        if self._cluster and (self._sentinels or self._path or self._options.get("db")):
+            raise _wrong("cluster", "no sentinels, no UNIX socket and no db but 0 beside cluster: true")
+        self._seeds = [self._home, *_addresses(config, "nodes")]
+        self._inspected = False
+
+    def connect(self) -> Session:
+        """New connections to all that are needed; this may take several times the timeout.
+
+        :raises NodeError: there is no way to them.
+        """
+        with contextlib.ExitStack() as opened:
+
+            def connected(address: Address) -> Node:
+                node = self._open(address)
+                opened.callback(node.close)
+                node.load_script()
+                return node
+
+            slots = None
+            if self._cluster:
+                slots = self._masters_by_slot()
+                nodes = [connected(address) for address in dict.fromkeys(slots)]
+            elif self._sentinels:
+                nodes = [connected(self._master())]
+                if _text(nodes[0].ask("ROLE")[0]) != "master":
+                    raise NodeError(f"Redis {nodes[0].address} is no master yet", Remedy.RECONNECT)
+            else:
+                nodes = [connected(self._home)]
+            warnings: list[str] = []
+            if not self._inspected:
+                for node in nodes:
+                    warnings += _risks(node)
+                self._inspected = True
+            opened.pop_all()
+            return Session(nodes, slots, warnings)
+
+    def _open(self, address: Address, options: Mapping[str, Any] | None = None) -> Node:
+        options = self._options if options is None else options
+        if self._path:
+            return Node(Address(self._path, 0), self._class(path=self._path, **options))
+        return Node(address, self._class(host=address.host, port=address.port, **options))
+
+    def _master(self) -> Address:
+        """The master's address, as the first Sentinel says that knows it."""
+        failure = NodeError(f"no Sentinel knows a master called {self._service}", Remedy.RECONNECT)
+        for address in self._sentinels:
+            try:
+                with contextlib.closing(self._open(address, self._sentinel_options)) as sentinel:
+                    found = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", str(self._service))
+            except NodeError as error:
+                failure = NodeError(f"Sentinel: {error}", Remedy.RECONNECT)
+            else:
+                if found:
+                    return Address(_text(found[0]), int(found[1]))
+        raise failure
+
+    def _masters_by_slot(self) -> list[Address]:
+        """The address of each slot's master, as the first node of the Cluster says that answers."""
+        failure = NodeError("no node of the Cluster is known", Remedy.RECONNECT)
+        for seed in self._seeds:
+            try:
+                with contextlib.closing(self._open(seed)) as node:
+                    ranges = node.ask("CLUSTER", "SLOTS")
+            except NodeError as error:
+                failure = error
+                continue
+            slots: list[Address | None] = [None] * SLOTS
+            for first, last, (host, port, *_), *_ in ranges:
+                # A node that does not know its own address leaves it out.
+                slots[first : last + 1] = [Address(_text(host or b"") or seed.host, port)] * (last + 1 - first)
+            masters = [address for address in slots if address is not None]
+            if len(masters) == SLOTS:
+                self._seeds = list(dict.fromkeys([*self._seeds[:MOST_SEEDS], *masters]))
+                return masters
+            failure = NodeError(f"Redis {seed}: its Cluster does not serve all slots", Remedy.RECONNECT)
+        raise failure
+
+
+def _risks(node: Node) -> list[str]:
+    """What the settings of ``node`` put at risk; one that does not tell them is trusted."""
+    settings: dict[str, str] = {}
+    for name in ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy"):
+        with contextlib.suppress(NodeError):
+            settings.update(_pairs(node.ask("CONFIG", "GET", name)))
+    risks = []
+    if settings.get("appendonly", "yes") != "yes":
+        risks.append("appendonly is off: counts may be lost when it restarts")
+    elif settings.get("appendfsync", "always") != "always":
+        risks.append(f"appendfsync is {settings['appendfsync']}: the last counts may be lost when its machine fails")
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if settings.get("maxmemory", "0") != "0" and policy != "noeviction":
+        risks.append(f"maxmemory-policy is {policy}: counts may be lost when its memory is full")
+    return [f"Redis {node.address}: {risk}" for risk in risks]
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a Cluster that ``key`` belongs to."""
+    return key_slot(key)
+
+
+def tag_of_each_slot() -> list[str]:
+    """For each slot of a Cluster a short text that belongs there."""
+    tags: dict[int, str] = {}
+    numbers = itertools.count()
+    while len(tags) < SLOTS:
+        tag = str(next(numbers))
+        tags.setdefault(slot_of(tag.encode()), tag)
+    return [tags[slot] for slot in range(SLOTS)]
+
+
+def _known(connection: Any) -> set[str]:
+    """The options that lead to ``connection`` and say how to log in."""
+    known = {"db", "username", "password", "client_name"}
+    if connection is driver.UnixDomainSocketConnection:
+        return known | {"path"}
+    known |= {"host", "port", "socket_keepalive"}
+    if connection is driver.SSLConnection:
+        known |= {name for name in inspect.signature(connection.__init__).parameters if name.startswith("ssl_")}
+    return known
+
+
+def _addresses(config: Mapping[str, Any], name: str) -> list[Address]:
+    value = config.get(name) or []
+    if not isinstance(value, list | tuple):
+        raise _wrong(name, "a list of [host, port]")
+    return [_address(name, item) for item in value]
+
+
+def _address(name: str, value: Any) -> Address:
+    try:
+        host, port = value
+        return Address(str(host), int(port))
+    except (TypeError, ValueError):
+        raise _wrong(name, "[host, port]") from None
+
+
+def _wrong(name: str, expected: str) -> ConfigError:
+    return ConfigError([Problem("configuration", 0, f"redis_config.{name}", expected, "a value that is not shown")])
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _pairs(reply: Any) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
