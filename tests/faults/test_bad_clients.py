@@ -224,17 +224,17 @@ def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: A
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         calm = Probe(daemon.address, requests=200).result()
         memory, files = resident(daemon), descriptors(daemon)
+        highest = memory
         seen = []
-        with attacking(attack, daemon):
-            highest = memory
-            for _ in range(ROUNDS):
-                probe = Probe(daemon.address)
+        for _ in range(ROUNDS):
+            probe = Probe(daemon.address)
+            with attacking(attack, daemon):
                 while probe.running():
                     highest = max(highest, resident(daemon))
                     time.sleep(0.01)
-                seen.append(probe.result())
-                if seen[-1].p99 < P99_SECONDS:
-                    break
+            seen.append(probe.result())
+            if seen[-1].p99 < P99_SECONDS:
+                break
         assert min(seen).p99 < P99_SECONDS, f"beside it {seen}, alone {calm}"
         assert highest - memory < MEMORY, f"{(highest - memory) >> 20} MB more"
         wait_until(lambda: descriptors(daemon) <= files + 2, "connections that have gone are closed")

@@ -336,7 +336,7 @@ def test_start_does_not_need_the_database(tmp_path: pathlib.Path, home: pathlib.
     with daemon_on(tmp_path, home) as daemon:
         assert ask(daemon, "early", LIMIT + 3) == LIMIT
         assert ask(daemon, "through", 5) == 5
-        assert daemon.log_text() != ""
+        wait_until(daemon.log_text, "a warning")
         mend()
         wait_for_replay(daemon, "early")
         assert ask(daemon, "early", 3) == 0
