@@ -42,6 +42,7 @@ class CleanableStore(Protocol):
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]: ...
     def reload(self) -> None: ...
+    def probe(self) -> None: ...
     def maintain(self) -> None: ...
     def clean(self, patience: float) -> int: ...
     def close(self) -> None: ...
@@ -49,6 +50,9 @@ class CleanableStore(Protocol):
 
 class Database(Protocol):
     """An empty database for one test. It can be sent to another process."""
+
+    home: pathlib.Path
+    """A directory for the daemons of the test."""
 
     def store(
         self,
@@ -71,6 +75,7 @@ class SqliteDatabase:
     """A file ``db.sqlite3`` in an empty directory."""
 
     def __init__(self, directory: pathlib.Path) -> None:
+        self.home = directory
         self.path = directory / "db.sqlite3"
 
     def store(

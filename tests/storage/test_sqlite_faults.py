@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import itertools
 import pathlib
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from policyd_rate_limit.domain.charge import Demand
-from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.fallback import Fallback
+from storage.daemon import Daemon, journals
 from storage.faults import DAMAGE, ERRORS, Fault, connections_with
-from storage.stores import START, Clock, SqliteDatabase, demand, new_memory, usage
+from storage.stores import START, Clock, SqliteDatabase, demand, usage
 from support.old_databases import make_1_2_0
 
 LIMIT = 6
@@ -32,42 +28,6 @@ def batches() -> Iterator[list[Demand]]:
             demand("user:eve", LIMIT, mail=f"mail{number}", settles=True, cost=1 + number % 3),
             demand("user:dave", LIMIT, cost=2),
         ]
-
-
-class Daemon:
-    """The storage of one daemon, with clocks that stand until they are moved."""
-
-    def __init__(self, database: SqliteDatabase, clock: Clock, *, enforce: bool = True) -> None:
-        self.clock = clock
-        self.monotonic = Clock(0.0)
-        memory = new_memory(clock)
-        self.fallback = Fallback(
-            database.store(clock, memory=memory),
-            memory,
-            journal_directory=database.path.parent,
-            journal_name=database.path.name,
-            journal_size=1 << 20,
-            enforce=enforce,
-            patience=0.0,
-            monotonic=self.monotonic,
-        )
-        self.charged: collections.Counter[str] = collections.Counter()
-        self.fallback.open()
-
-    def ask(self, demands: Sequence[Demand]) -> None:
-        """Have ``demands`` decided; what was counted adds up in ``charged``."""
-        with contextlib.suppress(StoreUnavailable):
-            for asked, verdict in zip(demands, self.fallback.admit(demands), strict=True):
-                self.charged[asked.charges[0].counter] += verdict.charged
-
-    def wait(self) -> None:
-        """The time of the next try comes."""
-        self.monotonic.now += 10
-        self.fallback.maintain()
-        for thread in threading.enumerate():
-            if thread.name == "probe":
-                thread.join()
-        self.fallback.maintain()
 
 
 def used_by_another(database: SqliteDatabase) -> None:
@@ -114,11 +74,6 @@ def total(*counts: Mapping[str, int]) -> dict[str, int]:
     return {key: sum(count.get(key, 0) for count in counts) for key in KEYS}
 
 
-def left_behind(database: SqliteDatabase) -> list[str]:
-    """The journals that are left beside the database."""
-    return sorted(path.name for path in database.path.parent.glob("*.journal"))
-
-
 def steps(kind: str, length: int) -> int:
     """How far the points that are tried lie apart. Errors that mean the same to the daemon share the points."""
     if length > 1:
@@ -139,17 +94,17 @@ def test_an_error_at_any_statement(
         with connections_with(fault):
             daemon = Daemon(database, clock)
             for demands in batches():
-                daemon.ask(demands)
+                daemon.ask(*demands)
                 daemon.wait()
             if not fault.met:
                 assert first > 100
-                daemon.fallback.close()
+                daemon.close()
                 return
             while fault.passed < fault.points.stop:
                 daemon.wait()
             daemon.wait()
-            daemon.fallback.close()
-        assert left_behind(database) == [], first
+            daemon.close()
+        assert journals(database.path.parent) == [], first
         found = left_in(database, clock)
         if kind in DAMAGE and (length > 1 or b"CREATE TABLE mail_count" in used):
             # What was there before may be past reading; of tables of the old version nothing is read then.

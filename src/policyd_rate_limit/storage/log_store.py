@@ -11,6 +11,7 @@ the new one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import secrets
@@ -180,7 +181,7 @@ class LogStore:
         for seq, record in rows:
             try:
                 self._memory.apply(record)
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 _logger.error("row %d of policyd_batch cannot be understood and does not count: %s", seq, error)
             self._note(seq, record)
 
@@ -209,7 +210,8 @@ class LogStore:
             yield from self._memory.marks()
             yield from in_records(self._memory.ledger.snapshot(), self._memory.record)
         for record in self._rescued:
-            yield record.dated(self._memory.date)
+            with contextlib.suppress(ValueError):  # said when it was rescued
+                yield record.dated(self._memory.date)
         # Of a writer of their own: what waits to be replayed has lower numbers, and would seem to be there.
         writer, numbers = secrets.randbits(62), itertools.count(1)
         yield from in_records(

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.limits import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,12 +35,23 @@ class Record(NamedTuple):
     entries: str
 
     def dated_until(self, latest: int) -> list[Entry]:
-        """The entries; none is dated later than the record, or than ``latest``."""
+        """The entries; none is dated later than the record, or than ``latest``.
+
+        :raises ValueError: they cannot be understood.
+        """
         latest = min(latest, self.date)
-        return [
-            Entry(counter, amount, min(date, latest) if date else latest, mail, part)
-            for counter, amount, date, mail, part in json.loads(self.entries)
-        ]
+        try:
+            rows = json.loads(self.entries)
+            for counter, amount, date, mail, part in rows:
+                if type(amount) is not int or type(date) is not int or max(abs(amount), abs(date)) > LARGEST:
+                    raise ValueError(f"an amount of {amount!r} at {date!r}")
+                hash((counter, mail, part))  # or TypeError
+            return [
+                Entry(counter, amount, min(date, latest) if date else latest, mail, part)
+                for counter, amount, date, mail, part in rows
+            ]
+        except (TypeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
 
     def dated(self, date: int) -> Record:
         """The same entries in a record of ``date``."""

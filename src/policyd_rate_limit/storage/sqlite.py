@@ -32,7 +32,7 @@ OPEN_PATIENCE = 1.0  # seconds to wait for others while the file is opened
 BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in the background not come
 WAL_BYTES_KEPT = 16 << 20
 _LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-off goes up to 100 ms
-# What no waiting mends. Extended result codes keep the primary one in their lowest byte.
+# What no waiting mends.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _SCHEMA = (
@@ -44,11 +44,17 @@ _SCHEMA = (
     size INTEGER NOT NULL,    -- how many entries
     entries TEXT NOT NULL     -- JSON: [[counter, amount, date (0: that of the row), mail, part], ...]
 )""",
-    """CREATE VIEW policyd_entry AS
+    """CREATE VIEW IF NOT EXISTS policyd_entry AS
 SELECT json_extract(value, '$[0]') AS counter,
        json_extract(value, '$[1]') AS amount,
        coalesce(nullif(json_extract(value, '$[2]'), 0), batch.date) AS date
   FROM policyd_batch AS batch, json_each(batch.entries)""",
+)
+
+# A damaged row may hold values of any type.
+_SELECT = (
+    "SELECT seq, CAST(writer AS INTEGER), CAST(number AS INTEGER), CAST(date AS INTEGER), CAST(size AS INTEGER),"
+    " CAST(entries AS TEXT) FROM policyd_batch"
 )
 
 Row = tuple[int, Record]  # seq, record
@@ -63,7 +69,7 @@ class SqliteLog:
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
-        self._seq = 0  # of the last row that was read or written here
+        self._known = 0  # the seq behind which the store has asked for rows: those before it need no rescue
         self._appended = 0  # bytes, in the transaction
         self._errors = _Errors(self)
         self._checkpointer = Checkpointer(path)
@@ -79,21 +85,19 @@ class SqliteLog:
 
     def begin(self, patience: float) -> float:
         """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
+        try:
+            with self._errors:
+                self._lock(patience)
+        except LogError as error:
+            if identity(self._path) == self.identity:
+                raise
+            raise LogReplaced(str(error), error.rescued or self._readable_rows_after(self._known)) from error
+        # Under the lock, so that nobody adds anything more to a file that is being left.
         if identity(self._path) != self.identity:
-            raise LogReplaced(
-                f"SQLite database {self._path} was removed or replaced", self._readable_rows_after(self._seq)
-            )
-        end = time.monotonic() + patience
-        with self._errors:
-            while True:
-                try:
-                    self._execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
-                        raise
-                    time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
-                else:
-                    return self._clock()
+            rescued = self._readable_rows_after(self._known)
+            self._remove_companions()
+            raise LogReplaced(f"SQLite database {self._path} was removed or replaced", rescued)
+        return self._clock()
 
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
         """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
@@ -108,10 +112,9 @@ class SqliteLog:
 
     def rows_after(self, seq: int) -> Iterator[Row]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
+        self._known = seq
         with self._errors:
-            for row in self._rows("WHERE seq > ? ORDER BY seq", seq):
-                self._seq = row[0]
-                yield row
+            yield from self._rows("WHERE seq > ? ORDER BY seq", seq)
 
     def append(self, record: Record) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
@@ -121,8 +124,7 @@ class SqliteLog:
                 (record.date, record.writer, record.number, record.size, record.entries),
             )
         self._appended += len(record.entries)
-        self._seq = cursor.lastrowid or 0
-        return self._seq
+        return cursor.lastrowid or 0
 
     def redate(self, date: int) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
@@ -138,7 +140,8 @@ class SqliteLog:
             while low < high:
                 middle = (low + high + 1) // 2
                 seq, found = self._execute(
-                    "SELECT seq, date FROM policyd_batch WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
+                    "SELECT seq, CAST(date AS INTEGER) FROM policyd_batch WHERE seq >= ? ORDER BY seq LIMIT 1",
+                    (middle,),
                 ).fetchone()
                 if found < date:
                     low = seq
@@ -163,7 +166,8 @@ class SqliteLog:
             while True:
                 self.begin(patience)
                 rows = self._execute(
-                    "SELECT seq, size FROM policyd_batch WHERE seq <= ? ORDER BY seq LIMIT ?", (last, ROWS_PER_CLEAN)
+                    "SELECT seq, CAST(size AS INTEGER) FROM policyd_batch WHERE seq <= ? ORDER BY seq LIMIT ?",
+                    (last, ROWS_PER_CLEAN),
                 ).fetchall()
                 if rows:
                     self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
@@ -210,12 +214,12 @@ class SqliteLog:
     def lost(self, error: sqlite3.Error) -> LogError:
         """What ``error`` means to the store; a damaged file is renamed, after reading what can be read."""
         message = f"SQLite database {self._path}: {error}"
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
+        if _primary_code(error) not in _DAMAGE:
             return LogError(message)
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()  # rows that were never committed are nothing to rescue
-        rescued = self._readable_rows_after(0)
+        rescued = self._readable_rows_after(self._known)
         self.close()
         try:
             aside = set_aside(self._path, self.identity, int(self._clock()))
@@ -223,18 +227,35 @@ class SqliteLog:
             return LogError(f"{message}; it cannot be renamed: {failure}", rescued)
         return LogError(f"{message}; renamed to {aside}, a new file takes its place" if aside else message, rescued)
 
+    def _lock(self, patience: float) -> None:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                    raise
+                time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
+            else:
+                return
+
     def _open(self) -> None:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         with creation_lock(self._path):
-            if not self._path.exists():
+            try:
+                self._path.stat()
+            except FileNotFoundError:
                 # Left over from a file that somebody removed: SQLite would play them into the new one.
                 for leftover in companions(self._path):
                     with contextlib.suppress(OSError):
                         leftover.unlink()
+            except OSError:
+                pass  # SQLite is about to say it
             self._connection = sqlite3.connect(
                 self._path, timeout=OPEN_PATIENCE, isolation_level=None, check_same_thread=False
             )
+            self._connection.text_factory = _text
             for pragma in (
                 "auto_vacuum=INCREMENTAL",  # takes effect in an empty file only
                 "journal_mode=WAL",
@@ -244,6 +265,18 @@ class SqliteLog:
                 "busy_timeout=0",
             ):
                 self._execute(f"PRAGMA {pragma}").fetchall()
+            self._execute("SELECT count(*) FROM sqlite_schema").fetchall()  # makes what lies beside the file
+            self._companions = tuple(_inode(path) for path in companions(self._path))
+
+    def _remove_companions(self) -> None:
+        """Remove what belongs to our file from beside another one: SQLite would play it into that."""
+        with creation_lock(self._path):
+            if _inode(self._path) == self.identity:
+                return
+            for companion, ours in zip(companions(self._path), self._companions, strict=True):
+                if _inode(companion) == ours:
+                    with contextlib.suppress(OSError):
+                        companion.unlink()
 
     def _execute(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
         if self._connection is None:
@@ -255,8 +288,7 @@ class SqliteLog:
         return found.fetchone() is not None
 
     def _rows(self, clause: str, seq: int) -> Iterator[Row]:
-        statement = f"SELECT seq, writer, number, date, size, entries FROM policyd_batch {clause}"  # noqa: S608 - ours
-        for number, *record in self._execute(statement, (seq,)):
+        for number, *record in self._execute(f"{_SELECT} {clause}", (seq,)):
             yield number, Record(*record)
 
     def _readable_rows_after(self, seq: int) -> list[Row]:
@@ -272,10 +304,11 @@ class SqliteLog:
             return
         columns = {row[1] for row in self._execute("PRAGMA table_info(mail_count)")}
         recipients = "coalesce(recipient_count, 1)" if "recipient_count" in columns else "1"
-        for old_id, date, count in self._execute(
-            f"SELECT id, date, sum({recipients}) FROM mail_count GROUP BY id, date ORDER BY date"  # noqa: S608 - ours
-        ):
-            yield str(old_id), int(date), int(count)
+        # The columns of SQLite hold values of any type, whatever they were declared as.
+        yield from self._execute(
+            f"SELECT CAST(id AS TEXT), CAST(date AS INTEGER), sum(CAST({recipients} AS INTEGER)) FROM mail_count"  # noqa: S608 - ours
+            " WHERE id IS NOT NULL AND date IS NOT NULL GROUP BY id, date ORDER BY date"
+        )
 
     def _clean_old_table(self, before: int, patience: float) -> int:
         """Delete from the table of 0.4 and 1.2.0, which is left in place for whoever goes back to them."""
@@ -301,13 +334,28 @@ class _Errors:
             raise self._log.lost(error) from error
 
 
+def _primary_code(error: sqlite3.Error) -> int:
+    """The result code of SQLite: extended ones keep the primary one in their lowest byte. 0 for Python's own."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _text(value: bytes) -> str:
+    """Text of the file, whatever damage has done to it."""
+    return value.decode("utf-8", "replace")
+
+
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another one of the same name, None while there is none."""
-    try:
+    """What tells this database from another one of the same name, None while there is none: an empty file is none."""
+    return _inode(path, at_least=1)
+
+
+def _inode(path: Path, at_least: int = 0) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
         found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        if found.st_size >= at_least:
+            return found.st_dev, found.st_ino
+    return None
 
 
 def companions(path: Path) -> tuple[Path, Path]:
@@ -335,7 +383,8 @@ def creation_lock(path: Path) -> Iterator[None]:
     with contextlib.suppress(OSError):
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     if descriptor is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -1,0 +1,71 @@
+"""The storage of one daemon, with clocks that stand until they are moved."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pathlib
+import threading
+
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.fallback import Fallback
+from storage.stores import Clock, Database, new_memory
+
+
+class Daemon:
+    """A :class:`Fallback` over a store of ``database``, opened."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        enforce: bool = True,
+        journal_directory: pathlib.Path | None = None,
+        journal_name: str = "db.sqlite3",
+        journal_size: int = 1 << 20,
+        patience: float = 0.0,
+    ) -> None:
+        self.monotonic = Clock(0.0)
+        self.memory = new_memory(clock)
+        self.store = database.store(clock, memory=self.memory)
+        self.fallback = Fallback(
+            self.store,
+            self.memory,
+            journal_directory=journal_directory or database.home,
+            journal_name=journal_name,
+            journal_size=journal_size,
+            enforce=enforce,
+            patience=patience,
+            monotonic=self.monotonic,
+        )
+        self.charged: collections.Counter[str] = collections.Counter()
+        self.fallback.open()
+
+    def ask(self, *demands: Demand) -> list[bool]:
+        """Which of ``demands`` are admitted, empty while nobody decides; ``charged`` adds up what they cost."""
+        with contextlib.suppress(StoreUnavailable):
+            verdicts = self.fallback.admit(demands)
+            for asked, verdict in zip(demands, verdicts, strict=True):
+                self.charged[asked.charges[0].counter] += verdict.charged
+            return [verdict.admitted for verdict in verdicts]
+        return []
+
+    def wait(self) -> None:
+        """The time of the next try comes, and the database is tried."""
+        self.monotonic.now += 10
+        self.fallback.maintain()
+        for thread in threading.enumerate():
+            if thread.name == "probe":
+                thread.join()
+        self.fallback.maintain()
+
+    def close(self) -> None:
+        """The daemon ends in order."""
+        self.fallback.close()
+
+
+def journals(directory: pathlib.Path) -> list[str]:
+    """The journals in ``directory``."""
+    return sorted(path.name for path in directory.glob("*.journal"))
