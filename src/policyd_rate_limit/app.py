@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from policyd_rate_limit.const import SQLITE_DB
+from policyd_rate_limit import stores
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Service
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.sqlite import SqliteLog
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
 from policyd_rate_limit.system.directories import ensure_directory
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     import socket
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.storage.worker import Decider
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FILES_BESIDE_CONNECTIONS = 64
@@ -53,7 +51,10 @@ def run(settings: Settings) -> None:
     :raises PolicydError: the daemon cannot start.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until the loop handles them
-    _require_sqlite(settings)
+    # Drivers are loaded while everything can still be read.
+    rules = _rules(settings)
+    memory = Memory(Ledger(settings.max_ids), time.time)
+    store = stores.make_store(settings, rules, memory)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     make_directories(settings, account)
     with Pidfile(settings.pidfile, account):
@@ -64,7 +65,7 @@ def run(settings: Settings) -> None:
                 accounts.drop_privileges(account)
             os.umask(UMASK)
             with logs.in_background():
-                uvloop.run(_serve(settings, listener))
+                uvloop.run(_serve(settings, listener, rules, stores.with_fallback(settings, store, memory)))
         finally:
             sockets.unlink_socket(listener)
             listener.close()
@@ -78,7 +79,7 @@ def make_directories(settings: Settings, account: accounts.Account | None) -> No
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
     if isinstance(settings.SOCKET, str):
         ensure_directory(Path(settings.SOCKET).absolute().parent, account)
-    for directory in (_database(settings).parent, settings.journal_home):
+    for directory in stores.state_directories(settings):
         try:
             ensure_directory(directory, account)
         except SystemRefusal as refusal:
@@ -91,16 +92,15 @@ def clean(settings: Settings) -> int:
 
     :raises PolicydError: that is not possible now.
     """
-    _require_sqlite(settings)
     os.umask(UMASK)
-    store = _log_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    store = stores.make_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
     try:
         return store.clean(CLEAN_PATIENCE)
     finally:
         store.close()
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: Settings, listener: socket.socket, rules: Rules, store: Decider) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in STOP_SIGNALS:
@@ -108,9 +108,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP: to read the configuration anew, restart")
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    rules = _rules(settings)
-    memory = Memory(Ledger(settings.max_ids), time.time)
-    worker = Worker(_durable(settings, _log_store(settings, rules, memory), memory), loop)
+    worker = Worker(store, loop)
     service = Service(
         rules,
         Actions(settings.success_action, settings.fail_action, settings.db_error_action),
@@ -151,43 +149,12 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _log_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore:
-    all_limits = (settings.limits, *settings.limits_by_id.values())
-    longest = max((limit.seconds for limits in all_limits for limit in limits), default=1)
-    path = _database(settings)
-    return LogStore(
-        lambda: SqliteLog(path, time.time), memory, longest=longest, counters_of_old_id=rules.keys_of_old_id
-    )
-
-
-def _durable(settings: Settings, store: LogStore, memory: Memory) -> Fallback:
-    return Fallback(
-        store,
-        memory,
-        journal_directory=settings.journal_home,
-        journal_name=_database(settings).name,
-        journal_size=settings.journal_size,
-        enforce=settings.db_error_action is None,
-        patience=settings.db_timeout,
-        monotonic=time.monotonic,
-    )
-
-
-def _database(settings: Settings) -> Path:
-    return Path(settings.sqlite_config["database"]).absolute()
-
-
 def _policy_service(where: str | tuple[str, int]) -> str:
     """How main.cf names the socket; smtpd usually sees nothing outside Postfix's queue directory."""
     if isinstance(where, str):
         return f"unix:{where.removeprefix(POSTFIX_QUEUE_DIRECTORY)}"
     host, port = where
     return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
-
-
-def _require_sqlite(settings: Settings) -> None:
-    if settings.backend != SQLITE_DB:
-        raise SystemRefusal(f"backend {settings.backend} is not available in this version, only 0 (sqlite) is")
 
 
 def _allow_open_files() -> None:
