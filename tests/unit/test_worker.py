@@ -114,7 +114,7 @@ def test_an_idle_store_gets_a_demand_at_once(run: Run) -> None:
         await world.start()
         for number in (1, 2, 3):
             world.submit(number)
-            await world.until(lambda number=number: world.answered[-1:] == [number])
+            await world.until(lambda: world.answered == [cost for batch in world.store.batches for cost in batch])
         assert world.store.batches == [[1], [2], [3]]
         await world.worker.stop()
 
