@@ -217,6 +217,15 @@ def test_a_step_back_between_the_stages_of_a_mail_gives_back_its_own_charges() -
     assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 1), ("k", int(T0) - 450, 1)]
 
 
+def test_what_another_daemon_counts_after_a_step_back() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    ledger.decide(Demand(charge(1), "m", "a"), entries)
+    ledger.advance(T0 - 500)
+    ledger.apply(Entry("k", 2, ledger.windows.date, "other", "a"))
+    assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 3)]
+
+
 def test_clear_forgets_everything() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
