@@ -4,7 +4,7 @@
 # Installs the Debian packages that are missing; with none missing it does nothing. Without root it installs
 # nothing, says which are missing and what to type, and ends with status 3.
 #
-# A mail server that comes along is for tests only: it is neither configured nor started, and no installed
+# A mail or database server that comes along is for tests only: it is neither configured nor started, and no installed
 # package is removed to make room for it (a machine has one mail server; yours stays).
 set -euo pipefail
 
@@ -43,6 +43,8 @@ if [ -x /usr/bin/systemctl ]; then
         case $package in
             postfix) systemctl disable --quiet postfix.service || true ;;
             dovecot-core) systemctl disable --quiet dovecot.service dovecot.socket || true ;;
+            postgresql) systemctl disable --quiet postgresql.service || true ;;
+            mariadb-server) systemctl disable --quiet mariadb.service || true ;;
         esac
     done
 fi

@@ -7,7 +7,10 @@ Nothing stops or restarts those.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import datetime
+import functools
 import os
 import pathlib
 import pwd
@@ -24,6 +27,9 @@ from typing import Any
 
 import psycopg
 import pymysql
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.programs import SEARCHED, missing, require
 from support.public import public_directory
@@ -38,6 +44,8 @@ class SqlServer(ABC):
     name: str
     environment: str
     account: str
+    quickly: int  # the signal that ends all its processes at once
+    default_port: int
 
     def __init__(self, directory: pathlib.Path | None, url: str = "") -> None:
         self.url = urllib.parse.urlsplit(url)
@@ -49,9 +57,8 @@ class SqlServer(ABC):
             directory.mkdir()
             if os.geteuid() == 0:
                 shutil.chown(directory, self.account, self.account)
+            self._make_certificates()
             self.make()
-
-    default_port: int
 
     @staticmethod
     def _free_port() -> int:
@@ -78,6 +85,26 @@ class SqlServer(ABC):
     def drop(self, config: dict[str, Any]) -> None:
         """Drop what :meth:`create` made."""
 
+    @property
+    def authority(self) -> pathlib.Path:
+        """The certificate that those of the server (for ``localhost``) and of the client are signed with."""
+        return self.directory / "ca.pem"
+
+    def _make_certificates(self) -> None:
+        authority_key = ec.generate_private_key(ec.SECP256R1())
+        _write_certificate(self.authority, "the test's own authority", authority_key, authority_key)
+        server_key = ec.generate_private_key(ec.SECP256R1())
+        _write_certificate(self.directory / "server.pem", "localhost", server_key, authority_key)
+        key = self.directory / "server.key"
+        key.touch(0o600)
+        key.write_bytes(
+            server_key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        if os.geteuid() == 0:
+            shutil.chown(key, self.account, self.account)
+
     def run(self, *command: str, timeout: float = 120) -> None:
         """Run a program as the account of the server; an error tells what it said."""
         done = subprocess.run(
@@ -96,8 +123,10 @@ class SqlServer(ABC):
         end = time.monotonic() + START_SECONDS
         while True:
             try:
+                # Before the driver, which leaves a socket open that does not connect.
+                socket.create_connection((self.host, self.port)).close()
                 self.admin("SELECT 1")
-            except (psycopg.Error, pymysql.MySQLError):
+            except (OSError, psycopg.Error, pymysql.MySQLError):
                 if self.process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError((self.directory / "log").read_text(errors="replace")[-4000:]) from None
                 time.sleep(0.05)
@@ -136,6 +165,7 @@ class PostgresqlServer(SqlServer):
     name = "postgresql"
     environment = "POLICYD_TEST_POSTGRESQL"
     account = "postgres"
+    quickly = signal.SIGQUIT
     default_port = 5432
 
     def make(self) -> None:
@@ -155,6 +185,9 @@ class PostgresqlServer(SqlServer):
             "fsync": "off",
             "max_connections": 60,
             "shared_buffers": "16MB",
+            "ssl": "on",
+            "ssl_cert_file": self.directory / "server.pem",
+            "ssl_key_file": self.directory / "server.key",
         }
         return [
             str(_postgresql_program("postgres")),
@@ -195,6 +228,7 @@ class MariadbServer(SqlServer):
     name = "mariadb"
     environment = "POLICYD_TEST_MYSQL"
     account = "mysql"
+    quickly = signal.SIGKILL
     default_port = 3306
 
     @property
@@ -226,6 +260,8 @@ class MariadbServer(SqlServer):
             "--innodb-fast-shutdown=1",
             "--max-connections=60",
             "--plugin-load-add=auth_socket",
+            f"--ssl-cert={self.directory / 'server.pem'}",
+            f"--ssl-key={self.directory / 'server.key'}",
         ]
 
     def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
@@ -282,7 +318,16 @@ def running(kind: type[SqlServer]) -> Iterator[SqlServer]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(kind.quickly)
+
+
+@functools.cache
+def shared(kind: type[SqlServer]) -> SqlServer:
+    """The one server of ``kind`` for all tests of this process; it ends with the process."""
+    stack = contextlib.ExitStack()
+    server = stack.enter_context(running(kind))
+    atexit.register(stack.close)
+    return server
 
 
 def _postgresql_program(name: str) -> pathlib.Path:
@@ -290,6 +335,27 @@ def _postgresql_program(name: str) -> pathlib.Path:
     debian = sorted(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     found = debian[-1] if debian else shutil.which(name, path=SEARCHED)
     return pathlib.Path(found) if found else missing(f"PostgreSQL's {name} is not installed")
+
+
+def _write_certificate(
+    path: pathlib.Path, name: str, key: ec.EllipticCurvePrivateKey, signed_by: ec.EllipticCurvePrivateKey
+) -> None:
+    """A certificate of ``key``; one that it signs itself is an authority's."""
+    now = datetime.datetime.now(datetime.UTC)
+    issuer = "the test's own authority"
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=key is signed_by, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(signed_by, hashes.SHA256())
+    )
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _new_name() -> str:

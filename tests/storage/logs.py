@@ -1,0 +1,172 @@
+"""The logs that the tests of :class:`policyd_rate_limit.storage.log.Log` run on."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.storage.log import Log
+from policyd_rate_limit.storage.mysql import MysqlLog
+from policyd_rate_limit.storage.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.record import Record, pack
+from policyd_rate_limit.storage.sqlite import SqliteLog
+from support import sql_servers
+
+TIMEOUT = 5.0  # seconds, on a machine that is busy
+OLD_COLUMNS = {
+    "0.4": "id varchar(40) NOT NULL, date bigint NOT NULL",
+    "1.2.0": "id varchar(40) NOT NULL, date bigint NOT NULL, recipient_count int DEFAULT 1, "
+    "instance varchar(40) NOT NULL, protocol_state varchar(10) NOT NULL",
+}
+
+
+class Logs(ABC):
+    """An empty database for one test, and the connections to it."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.opened: list[Log] = []
+
+    @abstractmethod
+    def connect(self, timeout: float = TIMEOUT) -> Log:
+        """A new connection."""
+
+    @abstractmethod
+    def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
+        """What an administrator does to the database by hand; the rows of the last statement."""
+
+    @abstractmethod
+    def remove_table(self) -> None:
+        """Remove ``policyd_batch`` for good."""
+
+    def open(self, timeout: float = TIMEOUT) -> Log:
+        """A connection that the test need not close."""
+        log = self.connect(timeout)
+        self.opened.append(log)
+        return log
+
+    def ready(self) -> Log:
+        """A connection over which nothing is to be made any more."""
+        log = self.open()
+        log.begin(TIMEOUT)
+        log.prepare(lambda _: ())
+        log.commit()
+        return log
+
+    def make_old_table(self, version: str, mails: Iterable[tuple[str, int, int]]) -> None:
+        """The table of ``version`` with (id, date, recipients)."""
+        self.execute(f"CREATE TABLE mail_count ({OLD_COLUMNS[version]})")
+        for number, (old_id, date, recipients) in enumerate(mails):
+            quoted = old_id.replace("'", "''")
+            if version == "0.4":
+                self.execute(*[f"INSERT INTO mail_count VALUES ('{quoted}', {date})"] * recipients)
+            else:
+                self.execute(f"INSERT INTO mail_count VALUES ('{quoted}', {date}, {recipients}, 'a.{number}', 'DATA')")
+
+    def close(self) -> None:
+        """Close what is open, and remove the database."""
+        for log in self.opened:
+            log.close()
+
+
+class SqliteLogs(Logs):
+    """A file."""
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file."""
+        return self.directory / "db.sqlite3"
+
+    def connect(self, timeout: float = TIMEOUT) -> Log:
+        """See :meth:`Logs.connect`."""
+        return SqliteLog(self.path, time.time)
+
+    def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
+        """See :meth:`Logs.execute`."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as database, database:
+            return [database.execute(statement).fetchall() for statement in statements][-1]
+
+    def remove_table(self) -> None:
+        """See :meth:`Logs.remove_table`."""
+        for path in self.directory.glob(f"{self.path.name}*"):
+            path.unlink()
+
+
+class ServerLogs(Logs):
+    """A database of a server that all tests share."""
+
+    kind: type[sql_servers.SqlServer]
+    driver: type[PostgresqlLog] | type[MysqlLog]
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        super().__init__(directory)
+        self.server = sql_servers.shared(self.kind)
+        self.config = self.server.create()
+        self.database: str = self.config.get("database") or self.config["db"]
+
+    def connect(self, timeout: float = TIMEOUT, **options: Any) -> PostgresqlLog | MysqlLog:
+        """See :meth:`Logs.connect`; with other ``options`` than usual."""
+        return self.driver({**self.config, **options}, timeout)
+
+    def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
+        """See :meth:`Logs.execute`."""
+        return self.server.admin(*statements, database=self.database)
+
+    def remove_table(self) -> None:
+        """See :meth:`Logs.remove_table`."""
+        self.execute("DROP TABLE policyd_batch")
+
+    def make_old_table(self, version: str, mails: Iterable[tuple[str, int, int]]) -> None:
+        """See :meth:`Logs.make_old_table`."""
+        super().make_old_table(version, mails)
+        if self.kind is sql_servers.PostgresqlServer:
+            self.execute(f"ALTER TABLE mail_count OWNER TO {self.config['user']}")
+
+    def close(self) -> None:
+        """See :meth:`Logs.close`."""
+        super().close()
+        self.server.drop(self.config)
+
+
+class PostgresqlLogs(ServerLogs):
+    """A database in PostgreSQL."""
+
+    kind = sql_servers.PostgresqlServer
+    driver = PostgresqlLog
+
+
+class MariadbLogs(ServerLogs):
+    """A database in MariaDB."""
+
+    kind = sql_servers.MariadbServer
+    driver = MysqlLog
+
+
+def record(number: int, date: int = 0, counters: Sequence[str] = ("user:alice",), writer: int = 7) -> Record:
+    """A record of one recipient for each of ``counters``; ``date`` defaults to now."""
+    date = date or int(time.time())
+    return pack(writer, number, date, [Entry(counter, 1, date, "mail", "part") for counter in counters])
+
+
+def append(log: Log, *records: Record) -> list[int]:
+    """Append ``records`` in one transaction, as a daemon does that knows nothing of the log; their seqs."""
+    log.begin(TIMEOUT)
+    log.prepare(lambda _: ())
+    seqs = [log.append(one) for one in records]
+    log.commit()
+    return seqs
+
+
+def read(log: Log, seq: int = 0) -> list[tuple[int, Record]]:
+    """What is behind ``seq``."""
+    log.begin(TIMEOUT)
+    log.prepare(lambda _: ())
+    rows = list(log.rows_after(seq))
+    log.commit()
+    return rows
