@@ -69,3 +69,8 @@ class Daemon:
 def journals(directory: pathlib.Path) -> list[str]:
     """The journals in ``directory``."""
     return sorted(path.name for path in directory.glob("*.journal"))
+
+
+def open_descriptors() -> list[str]:
+    """What this process has open."""
+    return sorted(path.name for path in pathlib.Path("/proc/self/fd").iterdir())

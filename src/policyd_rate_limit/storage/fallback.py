@@ -98,14 +98,11 @@ class Fallback:
         """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
         self._memory.advance()
         try:
-            self._journal_directory.mkdir(parents=True, exist_ok=True)
             for journal in Journal.adopt(self._journal_directory, self._journal_name):
-                self._adopted.append(journal)
-                for record in journal.read():
-                    self._memory.apply(record)
-                    self._wait(record)
+                self._adopt(journal)
         except OSError as error:
             _logger.warning("journals in %s: %s", self._journal_directory, error)
+        self._count_pending()
         if self._pending:
             _logger.info("%d batches wait in the journal of an earlier daemon", len(self._pending))
         else:
@@ -196,16 +193,15 @@ class Fallback:
             return failure.verdicts
         except StoreUnavailable as failure:
             self._lost(failure)
+            self._count_pending()
             return None
         self._found()
         return verdicts
 
     def _decide(self, demands: Sequence[Demand]) -> list[Verdict]:
         room = self._journal_size if self._journal is None else self._journal.size
-        if self._pending_bytes + _most_bytes(demands) > room:
-            if not self._full:
-                self._full = True
-                _logger.error("the journal is full: nothing more is admitted until the database is back")
+        if self._full or self._pending_bytes + _most_bytes(demands) > room:
+            self._say_full()
             raise StoreFull("the journal is full")
         self._memory.advance()
         verdicts, record = self._memory.decide(demands)
@@ -214,12 +210,49 @@ class Fallback:
         return verdicts
 
     def _keep(self, record: Record) -> None:
-        self._wait(record)
+        """Keep ``record``, which is counted in memory, until the database is back.
+
+        :raises StoreFull: it is not kept; the answers that depend on it may not leave.
+        """
         if self._journal is not None:
             try:
                 self._journal.append(record)
-            except (OSError, StoreFull) as error:
+            except StoreFull:
+                self._store.reload()
+                self._say_full()
+                raise
+            except FileNotFoundError:
+                self._journal.close()
+                self._wait(record)
+                self._open_journal()
+                return
+            except OSError as error:
+                # What is in it already stays there until it is in the database.
+                self._adopted.append(self._journal)
                 self._without_journal(error)
+        self._wait(record)
+
+    def _say_full(self) -> None:
+        if not self._full:
+            self._full = True
+            _logger.error("the journal is full: nothing more is admitted until the database is back")
+
+    def _adopt(self, journal: Journal) -> None:
+        """Wait with the records of a daemon that died."""
+        try:
+            records = journal.read()
+        except (OSError, ValueError) as error:
+            _logger.warning("journal %s cannot be read: %s", journal.path, error)
+            journal.close()
+            return
+        self._adopted.append(journal)
+        for record in records:
+            self._wait(record)
+
+    def _count_pending(self) -> None:
+        """Have memory know what waits, whatever the database has made it forget."""
+        for record in self._pending:
+            self._memory.apply(record)
 
     def _wait(self, record: Record) -> None:
         self._pending.append(record)
@@ -227,21 +260,25 @@ class Fallback:
 
     def _open_journal(self) -> None:
         """Make the journal, with all that waits already."""
+        self._journal = None
         if not self._enforce:
             return
         try:
-            self._journal = Journal.create(self._journal_directory, self._journal_name, self._journal_size)
-            if self._pending:
-                self._journal.extend(self._pending)
-            self._without = False
+            journal = Journal.create(self._journal_directory, self._journal_name, self._journal_size)
+            try:
+                if self._pending:
+                    journal.extend(self._pending)
+            except BaseException:
+                journal.remove()
+                raise
         except (OSError, StoreFull) as error:
             self._without_journal(error)
+        else:
+            self._journal = journal
+            self._without = False
 
     def _without_journal(self, error: Exception) -> None:
-        if self._journal is not None:
-            # What is in it already stays there until it is in the database.
-            self._adopted.append(self._journal)
-            self._journal = None
+        self._journal = None
         if not self._without:
             self._without = True
             _logger.warning(
@@ -262,7 +299,7 @@ class Fallback:
 
     def _found(self) -> None:
         if self._away:
-            self._away = False
+            self._away = self._full = False
             _logger.warning("the database is back; %d batches were kept meanwhile", len(self._pending))
         self._backoff.succeeded()
         if self._pending:
@@ -272,7 +309,6 @@ class Fallback:
         """All that waited is in the database."""
         self._pending = []
         self._pending_bytes = 0
-        self._full = False
         for journal in self._adopted:
             journal.remove()
         self._adopted = []
@@ -280,6 +316,7 @@ class Fallback:
             try:
                 self._journal.clear()
             except OSError as error:
+                self._journal.remove()
                 self._without_journal(error)
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import json
+import logging
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -33,6 +34,8 @@ OVERHEAD = 128  # bytes that a record takes up beside its entries, at the most
 _HEADER = struct.Struct("<8sQ")
 _MAGIC = b"policyd1"
 _FRAME = struct.Struct("<II")
+
+_logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -54,6 +57,7 @@ class Journal:
 
         It has ``size`` bytes, or a quarter of what is free on a disk that is too small for that.
         """
+        directory.mkdir(parents=True, exist_ok=True)
         free = os.statvfs(directory)
         size = min(size, free.f_bavail * free.f_frsize // 4)
         for number in range(MOST_JOURNALS):
@@ -76,19 +80,20 @@ class Journal:
     @classmethod
     def adopt(cls, directory: Path, name: str) -> Iterator[Journal]:
         """The journals for the database ``name`` in ``directory`` that nobody holds, each locked."""
-        for path in sorted(directory.glob(f"{glob.escape(name)}-*{SUFFIX}")):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not directory.is_dir():
+            return
+        journal_of_name = re.compile(re.escape(name) + "-[0-9]+" + re.escape(SUFFIX))
+        for path in sorted(path for path in directory.iterdir() if journal_of_name.fullmatch(path.name)):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = os.fstat(descriptor)
-                # Its last holder may have removed it between our open and our lock.
-                if not path.exists() or path.stat().st_ino != held.st_ino:
-                    os.close(descriptor)
-                    continue
-            except BlockingIOError:
-                os.close(descriptor)
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    _logger.warning("journal %s cannot be taken over: %s", path, error)
                 continue
-            yield cls(path, descriptor, held.st_size)
+            if _lock(descriptor, path):
+                yield cls(path, descriptor, os.fstat(descriptor).st_size)
+            else:
+                os.close(descriptor)
 
     def append(self, record: Record) -> None:
         """Keep ``record``; it is on disk when this returns."""
@@ -98,6 +103,7 @@ class Journal:
         """Keep ``records``; they are on disk when this returns.
 
         :raises StoreFull: there is no room; what is in the journal stays as it is.
+        :raises FileNotFoundError: somebody has removed the file.
         """
         frames = bytearray()
         for record in records:
@@ -105,27 +111,35 @@ class Journal:
             frames += _FRAME.pack(len(text), self._checksum(text)) + text
         if self._end + len(frames) > self.size:
             raise StoreFull(f"the journal {self.path} is full ({self.size} bytes)")
+        if not os.fstat(self._descriptor).st_nlink:
+            raise FileNotFoundError(f"the journal {self.path} was removed")
         _write_at(self._descriptor, self._end, frames)
         os.fdatasync(self._descriptor)
         self._end += len(frames)
 
     def read(self) -> list[Record]:
-        """All records that are whole, oldest first; appending goes on after the last of them."""
-        data = os.pread(self._descriptor, self.size, 0)
-        self._end = _HEADER.size
-        if len(data) < _HEADER.size:
-            return []
-        magic, self._generation = _HEADER.unpack_from(data)
+        """All records that are whole, oldest first; appending goes on after the last of them.
+
+        :raises ValueError: a record is whole but cannot be understood.
+        """
         records: list[Record] = []
-        while magic == _MAGIC and self._end + _FRAME.size <= len(data):
-            length, checksum = _FRAME.unpack_from(data, self._end)
-            text = data[self._end + _FRAME.size : self._end + _FRAME.size + length]
-            if not length or len(text) < length or checksum != self._checksum(text):
+        self._end = _HEADER.size
+        header = os.pread(self._descriptor, _HEADER.size, 0)
+        if len(header) < _HEADER.size:
+            return records
+        magic, self._generation = _HEADER.unpack(header)
+        while magic == _MAGIC and len(frame := os.pread(self._descriptor, _FRAME.size, self._end)) == _FRAME.size:
+            length, checksum = _FRAME.unpack(frame)
+            start = self._end + _FRAME.size
+            if not 0 < length <= self.size - start:
+                break
+            text = os.pread(self._descriptor, length, start)
+            if len(text) < length or checksum != self._checksum(text):
                 break
             numbers, _, entries = text.decode().partition("\n")
             writer, number, date, size = json.loads(numbers)
             records.append(Record(writer, number, date, size, entries))
-            self._end += _FRAME.size + length
+            self._end = start + length
         return records
 
     def clear(self) -> None:
@@ -138,7 +152,8 @@ class Journal:
     def remove(self) -> None:
         """Remove the file and let go of it."""
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                self.path.unlink()
         os.close(self._descriptor)
 
     def close(self) -> None:
@@ -147,6 +162,15 @@ class Journal:
 
     def _checksum(self, text: bytes) -> int:
         return zlib.crc32(text, self._generation & 0xFFFFFFFF)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Lock the file at ``path``, which is open; false when another process holds it, or has removed it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:

@@ -256,8 +256,10 @@ class SqliteLog:
                 self._path, timeout=OPEN_PATIENCE, isolation_level=None, check_same_thread=False
             )
             self._connection.text_factory = _text
+            if not self._execute("PRAGMA page_count").fetchone()[0]:
+                # In any other file it would take the write lock to no effect.
+                self._execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
             for pragma in (
-                "auto_vacuum=INCREMENTAL",  # takes effect in an empty file only
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 f"wal_autocheckpoint={BACKSTOP_CHECKPOINT_PAGES}",

@@ -1,0 +1,249 @@
+"""The journal: whole records or none, of one generation, for one holder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.storage.journal import OVERHEAD, Journal
+from policyd_rate_limit.storage.record import Record, pack
+from storage.daemon import journals, open_descriptors
+
+SIZE = 1 << 16
+NAME = "db.sqlite3"
+
+
+def record(number: int, entries: int = 3, writer: int = 77) -> Record:
+    """A record whose content shows its number."""
+    return pack(
+        writer, number, 1_700_000_000, [Entry(f"user:{number}", entry + 1, 5, "m", "p") for entry in range(entries)]
+    )
+
+
+def reopened(directory: pathlib.Path, name: str = NAME) -> list[Record]:
+    """All records that the next daemon finds; the journals are left as they were."""
+    found = []
+    for journal in Journal.adopt(directory, name):
+        found += journal.read()
+        journal.close()
+    return found
+
+
+def test_what_was_appended_is_read_by_the_next_holder(tmp_path: pathlib.Path) -> None:
+    """In order, and appending goes on behind it."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.append(record(1))
+    journal.extend([record(2), record(3, entries=0), record(4)])
+    journal.close()
+    assert reopened(tmp_path) == [record(1), record(2), record(3, entries=0), record(4)]
+    (journal,) = Journal.adopt(tmp_path, NAME)
+    assert len(journal.read()) == 4
+    journal.append(record(5))
+    journal.close()
+    assert [found.number for found in reopened(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> None:
+    """And keeps it."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    blocks = journal.path.stat().st_blocks
+    assert blocks * 512 >= SIZE
+    journal.append(record(1))
+    journal.clear()
+    journal.append(record(1))
+    status = journal.path.stat()
+    assert (status.st_size, status.st_blocks, status.st_mode & 0o777) == (SIZE, blocks, 0o600)
+    journal.close()
+
+
+def test_nobody_adopts_a_journal_that_is_held(tmp_path: pathlib.Path) -> None:
+    """Each daemon has its own; what one holds is nobody else's."""
+    one, two = Journal.create(tmp_path, NAME, SIZE), Journal.create(tmp_path, NAME, SIZE)
+    one.append(record(1))
+    two.append(record(1, writer=78))
+    assert one.path != two.path
+    assert reopened(tmp_path) == []
+    two.close()
+    assert reopened(tmp_path) == [record(1, writer=78)]
+    (adopted,) = Journal.adopt(tmp_path, NAME)
+    assert reopened(tmp_path) == []
+    adopted.remove()
+    one.remove()
+    assert journals(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "other", ["db", "db.sqlite", "db.sqlite3-old", "db.sqlite3-1", "*", "xdb.sqlite3", "db?sqlite3"]
+)
+def test_journals_of_other_databases_are_left_alone(tmp_path: pathlib.Path, other: str) -> None:
+    """Names that begin alike, or that a pattern would match, are other names."""
+    Journal.create(tmp_path, NAME, SIZE).close()
+    Journal.create(tmp_path, other, SIZE).close()
+    for name in (NAME, other):
+        (journal,) = Journal.adopt(tmp_path, name)
+        assert journal.path.name == f"{name}-0.journal"
+        journal.close()
+
+
+def test_a_torn_record_is_the_end(tmp_path: pathlib.Path) -> None:
+    """At whatever byte the last append was cut off, what was there before it is read, and appending goes on there."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.extend([record(1), record(2)])
+    before = journal.path.read_bytes()
+    journal.append(record(3))
+    after = journal.path.read_bytes()
+    journal.close()
+    first = next(at for at in range(SIZE) if before[at] != after[at])
+    last = next(at for at in reversed(range(SIZE)) if before[at] != after[at])
+    for cut in range(first, last + 1):
+        journal.path.write_bytes(after[:cut] + before[cut:])
+        assert reopened(tmp_path) == [record(1), record(2)], cut
+    (journal,) = Journal.adopt(tmp_path, NAME)
+    journal.read()
+    journal.append(record(4))
+    journal.close()
+    assert reopened(tmp_path) == [record(1), record(2), record(4)]
+
+
+@given(at=st.integers(0, 700), mask=st.integers(1, 255))
+def test_a_flipped_bit_never_makes_a_record(tmp_path_factory: pytest.TempPathFactory, at: int, mask: int) -> None:
+    """What is read is a beginning of what was written."""
+    directory = tmp_path_factory.mktemp("journal")
+    written = [record(number) for number in range(1, 6)]
+    journal = Journal.create(directory, NAME, 4096)
+    journal.extend(written)
+    journal.close()
+    content = bytearray(journal.path.read_bytes())
+    content[at] ^= mask
+    journal.path.write_bytes(content)
+    found = reopened(directory)
+    assert found == written[: len(found)]
+
+
+def test_records_of_an_older_generation_are_gone(tmp_path: pathlib.Path) -> None:
+    """After `clear` what was there does not come back, even where a new record ends just where an old one begins."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.extend([record(1), record(2), record(3)])
+    journal.clear()
+    journal.append(record(4))  # as long as the first
+    assert journal.read() == [record(4)]
+    journal.close()
+    assert reopened(tmp_path) == [record(4)]
+    (journal,) = Journal.adopt(tmp_path, NAME)
+    journal.read()
+    journal.clear()
+    journal.close()
+    assert reopened(tmp_path) == []
+
+
+def test_clearing_an_adopted_journal_does_not_bring_back_what_it_held(tmp_path: pathlib.Path) -> None:
+    """Its generation is the one in its header, not the first."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.append(record(1))
+    journal.clear()
+    journal.append(record(2))
+    journal.close()
+    (journal,) = Journal.adopt(tmp_path, NAME)
+    assert journal.read() == [record(2)]
+    journal.clear()
+    assert journal.read() == []
+    journal.close()
+
+
+def test_a_full_journal_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
+    """Nothing of what does not fit is written; a smaller record may still fit."""
+    journal = Journal.create(tmp_path, NAME, 4096)
+    appended = 0
+    with contextlib.suppress(StoreFull):
+        for number in range(1, 1000):
+            journal.append(record(number, entries=5))
+            appended = number
+    assert 10 < appended < 100
+    with pytest.raises(StoreFull, match=str(journal.path)):
+        journal.extend([record(1, entries=0), record(2, entries=200)])
+    assert [found.number for found in journal.read()] == list(range(1, appended + 1))
+    journal.close()
+
+
+def test_a_record_takes_no_more_room_than_it_is_said_to(tmp_path: pathlib.Path) -> None:
+    """The bound that the fallback reckons with, with the largest numbers."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    largest = Record(2**62 - 1, 2**62 - 1, 2**53, 2**53, "[]")
+    for _ in range(100):
+        before = journal._end
+        journal.append(largest)
+        assert journal._end - before <= OVERHEAD + len(largest.entries)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"polic",
+        b"policyd1",
+        bytes(SIZE),
+        b"otherone" + bytes(100),
+        b"policyd1" + struct.pack("<QII", 1, 2**32 - 1, 0),
+    ],
+    ids=["empty", "cut in the header", "no generation", "zeros", "of another program", "a huge length"],
+)
+def test_a_file_that_is_no_journal_holds_nothing(tmp_path: pathlib.Path, content: bytes) -> None:
+    """As a daemon leaves it that dies while it makes one."""
+    (tmp_path / f"{NAME}-0.journal").write_bytes(content)
+    assert reopened(tmp_path) == []
+
+
+def test_what_cannot_be_opened_does_not_hide_the_rest(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Directories and links of such names are left where they are."""
+    (tmp_path / f"{NAME}-0.journal").mkdir()
+    (tmp_path / f"{NAME}-1.journal").symlink_to(tmp_path / "elsewhere")
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.append(record(1))
+    journal.close()
+    assert journal.path.name == f"{NAME}-2.journal"
+    assert reopened(tmp_path) == [record(1)]
+    assert [entry.levelno for entry in caplog.records] == [logging.WARNING] * 2
+
+
+def test_no_directory_no_journals(tmp_path: pathlib.Path) -> None:
+    """And none is made by looking for them; by making one it is."""
+    assert list(Journal.adopt(tmp_path / "a" / "b", NAME)) == []
+    assert list(tmp_path.iterdir()) == []
+    Journal.create(tmp_path / "a" / "b", NAME, SIZE).close()
+    assert journals(tmp_path / "a" / "b") == [f"{NAME}-0.journal"]
+
+
+def test_appending_to_a_removed_journal_fails(tmp_path: pathlib.Path) -> None:
+    """What nobody can find is not kept."""
+    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        journal.append(record(1))
+    other = Journal.create(tmp_path, NAME, SIZE)
+    assert other.path == journal.path
+    journal.remove()
+    assert journals(tmp_path) == [other.path.name]
+    other.close()
+
+
+def test_no_descriptor_is_left(tmp_path: pathlib.Path) -> None:
+    """Whatever becomes of a journal."""
+    before = open_descriptors()
+    one, two = Journal.create(tmp_path, NAME, SIZE), Journal.create(tmp_path, NAME, SIZE)
+    one.close()
+    (adopted,) = Journal.adopt(tmp_path, NAME)
+    adopted.remove()
+    two.remove()
+    with pytest.raises(OSError):
+        Journal.create(tmp_path, NAME, 0)
+    assert open_descriptors() == before
+    assert journals(tmp_path) == []
