@@ -44,7 +44,7 @@ from policyd_rate_limit.storage.redis_nodes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Demand
     from policyd_rate_limit.storage.memory import Memory
@@ -391,14 +391,12 @@ class _Batch:
         self._keep = keep
         self._time = time
         self._ordinals: dict[str, int] = defaultdict(int)
-        self._settled: dict[str, int] = defaultdict(int)
 
     def question(self, demand: Demand) -> _Question:
         """``demand``, before anything of it is asked."""
         field = b""
         if demand.mail and demand.settles:
-            field = _settled_field(self._writer, self.number, self._settled[demand.mail])
-            self._settled[demand.mail] += 1
+            field = _settled_field(self._writer, self.number)
         elif demand.mail:
             field = _part_field(demand.part)
         return _Question(demand, field, self._keys.together(demand.charges))
@@ -466,15 +464,13 @@ class _Replays:
             batch = keys.batch(record.writer, key)
             places[batch] += 1
             mails: dict[str, int] = {}
-            settled: dict[str, int] = defaultdict(int)
             arguments: list[Argument] = [places[batch], *self._former.get(batch, (0, 0)), record.date]
-            for _, amount, date, mail, part in of_counter:
+            for _, amount, date, mail, part in _merged(of_counter):
                 field = b""
-                if mail and part:
+                if mail and part and amount > 0:
                     field = _part_field(part)
-                elif mail and amount > 0:
-                    field = _settled_field(record.writer, record.number, settled[mail])
-                    settled[mail] += 1
+                elif mail:
+                    field = _settled_field(record.writer, record.number)
                 arguments += (amount, date, mails.setdefault(mail, len(mails) + 3) if mail else 0, field)
             names = [batch, key, *(keys.mail(counter, mail) for mail in mails)]
             commands.append(script(names, ("replay", record.number, b"", keep, time, *arguments)))
@@ -495,8 +491,21 @@ def _part_field(part: str) -> bytes:
     return _encode(f"p{part}")
 
 
-def _settled_field(writer: int, number: int, settled: int) -> bytes:
-    return b"s%x.%d.%d" % (writer, number, settled)
+def _settled_field(writer: int, number: int) -> bytes:
+    """One for all that a batch settles for a mail: Postfix asks about one stage of a mail after the other."""
+    return b"s%x.%d" % (writer, number)
+
+
+def _merged(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """``entries`` of one counter, those that have a field in common as one."""
+    settled: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.mail and not entry.part and entry.amount > 0:
+            before = settled.get(entry.mail)
+            settled[entry.mail] = entry._replace(amount=entry.amount + (before.amount if before else 0))
+        else:
+            yield entry
+    yield from settled.values()
 
 
 def _encode(text: str) -> bytes:

@@ -4,7 +4,7 @@
 --                    its replay are done, and for each counter a mark, {sum of what it counted, ordinals in ranges:
 --                    from, to, from, to, ...}
 --       2, 3, ...    the counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
---                    amount, date)
+--                    amount, date, and for a settlement what it gave back)
 -- ARGV  1  kind: "charge", "settle", "undo", "replay"
 --       2  number of the batch
 --       3  field in which the mail remembers the charge; empty: there is no mail
@@ -178,6 +178,7 @@ local function mend(counter)
     end
     if amount > 0 then
         append(counter, date, amount)
+        counter.passed = MANY -- or it would happen anew with each refusal, always a little later
     end
 end
 
@@ -305,8 +306,8 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
-local function remember(mail, in_field, amount, when)
-    call('HSET', mail, in_field, pack({amount, when}))
+local function remember(mail, in_field, amount, when, given_back)
+    call('HSET', mail, in_field, pack({amount, when, given_back}))
     call('EXPIRE', mail, REMEMBERED)
 end
 
@@ -328,10 +329,21 @@ local function take_off(mail, charges, amount, taken)
         local part = math.min(amount, charge.amount)
         if part > 0 then
             amount = amount - part
-            remember(mail, charge.field, charge.amount - part, charge.date)
+            charge.amount = charge.amount - part
+            remember(mail, charge.field, charge.amount, charge.date)
             taken(charge.date, part)
         end
     end
+end
+
+-- What of `charges` is in the field of this demand: it may settle twice within a batch.
+local function own(charges)
+    for _, charge in ipairs(charges) do
+        if charge.field == field then
+            return charge.amount
+        end
+    end
+    return 0
 end
 
 -- What this batch has done already -------------------------------------------------------------------------------
@@ -398,7 +410,7 @@ if kind == 'replay' then
     local mark = mark_of(1)
     local counter = open(KEYS[2], {})
     local latest = math.min(tonumber(ARGV[9]), date)
-    local total = 0
+    local total, settled = 0, {}
     for at = 10, #ARGV, 4 do
         local amount, when = tonumber(ARGV[at]), math.min(tonumber(ARGV[at + 1]), date)
         local mail, in_field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
@@ -407,7 +419,10 @@ if kind == 'replay' then
             new = call('HSETNX', mail, in_field, pack({amount, when})) == 1
             call('EXPIRE', mail, REMEMBERED)
         elseif mail and amount < 0 then
-            take_off(mail, (charges_of(mail)), -amount, function() end)
+            settled[mail] = settled[mail] or call('HSETNX', mail, in_field, pack({0, when, -amount})) == 1
+            if settled[mail] then
+                take_off(mail, (charges_of(mail)), -amount, function() end)
+            end
         end
         -- Some of the batch may have been counted before the connection broke: then only the difference is.
         if mark then
@@ -438,7 +453,7 @@ local charges, at = {}, 6
 for key = 2, #KEYS, stride do
     local charge = {
         key = KEYS[key], mail = stride == 2 and KEYS[key + 1], ordinal = tonumber(ARGV[at]),
-        cost = tonumber(ARGV[at + 1]), limits = {}
+        cost = tonumber(ARGV[at + 1]), limits = {}, before = {}
     }
     if kind == 'undo' then
         charge.date = tonumber(ARGV[at + 2])
@@ -465,7 +480,7 @@ if has(mark_of(1), charges[1].ordinal) then
         local found = charge.mail and call('HGET', charge.mail, field)
         if found then
             found = unpack_message(found)
-            tell(index, found[1], found[2])
+            tell(index, found[3] and -found[3] or found[1], found[2])
         elseif kind == 'charge' then
             tell(index, charge.cost, date)
         end
@@ -525,7 +540,7 @@ for index, charge in ipairs(charges) do
     if charge.cost > 0 then
         append(counter, date, charge.cost)
         if charge.mail then
-            remember(charge.mail, field, charge.cost, date)
+            remember(charge.mail, field, own(charge.before) + charge.cost, date)
         end
         tell(index, charge.cost, date)
     elseif charge.cost < 0 then
@@ -533,6 +548,7 @@ for index, charge in ipairs(charges) do
             give_back(counter, when, amount)
             tell(index, -amount, when)
         end)
+        remember(charge.mail, field, own(charge.before), date, -charge.cost)
     end
     save(counter)
     note(index, extended(mark_of(index), charge.cost, charge.ordinal))
