@@ -28,7 +28,7 @@ class Charge(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """The charges of one policy request: admitted all or none.
+    """The charges of one policy request, of a different counter each: admitted all or none.
 
     ``mail``
         Postfix's ``instance``, empty when the request has none. Requests of the same mail share it.
