@@ -99,20 +99,32 @@ class SqliteLogs(Logs):
 
 
 class ServerLogs(Logs):
-    """A database of a server that all tests share."""
+    """A database of a server, which is the one that all tests share unless it is given."""
 
     kind: type[sql_servers.SqlServer]
     driver: type[PostgresqlLog] | type[MysqlLog]
+    in_clear: dict[str, str]  # options for a connection that is not encrypted
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, server: sql_servers.SqlServer | None = None) -> None:
         super().__init__(directory)
-        self.server = sql_servers.shared(self.kind)
+        self.server = server or sql_servers.shared(self.kind)
         self.config = self.server.create()
         self.database: str = self.config.get("database") or self.config["db"]
 
     def connect(self, timeout: float = TIMEOUT, **options: Any) -> PostgresqlLog | MysqlLog:
         """See :meth:`Logs.connect`; with other ``options`` than usual."""
-        return self.driver({**self.config, **options}, timeout)
+        config = {**self.config, **options}
+        if "passwd" in config and "password" in options:
+            del config["passwd"]
+        if "db" in config and "database" in options:
+            del config["db"]
+        return self.driver(config, timeout)
+
+    def open_with(self, **options: Any) -> PostgresqlLog | MysqlLog:
+        """A connection with other ``options`` than usual, which the test need not close."""
+        log = self.connect(**options)
+        self.opened.append(log)
+        return log
 
     def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
         """See :meth:`Logs.execute`."""
@@ -139,6 +151,7 @@ class PostgresqlLogs(ServerLogs):
 
     kind = sql_servers.PostgresqlServer
     driver = PostgresqlLog
+    in_clear = {"sslmode": "disable"}  # noqa: RUF012 - never changed
 
 
 class MariadbLogs(ServerLogs):
@@ -146,6 +159,7 @@ class MariadbLogs(ServerLogs):
 
     kind = sql_servers.MariadbServer
     driver = MysqlLog
+    in_clear = {"ssl_mode": "DISABLED"}  # noqa: RUF012 - never changed
 
 
 def record(number: int, date: int = 0, counters: Sequence[str] = ("user:alice",), writer: int = 7) -> Record:

@@ -55,8 +55,7 @@ class SqlServer(ABC):
         self.directory = directory or pathlib.Path("/nonexistent")
         if directory is not None:
             directory.mkdir()
-            if os.geteuid() == 0:
-                shutil.chown(directory, self.account, self.account)
+            self.give(directory)
             self._make_certificates()
             self.make()
 
@@ -102,8 +101,7 @@ class SqlServer(ABC):
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        if os.geteuid() == 0:
-            shutil.chown(key, self.account, self.account)
+        self.give(key)
 
     def run(self, *command: str, timeout: float = 120) -> None:
         """Run a program as the account of the server; an error tells what it said."""
@@ -111,6 +109,11 @@ class SqlServer(ABC):
             command, **self._as_account(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
         )
         assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+    def give(self, path: pathlib.Path) -> None:
+        """Make the account of the server the owner of ``path``."""
+        if os.geteuid() == 0:
+            shutil.chown(path, self.account, self.account)
 
     def start(self, *options: str) -> None:
         """Start it, with more options, and wait until it answers."""
@@ -254,7 +257,7 @@ class MariadbServer(SqlServer):
             f"--pid-file={self.directory / 'pid'}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
-            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-log-at-trx-commit=2",
             "--innodb-buffer-pool-size=16M",
             "--innodb-log-file-size=16M",
             "--innodb-fast-shutdown=1",

@@ -196,7 +196,8 @@ class PostgresqlLog(SqlLog):
 
     def _failure(self, message: str) -> LogError:
         self.close()
-        return LogError(f"{self._name}: {' '.join(message.split())}")
+        first, *_ = message.strip().splitlines() or [""]  # what libpq adds is advice
+        return LogError(f"{self._name}: {first}")
 
     def _start(self, wait: float) -> list[str]:
         # LOCAL, since behind a pool of connections the session may be another one's next.
