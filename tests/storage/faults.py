@@ -20,7 +20,7 @@ ERRORS: dict[str, tuple[type[sqlite3.Error], int]] = {
     "CORRUPT": (sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT),
     "NOTADB": (sqlite3.DatabaseError, sqlite3.SQLITE_NOTADB),
 }
-DEATH = "death"
+DEAD = 77  # the exit status of a process that died at a point
 DAMAGE = ("CORRUPT", "NOTADB")
 
 
@@ -28,12 +28,16 @@ class Fault:
     """What goes wrong: from point ``first`` on, ``length`` points fail with ``kind``, a key of :data:`ERRORS`.
 
     A point is a statement or a row that is fetched. ``too_late``: it fails after it has had its effect.
+    ``death``: the point at which the process dies, without a word.
     """
 
-    def __init__(self, kind: str, first: int, length: int = 1, *, too_late: bool = False) -> None:
+    def __init__(
+        self, kind: str = "", first: int = 0, length: int = 0, *, too_late: bool = False, death: int = 0
+    ) -> None:
         self.kind = kind
         self.points = range(first, first + length)
         self.too_late = too_late
+        self.death = death
         self.passed = 0
         self.met = False
 
@@ -49,12 +53,11 @@ class Fault:
             self._strike()
 
     def _strike(self) -> None:
-        if self.passed not in self.points:
-            return
-        self.met = True
-        if self.kind == DEATH:
-            os._exit(0)
-        raise _error(self.kind)
+        if self.passed == self.death:
+            os._exit(DEAD)
+        if self.passed in self.points:
+            self.met = True
+            raise _error(self.kind)
 
 
 def _error(kind: str) -> sqlite3.Error:

@@ -122,7 +122,7 @@ def new_memory(clock: Callable[[], float]) -> Memory:
 
 
 def demand(
-    key: str = "user:alice",
+    key: str = "user:a",
     maximum: int = 10,
     *,
     cost: int = 1,

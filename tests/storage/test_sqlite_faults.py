@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -113,3 +116,36 @@ def test_an_error_at_any_statement(
             ), (first, found, daemon.charged)
         else:
             assert found == total(EARLIER, daemon.charged), first
+
+
+def test_death_at_any_statement(memory_directory: pathlib.Path, used: bytes, clock: Clock) -> None:
+    """What was answered is counted, and at most one batch more: the one that was being decided."""
+    template = memory_directory / "template"
+    template.write_bytes(used)
+    program = pathlib.Path(__file__).with_name("dying.py")
+    subprocess.run([sys.executable, program, template, memory_directory], check=True)
+    deaths = list(memory_directory.glob("*/answers"))
+    assert len(deaths) > 150
+    for answers in deaths:
+        answered = answers.read_text().splitlines()
+        charged = json.loads(answered[-1]) if answered else {}
+        heir = Daemon(SqliteDatabase(answers.parent), clock)
+        heir.wait()
+        heir.close()
+        assert journals(answers.parent) == [], answers
+        found = left_in(SqliteDatabase(answers.parent), clock)
+        more = {key: found[key] - counted for key, counted in total(EARLIER, charged).items()}
+        assert more == dict.fromkeys(KEYS, 0) or more in outcomes(len(answered)), answers
+
+
+def outcomes(batch: int) -> list[dict[str, int]]:
+    """All that one of :func:`batches` can add to the counts, with whatever is admitted of it."""
+    choices = []
+    for asked in next(itertools.islice(batches(), batch, None), []):
+        (charge,) = asked.charges
+        costs = range(-2, 4) if asked.settles else (0, charge.cost)
+        choices.append([(charge.counter, cost) for cost in costs])
+    return [
+        {key: sum(cost for counter, cost in choice if counter == key) for key in KEYS}
+        for choice in itertools.product(*choices)
+    ]
