@@ -171,10 +171,17 @@ class PostgresqlServer(SqlServer):
     quickly = signal.SIGQUIT
     default_port = 5432
 
+    @staticmethod
+    def program(name: str) -> pathlib.Path:
+        """A program of the newest PostgreSQL; Debian keeps them out of the path."""
+        debian = sorted(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+        found = debian[-1] if debian else shutil.which(name, path=SEARCHED)
+        return pathlib.Path(found) if found else missing(f"PostgreSQL's {name} is not installed")
+
     def make(self) -> None:
         """See :meth:`SqlServer.make`."""
         self.run(
-            str(_postgresql_program("initdb")),
+            str(self.program("initdb")),
             *("-D", str(self.directory / "data"), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
         )
@@ -193,7 +200,7 @@ class PostgresqlServer(SqlServer):
             "ssl_key_file": self.directory / "server.key",
         }
         return [
-            str(_postgresql_program("postgres")),
+            str(self.program("postgres")),
             *("-D", str(self.directory / "data")),
             *(f"--{name}={value}" for name, value in settings.items()),
         ]
@@ -331,13 +338,6 @@ def shared(kind: type[SqlServer]) -> SqlServer:
     server = stack.enter_context(running(kind))
     atexit.register(stack.close)
     return server
-
-
-def _postgresql_program(name: str) -> pathlib.Path:
-    """A program of the newest PostgreSQL; Debian keeps them out of the path."""
-    debian = sorted(pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
-    found = debian[-1] if debian else shutil.which(name, path=SEARCHED)
-    return pathlib.Path(found) if found else missing(f"PostgreSQL's {name} is not installed")
 
 
 def _write_certificate(

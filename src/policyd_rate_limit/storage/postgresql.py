@@ -97,7 +97,7 @@ class PostgresqlLog(SqlLog):
             self._connection = self._connect(options)
             self._connection.nonblocking = 1
         except Error as error:
-            raise self._failure(str(error)) from error
+            raise self._failure(_first_line(str(error))) from error
         start = time.monotonic()
         (((synchronous_commit,),),) = self._query("SHOW synchronous_commit")
         self._round_trip = time.monotonic() - start
@@ -166,7 +166,7 @@ class PostgresqlLog(SqlLog):
                     connection.consume_input()
             results = self._results(connection)
         except (Error, LogError) as error:
-            raise self._failure(str(error)) from error
+            raise self._failure(_first_line(str(error))) from error
         for result in results:
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
                 raise self._refusal(result)
@@ -196,8 +196,7 @@ class PostgresqlLog(SqlLog):
 
     def _failure(self, message: str) -> LogError:
         self.close()
-        first, *_ = message.strip().splitlines() or [""]  # what libpq adds is advice
-        return LogError(f"{self._name}: {first}")
+        return LogError(f"{self._name}: {message}")
 
     def _start(self, wait: float) -> list[str]:
         # LOCAL, since behind a pool of connections the session may be another one's next.
@@ -335,4 +334,9 @@ def _rows(result: pq.abc.PGresult) -> list[list[str | None]]:
 
 
 def _text(message: bytes | None) -> str:
-    return (message or b"").decode(errors="replace")
+    return _first_line((message or b"").decode(errors="replace"))
+
+
+def _first_line(message: str) -> str:
+    """What libpq adds in further lines is advice."""
+    return message.strip().partition("\n")[0]
