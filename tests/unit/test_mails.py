@@ -40,7 +40,7 @@ def test_what_is_given_back_is_the_newest_of_its_counter() -> None:
     assert [e.part for e in mails.entries("m")] == ["a", "a", "b"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 3)), min_size=20, max_size=80))
 def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tuple[int, int]]) -> None:
     """A mail is known as long as fewer entries than a generation holds have come since its last one."""
     generation, most = 8, 3
