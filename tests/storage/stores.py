@@ -135,12 +135,17 @@ def demand(
     return Demand((Charge(key, RECIPIENTS, cost, (Limit(maximum, seconds),)),), mail, part, settles)
 
 
-def usage(store: CleanableStore, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR) -> dict[str, int]:
-    """What lies in the window of each of ``keys``, up to ``most``; nothing is counted by asking."""
+def usage(
+    store: CleanableStore, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR, longest: int = HOUR
+) -> dict[str, int]:
+    """What lies in the window of each of ``keys``, up to ``most``; nothing is counted by asking.
+
+    ``longest``: the longest window of these keys, which a store need not remember longer than it is asked for.
+    """
     keys = list(keys)
     never = Charge("never", RECIPIENTS, 1, (Limit(0, seconds),))
     probes = [
-        Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum, seconds),)), never))
+        Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum, seconds), Limit(2**53 - 1, longest))), never))
         for key in keys
         for maximum in range(1, most + 1)
     ]

@@ -1,0 +1,433 @@
+"""What every store keeps, over one table of databases: see :mod:`policyd_rate_limit.storage.base`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import threading
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.record import Record
+from storage.daemon import open_descriptors
+from storage.stores import HOUR, PATIENCE, START, Clock, Database, admitted, demand, new_memory, usage
+
+LIMIT = 100
+
+
+def ask_for(database: Database, seconds_limit: int, batches: int, batch: int) -> int:
+    """Another daemon: how many of its mails of one user are admitted."""
+    store = database.store(time.time)
+    total = 0
+    for _ in range(batches):
+        total += sum(admitted(store, *(demand("user:hot", seconds_limit) for _ in range(batch))))
+    store.close()
+    return total
+
+
+# --- Exactness
+
+
+@pytest.mark.parametrize(("batches", "batch"), [(40, 1), (8, 7)])
+def test_a_limit_is_exact_over_daemons_in_threads(database: Database, batches: int, batch: int) -> None:
+    """Four daemons that ask as fast as they can."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        totals = [pool.submit(ask_for, database, LIMIT, batches, batch) for _ in range(4)]
+        assert sum(total.result() for total in totals) == LIMIT
+
+
+def test_a_limit_is_exact_over_processes(database: Database) -> None:
+    """Each process locks against the others, not only against its own threads."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(3, mp_context=context) as pool:
+        totals = [pool.submit(ask_for, database, LIMIT, 60, 1) for _ in range(3)]
+        assert sum(total.result() for total in totals) == LIMIT
+
+
+def test_demands_are_decided_in_order(database: Database, clock: Clock) -> None:
+    """Within one batch too; what is refused leaves room for what comes after it."""
+    store = database.store(clock)
+    assert admitted(store, demand(cost=7), demand(cost=4), demand(cost=3), demand(cost=1)) == [True, False, True, False]
+    assert admitted(store) == []
+    store.close()
+
+
+def test_a_refusal_says_which_limit_of_whom(database: Database, clock: Clock) -> None:
+    """The first in the order of the charges and of their limits."""
+    store = database.store(clock)
+    limits = (Limit(5, 60), Limit(7, HOUR))
+    both = Demand((Charge("user:a", RECIPIENTS, 6, (Limit(9, 60),)), Charge("domain:d", RECIPIENTS, 6, limits)))
+    (verdict,) = store.admit([both], (), PATIENCE)
+    assert (verdict.admitted, verdict.key, verdict.exceeded, verdict.charged) == (False, "domain:d", Limit(5, 60), 0)
+    (verdict,) = store.admit([demand(cost=4)], (), PATIENCE)
+    assert (verdict.admitted, verdict.key, verdict.exceeded, verdict.charged) == (True, None, None, 4)
+    store.close()
+
+
+def test_a_demand_is_admitted_as_a_whole_or_not_at_all(database: Database, clock: Clock) -> None:
+    """What refuses one charge leaves the others uncounted."""
+    store = database.store(clock)
+    user = Charge("user:a", RECIPIENTS, 1, (Limit(9, HOUR),))
+    domain = Charge("domain:d", RECIPIENTS, 2, (Limit(5, HOUR),))
+    both = Demand((user, domain))
+    assert admitted(store, both, both, both) == [True, True, False]
+    assert usage(store, ["user:a", "domain:d"]) == {"user:a": 2, "domain:d": 4}
+    store.close()
+
+
+def test_units_of_one_key_are_counted_apart(database: Database, clock: Clock) -> None:
+    """Mails and bytes of one user, for instance."""
+    store = database.store(clock)
+    mails, size = (Demand((Charge("user:a", unit, 5, (Limit(5, HOUR),)),)) for unit in ("", " bytes"))
+    assert admitted(store, mails, size, mails, size) == [True, True, False, False]
+    store.close()
+
+
+ODD_TEXT = ("user:" + "x" * 5000, "user:\u00e4\U0001f40d", "user:\udcff\udc80", "user:'\";--", "user:\0\n")
+
+
+@pytest.mark.parametrize("key", ODD_TEXT, ids=lambda key: ascii(key)[:30])
+def test_any_text_is_a_key(database: Database, clock: Clock, key: str) -> None:
+    """Of any length, in any script, with bytes that are no text; and it is found again."""
+    for expected in (True, False):
+        store = database.store(clock)
+        assert admitted(store, demand(key, 1)) == [expected]
+        assert admitted(store, demand(key + "x", 1)) == [expected]
+        store.close()
+
+
+# --- Mails
+
+
+def test_a_part_of_a_mail_is_charged_once_by_all_daemons(database: Database, clock: Clock) -> None:
+    """Postfix asks again, and it may ask another daemon."""
+    one, two = database.store(clock), database.store(clock)
+    for store in (one, two, one):
+        assert admitted(store, *(demand(mail="m", part=part) for part in "aabb")) == [True] * 4
+        assert usage(store, ["user:a"]) == {"user:a": 2}
+    one.close()
+    late = database.store(clock)
+    assert admitted(late, demand(mail="m", part="b")) == [True]
+    assert usage(late, ["user:a"]) == usage(two, ["user:a"]) == {"user:a": 2}
+    late.close()
+    two.close()
+
+
+@pytest.mark.parametrize("recipients", [1, 3, 5])
+def test_a_mail_is_settled_by_another_daemon(database: Database, clock: Clock, recipients: int) -> None:
+    """Up or down from what others were asked about, even from what was charged seconds before, and only once."""
+    one, two = database.store(clock), database.store(clock)
+    assert admitted(one, demand(mail="m", part="a"), demand(mail="m", part="b")) == [True, True]
+    clock.now += 5
+    assert admitted(two, demand(mail="m", part="c")) == [True]
+    settled = demand(mail="m", settles=True, cost=recipients)
+    for store in (two, one, two):
+        assert admitted(store, settled) == [True]
+        assert usage(store, ["user:a"]) == {"user:a": recipients}
+    one.close()
+    two.close()
+    clock.now = START + HOUR + 1
+    three = database.store(clock)
+    assert usage(three, ["user:a"])["user:a"] <= recipients
+    three.close()
+
+
+# --- Time
+
+
+def test_a_charge_counts_for_its_window_and_less_than_a_second_more(database: Database, clock: Clock) -> None:
+    """Never for less, for the daemon that made it and for others; also for the first batch of a daemon."""
+    one, two = database.store(clock), database.store(clock)
+    assert admitted(one, demand(maximum=1, seconds=10)) == [True]
+    for now, expected in ((START + 9.99, False), (START + 10.74, False), (START + 10.75, True)):
+        clock.now = now
+        late = database.store(clock)
+        for store in (one, two, late):
+            assert usage(store, ["user:a"], seconds=10) == {"user:a": 0 if expected else 1}
+        late.close()
+    assert admitted(two, demand(maximum=1, seconds=10), demand(maximum=1, seconds=10)) == [True, False]
+    one.close()
+    two.close()
+
+
+def test_a_clock_that_steps_back_grants_nothing(database: Database, clock: Clock) -> None:
+    """And locks nobody out for longer than the window, whoever reads what, before or after."""
+    clock.now = START + 100 * HOUR
+    one, two = database.store(clock), database.store(clock)
+    assert admitted(one, demand(cost=4)) == admitted(two, demand(cost=3)) == [True]
+    clock.now = START
+    late = database.store(clock)
+    for store in (one, two, late):
+        assert usage(store, ["user:a"]) == {"user:a": 7}
+    assert admitted(two, demand(cost=3), demand()) == [True, False]
+    clock.now = START + HOUR
+    assert usage(one, ["user:a"]) == {"user:a": 10}
+    clock.now += 1
+    later = database.store(clock)
+    for store in (one, two, late, later):
+        assert usage(store, ["user:a"]) == {"user:a": 0}
+        store.close()
+
+
+def test_a_clock_that_steps_forward_and_is_mended(database: Database, clock: Clock) -> None:
+    """What was admitted while it was wrong counts from when it is mended."""
+    store = database.store(clock)
+    assert admitted(store, demand(cost=4)) == [True]
+    clock.now += 1000 * HOUR
+    assert admitted(store, demand(cost=5)) == [True]
+    clock.now -= 1000 * HOUR
+    assert usage(store, ["user:a"])["user:a"] in (5, 9)
+    store.close()
+    clock.now += 10
+    store = database.store(clock)
+    assert usage(store, ["user:a"])["user:a"] in (5, 9)
+    assert admitted(store, demand(cost=6)) == [False]
+    clock.now += HOUR + 1
+    assert usage(store, ["user:a"]) == {"user:a": 0}
+    store.close()
+
+
+# --- Durability
+
+KEYS = ("user:a", "user:b", "user:c", "user:d")
+LIMITS = (Limit(5, 60), Limit(12, HOUR))
+demands = st.builds(
+    lambda keys, cost, mail, part, settles: Demand(
+        tuple(Charge(key, RECIPIENTS, cost, LIMITS) for key in keys), mail, part, settles
+    ),
+    st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True),
+    st.integers(1, 5),
+    st.sampled_from(["", "m1", "m2", "m3"]),
+    st.sampled_from(["", "p1", "p2"]),
+    st.booleans(),
+)
+batches = st.lists(
+    st.tuples(st.sampled_from([0, 0.5, 1, 59, 60, 61, HOUR - 100]), st.lists(demands, max_size=8), st.booleans()),
+    max_size=8,
+)
+
+
+@given(batches=batches)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_the_next_daemon_knows_what_this_one_did(
+    database: Database, batches: list[tuple[float, list[Demand], bool]]
+) -> None:
+    """All windows of all keys, for any demands, over two daemons that take turns."""
+    clock = Clock(START + 1000 * HOUR * next(_numbers))
+    stores = [database.store(clock), database.store(clock)]
+    for seconds, demands, which in batches:
+        clock.now += seconds
+        stores[which].admit(demands, (), PATIENCE)
+    stores.append(database.store(clock))
+    for seconds, most in ((60, 6), (HOUR, 13)):
+        one, two, late = (usage(store, KEYS, seconds=seconds, most=most) for store in stores)
+        assert one == two == late
+        assert max(late.values()) < most
+    for store in stores:
+        store.close()
+
+
+_numbers = iter(range(1 << 30))  # examples share a database: each lives in a time of its own
+
+
+# --- Records that wait
+
+
+def kept(clock: Clock, *demands: Demand) -> list[Record]:
+    """What a daemon keeps while its database is away, one record for each of ``demands``."""
+    memory = new_memory(clock)
+    memory.advance()
+    records = []
+    for one in demands:
+        _, record = memory.decide([one])
+        assert record is not None
+        records.append(record)
+    return records
+
+
+def test_pending_records_count_before_the_demands(database: Database, clock: Clock) -> None:
+    """In the same transaction, for this daemon and for all."""
+    pending = kept(clock, demand(cost=4), demand("user:b", cost=2), demand(cost=5))
+    store = database.store(clock)
+    assert [verdict.admitted for verdict in store.admit([demand(cost=2), demand()], pending, PATIENCE)] == [False, True]
+    other = database.store(clock)
+    for one in (store, other):
+        assert usage(one, ["user:a", "user:b"]) == {"user:a": 10, "user:b": 2}
+        one.close()
+
+
+def test_pending_records_count_once_whatever_is_there_already(database: Database, clock: Clock) -> None:
+    """None, some or all of them, in this run or an earlier one, stored by this daemon or another."""
+    pending = kept(clock, *(demand(maximum=100, cost=cost) for cost in (1, 2, 3, 4)))
+    store = database.store(clock)
+    for known, expected in ((1, 1), (1, 1), (3, 6), (4, 10), (4, 10)):
+        store.admit((), pending[:known], PATIENCE)
+        assert usage(store, ["user:a"]) == {"user:a": expected}
+        other = database.store(clock)
+        other.admit((), pending[:known], PATIENCE)
+        assert usage(other, ["user:a"]) == {"user:a": expected}
+        other.close()
+        store.admit((), (), PATIENCE)
+    store.reload()
+    store.admit((), pending, PATIENCE)
+    assert usage(store, ["user:a"]) == {"user:a": 10}
+    store.close()
+
+
+def test_pending_records_of_several_writers(database: Database, clock: Clock) -> None:
+    """As after two daemons that died; their numbers are independent."""
+    first, second = kept(clock, demand(), demand()), kept(clock, demand(cost=2), demand(cost=3))
+    store = database.store(clock)
+    mixed = [first[0], second[0], first[1], second[1]]
+    store.admit((), mixed, PATIENCE)
+    store.admit((), [*second, *first, *mixed], PATIENCE)
+    assert usage(store, ["user:a"]) == {"user:a": 7}
+    store.close()
+
+
+def test_pending_records_count_at_their_dates(database: Database, clock: Clock) -> None:
+    """Not at the date of the replay, and never in the future."""
+    pending = kept(clock, demand(cost=2))
+    clock.now += 100
+    pending += kept(clock, demand(cost=3))
+    clock.now += 10 * HOUR
+    pending += kept(clock, demand(cost=4))
+    clock.now = START + HOUR
+    store = database.store(clock)
+    store.admit((), pending, PATIENCE)
+    for now, expected in ((HOUR, 9), (HOUR + 1, 7), (HOUR + 101, 4), (2 * HOUR, 4), (2 * HOUR + 1, 0)):
+        clock.now = START + now
+        late = database.store(clock)
+        assert usage(late, ["user:a"]) == usage(store, ["user:a"]) == {"user:a": expected}, now
+        late.close()
+    store.close()
+
+
+# --- Away
+
+
+def test_while_the_database_is_away_nothing_is_decided(database: Database, clock: Clock) -> None:
+    """The error is StoreUnavailable, nothing is counted, and what waits still has to."""
+    store, pending = database.store(clock), kept(clock, demand(cost=2))
+    with database.outage():
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                store.admit([demand()], pending, 0.0)
+    store.admit([demand()], pending, PATIENCE)
+    assert usage(store, ["user:a"]) == {"user:a": 3}
+    with database.outage(), pytest.raises(StoreUnavailable):
+        store.admit([demand()], (), 0.0)
+    assert usage(store, ["user:a"]) == {"user:a": 3}
+    store.probe()
+    assert admitted(store, demand(cost=7), demand()) == [True, False]
+    store.close()
+
+
+def test_what_others_count_while_one_is_away_counts(database: Database, clock: Clock) -> None:
+    """It reads that before it decides."""
+    one, two = database.store(clock), database.store(clock)
+    assert admitted(one, demand(cost=3)) == [True]
+    with database.outage(), pytest.raises(StoreUnavailable):
+        one.admit([demand()], (), 0.0)
+    assert admitted(two, demand(cost=6)) == [True]
+    assert admitted(one, demand(cost=2), demand()) == [False, True]
+    one.close()
+    two.close()
+
+
+def test_reloading_changes_nothing(database: Database, clock: Clock) -> None:
+    """Memory is what the database says, before and after; it need not be there at that moment."""
+    store = database.store(clock)
+    store.reload()
+    store.admit([demand(cost=3), demand("user:b", mail="m", part="p")], (), PATIENCE)
+    store.reload()
+    assert usage(store, ["user:a", "user:b"]) == {"user:a": 3, "user:b": 1}
+    store.reload()
+    assert admitted(store, demand("user:b", mail="m", part="p"), demand(cost=8)) == [True, False]
+    assert usage(store, ["user:a", "user:b"]) == {"user:a": 3, "user:b": 1}
+    store.close()
+
+
+# --- The end
+
+
+def test_closing_leaves_nothing(database: Database, clock: Clock) -> None:
+    """No thread and no descriptor, after work, after an outage, and without either."""
+    with database.outage():
+        pass
+    threads, descriptors = threading.active_count(), open_descriptors()
+    for _ in range(3):
+        database.store(clock).close()
+        store = database.store(clock)
+        store.admit([demand(maximum=1000)] * 100, (), PATIENCE)
+        store.maintain()
+        with database.outage(), pytest.raises(StoreUnavailable):
+            store.admit([demand()], (), 0.0)
+        store.probe()
+        store.close()
+    assert threading.active_count() == threads
+    assert open_descriptors() == descriptors
+
+
+# --- --clean
+
+
+def clean(database: Database, clock: Clock) -> int:
+    """``--clean``; how many entries it deletes."""
+    store = database.store(clock)
+    deleted = store.clean(PATIENCE)
+    store.close()
+    return deleted
+
+
+def test_clean_deletes_what_is_older_than_twice_the_longest_window(database: Database, clock: Clock) -> None:
+    """It counts entries, what counts goes on counting, and the daemons go on where they were."""
+    store = database.store(clock)
+    for seconds in range(0, 4 * HOUR, HOUR // 2):
+        clock.now = START + seconds
+        assert admitted(store, *(demand(f"user:{number}", 100) for number in range(3))) == [True] * 3
+    assert clean(database, clock) == 3 * 3  # at 0, 0.5 and 1 hours; that of 1.5 hours is not 2 hours old
+    assert clean(database, clock) == 0
+    assert usage(store, ["user:0"]) == {"user:0": 3}
+    clock.now += 1
+    assert clean(database, clock) == 3
+    clock.now += 100 * HOUR
+    assert clean(database, clock) == 4 * 3
+    assert clean(database, clock) == 0
+    assert admitted(store, demand("user:0", 1), demand("user:0", 1)) == [True, False]
+    late = database.store(clock)
+    assert usage(late, ["user:0"]) == {"user:0": 1}
+    late.close()
+    store.close()
+
+
+def test_clean_before_the_first_start(database: Database, clock: Clock) -> None:
+    """There is nothing, and that is no error."""
+    store = database.store(clock)
+    assert store.clean(PATIENCE) == 0
+    store.close()
+    store = database.store(clock)
+    assert admitted(store, demand()) == [True]
+    store.close()
+
+
+def test_clean_beside_daemons_that_admit(database: Database) -> None:
+    """Neither is held up, and the limit stays exact."""
+    old = Clock(time.time() - 10 * HOUR)
+    store = database.store(old)
+    for number in range(1000):
+        store.admit([demand(f"user:{number}")], (), PATIENCE)
+    store.close()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        totals = [pool.submit(ask_for, database, LIMIT, 60, 1) for _ in range(2)]
+        cleaner = database.store(time.time)
+        deleted = cleaner.clean(PATIENCE)
+        cleaner.close()
+        assert sum(total.result() for total in totals) == LIMIT
+    assert deleted == 1000
