@@ -122,6 +122,7 @@ class Connection(asyncio.Protocol):
         "_partial_since",
         "_paused",
         "_peer",
+        "_resuming",
         "_server",
         "_transport",
         "_unread",
@@ -137,6 +138,7 @@ class Connection(asyncio.Protocol):
         self._heard = server.now
         self._partial_since: float | None = None
         self._paused = False
+        self._resuming = False
         self._unread = False
         self._ending = False
 
@@ -161,29 +163,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes have come."""
-        transport = self._transport
-        if self._ending or transport is None:
+        if self._ending or self._transport is None:
             return
         self._heard = self._server.now
-        try:
-            requests = self._decoder.feed(data)
-        except ProtocolError as error:
-            self._server.complain("protocol", self._peer, f"{error}; closing the connection")
-            self.abort()
-            return
-        if self._decoder.partial:
-            if requests or self._partial_since is None:
-                self._partial_since = self._server.now
-        else:
-            self._partial_since = None
-        for request in requests:
-            answer = _Answer(self, request)
-            self._answers.append(answer)
-            self._server.service.ask(request, answer.give)
-            if transport.is_closing():
-                return
-        if len(self._answers) >= MAX_PIPELINED:
-            self._pause()
+        self._decoder.push(data)
+        if not self._paused:
+            self._take()
 
     def eof_received(self) -> bool:
         """The client sends nothing more; it may still wait for answers, but Postfix does not."""
@@ -201,7 +186,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read its answers."""
         self._unread = False
-        self._resume()
+        if self._paused:
+            self._resume()
 
     def flush(self) -> None:
         """Send the answers that are known, as far as their order allows."""
@@ -218,7 +204,7 @@ class Connection(asyncio.Protocol):
             transport.write(data)
         if self._ending and not answers:
             transport.close()
-        elif self._paused and len(answers) < MAX_PIPELINED:
+        elif self._paused:
             self._resume()
 
     def check_time(self, now: float, idle_seconds: float) -> None:
@@ -261,15 +247,51 @@ class Connection(asyncio.Protocol):
             self._server.service.unanswered(self._answered)
             self._answered = None
 
-    def _pause(self) -> None:
-        if not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+    def _take(self) -> None:
+        """Ask what has come; read on once that is done, and when not too much of it waits for an answer."""
+        for _ in range(MAX_PIPELINED):
+            if self._ending or self._unread or len(self._answers) >= MAX_PIPELINED:
+                break
+            try:
+                request = self._decoder.next_request()
+            except ProtocolError as error:
+                self._server.complain("protocol", self._peer, f"{error}; closing the connection")
+                self.close_when_done()
+                return
+            if request is None:
+                if self._partial_since is None or not self._decoder.partial:
+                    self._partial_since = self._server.now if self._decoder.partial else None
+                self._read_on()
+                return
+            self._partial_since = None
+            answer = _Answer(self, request)
+            self._answers.append(answer)
+            self._server.service.ask(request, answer.give)
+        self._pause()
 
-    def _resume(self) -> None:
-        if self._paused and not self._unread and len(self._answers) < MAX_PIPELINED and self._transport is not None:
+    def _pause(self) -> None:
+        """Read nothing more for now; who sends much at once lets the others have their turn."""
+        if self._transport is not None and not self._ending:
+            if not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            self._resume()
+
+    def _read_on(self) -> None:
+        if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
+
+    def _resume(self) -> None:
+        """Go on with what has come, in the next turn of the event loop, if there is room for answers."""
+        if not self._resuming and not self._unread and len(self._answers) <= MAX_PIPELINED // 2:
+            self._resuming = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resuming = False
+        if not self._ending and self._transport is not None:
+            self._take()
 
 
 def _was_reset(transport: asyncio.Transport) -> bool:

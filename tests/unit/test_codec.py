@@ -300,7 +300,7 @@ def test_garbage_is_requests_or_a_protocol_error(data: bytes, cuts: list[int]) -
             complaint = str(error)
             break
         assert all(type(request) is Request for request in found)
-        assert len(decoder._rest) <= min(seen, MAX_REQUEST)
+        assert len(decoder._data) <= min(seen, MAX_REQUEST)
     assert complaint.isprintable()
 
 
@@ -312,7 +312,7 @@ def test_an_endless_stream_is_cut_and_never_kept(unit: bytes, size: int) -> None
     with pytest.raises(ProtocolError) as error:  # noqa: PT012 - fed until it raises
         for _ in range(MAX_REQUEST // size + 2):
             decoder.feed(chunk)
-            assert len(decoder._rest) <= MAX_REQUEST
+            assert len(decoder._data) <= MAX_REQUEST
     assert len(str(error.value)) < 8 * SHOWN
 
 

@@ -24,50 +24,65 @@ POLICY_REQUEST = "smtpd_access_policy"
 class Decoder:
     """Takes what comes over one connection, split anywhere, and gives the requests in it."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_data", "_searched", "_start")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._data = b""
+        self._start = 0  # of the next request
+        self._searched = 0  # before this there is no end of it
 
     @property
     def partial(self) -> bool:
-        """Whether the beginning of a request is here, and its end is not."""
-        return bool(self._rest)
+        """Whether there is something behind the last request that was taken."""
+        return len(self._data) > self._start
 
     def feed(self, data: bytes) -> list[Request]:
         """The requests that ``data`` completes, in order.
 
-        :raises ProtocolError: what came is no request, or goes beyond a bound. The connection is of no more use.
+        :raises ProtocolError: as of :meth:`next_request`.
         """
-        rest = self._rest
-        searched = max(0, len(rest) - 1)
-        if rest:
-            data = rest + data
-        end = data.find(b"\n\n", searched)
-        if end == len(data) - 2 and end > 0:
-            self._rest = b""
-            return [decode(data[: end + 1])]
+        self.push(data)
         requests = []
-        start = 0
-        while end >= 0:
-            requests.append(decode(data[start : end + 1]))
-            start = end + 2
-            end = data.find(b"\n\n", start)
-        self._rest = data[start:]
-        if self._rest:
-            self._check_rest(searched if start == 0 else 0)
+        while (request := self.next_request()) is not None:
+            requests.append(request)
         return requests
 
-    def _check_rest(self, checked: int) -> None:
-        """Hold a request that is not whole against the bounds; its first ``checked`` bytes have been."""
-        rest = self._rest
+    def push(self, data: bytes) -> None:
+        """``data`` has come; :meth:`next_request` gives what is in it."""
+        if self.partial:
+            data = self._data[self._start :] + data
+            self._searched = max(0, self._searched - self._start)
+        else:
+            self._searched = 0
+        self._data = data
+        self._start = 0
+
+    def next_request(self) -> Request | None:
+        """The next request that is whole, None when there is none yet.
+
+        :raises ProtocolError: what came is no request, or goes beyond a bound. The connection is of no more use.
+        """
+        start = self._start
+        end = self._data.find(b"\n\n", self._searched)
+        if end < 0:
+            if self.partial:
+                self._check_rest()
+            return None
+        request = self._data[start : end + 1]
+        self._start = self._searched = end + 2
+        return decode(request)
+
+    def _check_rest(self) -> None:
+        """Hold a request that is not whole against the bounds."""
+        rest = self._data[self._start :]
         if len(rest) > MAX_REQUEST:
             raise ProtocolError(f"expected a request of at most {MAX_REQUEST} bytes, found more: {_shown(rest)}")
         line_end = rest.rfind(b"\n")
         if len(rest) - line_end > MAX_LINE:
             raise ProtocolError(_line_too_long(rest[line_end + 1 :]))
-        if line_end >= checked:
+        if line_end >= self._searched - self._start:
             _check_lines(rest[: line_end + 1])
+        self._searched = max(self._start, len(self._data) - 1)
 
 
 def encode(action: str) -> bytes:

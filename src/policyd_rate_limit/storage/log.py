@@ -75,7 +75,7 @@ class Log(Protocol):
     def clean(self, before: int, patience: float) -> int:
         """Without the lock: delete what is older than ``before`` in small steps; how many entries there were.
 
-        The newest row stays, whatever its age: its seq is where the daemons go on reading.
+        The newest row stays, if need be without its entries: its seq is where the daemons go on reading.
         """
 
     def compact(self, patience: float) -> None:

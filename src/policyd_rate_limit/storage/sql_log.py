@@ -258,10 +258,20 @@ class SqlLog(ABC):
             done = until
             deleted += sum(int(size) for _, size in rows)
             time.sleep(PAUSE_OF_CLEAN)
+        deleted += self._empty(newest, before, patience)
         if self._has("mail_count"):
             while step := self._delete_old_counts(before):
                 deleted += step
         return deleted
+
+    def _empty(self, seq: int, before: int, patience: float) -> int:
+        """Delete the entries of the newest row, but leave the row; how many there were."""
+        self.begin(patience)
+        rows = self._ask(f"SELECT size FROM policyd_batch WHERE seq = {seq} AND date < {before}")  # noqa: S608 - numbers
+        if rows:
+            self._query(f"UPDATE policyd_batch SET size = 0, entries = '[]' WHERE seq = {seq}")  # noqa: S608 - number
+        self.commit()
+        return int(rows[0][0]) if rows else 0
 
     def compact(self, patience: float) -> None:  # noqa: B027 - what neither of the two needs
         """See :meth:`policyd_rate_limit.storage.log.Log.compact`.

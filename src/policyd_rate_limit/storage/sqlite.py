@@ -173,9 +173,10 @@ class SqliteLog:
                     self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
                 self.commit()
                 if not rows:
-                    return deleted + self._clean_old_table(before, patience)
+                    break
                 deleted += sum(size for _, size in rows)
                 time.sleep(PAUSE_OF_CLEAN)
+            return deleted + self._empty(newest, before, patience) + self._clean_old_table(before, patience)
 
     def compact(self, patience: float) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.compact`."""
@@ -311,6 +312,17 @@ class SqliteLog:
             f"SELECT CAST(id AS TEXT), CAST(date AS INTEGER), sum(CAST({recipients} AS INTEGER)) FROM mail_count"  # noqa: S608 - ours
             " WHERE id IS NOT NULL AND date IS NOT NULL GROUP BY id, date ORDER BY date"
         )
+
+    def _empty(self, seq: int, before: int, patience: float) -> int:
+        """Delete the entries of the newest row, but leave the row; how many there were."""
+        self.begin(patience)
+        row = self._execute(
+            "SELECT CAST(size AS INTEGER) FROM policyd_batch WHERE seq = ? AND date < ?", (seq, before)
+        ).fetchone()
+        if row:
+            self._execute("UPDATE policyd_batch SET size = 0, entries = '[]' WHERE seq = ?", (seq,))
+        self.commit()
+        return row[0] if row else 0
 
     def _clean_old_table(self, before: int, patience: float) -> int:
         """Delete from the table of 0.4 and 1.2.0, which is left in place for whoever goes back to them."""
