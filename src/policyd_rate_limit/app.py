@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Service
+from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import socket
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.storage.sql_limits import SqlLimits
     from policyd_rate_limit.storage.worker import Decider
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -55,6 +58,8 @@ def run(settings: Settings) -> None:
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = stores.make_store(settings, rules, memory)
+    lookup = stores.make_lookup(settings)
+    sql_limits = stores.make_sql_limits(settings, lookup, store) if lookup else None
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     make_directories(settings, account)
     with Pidfile(settings.pidfile, account):
@@ -65,7 +70,8 @@ def run(settings: Settings) -> None:
                 accounts.drop_privileges(account)
             os.umask(UMASK)
             with logs.in_background():
-                uvloop.run(_serve(settings, listener, rules, stores.with_fallback(settings, store, memory)))
+                decider = stores.with_fallback(settings, store, memory)
+                uvloop.run(_serve(settings, listener, rules, decider, sql_limits))
         finally:
             sockets.unlink_socket(listener)
             listener.close()
@@ -94,13 +100,20 @@ def clean(settings: Settings) -> int:
     """
     os.umask(UMASK)
     store = stores.make_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    lookup = stores.make_lookup(settings)
     try:
-        return store.clean(CLEAN_PATIENCE)
+        if lookup is None or not isinstance(store, LogStore):
+            return store.clean(CLEAN_PATIENCE)
+        return store.clean(CLEAN_PATIENCE, partial(stores.limits_of_counter, lookup))
     finally:
         store.close()
+        if lookup is not None:
+            lookup.close()
 
 
-async def _serve(settings: Settings, listener: socket.socket, rules: Rules, store: Decider) -> None:
+async def _serve(
+    settings: Settings, listener: socket.socket, rules: Rules, store: Decider, sql_limits: SqlLimits | None
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in STOP_SIGNALS:
@@ -117,6 +130,7 @@ async def _serve(settings: Settings, listener: socket.socket, rules: Rules, stor
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
         policy_service=_policy_service(settings.SOCKET),
+        sql_limits=sql_limits,
     )
     server = Server(
         service,
@@ -125,6 +139,8 @@ async def _serve(settings: Settings, listener: socket.socket, rules: Rules, stor
     )
     _calm_garbage_collection()
     worker.start()
+    if sql_limits is not None:
+        sql_limits.start(loop)
     await server.start(listener, sockets.BACKLOG)
     _logger.info(
         "ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", _policy_service(settings.SOCKET)
@@ -132,6 +148,8 @@ async def _serve(settings: Settings, listener: socket.socket, rules: Rules, stor
     await stop.wait()
     _logger.info("stopping")
     await server.stop()
+    if sql_limits is not None:
+        await sql_limits.stop()
     await worker.stop()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from policyd_rate_limit.domain.identity import Rules
-    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.domain.limits import Limit, Limits
     from policyd_rate_limit.domain.request import Request
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
@@ -40,12 +40,23 @@ class Throttle(Protocol):
         """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
 
 
+class LimitsOfIds(Protocol):
+    """What a table of limits by id says: :class:`policyd_rate_limit.storage.sql_limits.SqlLimits`."""
+
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
+
+    def keeping(self, limits: Limits) -> Limits:
+        """``limits``, such that what longer ones may need is not forgotten."""
+
+
 class Service:
     """Answers policy requests.
 
     ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
     ``uncounted`` bounds how often a request at a stage that does not count is logged, ``refused`` how often a
-    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon.
+    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon. What
+    ``sql_limits`` says of an id counts before what the configuration says.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class Service:
         uncounted: Throttle,
         refused: Throttle,
         policy_service: str,
+        sql_limits: LimitsOfIds | None = None,
     ) -> None:
         self._rules = rules
         self._actions = actions
@@ -68,6 +80,7 @@ class Service:
         self._uncounted = uncounted
         self._refused = refused
         self._policy_service = policy_service
+        self._sql_limits = sql_limits
 
     def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
@@ -81,18 +94,36 @@ class Service:
             answer(self._actions.success)
             return
         charged = self._rules.charged(request)
-        if charged is None or not charged.limits:
-            _log_decision(request, charged.key if charged else "", "not-limited")
-            answer(self._actions.success)
+        sql_limits = self._sql_limits
+        if charged is None or (sql_limits is None and not charged.limits):
+            self._let_pass(request, charged.key if charged else "", answer)
             return
         cost = cost_of(request)
-        demand = Demand(
-            (Charge(charged.key, RECIPIENTS, cost.amount, charged.limits),),
-            mail_id(request.instance),
-            self._repetitions.part(cost.part) if cost.each else cost.part,
-            cost.settles,
-        )
-        self._submit(demand, lambda result: answer(self._conclude(request, demand, result)))
+        # Before anything is waited for: equal requests are numbered in the order in which they come.
+        part = self._repetitions.part(cost.part) if cost.each else cost.part
+
+        def demand_within(limits: Limits) -> None:
+            demand = Demand(
+                (Charge(charged.key, RECIPIENTS, cost.amount, limits),), mail_id(request.instance), part, cost.settles
+            )
+            self._submit(demand, lambda result: answer(self._conclude(request, demand, result)))
+
+        if sql_limits is None:
+            demand_within(charged.limits)
+            return
+
+        def go_on(found: Limits | None) -> None:
+            limits = sql_limits.keeping(charged.limits if found is None else found)
+            if limits:
+                demand_within(limits)
+            else:
+                self._let_pass(request, charged.key, answer)
+
+        sql_limits.ask(self._rules.ids_for_query(request, charged), go_on)
+
+    def _let_pass(self, request: Request, key: str, answer: Callable[[str | None], None]) -> None:
+        _log_decision(request, key, "not-limited")
+        answer(self._actions.success)
 
     def unanswered(self, request: Request) -> None:
         """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,30 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
+from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.limits import LARGEST
+from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
+from policyd_rate_limit.storage.sql_lookup import SqliteLookup
 from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.system import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.log import Log
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.redis import RedisStore
+    from policyd_rate_limit.storage.sql_limits import Lookup
+
+LOOKUP_WARNING_SECONDS = 60.0  # between two lines about the same trouble with sql_limits_by_id
+
+_logger = logging.getLogger(__name__)
 
 # Where a database is, and which one of it: what its journal is named after. No secret is among these.
 _PLACE = ("host", "hostaddr", "port", "unix_socket", "db", "dbname", "database", "service_name", "sentinels", "nodes")
@@ -33,11 +46,17 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
 
     :raises ConfigError: the driver is not installed, or its options are wrong.
     """
-    limits_in_use = (settings.limits, *settings.limits_by_id.values())
-    longest = max((limit.seconds for limits in limits_in_use for limit in limits), default=1)
+    longest = _longest_window(settings)
     if settings.backend in _LOGS:
         open_log = _LOGS[settings.backend](settings)
-        return LogStore(open_log, memory, longest=longest, counters_of_old_id=rules.keys_of_old_id)
+        return LogStore(
+            open_log,
+            memory,
+            longest=longest,
+            counters_of_old_id=rules.keys_of_old_id,
+            # Which windows a query will name is not known yet.
+            carried=LARGEST if settings.sql_limits_by_id else None,
+        )
     from policyd_rate_limit.storage.redis import RedisStore
 
     return RedisStore(settings.redis_config, memory, longest=longest, timeout=settings.db_timeout)
@@ -55,6 +74,46 @@ def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memo
         patience=settings.db_timeout,
         monotonic=time.monotonic,
     )
+
+
+def make_lookup(settings: Settings) -> Lookup | None:
+    """The query of ``sql_limits_by_id``, None when there is none; nothing is connected yet.
+
+    :raises ConfigError: ``backend`` has no SQL, its driver is not installed, or its options are wrong.
+    """
+    query = settings.sql_limits_by_id
+    if not query.strip():
+        return None
+    if settings.backend not in _LOOKUPS:
+        place = settings.config_file or "configuration"
+        wanted = f"nothing with backend {settings.backend}, which has no SQL; limits_by_id does that"
+        raise ConfigError([Problem(place, 0, "sql_limits_by_id", wanted, "a query")])
+    return _LOOKUPS[settings.backend](settings)
+
+
+def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisStore) -> SqlLimits:
+    """What answers from ``lookup`` without holding up the event loop, for ``store`` to decide by."""
+    assert isinstance(store, LogStore)  # noqa: S101 - the others have no SQL
+    return SqlLimits(
+        lookup,
+        ttl=settings.sql_limits_ttl,
+        timeout=settings.db_timeout,
+        longest=_longest_window(settings),
+        need=store.need,
+        may_log=logs.Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
+    )
+
+
+def limits_of_counter(lookup: Lookup, counter: str) -> Limits | None:
+    """The limits that the query gives to whom ``counter`` counts; None: none, or none that can be understood.
+
+    :raises StoreError: the database does not answer.
+    """
+    try:
+        return look_up(lookup, (id_of_key(counter),))
+    except ValueError as error:
+        _logger.warning("sql_limits_by_id for %r: %s; it does not count", id_of_key(counter), error)
+        return None
 
 
 def state_directories(settings: Settings) -> tuple[Path, ...]:
@@ -82,13 +141,40 @@ def _postgresql(settings: Settings) -> Callable[[], Log]:
     return partial(postgresql.PostgresqlLog, settings.pgsql_config, settings.db_timeout)
 
 
+def _sqlite_lookup(settings: Settings) -> Lookup:
+    return SqliteLookup(_database(settings), settings.sql_limits_by_id, settings.db_timeout)
+
+
+def _mysql_lookup(settings: Settings) -> Lookup:
+    from policyd_rate_limit.storage.mysql_lookup import MysqlLookup
+
+    return MysqlLookup(settings.mysql_config, settings.sql_limits_by_id, settings.db_timeout)
+
+
+def _postgresql_lookup(settings: Settings) -> Lookup:
+    from policyd_rate_limit.storage.postgresql_lookup import PostgresqlLookup
+
+    return PostgresqlLookup(settings.pgsql_config, settings.sql_limits_by_id, settings.db_timeout)
+
+
 # The drivers of the others are extras, and are loaded only where they are asked for.
 _LOGS: Mapping[int | str, Callable[[Settings], Callable[[], Log]]] = {
     SQLITE_DB: _sqlite,
     MYSQL_DB: _mysql,
     PGSQL_DB: _postgresql,
 }
+_LOOKUPS: Mapping[int | str, Callable[[Settings], Lookup]] = {
+    SQLITE_DB: _sqlite_lookup,
+    MYSQL_DB: _mysql_lookup,
+    PGSQL_DB: _postgresql_lookup,
+}
 _SERVERS: Mapping[int | str, str] = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config"}
+
+
+def _longest_window(settings: Settings) -> int:
+    """Of the configuration, in seconds."""
+    limits_in_use = (settings.limits, *settings.limits_by_id.values())
+    return max((limit.seconds for limits in limits_in_use for limit in limits), default=1)
 
 
 def _database(settings: Settings) -> Path:

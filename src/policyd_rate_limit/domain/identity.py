@@ -161,6 +161,18 @@ class Rules:
             return self._client(request.client_address)
         return None
 
+    def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
+        """The ids by which a table may know who ``request`` has charged; the first that it knows counts.
+
+        Users and senders: in lower case, and as Postfix wrote them. Clients: the address, and the network of the key.
+        """
+        kind, _, name = charged.key.partition(":")
+        if kind == "client":
+            address = str(parse_address(request.client_address))
+            return (address,) if address == name else (address, name)
+        given = request.sasl_username if kind == "user" else request.sender
+        return (name,) if given == name else (name, given)
+
     def keys_of_old_id(self, old_id: str) -> tuple[str, ...]:
         """The keys that an id of the old databases stands for now.
 
@@ -190,6 +202,11 @@ class Rules:
             if network.version == 6 and network.length > self._ipv6_prefix:
                 charged = network
         return Charged(f"client:{charged}", limits)
+
+
+def id_of_key(key: str) -> str:
+    """The id that a key was made of: a user, a sender, an address or a network."""
+    return key.partition(":")[2]
 
 
 def _like_an_address(text: str) -> bool:

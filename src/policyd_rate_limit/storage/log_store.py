@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.log import Log, OldCounts
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
@@ -39,7 +40,8 @@ class LogStore:
 
     ``open_log`` connects to the database, or raises LogError. ``memory`` is shared with whoever decides while that is
     away. ``longest`` is the longest window in use (seconds): so far back the log is read. ``counters_of_old_id`` names
-    the counters that an id in a database of 0.4 or 1.2.0 stands for.
+    the counters that an id in a database of 0.4 or 1.2.0 stands for; ``carried`` (seconds) how far back its counts are
+    taken over, twice the longest window unless given.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class LogStore:
         *,
         longest: int,
         counters_of_old_id: Callable[[str], Sequence[str]],
+        carried: int | None = None,
     ) -> None:
         self._open_log = open_log
         self._memory = memory
         self._longest = longest
+        self._needed = longest
+        self._carried = 2 * longest if carried is None else carried
         self._counters_of_old_id = counters_of_old_id
         self._log: Log | None = None
         self._spare: Log | None = None  # opened by a probe
@@ -111,6 +116,13 @@ class LogStore:
         """See :meth:`policyd_rate_limit.storage.base.Store.reload`."""
         self._loaded = False
 
+    def need(self, seconds: int) -> None:
+        """A window of ``seconds`` is in use: the next :meth:`admit` has read the log so far back.
+
+        May be called from another thread than the rest.
+        """
+        self._needed = max(self._needed, seconds)
+
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
         self._memory.ledger.windows.sweep(self._longest)
@@ -121,8 +133,11 @@ class LogStore:
                 self._give_up(error)
                 _logger.warning("%s", error)
 
-    def clean(self, patience: float) -> int:
+    def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
         """Delete what is older than twice the longest window, while daemons use the table.
+
+        ``limits_of`` gives the limits of a counter where they are not those of the configuration: it is asked about
+        what would be deleted, in case that a longer window still needs it.
 
         :returns: how many entries were deleted.
         :raises StoreUnavailable: the database cannot be cleaned now.
@@ -132,7 +147,10 @@ class LogStore:
             self._memory.synchronise(log.begin(patience))
             log.prepare(self._first_records)
             log.commit()
-            deleted = log.clean(self._memory.date - 2 * self._longest, patience)
+            longest = self._longest
+            if limits_of is not None:
+                longest = max(longest, self._longest_window(log, limits_of))
+            deleted = log.clean(self._memory.date - 2 * longest, patience)
             log.compact(patience)
         except LogError as error:
             self._disconnect()
@@ -145,6 +163,17 @@ class LogStore:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+
+    def _longest_window(self, log: Log, limits_of: Callable[[str], Limits | None]) -> int:
+        """The longest window of those who are counted in rows that are older than twice the usual longest one."""
+        before = self._memory.date - 2 * self._longest
+        counters: set[str] = set()
+        for _, record in log.rows_after(0):
+            if record.date >= before:
+                break
+            with contextlib.suppress(ValueError):  # what cannot be understood does not count
+                counters.update(entry.counter for entry in record.dated_until(record.date))
+        return max((limit.seconds for counter in counters for limit in limits_of(counter) or ()), default=0)
 
     def _begin(self, patience: float) -> Log:
         """Take the lock and bring the memory up to date."""
@@ -164,14 +193,16 @@ class LogStore:
             self._spare = None
             self._memory.synchronise(log.begin(patience))
             made = log.prepare(self._first_records)
+        needed = self._needed
         if made and self._loaded:  # the table was made of what is in memory
             self._stored.clear()
             self._seq = 0
-        elif not self._loaded or log.identity != self._identity:
+        elif not self._loaded or log.identity != self._identity or needed > self._longest:
             self._loaded = False
             self._memory.forget()
             self._stored.clear()
-            self._seq = log.last_before(self._memory.date - self._longest)
+            self._seq = log.last_before(self._memory.date - needed)
+        self._longest = needed
         self._read(log.rows_after(self._seq))
         if self._memory.date < self._date:
             log.redate(self._memory.date)
@@ -222,7 +253,7 @@ class LogStore:
         now = self._memory.date
         entries = 0
         for old_id, date, recipients in old_counts:
-            if recipients > 0 and date > now - 2 * self._longest:
+            if recipients > 0 and date > now - self._carried:
                 # The old versions dated a mail at the full second before it.
                 for counter in self._counters_of_old_id(old_id):
                     entries += 1

@@ -119,7 +119,7 @@ class MysqlLog(SqlLog):
         if options.connect_timeout:
             self._end = min(self._end, time.monotonic() + options.connect_timeout)
         try:
-            self._connect(options)
+            self._connection, self._watchdog = connect(options, self._end, CLIENT.MULTI_STATEMENTS)
         except Exception as error:
             raise self._translated(error) from error
         start = time.monotonic()
@@ -146,61 +146,6 @@ class MysqlLog(SqlLog):
         if self._watchdog is not None:
             self._watchdog.close()
             self._watchdog = None
-
-    def _connect(self, options: Options) -> None:
-        encrypted = options.tls is not None
-        connection = pymysql.Connection(
-            user=options.user,
-            password=options.password.encode(),
-            host=options.host,
-            port=options.port,
-            database=options.database,
-            charset="utf8mb4",
-            client_flag=CLIENT.MULTI_STATEMENTS,
-            init_command=options.init_command,
-            autocommit=True,
-            program_name="policyd-rate-limit",
-            server_public_key=options.public_key,
-            ssl=options.tls,
-            # On this machine only when asked for.
-            ssl_disabled=None if encrypted else options.without_tls or bool(options.unix_socket) or None,
-            auth_plugin_map=_plugins(trusted=encrypted or bool(options.unix_socket)),
-            defer_connect=True,
-        )
-        server = self._dial(options)
-        try:
-            self._watchdog = Watchdog(server.fileno())
-            with self._watchdog.until(self._end):
-                connection.connect(server)
-        except BaseException:
-            server.close()
-            raise
-        self._connection = connection
-
-    def _dial(self, options: Options) -> socket.socket:
-        """A socket that is connected to the server."""
-        if options.unix_socket:
-            server = socket.socket(socket.AF_UNIX)
-            try:
-                server.settimeout(max(self._end - time.monotonic(), 0.001))
-                server.connect(options.unix_socket)
-            except BaseException:
-                server.close()
-                raise
-            return server
-        addresses = resolve(options.host, options.port, self._end - time.monotonic())
-        for index, address in enumerate(addresses):
-            now = time.monotonic()
-            share = max((self._end - now) / (len(addresses) - index), 0.001)
-            try:
-                server = socket.create_connection(address, share, (options.bind_address, 0))
-            except OSError:
-                if index == len(addresses) - 1:
-                    raise
-            else:
-                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return server
-        raise OSError(f"{options.host} has no address")
 
     def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
         if self._connection is None or self._watchdog is None:
@@ -344,6 +289,76 @@ def connection_options(config: Mapping[str, Any]) -> Options:
         )
     except (TypeError, ValueError):
         raise _wrong("mysql_config", "numbers for port and connect_timeout", "something else") from None
+
+
+def connect(
+    options: Options, end: float, client_flag: int = 0
+) -> tuple[pymysql.Connection[pymysql.cursors.Cursor], Watchdog]:
+    """A connection that is established by ``end`` (of the monotonic clock), and what bounds its time from there on.
+
+    Fails with errors of any kind where the peer is no MySQL server.
+    """
+    encrypted = options.tls is not None
+    connection = pymysql.Connection(
+        user=options.user,
+        password=options.password.encode(),
+        host=options.host,
+        port=options.port,
+        database=options.database,
+        charset="utf8mb4",
+        client_flag=client_flag,
+        init_command=options.init_command,
+        autocommit=True,
+        program_name="policyd-rate-limit",
+        server_public_key=options.public_key,
+        ssl=options.tls,
+        # On this machine only when asked for.
+        ssl_disabled=None if encrypted else options.without_tls or bool(options.unix_socket) or None,
+        auth_plugin_map=_plugins(trusted=encrypted or bool(options.unix_socket)),
+        defer_connect=True,
+    )
+    server = _dial(options, end)
+    try:
+        watchdog = Watchdog(server.fileno())
+    except BaseException:
+        server.close()
+        raise
+    try:
+        with watchdog.until(end):
+            connection.connect(server)
+    except BaseException as error:
+        server.close()
+        watchdog.close()
+        if watchdog.has_bitten:
+            raise TimeoutError("no answer in time") from error
+        raise
+    return connection, watchdog
+
+
+def _dial(options: Options, end: float) -> socket.socket:
+    """A socket that is connected to the server."""
+    if options.unix_socket:
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.settimeout(max(end - time.monotonic(), 0.001))
+            server.connect(options.unix_socket)
+        except BaseException:
+            server.close()
+            raise
+        return server
+    addresses = resolve(options.host, options.port, end - time.monotonic())
+    for index, address in enumerate(addresses):
+        now = time.monotonic()
+        share = max((end - now) / (len(addresses) - index), 0.001)
+        try:
+            server = socket.create_connection(address, share, (options.bind_address, 0))
+        except OSError:
+            if index == len(addresses) - 1:
+                raise
+        else:
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return server
+    raise OSError(f"{options.host} has no address")
 
 
 def _tls(encryption: Mapping[str, Any], mode: str) -> ssl.SSLContext | None:

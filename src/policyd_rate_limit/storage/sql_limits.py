@@ -1,0 +1,287 @@
+"""The limits of single ids from the database: ``sql_limits_by_id``.
+
+The event loop asks; a thread of its own, over a connection of its own, looks up what is not in the cache. So a query
+that is slow or fails holds up nobody for longer than ``db_timeout``, and the store's thread not at all. What was known
+of an id is then used on, however old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, parse_limits, parse_limits_text
+from policyd_rate_limit.errors import StoreError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+
+MOST_IDS = 65_536  # whose limits are remembered
+RETRY_SECONDS = 5.0  # during which a lookup that failed is not tried again
+IDLE_SECONDS = 30.0  # after which the connection is closed: a firewall may forget it, a server may end it
+MOST_KEEPING = 1_024
+
+_logger = logging.getLogger(__name__)
+
+
+class Unreachable(StoreError):
+    """The database is away, or does not answer in time: no id can be looked up."""
+
+
+class QueryFailed(StoreError):
+    """The database refuses the query, perhaps for this id only."""
+
+
+class Lookup(Protocol):
+    """The query, over a connection that is made when it is needed. Every method blocks; one thread at a time."""
+
+    def first_column(self, identifier: str) -> object:
+        """The first column of the first row for ``identifier``, None when there is no row.
+
+        :raises Unreachable: no answer in time; another try makes a new connection.
+        :raises QueryFailed: the database refuses the query.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection. Never raises."""
+
+
+def look_up(lookup: Lookup, ids: Iterable[str]) -> Limits | None:
+    """The limits of the first of ``ids`` that has any; None: none has.
+
+    :raises Unreachable: as :meth:`Lookup.first_column`.
+    :raises QueryFailed: likewise.
+    :raises ValueError: what the database holds are no limits.
+    """
+    for identifier in ids:
+        if _is_text(identifier):
+            value = lookup.first_column(identifier)
+            if value is not None:
+                return _limits(value)
+    return None
+
+
+def _is_text(identifier: str) -> bool:
+    """Whether a database can hold ``identifier``: neither a NUL nor bytes that are not UTF-8."""
+    try:
+        return b"\0" not in identifier.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _limits(value: object) -> Limits:
+    """Limits as a column holds them: text, or a list where the column is an array or JSON."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = bytes(value).decode()
+    return parse_limits_text(value) if isinstance(value, str) else parse_limits(value)
+
+
+class _Known(NamedTuple):
+    """What is known of an id ``until`` a time of the clock; ``limits`` None: the table says nothing of it."""
+
+    limits: Limits | None
+    until: float
+
+
+class _InFlight:
+    """A lookup that has no result yet, and who waits for it. ``over``: nobody waits any more."""
+
+    def __init__(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        self.ids = ids
+        self.waiting = [done]
+        self.over = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class SqlLimits:
+    """The limits that the table gives to ids.
+
+    ``ttl``: seconds for which a result is used, ``timeout``: for which anybody waits for one. ``longest`` is the
+    longest window of the configuration (seconds), ``need`` is told of every longer one before it is used. ``may_log``
+    bounds how often something may be logged, by its key: whether to, and how often it was not. ``clock`` is a monotonic
+    one, in seconds.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        *,
+        ttl: float,
+        timeout: float,
+        longest: int,
+        need: Callable[[int], None],
+        may_log: Callable[[str], tuple[bool, int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lookup = lookup
+        self._ttl = ttl
+        self._timeout = timeout
+        self._longest = longest
+        self._need = need
+        self._may_log = may_log
+        self._clock = clock
+        self._known: OrderedDict[tuple[str, ...], _Known] = OrderedDict()
+        self._in_flight: dict[tuple[str, ...], _InFlight] = {}
+        self._paused_until = 0.0
+        self._failing = False
+        self._keeping: dict[Limits, Limits] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="sql-limits", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread; nothing is connected before somebody asks."""
+        self._loop = loop
+        self._paused_until = self._clock()
+        self._thread.start()
+
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        """Have ``done`` called, at once or later, with the limits of the first of ``ids`` that has any.
+
+        With None where those of the configuration are to be used. All of this happens in the event loop.
+        """
+        now = self._clock()
+        known = self._known.get(ids)
+        if known is not None:
+            self._known.move_to_end(ids)
+            if now < known.until:
+                done(known.limits)
+                return
+        in_flight = self._in_flight.get(ids)
+        if in_flight is not None:
+            in_flight.waiting.append(done)
+        elif now < self._paused_until:
+            done(known.limits if known else None)
+        else:
+            assert self._loop is not None  # noqa: S101 - start() has been called
+            in_flight = self._in_flight[ids] = _InFlight(ids, done)
+            in_flight.timer = self._loop.call_later(self._timeout, self._take_too_long)
+            self._queue.put(in_flight)
+
+    def keeping(self, limits: Limits) -> Limits:
+        """``limits``, and one that nothing exceeds: it makes the windows keep what a longer window may ask for.
+
+        The table may give an id other limits at any time, or be out of reach for a while.
+        """
+        if not limits:
+            return limits
+        found = self._keeping.get(limits)
+        if found is None:
+            if len(self._keeping) >= MOST_KEEPING:
+                self._keeping.clear()
+            longer = all(limit.seconds < self._longest for limit in limits)
+            found = self._keeping[limits] = (*limits, Limit(LARGEST, self._longest)) if longer else limits
+        return found
+
+    async def stop(self) -> None:
+        """End the thread, and close the connection."""
+        assert self._loop is not None  # noqa: S101 - start() has been called
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join, self._timeout)
+
+    def _run(self) -> None:
+        assert self._loop is not None  # noqa: S101 - start() has set it
+        while True:
+            try:
+                in_flight = self._queue.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._lookup.close()
+                continue
+            if in_flight is None:
+                break
+            if in_flight.over:
+                continue
+            result: Limits | Exception | None
+            try:
+                result = look_up(self._lookup, in_flight.ids)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+                result = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended without waiting for this
+                self._loop.call_soon_threadsafe(self._deliver, in_flight, result)
+        self._lookup.close()
+
+    def _deliver(self, in_flight: _InFlight, result: Limits | Exception | None) -> None:
+        """Take what the thread has found."""
+        if isinstance(result, Unreachable):
+            if not in_flight.over:
+                self._pause(result)
+        elif isinstance(result, Exception):
+            if isinstance(result, ValueError):
+                self._warn_of(in_flight.ids, result)
+            else:
+                self._say_failure(result)
+            self._fail(in_flight)
+        else:
+            if self._failing:
+                self._failing = False
+                _logger.warning("sql_limits_by_id works again")
+            self._heed(result or ())
+            self._remember(in_flight.ids, result, self._ttl)
+            self._answer(in_flight, result)
+
+    def _take_too_long(self) -> None:
+        self._pause(Unreachable(f"no answer within {self._timeout:g} s"))
+
+    def _pause(self, error: Unreachable) -> None:
+        """Answer all who wait, and let nobody else wait for a while."""
+        self._paused_until = self._clock() + RETRY_SECONDS
+        self._say_failure(error)
+        for in_flight in list(self._in_flight.values()):
+            self._fail(in_flight)
+
+    def _fail(self, in_flight: _InFlight) -> None:
+        """Go on with what was known last."""
+        if not in_flight.over:
+            known = self._known.get(in_flight.ids)
+            limits = known.limits if known else None
+            self._remember(in_flight.ids, limits, RETRY_SECONDS)
+            self._answer(in_flight, limits)
+
+    def _answer(self, in_flight: _InFlight, limits: Limits | None) -> None:
+        if in_flight.over:  # a late result is good for the next one
+            return
+        in_flight.over = True
+        del self._in_flight[in_flight.ids]
+        if in_flight.timer is not None:
+            in_flight.timer.cancel()
+        for done in in_flight.waiting:
+            try:
+                done(limits)
+            except Exception:
+                # The others wait for their answers all the same.
+                _logger.exception("an answer")
+
+    def _remember(self, ids: tuple[str, ...], limits: Limits | None, seconds: float) -> None:
+        self._known[ids] = _Known(limits, self._clock() + seconds)
+        self._known.move_to_end(ids)
+        if len(self._known) > MOST_IDS:
+            self._known.popitem(last=False)
+
+    def _heed(self, limits: Limits) -> None:
+        """Have the store read back as far as ``limits`` look."""
+        longest = max((limit.seconds for limit in limits), default=0)
+        if longest > self._longest:
+            self._longest = longest
+            self._keeping.clear()
+            self._need(longest)
+
+    def _say_failure(self, error: Exception) -> None:
+        if not self._failing and self._may_log("failing")[0]:
+            self._failing = True
+            _logger.warning(
+                "sql_limits_by_id fails: %s; until it works again, ids have the limits that were known last, else "
+                "those of the configuration",
+                f"{type(error).__name__}: {error}" if not isinstance(error, StoreError) else error,
+            )
+
+    def _warn_of(self, ids: tuple[str, ...], error: ValueError) -> None:
+        log_it, suppressed = self._may_log(f"id {ids[0]}")
+        if log_it:
+            more = f" ({suppressed} more times since the last such line)" if suppressed else ""
+            _logger.warning("sql_limits_by_id for %r: %s; it does not count%s", ids[0], error, more)
