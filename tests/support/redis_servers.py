@@ -21,9 +21,9 @@ from support.daemon import free_port
 from support.programs import SEARCHED, require
 from support.wait import wait_until
 
-DSN = os.environ.get("POLICYD_TEST_REDIS")
 START_SECONDS = 20.0
 SLOTS = 16_384
+NOT_OURS = "not done to the server that POLICYD_TEST_REDIS names"
 
 
 def program() -> pathlib.Path:
@@ -32,6 +32,28 @@ def program() -> pathlib.Path:
     if wanted is None and shutil.which("valkey-server", path=SEARCHED):
         wanted = "valkey-server"
     return require(wanted or "redis-server")
+
+
+class External:
+    """The server that ``POLICYD_TEST_REDIS`` names; nothing stops or changes it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def client(self) -> Redis:
+        """A client of the tests' own."""
+        return Redis.from_url(self.url, protocol=2, decode_responses=True)
+
+
+@contextlib.contextmanager
+def single(directory: pathlib.Path) -> Iterator[RedisServer | External]:
+    """The server that the environment names, or a new one."""
+    url = os.environ.get("POLICYD_TEST_REDIS")
+    if url:
+        yield External(url)
+    else:
+        with RedisServer(directory) as server:
+            yield server
 
 
 class RedisServer:

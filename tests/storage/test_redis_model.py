@@ -1,0 +1,238 @@
+"""The script decides as the ledger does: the same demands, at the same times, have the same verdicts.
+
+The script takes its time from the store's ``clock`` here, which only tests give it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pathlib
+import re
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis_nodes import SCRIPT
+from storage.stores import Clock, new_memory
+from support.redis_servers import External, RedisServer, single
+
+Server = RedisServer | External
+
+T0 = 1_700_000_000.25
+LIMITS: dict[str, Limits] = {
+    "user:a": (Limit(4, 10), Limit(7, 60)),
+    "domain:a": (Limit(9, 30),),
+    "server": (Limit(12, 5), Limit(30, 600), Limit(40, 3000)),
+}
+LONGEST = 3000
+WRITER = 1
+_prefixes = (f"test{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all examples, each with a prefix of its own."""
+    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
+        yield server
+        client.flushdb()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The server that the environment names need not be durable."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def new_store(server: Server, clock: Clock, longest: int = LONGEST) -> RedisStore:
+    config = {"url": server.url, "prefix": next(_prefixes)}
+    return RedisStore(config, new_memory(clock), longest=longest, timeout=20.0, clock=clock)
+
+
+def mail_on(keys: tuple[str, ...]) -> st.SearchStrategy[str]:
+    """A mail is always charged on the same counters: who sent it does not change."""
+    return st.sampled_from(["", *(f"{name}{'+'.join(keys)}" for name in ("m1", "m2"))])
+
+
+def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
+    charges = st.tuples(
+        *(st.builds(Charge, st.just(key), st.just(RECIPIENTS), st.integers(1, 5), st.just(LIMITS[key])) for key in keys)
+    )
+    return st.one_of(
+        st.builds(Demand, charges, mail_on(keys), st.sampled_from("abcd")),
+        st.builds(Demand, charges, mail_on(keys), st.just(""), st.just(True)),
+    )
+
+
+DEMANDS = st.lists(st.sampled_from(sorted(LIMITS)), min_size=1, max_size=3, unique=True).map(tuple).flatmap(demand_on)
+FORWARD = st.one_of(st.just(0.0), st.floats(0, 1), st.floats(0, 20), st.floats(0, 700))
+EXAMPLES = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example takes minutes
+)
+
+
+@EXAMPLES
+@given(steps=st.lists(st.tuples(FORWARD, st.lists(DEMANDS, min_size=1, max_size=4)), max_size=30))
+def test_decides_as_the_ledger_does(server: Server, steps: list[tuple[float, list[Demand]]]) -> None:
+    clock = Clock(T0)
+    store, ledger = new_store(server, clock), Ledger(1000)
+    for seconds, demands in steps:
+        clock.now += seconds
+        ledger.advance(clock.now)
+        assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands]
+    store.close()
+
+
+@EXAMPLES
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 40),  # seconds ago
+            st.lists(st.tuples(st.sampled_from(sorted(LIMITS)), st.integers(-3, 5), st.integers(0, 30)), max_size=4),
+            st.lists(DEMANDS, max_size=2),
+            FORWARD,
+        ),
+        max_size=15,
+    )
+)
+def test_replays_as_the_ledger_does(
+    server: Server, steps: list[tuple[int, list[tuple[str, int, int]], list[Demand], float]]
+) -> None:
+    """Records with dates in any order, from another daemon, each brought in twice."""
+    clock = Clock(T0)
+    store, ledger = new_store(server, clock), Ledger(1000)
+    for number, (ago, amounts, demands, seconds) in enumerate(steps, 1):
+        ledger.advance(clock.now)
+        date = ledger.windows.date - ago
+        entries = [Entry(key, amount, date - before, "", "") for key, amount, before in amounts if amount]
+        record = pack(WRITER, number, date, entries)
+        store.admit((), [record], 1.0)
+        store._replays.done.clear()
+        store._replays._former.clear()
+        assert store.admit(demands, [record], 1.0) == decided(ledger, entries, demands)
+        clock.now += seconds
+    store.close()
+
+
+def decided(ledger: Ledger, entries: list[Entry], demands: list[Demand]) -> list[object]:
+    by_counter = sorted(entries, key=lambda entry: entry.counter)
+    for entry in by_counter:
+        ledger.apply(entry)
+    return [ledger.decide(demand, []) for demand in demands]
+
+
+STEPS = st.one_of(st.floats(-2, 2), st.floats(-100, 100), st.floats(0, 30), st.floats(-5000, 5000))
+MOST_USED = 2**10
+
+
+@EXAMPLES
+@given(steps=st.lists(st.tuples(STEPS, st.lists(DEMANDS, min_size=1, max_size=3)), min_size=1, max_size=10))
+def test_a_clock_that_steps_back_grants_nothing(server: Server, steps: list[tuple[float, list[Demand]]]) -> None:
+    """A step back lowers no window, and what was charged before it leaves within one window."""
+    clock = Clock(T0)
+    store = new_store(server, clock)
+    for seconds, demands in steps:
+        before = used(store)
+        clock.now += seconds
+        if seconds < 0:
+            assert all(now >= then for then, now in zip(before, used(store), strict=True))
+        store.admit(demands, (), 1.0)
+    used(store)  # or what is dated in the future would stay there until then
+    clock.now += LONGEST + 1
+    assert set(used(store)) == {0}
+    store.close()
+
+
+def used(store: RedisStore) -> list[int]:
+    """What lies in each window of each key; nothing is counted by asking."""
+    never = Charge("never", RECIPIENTS, 1, (Limit(0, 1),))
+    windows = [(key, limit.seconds) for key, limits in LIMITS.items() for limit in limits]
+    low = [0] * len(windows)  # the lowest maximum that admits one more is what is used, and one
+    high = [MOST_USED] * len(windows)
+    while low != high:
+        middle = [(least + most) // 2 for least, most in zip(low, high, strict=True)]
+        probes = [
+            Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum + 1, seconds),)), never))
+            for (key, seconds), maximum in zip(windows, middle, strict=True)
+        ]
+        for index, verdict in enumerate(store.admit(probes, (), 1.0)):
+            if verdict.key == "never":
+                high[index] = middle[index]
+            else:
+                low[index] = min(middle[index] + 1, high[index])
+    return low
+
+
+def test_an_id_that_keeps_trying_is_free_one_window_after_the_clock_was_mended(server: Server) -> None:
+    clock = Clock(T0 + 86400)
+    store = new_store(server, clock)
+    limits = (Limit(2, 60),)
+    asks = [Demand((Charge("user:eager", RECIPIENTS, 1, limits),))]
+    assert [store.admit(asks, (), 1.0)[0].admitted for _ in range(3)] == [True, True, False]
+    clock.now = T0
+    answers = []
+    for _ in range(62):
+        answers.append(store.admit(asks, (), 1.0)[0].admitted)
+        clock.now += 1.0
+    assert answers.index(True) == 61
+    store.close()
+
+
+def events(server: Server, store: RedisStore, key: str) -> int:
+    with server.client() as client:
+        return int(client.hlen(store._keys.counter(key)))
+
+
+def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> None:
+    """100,000 seconds with a charge: the script's own count of what it reads, not a stopwatch."""
+    clock = Clock(T0)
+    store = new_store(server, clock, longest=200_000)
+    limits = (Limit(10**6, 10), Limit(10**6, 200_000))
+    entries = [Entry("user:busy", 1, int(T0) - 100_000 + second, "", "") for second in range(100_000)]
+    records = [
+        pack(WRITER, number, int(T0), entries[first : first + 5000])
+        for number, first in enumerate(range(0, len(entries), 5000), 1)
+    ]
+    store.admit((), records, 20.0)
+    with server.client() as client:
+        for reads in (100_000, 2, 2):
+            before = calls(client)
+            store.admit([Demand((Charge("user:busy", RECIPIENTS, 1, limits),))], (), 1.0)
+            assert calls(client) - before <= reads + 20
+            clock.now += 1.0
+    assert events(server, store, "user:busy") > 100_000
+    clock.now += 300_000
+    store.admit([Demand((Charge("user:busy", RECIPIENTS, 1, limits),))], (), 1.0)
+    assert events(server, store, "user:busy") < 5
+    store.close()
+
+
+def calls(client: Redis) -> int:
+    """How often HGET was called, in scripts too."""
+    info: dict[str, dict[str, int]] = client.info("commandstats")
+    return info["cmdstat_hget"]["calls"]
+
+
+def test_the_script_remembers_mails_as_long_as_the_ledger() -> None:
+    found = re.search(rb"^local REMEMBERED = ([0-9]+)", SCRIPT, re.MULTILINE)
+    assert found
+    assert int(found[1]) == REMEMBERED_SECONDS
+
+
+def test_is_shipped(tmp_path: pathlib.Path) -> None:
+    """The script is a file of the package."""
+    assert SCRIPT.startswith(b"--")
