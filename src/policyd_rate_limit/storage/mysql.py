@@ -133,9 +133,23 @@ class MysqlLog(SqlLog):
             "SHOW SESSION VARIABLES LIKE 'wsrep_on'",
         )
         self._round_trip = time.monotonic() - start
-        if wsrep_on and wsrep_on[0][1] == "ON":
-            # On a node of a Galera cluster: see what was committed on another before.
+        self._is_galera = bool(wsrep_on) and wsrep_on[0][1] == "ON"
+        if self._is_galera:
+            # See what was committed on another node before.
             self._query("SET SESSION wsrep_sync_wait = 1")
+
+    def commit(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.commit`."""
+        has_appended, newest = self._has_appended, self._newest
+        super().commit()
+        # A transaction that a node gives up for one of another node may fail without an error when its statements
+        # come together.
+        if (
+            self._is_galera
+            and has_appended
+            and not self._ask(f"SELECT 1 FROM policyd_batch WHERE seq = {newest}")  # noqa: S608 - a number
+        ):
+            raise self._failure("a daemon on another node of the cluster was faster")
 
     def close(self) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.close`."""
