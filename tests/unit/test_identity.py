@@ -15,6 +15,7 @@ from policyd_rate_limit.domain.identity import (
     Charged,
     Rules,
     canonical_id,
+    id_of_key,
     parse_address,
     parse_network,
 )
@@ -306,3 +307,28 @@ def test_networks_are_written_as_they_are_read() -> None:
         assert str(parse_network(text)) == text
     assert parse_network("192.0.2.1").is_address
     assert not parse_network("192.0.2.0/31").is_address
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        (request(user="alice"), ("alice",)),
+        (request(user="Alice", sender="x@y"), ("alice", "Alice")),
+        (request(user="Straße"), ("strasse", "Straße")),
+        (request(user="user:b"), ("user:b",)),
+        (request(user="192.0.2.1"), ("192.0.2.1",)),
+        (request(sender="Bob@Example.org", address="192.0.2.1"), ("bob@example.org", "Bob@Example.org")),
+        (request(address="192.0.2.1"), ("192.0.2.1",)),
+        (request(address="::ffff:192.0.2.1"), ("192.0.2.1",)),
+        (request(address="2001:DB8:0::1"), ("2001:db8::1", "2001:db8::/64")),
+        (request(address="2001:db8:1::9"), ("2001:db8:1::9", "2001:db8:1::/80")),
+        (request(address="2001:db8:2::9"), ("2001:db8:2::9",)),
+    ],
+)
+def test_ids_for_a_query(asked: Request, ids: tuple[str, ...]) -> None:
+    some = rules(by_id={"2001:db8:1::/80": OWN, "2001:db8:2::9": OWN})
+    charged = some.charged(asked)
+    assert charged is not None
+    assert some.ids_for_query(asked, charged) == ids
+    # What cleaning asks about is among them.
+    assert id_of_key(charged.key) in ids

@@ -10,10 +10,10 @@ import pytest
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.identity import Rules
-from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.service import FULL_ACTION, Actions, Service
+from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Service
 from policyd_rate_limit.system.logs import Throttle
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
@@ -32,6 +32,7 @@ class World:
         result: Verdict | Exception = ADMITTED,
         away: str | None = None,
         limit_by_sasl: bool = True,
+        sql_limits: LimitsOfIds | None = None,
     ) -> None:
         self.now = 0.0
         self.result = result
@@ -53,6 +54,7 @@ class World:
             uncounted=Throttle(3600, lambda: self.now),
             refused=Throttle(60, lambda: self.now),
             policy_service="unix:ratelimit/policy",
+            sql_limits=sql_limits,
         )
 
     def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
@@ -265,3 +267,78 @@ def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
         waiting[number](result)
     action = "OK go on" if result.admitted else "550 stop"
     assert world.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
+
+
+LONGEST = Limit(1 << 50, 999_999)
+
+
+class Table:
+    """Limits by id that are told at once, or when ``later`` is called."""
+
+    def __init__(self, rows: dict[str, Limits], *, at_once: bool = True) -> None:
+        self.rows = rows
+        self.at_once = at_once
+        self.asked: list[tuple[str, ...]] = []
+        self.later: list[Callable[[], None]] = []
+
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        self.asked.append(ids)
+        tell = partial(done, next((self.rows[name] for name in ids if name in self.rows), None))
+        if self.at_once:
+            tell()
+        else:
+            self.later.append(tell)
+
+    def keeping(self, limits: Limits) -> Limits:
+        return (*limits, LONGEST) if limits else limits
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
+    own = (Limit(3, 60),)
+    table = Table({"alice": own, "free": own, "bob": ()}, at_once=at_once)
+    world = World(sql_limits=table)
+    for name in ("Alice", "free", "bob", "carol"):
+        world.service.ask(ALICE._replace(sasl_username=name, instance=name), world.answers.append)
+    for tell in table.later:
+        tell()
+    assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
+    assert {demand.charges[0].key: demand.charges[0].limits for demand in world.demands} == {
+        "user:alice": (*own, LONGEST),
+        "user:free": (*own, LONGEST),  # unlimited in the configuration
+        "user:carol": (*LIMITS, LONGEST),
+    }
+    assert world.answers == ["OK go on"] * 4
+
+
+def test_unlimited_in_the_configuration_and_not_in_the_table() -> None:
+    world = World(sql_limits=Table({}))
+    assert world.ask(ALICE._replace(sasl_username="free")) == "OK go on"
+    assert not world.demands
+
+
+def test_the_table_is_not_asked_in_vain() -> None:
+    table = Table({})
+    world = World(sql_limits=table, limit_by_sasl=False)
+    world.ask()  # nobody is charged
+    world = World(sql_limits=table, count_mode=1)
+    world.ask()  # a stage that does not count
+    assert not table.asked
+
+
+def test_equal_requests_are_numbered_before_the_table_answers() -> None:
+    table = Table({}, at_once=False)
+    world = World(count_mode=0, sql_limits=table)
+    for _ in range(2):
+        world.service.ask(ALICE, world.answers.append)
+    for tell in reversed(table.later):
+        tell()
+    second, first = (demand.part for demand in world.demands)
+    assert second == f"{first}-1"
+    # The client has gone before the table has answered: when it asks again, that is the same request.
+    world.service.ask(ALICE, world.answers.append)
+    world.service.unanswered(ALICE)
+    world.service.ask(ALICE, world.answers.append)
+    for tell in table.later[2:]:
+        tell()
+    assert world.demands[2] == world.demands[3]
