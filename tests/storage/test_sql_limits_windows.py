@@ -1,0 +1,141 @@
+"""Windows that only a table of limits by id names: they are longer than anything that is configured."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+
+import pytest
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.sql_limits import Unreachable
+from policyd_rate_limit.storage.sqlite import SqliteLog
+from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, new_memory
+
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+
+
+def weekly(key: str, maximum: int) -> Demand:
+    return demand(key, maximum, seconds=WEEK)
+
+
+def test_the_log_is_read_back_as_far_as_is_needed(sqlite: SqliteDatabase, clock: Clock) -> None:
+    first = sqlite.store(clock)
+    first.need(WEEK)
+    assert admitted(first, *[weekly("user:alice", 5)] * 3) == [True] * 3
+    first.close()
+    clock.now += 6 * DAY
+    second = sqlite.store(clock)
+    assert admitted(second, demand("user:bob")) == [True]  # it has read an hour
+    second.need(WEEK)
+    second.need(DAY)
+    assert admitted(second, *[weekly("user:alice", 5)] * 3) == [True, True, False]
+    assert admitted(second, demand("user:bob", 1)) == [False]
+    second.close()
+
+
+def test_a_failure_meanwhile_does_not_forget_what_is_needed(sqlite: SqliteDatabase, clock: Clock) -> None:
+    first = sqlite.store(clock)
+    first.need(WEEK)
+    assert admitted(first, weekly("user:alice", 1)) == [True]
+    first.close()
+    clock.now += 6 * DAY
+    second = sqlite.store(clock)
+    assert admitted(second, demand("user:bob")) == [True]
+    second.need(WEEK)
+    with sqlite.outage(), pytest.raises(StoreUnavailable):
+        second.admit([weekly("user:alice", 1)], (), 0.0)
+    assert admitted(second, weekly("user:alice", 1)) == [False]
+    second.close()
+
+
+def test_a_table_that_is_lost_when_more_is_needed_is_made_of_what_is_in_memory(
+    sqlite: SqliteDatabase, clock: Clock
+) -> None:
+    store = sqlite.store(clock)
+    assert admitted(store, demand("user:alice", 1)) == [True]
+    for path in sqlite.home.glob(f"{sqlite.path.name}*"):
+        path.unlink()
+    store.need(WEEK)
+    assert admitted(store, demand("user:alice", 1), weekly("user:alice", 1)) == [False, False]
+    store.close()
+
+
+def test_limits_that_become_longer_find_what_was_kept(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """As SqlLimits.keeping() has it: a limit that nothing exceeds keeps what a longer one may ask for."""
+    store = sqlite.store(clock, longest=WEEK)
+    short = Demand((Charge("user:alice", RECIPIENTS, 1, (Limit(1000, 60), Limit(LARGEST, WEEK))),))
+    for _ in range(100):
+        assert admitted(store, short) == [True]
+        clock.now += HOUR
+    assert admitted(store, weekly("user:alice", 101), weekly("user:alice", 101)) == [True, False]
+    store.close()
+
+
+def clean(sqlite: SqliteDatabase, clock: Clock, limits: dict[str, Limits]) -> tuple[int, set[str]]:
+    """``--clean``; how many entries it deletes, and about whom it asks."""
+    store = sqlite.store(clock)
+    asked: set[str] = set()
+
+    def limits_of(counter: str) -> Limits | None:
+        asked.add(counter)
+        return limits.get(counter)
+
+    deleted = store.clean(PATIENCE, limits_of)
+    store.close()
+    return deleted, asked
+
+
+def test_clean_leaves_what_a_window_of_the_table_needs(sqlite: SqliteDatabase, clock: Clock) -> None:
+    store = sqlite.store(clock)
+    assert admitted(store, demand("user:alice"), demand("user:bob")) == [True, True]
+    clock.now += 3 * HOUR
+    assert admitted(store, demand("user:carol")) == [True]
+    limits = {"user:alice": (Limit(5, 60), Limit(9, WEEK)), "user:carol": (Limit(9, 60),), "user:bob": ()}
+    assert clean(sqlite, clock, limits) == (0, {"user:alice", "user:bob"})
+    clock.now = START + 2 * WEEK - HOUR
+    assert clean(sqlite, clock, limits)[0] == 0
+    clock.now += 2 * HOUR
+    assert clean(sqlite, clock, limits)[0] == 2
+    # Nobody is left whose window is long; the newest row stays, whatever its age.
+    assert admitted(store, demand("user:dave")) == [True]
+    assert clean(sqlite, clock, limits) == (1, {"user:carol"})
+    store.close()
+
+
+def test_clean_deletes_nothing_when_the_table_cannot_be_asked(sqlite: SqliteDatabase, clock: Clock) -> None:
+    store = sqlite.store(clock)
+    assert admitted(store, demand("user:alice")) == [True]
+    clock.now += WEEK
+    assert admitted(store, demand("user:bob")) == [True]
+    store.close()
+
+    def fail(counter: str) -> Limits | None:
+        raise Unreachable("it is away")
+
+    store = sqlite.store(clock)
+    with pytest.raises(Unreachable):
+        store.clean(PATIENCE, fail)
+    store.close()
+    assert clean(sqlite, clock, {})[0] == 1
+
+
+def test_old_counts_are_taken_over_as_far_back_as_is_said(sqlite: SqliteDatabase, clock: Clock) -> None:
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as database, database:
+        database.execute("CREATE TABLE mail_count (id varchar(40) NOT NULL, date bigint NOT NULL)")
+        database.execute("INSERT INTO mail_count VALUES ('alice', ?)", (int(START) - 6 * DAY,))
+    store = LogStore(
+        lambda: SqliteLog(sqlite.path, clock),
+        new_memory(clock),
+        longest=HOUR,
+        counters_of_old_id=lambda old_id: (f"user:{old_id}",),
+        carried=LARGEST,
+    )
+    assert store.admit([], (), PATIENCE) == []  # before it is known what is needed
+    store.need(WEEK)
+    assert admitted(store, weekly("user:alice", 1), weekly("user:bob", 1)) == [False, True]
+    store.close()
