@@ -39,7 +39,7 @@ def main(template: pathlib.Path, directory: pathlib.Path) -> None:
     """Let daemons die until one lives to its end."""
     content = template.read_bytes()
     for kind in ("", "IOERR", "FULL"):
-        for death in itertools.count(1, 3 if kind else 1):
+        for death in itertools.chain(range(1, 60, 3 if kind else 1), itertools.count(60, 4)):
             home = directory / f"{kind}{death}"
             home.mkdir()
             (home / "db.sqlite3").write_bytes(content)
