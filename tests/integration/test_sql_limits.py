@@ -102,10 +102,14 @@ def test_a_row_that_changes_takes_effect_after_its_time(tmp_path: pathlib.Path) 
             passed += now
             return now
 
+        def warned() -> bool:
+            ask()
+            return "sql_limits_by_id for 'alice'" in daemon.log_text()
+
         table.give("alice", "[[5, 3600]]")
         wait_until(ask, "more is admitted")
         table.give("alice", "nonsense")
-        wait_until(lambda: ask() or "sql_limits_by_id for 'alice'" in daemon.log_text(), "a warning")
+        wait_until(warned, "a warning")
         passed += admitted(client, "alice", 5)
         assert passed == 5  # by what was known last
         table.execute("DROP TABLE rate_limits")

@@ -229,8 +229,8 @@ class Settings(BaseModel):
     sql_limits_by_id: Annotated[str, QUERY] = _setting(
         "",
         """
-        A query of the database in use, with one placeholder for the id, that gives the limits of that id as
-        text such as [[5, 60]].
+        A query of the database in use, with one placeholder for the id (? for SQLite, %s for the others), that
+        gives the limits of that id as text such as [[5, 60]]. They count before those above. Not for redis.
         """,
         reload=True,
         may_be_empty=True,
