@@ -11,7 +11,7 @@ import click
 from policyd_rate_limit import app
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.errors import ConfigError, PolicydError
 from policyd_rate_limit.system import accounts
 
 
@@ -26,6 +26,8 @@ def clean(path: Path | None) -> Exit:
         if account is not None:
             accounts.drop_privileges(account)
         deleted = app.clean(settings)
+    except ConfigError:
+        raise  # a driver that is missing, say: the same status as when the daemon starts
     except (PolicydError, OSError) as error:
         tell(error)
         return Exit.CLEAN_FAILED
