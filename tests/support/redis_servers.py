@@ -190,9 +190,8 @@ class Replicated:
         return self
 
     def _complete(self, client: Any) -> bool:
-        pairs = client.execute_command("SENTINEL", "MASTER", self.SERVICE, NEVER_DECODE=True)
-        told = {str(name): str(value) for name, value in (pairs.items() if isinstance(pairs, dict) else [])}
-        return told.get("num-other-sentinels") == "2" and told.get("num-slaves") == "1"
+        told = client.sentinel_master(self.SERVICE)
+        return int(told["num-other-sentinels"]) == 2 and int(told["num-slaves"]) == 1
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -206,9 +206,9 @@ class RedisStore:
             left = end - time.monotonic()
             if failure.remedy is Remedy.RECONNECT or any(command.open for command in waiting):
                 self._disconnect()
-            if failure.remedy is Remedy.NONE or left <= 0:
+            if failure.remedy is Remedy.NONE or left <= pause:
                 raise failure
-            time.sleep(min(pause, left))
+            time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _replay(self, pending: Sequence[Record]) -> None:
@@ -247,11 +247,11 @@ class RedisStore:
                 for question, command in zip(asked, commands, strict=True):
                     question.take(command)
             asked = [question for question in asked if question.verdict is None]
-        reserved = [question for question in questions if question.has_reserved]
-        if reserved:
-            self._run([command for question in reserved for command in batch.undo(question)], end)
-            for question in reserved:
-                question.entries.clear()
+        rest = [last for question in questions for last in batch.conclude(question)]
+        if rest:
+            self._run([command for command, _, _ in rest], end)
+            for command, question, group in rest:
+                question.conclude(command, group)
 
     def _decide_rest(self, batch: _Batch, questions: Sequence[_Question]) -> tuple[list[Verdict], Record]:
         """Decide from memory what has no answer.
@@ -332,16 +332,18 @@ class _Keys:
 class _Question:
     """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
 
-    ``field`` is where the mail remembers the charge. ``verdict`` is None until all groups are answered; then
-    ``entries`` are what was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the
-    servers may have counted something of it.
+    ``field`` is where the mail remembers the charge, ``own_field`` where it does until all groups have admitted: others
+    are not to rely on what may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what
+    was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the servers may have
+    counted something of it.
     """
 
-    __slots__ = ("demand", "entries", "field", "groups", "may_be_counted", "verdict")
+    __slots__ = ("demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
 
-    def __init__(self, demand: Demand, field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
+    def __init__(self, demand: Demand, field: bytes, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
         self.demand = demand
         self.field = field
+        self.own_field = own_field
         self.groups = list(groups)
         self.entries: list[Entry] = []
         self.verdict: Verdict | None = None
@@ -370,15 +372,26 @@ class _Question:
             charge = group[numbers[0] - 1]
             self.verdict = Verdict(False, charge.key, charge.limits[numbers[1] - 1])
             return
-        mail, part = self.demand.mail, self.demand.part
-        for at in range(0, len(numbers), 3):
-            index, amount, date = numbers[at : at + 3]
-            self.entries.append(Entry(group[index - 1].counter, amount, date, mail, part))
-            self.may_be_counted = True
+        self._note(group, numbers)
         if not self.groups:
             first = self.demand.charges[0].counter
             charged = sum(entry.amount for entry in self.entries if entry.counter == first)
             self.verdict = Verdict(True, charged=charged)
+
+    def conclude(self, command: Command, group: Sequence[Charge]) -> None:
+        """What became of a ``command`` of :meth:`_Batch.conclude`."""
+        if self.has_reserved:
+            counters = {charge.counter for charge in group}
+            self.entries = [entry for entry in self.entries if entry.counter not in counters]
+        else:
+            self._note(group, command.reply[1:])
+
+    def _note(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
+        for at in range(0, len(numbers), 3):
+            index, amount, date = numbers[at : at + 3]
+            counter = group[index - 1].counter
+            self.entries.append(Entry(counter, amount, date, self.demand.mail, self.demand.part))
+            self.may_be_counted = True
 
 
 class _Batch:
@@ -391,6 +404,7 @@ class _Batch:
         self._keep = keep
         self._time = time
         self._ordinals: dict[str, int] = defaultdict(int)
+        self._own_fields = 0
 
     def question(self, demand: Demand) -> _Question:
         """``demand``, before anything of it is asked."""
@@ -399,7 +413,12 @@ class _Batch:
             field = _settled_field(self._writer, self.number)
         elif demand.mail:
             field = _part_field(demand.part)
-        return _Question(demand, field, self._keys.together(demand.charges))
+        groups = self._keys.together(demand.charges)
+        own_field = b""
+        if len(groups) > 1 and demand.mail:
+            self._own_fields += 1
+            own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
+        return _Question(demand, field, own_field, groups)
 
     def ask(self, question: _Question) -> Command:
         """Decide the first of the groups of ``question``."""
@@ -412,18 +431,20 @@ class _Batch:
         settles = question.demand.settles and question.demand.mail
         return self._command("settle" if settles else "charge", question, group, arguments)
 
-    def undo(self, question: _Question) -> list[Command]:
-        """Give back what was reserved for ``question``."""
-        # Less than what the mail was charged before it will not be: that stays given back.
-        reserved = {entry.counter: entry for entry in question.entries if entry.amount > 0}
-        commands = []
-        for group in self._keys.together([c for c in question.demand.charges if c.counter in reserved]):
-            arguments: list[Argument] = []
-            for charge in group:
-                entry = reserved[charge.counter]
-                arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
-            commands.append(self._command("undo", question, group, arguments))
-        return commands
+    def conclude(self, question: _Question) -> Iterator[tuple[Command, _Question, Sequence[Charge]]]:
+        """Give back what was reserved, or confirm what was counted, by scripts that knew of some charges only.
+
+        What a mail was charged too much before, and a refused demand has given back, stays given back.
+        """
+        counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
+        if question.has_reserved or question.own_field:
+            kind = "undo" if question.has_reserved else "confirm"
+            for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
+                arguments: list[Argument] = []
+                for charge in group:
+                    entry = counted[charge.counter]
+                    arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
+                yield self._command(kind, question, group, arguments), question, group
 
     def _command(
         self, kind: str, question: _Question, group: Sequence[Charge], arguments: Sequence[Argument]
@@ -434,7 +455,8 @@ class _Batch:
             if question.demand.mail:
                 keys.append(self._keys.mail(charge.counter, question.demand.mail))
         keys.insert(0, self._keys.batch(self._writer, keys[0]))
-        return script(keys, (kind, self.number, question.field, self._keep, self._time, *arguments))
+        fields = (question.field, question.own_field)
+        return script(keys, (kind, self.number, *fields, self._keep, self._time, *arguments))
 
     def _ordinal(self, counter: str) -> int:
         """Which of the demands on ``counter`` in this batch the next one is."""
@@ -473,7 +495,7 @@ class _Replays:
                     field = _settled_field(record.writer, record.number)
                 arguments += (amount, date, mails.setdefault(mail, len(mails) + 3) if mail else 0, field)
             names = [batch, key, *(keys.mail(counter, mail) for mail in mails)]
-            commands.append(script(names, ("replay", record.number, b"", keep, time, *arguments)))
+            commands.append(script(names, ("replay", record.number, b"", b"", keep, time, *arguments)))
         for batch, count in places.items():
             self._former[batch] = (record.number, count)
         return commands

@@ -5,14 +5,15 @@
 --                    from, to, from, to, ...}
 --       2, 3, ...    the counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
 --                    amount, date, and for a settlement what it gave back)
--- ARGV  1  kind: "charge", "settle", "undo", "replay"
+-- ARGV  1  kind: "charge", "settle", "undo", "confirm", "replay"
 --       2  number of the batch
 --       3  field in which the mail remembers the charge; empty: there is no mail
---       4  seconds for which batches are kept, and counters whose windows are not known
---       5  Unix time in place of the server's, for tests; empty: the server's
---       6, ...  charge, settle: for each counter ordinal in the batch, cost, number of limits, maximum and seconds of
+--       4  field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
+--       5  seconds for which batches are kept, and counters whose windows are not known
+--       6  Unix time in place of the server's, for tests; empty: the server's
+--       7, ...  charge, settle: for each counter ordinal in the batch, cost, number of limits, maximum and seconds of
 --               each limit
---               undo: for each counter ordinal, amount, date
+--               undo, confirm: for each counter ordinal, amount, date
 --               replay, one counter: which command of this record it is, from 1; number of the record before it, and
 --               how many commands that has; latest date; for each entry: amount, date, index of its mail in KEYS or 0,
 --               field
@@ -35,17 +36,18 @@ local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
-local kind, number, field, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local kind, number, field, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[5])
+local own_field = ARGV[4] ~= '' and ARGV[4] or field
 local stride = field == '' and 1 or 2
 
 local now, date -- the second in which charges are judged, and the one that they are dated
-if ARGV[5] == '' then
+if ARGV[6] == '' then
     local time = call('TIME')
     now = tonumber(time[1])
     date = time[2] == '0' and now or now + 1
 else
-    now = math.floor(tonumber(ARGV[5]))
-    date = math.ceil(tonumber(ARGV[5]))
+    now = math.floor(tonumber(ARGV[6]))
+    date = math.ceil(tonumber(ARGV[6]))
 end
 
 -- The events of a counter -------------------------------------------------------------------------------------
@@ -315,9 +317,11 @@ local function charges_of(mail)
     local charges, total = {}, 0
     local found = call('HGETALL', mail)
     for at = 1, #found, 2 do
-        local value = unpack_message(found[at + 1])
-        charges[#charges + 1] = {field = found[at], amount = value[1], date = math.min(value[2], date)}
-        total = total + value[1]
+        if string.sub(found[at], 1, 1) ~= 't' then
+            local value = unpack_message(found[at + 1])
+            charges[#charges + 1] = {field = found[at], amount = value[1], date = math.min(value[2], date)}
+            total = total + value[1]
+        end
     end
     table.sort(charges, function(one, other) return one.date > other.date end)
     return charges, total
@@ -339,7 +343,7 @@ end
 -- What of `charges` is in the field of this demand: it may settle twice within a batch.
 local function own(charges)
     for _, charge in ipairs(charges) do
-        if charge.field == field then
+        if charge.field == own_field then
             return charge.amount
         end
     end
@@ -400,7 +404,7 @@ end
 -- Replay: what was decided while this server was away ------------------------------------------------------------
 
 if kind == 'replay' then
-    local command, former, commands_of_former = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+    local command, former, commands_of_former = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
     if last == number and replayed >= command then
         return {KNOWN}
     elseif last == number and replayed < command - 1
@@ -409,9 +413,9 @@ if kind == 'replay' then
     end
     local mark = mark_of(1)
     local counter = open(KEYS[2], {})
-    local latest = math.min(tonumber(ARGV[9]), date)
+    local latest = math.min(tonumber(ARGV[10]), date)
     local total, settled = 0, {}
-    for at = 10, #ARGV, 4 do
+    for at = 11, #ARGV, 4 do
         local amount, when = tonumber(ARGV[at]), math.min(tonumber(ARGV[at + 1]), date)
         local mail, in_field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
         local new = true
@@ -447,15 +451,15 @@ if kind == 'replay' then
     return {COUNTED}
 end
 
--- Charge, settle, undo -------------------------------------------------------------------------------------------
+-- Charge, settle, undo, confirm ---------------------------------------------------------------------------------
 
-local charges, at = {}, 6
+local charges, at = {}, 7
 for key = 2, #KEYS, stride do
     local charge = {
         key = KEYS[key], mail = stride == 2 and KEYS[key + 1], ordinal = tonumber(ARGV[at]),
         cost = tonumber(ARGV[at + 1]), limits = {}, before = {}
     }
-    if kind == 'undo' then
+    if kind == 'undo' or kind == 'confirm' then
         charge.date = tonumber(ARGV[at + 2])
         at = at + 3
     else
@@ -477,7 +481,7 @@ end
 if has(mark_of(1), charges[1].ordinal) then
     -- This has been done, and the answer was lost.
     for index, charge in ipairs(charges) do
-        local found = charge.mail and call('HGET', charge.mail, field)
+        local found = charge.mail and (call('HGET', charge.mail, own_field) or call('HGET', charge.mail, field))
         if found then
             found = unpack_message(found)
             tell(index, found[3] and -found[3] or found[1], found[2])
@@ -495,7 +499,24 @@ if kind == 'undo' then
         save(counter)
         note(index, extended(mark_of(index), -charge.cost, charge.ordinal))
         if charge.mail then
-            call('HDEL', charge.mail, field)
+            call('HDEL', charge.mail, own_field)
+        end
+    end
+    return reply
+end
+
+if kind == 'confirm' then
+    for index, charge in ipairs(charges) do
+        local packed = call('HGET', charge.mail, own_field)
+        if packed then
+            if call('HSETNX', charge.mail, field, packed) == 0 then
+                -- It was asked twice at the same time, and counted twice.
+                local counter = open(charge.key, {})
+                give_back(counter, charge.date, charge.cost)
+                save(counter)
+                tell(index, -charge.cost, charge.date)
+            end
+            call('HDEL', charge.mail, own_field)
         end
     end
     return reply
@@ -540,7 +561,7 @@ for index, charge in ipairs(charges) do
     if charge.cost > 0 then
         append(counter, date, charge.cost)
         if charge.mail then
-            remember(charge.mail, field, own(charge.before) + charge.cost, date)
+            remember(charge.mail, own_field, own(charge.before) + charge.cost, date)
         end
         tell(index, charge.cost, date)
     elseif charge.cost < 0 then
@@ -548,7 +569,7 @@ for index, charge in ipairs(charges) do
             give_back(counter, when, amount)
             tell(index, -amount, when)
         end)
-        remember(charge.mail, field, own(charge.before), date, -charge.cost)
+        remember(charge.mail, own_field, own(charge.before), date, -charge.cost)
     end
     save(counter)
     note(index, extended(mark_of(index), charge.cost, charge.ordinal))

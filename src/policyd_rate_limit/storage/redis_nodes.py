@@ -11,6 +11,7 @@ import enum
 import hashlib
 import inspect
 import itertools
+import select
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -117,23 +118,33 @@ class Node:
         except (errors.RedisError, OSError) as error:
             raise self._failure(error) from error
 
-    def exchange(self, commands: Sequence[Command], end: float) -> dict[Command, Exception]:
-        """Send ``commands`` and take their replies, until ``end`` (of the monotonic clock).
+    def fileno(self) -> int:
+        """Of the socket, for select()."""
+        return int(self._connection._sock.fileno())
+
+    def send(self, commands: Sequence[Command], end: float) -> None:
+        """Send ``commands`` until ``end`` (of the monotonic clock)."""
+        lines: list[tuple[Argument, ...]] = []
+        for command in commands:
+            if command.asks:
+                lines.append(("ASKING",))
+            lines.append(command.arguments)
+            command.open = True
+        try:
+            with self._watchdog.until(end):
+                self._connection.send_packed_command([b"".join(self._connection.pack_commands(lines))], False)
+        except (errors.RedisError, OSError) as error:
+            raise self._failure(error, end) from error
+
+    def receive(self, commands: Sequence[Command], end: float) -> dict[Command, Exception]:
+        """Take the replies to ``commands``, which were sent, until ``end`` (of the monotonic clock).
 
         :returns: those that were refused, with the errors.
         :raises NodeError: the connection broke; of commands that are ``open`` it is not known what came of them.
         """
         refused: dict[Command, Exception] = {}
-        lines = [command.arguments for command in commands]
-        asking = [index for index, command in enumerate(commands) if command.asks]
-        for index in reversed(asking):
-            lines.insert(index, ("ASKING",))
-        packed = b"".join(self._connection.pack_commands(lines))
         try:
             with self._watchdog.until(end):
-                for command in commands:
-                    command.open = True
-                self._connection.send_packed_command([packed], check_health=False)
                 for command in commands:
                     if command.asks:
                         command.asks = None
@@ -187,13 +198,24 @@ class Session:
         :returns: the worst of what went wrong; None when all have a reply.
         """
         failures: list[NodeError] = []
+        sent: dict[Node, Sequence[Command]] = {}
         for node, share in self._shares(commands, failures):
             try:
-                refused = node.exchange(share, end)
+                node.send(share, end)
+                sent[node] = share
             except NodeError as failure:
                 failures.append(failure)
-            else:
-                failures += [self._judge(node, command, error) for command, error in refused.items()]
+        while sent:
+            # No node waits for another one's answers.
+            ready = select.select(list(sent), (), (), max(end - time.monotonic(), 0))[0] if len(sent) > 1 else []
+            for node in ready or list(sent):
+                share = sent.pop(node)
+                try:
+                    refused = node.receive(share, end)
+                except NodeError as failure:
+                    failures.append(failure)
+                else:
+                    failures += [self._judge(node, command, error) for command, error in refused.items()]
         return max(failures, key=lambda failure: failure.remedy, default=None)
 
     def close(self) -> None:

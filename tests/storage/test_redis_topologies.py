@@ -1,0 +1,282 @@
+"""A Cluster of three masters, and a master with a replica and three Sentinels."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis_nodes import slot_of
+from storage.stores import demand, new_memory
+from support.redis_servers import RedisServer, Replicated, cluster
+from support.wait import wait_until
+
+TIMEOUT = 10.0
+_prefixes = (f"test{number}" for number in itertools.count())
+
+
+def new_store(config: dict[str, Any], timeout: float = TIMEOUT) -> RedisStore:
+    return RedisStore(config, new_memory(time.time), longest=3600, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """The Cluster of all tests here, each with a prefix of its own."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def store(nodes: list[RedisServer]) -> Iterator[RedisStore]:
+    """A store on the Cluster."""
+    config = {"url": nodes[0].url, "cluster": True, "prefix": next(_prefixes)}
+    with contextlib.closing(new_store(config)) as store:
+        yield store
+
+
+def charges(*costs: tuple[str, int, int]) -> Demand:
+    """Charges of (key, cost, maximum) for one mail."""
+    return Demand(tuple(Charge(key, RECIPIENTS, cost, (Limit(maximum, 3600),)) for key, cost, maximum in costs))
+
+
+def admitted(store: RedisStore, *demands: Demand) -> list[bool]:
+    return [verdict.admitted for verdict in store.admit(demands, (), 1.0)]
+
+
+def used(store: RedisStore, key: str, most: int = 50) -> int:
+    """What lies in the window of ``key``."""
+    probes = [charges((key, 1, maximum), ("never", 1, 0)) for maximum in range(1, most)]
+    return [verdict.key for verdict in store.admit(probes, (), 1.0)].index("never")
+
+
+def on_each_node(store: RedisStore) -> list[str]:
+    """A key for each of the three masters, in their order."""
+    found: dict[int, str] = {}
+    for number in itertools.count():
+        key = f"user:{number}"
+        found.setdefault(slot_of(store._keys.counter(key)) * 3 // 16_384, key)
+        if len(found) == 3:
+            break
+    return [found[node] for node in range(3)]
+
+
+def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisServer]) -> None:
+    """Each id has its limit, and all of its keys are on one master."""
+    demands = [
+        demand(f"user:{number}", 3, mail=f"mail{number}.{turn}", part="r") for number in range(60) for turn in range(5)
+    ]
+    verdicts = [verdict.admitted for verdict in store.admit(demands, (), 1.0)]
+    assert verdicts == [True, True, True, False, False] * 60
+    assert [verdict.charged for verdict in store.admit(demands, (), 1.0)] == [0] * 300
+    found = []
+    for node in nodes:
+        with node.client() as client:
+            found.append({key.split(":c:")[1] for key in client.scan_iter("*:c:*") if key.startswith(prefix(store))})
+    assert sum(map(len, found)) == 60
+    assert all(len(keys) > 5 for keys in found)
+
+
+def prefix(store: RedisStore) -> str:
+    return store._keys._prefix
+
+
+def test_charges_on_several_masters_are_all_admitted_or_none(store: RedisStore) -> None:
+    one, two, three = on_each_node(store)
+    assert admitted(store, charges((one, 2, 10), (two, 3, 10), (three, 4, 10))) == [True]
+    assert [used(store, key) for key in (one, two, three)] == [2, 3, 4]
+    # The third refuses: what the first two have reserved is given back.
+    verdict = store.admit([charges((one, 2, 10), (two, 3, 10), (three, 7, 10))], (), 1.0)
+    assert verdict == [Verdict(False, three, Limit(10, 3600))]
+    assert [used(store, key) for key in (one, two, three)] == [2, 3, 4]
+
+
+def test_a_mail_that_was_refused_by_the_second_master_may_be_asked_again(store: RedisStore) -> None:
+    one, two, _ = on_each_node(store)
+    refused = charges((one, 1, 10), (two, 2, 1))._replace(mail="m", part="r")
+    small = charges((one, 1, 10), (two, 1, 1))._replace(mail="m", part="r")
+    assert [admitted(store, asks) for asks in (refused, refused, small, small, refused)] == [
+        [False],
+        [False],
+        [True],
+        [True],
+        [True],
+    ]
+    assert [used(store, key) for key in (one, two)] == [1, 1]
+
+
+def test_nobody_relies_on_what_is_only_reserved(store: RedisStore) -> None:
+    """The same mail, asked about several times at once: what one undoes, another does not take as charged."""
+    one, two, _ = on_each_node(store)
+    refused = charges((one, 1, 10), (two, 2, 1))._replace(mail="m", part="r")
+    small = charges((one, 1, 10), (two, 1, 1))._replace(mail="m", part="r")
+    assert sum(admitted(store, refused, refused, small, small, refused)) == 1
+    assert [used(store, key) for key in (one, two)] == [1, 1]
+    roomy = charges((one, 1, 10), (two, 1, 10))._replace(mail="n", part="r")
+    assert admitted(store, roomy, roomy, roomy) == [True, True, True]
+    assert [used(store, key) for key in (one, two)] == [2, 2]
+
+
+def test_a_settlement_over_several_masters(store: RedisStore) -> None:
+    one, two, three = on_each_node(store)
+    keys = (one, two, three)
+
+    def settled(*costs: int) -> Demand:
+        return charges(*((key, cost, 10) for key, cost in zip(keys, costs, strict=True)))._replace(
+            mail="m", settles=True
+        )
+
+    assert [store.admit([settled(*costs)], (), 1.0)[0].charged for costs in ((2, 3, 4), (5, 3, 1), (5, 3, 1))] == [
+        2,
+        3,
+        0,
+    ]
+    assert [used(store, key) for key in keys] == [5, 3, 1]
+    assert admitted(store, settled(6, 11, 0)) == [False]
+    assert [used(store, key) for key in keys] == [5, 3, 1]
+
+
+def test_what_was_decided_while_the_cluster_was_away_is_replayed_everywhere(
+    store: RedisStore, nodes: list[RedisServer]
+) -> None:
+    keys = on_each_node(store)
+    other = new_memory(time.time)
+    records = []
+    for _ in range(3):
+        other.advance()
+        record = other.decide([charges(*((key, 2, 50) for key in keys))])[1]
+        assert record is not None
+        records.append(record)
+    for _ in range(2):
+        store.admit((), records, 1.0)
+        store._disconnect()
+    assert [used(store, key) for key in keys] == [6, 6, 6]
+
+
+def test_any_node_leads_to_all(nodes: list[RedisServer]) -> None:
+    """The first address does not answer, the second does."""
+    config = {
+        "url": "redis://127.0.0.1:1",
+        "nodes": [["127.0.0.1", nodes[2].port]],
+        "cluster": True,
+        "prefix": next(_prefixes),
+    }
+    with contextlib.closing(new_store(config)) as store:
+        assert admitted(store, *(demand(f"user:{number}") for number in range(20))) == [True] * 20
+
+
+def test_a_slot_that_moves_keeps_its_counts(store: RedisStore, nodes: list[RedisServer]) -> None:
+    """While it is moved (ASK), between the keys of one id (TRYAGAIN), and after (MOVED)."""
+    key = on_each_node(store)[0]
+    asks = demand(key, 6, mail="m", part="r")
+    again = [demand(key, 6, mail=f"m{number}", part="r") for number in range(10)]
+    assert admitted(store, asks, again[0]) == [True, True]
+    slot = slot_of(store._keys.counter(key))
+    with contextlib.ExitStack() as stack:
+        source, target, _ = clients = [stack.enter_context(node.client()) for node in nodes]
+        ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        assert admitted(store, asks) == [True]  # the source has all keys of this one still
+        keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        assert len(keys) >= 3
+
+        def move() -> None:
+            moves = ("MIGRATE", "127.0.0.1", nodes[1].port, "", 0, 5000, "KEYS", *keys)
+            source.execute_command(*moves)
+            for client in (target, source, clients[2]):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+        mover = threading.Timer(0.2, move)
+        mover.start()
+        # A new mail is neither here nor there: that is for later.
+        assert admitted(store, again[1]) == [True]
+        mover.join()
+        assert admitted(store, asks, *again[2:7]) == [True, True, True, True, False, False]
+        assert used(store, key) == 6
+
+
+def test_a_master_that_is_away_leaves_the_others_answers(nodes: list[RedisServer]) -> None:
+    """What the others decided holds, memory decides the rest, and everything is counted once afterwards."""
+    config = {"url": nodes[0].url, "cluster": True, "prefix": next(_prefixes)}
+    with contextlib.closing(new_store(config, timeout=0.5)) as store:
+        keys = on_each_node(store)
+        asks = [demand(key, 50, mail="m", part="r") for key in keys]
+        assert admitted(store, *asks) == [True] * 3
+        nodes[1].signal(STOP)
+        again = [demand(key, 50, cost=2, mail=f"n{key}", part="r") for key in keys]
+        with pytest.raises(CommitFailed) as failure:
+            store.admit(again, (), 1.0)
+        assert [verdict.charged for verdict in failure.value.verdicts] == [2, 2, 2]
+        record = failure.value.record
+        assert record is not None
+        nodes[1].signal(CONTINUE)
+        store._timeout = TIMEOUT
+        wait_until(lambda: tries(lambda: store.admit(again, [record], 1.0)), "the Cluster is whole")
+        assert [used(store, key) for key in keys] == [3, 3, 3]
+
+
+STOP, CONTINUE = 19, 18  # SIGSTOP, SIGCONT
+
+
+def tries(step: Callable[[], object]) -> bool:
+    """Whether ``step`` succeeds."""
+    try:
+        step()
+    except (StoreUnavailable, CommitFailed):
+        return False
+    return True
+
+
+def test_a_failover_by_sentinel(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The master dies, the replica becomes master: what it had heard of counts, and the store goes on with it."""
+    with (
+        Replicated(tmp_path_factory.mktemp("sentinel")) as servers,
+        contextlib.closing(new_store(servers.config(), timeout=1.0)) as store,
+    ):
+        assert admitted(store, *([demand("user:a", 5)] * 3)) == [True] * 3
+        with servers.replica.client() as replica:
+            wait_until(lambda: replica.exists("policyd:c:{6:user:a}"), "the replica has heard of it")
+        servers.master.kill()
+        with pytest.raises((StoreUnavailable, CommitFailed)):
+            store.admit([demand("user:b", 5)], (), 1.0)
+        wait_until(lambda: tries(lambda: store.admit([demand("user:c", 5)], (), 1.0)), "the replica is master", 30)
+        assert admitted(store, *([demand("user:a", 5)] * 4)) == [True, True, False, False]
+
+
+def test_a_master_that_became_a_replica_is_left(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It still answers, with READONLY: the store asks the Sentinels again."""
+    with (
+        Replicated(tmp_path_factory.mktemp("sentinel")) as servers,
+        contextlib.closing(new_store(servers.config(), timeout=1.0)) as store,
+    ):
+        assert admitted(store, demand("user:a", 5)) == [True]
+        with servers.replica.client() as replica:
+            wait_until(lambda: replica.exists("policyd:c:{6:user:a}"), "the replica has heard of it")
+        with servers.sentinels[0].client() as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", servers.SERVICE)
+        asks = iter(lambda: demand("user:b", 10**6), None)
+
+        def moved() -> bool:
+            tries(lambda: store.admit([next(asks)], (), 1.0))
+            with servers.replica.client() as client:
+                return bool(client.exists("policyd:c:{6:user:b}")) and client.role()[0] == "master"
+
+        wait_until(moved, "the new master is asked", 30)
+        assert admitted(store, *([demand("user:a", 5)] * 5)) == [True] * 4 + [False]
+
+
+def test_sentinels_that_know_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        config = {"sentinels": [["127.0.0.1", 1], ["127.0.0.1", server.port]], "service_name": "limits"}
+        with pytest.raises(StoreUnavailable, match="Sentinel"):
+            new_store(config).admit((), (), 1.0)
