@@ -7,8 +7,9 @@ directory.
 
 Every contender starts anew for every round, with a database of its own; the rounds interleave, so that a
 machine that slows down slows all of them. Both versions read the same configuration file: SQLite at its
-default durability, ``debug`` off. The table shows the median of the rounds, the slowest and the fastest of
-them, and the median of the ratios within each round.
+default durability, ``debug`` off. Ours is asked on PostgreSQL, MariaDB and Redis as well, which start and stop with
+it and have on disk what they have committed; where one is not installed, ``--only`` chooses the others. The table
+shows the median of the rounds, the slowest and the fastest of them, and the median of the ratios within each round.
 
 Contenders and loads are the two tables below; a new one of either is one more line.
 """
@@ -34,6 +35,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+import servers
+
 HERE = pathlib.Path(__file__).resolve().parent
 READY_SECONDS = 30.0
 STOP_SECONDS = 30.0
@@ -44,11 +47,12 @@ class Contender(NamedTuple):
     """A server to ask.
 
     ``command`` may name ``{ours}``, ``{peer}``, ``{python}``, ``{here}``, ``{directory}``, ``{config}`` and
-    ``{port}``.
+    ``{port}``. ``database`` is what it keeps its counts in.
     """
 
     name: str
     command: tuple[str, ...]
+    database: servers.Database = servers.sqlite
 
 
 class Load(NamedTuple):
@@ -66,12 +70,25 @@ DURABLE_FLOOR = Contender(
 )
 OURS = Contender("policyd-rate-limit", ("{ours}", "-f", "{config}"))
 PEER_1_2_0 = Contender("policyd-rate-limit 1.2.0", ("{peer}", "-f", "{config}"))
-CONTENDERS = (FLOOR, DURABLE_FLOOR, OURS, PEER_1_2_0)
+OURS_ON_SERVERS = tuple(
+    Contender(f"policyd-rate-limit on {name}", OURS.command, database)
+    for name, database in (
+        ("PostgreSQL", servers.postgresql),
+        ("MariaDB", servers.mariadb),
+        ("Redis", servers.redis),
+    )
+)
+CONTENDERS = (FLOOR, DURABLE_FLOOR, OURS, *OURS_ON_SERVERS, PEER_1_2_0)
 
 LOADS = (
     Load(
         "50 connections, 100,000 ids, every mail admitted, requests as Postfix 3.7 sends them",
         ("--connections", "50", "--ids", "100000", "--state", "RCPT", "--allow", "dunno"),
+        {"limits": [[10_000, 60], [100_000, 86400]]},
+    ),
+    Load(
+        "50 connections, 1,000,000 ids, every mail admitted, requests as Postfix 3.7 sends them",
+        ("--connections", "50", "--ids", "1000000", "--state", "RCPT", "--allow", "dunno"),
         {"limits": [[10_000, 60], [100_000, 86400]]},
     ),
 )
@@ -147,6 +164,13 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
 @contextlib.contextmanager
 def serving(contender: Contender, load: Load, directory: pathlib.Path, names: dict[str, str]) -> Iterator[int]:
     """The contender, ready, with an empty database in ``directory``; the port that it listens on."""
+    with contender.database(directory / "server") as settings:
+        yield from _serving(contender, {**load.settings, **settings}, directory, names)
+
+
+def _serving(
+    contender: Contender, settings: dict[str, Any], directory: pathlib.Path, names: dict[str, str]
+) -> Iterator[int]:
     port = free_port()
     config = directory / "policyd-rate-limit.yaml"
     config.write_text(
@@ -156,7 +180,7 @@ def serving(contender: Contender, load: Load, directory: pathlib.Path, names: di
                 "pidfile": str(directory / "policyd-rate-limit.pid"),
                 "sqlite_config": {"database": str(directory / "db.sqlite3")},
                 "SOCKET": ["127.0.0.1", port],
-                **load.settings,
+                **settings,
             }
         ),
         encoding="utf-8",
@@ -254,12 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before it that do not count")
     parser.add_argument("--directory", help="where the databases lie: a real disk, or durability is free")
     parser.add_argument("--only", action="append", metavar="NAME", help="contenders with this in their name")
+    parser.add_argument("--load", action="append", metavar="TEXT", help="loads with this in their description")
     parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="also write every round to FILE")
     options = parser.parse_args(arguments)
 
     kept: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory(prefix="policyd-bench-", dir=options.directory) as name:
         home = pathlib.Path(name)
+        home.chmod(0o755)  # the servers run as accounts of their own
         wanted = options.only or [""]
         contenders = [one for one in CONTENDERS if any(part in one.name for part in wanted)]
         peer = options.peer
@@ -268,7 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = {"ours": options.ours, "peer": peer, "python": sys.executable, "here": str(HERE)}
         generator = build_generator(home)
         print(machine(home), flush=True)
-        for load in LOADS:
+        loads = [one for one in LOADS if any(part in one.name for part in options.load or [""])]
+        for load in loads:
             results: dict[str, list[Round]] = {one.name: [] for one in contenders}
             for number in range(1, options.rounds + 1):
                 for contender in contenders:
