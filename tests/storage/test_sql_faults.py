@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.errors import ConfigError
+from policyd_rate_limit.errors import ConfigError, StoreError
 from policyd_rate_limit.storage import sql_log
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log import LogError, LogReplaced
@@ -28,8 +28,8 @@ from support.outages import small_disk
 from support.sql_servers import PASSWORD
 from support.tcp_proxy import TcpProxy
 
-SHORT = 0.3  # seconds: db_timeout where it is to pass
-LATE = 0.4  # seconds that an error may come late, on a machine that is busy
+SHORT = 0.8  # seconds: db_timeout where it is to pass
+LATE = 0.6  # seconds that an error may come late, on a machine that is busy
 
 
 @pytest.fixture(params=[pytest.param(PostgresqlLogs, id="postgresql"), pytest.param(MariadbLogs, id="mariadb")])
@@ -191,7 +191,6 @@ def test_a_hang_with_the_lock(logs: ServerLogs, proxy: TcpProxy, method: str) ->
     append(logs.ready(), record(1))
     log = begun(through(logs, proxy, SHORT), SHORT)
     proxy.mute()
-    start = time.monotonic()
     with error_within(SHORT):
         if method == "append":
             log.append(record(1))
@@ -202,7 +201,6 @@ def test_a_hang_with_the_lock(logs: ServerLogs, proxy: TcpProxy, method: str) ->
             log.redate(5)
         else:
             log.last_before(5)
-    assert time.monotonic() - start > SHORT / 2
 
 
 def test_a_frozen_server(logs: ServerLogs) -> None:
@@ -216,14 +214,14 @@ def test_a_frozen_server(logs: ServerLogs) -> None:
 def test_a_slow_server(logs: ServerLogs, proxy: TcpProxy) -> None:
     """Each query takes longer than half of the time there is: the lock may be had, the commit is not."""
     logs.ready()
-    log = begun(through(logs, proxy, 4 * SHORT))
+    log = begun(through(logs, proxy, 2 * SHORT))
     log.commit()
-    proxy.delay = 0.8 * SHORT
-    log.begin(2 * SHORT)
+    proxy.delay = 0.4 * SHORT
+    log.begin(SHORT)
     list(log.rows_after(0))
-    proxy.delay = 5 * SHORT
+    proxy.delay = 3 * SHORT
     log.append(record(1))
-    with error_within(4 * SHORT):
+    with error_within(2 * SHORT):
         log.commit()
 
 
@@ -447,12 +445,9 @@ def test_lost_rows_are_noticed_by_whoever_has_read_them(logs: ServerLogs) -> Non
     assert [seq for seq, _ in read(other)] == seqs
     logs.execute(f"DELETE FROM policyd_batch WHERE seq > {seqs[0]}")
     append(logs.open(), record(4), record(5), record(6))
-    before = other.identity
-    with pytest.raises(LogError):
+    with pytest.raises(LogReplaced):
         read(other, seqs[-1])
-    again = logs.open()
-    assert [row.number for _, row in read(again)] == [1, 4, 5, 6]
-    assert again.identity != before
+    assert [row.number for _, row in read(logs.open())] == [1, 4, 5, 6]
 
 
 def test_a_store_reads_another_history_anew(logs: ServerLogs) -> None:
@@ -463,7 +458,7 @@ def test_a_store_reads_another_history_anew(logs: ServerLogs) -> None:
     found = []
     for _ in range(3):
         for store in stores:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(StoreError):
                 found += [verdict.admitted for verdict in store.admit([demand(maximum=3)], (), TIMEOUT)]
     assert found.count(True) == 3
     for store in stores:

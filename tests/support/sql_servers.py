@@ -250,7 +250,7 @@ class MariadbServer(SqlServer):
         """See :meth:`SqlServer.make`."""
         self.run(
             str(require("mariadb-install-db")),
-            *("--no-defaults", f"--datadir={self.directory / 'data'}", "--skip-test-db"),
+            *("--no-defaults", f"--datadir={self.directory / 'data'}", "--skip-test-db", f"--tmpdir={self.directory}"),
             "--auth-root-authentication-method=normal",
         )
 
@@ -262,6 +262,7 @@ class MariadbServer(SqlServer):
             f"--datadir={self.directory / 'data'}",
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'pid'}",
+            f"--tmpdir={self.directory}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
             "--innodb-flush-log-at-trx-commit=2",

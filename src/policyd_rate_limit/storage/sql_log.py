@@ -5,8 +5,8 @@ Two tables. ``policyd_batch`` is the log; ``policyd_state`` has one row, which i
 own row and the commit in the other.
 
 ``seq`` grows by a random step. So the seq of a row also tells which history it belongs to: after a failover that has
-lost the newest rows, others take their place under other numbers, and whoever has read the lost ones notices. Then,
-as when the table was emptied or restored, the table's identity is changed, and all daemons read it anew.
+lost the newest rows, others take their place under other numbers, and whoever has read the lost ones notices, as when
+the table was emptied or restored.
 
 The tables are made on first use. On MySQL making a table ends a transaction; so it is the row in ``policyd_state``,
 written together with what is taken over from older versions, that says that all is in place. Whoever gets to write it
@@ -20,7 +20,7 @@ import random
 import secrets
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.log import LogError, LogReplaced
@@ -187,7 +187,9 @@ class SqlLog(ABC):
             if rows is None:
                 rows = self._rows_from(seq)
             if seq and (not rows or rows[0][0] != seq):
-                self._lose_history()
+                # Nobody deletes the newest row.
+                message = "rows that were there are gone: it was emptied, restored or failed over; it is read anew"
+                raise LogReplaced(str(self._failure(message)))
             yield from itertools.islice(rows, 1 if seq else 0, None)
             if rows:
                 seq = rows[-1][0]
@@ -342,13 +344,6 @@ class SqlLog(ABC):
             raise self._failure("a table vanishes while it is upgraded")
         self._query(f"UPDATE policyd_state SET schema_version = {SCHEMA_VERSION} WHERE id = 1")  # noqa: S608 - ours
         return locked[2]
-
-    def _lose_history(self) -> NoReturn:
-        """The row that was read last is gone, although nobody deletes the newest."""
-        self._query(f"UPDATE policyd_state SET identity = '{secrets.token_hex(16)}' WHERE id = 1")  # noqa: S608 - ours
-        if self._in_transaction:
-            self._query("COMMIT")
-        raise self._failure("rows that were there are gone: it was emptied, restored or failed over; it is read anew")
 
     def _send(self, *last: str) -> None:
         """Send the rows that were appended, and the statements ``last``."""
