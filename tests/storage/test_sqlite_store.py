@@ -366,6 +366,45 @@ def test_the_view_shows_what_counts(sqlite: SqliteDatabase, clock: Clock) -> Non
     daemon.close()
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["while they run", "while they are away"])
+def test_rows_that_are_deleted_no_longer_count(sqlite: SqliteDatabase, clock: Clock, away: bool) -> None:
+    """For none of the daemons, and from then on the limit is exact again over all of them."""
+    one, two = Daemon(sqlite, clock), Daemon(sqlite, clock)
+    for daemon in (one, two, one, two):
+        assert ask(daemon, "user:a", 2) == 2
+    with sqlite.outage() if away else contextlib.nullcontext():
+        assert ask(one, "user:b", 1) == ask(two, "user:c", 1) == 1
+    with raw(sqlite) as connection:
+        connection.execute("DELETE FROM policyd_batch")
+    one.wait()
+    two.wait()
+    assert sum(ask(daemon, "user:a", 1) for daemon in (one, two) * LIMIT) == LIMIT
+    assert found(sqlite, clock, "user:a", "user:b", "user:c") == [LIMIT, *[1 if away else 0] * 2]
+    one.close()
+    two.close()
+
+
+def test_a_backup_that_is_copied_over_the_file(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """As it should not be done while daemons run: whatever that makes of it, they agree on it in the end."""
+    one, two = Daemon(sqlite, clock), Daemon(sqlite, clock)
+    assert ask(one, "user:a", 2) == ask(two, "user:b", 2) == 2
+    backup = sqlite.home / "backup"
+    with contextlib.closing(sqlite3.connect(backup)) as copy, raw(sqlite) as connection:
+        connection.backup(copy)
+    for daemon in (one, two) * 3:
+        assert ask(daemon, "user:b", 1) == 1
+    sqlite.path.write_bytes(backup.read_bytes())
+    for daemon in (one, two) * 2:
+        daemon.wait()
+    assert ask(one, "user:c", 1) == ask(two, "user:c", 1) == 1
+    assert sum(ask(daemon, "user:a", 1) for daemon in (one, two) * LIMIT) == LIMIT - 2
+    counts = found(sqlite, clock, "user:a", "user:b", "user:c")
+    assert counts in ([LIMIT, 2, 2], [LIMIT, 8, 2])
+    one.close()
+    two.close()
+    assert found(sqlite, clock, "user:a", "user:b", "user:c") == counts
+
+
 def test_the_table_is_made_again_after_drop_table(sqlite: SqliteDatabase, clock: Clock) -> None:
     """The view is still there then."""
     daemon = Daemon(sqlite, clock)

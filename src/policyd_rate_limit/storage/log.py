@@ -58,7 +58,10 @@ class Log(Protocol):
         """
 
     def rows_after(self, seq: int) -> Iterable[tuple[int, Record]]:
-        """The rows behind ``seq``, oldest first, each with its seq."""
+        """The rows behind ``seq``, oldest first, each with its seq.
+
+        :raises LogReplaced: ``seq`` lies behind the newest row: rows have been lost.
+        """
 
     def append(self, record: Record) -> int:
         """Add ``record``; its seq."""

@@ -179,20 +179,23 @@ class LogStore:
         """Take the lock and bring the memory up to date."""
         self._take_over(self._found)
         self._found = ()
-        log = self._log
-        made = False
-        if log is not None:
-            try:
-                self._memory.synchronise(log.begin(patience))
-            except LogReplaced as replaced:
-                _logger.warning("%s; going on with what is there now", str(replaced))
-                self._give_up(replaced)
-                log = None
+        try:
+            return self._follow(patience)
+        except LogReplaced as replaced:
+            _logger.warning("%s; going on with what is there now", str(replaced))
+            self._give_up(replaced)
+        return self._follow(patience)
+
+    def _follow(self, patience: float) -> Log:
+        """Take the lock of the log that is open, or of one that is opened now, and read what is new there."""
+        log, made = self._log, False
         if log is None:
-            log = self._log = self._spare or self._open_log()
-            self._spare = None
+            log, self._spare = self._spare or self._open_log(), None
+            self._log = log
             self._memory.synchronise(log.begin(patience))
             made = log.prepare(self._first_records)
+        else:
+            self._memory.synchronise(log.begin(patience))
         needed = self._needed
         if made and self._loaded:  # the table was made of what is in memory
             self._stored.clear()
@@ -263,6 +266,8 @@ class LogStore:
 
     def _give_up(self, error: LogError) -> None:
         """Let go of the log after ``error``."""
+        if isinstance(error, LogReplaced):
+            self._identity = None  # whatever is there now is read from its beginning
         self._take_over(error.rescued)
         self._disconnect()
 

@@ -112,9 +112,13 @@ class SqliteLog:
 
     def rows_after(self, seq: int) -> Iterator[Row]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
-        self._known = seq
+        self._known = last = seq
         with self._errors:
-            yield from self._rows("WHERE seq > ? ORDER BY seq", seq)
+            for row in self._rows("WHERE seq > ? ORDER BY seq", seq):
+                last = row[0]
+                yield row
+            if last == seq and self._newest() < seq:
+                raise LogReplaced(f"SQLite database {self._path} has lost rows")
 
     def append(self, record: Record) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
@@ -161,7 +165,7 @@ class SqliteLog:
         """See :meth:`policyd_rate_limit.storage.log.Log.clean`."""
         deleted = 0
         with self._errors:
-            (newest,) = self._execute("SELECT coalesce(max(seq), 0) FROM policyd_batch").fetchone()
+            newest = self._newest()
             last = min(self.last_before(before), newest - 1)
             while True:
                 self.begin(patience)
@@ -293,6 +297,9 @@ class SqliteLog:
     def _rows(self, clause: str, seq: int) -> Iterator[Row]:
         for number, *record in self._execute(f"{_SELECT} {clause}", (seq,)):
             yield number, Record(*record)
+
+    def _newest(self) -> int:
+        return int(self._execute("SELECT coalesce(max(seq), 0) FROM policyd_batch").fetchone()[0])
 
     def _readable_rows_after(self, seq: int) -> list[Row]:
         """Those of the rows behind ``seq`` that can be read, from both ends of a file that may be damaged."""
