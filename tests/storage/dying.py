@@ -38,8 +38,8 @@ def live(home: pathlib.Path, fault: Fault) -> int:
 def main(template: pathlib.Path, directory: pathlib.Path) -> None:
     """Let daemons die until one lives to its end."""
     content = template.read_bytes()
-    for kind in ("", "IOERR", "FULL"):
-        for death in itertools.chain(range(1, 60, 3 if kind else 1), itertools.count(60, 4)):
+    for kind in ("", "IOERR"):
+        for death in itertools.chain(range(1, 60, 4 if kind else 1), itertools.count(60, 5)):
             home = directory / f"{kind}{death}"
             home.mkdir()
             (home / "db.sqlite3").write_bytes(content)
