@@ -184,11 +184,16 @@ def _database(settings: Settings) -> Path:
 def _journal_name(settings: Settings) -> str:
     """What tells the journals of one database from those of another in the same directory."""
     if settings.backend == SQLITE_DB:
-        return _database(settings).name
+        path = _database(settings)
+        # Beside the file its name is enough, and whoever looks into the directory sees what belongs together.
+        return path.name if settings.journal_directory is None else f"{path.name}-{_digest(str(path))}"
     name = _SERVERS.get(settings.backend, "redis_config")
     options: dict[str, Any] = getattr(settings, name)
     place = {option: options[option] for option in _PLACE if option in options}
     url = urlsplit(str(options.get("url", "")))
     place["url"] = (url.hostname, url.port, url.path)
-    text = json.dumps(place, sort_keys=True, default=str)
-    return f"{name.removesuffix('_config')}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    return f"{name.removesuffix('_config')}-{_digest(json.dumps(place, sort_keys=True, default=str))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()

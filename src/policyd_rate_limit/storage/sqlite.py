@@ -399,15 +399,30 @@ def set_aside(path: Path, damaged: tuple[int, int] | None, stamp: int) -> Path |
 
 @contextlib.contextmanager
 def creation_lock(path: Path) -> Iterator[None]:
-    """Only one daemon at a time makes, removes or renames the file. (Best effort where no lock can be had.)"""
+    """Only one daemon at a time makes, removes or renames the file.
+
+    Best effort: without it where no lock can be had, also not within :data:`OPEN_PATIENCE`, as from a daemon that was
+    stopped while it had it.
+    """
     descriptor = None
     with contextlib.suppress(OSError):
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     if descriptor is not None:
+        end = time.monotonic() + OPEN_PATIENCE
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not _is_locked(descriptor) and time.monotonic() < end:
+                time.sleep(_LOCK_RETRY[1])
     try:
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether the lock was to be had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
