@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from support.daemon import free_port
 from support.programs import SEARCHED, require
@@ -23,7 +25,7 @@ from support.wait import wait_until
 
 START_SECONDS = 20.0
 SLOTS = 16_384
-NOT_OURS = "not done to the server that POLICYD_TEST_REDIS names"
+_NO_RETRY = Retry(NoBackoff(), 0)
 
 
 def program() -> pathlib.Path:
@@ -42,7 +44,7 @@ class External:
 
     def client(self) -> Redis:
         """A client of the tests' own."""
-        return Redis.from_url(self.url, protocol=2, decode_responses=True)
+        return Redis.from_url(self.url, retry=_NO_RETRY, protocol=2, decode_responses=True)
 
 
 @contextlib.contextmanager
@@ -84,21 +86,20 @@ class RedisServer:
         """As ``redis_config`` has it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self, *arguments: str) -> RedisServer:
-        """Start it; return once it answers."""
+    def start(self, *arguments: str, wait: bool = True) -> RedisServer:
+        """Start it; unless ``wait`` is false, return once it answers."""
         file = self.directory / "server.conf"
-        if not file.exists():  # Sentinel and Redis write to theirs
-            file.write_text("".join(f"{name} {value}\n" for name, value in self.options.items()))
+        file.write_text("".join(f"{name} {value}\n" for name, value in self.options.items()))
         self.process = subprocess.Popen([program(), file, *arguments])
-        with self.client() as client:
-            wait_until(lambda: _answers(client), "Redis answers", START_SECONDS)
+        if wait:
+            with self.client() as client:
+                wait_until(lambda: _answers(client), "Redis answers", START_SECONDS)
         return self
 
     def client(self) -> Redis:
         """A client of the tests' own."""
-        return Redis(
-            port=int(self.options["port"]), password=self.options.get("requirepass"), protocol=2, decode_responses=True
-        )
+        password = self.options.get("requirepass", "").strip('"') or None
+        return Redis(port=self.port, password=password, retry=_NO_RETRY, protocol=2, decode_responses=True)
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -213,6 +214,6 @@ class _Sentinel(RedisServer):
             "sentinel failover-timeout": f"{service} 10000",
         }
 
-    def start(self, *arguments: str) -> RedisServer:
-        """Start it; return once it answers."""
-        return super().start("--sentinel", *arguments)
+    def start(self, *arguments: str, wait: bool = True) -> RedisServer:
+        """See :meth:`RedisServer.start`."""
+        return super().start("--sentinel", *arguments, wait=wait)

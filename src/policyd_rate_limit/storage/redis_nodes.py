@@ -45,6 +45,15 @@ SLOTS = 16_384  # of a Cluster
 MOST_SEEDS = 1_000  # addresses of a Cluster's nodes that are remembered
 LONGEST_MESSAGE = 200  # characters of a server's error
 
+_CODES = {
+    errors.MovedError: "MOVED",  # before AskError, which it is a subclass of
+    errors.AskError: "ASK",
+    errors.TryAgainError: "TRYAGAIN",
+    errors.ClusterDownError: "CLUSTERDOWN",
+    errors.MasterDownError: "MASTERDOWN",
+    errors.NoScriptError: "NOSCRIPT",
+    errors.ReadOnlyError: "READONLY",
+}
 _OURS = frozenset({"url", "cluster", "nodes", "prefix", "sentinels", "service_name", "sentinel_options"})
 
 
@@ -159,8 +168,10 @@ class Node:
         return refused
 
     def load_script(self) -> None:
-        """Have the server keep the script."""
-        self.ask("SCRIPT", "LOAD", SCRIPT)
+        """Have the server keep the script, unless it does."""
+        # To be asked for a password first: without one, so long a command is a "protocol error".
+        if self.ask("SCRIPT", "EXISTS", SCRIPT_SHA) == [0]:
+            self.ask("SCRIPT", "LOAD", SCRIPT)
 
     def close(self) -> None:
         """Close the connection. Never raises."""
@@ -216,6 +227,8 @@ class Session:
                     failures.append(failure)
                 else:
                     failures += [self._judge(node, command, error) for command, error in refused.items()]
+                    if any(_code(error)[0] == "NOSCRIPT" for error in refused.values()):
+                        self._load_script(node, failures)
         return max(failures, key=lambda failure: failure.remedy, default=None)
 
     def close(self) -> None:
@@ -241,32 +254,30 @@ class Session:
                 command.asks = None
         return [(self._nodes[address], share) for address, share in shares.items()]
 
+    def _load_script(self, node: Node, failures: list[NodeError]) -> None:
+        try:
+            node.load_script()
+        except NodeError as failure:
+            failures.append(failure)
+
     def _judge(self, node: Node, command: Command, error: Exception) -> NodeError:
         """What helps after ``node`` has refused ``command``."""
         remedy = Remedy.NONE
-        match error:
-            case errors.MovedError() if self._slots is not None:
-                to = Address(error.host or node.address.host, error.port)
-                self._slots[error.slot_id] = to
-                remedy = Remedy.REPEAT if to in self._nodes else Remedy.RECONNECT
-            case errors.AskError() if self._slots is not None:
-                command.asks = Address(error.host or node.address.host, error.port)
-                remedy = Remedy.REPEAT
-            case errors.NoScriptError():
-                try:
-                    node.load_script()
-                except NodeError as failure:
-                    return failure
-                remedy = Remedy.REPEAT
-            case errors.TryAgainError() | errors.ClusterDownError():
-                remedy = Remedy.REPEAT
-            case errors.MasterDownError():
-                remedy = Remedy.RECONNECT
-            # In a script, older servers put it behind words of their own.
-            case errors.ResponseError() if isinstance(error, errors.ReadOnlyError) or "-READONLY " in str(error):
-                remedy = Remedy.RECONNECT
-            case errors.ResponseError() if str(error).startswith("BUSY "):
-                remedy = Remedy.REPEAT
+        code, rest = _code(error)
+        if code in ("MOVED", "ASK") and self._slots is not None:
+            slot, where = rest.split()
+            host, port = where.rsplit(":", 1)
+            address = Address(host or node.address.host, int(port))
+            remedy = Remedy.REPEAT
+            if code == "ASK":
+                command.asks = address
+            else:
+                self._slots[int(slot)] = address
+        elif code in ("NOSCRIPT", "BUSY", "TRYAGAIN", "CLUSTERDOWN"):
+            remedy = Remedy.REPEAT
+        # In a script, older servers put it behind words of their own.
+        elif code in ("READONLY", "MASTERDOWN") or "-READONLY " in rest:
+            remedy = Remedy.RECONNECT
         return NodeError(f"Redis {node.address}: {_one_line(error)}", remedy)
 
 
@@ -449,6 +460,15 @@ def _text(value: bytes) -> str:
 
 def _pairs(reply: Any) -> dict[str, str]:
     return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _code(error: Exception) -> tuple[str, str]:
+    """The first word of what the server answered, and the rest: redis-py makes a class of some, which ones depends."""
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code, str(error)
+    code, _, rest = str(error).partition(" ")
+    return code, rest
 
 
 def _one_line(error: Exception) -> str:
