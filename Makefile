@@ -23,7 +23,8 @@ run: venv ## start the daemon in the foreground, with packaging/development.yaml
 .PHONY: test
 test: test-packages check $(OLD_VERSION) ## install what the tests need, then all checks and all tests
 	@rm -f .coverage .coverage.*
-	POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION) .venv/bin/pytest --numprocesses $(WORKERS) --cov --cov-report=
+	POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION) .venv/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m 'not alone' --cov --cov-report=
+	.venv/bin/pytest -m alone
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
 	@.venv/bin/coverage report --format=total | sed 's/.*/Lines and branches covered, without what runs in child processes: & %/'
 

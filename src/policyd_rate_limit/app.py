@@ -54,6 +54,14 @@ def run(settings: Settings) -> None:
     :raises PolicydError: the daemon cannot start.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until the loop handles them
+    try:
+        _start(settings)
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        raise
+
+
+def _start(settings: Settings) -> None:
     # Drivers are loaded while everything can still be read.
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)

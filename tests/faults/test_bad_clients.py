@@ -217,6 +217,7 @@ def usual_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("usual_descriptors")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: Attack) -> None:
