@@ -145,9 +145,7 @@ class MysqlLog(SqlLog):
         # A transaction that a node gives up for one of another node may fail without an error when its statements
         # come together.
         if (
-            self._is_galera
-            and has_appended
-            and not self._ask(f"SELECT 1 FROM policyd_batch WHERE seq = {newest}")  # noqa: S608 - a number
+            self._is_galera and has_appended and not self._ask(f"SELECT 1 FROM policyd_batch WHERE seq = {newest}")  # noqa: S608 - a number
         ):
             raise self._failure("a daemon on another node of the cluster was faster")
 
