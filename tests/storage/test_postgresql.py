@@ -92,7 +92,7 @@ def test_a_missing_driver_is_told_with_what_installs_it() -> None:
 
 def test_by_a_unix_socket(logs: PostgresqlLogs) -> None:
     logs.server.admin(f"ALTER USER {logs.config['user']} PASSWORD NULL")
-    log = logs.open_with(host=str(logs.server.directory))
+    log = logs.open_with(host=str(logs.server.home))
     append(log, record(1))
     assert not encrypted(log)
 
@@ -151,7 +151,7 @@ def test_of_several_hosts_one_that_answers_is_taken(logs: PostgresqlLogs) -> Non
 
 def test_of_several_hosts_one_that_can_be_written_to_is_taken(logs: PostgresqlLogs, tmp_path: pathlib.Path) -> None:
     """A primary with its standby; the standby takes over."""
-    with running(PostgresqlServer) as primary:
+    with running(PostgresqlServer, own=True) as primary:
         away = PostgresqlLogs(tmp_path, primary)
         primary.admin("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()")
         standby = standby_of(primary)
@@ -189,18 +189,18 @@ def standby_of(primary: SqlServer) -> PostgresqlServer:
     """A server that repeats what ``primary`` does, not started."""
     standby = PostgresqlServer.__new__(PostgresqlServer)
     standby.__dict__ = dict(primary.__dict__)
-    standby.directory = primary.directory / "standby"
-    standby.directory.mkdir()
-    primary.give(standby.directory)
+    standby.directory = primary.home / "standby"
+    standby.home.mkdir()
+    primary.give(standby.home)
     for name in ("server.pem", "server.key"):
-        (standby.directory / name).write_bytes((primary.directory / name).read_bytes())
-        (standby.directory / name).chmod(0o600)
-        primary.give(standby.directory / name)
+        (standby.home / name).write_bytes((primary.home / name).read_bytes())
+        (standby.home / name).chmod(0o600)
+        primary.give(standby.home / name)
     standby.port = standby._free_port()
     standby.run(
         str(standby.program("pg_basebackup")),
-        *("-D", str(standby.directory / "data"), "--write-recovery-conf", "--no-sync", "--checkpoint=fast"),
-        *("-d", f"host={primary.directory} port={primary.port} user=postgres application_name=standby"),
+        *("-D", str(standby.home / "data"), "--write-recovery-conf", "--no-sync", "--checkpoint=fast"),
+        *("-d", f"host={primary.home} port={primary.port} user=postgres application_name=standby"),
     )
     return standby
 

@@ -302,7 +302,7 @@ def read_only(logs: ServerLogs) -> Iterator[None]:
 @pytest.mark.needs_root
 def test_a_full_disk(logs: ServerLogs, tmp_path: pathlib.Path) -> None:
     """On a server of its own: MariaDB tries for ever to find room for a long row, whatever becomes of the client."""
-    with sql_servers.running(logs.kind) as server, small_disk(server.directory, megabytes=16) as disk:
+    with sql_servers.running(logs.kind, own=True) as server, small_disk(server.home, megabytes=16) as disk:
         full = type(logs)(tmp_path, server)
         move_to(full, disk)
         log = full.ready()
@@ -326,7 +326,7 @@ def move_to(logs: ServerLogs, disk: pathlib.Path) -> None:
             f"CREATE TABLESPACE small LOCATION '{place}'", f"ALTER DATABASE {logs.database} SET TABLESPACE small"
         )
     else:
-        files = logs.server.directory / "data" / logs.database
+        files = logs.server.home / "data" / logs.database
         for file in files.iterdir():
             shutil.move(file, place)
         files.rmdir()

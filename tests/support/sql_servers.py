@@ -52,7 +52,7 @@ class SqlServer(ABC):
         self.host = self.url.hostname or "127.0.0.1"
         self.port = self.url.port or (self._free_port() if directory else self.default_port)
         self.process: subprocess.Popen[bytes] | None = None
-        self.directory = directory or pathlib.Path("/nonexistent")
+        self.directory = directory
         if directory is not None:
             directory.mkdir()
             self.give(directory)
@@ -85,16 +85,21 @@ class SqlServer(ABC):
         """Drop what :meth:`create` made."""
 
     @property
+    def home(self) -> pathlib.Path:
+        """The directory of the server; without one the test ends."""
+        return self.directory or missing(f"not with the server that {self.environment} names")
+
+    @property
     def authority(self) -> pathlib.Path:
-        """The certificate that those of the server (for ``localhost``) and of the client are signed with."""
-        return self.directory / "ca.pem"
+        """The certificate that the one of the server, which is for ``localhost``, is signed with."""
+        return self.home / "ca.pem"
 
     def _make_certificates(self) -> None:
         authority_key = ec.generate_private_key(ec.SECP256R1())
         _write_certificate(self.authority, "the test's own authority", authority_key, authority_key)
         server_key = ec.generate_private_key(ec.SECP256R1())
-        _write_certificate(self.directory / "server.pem", "localhost", server_key, authority_key)
-        key = self.directory / "server.key"
+        _write_certificate(self.home / "server.pem", "localhost", server_key, authority_key)
+        key = self.home / "server.key"
         key.touch(0o600)
         key.write_bytes(
             server_key.private_bytes(
@@ -117,9 +122,7 @@ class SqlServer(ABC):
 
     def start(self, *options: str) -> None:
         """Start it, with more options, and wait until it answers."""
-        if not self.directory.exists():
-            missing(f"not done to the server that {self.environment} names")
-        with (self.directory / "log").open("ab") as log:
+        with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command(), *options], **self._as_account(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
@@ -131,23 +134,22 @@ class SqlServer(ABC):
                 self.admin("SELECT 1")
             except (OSError, psycopg.Error, pymysql.MySQLError):
                 if self.process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError((self.directory / "log").read_text(errors="replace")[-4000:]) from None
+                    raise RuntimeError((self.home / "log").read_text(errors="replace")[-4000:]) from None
                 time.sleep(0.05)
             else:
                 return
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it with a signal and wait for that."""
-        if self.process is None:
-            missing(f"not done to the server that {self.environment} names")
-        self.process.send_signal(number)
-        self.process.wait(START_SECONDS)
+        process = self._own_process()
+        process.send_signal(number)
+        process.wait(START_SECONDS)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Inside the ``with`` block no process of the server runs: connections stay, nothing answers."""
-        assert self.process is not None
-        processes = [self.process.pid, *_children(self.process.pid)]
+        first = self._own_process().pid
+        processes = [first, *_children(first)]
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
@@ -156,6 +158,9 @@ class SqlServer(ABC):
             for process in processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGCONT)
+
+    def _own_process(self) -> subprocess.Popen[bytes]:
+        return self.process or missing(f"not done to the server that {self.environment} names")
 
     def _as_account(self) -> dict[str, Any]:
         as_root = {"user": self.account, "group": self.account, "extra_groups": ()} if os.geteuid() == 0 else {}
@@ -182,26 +187,26 @@ class PostgresqlServer(SqlServer):
         """See :meth:`SqlServer.make`."""
         self.run(
             str(self.program("initdb")),
-            *("-D", str(self.directory / "data"), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
+            *("-D", str(self.home / "data"), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
         )
 
     def command(self) -> list[str]:
         """See :meth:`SqlServer.command`."""
         settings = {
-            "unix_socket_directories": self.directory,
+            "unix_socket_directories": self.home,
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "fsync": "off",
             "max_connections": 60,
             "shared_buffers": "16MB",
             "ssl": "on",
-            "ssl_cert_file": self.directory / "server.pem",
-            "ssl_key_file": self.directory / "server.key",
+            "ssl_cert_file": self.home / "server.pem",
+            "ssl_key_file": self.home / "server.key",
         }
         return [
             str(self.program("postgres")),
-            *("-D", str(self.directory / "data")),
+            *("-D", str(self.home / "data")),
             *(f"--{name}={value}" for name, value in settings.items()),
         ]
 
@@ -211,7 +216,7 @@ class PostgresqlServer(SqlServer):
             conninfo = psycopg.conninfo.make_conninfo(self.url.geturl(), **({"dbname": database} if database else {}))
         else:
             conninfo = psycopg.conninfo.make_conninfo(
-                host=str(self.directory), port=self.port, user="postgres", dbname=database or "postgres"
+                host=str(self.home), port=self.port, user="postgres", dbname=database or "postgres"
             )
         rows: list[Any] = []
         with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
@@ -244,13 +249,13 @@ class MariadbServer(SqlServer):
     @property
     def socket(self) -> pathlib.Path:
         """The UNIX socket."""
-        return self.directory / "socket"
+        return self.home / "socket"
 
     def make(self) -> None:
         """See :meth:`SqlServer.make`."""
         self.run(
             str(require("mariadb-install-db")),
-            *("--no-defaults", f"--datadir={self.directory / 'data'}", "--skip-test-db", f"--tmpdir={self.directory}"),
+            *("--no-defaults", f"--datadir={self.home / 'data'}", "--skip-test-db", f"--tmpdir={self.home}"),
             "--auth-root-authentication-method=normal",
         )
 
@@ -259,10 +264,10 @@ class MariadbServer(SqlServer):
         return [
             str(require("mariadbd")),
             "--no-defaults",
-            f"--datadir={self.directory / 'data'}",
+            f"--datadir={self.home / 'data'}",
             f"--socket={self.socket}",
-            f"--pid-file={self.directory / 'pid'}",
-            f"--tmpdir={self.directory}",
+            f"--pid-file={self.home / 'pid'}",
+            f"--tmpdir={self.home}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
             "--innodb-flush-log-at-trx-commit=2",
@@ -271,20 +276,22 @@ class MariadbServer(SqlServer):
             "--innodb-fast-shutdown=1",
             "--max-connections=60",
             "--plugin-load-add=auth_socket",
-            f"--ssl-cert={self.directory / 'server.pem'}",
-            f"--ssl-key={self.directory / 'server.key'}",
+            f"--ssl-cert={self.home / 'server.pem'}",
+            f"--ssl-key={self.home / 'server.key'}",
         ]
 
     def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
         """See :meth:`SqlServer.admin`."""
-        account: dict[str, Any] = {"unix_socket": str(self.socket), "user": "root"}
-        if self.url.scheme:
-            account = {
+        account: dict[str, Any] = (
+            {
                 "host": self.host,
                 "port": self.port,
                 "user": urllib.parse.unquote(self.url.username or "root"),
                 "password": urllib.parse.unquote(self.url.password or ""),
             }
+            if self.url.scheme
+            else {"unix_socket": str(self.socket), "user": "root"}
+        )
         rows: Sequence[Any] = ()
         with pymysql.connect(**account, database=database or None, autocommit=True, connect_timeout=5) as connection:
             for statement in statements:
@@ -312,9 +319,9 @@ SERVERS: tuple[type[SqlServer], ...] = (PostgresqlServer, MariadbServer)
 
 
 @contextlib.contextmanager
-def running(kind: type[SqlServer]) -> Iterator[SqlServer]:
-    """A server of ``kind``: the one that the environment names, else one that is started and removed."""
-    url = os.environ.get(kind.environment, "")
+def running(kind: type[SqlServer], *, own: bool = False) -> Iterator[SqlServer]:
+    """A server of ``kind``: the one that the environment names, unless it is to be our ``own``; else a new one."""
+    url = "" if own else os.environ.get(kind.environment, "")
     if url:
         yield kind(None, url)
         return
