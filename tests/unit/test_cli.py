@@ -419,6 +419,9 @@ def test_interrupted_while_it_cleans(
         signal.raise_signal(signal.SIGINT)
         pytest.fail("goes on")
 
+    # Other tests of this process may have left event loops' ways with signals behind.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     monkeypatch.setattr(app, "clean", clean)
     assert status("-f", write(debug=False), "--clean") == 130
     said = capsys.readouterr()
