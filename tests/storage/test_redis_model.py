@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pathlib
 import re
 from collections.abc import Iterator
 
@@ -227,12 +226,24 @@ def calls(client: Redis) -> int:
     return info["cmdstat_hget"]["calls"]
 
 
+def test_a_counter_forgets_daemons_that_are_gone(server: Server) -> None:
+    """What their last batches did matters no longer than what they counted."""
+    clock = Clock(T0)
+    prefix = next(_prefixes)
+    limits = (Limit(100, 60),)
+    fields = []
+    for _ in range(30):
+        store = RedisStore(
+            {"url": server.url, "prefix": prefix}, new_memory(clock), longest=60, timeout=20.0, clock=clock
+        )
+        assert store.admit([Demand((Charge("user:a", RECIPIENTS, 1, limits),))], (), 1.0)[0].admitted
+        fields.append(events(server, store, "user:a"))
+        store.close()
+        clock.now += 10.0
+    assert max(fields) < 25
+
+
 def test_the_script_remembers_mails_as_long_as_the_ledger() -> None:
     found = re.search(rb"^local REMEMBERED = ([0-9]+)", SCRIPT, re.MULTILINE)
     assert found
     assert int(found[1]) == REMEMBERED_SECONDS
-
-
-def test_is_shipped(tmp_path: pathlib.Path) -> None:
-    """The script is a file of the package."""
-    assert SCRIPT.startswith(b"--")

@@ -5,14 +5,14 @@ pipeline, which the server answers once they are on its disk (``appendfsync alwa
 
 The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, so that a Cluster keeps them together::
 
-    policyd:c:{tag}           what lies in the windows of the counter; expires with the longest of them
-    policyd:m:{tag}mail       what a mail was charged on the counter; expires after 15 minutes
-    policyd:b:{slot}writer    what the last batch of a daemon has done: one, or in a Cluster one per slot
+    policyd:c:{tag}        what lies in the windows of the counter; expires with the longest of them
+    policyd:m:{tag}mail    what a mail was charged on the counter; expires after 15 minutes
 
-The last makes it safe to send a batch again after a connection broke: a batch has a number, a demand an ordinal among
-those for the same counter, and the script knows which it has done. A demand that was sent and has no answer at the end
-of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the script
-adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
+A counter also remembers what the last batch of each daemon has done to it. That makes it safe to send a batch again
+after a connection broke: a batch has a number, a demand an ordinal among those for the same counter, and the script
+knows which it has done. A demand that was sent and has no answer at the end of its time is decided from memory. The
+record of such a batch is replayed under the number of the batch: the script adds, or gives back, the difference to what
+it had counted, and is deaf to what may still be on its way.
 
 What was admitted is counted in memory too, which decides when the server is away.
 """
@@ -40,7 +40,6 @@ from policyd_rate_limit.storage.redis_nodes import (
     Session,
     script,
     slot_of,
-    tag_of_each_slot,
 )
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ class _Keys:
 
     def __init__(self, prefix: str, *, clustered: bool) -> None:
         self._prefix = prefix
-        self._slots = tag_of_each_slot() if clustered else None
+        self._clustered = clustered
 
     def counter(self, counter: str) -> bytes:
         """The key of ``counter``."""
@@ -314,14 +313,9 @@ class _Keys:
         """The key of what ``mail`` was charged on ``counter``."""
         return _encode(f"{self._prefix}:m:{_tag(counter)}{mail}")
 
-    def batch(self, writer: int, counter: bytes) -> bytes:
-        """The key of what the last batch of ``writer`` has done where the key ``counter`` lies."""
-        place = "" if self._slots is None else f"{{{self._slots[slot_of(counter)]}}}"
-        return _encode(f"{self._prefix}:b:{place}{writer:x}")
-
     def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
         """``charges`` in groups that one script can decide."""
-        if self._slots is None or len(charges) == 1:
+        if not self._clustered or len(charges) == 1:
             return (charges,)
         groups: dict[int, list[Charge]] = defaultdict(list)
         for charge in charges:
@@ -400,6 +394,7 @@ class _Batch:
     def __init__(self, number: int, writer: int, keys: _Keys, keep: int, time: str) -> None:
         self.number = number
         self._writer = writer
+        self._name = _name(writer)
         self._keys = keys
         self._keep = keep
         self._time = time
@@ -454,9 +449,8 @@ class _Batch:
             keys.append(self._keys.counter(charge.counter))
             if question.demand.mail:
                 keys.append(self._keys.mail(charge.counter, question.demand.mail))
-        keys.insert(0, self._keys.batch(self._writer, keys[0]))
         fields = (question.field, question.own_field)
-        return script(keys, (kind, self.number, *fields, self._keep, self._time, *arguments))
+        return script(keys, (kind, self._name, self.number, *fields, self._keep, self._time, *arguments))
 
     def _ordinal(self, counter: str) -> int:
         """Which of the demands on ``counter`` in this batch the next one is."""
@@ -472,33 +466,26 @@ class _Replays:
 
     def __init__(self) -> None:
         self.done: set[tuple[int, int]] = set()
-        self._former: dict[bytes, tuple[int, int]] = {}  # key of a batch -> number of the last record, its commands
+        self._former: dict[tuple[int, str], int] = {}  # writer, counter -> number of the last record
 
-    def commands(self, record: Record, keys: _Keys, keep: int, time: str) -> list[Command]:
+    def commands(self, record: Record, keys: _Keys, keep: int, time: str) -> Iterator[Command]:
         """One command for each counter of ``record``."""
         entries: dict[str, list[Entry]] = defaultdict(list)
         for entry in record.dated_until(record.date):
             entries[entry.counter].append(entry)
-        places: dict[bytes, int] = defaultdict(int)
-        commands = []
         for counter, of_counter in entries.items():
-            key = keys.counter(counter)
-            batch = keys.batch(record.writer, key)
-            places[batch] += 1
             mails: dict[str, int] = {}
-            arguments: list[Argument] = [places[batch], *self._former.get(batch, (0, 0)), record.date]
+            arguments: list[Argument] = [self._former.get((record.writer, counter), 0), record.date]
             for _, amount, date, mail, part in _merged(of_counter):
                 field = b""
                 if mail and part and amount > 0:
                     field = _part_field(part)
                 elif mail:
                     field = _settled_field(record.writer, record.number)
-                arguments += (amount, date, mails.setdefault(mail, len(mails) + 3) if mail else 0, field)
-            names = [batch, key, *(keys.mail(counter, mail) for mail in mails)]
-            commands.append(script(names, ("replay", record.number, b"", b"", keep, time, *arguments)))
-        for batch, count in places.items():
-            self._former[batch] = (record.number, count)
-        return commands
+                arguments += (amount, date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
+            names = [keys.counter(counter), *(keys.mail(counter, mail) for mail in mails)]
+            yield script(names, ("replay", _name(record.writer), record.number, b"", b"", keep, time, *arguments))
+            self._former[record.writer, counter] = record.number
 
 
 def _tag(counter: str) -> str:
@@ -507,6 +494,10 @@ def _tag(counter: str) -> str:
         # With its length no two counters have keys in common, whatever characters they are made of.
         return f"{{{len(counter)}:{counter}}}"
     return f"{{#{hashlib.blake2b(_encode(counter), digest_size=20).hexdigest()}}}"
+
+
+def _name(writer: int) -> bytes:
+    return writer.to_bytes(8, "big")
 
 
 def _part_field(part: str) -> bytes:

@@ -1,30 +1,30 @@
 -- Decides on the server, in one step, what one demand asks; redis.py says what the keys are.
 --
--- KEYS  1            what the last batch of this writer has done here (hash): "n" its number, "k" how many commands of
---                    its replay are done, and for each counter a mark, {sum of what it counted, ordinals in ranges:
---                    from, to, from, to, ...}
---       2, 3, ...    the counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
---                    amount, date, and for a settlement what it gave back)
+-- KEYS  the counters; for a mail, each is followed by what that mail was charged on it (hash: field -> amount, date, and
+--       for a settlement what it gave back)
 -- ARGV  1  kind: "charge", "settle", "undo", "confirm", "replay"
---       2  number of the batch
---       3  field in which the mail remembers the charge; empty: there is no mail
---       4  field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
---       5  seconds for which batches are kept, and counters whose windows are not known
---       6  Unix time in place of the server's, for tests; empty: the server's
---       7, ...  charge, settle: for each counter ordinal in the batch, cost, number of limits, maximum and seconds of
+--       2  writer (8 bytes)
+--       3  number of the batch
+--       4  field in which the mail remembers the charge; empty: there is no mail
+--       5  field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
+--       6  seconds for which a counter is kept whose windows are not known
+--       7  Unix time in place of the server's, for tests; empty: the server's
+--       8, ...  charge, settle: for each counter ordinal in the batch, cost, number of limits, maximum and seconds of
 --               each limit
 --               undo, confirm: for each counter ordinal, amount, date
---               replay, one counter: which command of this record it is, from 1; number of the record before it, and
---               how many commands that has; latest date; for each entry: amount, date, index of its mail in KEYS or 0,
---               field
+--               replay, one counter: number of the record before it, latest date, for each entry: amount, date, index of
+--               its mail in KEYS or 0, field
 --
 -- Replies: {REFUSED, charge, limit}, {KNOWN}, {COUNTED, charge, amount, date, charge, amount, date, ...}, {LATER}: not
--- before what was sent before it.
+-- before the record before it.
 --
--- A counter is a hash. Its field "m" holds, as MessagePack, relative to `seen` where that is shorter:
---   format, seen, first, count, seen - date and amount of the newest event, expires - seen,
---   for each window: seconds, seen - used, head - first, seen - date of the head, sum
--- and the field <number> date and amount of each older event: one per second with a charge, numbered from `first` on.
+-- A counter is a hash.
+-- "m": as MessagePack, relative to `seen` where that is shorter: format, seen, first, count, seen - date and amount of the
+--   newest event, expires - seen, marks, for each window: seconds, seen - used, head - first, seen - date of the head, sum.
+-- <number>: date and amount of each older event, one per second with a charge, numbered from `first` on.
+-- "b" and writer: the writer's mark, which is what its last batch has done here: number, date, sum of what it counted,
+--   ordinals in ranges: from, to, from, to, ...
+--
 -- head is the number of the oldest event inside a window, sum the total from there on, `seen` when that was so: a check
 -- costs what has expired since.
 
@@ -32,22 +32,24 @@ local FORMAT = 1
 local REFUSED, KNOWN, COUNTED, LATER = 0, 1, 2, 3
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
 local MANY = 64 -- events to have passed over before a refusal is worth a write
+local MANY_MARKS = 8 -- to look for old ones
 local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
-local kind, number, field, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[5])
-local own_field = ARGV[4] ~= '' and ARGV[4] or field
+local kind, writer, number, field, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[6])
+local own_field = ARGV[5] ~= '' and ARGV[5] or field
+local mark_field = 'b' .. writer
 local stride = field == '' and 1 or 2
 
 local now, date -- the second in which charges are judged, and the one that they are dated
-if ARGV[6] == '' then
+if ARGV[7] == '' then
     local time = call('TIME')
     now = tonumber(time[1])
     date = time[2] == '0' and now or now + 1
 else
-    now = math.floor(tonumber(ARGV[6]))
-    date = math.ceil(tonumber(ARGV[6]))
+    now = math.floor(tonumber(ARGV[7]))
+    date = math.ceil(tonumber(ARGV[7]))
 end
 
 -- The events of a counter -------------------------------------------------------------------------------------
@@ -207,31 +209,35 @@ local function slide(counter, window, backwards)
     end
 end
 
--- Reads a counter, as it is now; `limits` are maximum, seconds, ...
-local function open(key, limits)
-    local counter = {key = key, windows = {}, events = {}, changed = {}, dropped = {}, passed = 0}
-    local known = {}
-    local stepped_back = false
-    local packed = call('HGET', key, 'm')
-    if packed then
-        local m = unpack_message(packed)
+-- Reads a counter, as it was last written.
+local function read(key)
+    local counter = {key = key, windows = {}, known = {}, events = {}, changed = {}, dropped = {}, passed = 0}
+    local found = call('HMGET', key, 'm', mark_field)
+    if found[1] then
+        local m = unpack_message(found[1])
         if m[1] ~= FORMAT then
             error('a counter was written by another version of policyd-rate-limit')
         end
         local seen, first = m[2], m[3]
-        counter.first, counter.tail = first, first + m[4] - 1
-        counter.date, counter.amount, counter.expires = seen - m[5], m[6], seen + m[7]
-        for at = 8, #m, 5 do
-            local seconds, used = m[at], seen - m[at + 1]
-            local window = {
-                seconds = seconds, used = used, head = first + m[at + 2], date = seen - m[at + 3], sum = m[at + 4]
+        counter.seen, counter.first, counter.tail = seen, first, first + m[4] - 1
+        counter.date, counter.amount, counter.expires, counter.marks = seen - m[5], m[6], seen + m[7], m[8]
+        for at = 9, #m, 5 do
+            counter.known[m[at]] = {
+                seconds = m[at], used = seen - m[at + 1], head = first + m[at + 2], date = seen - m[at + 3], sum = m[at + 4]
             }
-            known[seconds] = window
         end
-        stepped_back = now < seen
     else
-        counter.first, counter.tail, counter.date, counter.amount, counter.expires = 1, 0, now, 0, 0
+        counter.seen, counter.first, counter.tail = now, 1, 0
+        counter.date, counter.amount, counter.expires, counter.marks = now, 0, 0, 0
     end
+    counter.mark = found[2] and unpack_message(found[2]) or {0, date, 0}
+    counter.is_marked = found[2]
+    return counter
+end
+
+-- Brings a counter up to this moment, with windows for `limits`: maximum, seconds, ...
+local function advance(counter, limits)
+    local known = counter.known
     for at = 2, #limits, 2 do
         local seconds = limits[at]
         if not known[seconds] then
@@ -245,14 +251,25 @@ local function open(key, limits)
             counter.windows[#counter.windows + 1] = window
         end
     end
-    counter.known = known
+    local stepped_back = now < counter.seen
     if stepped_back then
         mend(counter)
     end
     for _, window in ipairs(counter.windows) do
         slide(counter, window, stepped_back or window.fresh)
     end
-    return counter
+end
+
+-- Drops marks of writers whose last batch here counts no more.
+local function drop_marks(counter, longest)
+    for _, name in ipairs(call('HKEYS', counter.key)) do
+        if string.sub(name, 1, 1) == 'b' and name ~= mark_field then
+            if unpack_message(call('HGET', counter.key, name))[2] + longest <= now then
+                counter.dropped[#counter.dropped + 1] = name
+                counter.marks = counter.marks - 1
+            end
+        end
+    end
 end
 
 local function save(counter)
@@ -272,17 +289,20 @@ local function save(counter)
         end
         counter.first = oldest
     end
+    if counter.has_new_mark and counter.marks > MANY_MARKS then
+        drop_marks(counter, longest)
+    end
     for from = 1, #dropped, CHUNK do
         call('HDEL', counter.key, unpack(dropped, from, math.min(from + CHUNK - 1, #dropped)))
     end
-    local renew = counter.expires < counter.date + longest
+    local needed = math.max(counter.date, now) + longest
+    local renew = counter.expires < needed
     if renew then
-        -- Not at every write.
-        counter.expires = counter.date + longest + math.max(60, math.floor(longest / 8))
+        counter.expires = needed + math.max(60, math.floor(longest / 8)) -- not at every write
     end
     local m = {
         FORMAT, now, counter.first, counter.tail - counter.first + 1, now - counter.date, counter.amount,
-        counter.expires - now
+        counter.expires - now, counter.marks
     }
     for _, window in ipairs(counter.windows) do
         local at = #m
@@ -290,6 +310,9 @@ local function save(counter)
         m[at + 4], m[at + 5] = now - window.date, window.sum
     end
     local fields = {'m', pack(m)}
+    if counter.has_new_mark then
+        fields[3], fields[4] = mark_field, pack(counter.mark)
+    end
     for at in pairs(counter.changed) do
         if at ~= counter.tail then
             fields[#fields + 1] = at
@@ -304,6 +327,40 @@ local function save(counter)
     if renew then
         call('EXPIRE', counter.key, counter.expires - now)
     end
+end
+
+-- What the last batch of this writer has done ---------------------------------------------------------------------
+
+-- Whether the counter's mark is of this batch, and knows the demand with `ordinal`.
+local function has(counter, ordinal)
+    local mark = counter.mark
+    for at = 4, mark[1] == number and #mark or 0, 2 do
+        if mark[at] <= ordinal and ordinal <= mark[at + 1] then
+            return true
+        end
+    end
+    return false
+end
+
+-- `amount` more was counted for the demands with the ordinals `from` to `to`.
+local function note(counter, amount, from, to)
+    local mark = counter.mark
+    if mark[1] ~= number then
+        mark = {number, date, 0}
+        counter.mark = mark
+    end
+    mark[3] = mark[3] + amount
+    if #mark > 3 and mark[#mark] == from - 1 then
+        mark[#mark] = to
+    else
+        mark[#mark + 1] = from
+        mark[#mark + 1] = to
+    end
+    if not counter.is_marked then
+        counter.is_marked = true
+        counter.marks = counter.marks + 1
+    end
+    counter.has_new_mark = true
 end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
@@ -350,72 +407,25 @@ local function own(charges)
     return 0
 end
 
--- What this batch has done already -------------------------------------------------------------------------------
-
-local names = {'n', 'k'}
-for at = 2, kind == 'replay' and 2 or #KEYS, stride do
-    names[#names + 1] = KEYS[at]
-end
-local before = call('HMGET', KEYS[1], unpack(names))
-local last, replayed = tonumber(before[1] or 0), tonumber(before[2] or 0)
-if last > number then
-    return {KNOWN} -- a later batch came after this one was given up, or replayed
-end
-
-local function mark_of(charge)
-    local packed = last == number and before[charge + 2]
-    return packed and unpack_message(packed)
-end
-
-local function has(mark, ordinal)
-    for at = 2, mark and #mark or 0, 2 do
-        if mark[at] <= ordinal and ordinal <= mark[at + 1] then
-            return true
-        end
-    end
-    return false
-end
-
-local function note(charge, mark)
-    if last < number then
-        call('DEL', KEYS[1])
-        call('HSET', KEYS[1], 'n', number, names[charge + 2], pack(mark))
-        call('EXPIRE', KEYS[1], keep)
-        last = number
-        before = {}
-    else
-        call('HSET', KEYS[1], names[charge + 2], pack(mark))
-    end
-end
-
--- `mark`, after `amount` more was counted for the demand with `ordinal`.
-local function extended(mark, amount, ordinal)
-    mark = mark or {0}
-    mark[1] = mark[1] + amount
-    if #mark > 1 and mark[#mark] == ordinal - 1 then
-        mark[#mark] = ordinal
-    else
-        mark[#mark + 1] = ordinal
-        mark[#mark + 1] = ordinal
-    end
-    return mark
-end
-
 -- Replay: what was decided while this server was away ------------------------------------------------------------
 
 if kind == 'replay' then
-    local command, former, commands_of_former = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-    if last == number and replayed >= command then
+    local counter = read(KEYS[1])
+    if counter.mark[1] > number or has(counter, ALL) then
         return {KNOWN}
-    elseif last == number and replayed < command - 1
-        or last < number and (command > 1 or last < former or last == former and replayed < commands_of_former) then
+    elseif counter.mark[1] < tonumber(ARGV[8]) then
         return {LATER}
     end
-    local mark = mark_of(1)
-    local counter = open(KEYS[2], {})
-    local latest = math.min(tonumber(ARGV[10]), date)
+    advance(counter, {})
+    -- Some of the batch may have been counted before the connection broke: then only the difference is.
+    local counted = counter.mark[1] == number and counter.mark[3]
+    local longest = 0
+    for _, window in ipairs(counter.windows) do
+        longest = math.max(longest, window.seconds)
+    end
+    local expired = now - (longest > 0 and longest or keep)
     local total, settled = 0, {}
-    for at = 11, #ARGV, 4 do
+    for at = 10, #ARGV, 4 do
         local amount, when = tonumber(ARGV[at]), math.min(tonumber(ARGV[at + 1]), date)
         local mail, in_field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
         local new = true
@@ -428,35 +438,31 @@ if kind == 'replay' then
                 take_off(mail, (charges_of(mail)), -amount, function() end)
             end
         end
-        -- Some of the batch may have been counted before the connection broke: then only the difference is.
-        if mark then
+        if counted then
             total = total + amount
-        elseif amount > 0 and new then
+        elseif amount > 0 and new and when > expired then
             insert(counter, when, amount)
-            total = total + amount
         elseif amount < 0 then
             give_back(counter, when, -amount)
-            total = total + amount
         end
     end
-    local missing = mark and total - mark[1] or 0
+    local missing = counted and total - counted or 0
     if missing > 0 then
-        insert(counter, latest, missing)
+        insert(counter, math.min(tonumber(ARGV[9]), date), missing)
     elseif missing < 0 then
-        give_back(counter, latest, -missing)
+        give_back(counter, math.min(tonumber(ARGV[9]), date), -missing)
     end
+    note(counter, missing, 0, ALL) -- whatever of the batch may still be on its way comes too late
     save(counter)
-    note(1, {total, 0, ALL}) -- whatever of the batch may still be on its way comes too late
-    call('HSET', KEYS[1], 'k', command)
     return {COUNTED}
 end
 
 -- Charge, settle, undo, confirm ---------------------------------------------------------------------------------
 
-local charges, at = {}, 7
-for key = 2, #KEYS, stride do
+local charges, at = {}, 8
+for key = 1, #KEYS, stride do
     local charge = {
-        key = KEYS[key], mail = stride == 2 and KEYS[key + 1], ordinal = tonumber(ARGV[at]),
+        counter = read(KEYS[key]), mail = stride == 2 and KEYS[key + 1], ordinal = tonumber(ARGV[at]),
         cost = tonumber(ARGV[at + 1]), limits = {}, before = {}
     }
     if kind == 'undo' or kind == 'confirm' then
@@ -469,6 +475,9 @@ for key = 2, #KEYS, stride do
         end
         at = at + 3 + 2 * count
     end
+    if charge.counter.mark[1] > number then
+        return {KNOWN} -- a later batch came after this one was given up
+    end
     charges[#charges + 1] = charge
 end
 
@@ -478,7 +487,7 @@ local function tell(charge, amount, when)
     reply[size + 1], reply[size + 2], reply[size + 3] = charge, amount, when
 end
 
-if has(mark_of(1), charges[1].ordinal) then
+if has(charges[1].counter, charges[1].ordinal) then
     -- This has been done, and the answer was lost.
     for index, charge in ipairs(charges) do
         local found = charge.mail and (call('HGET', charge.mail, own_field) or call('HGET', charge.mail, field))
@@ -493,11 +502,12 @@ if has(mark_of(1), charges[1].ordinal) then
 end
 
 if kind == 'undo' then
-    for index, charge in ipairs(charges) do
-        local counter = open(charge.key, {})
+    for _, charge in ipairs(charges) do
+        local counter = charge.counter
+        advance(counter, {})
         give_back(counter, charge.date, charge.cost)
+        note(counter, -charge.cost, charge.ordinal, charge.ordinal)
         save(counter)
-        note(index, extended(mark_of(index), -charge.cost, charge.ordinal))
         if charge.mail then
             call('HDEL', charge.mail, own_field)
         end
@@ -511,9 +521,9 @@ if kind == 'confirm' then
         if packed then
             if call('HSETNX', charge.mail, field, packed) == 0 then
                 -- It was asked twice at the same time, and counted twice.
-                local counter = open(charge.key, {})
-                give_back(counter, charge.date, charge.cost)
-                save(counter)
+                advance(charge.counter, {})
+                give_back(charge.counter, charge.date, charge.cost)
+                save(charge.counter)
                 tell(index, -charge.cost, charge.date)
             end
             call('HDEL', charge.mail, own_field)
@@ -524,7 +534,7 @@ end
 
 local changes = false
 for _, charge in ipairs(charges) do
-    if kind == 'settle' and charge.mail then
+    if kind == 'settle' then
         local total
         charge.before, total = charges_of(charge.mail)
         charge.cost = charge.cost - total
@@ -539,10 +549,9 @@ end
 
 local refused
 for index, charge in ipairs(charges) do
-    local counter = open(charge.key, charge.limits)
-    charge.counter = counter
+    advance(charge.counter, charge.limits)
     for limit = 1, charge.cost > 0 and not refused and #charge.limits or 0, 2 do
-        if not refused and counter.known[charge.limits[limit + 1]].sum + charge.cost > charge.limits[limit] then
+        if not refused and charge.counter.known[charge.limits[limit + 1]].sum + charge.cost > charge.limits[limit] then
             refused = {REFUSED, index, (limit + 1) / 2}
         end
     end
@@ -571,7 +580,7 @@ for index, charge in ipairs(charges) do
         end)
         remember(charge.mail, own_field, own(charge.before), date, -charge.cost)
     end
+    note(counter, charge.cost, charge.ordinal, charge.ordinal)
     save(counter)
-    note(index, extended(mark_of(index), charge.cost, charge.ordinal))
 end
 return reply

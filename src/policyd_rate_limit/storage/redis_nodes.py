@@ -10,7 +10,6 @@ import contextlib
 import enum
 import hashlib
 import inspect
-import itertools
 import select
 import time
 from pathlib import Path
@@ -412,16 +411,6 @@ def _risks(node: Node) -> list[str]:
 def slot_of(key: bytes) -> int:
     """The slot of a Cluster that ``key`` belongs to."""
     return key_slot(key)
-
-
-def tag_of_each_slot() -> list[str]:
-    """For each slot of a Cluster a short text that belongs there."""
-    tags: dict[int, str] = {}
-    numbers = itertools.count()
-    while len(tags) < SLOTS:
-        tag = str(next(numbers))
-        tags.setdefault(slot_of(tag.encode()), tag)
-    return [tags[slot] for slot in range(SLOTS)]
 
 
 def _known(connection: Any) -> set[str]:
