@@ -69,7 +69,7 @@ def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
         *(st.builds(Charge, st.just(key), st.just(RECIPIENTS), st.integers(1, 5), st.just(LIMITS[key])) for key in keys)
     )
     return st.one_of(
-        st.builds(Demand, charges, mail_on(keys), st.sampled_from("abcd")),
+        st.builds(Demand, charges, mail_on(keys), st.sampled_from("abcd"), st.just(False)),
         st.builds(Demand, charges, mail_on(keys), st.just(""), st.just(True)),
     )
 

@@ -359,7 +359,8 @@ def test_a_counter_of_a_newer_version_is_left_alone(server: RedisServer | Extern
     with store_on(server) as store, server.client() as client:
         key = f"{store._keys._prefix}:c:{{12:user:refused}}"
         client.hset(key, "m", b"\x91\x7f")
-        refused(store, "another version of policyd-rate-limit")
+        with pytest.raises(CommitFailed, match="another version of policyd-rate-limit"):
+            ask(store, demand("user:refused", 1))
         client.delete(key)
         assert admitted(store, demand("user:refused", 1)) == [True]
 

@@ -1,4 +1,4 @@
-"""The store in Redis or Valkey: it decides on the server, each demand by a script that is one step there.
+"""The store in Redis or Valkey: it decides on the server, by a script that is one step there.
 
 A daemon needs no memory of all ids here, and a Cluster spreads them over its masters. The demands of a batch go in one
 pipeline, which the server answers once they are on its disk (``appendfsync always``). The clock is the server's.
@@ -23,9 +23,12 @@ import contextlib
 import hashlib
 import logging
 import queue
+import struct
 import threading
 import time
 from collections import defaultdict
+from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry, Verdict
@@ -43,15 +46,18 @@ from policyd_rate_limit.storage.redis_nodes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Demand
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_nodes import Argument
 
 DEFAULT_PREFIX = "policyd"
 LONGEST_TAG = 128  # characters of a counter that stand in a key as they are
+DEMANDS_PER_SCRIPT = 16  # some hundred microseconds, in which the server serves nobody else
+MOST_LIMITS_PACKED = 1_024  # different limits that are kept packed
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
 
@@ -239,18 +245,19 @@ class RedisStore:
         end = self._end()
         asked = list(questions)
         while asked:
-            commands = [batch.ask(question) for question in asked]
+            commands = list(batch.ask(asked))
             try:
-                self._run(commands, end)
+                self._run([command for command, _ in commands], end)
             finally:
-                for question, command in zip(asked, commands, strict=True):
-                    question.take(command)
+                for command, together in commands:
+                    for question, reply in zip(together, command.reply or repeat(None), strict=False):
+                        question.take(reply, unknown=command.open)
             asked = [question for question in asked if question.verdict is None]
         rest = [last for question in questions for last in batch.conclude(question)]
         if rest:
             self._run([command for command, _, _ in rest], end)
             for command, question, group in rest:
-                question.conclude(command, group)
+                question.conclude(command.reply[0], group)
 
     def _decide_rest(self, batch: _Batch, questions: Sequence[_Question]) -> tuple[list[Verdict], Record]:
         """Decide from memory what has no answer.
@@ -322,6 +329,18 @@ class _Keys:
             groups[slot_of(self.counter(charge.counter))].append(charge)
         return list(groups.values())
 
+    def in_scripts(self, questions: Sequence[_Question]) -> Iterator[Sequence[_Question]]:
+        """``questions`` as they go together in a script, by the first of their groups."""
+        places: Iterable[Sequence[_Question]] = (questions,)
+        if self._clustered:
+            by_slot: dict[int, list[_Question]] = defaultdict(list)
+            for question in questions:
+                by_slot[slot_of(self.counter(question.groups[0][0].counter))].append(question)
+            places = by_slot.values()
+        for place in places:
+            for first in range(0, len(place), DEMANDS_PER_SCRIPT):
+                yield place[first : first + DEMANDS_PER_SCRIPT]
+
 
 class _Question:
     """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
@@ -355,13 +374,13 @@ class _Question:
         """Whether some charges were counted before another one was refused."""
         return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
 
-    def take(self, command: Command) -> None:
-        """What became of the ``command`` for the first of the groups."""
-        if command.reply is None:
-            self.may_be_counted = self.may_be_counted or command.open
+    def take(self, reply: Sequence[int] | None, *, unknown: bool) -> None:
+        """The ``reply`` about the first of the groups; None and ``unknown``: it may have been counted."""
+        if reply is None:
+            self.may_be_counted = self.may_be_counted or unknown
             return
         group = self.groups.pop(0)
-        what, *numbers = command.reply
+        what, *numbers = reply
         if what == _REFUSED:
             charge = group[numbers[0] - 1]
             self.verdict = Verdict(False, charge.key, charge.limits[numbers[1] - 1])
@@ -372,13 +391,13 @@ class _Question:
             charged = sum(entry.amount for entry in self.entries if entry.counter == first)
             self.verdict = Verdict(True, charged=charged)
 
-    def conclude(self, command: Command, group: Sequence[Charge]) -> None:
-        """What became of a ``command`` of :meth:`_Batch.conclude`."""
+    def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
+        """The ``reply`` to a command of :meth:`_Batch.conclude`."""
         if self.has_reserved:
             counters = {charge.counter for charge in group}
             self.entries = [entry for entry in self.entries if entry.counter not in counters]
         else:
-            self._note(group, command.reply[1:])
+            self._note(group, reply[1:])
 
     def _note(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
         for at in range(0, len(numbers), 3):
@@ -394,10 +413,8 @@ class _Batch:
     def __init__(self, number: int, writer: int, keys: _Keys, keep: int, time: str) -> None:
         self.number = number
         self._writer = writer
-        self._name = _name(writer)
         self._keys = keys
-        self._keep = keep
-        self._time = time
+        self._common: tuple[Argument, ...] = (_name(writer), number, keep, time)
         self._ordinals: dict[str, int] = defaultdict(int)
         self._own_fields = 0
 
@@ -415,42 +432,47 @@ class _Batch:
             own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
         return _Question(demand, field, own_field, groups)
 
-    def ask(self, question: _Question) -> Command:
-        """Decide the first of the groups of ``question``."""
-        group = question.groups[0]
-        arguments: list[Argument] = []
-        for charge in group:
-            arguments += (self._ordinal(charge.counter), charge.cost, len(charge.limits))
-            for limit in charge.limits:
-                arguments += limit
-        settles = question.demand.settles and question.demand.mail
-        return self._command("settle" if settles else "charge", question, group, arguments)
+    def ask(self, questions: Sequence[_Question]) -> Iterator[tuple[Command, Sequence[_Question]]]:
+        """Decide the first of the groups of each of ``questions``: the commands, and what each asks."""
+        for together in self._keys.in_scripts(questions):
+            keys: list[bytes] = []
+            arguments: list[Argument] = []
+            for question in together:
+                kind = "settle" if question.demand.settles and question.demand.mail else "charge"
+                group = question.groups[0]
+                self._add(keys, arguments, kind, question, group)
+                for charge in group:
+                    arguments += (self._ordinal(charge.counter), charge.cost, _packed(charge.limits))
+            yield script(keys, (*self._common, *arguments)), together
 
     def conclude(self, question: _Question) -> Iterator[tuple[Command, _Question, Sequence[Charge]]]:
         """Give back what was reserved, or confirm what was counted, by scripts that knew of some charges only.
 
         What a mail was charged too much before, and a refused demand has given back, stays given back.
         """
+        if not question.has_reserved and not question.own_field:
+            return
+        kind = "undo" if question.has_reserved else "confirm"
         counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
-        if question.has_reserved or question.own_field:
-            kind = "undo" if question.has_reserved else "confirm"
-            for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
-                arguments: list[Argument] = []
-                for charge in group:
-                    entry = counted[charge.counter]
-                    arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
-                yield self._command(kind, question, group, arguments), question, group
+        for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
+            keys: list[bytes] = []
+            arguments: list[Argument] = []
+            self._add(keys, arguments, kind, question, group)
+            for charge in group:
+                entry = counted[charge.counter]
+                arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
+            yield script(keys, (*self._common, *arguments)), question, group
 
-    def _command(
-        self, kind: str, question: _Question, group: Sequence[Charge], arguments: Sequence[Argument]
-    ) -> Command:
-        keys: list[bytes] = []
+    def _add(
+        self, keys: list[bytes], arguments: list[Argument], kind: str, question: _Question, group: Sequence[Charge]
+    ) -> None:
+        """What begins a demand."""
+        mail = question.demand.mail
         for charge in group:
             keys.append(self._keys.counter(charge.counter))
-            if question.demand.mail:
-                keys.append(self._keys.mail(charge.counter, question.demand.mail))
-        fields = (question.field, question.own_field)
-        return script(keys, (kind, self._name, self.number, *fields, self._keep, self._time, *arguments))
+            if mail:
+                keys.append(self._keys.mail(charge.counter, mail))
+        arguments += (kind, len(group), question.field, question.own_field)
 
     def _ordinal(self, counter: str) -> int:
         """Which of the demands on ``counter`` in this batch the next one is."""
@@ -475,7 +497,7 @@ class _Replays:
             entries[entry.counter].append(entry)
         for counter, of_counter in entries.items():
             mails: dict[str, int] = {}
-            arguments: list[Argument] = [self._former.get((record.writer, counter), 0), record.date]
+            arguments: list[Argument] = ["replay", self._former.get((record.writer, counter), 0), record.date]
             for _, amount, date, mail, part in _merged(of_counter):
                 field = b""
                 if mail and part and amount > 0:
@@ -484,7 +506,7 @@ class _Replays:
                     field = _settled_field(record.writer, record.number)
                 arguments += (amount, date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
             names = [keys.counter(counter), *(keys.mail(counter, mail) for mail in mails)]
-            yield script(names, ("replay", _name(record.writer), record.number, b"", b"", keep, time, *arguments))
+            yield script(names, (_name(record.writer), record.number, keep, time, *arguments))
             self._former[record.writer, counter] = record.number
 
 
@@ -498,6 +520,15 @@ def _tag(counter: str) -> str:
 
 def _name(writer: int) -> bytes:
     return writer.to_bytes(8, "big")
+
+
+@lru_cache(MOST_LIMITS_PACKED)
+def _packed(limits: Limits) -> bytes:
+    """Maximum, seconds, ... as a MessagePack array."""
+    numbers = [number for limit in limits for number in limit]
+    return struct.pack(
+        ">BH" + "BQ" * len(numbers), 0xDC, len(numbers), *(n for number in numbers for n in (0xCF, number))
+    )
 
 
 def _part_field(part: str) -> bytes:

@@ -1,22 +1,25 @@
--- Decides on the server, in one step, what one demand asks; redis.py says what the keys are.
+-- Decides on the server, in one step, what some demands ask; redis.py says what the keys are.
 --
--- KEYS  the counters; for a mail, each is followed by what that mail was charged on it (hash: field -> amount, date, and
---       for a settlement what it gave back)
--- ARGV  1  kind: "charge", "settle", "undo", "confirm", "replay"
---       2  writer (8 bytes)
---       3  number of the batch
---       4  field in which the mail remembers the charge; empty: there is no mail
---       5  field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
---       6  seconds for which a counter is kept whose windows are not known
---       7  Unix time in place of the server's, for tests; empty: the server's
---       8, ...  charge, settle: for each counter ordinal in the batch, cost, number of limits, maximum and seconds of
---               each limit
---               undo, confirm: for each counter ordinal, amount, date
---               replay, one counter: number of the record before it, latest date, for each entry: amount, date, index of
---               its mail in KEYS or 0, field
+-- KEYS  for each demand its counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
+--       amount, date, and for a settlement what it gave back)
+-- ARGV  1  writer (8 bytes)
+--       2  number of the batch
+--       3  seconds for which a counter is kept whose windows are not known
+--       4  Unix time in place of the server's, for tests; empty: the server's
+--       5, ...  for each demand
+--          kind: "charge", "settle", "undo", "confirm"
+--          how many counters
+--          field in which the mail remembers the charge; empty: there is no mail
+--          field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
+--          for each counter: ordinal in the batch, amount; charge, settle: MessagePack of maximum, seconds, ... of its
+--          limits; undo, confirm: date
+--       or, with one counter only, 5  "replay"
+--          6  number of the record before it
+--          7  latest date
+--          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field
 --
--- Replies: {REFUSED, charge, limit}, {KNOWN}, {COUNTED, charge, amount, date, charge, amount, date, ...}, {LATER}: not
--- before the record before it.
+-- Replies: for each demand {REFUSED, charge, limit}, {KNOWN}, or {COUNTED, charge, amount, date, charge, amount, ...};
+-- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it.
 --
 -- A counter is a hash.
 -- "m": as MessagePack, relative to `seen` where that is shorter: format, seen, first, count, seen - date and amount of the
@@ -37,19 +40,17 @@ local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
-local kind, writer, number, field, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[6])
-local own_field = ARGV[5] ~= '' and ARGV[5] or field
+local writer, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local mark_field = 'b' .. writer
-local stride = field == '' and 1 or 2
 
 local now, date -- the second in which charges are judged, and the one that they are dated
-if ARGV[7] == '' then
+if ARGV[4] == '' then
     local time = call('TIME')
     now = tonumber(time[1])
     date = time[2] == '0' and now or now + 1
 else
-    now = math.floor(tonumber(ARGV[7]))
-    date = math.ceil(tonumber(ARGV[7]))
+    now = math.floor(tonumber(ARGV[4]))
+    date = math.ceil(tonumber(ARGV[4]))
 end
 
 -- The events of a counter -------------------------------------------------------------------------------------
@@ -365,8 +366,8 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
-local function remember(mail, in_field, amount, when, given_back)
-    call('HSET', mail, in_field, pack({amount, when, given_back}))
+local function remember(mail, field, amount, when, given_back)
+    call('HSET', mail, field, pack({amount, when, given_back}))
     call('EXPIRE', mail, REMEMBERED)
 end
 
@@ -397,23 +398,23 @@ local function take_off(mail, charges, amount, taken)
     end
 end
 
--- What of `charges` is in the field of this demand: it may settle twice within a batch.
-local function own(charges)
+-- What of `charges` is in `field`: a batch may settle a mail twice.
+local function amount_in(field, charges)
     for _, charge in ipairs(charges) do
-        if charge.field == own_field then
+        if charge.field == field then
             return charge.amount
         end
     end
     return 0
 end
 
--- Replay: what was decided while this server was away ------------------------------------------------------------
+-- What was decided while this server was away ---------------------------------------------------------------------
 
-if kind == 'replay' then
+local function replay(former, latest)
     local counter = read(KEYS[1])
     if counter.mark[1] > number or has(counter, ALL) then
         return {KNOWN}
-    elseif counter.mark[1] < tonumber(ARGV[8]) then
+    elseif counter.mark[1] < former then
         return {LATER}
     end
     advance(counter, {})
@@ -425,15 +426,15 @@ if kind == 'replay' then
     end
     local expired = now - (longest > 0 and longest or keep)
     local total, settled = 0, {}
-    for at = 10, #ARGV, 4 do
+    for at = 8, #ARGV, 4 do
         local amount, when = tonumber(ARGV[at]), math.min(tonumber(ARGV[at + 1]), date)
-        local mail, in_field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
+        local mail, field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
         local new = true
         if mail and amount > 0 and when > now - REMEMBERED then
-            new = call('HSETNX', mail, in_field, pack({amount, when})) == 1
+            new = call('HSETNX', mail, field, pack({amount, when})) == 1
             call('EXPIRE', mail, REMEMBERED)
         elseif mail and amount < 0 then
-            settled[mail] = settled[mail] or call('HSETNX', mail, in_field, pack({0, when, -amount})) == 1
+            settled[mail] = settled[mail] or call('HSETNX', mail, field, pack({0, when, -amount})) == 1
             if settled[mail] then
                 take_off(mail, (charges_of(mail)), -amount, function() end)
             end
@@ -448,83 +449,63 @@ if kind == 'replay' then
     end
     local missing = counted and total - counted or 0
     if missing > 0 then
-        insert(counter, math.min(tonumber(ARGV[9]), date), missing)
+        insert(counter, latest, missing)
     elseif missing < 0 then
-        give_back(counter, math.min(tonumber(ARGV[9]), date), -missing)
+        give_back(counter, latest, -missing)
     end
     note(counter, missing, 0, ALL) -- whatever of the batch may still be on its way comes too late
     save(counter)
     return {COUNTED}
 end
 
--- Charge, settle, undo, confirm ---------------------------------------------------------------------------------
+-- Demands --------------------------------------------------------------------------------------------------------
 
-local charges, at = {}, 8
-for key = 1, #KEYS, stride do
-    local charge = {
-        counter = read(KEYS[key]), mail = stride == 2 and KEYS[key + 1], ordinal = tonumber(ARGV[at]),
-        cost = tonumber(ARGV[at + 1]), limits = {}, before = {}
-    }
-    if kind == 'undo' or kind == 'confirm' then
-        charge.date = tonumber(ARGV[at + 2])
-        at = at + 3
-    else
-        local count = tonumber(ARGV[at + 2])
-        for limit = 1, 2 * count do
-            charge.limits[limit] = tonumber(ARGV[at + 2 + limit])
-        end
-        at = at + 3 + 2 * count
-    end
-    if charge.counter.mark[1] > number then
-        return {KNOWN} -- a later batch came after this one was given up
-    end
-    charges[#charges + 1] = charge
-end
-
-local reply = {COUNTED}
-local function tell(charge, amount, when)
+local function tell(reply, charge, amount, when)
     local size = #reply
     reply[size + 1], reply[size + 2], reply[size + 3] = charge, amount, when
 end
 
-if has(charges[1].counter, charges[1].ordinal) then
-    -- This has been done, and the answer was lost.
+-- What was answered to a demand that has been decided, where the answer was lost.
+local function answer_again(kind, charges, field, own_field)
+    local reply = {COUNTED}
     for index, charge in ipairs(charges) do
         local found = charge.mail and (call('HGET', charge.mail, own_field) or call('HGET', charge.mail, field))
         if found then
             found = unpack_message(found)
-            tell(index, found[3] and -found[3] or found[1], found[2])
+            tell(reply, index, found[3] and -found[3] or found[1], found[2])
         elseif kind == 'charge' then
-            tell(index, charge.cost, date)
+            tell(reply, index, charge.amount, date)
         end
     end
     return reply
 end
 
-if kind == 'undo' then
+local function undo(charges, own_field)
     for _, charge in ipairs(charges) do
         local counter = charge.counter
         advance(counter, {})
-        give_back(counter, charge.date, charge.cost)
-        note(counter, -charge.cost, charge.ordinal, charge.ordinal)
+        give_back(counter, tonumber(charge.last), charge.amount)
+        note(counter, -charge.amount, charge.ordinal, charge.ordinal)
         save(counter)
         if charge.mail then
             call('HDEL', charge.mail, own_field)
         end
     end
-    return reply
+    return {COUNTED}
 end
 
-if kind == 'confirm' then
+local function confirm(charges, field, own_field)
+    local reply = {COUNTED}
     for index, charge in ipairs(charges) do
         local packed = call('HGET', charge.mail, own_field)
         if packed then
             if call('HSETNX', charge.mail, field, packed) == 0 then
                 -- It was asked twice at the same time, and counted twice.
+                local when = tonumber(charge.last)
                 advance(charge.counter, {})
-                give_back(charge.counter, charge.date, charge.cost)
+                give_back(charge.counter, when, charge.amount)
                 save(charge.counter)
-                tell(index, -charge.cost, charge.date)
+                tell(reply, index, -charge.amount, when)
             end
             call('HDEL', charge.mail, own_field)
         end
@@ -532,55 +513,101 @@ if kind == 'confirm' then
     return reply
 end
 
-local changes = false
-for _, charge in ipairs(charges) do
-    if kind == 'settle' then
-        local total
-        charge.before, total = charges_of(charge.mail)
-        charge.cost = charge.cost - total
-    elseif charge.mail and call('HEXISTS', charge.mail, field) == 1 then
+local function exceeding(charges)
+    local refusal
+    for index, charge in ipairs(charges) do
+        local counter, limits = charge.counter, unpack_message(charge.last)
+        advance(counter, limits)
+        for limit = 1, charge.amount > 0 and not refusal and #limits or 0, 2 do
+            if not refusal and counter.known[limits[limit + 1]].sum + charge.amount > limits[limit] then
+                refusal = {REFUSED, index, (limit + 1) / 2}
+            end
+        end
+    end
+    for index = 1, refusal and #charges or 0 do
+        if charges[index].counter.passed >= MANY then
+            save(charges[index].counter)
+        end
+    end
+    return refusal
+end
+
+local function decide(kind, charges, field, own_field)
+    local changes = false
+    for _, charge in ipairs(charges) do
+        if kind == 'settle' then
+            local total
+            charge.before, total = charges_of(charge.mail)
+            charge.amount = charge.amount - total
+        elseif charge.mail and call('HEXISTS', charge.mail, field) == 1 then
+            return {KNOWN}
+        end
+        changes = changes or charge.amount ~= 0
+    end
+    if not changes then
         return {KNOWN}
     end
-    changes = changes or charge.cost ~= 0
-end
-if not changes then
-    return {KNOWN}
+    local refusal = exceeding(charges)
+    if refusal then
+        return refusal
+    end
+    local reply = {COUNTED}
+    for index, charge in ipairs(charges) do
+        local counter, amount = charge.counter, charge.amount
+        if amount > 0 then
+            append(counter, date, amount)
+            if charge.mail then
+                remember(charge.mail, own_field, amount_in(own_field, charge.before or {}) + amount, date)
+            end
+            tell(reply, index, amount, date)
+        elseif amount < 0 then
+            take_off(charge.mail, charge.before, -amount, function(when, taken)
+                give_back(counter, when, taken)
+                tell(reply, index, -taken, when)
+            end)
+            remember(charge.mail, own_field, amount_in(own_field, charge.before), date, -amount)
+        end
+        note(counter, amount, charge.ordinal, charge.ordinal)
+        save(counter)
+    end
+    return reply
 end
 
-local refused
-for index, charge in ipairs(charges) do
-    advance(charge.counter, charge.limits)
-    for limit = 1, charge.cost > 0 and not refused and #charge.limits or 0, 2 do
-        if not refused and charge.counter.known[charge.limits[limit + 1]].sum + charge.cost > charge.limits[limit] then
-            refused = {REFUSED, index, (limit + 1) / 2}
-        end
-    end
-end
-if refused then
+local function answer(kind, charges, field, own_field)
     for _, charge in ipairs(charges) do
-        if charge.counter.passed >= MANY then
-            save(charge.counter)
+        if charge.counter.mark[1] > number then
+            return {KNOWN} -- a later batch came after this one was given up
         end
     end
-    return refused
+    if has(charges[1].counter, charges[1].ordinal) then
+        return answer_again(kind, charges, field, own_field)
+    elseif kind == 'undo' then
+        return undo(charges, own_field)
+    elseif kind == 'confirm' then
+        return confirm(charges, field, own_field)
+    end
+    return decide(kind, charges, field, own_field)
 end
 
-for index, charge in ipairs(charges) do
-    local counter = charge.counter
-    if charge.cost > 0 then
-        append(counter, date, charge.cost)
-        if charge.mail then
-            remember(charge.mail, own_field, own(charge.before) + charge.cost, date)
-        end
-        tell(index, charge.cost, date)
-    elseif charge.cost < 0 then
-        take_off(charge.mail, charge.before, -charge.cost, function(when, amount)
-            give_back(counter, when, amount)
-            tell(index, -amount, when)
-        end)
-        remember(charge.mail, own_field, own(charge.before), date, -charge.cost)
-    end
-    note(counter, charge.cost, charge.ordinal, charge.ordinal)
-    save(counter)
+if ARGV[5] == 'replay' then
+    return replay(tonumber(ARGV[6]), math.min(tonumber(ARGV[7]), date))
 end
-return reply
+local replies, key, at = {}, 1, 5
+while at <= #ARGV do
+    local kind, count, field, own_field = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+    at = at + 4
+    local charges = {}
+    for index = 1, count do
+        local charge = {counter = read(KEYS[key]), ordinal = tonumber(ARGV[at]), amount = tonumber(ARGV[at + 1])}
+        charge.last = ARGV[at + 2] -- its limits, or a date
+        at = at + 3
+        key = key + 1
+        if field ~= '' then
+            charge.mail = KEYS[key]
+            key = key + 1
+        end
+        charges[index] = charge
+    end
+    replies[#replies + 1] = answer(kind, charges, field, own_field ~= '' and own_field or field)
+end
+return replies

@@ -52,7 +52,11 @@ _CODES = {
     errors.MasterDownError: "MASTERDOWN",
     errors.NoScriptError: "NOSCRIPT",
     errors.ReadOnlyError: "READONLY",
+    errors.NoPermissionError: "NOPERM",
+    errors.OutOfMemoryError: "OOM",
 }
+# After these nothing of a script has been done; after others its first demands may have been.
+_BEFORE_ANYTHING = frozenset(_CODES.values()) | {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
 _OURS = frozenset({"url", "cluster", "nodes", "prefix", "sentinels", "service_name", "sentinel_options"})
 
 
@@ -159,9 +163,10 @@ class Node:
                         self._read()
                     try:
                         command.reply = self._read()
+                        command.open = False
                     except errors.ResponseError as error:
                         refused[command] = error
-                    command.open = False
+                        command.open = _code(error)[0] not in _BEFORE_ANYTHING
         except (errors.RedisError, OSError) as error:
             raise self._failure(error, end) from error
         return refused
