@@ -380,15 +380,17 @@ class _Question:
             self.may_be_counted = self.may_be_counted or unknown
             return
         group = self.groups.pop(0)
-        what, *numbers = reply
-        if what == _REFUSED:
-            charge = group[numbers[0] - 1]
-            self.verdict = Verdict(False, charge.key, charge.limits[numbers[1] - 1])
+        if reply[0] == _REFUSED:
+            charge = group[reply[1] - 1]
+            self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
             return
-        self._note(group, numbers)
+        self._note(group, reply)
         if not self.groups:
             first = self.demand.charges[0].counter
-            charged = sum(entry.amount for entry in self.entries if entry.counter == first)
+            charged = 0
+            for entry in self.entries:
+                if entry.counter == first:
+                    charged += entry.amount
             self.verdict = Verdict(True, charged=charged)
 
     def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
@@ -397,13 +399,12 @@ class _Question:
             counters = {charge.counter for charge in group}
             self.entries = [entry for entry in self.entries if entry.counter not in counters]
         else:
-            self._note(group, reply[1:])
+            self._note(group, reply)
 
-    def _note(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
-        for at in range(0, len(numbers), 3):
-            index, amount, date = numbers[at : at + 3]
-            counter = group[index - 1].counter
-            self.entries.append(Entry(counter, amount, date, self.demand.mail, self.demand.part))
+    def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
+        mail, part = self.demand.mail, self.demand.part
+        for at in range(1, len(reply), 3):
+            self.entries.append(Entry(group[reply[at] - 1].counter, reply[at + 1], reply[at + 2], mail, part))
             self.may_be_counted = True
 
 

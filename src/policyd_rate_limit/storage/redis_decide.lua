@@ -223,9 +223,11 @@ local function read(key)
         counter.seen, counter.first, counter.tail = seen, first, first + m[4] - 1
         counter.date, counter.amount, counter.expires, counter.marks = seen - m[5], m[6], seen + m[7], m[8]
         for at = 9, #m, 5 do
-            counter.known[m[at]] = {
+            local window = {
                 seconds = m[at], used = seen - m[at + 1], head = first + m[at + 2], date = seen - m[at + 3], sum = m[at + 4]
             }
+            counter.windows[#counter.windows + 1] = window
+            counter.known[window.seconds] = window
         end
     else
         counter.seen, counter.first, counter.tail = now, 1, 0
@@ -238,26 +240,28 @@ end
 
 -- Brings a counter up to this moment, with windows for `limits`: maximum, seconds, ...
 local function advance(counter, limits)
-    local known = counter.known
+    local windows, known = counter.windows, counter.known
     for at = 2, #limits, 2 do
         local seconds = limits[at]
-        if not known[seconds] then
-            known[seconds] = {seconds = seconds, head = counter.tail + 1, date = now, sum = 0, fresh = true}
+        local window = known[seconds]
+        if not window then
+            window = {seconds = seconds, head = counter.tail + 1, date = now, sum = 0, fresh = true}
+            known[seconds] = window
+            windows[#windows + 1] = window
         end
-        known[seconds].used = now
-    end
-    for seconds, window in pairs(known) do
-        -- One that nobody asks for any more is dropped.
-        if window.used + seconds > now then
-            counter.windows[#counter.windows + 1] = window
-        end
+        window.used = now
     end
     local stepped_back = now < counter.seen
     if stepped_back then
         mend(counter)
     end
-    for _, window in ipairs(counter.windows) do
-        slide(counter, window, stepped_back or window.fresh)
+    for at = #windows, 1, -1 do
+        local window = windows[at]
+        if window.used + window.seconds <= now then
+            table.remove(windows, at) -- nobody asks for it any more
+        elseif stepped_back or window.fresh or window.date + window.seconds <= now then
+            slide(counter, window, stepped_back or window.fresh)
+        end
     end
 end
 
@@ -301,14 +305,16 @@ local function save(counter)
     if renew then
         counter.expires = needed + math.max(60, math.floor(longest / 8)) -- not at every write
     end
+    local first = counter.first
     local m = {
-        FORMAT, now, counter.first, counter.tail - counter.first + 1, now - counter.date, counter.amount,
-        counter.expires - now, counter.marks
+        FORMAT, now, first, counter.tail - first + 1, now - counter.date, counter.amount, counter.expires - now,
+        counter.marks
     }
+    local at = 8
     for _, window in ipairs(counter.windows) do
-        local at = #m
-        m[at + 1], m[at + 2], m[at + 3] = window.seconds, now - window.used, window.head - counter.first
+        m[at + 1], m[at + 2], m[at + 3] = window.seconds, now - window.used, window.head - first
         m[at + 4], m[at + 5] = now - window.date, window.sum
+        at = at + 5
     end
     local fields = {'m', pack(m)}
     if counter.has_new_mark then
@@ -513,10 +519,16 @@ local function confirm(charges, field, own_field)
     return reply
 end
 
+local unpacked = {} -- limits that were unpacked for an earlier demand
+
 local function exceeding(charges)
     local refusal
     for index, charge in ipairs(charges) do
-        local counter, limits = charge.counter, unpack_message(charge.last)
+        local counter, limits = charge.counter, unpacked[charge.last]
+        if not limits then
+            limits = unpack_message(charge.last)
+            unpacked[charge.last] = limits
+        end
         advance(counter, limits)
         for limit = 1, charge.amount > 0 and not refusal and #limits or 0, 2 do
             if not refusal and counter.known[limits[limit + 1]].sum + charge.amount > limits[limit] then
