@@ -109,6 +109,7 @@ class _Cut:
     """A session on a bad network."""
 
     warnings = ()
+    is_broken = False
 
     def __init__(self, network: Network, session: Session) -> None:
         self._network = network
@@ -116,7 +117,9 @@ class _Cut:
         self.close = session.close
 
     def exchange(self, commands: Sequence[Command], end: float) -> NodeError | None:
-        return self._network.pass_on(self._session, commands, end)
+        failure = self._network.pass_on(self._session, commands, end)
+        self.is_broken = failure is not None
+        return failure
 
 
 def _soon() -> float:

@@ -241,6 +241,19 @@ def test_clean_says_that_nothing_needed_to_be_deleted(own: RedisServer) -> None:
         store.clean(1.0)
 
 
+def test_a_record_that_cannot_be_understood_holds_nobody_up(
+    server: RedisServer | External, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = new_memory(time.time)
+    memory.advance()
+    good = memory.decide([demand(cost=2)])[1]
+    assert good is not None
+    with store_on(server) as store:
+        bad = good._replace(number=7, entries='[["user:alice","many",0,"",""]]')
+        assert store.admit([demand(maximum=2)], [good, bad], 1.0) == [Verdict(False, "user:alice", Limit(2, 3600))]
+        assert [record.levelname for record in caplog.records if "cannot be understood" in record.message] == ["ERROR"]
+
+
 # When it cannot
 
 

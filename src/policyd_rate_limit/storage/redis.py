@@ -209,7 +209,7 @@ class RedisStore:
             if failure is None:
                 failure = NodeError("Redis has lost what was replayed before", Remedy.NONE)
             left = end - time.monotonic()
-            if failure.remedy is Remedy.RECONNECT or any(command.open for command in waiting):
+            if self._session is not None and (self._session.is_broken or any(command.open for command in waiting)):
                 self._disconnect()
             if failure.remedy is Remedy.NONE or left <= pause:
                 raise failure
@@ -229,7 +229,10 @@ class RedisStore:
             for record in waiting:
                 if len(commands) >= COMMANDS_PER_EXCHANGE:
                     break
-                commands += replays.commands(record, self._keys, self._longest, self._time)
+                try:
+                    commands += replays.commands(record, self._keys, self._longest, self._time)
+                except ValueError as error:
+                    _logger.error("a batch of the journal cannot be understood and does not count: %s", error)
                 count += 1
             try:
                 self._run(commands, self._end())

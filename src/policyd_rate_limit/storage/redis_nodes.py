@@ -130,12 +130,16 @@ class Node:
         except (errors.RedisError, OSError) as error:
             raise self._failure(error) from error
 
-    def fileno(self) -> int:
-        """Of the socket, for select()."""
+    @property
+    def descriptor(self) -> int:
+        """Of the socket."""
         return int(self._connection._sock.fileno())
 
     def send(self, commands: Sequence[Command], end: float) -> None:
         """Send ``commands`` until ``end`` (of the monotonic clock)."""
+        if _readable([self], 0.0):
+            # Nobody says anything unasked, but goodbye: better not to send what would then be unknown.
+            raise NodeError(f"Redis {self.address}: connection closed by the server", Remedy.RECONNECT)
         lines: list[tuple[Argument, ...]] = []
         for command in commands:
             if command.asks:
@@ -198,11 +202,12 @@ class Node:
 class Session:
     """Connections to all servers in use; ``slots`` are the addresses of a Cluster's masters, by slot.
 
-    ``warnings``: what the operator should know of the servers.
+    ``warnings``: what the operator should know of the servers. ``is_broken``: of no more use.
     """
 
     def __init__(self, nodes: Sequence[Node], slots: list[Address] | None, warnings: Sequence[str]) -> None:
         self.warnings = warnings
+        self.is_broken = False
         self._nodes = {node.address: node for node in nodes}
         self._first = nodes[0]
         self._slots = slots
@@ -222,8 +227,10 @@ class Session:
                 failures.append(failure)
         while sent:
             # No node waits for another one's answers.
-            ready = select.select(list(sent), (), (), max(end - time.monotonic(), 0))[0] if len(sent) > 1 else []
-            for node in ready or list(sent):
+            nodes = list(sent)
+            if len(nodes) > 1:
+                nodes = _readable(nodes, end - time.monotonic()) or nodes
+            for node in nodes:
                 share = sent.pop(node)
                 try:
                     refused = node.receive(share, end)
@@ -233,6 +240,7 @@ class Session:
                     failures += [self._judge(node, command, error) for command, error in refused.items()]
                     if any(_code(error)[0] == "NOSCRIPT" for error in refused.values()):
                         self._load_script(node, failures)
+        self.is_broken = self.is_broken or any(failure.remedy is Remedy.RECONNECT for failure in failures)
         return max(failures, key=lambda failure: failure.remedy, default=None)
 
     def close(self) -> None:
@@ -394,6 +402,15 @@ class Servers:
                 return masters
             failure = NodeError(f"Redis {seed}: its Cluster does not serve all slots", Remedy.RECONNECT)
         raise failure
+
+
+def _readable(nodes: Sequence[Node], seconds: float) -> list[Node]:
+    """Those of ``nodes`` that have something to be read, as soon as one has; none after ``seconds``."""
+    by_descriptor = {node.descriptor: node for node in nodes}
+    poll = select.poll()  # select() knows no descriptors beyond 1023
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    return [by_descriptor[descriptor] for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000)]
 
 
 def _risks(node: Node) -> list[str]:

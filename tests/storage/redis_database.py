@@ -1,0 +1,81 @@
+"""Redis as one of the databases that the contract of the stores is held against."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from redis import Redis
+
+from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.redis import RedisStore
+from storage.stores import HOUR, PATIENCE, new_memory
+
+# Date and amount of all events of a counter.
+_EVENTS = """
+local m = redis.call('HGET', KEYS[1], 'm')
+if not m then return {} end
+m = cmsgpack.unpack(m)
+local found = {}
+for at = m[3], m[3] + m[4] - 2 do
+    local event = cmsgpack.unpack(redis.call('HGET', KEYS[1], at))
+    found[#found + 1], found[#found + 2] = event[1], event[2]
+end
+if m[4] > 0 then
+    found[#found + 1], found[#found + 2] = m[2] - m[5], m[6]
+end
+return found
+"""
+_numbers = itertools.count()
+
+
+class RedisDatabase:
+    """A prefix and a user of its own on the server at ``url``; see :class:`storage.stores.Database`."""
+
+    def __init__(self, directory: pathlib.Path, url: str) -> None:
+        self.home = directory
+        self.url = url
+        self.user = f"test-{os.getpid()}-{next(_numbers)}"
+        with self._administrator() as client:
+            client.acl_setuser(self.user, enabled=True, nopass=True, keys=[f"{self.user}:*"], commands=["+@all"])
+
+    def store(
+        self,
+        clock: Callable[[], float],
+        *,
+        memory: Memory | None = None,
+        longest: int = HOUR,
+        counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (),
+    ) -> RedisStore:
+        """See :meth:`storage.stores.Database.store`; there is nothing old in Redis."""
+        place = urlsplit(self.url)
+        config = {"url": f"redis://{self.user}:any@{place.hostname}:{place.port}{place.path}", "prefix": self.user}
+        return RedisStore(config, memory or new_memory(clock), longest=longest, timeout=PATIENCE, clock=clock)
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """See :meth:`storage.stores.Database.outage`: nobody can log in."""
+        with self._administrator() as client:
+            client.acl_setuser(self.user, enabled=False, reset=False)
+            client.client_kill_filter(user=self.user)
+            yield
+            client.acl_setuser(self.user, enabled=True, reset=False)
+
+    def usage(self, now: float) -> dict[str, int]:
+        """See :meth:`storage.stores.Database.usage`."""
+        found: dict[str, int] = {}
+        with self._administrator() as client:
+            events = client.register_script(_EVENTS)
+            for key in client.scan_iter(f"{self.user}:c:*"):
+                counter = key.partition(b"{")[2][:-1].partition(b":")[2].decode()
+                numbers = events(keys=[key])
+                dated = zip(numbers[::2], numbers[1::2], strict=True)
+                found[counter] = sum(amount for date, amount in dated if date > now - HOUR)
+        return {counter: amount for counter, amount in found.items() if amount}
+
+    def _administrator(self) -> Redis:
+        return Redis.from_url(self.url, protocol=2)
