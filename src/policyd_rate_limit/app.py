@@ -101,6 +101,15 @@ def make_directories(settings: Settings, account: accounts.Account | None) -> No
             _logger.warning("%s", refusal)
 
 
+def check(settings: Settings) -> None:
+    """Find out what the daemon would refuse to start with, beside what single settings may be. Nothing is connected.
+
+    :raises ConfigError: the driver of the database is not installed, or its options are wrong.
+    """
+    stores.make_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    stores.make_lookup(settings)
+
+
 def clean(settings: Settings) -> int:
     """Delete old records; how many there were.
 

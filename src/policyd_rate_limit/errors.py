@@ -50,10 +50,11 @@ class Problem:
 
 
 class ConfigError(PolicydError):
-    """The configuration is missing, unreadable or invalid: every problem at once."""
+    """The configuration is missing, unreadable or invalid: every problem at once, and the warnings beside them."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -1,10 +1,12 @@
 """The command ``policyd-rate-limit``.
 
-What an action needs is imported when it is asked for: scripts call ``--version`` and ``--get-config``.
+Without a subcommand it is the daemon, or does what its old flags ask for. What an action needs is imported when it
+is asked for: scripts call ``--version`` and ``--get-config``.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -19,10 +21,36 @@ from policyd_rate_limit.cli.exits import Exit, status_of, tell
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.system.logs import NAME
 
+COMMANDS = {
+    "check-config": "check_config",
+}
+"""The subcommands, in the order of the help: each is ``command`` of the module of :mod:`policyd_rate_limit.cli` that
+is named here. It gets the path of ``-f``, or None, with ``click.pass_obj`` and returns an :class:`Exit`."""
+
 _STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" for status in Exit)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_STATUSES)
+class _Commands(click.Group):
+    """The subcommands of COMMANDS, each imported when it is called or when all are listed."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{COMMANDS[name]}")
+        found: click.Command = module.command
+        return found
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="[COMMAND ...]",
+    epilog=_STATUSES,
+)
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 @click.option(
     "-f",
@@ -39,11 +67,17 @@ _STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" fo
     metavar="NAME",
     help="Write the value of a setting, and end; dots reach into it (sqlite_config.database).",
 )
-def command(path: Path | None, do_clean: bool, setting: str | None) -> Exit:
+@click.pass_context
+def command(context: click.Context, path: Path | None, do_clean: bool, setting: str | None) -> Exit:
     """Limit how many mails each user, sender or client address sends: a policy server for Postfix.
 
-    Without --clean and --get-config it serves until SIGTERM, SIGINT or SIGUSR1.
+    Without a command, --clean and --get-config it serves until SIGTERM, SIGINT or SIGUSR1.
     """
+    if context.invoked_subcommand is not None:
+        if do_clean or setting is not None:
+            raise click.UsageError("--clean and --get-config go with no command")
+        context.obj = path
+        return Exit.OK  # of no meaning: the command has a status of its own
     if setting is not None:
         from policyd_rate_limit.cli.get_config import get_config
 

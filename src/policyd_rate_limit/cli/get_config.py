@@ -19,7 +19,7 @@ def get_config(path: Path | None, name: str) -> Exit:
         value = config.show(settings, name)
     except KeyError:
         click.echo(f"{NAME}: {one_line(name)}: no such setting", err=True)
-        return Exit.NO_SUCH_SETTING
+        return Exit.NO
     # As bytes, since a locale such as C cannot say all that a configuration file can.
     click.echo(value.encode("utf-8", "backslashreplace"), nl=False)
     return Exit.OK

@@ -80,7 +80,7 @@ def check(source: Source) -> Configuration:
         settings = Settings(**given)
     except ValidationError as error:
         problems = sorted(_problems(source, error, spelled), key=lambda problem: problem.line)
-        raise ConfigError(problems) from None
+        raise ConfigError(problems, source.warnings) from None
     _warn_of_equal_ids(source, settings)
     return Configuration(settings, source.warnings)
 

@@ -1,0 +1,57 @@
+"""``check-config``: what is wrong with a configuration file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app, config
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.system.logs import one_line
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
+@click.pass_obj
+def command(path: Path | None, file: Path | None, as_json: bool) -> Exit:
+    """Say all that is wrong, or odd, in a configuration file.
+
+    FILE is the one that the daemon would read unless it is named. Exits with 1 when the daemon would not start with it.
+    """
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    file = file or path or config.find()
+    try:
+        settings, warnings = config.load(file)
+        app.check(settings)
+    except ConfigError as error:
+        problems, warnings = error.problems, (*warnings, *error.warnings)
+    if as_json:
+        told = {
+            "file": None if file is None else str(file),
+            "errors": [_facts(problem) for problem in problems],
+            "warnings": list(warnings),
+        }
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for problem in problems:
+            click.echo(f"error: {one_line(str(problem))}")
+        for warning in warnings:
+            click.echo(f"warning: {one_line(warning)}")
+        if not problems and not warnings:
+            click.echo(f"{file}: nothing wrong")
+    return Exit.NO if problems else Exit.OK
+
+
+def _facts(problem: Problem) -> dict[str, str | int | None]:
+    return {
+        "file": problem.file,
+        "line": problem.line or None,
+        "setting": problem.setting or None,
+        "expected": problem.expected,
+        "found": problem.found,
+    }

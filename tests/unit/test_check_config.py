@@ -1,0 +1,106 @@
+"""``check-config``: every error and every warning, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from policyd_rate_limit.cli import main
+
+
+def check(*arguments: object) -> int:
+    """The exit status of ``check-config``."""
+    with pytest.raises(SystemExit) as ended:
+        main(["check-config", *map(str, arguments)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A file with two errors, a warning and a secret."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text("limits: [[10]]\nlimit_by_sasll: true\nSOCKET: 7\nmysql_config: [hunter2]\n")
+    return path
+
+
+def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "good.conf"
+    path.write_text("limits = [[10, 60]]\n")
+    assert check(path) == 0
+    assert capsys.readouterr().out == f"{path}: nothing wrong\n"
+    assert check(path, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(path), "errors": [], "warnings": []}
+
+
+def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("limit_by_sasll: true\n")
+    assert check(path) == 0
+    assert capsys.readouterr().out == (
+        f"warning: {path}:1: unknown setting limit_by_sasll; did you mean limit_by_sasl?\n"
+    )
+
+
+def test_every_error_is_told_and_no_secret(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(wrong) == 1
+    out = capsys.readouterr().out
+    assert [line.split(": expected")[0] for line in out.splitlines()] == [
+        f"error: {wrong}:1: limits[0]",
+        f"error: {wrong}:3: SOCKET",
+        f"error: {wrong}:4: mysql_config",
+        f"warning: {wrong}:2: unknown setting limit_by_sasll; did you mean limit_by_sasl?",
+    ]
+    assert "hunter2" not in out
+
+
+def test_for_programs(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(wrong, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["file"] == str(wrong)
+    assert told["errors"][1] == {
+        "file": str(wrong),
+        "line": 3,
+        "setting": "SOCKET",
+        "expected": "a path such as /run/x/policy, or [ip, port]",
+        "found": "7",
+    }
+    assert len(told["warnings"]) == 1
+    assert "hunter2" not in json.dumps(told)
+
+
+def test_a_file_that_is_missing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path / "none.yaml", "--json") == 1
+    (error,) = json.loads(capsys.readouterr().out)["errors"]
+    assert (error["line"], error["setting"]) == (None, None)
+    assert error["found"] == "No such file or directory"
+
+
+def test_what_the_daemon_would_not_start_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "redis.yaml"
+    path.write_text("backend: redis\nsql_limits_by_id: SELECT 1\n")
+    assert check(path) == 1
+    assert "sql_limits_by_id" in capsys.readouterr().out
+
+
+def test_the_file_of_the_daemon_is_checked_unless_another_is_named(
+    wrong: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["-f", str(wrong), "check-config"])
+    assert ended.value.code == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".config").mkdir()
+    wrong.rename(tmp_path / ".config" / "policyd-rate-limit.yaml")
+    assert check() == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("flag", [["--clean"], ["--get-config", "limits"]])
+def test_old_flags_go_with_no_command(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*flag, "check-config"])
+    assert ended.value.code == 64
+    assert "go with no command" in capsys.readouterr().err
