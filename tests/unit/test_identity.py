@@ -332,3 +332,83 @@ def test_ids_for_a_query(asked: Request, ids: tuple[str, ...]) -> None:
     assert some.ids_for_query(asked, charged) == ids
     # What cleaning asks about is among them.
     assert id_of_key(charged.key) in ids
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("Alice", ("user:alice", "sender:alice")),
+        ("a:b", ("user:a:b", "sender:a:b")),
+        ("user:", ("user:user:", "sender:user:")),
+        ("user:Alice", ("user:alice",)),
+        ("user:192.0.2.1", ("user:192.0.2.1",)),
+        ("user:user:b", ("user:user:b",)),
+        ("sender:A@Example.org", ("sender:a@example.org",)),
+        ("192.0.2.1", ("client:192.0.2.1",)),
+        ("192.0.2.1/32", ("client:192.0.2.1",)),
+        ("client:::ffff:192.0.2.1", ("client:192.0.2.1",)),
+        ("2001:DB8:0::1", ("client:2001:db8::/64",)),
+        ("client:2001:db8::/64", ("client:2001:db8::/64",)),
+        ("2001:db8:1::9", ("client:2001:db8:1::/80",)),
+        ("2001:db8:1::/80", ("client:2001:db8:1::/80",)),
+    ],
+)
+def test_keys_that_an_administrator_names(name: str, keys: tuple[str, ...]) -> None:
+    assert rules(by_id={"2001:db8:1::/80": OWN}).keys_of_id(name) == keys
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "empty"),
+        ("client:alice", "neither an address nor a network"),
+        ("192.0.2.0/24", "the network 192.0.2.0/24 is not charged as one client"),
+        ("2001:db8::/32", "not charged as one client"),
+        ("2001:db8:2::/80", "not charged as one client"),
+        ("10.0.0.0/8", "not charged as one client"),
+    ],
+)
+def test_what_names_no_key(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rules(by_id={"2001:db8:1::/80": OWN, "2001:db8::/32": OWN, "192.0.2.0/24": OWN}).keys_of_id(name)
+    with pytest.raises(ValueError, match="not charged as one client"):
+        rules(ipv6_prefix=8).keys_of_id("10.0.0.0/8")
+
+
+def test_a_name_stands_for_what_is_charged() -> None:
+    assert rules(sender=False).keys_of_id("alice") == ("user:alice",)
+    assert rules(sasl=False).keys_of_id("alice") == ("sender:alice",)
+    nothing = rules(sasl=False, sender=False, ip=False)
+    with pytest.raises(ValueError, match="limit_by_sasl"):
+        nothing.keys_of_id("alice")
+    with pytest.raises(ValueError, match="limit_by_ip"):
+        nothing.keys_of_id("192.0.2.1")
+    for name in ("user:alice", "sender:alice", "client:192.0.2.1"):
+        assert nothing.keys_of_id(name) == (name,)
+
+
+@settings(deadline=None)
+@given(names | addresses.map(str))
+def test_an_id_names_the_key_that_it_is_charged_as(name: str) -> None:
+    some = rules(by_id={"::/1": OWN, "8000::/100": OTHER, "alice": ()})
+    for asked in (request(user=name), request(sender=name), request(address=name)):
+        charged = some.charged(asked)
+        if charged is not None:
+            assert charged.key in (*some.keys_of_id(name), *some.keys_of_id(charged.key))
+            assert some.keys_of_id(charged.key) == (charged.key,)
+            assert some.limits_of_key(charged.key)[0] == charged.limits
+
+
+def test_where_the_limits_of_a_key_come_from() -> None:
+    some = rules(by_id={"Alice": OWN, "192.0.2.0/24": OTHER, "2001:db8::": OWN, "2001:db8::/32": ()})
+    assert some.limits_of_key("user:alice") == (OWN, "limits_by_id")
+    assert some.limits_of_key("sender:alice") == (OWN, "limits_by_id")
+    assert some.limits_of_key("user:bob") == (USUAL, "limits")
+    assert some.limits_of_key("client:192.0.2.1") == (OTHER, "limits_by_id")
+    assert some.limits_of_key("client:198.51.100.1") == (USUAL, "limits")
+    # The first address of a network has limits of its own, and the network those of the one around it.
+    assert some.limits_of_key("client:2001:db8::") == (OWN, "limits_by_id")
+    assert some.limits_of_key("client:2001:db8::/64") == ((), "limits_by_id")
+    # What no version of ours would have written.
+    assert some.limits_of_key("client:alice") == (USUAL, "limits")
+    assert some.limits_of_key("nobody") == (USUAL, "limits")

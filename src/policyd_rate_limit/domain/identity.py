@@ -10,6 +10,7 @@ the network that their provider gave them, their /64.
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -108,8 +109,9 @@ class _Named(dict[Network, _T]):
         }
 
     def longest(self, address: Network) -> Network | None:
-        """The longest of the networks that hold ``address``, None when none does."""
-        candidates = (address.within(length) for length in self._lengths[address.version])
+        """The longest of the networks that hold ``address``, which may be a network too, None when none does."""
+        lengths = self._lengths[address.version]
+        candidates = (address.within(length) for length in lengths if length <= address.length)
         return next((network for network in candidates if network in self), None)
 
 
@@ -183,6 +185,53 @@ class Rules:
             return (self._charge(address).key,)
         name = fold(old_id)
         return (f"user:{name}", f"sender:{name}")
+
+    def keys_of_id(self, name: str) -> tuple[str, ...]:
+        """The keys that ``name`` stands for, as an administrator writes it.
+
+        ``user:alice``, ``sender:alice@example.org`` and ``client:192.0.2.1`` are that one key. Else an address, or a
+        network that is charged as one client, is a client; any other name the user and the sender of that name, where
+        those are charged. Raises ValueError when it stands for no key.
+        """
+        kind, _, rest = name.partition(":")
+        if kind in ("user", "sender") and rest:
+            return (f"{kind}:{fold(rest)}",)
+        address = rest if kind == "client" else name
+        try:
+            network = parse_address(address) or parse_network(address)
+        except ValueError:
+            if kind == "client":
+                raise
+            return self._keys_of_name(name)
+        if kind != "client" and not self._by_ip:
+            raise ValueError(f"clients are not charged: limit_by_ip is not set; user:{name} is the user of that name")
+        if network.is_address:
+            return (self._charge(network).key,)
+        if network.length == self._ipv6_prefix or (
+            network.length > self._ipv6_prefix and network in self._limits_of_network
+        ):
+            return (f"client:{network}",)
+        raise ValueError(f"the network {network} is not charged as one client; name an address in it")
+
+    def limits_of_key(self, key: str) -> tuple[Limits, str]:
+        """The limits of a key, and the setting that they come from: ``limits_by_id`` or ``limits``."""
+        kind, _, name = key.partition(":")
+        found = None
+        if kind != "client":
+            found = self._limits_of_name.get(name)
+        else:
+            with contextlib.suppress(ValueError):  # a database may hold anything
+                network = self._limits_of_network.longest(parse_network(name))
+                found = self._limits_of_network[network] if network else None
+        return (self._limits, "limits") if found is None else (found, "limits_by_id")
+
+    def _keys_of_name(self, name: str) -> tuple[str, ...]:
+        if not name:
+            raise ValueError("an id that is empty")
+        kinds = [kind for kind, is_charged in (("user", self._by_sasl), ("sender", self._by_sender)) if is_charged]
+        if not kinds:
+            raise ValueError("users and senders are not charged: neither limit_by_sasl nor limit_by_sender is set")
+        return tuple(f"{kind}:{fold(name)}" for kind in kinds)
 
     def _read_client(self, text: str) -> Charged | None:
         """Whom a client address charges, None when it is none or lies in none of the limited networks."""
