@@ -207,9 +207,8 @@ class Rules:
             raise ValueError(f"clients are not charged: limit_by_ip is not set; user:{name} is the user of that name")
         if network.is_address:
             return (self._charge(network).key,)
-        if network.length == self._ipv6_prefix or (
-            network.length > self._ipv6_prefix and network in self._limits_of_network
-        ):
+        longer_and_named = network.length > self._ipv6_prefix and network in self._limits_of_network
+        if network.version == 6 and (network.length == self._ipv6_prefix or longer_and_named):
             return (f"client:{network}",)
         raise ValueError(f"the network {network} is not charged as one client; name an address in it")
 
