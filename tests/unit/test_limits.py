@@ -15,6 +15,8 @@ from policyd_rate_limit.domain.limits import (
     parse_limits,
     parse_limits_text,
     parse_period,
+    spell_limit,
+    spell_period,
 )
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -181,3 +183,18 @@ def test_text_gives_limits_or_an_error_that_says_so(text: str) -> None:
         except LimitsError:
             continue
         assert all(limit.maximum >= 0 and limit.seconds >= 1 for limit in found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "1s"), (59, "59s"), (60, "1m"), (90, "90s"), (5400, "90m"), (86400, "1d"), (604800, "1w"), (86400 * 8, "8d")],
+)
+def test_periods_are_written_in_their_largest_unit(seconds: int, text: str) -> None:
+    assert spell_period(seconds) == text
+
+
+@settings(deadline=None)
+@given(limits)
+def test_limits_are_read_as_they_are_written(pairs: list[tuple[int, int]]) -> None:
+    for pair in pairs:
+        assert parse_limits(spell_limit(Limit(*pair))) == (pair,)

@@ -116,6 +116,17 @@ def parse_limits_text(text: str) -> Limits:
     return parse_limits(value)
 
 
+def spell_period(seconds: int) -> str:
+    """``seconds`` (at least 1) as :func:`parse_period` reads them, in the largest unit that they are a multiple of."""
+    unit = next(unit for unit in reversed(SECONDS) if unit and seconds % SECONDS[unit] == 0)
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+def spell_limit(limit: Limit) -> str:
+    """``limit`` as a configuration has it: ``"10/1m"``."""
+    return f"{limit.maximum}/{spell_period(limit.seconds)}"
+
+
 def _pair(entry: object) -> Limit:
     """One limit. Raises LimitsError."""
     parts: list[object] | tuple[object, ...] | None = None
