@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.log_store import LogStore
@@ -41,6 +41,7 @@ class CleanableStore(Protocol):
     """A :class:`policyd_rate_limit.storage.base.Store` with ``--clean``."""
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]: ...
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]: ...
     def reload(self) -> None: ...
     def probe(self) -> None: ...
     def maintain(self) -> None: ...

@@ -13,7 +13,8 @@ from unittest import mock
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Demand, Verdict
+from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.fallback import Backoff
@@ -60,6 +61,21 @@ def test_limits_go_on_from_memory(database: Database, clock: Clock) -> None:
     daemon.close()
     assert found(database, clock, "user:a", "user:b") == [LIMIT, LIMIT]
     assert journals(database.home) == []
+
+
+def test_decisions_are_explained_from_memory(database: Database, clock: Clock) -> None:
+    """By this daemon's own knowledge, while the database is away and when it has just gone."""
+    daemon = Daemon(database, clock)
+    assert ask(daemon, "user:a", 4) == 4
+    expected = [(Usage("user:a", Limit(LIMIT, HOUR), 4, 0),)]
+    assert daemon.fallback.explain([demand("user:a", LIMIT)]) == expected
+    with database.outage():
+        assert daemon.fallback.explain([demand("user:a", LIMIT)]) == expected
+        assert ask(daemon, "user:a", 6) == 6
+        assert daemon.fallback.explain([demand("user:a", LIMIT)]) == [
+            (Usage("user:a", Limit(LIMIT, HOUR), LIMIT, HOUR + 1),)
+        ]
+    daemon.close()
 
 
 def test_windows_pass_during_an_outage(database: Database, clock: Clock) -> None:
@@ -320,6 +336,10 @@ class CommitsThatFail:
         self.memory.advance()
         verdicts, record = self.memory.decide(demands)
         raise CommitFailed("disk full", verdicts, record)
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """Nobody asks."""
+        raise AssertionError
 
     def probe(self) -> None:
         """It is there, as far as anybody can see."""

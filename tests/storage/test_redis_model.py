@@ -86,13 +86,14 @@ EXAMPLES = settings(
 
 @EXAMPLES
 @given(steps=st.lists(st.tuples(FORWARD, st.lists(DEMANDS, min_size=1, max_size=4)), max_size=30))
-def test_decides_as_the_ledger_does(server: Server, steps: list[tuple[float, list[Demand]]]) -> None:
+def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tuple[float, list[Demand]]]) -> None:
     clock = Clock(T0)
     store, ledger = new_store(server, clock), Ledger(1000)
     for seconds, demands in steps:
         clock.now += seconds
         ledger.advance(clock.now)
         assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands]
+        assert store.explain(demands) == [ledger.explain(demand) for demand in demands]
     store.close()
 
 

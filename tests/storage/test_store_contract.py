@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.record import Record
@@ -67,6 +67,43 @@ def test_a_refusal_says_which_limit_of_whom(database: Database, clock: Clock) ->
     assert (verdict.admitted, verdict.key, verdict.exceeded, verdict.charged) == (False, "domain:d", Limit(5, 60), 0)
     (verdict,) = store.admit([demand(cost=4)], (), PATIENCE)
     assert (verdict.admitted, verdict.key, verdict.exceeded, verdict.charged) == (True, None, None, 4)
+    store.close()
+
+
+def test_a_decision_is_explained(database: Database, clock: Clock) -> None:
+    """What lies in each window, by whichever daemon, and when the same is admitted; nothing is counted by asking."""
+    store, other = database.store(clock), database.store(clock)
+    limits = (Limit(5, 60), Limit(7, HOUR))
+    mail = Demand((Charge("user:a", RECIPIENTS, 2, limits), Charge("domain:d", RECIPIENTS, 2, (Limit(1, 60),))))
+    assert store.explain([]) == []
+    assert store.explain([mail]) == [
+        (Usage("user:a", limits[0], 0, 0), Usage("user:a", limits[1], 0, 0), Usage("domain:d", Limit(1, 60), 0, None))
+    ]
+    one = Demand(mail.charges[:1])
+    assert admitted(other, one) == [True]
+    clock.now += 10
+    assert admitted(store, one, one) == [True, False]
+    for _ in range(2):
+        (usages,) = store.explain([one])
+        # The first is dated at the end of its second; it leaves the shorter window 60 s after that.
+        assert usages == (Usage("user:a", limits[0], 4, 51), Usage("user:a", limits[1], 4, 0))
+    assert admitted(store, *[Demand((Charge("user:a", RECIPIENTS, 1, limits),))] * 2) == [True, False]
+    clock.now += 50.75
+    assert admitted(store, one) == [True]
+    (usages, others) = store.explain([one, demand("user:b", 3)])
+    assert usages == (Usage("user:a", limits[0], 5, 10), Usage("user:a", limits[1], 7, HOUR - 60))
+    assert others == (Usage("user:b", Limit(3, HOUR), 0, 0),)
+    store.close()
+    other.close()
+
+
+def test_a_settlement_is_explained_by_what_is_missing(database: Database, clock: Clock) -> None:
+    """Of three recipients, one is charged already."""
+    store = database.store(clock)
+    assert admitted(store, demand(maximum=3, mail="m", part="a"), demand(maximum=3, mail="n", part="a")) == [True] * 2
+    settles = demand(maximum=3, mail="m", cost=3, settles=True)
+    assert admitted(store, settles) == [False]
+    assert store.explain([settles]) == [(Usage("user:a", Limit(3, HOUR), 2, HOUR + 1),)]
     store.close()
 
 

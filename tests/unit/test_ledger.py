@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain import mails as mails_module
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict, free_in
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
@@ -123,6 +123,36 @@ def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, 
                 usage = ledger.windows.usage(key + unit, limits)
                 assert usage == model.usage(key + unit, limits, now)
                 assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
+
+
+@given(
+    st.lists(st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(LIMITS)), max_size=30), demands_of(LIMITS)
+)
+def test_what_is_explained_comes_true(steps: list[tuple[float, Demand]], asked: Demand) -> None:
+    """A demand is refused until the time that is explained, and admitted then; nothing is counted by asking."""
+    now = T0
+    model, entries = Model(), list[Entry]()
+    ledger = rebuilt(entries, now)
+    for seconds, demand in steps:
+        now += seconds
+        ledger.advance(now)
+        ledger.decide(demand, entries)
+        model.decide(demand, now)
+    usages = ledger.explain(asked)
+    assert [(usage.key, usage.limit, usage.used) for usage in usages] == [
+        (charge.key, limit, used)
+        for charge in asked.charges
+        for limit, used in zip(charge.limits, model.usage(charge.counter, charge.limits, now), strict=True)
+    ]
+    wait = free_in(usages)
+    if any(charged.mail == asked.mail and charged.part == asked.part for charged in model.charged) and asked.mail:
+        return  # it was admitted before, and costs nothing again
+    ledger.advance(math.floor(now) + (600 if wait is None else max(0, wait - 1)))
+    if wait != 0:
+        assert not ledger.decide(asked, entries).admitted
+    if wait is not None:
+        ledger.advance(math.floor(now) + wait)
+        assert ledger.decide(asked, entries).admitted
 
 
 def both(recipients: int) -> tuple[Charge, ...]:

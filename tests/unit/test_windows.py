@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.windows import MOST_LAYOUTS, MOST_LIMITS, OVERFLOW_BUCKETS, SHARDS, Windows
 
@@ -71,6 +72,38 @@ def test_never_more_than_the_limit_in_any_window(limits: Limits, requests: list[
         for end, _ in admitted:
             inside = sum(cost for time, cost in admitted if end - limit.seconds < time <= end)
             assert inside <= limit.maximum
+
+
+@given(limits_lists, st.lists(st.tuples(steps, costs, st.booleans()), max_size=60), costs)
+def test_the_outlook_is_what_comes_true(limits: Limits, requests: list[tuple[float, int, bool]], cost: int) -> None:
+    """Charges are counted whether they are admitted or not, as when limits have been lowered since."""
+    windows, model, now = Windows(), Model(), T0
+    for step, amount, always in requests:
+        now += step
+        windows.advance(now)
+        if always or windows.exceeded("k", amount, limits) is None:
+            windows.add("k", windows.date, amount)
+            model.charges.append((now, amount))
+    for limit, (used, free_in) in zip(limits, windows.outlook("k", cost, limits), strict=True):
+        assert used == model.used(limit.seconds, now)
+        free = [model.exceeded(cost, (limit,), math.floor(now) + later) is None for later in range(limit.seconds + 2)]
+        assert free_in == (free.index(True) if any(free) else None)
+
+
+def test_the_outlook_on_many_seconds_is_bounded() -> None:
+    """Beyond the bound it is when all have left: later than needed, never earlier."""
+    seconds = 3 * MOST_SECONDS_LOOKED_AT
+    windows = Windows()
+    for second in range(seconds - 1):
+        windows.advance(T0 + second)
+        windows.add("k", windows.date, 1)
+    limit = Limit(seconds, seconds)
+    for cost in (2, 3, 100, MOST_SECONDS_LOOKED_AT + 1):
+        # The charge of the first second leaves after two more, and so on.
+        assert windows.outlook("k", cost, (limit,)) == ((seconds - 1, cost),)
+    for cost in (MOST_SECONDS_LOOKED_AT + 2, seconds):
+        assert windows.outlook("k", cost, (limit,)) == ((seconds - 1, seconds),)
+    assert windows.outlook("k", seconds + 1, (limit,)) == ((seconds - 1, None),)
 
 
 @given(st.integers(1, 5), st.integers(1, 100), st.floats(0, 0.999))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage import worker as worker_module
@@ -26,6 +26,11 @@ def demand(number: int) -> Demand:
     return Demand((Charge("k", "", number, (Limit(1, 1),)),))
 
 
+def usage_of(demand: Demand) -> Usage:
+    charge = demand.charges[0]
+    return Usage(charge.key, charge.limits[0], charge.cost, 0)
+
+
 class Store:
     """Admits everything, at the gates that are open; remembers who called what, and in which thread."""
 
@@ -35,7 +40,7 @@ class Store:
         self.maintained = 0
         self.threads: set[int] = set()
         self.fails: dict[str, Exception] = {}
-        self.gates = {name: threading.Event() for name in ("open", "admit", "maintain", "close")}
+        self.gates = {name: threading.Event() for name in ("open", "admit", "explain", "maintain", "close")}
         for gate in self.gates.values():
             gate.set()
 
@@ -55,6 +60,10 @@ class Store:
         self._call("admit")
         return [Verdict(True, charged=cost) for cost in costs]
 
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        self._call("explain")
+        return [(usage_of(demand),) for demand in demands]
+
     def maintain(self) -> None:
         self.maintained += 1
         self._call("maintain")
@@ -71,11 +80,16 @@ class World:
         self.worker = Worker(self.store, asyncio.get_running_loop())
         self.submitted = 0
         self.results: list[tuple[int, Verdict | Exception]] = []
+        self.explained: list[tuple[Usage, ...]] = []
 
     def submit(self, *numbers: int) -> None:
         for number in numbers:
             self.submitted += 1
             self.worker.submit(demand(number), partial(self._keep, number))
+
+    def explain(self, *numbers: int) -> None:
+        for number in numbers:
+            self.worker.explain(demand(number), self.explained.append)
 
     def _keep(self, number: int, result: Verdict | Exception) -> None:
         self.results.append((number, result))
@@ -288,6 +302,74 @@ def test_answers_do_not_wait_for_the_maintenance_of_their_batch(run: Run, monkey
         await world.until(lambda: world.answered == [1, 2, 3])
         assert world.store.calls == ["open", "maintain", "admit", "admit", "maintain", "admit"]
         await world.worker.stop()
+
+    run(scenario())
+
+
+def test_an_idle_store_explains_at_once(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.explain(1, 2)
+        await world.until(lambda: len(world.explained) == 2)
+        assert world.explained == [(usage_of(demand(number)),) for number in (1, 2)]
+        assert not world.store.batches
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_no_answer_waits_for_an_explanation(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.explain(7)
+        world.submit(2)
+        world.store.gates["explain"].clear()
+        world.store.gates["admit"].set()
+        await world.until(lambda: world.answered == [1, 2])
+        assert not world.explained
+        world.store.gates["explain"].set()
+        await world.until(lambda: world.explained == [(usage_of(demand(7)),)])
+        assert world.store.calls == ["open", "maintain", "admit", "admit", "explain"]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_what_cannot_be_explained_is_told_as_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_usages: tuple[Usage, ...]) -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.store.fails["explain"] = ValueError("no idea")
+        world.explain(1)
+        world.submit(2)
+        await world.until(lambda: world.explained == [()] and world.answered == [2])
+        del world.store.fails["explain"]
+        world.worker.explain(demand(3), fails)
+        world.explain(4)
+        await world.until(lambda: world.explained[1:] == [(usage_of(demand(4)),)])
+        await world.worker.stop()
+
+    run(scenario())
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ValueError, ZeroDivisionError]
+
+
+def test_whoever_waits_for_an_explanation_is_told_at_the_end(run: Run) -> None:
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.explain(7)
+        stopping = asyncio.create_task(world.worker.stop())
+        await asyncio.sleep(0.01)
+        world.store.gates["admit"].set()
+        await stopping
+        assert world.explained == [()]
 
     run(scenario())
 

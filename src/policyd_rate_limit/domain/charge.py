@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from policyd_rate_limit.domain.limits import Limit, Limits
 
 RECIPIENTS = ""  # the unit that every limit counts in today
@@ -57,6 +59,33 @@ class Verdict(NamedTuple):
     key: str | None = None
     exceeded: Limit | None = None
     charged: int = 0
+
+
+class Usage(NamedTuple):
+    """How one limit of a charge stands.
+
+    ``used``: what lies in its window. ``free_in``: seconds until the charge is within it, if nothing else is counted
+    meanwhile; 0: it is now; None: it never will be. Where more than :data:`MOST_SECONDS_LOOKED_AT` different seconds
+    have to leave the window first, it is the time until all of them have.
+    """
+
+    key: str
+    limit: Limit
+    used: int
+    free_in: int | None
+
+
+MOST_SECONDS_LOOKED_AT = (1 << 12) - 1  # so that explaining takes microseconds, whatever an id has sent
+
+
+def free_in(usages: Iterable[Usage]) -> int | None:
+    """Seconds until all limits of ``usages`` admit the demand that they explain; None: never."""
+    latest = 0
+    for usage in usages:
+        if usage.free_in is None:
+            return None
+        latest = max(latest, usage.free_in)
+    return latest
 
 
 class Entry(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -54,6 +54,21 @@ class Ledger:
             self._count(Entry(key + unit, cost, self.windows.date, mail, part), entries)
         return Verdict(True, charged=charges[0].cost)
 
+    def explain(self, demand: Demand) -> tuple[Usage, ...]:
+        """How the limits of all charges of ``demand`` stand, at the moment of the last :meth:`advance`."""
+        return tuple(
+            Usage(charge.key, limit, used, free_in)
+            for charge in self.missing(demand)
+            for limit, (used, free_in) in zip(
+                charge.limits, self.windows.outlook(charge.counter, charge.cost, charge.limits), strict=True
+            )
+        )
+
+    def missing(self, demand: Demand) -> Sequence[Charge]:
+        """The charges of ``demand``, less what its mail was charged before where it settles that."""
+        before = self.mails.entries(demand.mail) if demand.settles and demand.mail else ()
+        return _less(demand.charges, before) if before else demand.charges
+
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
         counter, amount, date, mail, _ = entry
@@ -83,10 +98,7 @@ class Ledger:
 
     def _settle(self, charges: Sequence[Charge], mail: str, before: Sequence[Entry], entries: list[Entry]) -> Verdict:
         """Bring what ``mail`` was charged ``before`` up, or down, to the costs of ``charges``."""
-        missing = [
-            charge._replace(cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
-            for charge in charges
-        ]
+        missing = _less(charges, before)
         exceeding = self._exceeding([charge for charge in missing if charge.cost > 0])
         if exceeding is not None:
             return exceeding
@@ -104,3 +116,11 @@ class Ledger:
             if taken > 0:
                 amount -= taken
                 self._count(entry._replace(amount=-taken), entries)
+
+
+def _less(charges: Sequence[Charge], before: Sequence[Entry]) -> list[Charge]:
+    """``charges`` less what was charged ``before``; negative where that was more."""
+    return [
+        charge._replace(cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
+        for charge in charges
+    ]

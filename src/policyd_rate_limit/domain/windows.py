@@ -26,6 +26,8 @@ import math
 from array import array
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -141,6 +143,25 @@ class Windows:
             sum(amount for date, amount in _events(log) if self._settled(log, date) > self.now - limit.seconds)
             for limit in limits
         )
+
+    def outlook(self, key: str, cost: int, limits: Limits) -> tuple[tuple[int, int | None], ...]:
+        """For each of ``limits`` what lies in its window now, and in how many seconds it admits ``cost`` more.
+
+        0: now; None: never. See :class:`policyd_rate_limit.domain.charge.Usage` for how exact that is.
+        """
+        self.exceeded(key, cost, limits)  # brings heads and sums up to this moment
+        log = self._log(key)
+        found: list[tuple[int, int | None]] = []
+        for at, limit in zip(range(1, 1 + 2 * len(limits), 2), limits, strict=True):
+            used = 0 if log is None else log[at + 1]
+            excess = used + cost - limit.maximum
+            if cost > limit.maximum:
+                found.append((used, None))
+            elif log is None or excess <= 0:
+                found.append((used, 0))
+            else:
+                found.append((used, _date_of(log, log[at], excess) + limit.seconds - self.now))
+        return tuple(found)
 
     def add(self, key: str, date: int, amount: int) -> None:
         """Count ``amount`` for ``key`` at ``date``; dates may come in any order."""
@@ -291,6 +312,25 @@ def _base(log: array[int]) -> int:
 def _events(log: array[int]) -> Iterator[tuple[int, int]]:
     for at in range(_base(log), len(log), 2):
         yield log[at], log[at + 1]
+
+
+def _date_of(log: array[int], at: int, amount: int) -> int:
+    """The date by which the amounts from the index ``at`` on have come to ``amount``; no later than the newest one."""
+    last = at + 2 * MOST_SECONDS_LOOKED_AT
+    step = 2
+    while (part := sum(log[at + 1 : at + step : 2])) < amount:
+        amount -= part
+        at += step
+        step *= 2
+        if at >= last:
+            return log[-2]
+    while step > 2:
+        step //= 2
+        part = sum(log[at + 1 : at + step : 2])
+        if part < amount:
+            amount -= part
+            at += step
+    return log[at]
 
 
 def _insert(log: array[int], date: int, amount: int) -> None:

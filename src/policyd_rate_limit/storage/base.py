@@ -9,7 +9,7 @@ from policyd_rate_limit.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.record import Record
 
 
@@ -38,6 +38,12 @@ class Store(Protocol):
 
         :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped.
         :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
+        """
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """How the limits of each of ``demands`` stand, as far as this daemon knows; nothing is counted.
+
+        :raises StoreUnavailable: only the database knows, and does not say.
         """
 
     def probe(self) -> None:

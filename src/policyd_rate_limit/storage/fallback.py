@@ -7,6 +7,7 @@ Beyond the journal's size nothing more is admitted: the gate is never simply ope
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.base import Store
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
@@ -122,6 +123,13 @@ class Fallback:
         if not self._enforce:
             raise StoreUnavailable("the database is away")
         return self._decide(demands)
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away."""
+        if not self._away:
+            with contextlib.suppress(StoreUnavailable):
+                return self._store.explain(demands)
+        return [self._memory.ledger.explain(demand) for demand in demands]
 
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""

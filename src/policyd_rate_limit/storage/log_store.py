@@ -26,7 +26,7 @@ from policyd_rate_limit.storage.record import in_records, pack
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.log import Log, OldCounts
     from policyd_rate_limit.storage.memory import Memory
@@ -100,6 +100,10 @@ class LogStore:
         for seq, stored in appended:
             self._note(seq, stored)
         return verdicts
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """See :meth:`policyd_rate_limit.storage.base.Store.explain`: memory knows what the last batch has found."""
+        return [self._memory.ledger.explain(demand) for demand in demands]
 
     def probe(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.probe`."""

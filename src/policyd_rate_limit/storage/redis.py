@@ -29,9 +29,9 @@ import time
 from collections import defaultdict
 from functools import lru_cache
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from policyd_rate_limit.domain.charge import Entry, Verdict
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.record import pack
@@ -59,7 +59,10 @@ LONGEST_TAG = 128  # characters of a counter that stand in a key as they are
 DEMANDS_PER_SCRIPT = 16  # some hundred microseconds, in which the server serves nobody else
 MOST_LIMITS_PACKED = 1_024  # different limits that are kept packed
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
+EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
+
+_T = TypeVar("_T")
 
 _REFUSED, _LATER = 0, 3  # what a reply of the script begins with
 
@@ -123,6 +126,30 @@ class RedisStore:
         for question in questions:
             self._count(question)
         return [question.result for question in questions]
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """See :meth:`policyd_rate_limit.storage.base.Store.explain`: the server is asked, and writes nothing."""
+        missing = self._memory.ledger.missing
+        asked = [(number, charge) for number, demand in enumerate(demands) for charge in missing(demand)]
+        commands: list[tuple[Command, Sequence[tuple[int, Charge]]]] = []
+        for together in self._keys.in_scripts(asked, lambda of_demand: of_demand[1].counter):
+            keys = [self._keys.counter(charge.counter) for _, charge in together]
+            arguments: list[Argument] = []
+            for _, charge in together:
+                arguments += ("explain", 1, b"", b"", MOST_SECONDS_LOOKED_AT, charge.cost, _packed(charge.limits))
+            commands.append((script(keys, (_name(self._memory.writer), 0, 0, self._time, *arguments)), together))
+        try:
+            self._run([command for command, _ in commands], time.monotonic() + min(self._timeout, EXPLAIN_SECONDS))
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        found: list[list[Usage]] = [[] for _ in demands]
+        for command, together in commands:
+            for (number, charge), reply in zip(together, command.reply, strict=True):
+                found[number] += (
+                    Usage(charge.key, limit, used, None if free_in < 0 else free_in)
+                    for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)
+                )
+        return [tuple(usages) for usages in found]
 
     def probe(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.probe`."""
@@ -332,13 +359,13 @@ class _Keys:
             groups[slot_of(self.counter(charge.counter))].append(charge)
         return list(groups.values())
 
-    def in_scripts(self, questions: Sequence[_Question]) -> Iterator[Sequence[_Question]]:
-        """``questions`` as they go together in a script, by the first of their groups."""
-        places: Iterable[Sequence[_Question]] = (questions,)
+    def in_scripts(self, asked: Sequence[_T], counter_of: Callable[[_T], str]) -> Iterator[Sequence[_T]]:
+        """What is ``asked`` as it goes together in a script, by one counter of each."""
+        places: Iterable[Sequence[_T]] = (asked,)
         if self._clustered:
-            by_slot: dict[int, list[_Question]] = defaultdict(list)
-            for question in questions:
-                by_slot[slot_of(self.counter(question.groups[0][0].counter))].append(question)
+            by_slot: dict[int, list[_T]] = defaultdict(list)
+            for item in asked:
+                by_slot[slot_of(self.counter(counter_of(item)))].append(item)
             places = by_slot.values()
         for place in places:
             for first in range(0, len(place), DEMANDS_PER_SCRIPT):
@@ -438,7 +465,7 @@ class _Batch:
 
     def ask(self, questions: Sequence[_Question]) -> Iterator[tuple[Command, Sequence[_Question]]]:
         """Decide the first of the groups of each of ``questions``: the commands, and what each asks."""
-        for together in self._keys.in_scripts(questions):
+        for together in self._keys.in_scripts(questions, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
             for question in together:

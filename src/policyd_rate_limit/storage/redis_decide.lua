@@ -13,12 +13,17 @@
 --          field that is for this demand alone, until other scripts have admitted its other charges; empty: there are none
 --          for each counter: ordinal in the batch, amount; charge, settle: MessagePack of maximum, seconds, ... of its
 --          limits; undo, confirm: date
+--       or, for one counter, without a mail
+--          kind: "explain", which writes nothing
+--          1, two empty fields
+--          how many events it may look at; amount; limits, as above
 --       or, with one counter only, 5  "replay"
 --          6  number of the record before it
 --          7  latest date
 --          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field
 --
 -- Replies: for each demand {REFUSED, charge, limit}, {KNOWN}, or {COUNTED, charge, amount, date, charge, amount, ...};
+-- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it.
 --
 -- A counter is a hash.
@@ -585,7 +590,35 @@ local function decide(kind, charges, field, own_field)
     return reply
 end
 
+local function explain(charge)
+    local counter, limits, reply = charge.counter, unpack_message(charge.last), {}
+    advance(counter, limits)
+    for at = 1, #limits, 2 do
+        local maximum, seconds = limits[at], limits[at + 1]
+        local window = counter.known[seconds]
+        local excess, free_in = window.sum + charge.amount - maximum, 0
+        if charge.amount > maximum then
+            free_in = -1
+        elseif excess > 0 then
+            local last, amount = counter.date, nil
+            for head = window.head, math.min(counter.tail, window.head + charge.ordinal - 1) do
+                last, amount = event(counter, head)
+                excess = excess - amount
+                if excess <= 0 then
+                    break
+                end
+            end
+            free_in = (excess > 0 and counter.date or last) + seconds - now
+        end
+        reply[at], reply[at + 1] = window.sum, free_in
+    end
+    return reply
+end
+
 local function answer(kind, charges, field, own_field)
+    if kind == 'explain' then
+        return explain(charges[1])
+    end
     for _, charge in ipairs(charges) do
         if charge.counter.mark[1] > number then
             return {KNOWN} -- a later batch came after this one was given up

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+
+_Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 
 MOST_DEMANDS = 1_000  # of one batch, so that no answer waits for much more than its own commit
 MAINTENANCE_SECONDS = 1.0
@@ -32,11 +35,22 @@ class Decider(Protocol):
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts hold when this returns."""
 
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """How the limits of each of ``demands`` stand; nothing is counted."""
+
     def maintain(self) -> None:
         """Called about once a second."""
 
     def close(self) -> None:
         """Called last."""
+
+
+class _Batch(NamedTuple):
+    """What the thread is to do next."""
+
+    demands: list[Demand]
+    unexplained: _Unexplained
+    maintain: bool
 
 
 class Worker:
@@ -50,10 +64,12 @@ class Worker:
         self._loop = loop
         self._demands: list[Demand] = []
         self._waiting: list[Callable[[Verdict | Exception], None]] = []
+        self._unexplained: _Unexplained = []
         self._busy = False
+        self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
-        self._batches: queue.SimpleQueue[tuple[list[Demand], bool] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._in_hand: list[Callable[[Verdict | Exception], None]] = []
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
@@ -69,26 +85,41 @@ class Worker:
         if not self._busy:
             self._next()
 
+    def explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
+        """Have ``done`` called in the event loop with how the limits of ``demand`` stand once it has been decided.
+
+        That is found out after the next batch, so that no answer waits for it; empty: it cannot be found out. For each
+        verdict it is to be asked once at the most, which bounds how many wait.
+        """
+        self._unexplained.append((demand, done))
+        if not self._busy:
+            self._next()
+
     async def stop(self) -> None:
         """Let the store finish what it has in hand, and close it."""
         if self._maintenance is not None:
             self._maintenance.cancel()
+        self._stopping = True
         self._batches.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
+        _tell(self._unexplained, [()] * len(self._unexplained))
 
     def _next(self) -> None:
         """Hand the thread all that waits."""
+        if self._stopping:
+            return
         self._busy = True
         demands = self._demands[:MOST_DEMANDS]
         self._in_hand = self._waiting[:MOST_DEMANDS]
         del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
+        unexplained, self._unexplained = self._unexplained, []
         maintain, self._maintenance_due = self._maintenance_due, False
-        self._batches.put((demands, maintain))
+        self._batches.put(_Batch(demands, unexplained, maintain))
 
     def _deliver(self, results: Sequence[Verdict | Exception]) -> None:
         done = self._in_hand
         self._busy = False
-        if self._waiting or self._maintenance_due:
+        if self._waiting or self._unexplained or self._maintenance_due:
             # The store works on the next batch while these answers are written.
             self._next()
         for call, result in zip(done, results, strict=True):
@@ -107,7 +138,7 @@ class Worker:
     def _run(self) -> None:
         self._guard(self._store.open)
         while (batch := self._batches.get()) is not None:
-            demands, maintain = batch
+            demands, unexplained, maintain = batch
             results: Sequence[Verdict | Exception] = ()
             if demands:
                 try:
@@ -115,12 +146,29 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
                     results = [error] * len(demands)
             self._loop.call_soon_threadsafe(self._deliver, results)
+            if unexplained:
+                self._guard(partial(self._explain, unexplained))
             if maintain:
                 self._guard(self._store.maintain)
         self._guard(self._store.close)
+
+    def _explain(self, unexplained: _Unexplained) -> None:
+        explained: Sequence[tuple[Usage, ...]] = [()] * len(unexplained)
+        try:
+            explained = self._store.explain([demand for demand, _ in unexplained])
+        finally:
+            self._loop.call_soon_threadsafe(_tell, unexplained, explained)
 
     def _guard(self, step: Callable[[], None]) -> None:
         try:
             step()
         except Exception:
             _logger.exception("the store")
+
+
+def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> None:
+    for (_, done), usages in zip(unexplained, explained, strict=True):
+        try:
+            done(usages)
+        except Exception:
+            _logger.exception("an explanation")
