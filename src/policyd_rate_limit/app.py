@@ -21,7 +21,7 @@ from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
-from policyd_rate_limit.service import Actions, Service
+from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.worker import Worker
@@ -140,14 +140,16 @@ async def _serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     worker = Worker(store, loop)
     service = Service(
-        rules,
-        Actions(settings.success_action, settings.fail_action, settings.db_error_action),
-        settings.count_mode,
+        Policy(
+            rules,
+            Actions(settings.success_action, settings.fail_action, settings.db_error_action),
+            settings.count_mode,
+            sql_limits,
+        ),
         worker.submit,
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
         policy_service=_policy_service(settings.SOCKET),
-        sql_limits=sql_limits,
     )
     server = Server(
         service,
@@ -158,7 +160,7 @@ async def _serve(
     worker.start()
     if sql_limits is not None:
         sql_limits.start(loop)
-    await server.start(listener, sockets.BACKLOG)
+    await server.start([listener], sockets.BACKLOG)
     _logger.info(
         "ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", _policy_service(settings.SOCKET)
     )

@@ -12,7 +12,7 @@ from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.service import Throttle
@@ -39,32 +39,33 @@ class Asks(Protocol):
 
 
 class Server:
-    """All connections of one listening socket.
+    """All connections of the listening sockets.
 
-    ``idle_seconds`` is ``delay_to_close``. ``bad_client`` bounds how often a client that breaks the rules is
-    logged, by kind of fault.
+    ``idle_seconds`` is ``delay_to_close``, and may be changed at any time. ``bad_client`` bounds how often a client
+    that breaks the rules is logged, by kind of fault.
     """
 
     def __init__(self, service: Asks, *, idle_seconds: float, bad_client: Throttle) -> None:
         self.service = service
         self.now = 0.0
-        self._idle_seconds = idle_seconds
+        self.idle_seconds = idle_seconds
         self._bad_client = bad_client
         self._connections: set[Connection] = set()
-        self._listener: asyncio.AbstractServer | None = None
+        self._listeners: list[asyncio.AbstractServer] = []
         self._tick_handle: asyncio.TimerHandle | None = None
         self._closing = False
 
-    async def start(self, listener: socket.socket, backlog: int) -> None:
-        """Accept connections on ``listener``, which is bound."""
+    async def start(self, listeners: Iterable[socket.socket], backlog: int) -> None:
+        """Accept connections on ``listeners``, which are bound."""
         loop = asyncio.get_running_loop()
         self._tick()
-        self._listener = await loop.create_server(lambda: Connection(self), sock=listener, backlog=backlog)
+        for listener in listeners:
+            self._listeners.append(await loop.create_server(lambda: Connection(self), sock=listener, backlog=backlog))
 
     async def stop(self) -> None:
         """Accept nothing more, answer what has been asked, close all connections."""
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         await asyncio.sleep(SETTLE_SECONDS)
         self._closing = True
         for connection in tuple(self._connections):
@@ -107,7 +108,7 @@ class Server:
         self.now = loop.time()
         self._tick_handle = loop.call_later(TICK_SECONDS, self._tick)
         for connection in tuple(self._connections):
-            connection.check_time(self.now, self._idle_seconds)
+            connection.check_time(self.now, self.idle_seconds)
 
 
 class Connection(asyncio.Protocol):

@@ -50,37 +50,48 @@ class LimitsOfIds(Protocol):
         """``limits``, such that what longer ones may need is not forgotten."""
 
 
+class Policy:
+    """All that a reload may change about how requests are answered; never changed itself.
+
+    What ``sql_limits`` says of an id counts before what ``rules`` say.
+    """
+
+    __slots__ = ("actions", "count_mode", "rules", "sql_limits", "stages")
+
+    def __init__(
+        self, rules: Rules, actions: Actions, count_mode: int | None, sql_limits: LimitsOfIds | None = None
+    ) -> None:
+        self.rules = rules
+        self.actions = actions
+        self.count_mode = count_mode
+        self.sql_limits = sql_limits
+        self.stages = stages(count_mode)
+
+
 class Service:
     """Answers policy requests.
 
+    ``policy`` may be replaced between two requests: each request is answered wholly by the one it met.
     ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
     ``uncounted`` bounds how often a request at a stage that does not count is logged, ``refused`` how often a
-    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon. What
-    ``sql_limits`` says of an id counts before what the configuration says.
+    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon.
     """
 
     def __init__(
         self,
-        rules: Rules,
-        actions: Actions,
-        count_mode: int | None,
+        policy: Policy,
         submit: Callable[[Demand, Callable[[Verdict | Exception], None]], None],
         *,
         uncounted: Throttle,
         refused: Throttle,
         policy_service: str,
-        sql_limits: LimitsOfIds | None = None,
     ) -> None:
-        self._rules = rules
-        self._actions = actions
-        self._count_mode = count_mode
-        self._stages = stages(count_mode)
+        self.policy = policy
         self._repetitions = Repetitions()
         self._submit = submit
         self._uncounted = uncounted
         self._refused = refused
         self._policy_service = policy_service
-        self._sql_limits = sql_limits
 
     def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
@@ -88,15 +99,17 @@ class Service:
         As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects. When the
         client cannot get the answer, for this or any other reason, call :meth:`unanswered`.
         """
-        cost_of = self._stages.get(request.protocol_state)
+        policy = self.policy
+        cost_of = policy.stages.get(request.protocol_state)
         if cost_of is None:
-            self._hint(request)
-            answer(self._actions.success)
+            self._hint(request, policy.count_mode)
+            answer(policy.actions.success)
             return
-        charged = self._rules.charged(request)
-        sql_limits = self._sql_limits
+        charged = policy.rules.charged(request)
+        sql_limits = policy.sql_limits
         if charged is None or (sql_limits is None and not charged.limits):
-            self._let_pass(request, charged.key if charged else "", answer)
+            _log_decision(request, charged.key if charged else "", "not-limited")
+            answer(policy.actions.success)
             return
         cost = cost_of(request)
         # Before anything is waited for: equal requests are numbered in the order in which they come.
@@ -106,7 +119,7 @@ class Service:
             demand = Demand(
                 (Charge(charged.key, RECIPIENTS, cost.amount, limits),), mail_id(request.instance), part, cost.settles
             )
-            self._submit(demand, lambda result: answer(self._conclude(request, demand, result)))
+            self._submit(demand, lambda result: answer(self._conclude(policy.actions, request, demand, result)))
 
         if sql_limits is None:
             demand_within(charged.limits)
@@ -117,35 +130,32 @@ class Service:
             if limits:
                 demand_within(limits)
             else:
-                self._let_pass(request, charged.key, answer)
+                _log_decision(request, charged.key, "not-limited")
+                answer(policy.actions.success)
 
-        sql_limits.ask(self._rules.ids_for_query(request, charged), go_on)
-
-    def _let_pass(self, request: Request, key: str, answer: Callable[[str | None], None]) -> None:
-        _log_decision(request, key, "not-limited")
-        answer(self._actions.success)
+        sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
 
     def unanswered(self, request: Request) -> None:
         """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""
-        cost_of = self._stages.get(request.protocol_state)
+        cost_of = self.policy.stages.get(request.protocol_state)
         cost = cost_of(request) if cost_of else None
         if cost is not None and cost.each:
             self._repetitions.unanswered(cost.part)
 
-    def _conclude(self, request: Request, demand: Demand, result: Verdict | Exception) -> str | None:
+    def _conclude(self, actions: Actions, request: Request, demand: Demand, result: Verdict | Exception) -> str | None:
         """The action for ``result``."""
         if isinstance(result, Verdict):
             if result.admitted:
                 _log_decision(request, _key(demand), "admitted", result.charged)
-                return self._actions.success
+                return actions.success
             self._log_refusal(request, demand, result)
-            return self._actions.fail
+            return actions.fail
         if isinstance(result, StoreFull):
             _log_decision(request, _key(demand), "full")
             return FULL_ACTION
-        if isinstance(result, StoreUnavailable) and self._actions.away is not None:
+        if isinstance(result, StoreUnavailable) and actions.away is not None:
             _log_decision(request, _key(demand), "away")
-            return self._actions.away
+            return actions.away
         self._log_failure(request, result)
         return None
 
@@ -172,15 +182,15 @@ class Service:
             more = f" ({suppressed} more since the last such line)" if suppressed else ""
             _logger.error("%s verdict=none%s", _about(request), more, exc_info=failure)
 
-    def _hint(self, request: Request) -> None:
+    def _hint(self, request: Request, count_mode: int | None) -> None:
         _log_decision(request, "", "not-counted")
         log_it, suppressed = self._uncounted.hit("")
         if log_it:
             _logger.warning(
                 "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",
                 request.protocol_state or "(none)",
-                "unset" if self._count_mode is None else self._count_mode,
-                main_cf_hint(self._count_mode, self._policy_service),
+                "unset" if count_mode is None else count_mode,
+                main_cf_hint(count_mode, self._policy_service),
                 f" ({suppressed} more such requests since the last line)" if suppressed else "",
             )
 

@@ -28,7 +28,7 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
-from policyd_rate_limit.service import Actions, Service
+from policyd_rate_limit.service import Actions, Policy, Service
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -70,9 +70,11 @@ class Daemon:
         for entry in self.entries:
             self.ledger.apply(entry)
         self.service = Service(
-            Everybody(),  # type: ignore[arg-type] # rules that need no configuration
-            Actions("success", "fail", None),
-            self.count_mode,
+            Policy(
+                Everybody(),  # type: ignore[arg-type] # rules that need no configuration
+                Actions("success", "fail", None),
+                self.count_mode,
+            ),
             self._submit,
             uncounted=Quiet(),
             refused=Quiet(),

@@ -148,12 +148,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path | None = None) -> AsyncIterator[World]:
-    """On a UNIX socket at ``path``, else on TCP."""
+async def serving(path: Path | None = None, *more: socket.socket) -> AsyncIterator[World]:
+    """On a UNIX socket at ``path``, else on TCP; and on ``more`` sockets."""
     listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
     listener.bind(str(path) if path else ("127.0.0.1", 0))
     world = World(listener)
-    await world.server.start(world.listener, 100)
+    await world.server.start([world.listener, *more], 100)
     try:
         yield world
     finally:
@@ -394,7 +394,7 @@ def test_the_tick_closes_what_is_idle(run: Run, monkeypatch: pytest.MonkeyPatch)
 
     async def scenario() -> None:
         async with serving() as world:
-            world.server._idle_seconds = 0.0
+            world.server.idle_seconds = 0.0
             client = await world.connect_in_vain()
             await client.end()
 
@@ -652,6 +652,27 @@ def test_stop_cuts_who_does_not_finish(
     run(scenario())
     [message] = messages(caplog)
     assert message.startswith("1 connections are cut")
+
+
+def test_several_listeners(run: Run) -> None:
+    async def scenario() -> None:
+        other = socket.create_server(("127.0.0.1", 0))
+        async with serving(None, other) as world:
+            world.service.at_once = lambda name: f"OK {name}"
+            clients = [await world.connect()]
+            world.address = other.getsockname()
+            clients.append(await world.connect())
+            for client in clients:
+                await client.ask("a")
+                await client.answers("OK a")
+            await world.server.stop()
+            for client in clients:
+                await client.end()
+            with pytest.raises(ConnectionRefusedError):
+                await world.connect_in_vain()
+        other.close()
+
+    run(scenario())
 
 
 def test_stop_before_start(run: Run) -> None:

@@ -13,7 +13,7 @@ from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Service
+from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Policy, Service
 from policyd_rate_limit.system.logs import Throttle
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
@@ -23,13 +23,25 @@ ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@exam
 LOGGER = "policyd_rate_limit.service"
 
 
+def rules(limits: Limits, limit_by_sasl: bool = True) -> Rules:
+    return Rules(
+        limits=limits,
+        limits_by_id={"free": ()},
+        limit_by_sasl=limit_by_sasl,
+        limit_by_sender=False,
+        limit_by_ip=False,
+        limited_networks=(),
+        ipv6_prefix=64,
+    )
+
+
 class World:
     """A service, what it submits, what it answers, and a clock for its throttles."""
 
     def __init__(
         self,
         count_mode: int | None = None,
-        result: Verdict | Exception = ADMITTED,
+        result: Verdict | Exception | None = ADMITTED,
         away: str | None = None,
         limit_by_sasl: bool = True,
         sql_limits: LimitsOfIds | None = None,
@@ -38,28 +50,21 @@ class World:
         self.result = result
         self.demands: list[Demand] = []
         self.answers: list[str | None] = []
+        self.undecided: list[Callable[[Verdict | Exception], None]] = []
         self.service = Service(
-            Rules(
-                limits=LIMITS,
-                limits_by_id={"free": ()},
-                limit_by_sasl=limit_by_sasl,
-                limit_by_sender=False,
-                limit_by_ip=False,
-                limited_networks=(),
-                ipv6_prefix=64,
-            ),
-            Actions("OK go on", "550 stop", away),
-            count_mode,
+            Policy(rules(LIMITS, limit_by_sasl), Actions("OK go on", "550 stop", away), count_mode, sql_limits),
             self._submit,
             uncounted=Throttle(3600, lambda: self.now),
             refused=Throttle(60, lambda: self.now),
             policy_service="unix:ratelimit/policy",
-            sql_limits=sql_limits,
         )
 
     def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
         self.demands.append(demand)
-        done(self.result)
+        if self.result is None:
+            self.undecided.append(done)
+        else:
+            done(self.result)
 
     def ask(self, request: Request = ALICE) -> str | None:
         self.service.ask(request, self.answers.append)
@@ -342,3 +347,22 @@ def test_equal_requests_are_numbered_before_the_table_answers() -> None:
     for tell in table.later[2:]:
         tell()
     assert world.demands[2] == world.demands[3]
+
+
+def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
+    table = Table({}, at_once=False)
+    world = World(result=None, sql_limits=table)
+    for _ in range(3):
+        world.service.ask(ALICE, world.answers.append)
+    new = (Limit(1, 5),)
+    world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away"), 2)
+    data = ALICE._replace(protocol_state=DATA)
+    for _ in range(3):
+        world.service.ask(data, world.answers.append)
+    for tell in table.later:
+        tell()
+    assert [demand.charges[0].limits for demand in world.demands] == [new] * 3 + [(*LIMITS, LONGEST)] * 3
+    results: list[Verdict | Exception] = [ADMITTED, REFUSED, StoreUnavailable("away")]
+    for done, result in zip(world.undecided, results * 2, strict=True):
+        done(result)
+    assert world.answers == ["OK new", "450 new", "450 away", "OK go on", "550 stop", None]
