@@ -23,6 +23,7 @@ from policyd_rate_limit.system.logs import NAME
 
 COMMANDS = {
     "check-config": "check_config",
+    "convert-config": "convert_config",
 }
 """The subcommands, in the order of the help: each is ``command`` of the module of :mod:`policyd_rate_limit.cli` that
 is named here. It gets the path of ``-f``, or None, with ``click.pass_obj`` and returns an :class:`Exit`."""
