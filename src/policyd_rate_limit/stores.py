@@ -13,10 +13,14 @@ from urllib.parse import urlsplit
 
 from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
-from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.errors import ConfigError, Problem, StoreUnavailable
+from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.log_administration import LogAdministration
 from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
 from policyd_rate_limit.storage.sql_lookup import SqliteLookup
 from policyd_rate_limit.storage.sqlite import SqliteLog
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.log import Log
-    from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup
 
@@ -60,6 +64,24 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
     from policyd_rate_limit.storage.redis import RedisStore
 
     return RedisStore(settings.redis_config, memory, longest=longest, timeout=settings.db_timeout)
+
+
+def open_administration(settings: Settings, rules: Rules) -> Administration:
+    """What commands ask of the store, beside the daemons that use it. Nothing is connected before it is asked.
+
+    :raises ConfigError: the driver is not installed, or its options are wrong.
+    """
+    memory = Memory(Ledger(settings.max_ids), time.time)
+    store = make_store(settings, rules, memory)
+    if not isinstance(store, LogStore):
+        raise StoreUnavailable("Redis cannot be asked yet")
+    return LogAdministration(
+        partial(store.connect, PATIENCE),
+        memory,
+        # Which windows a query names is not known here.
+        longest=LARGEST if settings.sql_limits_by_id else _longest_window(settings),
+        key_of_old_id=lambda old_id: rules.keys_of_old_id(old_id)[0],
+    )
 
 
 def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memory) -> Fallback:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.log import LogError
 from policyd_rate_limit.storage.postgresql import PostgresqlLog, connection_options
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
@@ -263,6 +265,8 @@ def test_the_rights_that_the_manual_names_suffice(logs: PostgresqlLogs) -> None:
         *(statement.replace("policyd_rate_limit", user) for statement in manual("tables")),
         "CREATE TABLE mail_count (id varchar(40) NOT NULL, date bigint NOT NULL)",
         "INSERT INTO mail_count VALUES ('joe', 1000)",
+        "CREATE TABLE limit_report (id varchar(40) NOT NULL, delta int NOT NULL, hit int NOT NULL)",
+        "INSERT INTO limit_report VALUES ('joe', 60, 3)",
         *(statement.replace("policyd_rate_limit", user) for statement in manual("old table")),
     )
     log = logs.open()
@@ -275,6 +279,17 @@ def test_the_rights_that_the_manual_names_suffice(logs: PostgresqlLogs) -> None:
     log.commit()
     assert [row.date for _, row in read(logs.open())] == [1_000, 1_001, 1_005]
     assert log.clean(1_002, TIMEOUT) == 3
+    override = Override("user:joe", (), 1 << 40)
+    log_tables.set_override(log, override, 0, TIMEOUT)
+    log_tables.set_override(log, override, 0, TIMEOUT)
+    assert log_tables.overrides(log, 0) == [override]
+    assert log_tables.remove_override(log, "user:joe", 0, TIMEOUT)
+    for _ in range(2):
+        log_tables.add_hits(log, [Hits("user:joe", 60, 2, 1_000)], TIMEOUT)
+    hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")
+    assert hits == [Hits("user:joe", 60, 7, 1_000)]
+    log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
+    assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
     assert logs.execute("SELECT has_schema_privilege(%s, 'public', 'CREATE')".replace("%s", f"'{user}'")) == [(False,)]
 
 

@@ -475,14 +475,27 @@ def test_a_table_of_a_newer_version_is_left_alone(logs: ServerLogs) -> None:
 
 def test_a_table_of_an_older_version_is_upgraded(logs: ServerLogs, monkeypatch: pytest.MonkeyPatch) -> None:
     append(logs.ready(), record(1))
-    monkeypatch.setattr(sql_log, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(
-        logs.driver, "UPGRADES", (("ALTER TABLE policyd_batch ADD COLUMN IF NOT EXISTS more integer",),)
-    )
+    later = sql_log.SCHEMA_VERSION + 1
+    monkeypatch.setattr(sql_log, "SCHEMA_VERSION", later)
+    statement = "ALTER TABLE policyd_batch ADD COLUMN IF NOT EXISTS more integer"
+    monkeypatch.setattr(logs.driver, "UPGRADES", (*logs.driver.UPGRADES, (statement,)))
     assert len(read(logs.open())) == 1
-    assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [2]
+    assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [later]
     logs.execute("SELECT more FROM policyd_batch")
     assert len(read(logs.open())) == 1
+
+
+@pytest.mark.parametrize("made_by_hand", [False, True])
+def test_a_table_of_version_1_gets_those_of_version_2(logs: ServerLogs, made_by_hand: bool) -> None:
+    append(logs.ready(), record(1))
+    if not made_by_hand:
+        logs.execute("DROP TABLE policyd_override", "DROP TABLE policyd_hit")
+    logs.execute("UPDATE policyd_state SET schema_version = 1")
+    log = logs.open()
+    assert len(read(log)) == 1
+    assert log.read("SELECT * FROM policyd_override") in ((), [])
+    assert log.read("SELECT * FROM policyd_hit") in ((), [])
+    assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [2]
 
 
 def test_a_removed_state_is_made_anew(logs: ServerLogs) -> None:

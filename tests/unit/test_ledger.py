@@ -297,3 +297,34 @@ def test_the_newest_charges_are_given_back_first() -> None:
     assert list(ledger.windows.charges()) == [("k", int(T0), 1)]
     assert [entry.amount for entry in entries] == [1, 1, 1, -1, -1]
     assert all(before.date >= after.date for before, after in pairwise(entries[3:]))
+
+
+def test_a_reset_gives_back_all_of_one_counter_and_nothing_else() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    both = (Charge("k", "", 2, GENEROUS), Charge("other", "", 2, GENEROUS))
+    for number in range(3):
+        ledger.advance(T0 + 10 * number)
+        ledger.decide(Demand(both, f"m{number}", "a"), entries)
+        ledger.decide(Demand(charge(1)), entries)
+    ledger.decide(Demand((both[0]._replace(cost=1), both[1]), "m1", settles=True), entries)
+    given_back: list[Entry] = []
+    ledger.reset("k", ["m0", "m1", "m2", "unknown"], given_back)
+    assert sum(entry.amount for entry in given_back) == -8
+    assert {entry.counter for entry in given_back} == {"k"}
+    for one in (ledger, rebuilt([*entries, *given_back], T0 + 20)):
+        assert one.windows.usage("k", GENEROUS) == (0, 0, 0)
+        assert one.windows.usage("other", GENEROUS)[-1] == 6
+        again: list[Entry] = []
+        one.reset("k", ["m0", "m1", "m2"], again)
+        assert again == []
+
+
+def test_what_a_reset_gave_back_a_mail_does_not_give_back_again() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt(entries, T0)
+    ledger.decide(Demand(charge(5), "m", "a"), entries)
+    ledger.reset("k", ["m"], entries)
+    ledger.decide(Demand(charge(3), "other", "a"), entries)
+    assert ledger.decide(Demand(charge(1), "m", settles=True), entries).charged == 1
+    assert ledger.windows.usage("k", GENEROUS)[-1] == 4

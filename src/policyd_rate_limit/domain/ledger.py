@@ -12,7 +12,7 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _ALREADY_CHARGED = Verdict(admitted=True)
 
@@ -79,6 +79,19 @@ class Ledger:
         # What is given back is always taken from what is remembered, or it could be given back again.
         if mail and (date > self.windows.now - REMEMBERED_SECONDS or amount < 0):
             self.mails.add(entry)
+
+    def reset(self, counter: str, mails: Iterable[str], entries: list[Entry]) -> None:
+        """Give back all that is counted for ``counter``, of ``mails`` and of others, and append that to ``entries``.
+
+        ``mails`` are those that may be remembered: what they were charged must not be given back once more.
+        """
+        for mail in mails:
+            for entry in tuple(self.mails.entries(mail)):
+                if entry.counter == counter and entry.amount > 0:
+                    self._count(entry._replace(amount=-entry.amount), entries)
+        for key, date, amount in tuple(self.windows.charges()):
+            if key == counter:
+                self._count(Entry(counter, -amount, date, "", ""), entries)
 
     def snapshot(self) -> Iterator[Entry]:
         """All that the windows hold, as entries that rebuild them."""

@@ -6,12 +6,12 @@ from where it stopped reading. ``date`` never falls from one row to the next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.record import Record
 
@@ -84,8 +84,38 @@ class Log(Protocol):
     def compact(self, patience: float) -> None:
         """Without the lock: give room back that deleted rows have left, where that is the database's way."""
 
+    def time(self) -> float:
+        """Without the lock: the time (Unix seconds) by the clock that all daemons share.
+
+        Fails where the connection is of no more use.
+        """
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is a table of that name."""
+
+    def read(self, query: str) -> Sequence[Sequence[Any]]:
+        """Without the lock: the rows of ``query``, all at once."""
+
+    def write(self, statements: Sequence[str], patience: float) -> None:
+        """Without a transaction: ``statements`` in one of their own, of which it waits for others for ``patience``."""
+
+    def literal(self, text: str) -> str:
+        """``text`` as SQL writes it."""
+
+    def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
+        """What follows an INSERT to change the row of the same ``key`` instead.
+
+        ``assignments``: column -> expression, in which ``{new}`` is the value of that column in the INSERT.
+        """
+
     def maintain(self) -> None:
         """Without the lock, about once a second: what the database needs now and then."""
 
     def close(self) -> None:
         """Close the connection; a transaction that is open is rolled back. Never raises."""
+
+
+def on_conflict(key: str, assignments: Mapping[str, str]) -> str:
+    """See :meth:`Log.on_conflict`: as SQLite and PostgreSQL have it."""
+    changes = (f"{column} = {value.format(new=f'excluded.{column}')}" for column, value in assignments.items())
+    return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"

@@ -137,6 +137,21 @@ class LogStore:
                 self._give_up(error)
                 _logger.warning("%s", error)
 
+    def connect(self, patience: float) -> Log:
+        """Another connection, to tables that are there; memory knows what time it is.
+
+        :raises LogError: there is none within ``patience`` seconds.
+        """
+        log = self._open_log()
+        try:
+            self._memory.synchronise(log.begin(patience))
+            log.prepare(self._first_records)
+            log.commit()
+        except BaseException:
+            log.close()
+            raise
+        return log
+
     def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
         """Delete what is older than twice the longest window, while daemons use the table.
 
@@ -147,10 +162,7 @@ class LogStore:
         :raises StoreUnavailable: the database cannot be cleaned now.
         """
         try:
-            log = self._log = self._open_log()
-            self._memory.synchronise(log.begin(patience))
-            log.prepare(self._first_records)
-            log.commit()
+            log = self._log = self.connect(patience)
             longest = self._longest
             if limits_of is not None:
                 longest = max(longest, self._longest_window(log, limits_of))

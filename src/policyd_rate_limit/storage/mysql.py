@@ -97,6 +97,28 @@ class MysqlLog(SqlLog):
             "entries LONGTEXT NOT NULL"
             ") ENGINE=InnoDB CHARACTER SET ascii",
         ),
+        (
+            "policyd_override",
+            "CREATE TABLE IF NOT EXISTS policyd_override ("
+            "id CHAR(32) PRIMARY KEY, "
+            "counter LONGTEXT NOT NULL, "
+            "limits TEXT NOT NULL, "
+            "expires BIGINT NOT NULL, "
+            "note TEXT NOT NULL, "
+            "stamp BIGINT NOT NULL"
+            ") ENGINE=InnoDB CHARACTER SET ascii",
+        ),
+        (
+            "policyd_hit",
+            "CREATE TABLE IF NOT EXISTS policyd_hit ("
+            "id CHAR(32), "
+            "seconds BIGINT, "
+            "counter LONGTEXT NOT NULL, "
+            "hits BIGINT NOT NULL, "
+            "last BIGINT NOT NULL, "
+            "PRIMARY KEY (id, seconds)"
+            ") ENGINE=InnoDB CHARACTER SET ascii",
+        ),
     )
     # Not IGNORE: two who wait with the shared lock that this takes would then wait for each other.
     MAKE_STATE = (
@@ -187,6 +209,17 @@ class MysqlLog(SqlLog):
         self.close()
         return LogError(f"{self._name}: {' '.join(message.split())}")
 
+    def literal(self, text: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.literal`."""
+        if self._connection is None:
+            raise LogError(f"{self._name}: the connection is closed")
+        return str(self._connection.escape(text))
+
+    def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:  # noqa: ARG002 - MySQL finds it itself
+        """See :meth:`policyd_rate_limit.storage.log.Log.on_conflict`."""
+        changes = (f"{column} = {value.format(new=f'VALUES({column})')}" for column, value in assignments.items())
+        return f"ON DUPLICATE KEY UPDATE {', '.join(changes)}"
+
     def _start(self, wait: float) -> list[str]:
         statements = ["START TRANSACTION READ WRITE"]
         seconds = max(1, math.ceil(wait))  # the watchdog knows of fractions
@@ -196,8 +229,7 @@ class MysqlLog(SqlLog):
         return statements
 
     def _insert(self, seq: int, record: Record) -> str:
-        assert self._connection is not None  # noqa: S101 - the caller has begun a transaction
-        entries = self._connection.escape(record.entries)
+        entries = self.literal(record.entries)
         return (
             f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608
             f"{record.size}, {entries})"

@@ -78,6 +78,26 @@ class PostgresqlLog(SqlLog):
             "size integer NOT NULL, "
             "entries text NOT NULL)",
         ),
+        (
+            "policyd_override",
+            "CREATE TABLE policyd_override ("
+            "id char(32) PRIMARY KEY, "
+            "counter text NOT NULL, "
+            "limits text NOT NULL, "
+            "expires bigint NOT NULL, "
+            "note text NOT NULL, "
+            "stamp bigint NOT NULL)",
+        ),
+        (
+            "policyd_hit",
+            "CREATE TABLE policyd_hit ("
+            "id char(32), "
+            "seconds bigint, "
+            "counter text NOT NULL, "
+            "hits bigint NOT NULL, "
+            "last bigint NOT NULL, "
+            "PRIMARY KEY (id, seconds))",
+        ),
     )
     MAKE_STATE = "INSERT INTO policyd_state VALUES (1, {version}, '{identity}') ON CONFLICT DO NOTHING"
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
@@ -198,6 +218,12 @@ class PostgresqlLog(SqlLog):
         self.close()
         return LogError(f"{self._name}: {message}")
 
+    def literal(self, text: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.literal`."""
+        if self._connection is None:
+            raise LogError(f"{self._name}: the connection is closed")
+        return pq.Escaping(self._connection).escape_literal(text.encode()).decode()
+
     def _start(self, wait: float) -> list[str]:
         # LOCAL, since behind a pool of connections the session may be another one's next.
         milliseconds = math.ceil(self._timeout * 1000)
@@ -211,8 +237,7 @@ class PostgresqlLog(SqlLog):
         ]
 
     def _insert(self, seq: int, record: Record) -> str:
-        assert self._connection is not None  # noqa: S101 - the caller has begun a transaction
-        entries = pq.Escaping(self._connection).escape_literal(record.entries.encode()).decode()
+        entries = self.literal(record.entries)
         return (
             f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608
             f"{record.size}, {entries})"
@@ -223,7 +248,7 @@ class PostgresqlLog(SqlLog):
         super()._allow(seconds)
 
     def _old_counts(self) -> OldCounts:
-        if not self._has("mail_count"):
+        if not self.has_table("mail_count"):
             return
         self._allow(LONG_SECONDS)
         columns = self._ask(

@@ -53,6 +53,10 @@ class Record(NamedTuple):
         except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
+    def may_hold(self, mark: str) -> bool:
+        """False: there is no entry in it of the counter that :func:`mark_of` has made ``mark`` of. Quickly told."""
+        return mark in self.entries
+
     def dated(self, date: int) -> Record:
         """The same entries in a record of ``date``."""
         return pack(self.writer, self.number, date, self.dated_until(date))
@@ -64,6 +68,11 @@ def pack(writer: int, number: int, date: int, entries: Sequence[Entry]) -> Recor
         (counter, amount, 0 if dated == date else dated, mail, part) for counter, amount, dated, mail, part in entries
     ]
     return Record(writer, number, date, len(rows), _encode(rows))
+
+
+def mark_of(counter: str) -> str:
+    """How ``counter`` stands in the text of a record."""
+    return _encode(counter)
 
 
 def in_records(entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record]) -> Iterator[Record]:

@@ -1,6 +1,6 @@
 """The log in a database server: what PostgreSQL and MySQL have in common.
 
-Two tables. ``policyd_batch`` is the log; ``policyd_state`` has one row, which is the lock: whoever holds it
+``policyd_batch`` is the log; ``policyd_state`` has one row, which is the lock: whoever holds it
 (``SELECT ... FOR UPDATE``) may append. A batch takes two round trips: begin, lock, clock and what is new in one, its
 own row and the commit in the other.
 
@@ -15,6 +15,7 @@ has made the table.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import secrets
@@ -23,7 +24,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.errors import ConfigError, Problem
-from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.log import LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Row = tuple[int, Record]  # seq, record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: without policyd_override and policyd_hit
 LONGEST_STEP = 1 << 16  # between two seqs: a row is mistaken for a lost one in one case of 32,000
 ROWS_PER_READ = 1_000
 ROWS_PER_CLEAN = 500
@@ -79,7 +80,8 @@ class SqlLog(ABC):
 
     # What differs, in SQL.
     SCHEMA: tuple[tuple[str, str], ...]  # table, the statement that makes it
-    UPGRADES: tuple[tuple[str, ...], ...] = ()  # what leads from version 1 to 2, from 2 to 3; each may run twice
+    # What leads from version 1 to 2, from 2 to 3, once all tables are there; each may run twice.
+    UPGRADES: tuple[tuple[str, ...], ...] = ((),)
     MAKE_STATE: str  # adds the row of policyd_state, with {version} and {identity}, unless it is there
     LOCK: str  # schema_version and identity, locked
     CLOCK: str  # Unix seconds, with fractions
@@ -124,6 +126,10 @@ class SqlLog(ABC):
     @abstractmethod
     def _delete_old_counts(self, before: int) -> int:
         """Delete some of the rows older than ``before`` of that table; how many, 0 at the end."""
+
+    @abstractmethod
+    def literal(self, text: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.literal`."""
 
     @abstractmethod
     def _failure(self, message: str) -> LogError:
@@ -261,7 +267,7 @@ class SqlLog(ABC):
             deleted += sum(int(size) for _, size in rows)
             time.sleep(PAUSE_OF_CLEAN)
         deleted += self._empty(newest, before, patience)
-        if self._has("mail_count"):
+        if self.has_table("mail_count"):
             while step := self._delete_old_counts(before):
                 deleted += step
         return deleted
@@ -280,6 +286,38 @@ class SqlLog(ABC):
 
         Nothing: PostgreSQL's autovacuum and InnoDB's purge give the room of deleted rows to new ones.
         """
+
+    def time(self) -> float:
+        """See :meth:`policyd_rate_limit.storage.log.Log.time`."""
+        return float(self._ask(self.CLOCK)[0][0])
+
+    def has_table(self, name: str) -> bool:
+        """See :meth:`policyd_rate_limit.storage.log.Log.has_table`."""
+        return bool(int(self._ask(self.COUNT_TABLES.format(table=name))[0][0]))
+
+    def read(self, query: str) -> Sequence[Sequence[Any]]:
+        """See :meth:`policyd_rate_limit.storage.log.Log.read`."""
+        return self._ask(query)
+
+    def write(self, statements: Sequence[str], patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.write`."""
+        self._end = time.monotonic() + patience + self._timeout
+        batch: list[str] = []
+        characters = 0
+        try:
+            for statement in (*self._start(patience), *statements, "COMMIT"):
+                if characters + len(statement) > CHARACTERS_PER_SEND and batch:
+                    self._query(*batch)
+                    batch, characters = [], 0
+                batch.append(statement)
+                characters += len(statement)
+            self._query(*batch)
+        except (TableMissing, TableExists) as error:
+            raise self._failure(str(error)) from error  # with the transaction
+
+    def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.on_conflict`."""
+        return on_conflict(key, assignments)
 
     def maintain(self) -> None:  # noqa: B027 - likewise
         """See :meth:`policyd_rate_limit.storage.log.Log.maintain`: nothing."""
@@ -313,18 +351,19 @@ class SqlLog(ABC):
         """Make what is missing, and take the lock."""
         self._query("ROLLBACK")
         self._in_transaction = False
-        for table, statement in self.SCHEMA:
-            if not self._has(table):
-                try:
-                    self._query(statement)
-                except TableExists:  # another daemon was faster
-                    continue
+        self._make_tables()
         identity = secrets.token_hex(16)
         locked = self._lock(wait, self.MAKE_STATE.format(version=SCHEMA_VERSION, identity=identity))
         if locked is None:
             raise self._failure("a table vanishes as soon as it is made")
         self._made = locked[1] == identity
         return locked
+
+    def _make_tables(self) -> None:
+        for table, statement in self.SCHEMA:
+            if not self.has_table(table):
+                with contextlib.suppress(TableExists):  # another daemon was faster
+                    self._query(statement)
 
     def _upgrade(self, version: int, wait: float) -> float:
         """Bring the schema from ``version`` to ours, and take the lock."""
@@ -335,6 +374,7 @@ class SqlLog(ABC):
             )
         self._query("ROLLBACK")
         self._in_transaction = False
+        self._make_tables()
         self._allow(LONG_SECONDS)
         for statement in itertools.chain(*self.UPGRADES[version - 1 :]):
             self._query(statement)
@@ -362,9 +402,6 @@ class SqlLog(ABC):
             self._end = time.monotonic() + self._timeout
         (rows,) = self._query(statement)
         return rows
-
-    def _has(self, table: str) -> bool:
-        return bool(int(self._ask(self.COUNT_TABLES.format(table=table))[0][0]))
 
     def _edges(self) -> tuple[int, int]:
         """The first and the last seq; (1, 0) in an empty table."""

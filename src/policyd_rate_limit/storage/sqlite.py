@@ -14,14 +14,14 @@ import random
 import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.log import LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.log import OldCounts
 
@@ -36,7 +36,7 @@ _LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-o
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _SCHEMA = (
-    """CREATE TABLE policyd_batch (
+    """CREATE TABLE IF NOT EXISTS policyd_batch (
     seq INTEGER PRIMARY KEY,  -- the order of the batches
     date INTEGER NOT NULL,    -- Unix second
     writer INTEGER NOT NULL,  -- the run of a daemon that decided the batch
@@ -49,6 +49,22 @@ SELECT json_extract(value, '$[0]') AS counter,
        json_extract(value, '$[1]') AS amount,
        coalesce(nullif(json_extract(value, '$[2]'), 0), batch.date) AS date
   FROM policyd_batch AS batch, json_each(batch.entries)""",
+    """CREATE TABLE IF NOT EXISTS policyd_override (
+    id TEXT PRIMARY KEY,      -- a digest of the counter
+    counter TEXT NOT NULL,    -- JSON
+    limits TEXT NOT NULL,     -- JSON: [[mails, seconds], ...]
+    expires INTEGER NOT NULL, -- Unix second
+    note TEXT NOT NULL,       -- JSON
+    stamp INTEGER NOT NULL    -- random, new with each change
+)""",
+    """CREATE TABLE IF NOT EXISTS policyd_hit (
+    id TEXT,                  -- a digest of the counter
+    seconds INTEGER,          -- the window
+    counter TEXT NOT NULL,    -- JSON
+    hits INTEGER NOT NULL,
+    last INTEGER NOT NULL,    -- Unix second
+    PRIMARY KEY (id, seconds)
+)""",
 )
 
 # A damaged row may hold values of any type.
@@ -102,10 +118,11 @@ class SqliteLog:
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
         """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
         with self._errors:
-            if self._has_table("policyd_batch"):
-                return False
+            made = not self.has_table("policyd_batch")
             for statement in _SCHEMA:
                 self._execute(statement)
+            if not made:
+                return False
             for record in carry_over(self._old_counts()):
                 self.append(record)
             return True
@@ -197,6 +214,39 @@ class SqliteLog:
                 self._execute(f"PRAGMA incremental_vacuum({PAGES_PER_VACUUM})").fetchall()
                 self.commit()
                 time.sleep(PAUSE_OF_CLEAN)
+
+    def time(self) -> float:
+        """See :meth:`policyd_rate_limit.storage.log.Log.time`."""
+        if self._connection is None or identity(self._path) != self.identity:
+            raise LogReplaced(f"SQLite database {self._path} was removed or replaced")
+        return self._clock()
+
+    def has_table(self, name: str) -> bool:
+        """See :meth:`policyd_rate_limit.storage.log.Log.has_table`."""
+        with self._errors:
+            found = self._execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
+            return found.fetchone() is not None
+
+    def read(self, query: str) -> Sequence[Sequence[Any]]:
+        """See :meth:`policyd_rate_limit.storage.log.Log.read`."""
+        with self._errors:
+            return self._execute(query).fetchall()
+
+    def write(self, statements: Sequence[str], patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.write`."""
+        self.begin(patience)
+        with self._errors:
+            for statement in statements:
+                self._execute(statement)
+        self.commit()
+
+    def literal(self, text: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.literal`."""
+        return "'" + text.replace("'", "''") + "'"
+
+    def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.on_conflict`."""
+        return on_conflict(key, assignments)
 
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.maintain`."""
@@ -290,10 +340,6 @@ class SqliteLog:
             raise sqlite3.ProgrammingError("the connection is closed")
         return self._connection.execute(statement, parameters)
 
-    def _has_table(self, name: str) -> bool:
-        found = self._execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
-        return found.fetchone() is not None
-
     def _rows(self, clause: str, seq: int) -> Iterator[Row]:
         for number, *record in self._execute(f"{_SELECT} {clause}", (seq,)):
             yield number, Record(*record)
@@ -310,7 +356,7 @@ class SqliteLog:
         return sorted(found.items())
 
     def _old_counts(self) -> OldCounts:
-        if not self._has_table("mail_count"):
+        if not self.has_table("mail_count"):
             return
         columns = {row[1] for row in self._execute("PRAGMA table_info(mail_count)")}
         recipients = "coalesce(recipient_count, 1)" if "recipient_count" in columns else "1"
@@ -333,7 +379,7 @@ class SqliteLog:
 
     def _clean_old_table(self, before: int, patience: float) -> int:
         """Delete from the table of 0.4 and 1.2.0, which is left in place for whoever goes back to them."""
-        if not self._has_table("mail_count"):
+        if not self.has_table("mail_count"):
             return 0
         self.begin(patience)
         deleted = self._execute("DELETE FROM mail_count WHERE date < ?", (before,)).rowcount

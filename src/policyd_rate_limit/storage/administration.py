@@ -1,0 +1,87 @@
+"""What an administrator asks of a store and tells it, beside the running daemons: the contract.
+
+:func:`policyd_rate_limit.stores.open_administration` opens it. Every method blocks, and raises StoreError when the
+database does not answer. A *key* is the name of a counter, such as ``user:alice``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.limits import Limits
+
+MOST_OVERRIDES = 10_000  # in force at once
+LONGEST_NOTE = 1_000  # characters
+PATIENCE = 30.0  # seconds to wait for the daemons, where they have to be kept from the database
+
+
+class Hits(NamedTuple):
+    """How often ``key`` ran into its limit of ``seconds`` since the last report, at ``last`` (Unix second) most lately.
+
+    ``last`` is 0 where it is not known: an older version has counted.
+    """
+
+    key: str
+    seconds: int
+    hits: int
+    last: int
+
+
+class Override(NamedTuple):
+    """``limits`` in place of all others for ``key``, until the second ``until`` (Unix) of the store's clock.
+
+    ``(Limit(0, 1),)`` blocks, ``()`` is no limit at all. ``note`` is the administrator's.
+    """
+
+    key: str
+    limits: Limits
+    until: int
+    note: str = ""
+
+
+class Administration(Protocol):
+    """An open store. For one thread at a time."""
+
+    def now(self) -> int:
+        """The Unix second, by the clock that all daemons share."""
+
+    def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
+        """What was counted for ``keys``, None for all, and is dated ``since`` (Unix second) or later; in no order.
+
+        What was given back comes as entries of negative amounts. Keeps no daemon waiting, and holds little of it in
+        memory at a time. How far back it goes: twice the longest window with SQL, the windows in use with Redis.
+        """
+
+    def follow(self, since: int) -> Iterator[Sequence[Entry]]:
+        """What was counted since ``since`` (Unix second), and what is counted from then on: page after page, for ever.
+
+        An empty page: there is nothing more yet. Ask for the next one a little later.
+        """
+
+    def reset(self, key: str) -> int:
+        """Take back all that was counted for ``key``, in every daemon at once; how many mails that were."""
+
+    def overrides(self) -> list[Override]:
+        """Those in force, by key."""
+
+    def set_override(self, override: Override) -> None:
+        """Put ``override`` in force, in place of the one of the same key.
+
+        :raises StoreFull: there are :data:`MOST_OVERRIDES` already.
+        """
+
+    def remove_override(self, key: str) -> bool:
+        """End the override of ``key``; whether there was one in force."""
+
+    def hits(self) -> list[Hits]:
+        """All hits since the last report, those of the most hits first."""
+
+    def forget_hits(self, hits: Sequence[Hits]) -> None:
+        """These were reported: take them off. What came meanwhile stays."""
+
+    def close(self) -> None:
+        """Let go of the database. Never raises."""

@@ -1,0 +1,87 @@
+"""The databases that the tests of :mod:`policyd_rate_limit.storage.administration` run on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+
+import pytest
+
+from policyd_rate_limit.storage.administration import Administration
+from policyd_rate_limit.storage.log_administration import LogAdministration
+from policyd_rate_limit.storage.log_store import LogStore
+from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
+from storage.stores import HOUR, CleanableStore, new_memory
+
+
+class Administered(ABC):
+    """An empty database of one test, its daemons' stores and its administrators."""
+
+    def __init__(self) -> None:
+        self._opened = contextlib.ExitStack()
+
+    def store(self) -> CleanableStore:
+        """A daemon's, with a memory of its own."""
+        store = self._store()
+        self._opened.callback(store.close)
+        return store
+
+    def administration(self) -> Administration:
+        """Of this database."""
+        administration = self._administration()
+        self._opened.callback(administration.close)
+        return administration
+
+    @abstractmethod
+    def _store(self) -> CleanableStore: ...
+
+    @abstractmethod
+    def _administration(self) -> Administration: ...
+
+    @abstractmethod
+    def break_connections(self) -> None:
+        """Those that are open are lost."""
+
+    def close(self) -> None:
+        """Close what is open, and remove the database."""
+        self._opened.close()
+
+
+class AdministeredLog(Administered):
+    """A database with a log."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self.logs = logs
+
+    def _store(self) -> LogStore:
+        return LogStore(
+            self.logs.open, new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: (f"user:{old_id}",)
+        )
+
+    def _administration(self) -> LogAdministration:
+        store = self._store()
+        return LogAdministration(
+            lambda: store.connect(TIMEOUT),
+            new_memory(time.time),
+            longest=HOUR,
+            key_of_old_id=lambda old_id: f"user:{old_id}",
+        )
+
+    def break_connections(self) -> None:
+        """See :meth:`Administered.break_connections`."""
+        for log in self.logs.opened:
+            log.close()
+
+    def close(self) -> None:
+        """See :meth:`Administered.close`."""
+        super().close()
+        self.logs.close()
+
+
+LOGS = (
+    pytest.param(SqliteLogs, id="sqlite"),
+    pytest.param(PostgresqlLogs, id="postgresql"),
+    pytest.param(MariadbLogs, id="mariadb"),
+)

@@ -1,0 +1,216 @@
+"""What an administrator asks of every store: see :mod:`policyd_rate_limit.storage.administration`."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Hits, Override
+from storage.administered import LOGS, AdministeredLog
+from storage.logs import Logs, PostgresqlLogs
+from storage.stores import HOUR, PATIENCE, admitted, demand, usage
+
+BLOCK = (Limit(0, 1),)
+EVIL = ("user:" + "x" * 5_000, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
+
+
+@pytest.fixture(params=LOGS)
+def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[AdministeredLog]:
+    """An empty database of each kind."""
+    make: Callable[[pathlib.Path], Logs] = request.param
+    database = AdministeredLog(make(tmp_path))
+    yield database
+    database.close()
+
+
+def counted(entries: Iterator[Entry]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for entry in entries:
+        total[entry.counter] += entry.amount
+    return {key: amount for key, amount in total.items() if amount}
+
+
+def add_hits(database: AdministeredLog, hits: list[Hits]) -> None:
+    log_tables.add_hits(database.logs.ready(), hits, PATIENCE)
+
+
+def until(seconds: int = HOUR) -> int:
+    return int(time.time()) + seconds
+
+
+# --- Reading
+
+
+def test_an_empty_database_has_nothing(database: AdministeredLog) -> None:
+    administration = database.administration()
+    assert list(administration.entries(None, 0)) == []
+    assert administration.overrides() == []
+    assert administration.hits() == []
+    assert administration.reset("user:nobody") == 0
+    assert not administration.remove_override("user:nobody")
+    assert abs(administration.now() - time.time()) < 5
+
+
+def test_entries_of_all_and_of_some(database: AdministeredLog) -> None:
+    store, administration = database.store(), database.administration()
+    assert admitted(store, demand("user:a", cost=3), demand("user:b", cost=2)) == [True, True]
+    assert admitted(store, demand("user:a", cost=1), *(demand(key) for key in EVIL)) == [True] * 6
+    everything = {"user:a": 4, "user:b": 2, **dict.fromkeys(EVIL, 1)}
+    assert counted(administration.entries(None, 0)) == everything
+    assert counted(administration.entries(["user:a", EVIL[0]], 0)) == {"user:a": 4, EVIL[0]: 1}
+    for key in EVIL:
+        assert counted(administration.entries([key], until(-60))) == {key: 1}
+    assert counted(administration.entries(["user"], 0)) == {}
+    assert counted(administration.entries(None, until(60))) == {}
+
+
+def test_what_was_given_back_is_among_the_entries(database: AdministeredLog) -> None:
+    store, administration = database.store(), database.administration()
+    admitted(store, demand(mail="m", part="a"), demand(mail="m", part="b"), demand(mail="m", settles=True, cost=1))
+    assert counted(administration.entries(None, 0)) == {"user:a": 1}
+
+
+def test_following_shows_everything_once(database: AdministeredLog) -> None:
+    store, administration = database.store(), database.administration()
+    pages = administration.follow(0)
+    assert list(next(pages)) == []
+    seen: Counter[str] = Counter()
+    for number in range(3):
+        assert admitted(store, *(demand(f"user:{number}", 99) for _ in range(7))) == [True] * 7
+        deadline = time.monotonic() + PATIENCE
+        while sum(seen.values()) < 7 * (number + 1) and time.monotonic() < deadline:
+            seen.update(counted(iter(next(pages))))
+    assert seen == {"user:0": 7, "user:1": 7, "user:2": 7}
+    assert list(next(pages)) == []
+
+
+# --- Reset
+
+
+@pytest.mark.parametrize("key", ["user:a", *EVIL], ids=lambda key: ascii(key)[:20])
+def test_a_reset_frees_at_once_in_every_daemon(database: AdministeredLog, key: str) -> None:
+    one, two, administration = database.store(), database.store(), database.administration()
+    assert admitted(one, demand(key, 5, cost=3), demand(key, 5, cost=2), demand("user:b", 5, cost=5)) == [True] * 3
+    assert admitted(two, demand(key, 5), demand("user:b", 5)) == [False, False]
+    assert administration.reset(key) == 5
+    assert admitted(two, demand(key, 5, cost=5), demand("user:b", 5)) == [True, False]
+    assert admitted(one, demand(key, 5), demand("user:b", 5)) == [False, False]
+    assert administration.reset(key) == 5
+    assert administration.reset(key) == 0
+    late = database.store()
+    assert usage(late, [key, "user:b"]) == {key: 0, "user:b": 5}
+
+
+def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(database: AdministeredLog) -> None:
+    one, administration = database.store(), database.administration()
+    assert admitted(one, *(demand(mail="m", part=part) for part in "abcd")) == [True] * 4
+    assert administration.reset("user:a") == 4
+    assert admitted(one, demand(mail="other", part="a", cost=3)) == [True]
+    assert admitted(one, demand(mail="m", part="a")) == [True]  # known, whatever it counts now
+    before = usage(one, ["user:a"])["user:a"]
+    assert admitted(one, demand(mail="m", settles=True, cost=1)) == [True]
+    assert usage(one, ["user:a"])["user:a"] >= before
+
+
+# --- Overrides
+
+
+def test_overrides_are_set_replaced_and_removed(database: AdministeredLog) -> None:
+    one, two = database.administration(), database.administration()
+    block, more = (
+        Override("user:a", BLOCK, until(), "spam"),
+        Override("user:a", (Limit(9, 60), Limit(99, HOUR)), until(5)),
+    )
+    one.set_override(block)
+    assert two.overrides() == [block]
+    two.set_override(more)
+    odd = [Override(key, (), until(), key) for key in EVIL]
+    for override in odd:
+        one.set_override(override)
+    assert one.overrides() == two.overrides() == sorted([more, *odd])
+    assert one.remove_override("user:a")
+    assert not two.remove_override("user:a")
+    for override in odd:
+        assert two.remove_override(override.key)
+    assert one.overrides() == []
+
+
+def test_an_override_that_has_ended_is_none(database: AdministeredLog) -> None:
+    administration = database.administration()
+    administration.set_override(Override("user:a", BLOCK, until(-1)))
+    assert administration.overrides() == []
+    assert not administration.remove_override("user:a")
+
+
+def test_too_many_overrides_are_refused(database: AdministeredLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_tables, "MOST_OVERRIDES", 3)
+    administration = database.administration()
+    for number in range(3):
+        administration.set_override(Override(f"user:{number}", BLOCK, until()))
+    administration.set_override(Override("user:2", (), until()))
+    with pytest.raises(StoreFull, match="3 overrides"):
+        administration.set_override(Override("user:3", BLOCK, until()))
+    assert len(administration.overrides()) == 3
+
+
+# --- Hits
+
+
+def test_hits_are_added_up_and_forgotten_as_reported(database: AdministeredLog) -> None:
+    administration, now = database.administration(), until(0)
+    add_hits(database, [Hits("user:a", 60, 2, now), Hits("user:a", HOUR, 1, now), Hits("user:b", 60, 9, now)])
+    add_hits(database, [Hits("user:a", 60, 3, now - 5), *(Hits(key, 60, 1, now) for key in EVIL)])
+    hits = administration.hits()
+    assert hits[:2] == [Hits("user:b", 60, 9, now), Hits("user:a", 60, 5, now)]
+    assert set(hits[2:]) == {Hits("user:a", HOUR, 1, now), *(Hits(key, 60, 1, now) for key in EVIL)}
+    assert len(hits) == 3 + len(EVIL)
+    add_hits(database, [Hits("user:a", 60, 1, now + 1)])
+    administration.forget_hits(hits)
+    assert administration.hits() == [Hits("user:a", 60, 1, now + 1)]
+    administration.forget_hits([])
+    assert len(administration.hits()) == 1
+
+
+def test_many_hits_at_once(database: AdministeredLog) -> None:
+    hits = [Hits(f"user:{number:05}", 60, 1, 1) for number in range(2 * log_tables.ROWS_PER_STATEMENT + 1)]
+    add_hits(database, hits)
+    assert database.administration().hits() == hits
+
+
+def test_hits_of_1_2_0_count_until_they_are_reported(database: AdministeredLog) -> None:
+    database.store().admit([], (), PATIENCE)
+    grant = database.logs.config["user"] if isinstance(database.logs, PostgresqlLogs) else ""
+    database.logs.execute(
+        "CREATE TABLE limit_report (id varchar(40) NOT NULL, delta int NOT NULL, hit int NOT NULL)",
+        "INSERT INTO limit_report VALUES ('joe', 60, 7), ('joe', 60, 1), ('it''s', 60, 2)",
+        *([f"ALTER TABLE limit_report OWNER TO {grant}"] if grant else []),
+    )
+    administration = database.administration()
+    add_hits(database, [Hits("user:joe", 60, 4, 99)])
+    hits = administration.hits()
+    assert hits == [Hits("user:joe", 60, 12, 99), Hits("user:it's", 60, 2, 0)]
+    add_hits(database, [Hits("user:joe", 60, 1, 100)])
+    administration.forget_hits(hits)
+    assert administration.hits() == [Hits("user:joe", 60, 1, 100)]
+    assert database.logs.execute("SELECT count(*) FROM limit_report")[0][0] == 0
+
+
+# --- Faults
+
+
+def test_a_connection_that_is_lost_is_made_anew(database: AdministeredLog) -> None:
+    administration = database.administration()
+    override = Override("user:a", BLOCK, until())
+    administration.set_override(override)
+    database.break_connections()
+    assert administration.overrides() == [override]
+    database.break_connections()
+    assert administration.hits() == []
