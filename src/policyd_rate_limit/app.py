@@ -20,6 +20,7 @@ from policyd_rate_limit import stores
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.log_store import LogStore
@@ -147,8 +148,8 @@ async def _serve(
             sql_limits,
         ),
         worker.submit,
+        observer=Decisions(worker.explain, refused=logs.Throttle(REFUSAL_SECONDS, loop.time)),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
-        refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
         policy_service=_policy_service(settings.SOCKET),
     )
     server = Server(

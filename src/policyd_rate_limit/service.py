@@ -6,17 +6,19 @@ Who is charged, what it costs, whether that is within the limits, what Postfix i
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
+from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from policyd_rate_limit.domain.identity import Rules
-    from policyd_rate_limit.domain.limits import Limit, Limits
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
@@ -38,6 +40,21 @@ class Throttle(Protocol):
 
     def hit(self, key: str) -> tuple[bool, int]:
         """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
+
+
+class Observer(Protocol):
+    """Whoever is told of decisions: :class:`policyd_rate_limit.observe.decisions.Decisions`.
+
+    ``began``: when the request came, by the monotonic clock.
+    """
+
+    def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
+        """See :meth:`policyd_rate_limit.observe.decisions.Decisions.passed`."""
+
+    def decided(
+        self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
+    ) -> None:
+        """See :meth:`policyd_rate_limit.observe.decisions.Decisions.decided`."""
 
 
 class LimitsOfIds(Protocol):
@@ -73,8 +90,8 @@ class Service:
 
     ``policy`` may be replaced between two requests: each request is answered wholly by the one it met.
     ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
-    ``uncounted`` bounds how often a request at a stage that does not count is logged, ``refused`` how often a
-    refusal of one key, or a failure of one kind, is. ``policy_service`` is how main.cf names this daemon.
+    ``observer`` is told of each decision, once its answer has left. ``uncounted`` bounds how often a request at a stage
+    that does not count is logged. ``policy_service`` is how main.cf names this daemon.
     """
 
     def __init__(
@@ -82,15 +99,15 @@ class Service:
         policy: Policy,
         submit: Callable[[Demand, Callable[[Verdict | Exception], None]], None],
         *,
+        observer: Observer,
         uncounted: Throttle,
-        refused: Throttle,
         policy_service: str,
     ) -> None:
         self.policy = policy
         self._repetitions = Repetitions()
         self._submit = submit
+        self._observer = observer
         self._uncounted = uncounted
-        self._refused = refused
         self._policy_service = policy_service
 
     def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
@@ -99,17 +116,19 @@ class Service:
         As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects. When the
         client cannot get the answer, for this or any other reason, call :meth:`unanswered`.
         """
+        began = monotonic()
         policy = self.policy
         cost_of = policy.stages.get(request.protocol_state)
         if cost_of is None:
-            self._hint(request, policy.count_mode)
             answer(policy.actions.success)
+            self._observer.passed(request, "", NOT_COUNTED, began)
+            self._hint(request, policy.count_mode)
             return
         charged = policy.rules.charged(request)
         sql_limits = policy.sql_limits
         if charged is None or (sql_limits is None and not charged.limits):
-            _log_decision(request, charged.key if charged else "", "not-limited")
             answer(policy.actions.success)
+            self._observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
             return
         cost = cost_of(request)
         # Before anything is waited for: equal requests are numbered in the order in which they come.
@@ -119,7 +138,13 @@ class Service:
             demand = Demand(
                 (Charge(charged.key, RECIPIENTS, cost.amount, limits),), mail_id(request.instance), part, cost.settles
             )
-            self._submit(demand, lambda result: answer(self._conclude(policy.actions, request, demand, result)))
+
+            def conclude(result: Verdict | Exception) -> None:
+                action = _action(policy.actions, result)
+                answer(action)
+                self._observer.decided(request, demand, result, action, began)
+
+            self._submit(demand, conclude)
 
         if sql_limits is None:
             demand_within(charged.limits)
@@ -130,8 +155,8 @@ class Service:
             if limits:
                 demand_within(limits)
             else:
-                _log_decision(request, charged.key, "not-limited")
                 answer(policy.actions.success)
+                self._observer.passed(request, charged.key, NOT_LIMITED, began)
 
         sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
 
@@ -142,48 +167,7 @@ class Service:
         if cost is not None and cost.each:
             self._repetitions.unanswered(cost.part)
 
-    def _conclude(self, actions: Actions, request: Request, demand: Demand, result: Verdict | Exception) -> str | None:
-        """The action for ``result``."""
-        if isinstance(result, Verdict):
-            if result.admitted:
-                _log_decision(request, _key(demand), "admitted", result.charged)
-                return actions.success
-            self._log_refusal(request, demand, result)
-            return actions.fail
-        if isinstance(result, StoreFull):
-            _log_decision(request, _key(demand), "full")
-            return FULL_ACTION
-        if isinstance(result, StoreUnavailable) and actions.away is not None:
-            _log_decision(request, _key(demand), "away")
-            return actions.away
-        self._log_failure(request, result)
-        return None
-
-    def _log_refusal(self, request: Request, demand: Demand, verdict: Verdict) -> None:
-        log_it, suppressed = self._refused.hit(_key(demand))
-        if not log_it and not _logger.isEnabledFor(logging.DEBUG):
-            return
-        _, _, cost, limits = demand.charges[0]
-        impossible = next((limit for limit in limits if cost > limit.maximum), None)
-        _logger.log(
-            logging.INFO if log_it else logging.DEBUG,
-            "%s key=%s cost=%d verdict=refused limit=%s%s%s",
-            _about(request),
-            _key(demand),
-            cost,
-            _written(verdict.exceeded),
-            f" (a mail that costs more than {_written(impossible)} can never pass)" if impossible else "",
-            f" ({suppressed} more refused since the last line about this key)" if suppressed else "",
-        )
-
-    def _log_failure(self, request: Request, failure: Exception) -> None:
-        log_it, suppressed = self._refused.hit(type(failure).__name__)
-        if log_it:
-            more = f" ({suppressed} more since the last such line)" if suppressed else ""
-            _logger.error("%s verdict=none%s", _about(request), more, exc_info=failure)
-
     def _hint(self, request: Request, count_mode: int | None) -> None:
-        _log_decision(request, "", "not-counted")
         log_it, suppressed = self._uncounted.hit("")
         if log_it:
             _logger.warning(
@@ -195,22 +179,10 @@ class Service:
             )
 
 
-def _key(demand: Demand) -> str:
-    return demand.charges[0].key
-
-
-def _log_decision(request: Request, key: str, verdict: str, charged: int = 0) -> None:
-    """With the setting ``debug`` each request and decision is a line."""
-    if _logger.isEnabledFor(logging.DEBUG):
-        _logger.debug("%s key=%s charged=%d verdict=%s", _about(request), key, charged, verdict)
-
-
-def _written(limit: Limit | None) -> str:
-    return f"{limit.maximum}/{limit.seconds}s" if limit else ""
-
-
-def _about(request: Request) -> str:
-    return (
-        f"stage={request.protocol_state} instance={request.instance} queue_id={request.queue_id} "
-        f"sender={request.sender} recipient={request.recipient} client_address={request.client_address}"
-    )
+def _action(actions: Actions, result: Verdict | Exception) -> str | None:
+    """The action for ``result``; None: no answer."""
+    if isinstance(result, Verdict):
+        return actions.success if result.admitted else actions.fail
+    if isinstance(result, StoreFull):
+        return FULL_ACTION
+    return actions.away if isinstance(result, StoreUnavailable) else None

@@ -54,6 +54,13 @@ class Everybody:
         return Charged(request.sasl_username, LIMITS)
 
 
+class Nobody:
+    """Is told of decisions."""
+
+    def passed(self, *_: object) -> None: ...
+    def decided(self, *_: object) -> None: ...
+
+
 class Daemon:
     """A service and a ledger, and the entries that outlive it."""
 
@@ -76,8 +83,8 @@ class Daemon:
                 self.count_mode,
             ),
             self._submit,
+            observer=Nobody(),
             uncounted=Quiet(),
-            refused=Quiet(),
             policy_service="unix:policy",
         )
 

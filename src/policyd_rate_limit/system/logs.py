@@ -217,9 +217,13 @@ class Throttle:
         self._keys = keys
         # key -> when it was said last, how often it was not said since; in the order of the former
         self._said: dict[Hashable, tuple[float, int]] = {}
+        self._forgotten = 0  # of what was not said, about keys that are no longer known
 
     def hit(self, key: Hashable = None) -> tuple[bool, int]:
-        """Whether to say it now, and how often it was not said since the last time."""
+        """Whether to say it now, and how often it was not said since the last time.
+
+        That is about ``key``, and about keys that have been forgotten since without being told of.
+        """
         now = self._clock()
         said = self._said
         if key not in said:
@@ -228,11 +232,12 @@ class Throttle:
                 if now - said[oldest][0] < self._interval:
                     key = self._OTHERS
                     break
-                del said[oldest]
+                self._forgotten += said.pop(oldest)[1]
         last, suppressed = said.get(key, (float("-inf"), 0))
         if now - last < self._interval:
             said[key] = last, suppressed + 1
             return False, suppressed + 1
         said.pop(key, None)
         said[key] = now, 0
+        suppressed, self._forgotten = suppressed + self._forgotten, 0
         return True, suppressed

@@ -1,0 +1,65 @@
+"""A decision, as whoever tells of it needs it: the log, the notices, the counters of what was decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd_rate_limit.domain.charge import free_in
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.domain.charge import Usage
+    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.domain.request import Request
+
+ADMITTED = "admitted"
+REFUSED = "refused"
+NOT_LIMITED = "not-limited"
+"""Nobody is charged, or an id without limits."""
+NOT_COUNTED = "not-counted"
+"""The stage does not count."""
+AWAY = "away"
+"""The database is away, and ``db_error_action`` is the answer."""
+FULL = "full"
+"""Neither the database nor the journal can take more."""
+NONE = "none"
+"""No answer: an error of our own."""
+
+VERDICTS = (ADMITTED, REFUSED, NOT_LIMITED, NOT_COUNTED, AWAY, FULL, NONE)
+
+USER, SENDER, CLIENT, NOBODY = "user", "sender", "client", "none"
+KINDS = (USER, SENDER, CLIENT, NOBODY)
+"""What is charged: the part of a key before its colon, ``none`` where nobody is."""
+
+
+class Decision(NamedTuple):
+    """What was decided on ``request``: one of :data:`VERDICTS`, ``seconds`` after it came.
+
+    ``key``: who is charged, empty: nobody. ``cost``: what was asked for; ``charged``: what was counted, negative for
+    what was given back. ``exceeded``: the limit that refused it. ``usages``: how the limits of ``key`` stand after it,
+    empty where that is not known. ``impossible``: it costs more than one of the limits, and is never admitted.
+    """
+
+    request: Request
+    verdict: str
+    key: str = ""
+    cost: int = 0
+    charged: int = 0
+    exceeded: Limit | None = None
+    usages: tuple[Usage, ...] = ()
+    impossible: bool = False
+    seconds: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """What is charged: one of :data:`KINDS`."""
+        return self.key.partition(":")[0] or NOBODY
+
+    @property
+    def id(self) -> str:
+        """Who is charged, without the kind."""
+        return self.key.partition(":")[2]
+
+    @property
+    def free_in(self) -> int | None:
+        """Seconds until the same would be admitted; None: that is not known, or ``impossible``."""
+        return free_in(self.usages) if self.usages and not self.impossible else None

@@ -1,0 +1,1 @@
+"""What an administrator sees of the daemon's work: the lines about decisions, and the metrics."""

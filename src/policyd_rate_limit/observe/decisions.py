@@ -1,0 +1,148 @@
+"""Who is told of a decision, and in which words; an answer has left before.
+
+With ``debug`` each decision is a line; else the refusals are, one a minute for each id, and the failures. A line says
+how much of each limit is used: the store is asked for that when it has a moment (``explain``).
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from policyd_rate_limit.domain.charge import Verdict
+from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
+from policyd_rate_limit.domain.limits import spell_limit
+from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.system.fields import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from policyd_rate_limit.domain.charge import Demand, Usage
+    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.domain.request import Request
+
+    Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
+
+MOST_LIMITS_TOLD = 6
+"""In one line; the use of an id's further limits is left out."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Throttle(Protocol):
+    """Says how often a line may be logged."""
+
+    def hit(self, key: str) -> tuple[bool, int]:
+        """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
+
+
+class Listener(Protocol):
+    """Someone who is told of refusals, in the event loop: of those only that are wanted."""
+
+    def wants(self, key: str, exceeded: Limit) -> bool:
+        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
+
+    def tell(self, decision: Decision) -> None:
+        """A refusal that was wanted, with the use of each limit where that could be found out."""
+
+
+class Decisions:
+    """Is told of each decision by the service, and tells others.
+
+    ``explain`` finds out how the limits of a demand stand: :meth:`policyd_rate_limit.storage.worker.Worker.explain`.
+    ``refused`` bounds how often a refusal of one key, or a failure of one kind, is logged.
+    """
+
+    def __init__(self, explain: Explain, *, refused: Throttle, listeners: Sequence[Listener] = ()) -> None:
+        self._explain = explain
+        self._refused = refused
+        self._listeners = listeners
+
+    def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
+        """``request``, which came at ``began`` of the monotonic clock, was let pass without any counting."""
+        if _logger.isEnabledFor(logging.DEBUG):
+            _log(logging.DEBUG, Decision(request, verdict, key, seconds=monotonic() - began))
+
+    def decided(
+        self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
+    ) -> None:
+        """``demand``, which ``request`` had made at ``began`` of the monotonic clock, was decided, or could not be.
+
+        ``action`` was the answer; None: there was none.
+        """
+        if isinstance(result, Verdict):
+            if not result.admitted:
+                self._told_of_refusal(request, demand, result, monotonic() - began)
+            elif _logger.isEnabledFor(logging.DEBUG):
+                key, _, cost, _ = demand.charges[0]
+                decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=monotonic() - began)
+                self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
+        else:
+            self._told_of_failure(request, demand, result, monotonic() - began, answered=action is not None)
+
+    def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
+        key, exceeded = result.key or "", result.exceeded
+        log_it, suppressed = self._refused.hit(key)
+        wanted = [one for one in self._listeners if exceeded is not None and one.wants(key, exceeded)]
+        level = logging.INFO if log_it else logging.DEBUG
+        log_it = _logger.isEnabledFor(level)
+        if not (log_it or wanted):
+            return
+        charge = next(charge for charge in demand.charges if charge.key == key)
+        impossible = any(charge.cost > limit.maximum for limit in charge.limits)
+        decision = Decision(request, REFUSED, key, charge.cost, 0, exceeded, (), impossible, seconds)
+
+        def go_on(usages: tuple[Usage, ...]) -> None:
+            of_key = tuple(usage for usage in usages if usage.key == key)
+            never = any(usage.free_in is None for usage in of_key) if of_key else impossible
+            explained = decision._replace(usages=of_key, impossible=never)
+            if log_it:
+                _log(level, explained, suppressed if level == logging.INFO else 0)
+            for one in wanted:
+                one.tell(explained)
+
+        self._explain(demand, go_on)
+
+    def _told_of_failure(
+        self, request: Request, demand: Demand, failure: Exception, seconds: float, *, answered: bool
+    ) -> None:
+        key, _, cost, _ = demand.charges[0]
+        if answered:
+            # That the database is away, or the journal full, has been said once.
+            verdict = FULL if isinstance(failure, StoreFull) else AWAY
+            if _logger.isEnabledFor(logging.DEBUG):
+                _log(logging.DEBUG, Decision(request, verdict, key, cost, seconds=seconds))
+            return
+        log_it, suppressed = self._refused.hit(type(failure).__name__)
+        if log_it:
+            _log(logging.ERROR, Decision(request, NONE, key, cost, seconds=seconds), suppressed, failure)
+
+
+def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception | None = None) -> None:
+    _logger.log(level, line(decision, suppressed), exc_info=failure)
+
+
+def line(decision: Decision, suppressed: int = 0) -> Line:
+    """``decision`` as a line; docs/logging.md tells its fields. ``suppressed``: how many like it were left out."""
+    request, free_in = decision.request, decision.free_in
+    return Line(
+        verdict=decision.verdict,
+        kind=decision.kind,
+        id=decision.id,
+        stage=request.protocol_state,
+        cost=decision.cost,
+        charged=decision.charged,
+        limit=spell_limit(decision.exceeded) if decision.exceeded else "",
+        free_in="never" if decision.impossible else "" if free_in is None else free_in,
+        usage=",".join(f"{usage.used}/{spell_limit(usage.limit)}" for usage in decision.usages[:MOST_LIMITS_TOLD]),
+        ms=1000 * decision.seconds,
+        queue_id=request.queue_id,
+        instance=request.instance,
+        sasl_username=request.sasl_username,
+        sender=request.sender,
+        recipient=request.recipient,
+        client_address=request.client_address,
+        suppressed=suppressed or "",
+    )

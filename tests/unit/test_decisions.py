@@ -1,0 +1,281 @@
+"""Who is told of a decision: the lines, how many of them there are, and what they say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
+from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
+from policyd_rate_limit.domain.limits import LARGEST, MOST_LIMITS, Limit
+from policyd_rate_limit.domain.request import DATA, RCPT, Request
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.observe import decisions as decisions_module
+from policyd_rate_limit.observe.decisions import MOST_LIMITS_TOLD, Decisions, line
+from policyd_rate_limit.system.fields import MOST_CHARACTERS
+from policyd_rate_limit.system.logs import LINE_CHARACTERS, THROTTLE_KEYS, Throttle
+from support.logfmt import parse
+
+LIMITS = (Limit(10, 60), Limit(5, 86400))
+ADMITTED = Verdict(True, charged=1)
+REFUSED = Verdict(False, "user:alice", LIMITS[0])
+ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
+LOGGER = "policyd_rate_limit.observe.decisions"
+USAGES = (Usage("user:alice", LIMITS[0], 10, 37), Usage("user:alice", LIMITS[1], 3, 0))
+MINUTE = 60.0
+MILLISECONDS = 1.25
+
+
+def demand(key: str = "user:alice", cost: int = 1) -> Demand:
+    return Demand((Charge(key, RECIPIENTS, cost, LIMITS),), "1f3a.65", "part")
+
+
+class Keen:
+    """Wants to be told of refusals of one key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.told: list[Decision] = []
+
+    def wants(self, key: str, exceeded: Limit) -> bool:
+        assert exceeded in LIMITS
+        return key == self.key
+
+    def tell(self, decision: Decision) -> None:
+        self.told.append(decision)
+
+
+class World:
+    """Decisions, with a clock for their throttle, and a store that explains at once, or later."""
+
+    def __init__(self, *listeners: Keen, usages: tuple[Usage, ...] = USAGES, at_once: bool = True) -> None:
+        self.now = 0.0
+        self.usages = usages
+        self.at_once = at_once
+        self.explained: list[Demand] = []
+        self.later: list[Callable[[tuple[Usage, ...]], None]] = []
+        throttle = Throttle(MINUTE, lambda: self.now)
+        self.decisions = Decisions(self._explain, refused=throttle, listeners=listeners)
+
+    def _explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
+        self.explained.append(demand)
+        if self.at_once:
+            done(self.usages)
+        else:
+            self.later.append(done)
+
+    def decide(
+        self,
+        result: Verdict | Exception = REFUSED,
+        *,
+        request: Request = ALICE,
+        demand: Demand = demand(),  # noqa: B008 - it is a tuple
+        action: str | None = "answer",
+    ) -> None:
+        self.decisions.decided(request, demand, result, action, 1000.0)
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions_module, "monotonic", lambda: 1000.0 + MILLISECONDS / 1000)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, str]]]:
+    """The lines so far, parsed."""
+    caplog.set_level(logging.INFO, LOGGER)
+    return lambda: [parse(record.getMessage()) for record in caplog.records]
+
+
+Lines = Callable[[], list[dict[str, str]]]
+
+
+def test_a_refusal_says_all_that_is_known(lines: Lines) -> None:
+    World().decide()
+    [fields] = lines()
+    assert fields == {
+        "verdict": "refused",
+        "kind": "user",
+        "id": "alice",
+        "stage": "RCPT",
+        "cost": "1",
+        "charged": "0",
+        "limit": "10/1m",
+        "free_in": "37",
+        "usage": "10/10/1m,3/5/1d",
+        "ms": "1.250",
+        "queue_id": "4Xyz",
+        "instance": "1f3a.65",
+        "sasl_username": "Alice",
+        "sender": "alice@example.org",
+        "recipient": "bob@example.net",
+        "client_address": "192.0.2.1",
+    }
+    assert list(fields)[:3] == ["verdict", "kind", "id"]
+
+
+def test_what_is_not_known_is_left_out(lines: Lines) -> None:
+    World(usages=()).decide(request=Request(RCPT, "", "", "alice", "", "", "", 0))
+    [fields] = lines()
+    assert fields.keys() == {
+        "verdict", "kind", "id", "stage", "cost", "charged", "limit", "ms", "sasl_username"
+    }  # fmt: skip
+
+
+def test_without_debug_an_admitted_mail_costs_nothing(lines: Lines) -> None:
+    world = World()
+    for result in (ADMITTED, StoreFull("full"), StoreUnavailable("away")):
+        world.decide(result)
+    world.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
+    assert not lines()
+    assert not world.explained
+
+
+def test_with_debug_each_decision_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    world = World()
+    world.decide(ADMITTED)
+    for _ in range(3):
+        world.decide()
+    for failure in (StoreFull("full"), StoreUnavailable("away")):
+        world.decide(failure)
+    world.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
+    world.decisions.passed(ALICE, "user:alice", NOT_LIMITED, 1000.0)
+    found = [parse(record.getMessage()) for record in caplog.records]
+    verdicts = ["admitted", "refused", "refused", "refused", "full", "away", "not-counted", "not-limited"]
+    assert [fields["verdict"] for fields in found] == verdicts
+    assert set(verdicts) < set(VERDICTS)
+    assert [fields["kind"] for fields in found] == ["user"] * 6 + ["none", "user"]
+    assert {fields["ms"] for fields in found} == {"1.250"}
+    assert found[0]["usage"] == "10/10/1m,3/5/1d"
+    assert "limit" not in found[0]
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.INFO, *[logging.DEBUG] * 6]
+    assert len(world.explained) == 4
+
+
+def test_a_refusal_is_logged_once_a_minute_for_each_id(lines: Lines) -> None:
+    world = World()
+    for number in range(60):
+        world.now = float(number)
+        world.decide()
+        world.decide(REFUSED._replace(key="user:bob"), demand=demand("user:bob"))
+    assert [fields["id"] for fields in lines()] == ["alice", "bob"]
+    assert len(world.explained) == 2
+    world.now = MINUTE
+    world.decide()
+    assert lines()[2]["suppressed"] == "59"
+    assert "suppressed" not in lines()[0]
+
+
+def test_an_attack_with_many_ids_makes_a_bounded_number_of_lines(lines: Lines) -> None:
+    """100,000 refusals of as many ids within a minute."""
+    world = World(usages=())
+    for number in range(100_000):
+        world.now = MINUTE * number / 100_000
+        key = f"sender:{number}"
+        world.decide(Verdict(False, key, LIMITS[0]), demand=demand(key))
+    assert len(lines()) == THROTTLE_KEYS + 1
+    assert len(world.explained) == THROTTLE_KEYS + 1
+    world.now = 2 * MINUTE
+    for number in range(THROTTLE_KEYS + 1):
+        key = f"sender:new{number}"
+        world.decide(Verdict(False, key, LIMITS[0]), demand=demand(key))
+    # Whatever was left out is told with the next line that is for many.
+    assert sum(int(fields.get("suppressed", 0)) for fields in lines()) == 100_000 - THROTTLE_KEYS - 1
+
+
+@pytest.mark.parametrize("usages", [(), (USAGES[0]._replace(free_in=None), USAGES[1])])
+def test_a_refusal_says_that_it_can_never_pass(usages: tuple[Usage, ...], lines: Lines) -> None:
+    """Whichever of its limits is the first to refuse it, and whether or not the store explains it."""
+    World(usages=usages).decide(demand=demand(cost=6))
+    [fields] = lines()
+    assert (fields["limit"], fields["free_in"]) == ("10/1m", "never")
+
+
+def test_a_settlement_may_cost_more_than_a_limit_and_pass(lines: Lines) -> None:
+    """The store knows what of it was charged before."""
+    world = World()
+    world.decide(request=ALICE._replace(protocol_state=DATA), demand=demand(cost=12))
+    assert lines()[0]["free_in"] == "37"
+
+
+def test_of_several_charges_the_one_that_refused_is_told(lines: Lines) -> None:
+    both = Demand((Charge("user:alice", RECIPIENTS, 1, LIMITS), Charge("client:192.0.2.1", RECIPIENTS, 6, LIMITS[:1])))
+    usages = (*USAGES, Usage("client:192.0.2.1", LIMITS[0], 7, 12))
+    World(usages=usages).decide(Verdict(False, "client:192.0.2.1", LIMITS[0]), demand=both)
+    [fields] = lines()
+    expected = {"kind": "client", "id": "192.0.2.1", "cost": "6", "usage": "7/10/1m", "free_in": "12"}
+    assert {key: fields[key] for key in expected} == expected
+
+
+def test_listeners_are_told_what_they_want(lines: Lines) -> None:
+    """However often the log is silent; nobody else is asked to explain it."""
+    keen = Keen("user:alice")
+    world = World(keen, at_once=False)
+    for _ in range(3):
+        world.decide()
+    world.decide(REFUSED._replace(key="user:bob"), demand=demand("user:bob"))
+    world.decide(ADMITTED)
+    assert not keen.told
+    assert not lines()
+    assert len(world.later) == 4
+    for done in world.later:
+        done(USAGES)
+    assert [told.key for told in keen.told] == ["user:alice"] * 3
+    decision = keen.told[0]
+    assert (decision.exceeded, decision.usages, decision.free_in) == (LIMITS[0], USAGES, 37)
+    assert decision.request is ALICE
+    assert [fields["id"] for fields in lines()] == ["alice", "bob"]
+
+
+def test_a_failure_is_logged_with_its_traceback_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    world, failure = World(), ValueError("a fault of ours")
+    for _ in range(3):
+        world.decide(failure, action=None)
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is failure
+    assert parse(record.getMessage())["verdict"] == "none"
+    world.now = MINUTE
+    world.decide(failure, action=None)
+    assert parse(caplog.records[1].getMessage())["suppressed"] == "2"
+    world.decide(StoreUnavailable("away"), action=None)
+    assert len(caplog.records) == 3
+
+
+def test_bad_luck_with_the_first_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """One that has an answer is none to be logged as such."""
+    World().decide(StoreUnavailable("away"))
+    assert not caplog.records
+
+
+SHORT = MOST_CHARACTERS // 10  # the longest escape has ten characters
+anything = st.one_of(
+    st.text(max_size=SHORT), st.binary(max_size=SHORT).map(lambda data: data.decode("utf-8", "surrogateescape"))
+)
+requests = st.builds(Request, *[anything] * 7, recipient_count=st.just(0))
+
+
+@given(requests, st.sampled_from(["user", "sender", "client"]), anything)
+def test_no_value_forges_a_line_or_a_field(request: Request, kind: str, id_: str) -> None:
+    fields = parse(str(line(Decision(request, "refused", f"{kind}:{id_}", 1, 0, LIMITS[0], USAGES))))
+    for name in ("instance", "queue_id", "sasl_username", "sender", "recipient", "client_address"):
+        assert fields.get(name, "") == getattr(request, name)
+    assert fields.get("stage", "") == request.protocol_state
+    assert fields.get("id", "") == id_
+    assert (fields["verdict"], fields["kind"], fields["limit"]) == ("refused", kind, "10/1m")
+
+
+def test_a_line_is_never_so_long_that_it_would_be_cut() -> None:
+    worst = '\udcff"' * 100_000
+    limits = [Limit(LARGEST, LARGEST - number) for number in range(MOST_LIMITS)]
+    usages = tuple(Usage(f"user:{worst}", limit, LARGEST, LARGEST) for limit in limits)
+    request = Request(worst, worst, worst, worst, worst, worst, worst, 0)
+    text = str(line(Decision(request, "refused", f"user:{worst}", LARGEST, LARGEST, limits[0], usages), 10**9))
+    assert parse(text)["usage"].count(",") == MOST_LIMITS_TOLD - 1
+    assert len(text) <= LINE_CHARACTERS
