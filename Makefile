@@ -42,6 +42,10 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/mypy
 	.venv/bin/lint-imports --verbose
 
+.PHONY: bench-quick
+bench-quick: test-packages $(OLD_VERSION) ## two minutes: each store beside 1.2.0 and what the machine allows
+	.venv/bin/python bench/compare.py --peer $(OLD_VERSION)
+
 .PHONY: generated
 generated: test-venv ## write anew what is made from the schema of the settings
 	.venv/bin/python -m policyd_rate_limit.config.samples docs/settings.md

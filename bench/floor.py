@@ -75,7 +75,8 @@ class AnswerWhenOnDisk:
     def _written(self, done: asyncio.Future[list[tuple[asyncio.Transport, int]]]) -> None:
         self.writing = False
         for transport, requests in done.result():
-            transport.write(ANSWER * requests)
+            if not transport.is_closing():
+                transport.write(ANSWER * requests)
         self._write_next()
 
 

@@ -2,11 +2,17 @@
  * load - policy requests as Postfix's smtpd sends them, from many connections, with one outstanding request on each.
  *
  * Asks one policy server for a fixed time and prints one JSON object: requests per second, latency, counts per action.
- * Every answer is checked: an action that was not allowed with --allow, or a connection that breaks, ends in exit status 1.
+ * Every answer is checked: an action that was not to be expected, or a connection that breaks, ends in exit status 1.
  * "cpu" is the share of one core that the generator itself needed; near 1 it is the generator that is measured.
+ *
+ * SASL users are user0000000 and up, each as likely as the other, or as Zipf's law has it (--zipf). A share of the
+ * requests (--spent) is of over0000000 and up, who have nothing left: --refuse says what these are answered.
  *
  *     cc -O2 -o load load.c -lm
  *     ./load --tcp 127.0.0.1:10000 --connections 50 --ids 100000 --seconds 5 --allow dunno
+ *
+ * A request is composed once for each connection. What differs from one to the next has a fixed width and is written
+ * over: the generator has to be cheaper than what it measures.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -29,27 +35,32 @@
 #define REQUEST_BYTES 2048
 #define ANSWER_BYTES 1024
 #define ACTIONS 16
+#define ID_DIGITS 7
+#define MAIL_DIGITS 10
+#define RECIPIENT_DIGITS 3
+#define NAMES 2 /* a request names the user as sender and as SASL user */
 
 struct connection {
     int fd; /* -1: broken */
-    int sending;
+    int sending, spent;
     size_t length, sent, got;
     uint64_t began;
+    char *name[NAMES], *mail, *recipient; /* what is written over */
     char request[REQUEST_BYTES], answer[ANSWER_BYTES];
 };
 
 static struct {
-    const char *tcp, *path, *state;
+    const char *tcp, *path, *state, *prefix;
     int connections, small, recipients;
-    long ids;
-    double zipf, seconds, warm_up;
+    long ids, spent_ids;
+    double zipf, spent, seconds, warm_up;
     uint64_t seed;
-} option = {.state = "RCPT", .connections = 50, .recipients = 1, .ids = 100000, .seconds = 5, .warm_up = 1, .seed = 1};
+} option = {.state = "RCPT", .prefix = "user", .spent_ids = 1000, .connections = 50, .recipients = 1, .ids = 100000, .seconds = 5, .warm_up = 1, .seed = 1};
 
 static struct {
     const char *text;
     uint64_t count;
-    int allowed;
+    int allowed, refusal;
 } action[ACTIONS];
 static int actions;
 
@@ -96,33 +107,74 @@ static long draw_id(void)
     return low;
 }
 
+static char *find(char *request, const char *text)
+{
+    char *found = strstr(request, text);
+    if (!found) {
+        errno = EINVAL;
+        die(text);
+    }
+    return found + strlen(text);
+}
+
 static void compose(struct connection *c)
 {
-    long id = draw_id();
-    uint64_t mail = ++number;
     int length;
     if (option.small)
         length = snprintf(c->request, REQUEST_BYTES,
-            "request=smtpd_access_policy\nprotocol_state=%s\ninstance=%lx.%lx.0\nsender=user%07ld@example.org\n"
-            "recipient=recipient%lu@example.net\nrecipient_count=%d\nclient_address=192.0.2.25\nsasl_username=user%07ld\n\n",
-            option.state, (long)option.seed, (long)mail, id, (unsigned long)(mail % 1000), option.recipients, id);
+            "request=smtpd_access_policy\nprotocol_state=%s\ninstance=%08lx.%0*d.0\nsender=%s%0*d@example.org\n"
+            "recipient=recipient%0*d@example.net\nrecipient_count=%d\nclient_address=192.0.2.25\n"
+            "sasl_username=%s%0*d\n\n",
+            option.state, (long)option.seed, MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0, RECIPIENT_DIGITS, 0,
+            option.recipients, option.prefix, ID_DIGITS, 0);
     else /* the 29 attributes of Postfix 3.7, in its order */
         length = snprintf(c->request, REQUEST_BYTES,
             "request=smtpd_access_policy\nprotocol_state=%s\nprotocol_name=ESMTP\nclient_address=192.0.2.25\n"
             "client_name=dsl-192-0-2-25.customers.example.com\nclient_port=49152\n"
             "reverse_client_name=dsl-192-0-2-25.customers.example.com\nserver_address=198.51.100.4\nserver_port=587\n"
-            "helo_name=laptop.customers.example.com\nsender=user%07ld@example.org\nrecipient=recipient%lu@example.net\n"
-            "recipient_count=%d\nqueue_id=\ninstance=%lx.%lx.0\nsize=18342\netrn_domain=\nstress=\nsasl_method=PLAIN\n"
-            "sasl_username=user%07ld\nsasl_sender=\nccert_subject=\nccert_issuer=\n"
+            "helo_name=laptop.customers.example.com\nsender=%s%0*d@example.org\n"
+            "recipient=recipient%0*d@example.net\n"
+            "recipient_count=%d\nqueue_id=\ninstance=%08lx.%0*d.0\nsize=18342\netrn_domain=\nstress=\n"
+            "sasl_method=PLAIN\nsasl_username=%s%0*d\nsasl_sender=\nccert_subject=\nccert_issuer=\n"
             "ccert_fingerprint=D4:1D:8C:D9:8F:00:B2:04:E9:80:09:98:EC:F8:42:7E\n"
             "ccert_pubkey_fingerprint=E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24\n"
-            "encryption_protocol=TLSv1.3\nencryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\npolicy_context=\n\n",
-            option.state, id, (unsigned long)(mail % 1000), option.recipients, (long)option.seed, (long)mail, id);
+            "encryption_protocol=TLSv1.3\nencryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\n"
+            "policy_context=\n\n",
+            option.state, option.prefix, ID_DIGITS, 0, RECIPIENT_DIGITS, 0, option.recipients, (long)option.seed,
+            MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0);
     if (length < 0 || length >= REQUEST_BYTES) {
         errno = EMSGSIZE;
         die("request");
     }
     c->length = (size_t)length;
+    c->name[0] = find(c->request, "\nsender=");
+    c->name[1] = find(c->request, "\nsasl_username=");
+    c->mail = find(find(c->request, "\ninstance="), ".");
+    c->recipient = find(c->request, "\nrecipient=recipient");
+}
+
+static void write_digits(char *to, int width, unsigned long value)
+{
+    while (width--) {
+        to[width] = (char)('0' + value % 10);
+        value /= 10;
+    }
+}
+
+/* Makes the request of a new mail. */
+static void renew(struct connection *c)
+{
+    size_t prefix = strlen(option.prefix);
+    uint64_t mail = ++number;
+    long id;
+    c->spent = option.spent > 0 && (double)(draw() >> 11) / 9007199254740992.0 < option.spent;
+    id = c->spent ? (long)(draw() % (uint64_t)option.spent_ids) : draw_id();
+    for (int i = 0; i < NAMES; i++) {
+        memcpy(c->name[i], c->spent ? "over" : option.prefix, prefix);
+        write_digits(c->name[i] + prefix, ID_DIGITS, (unsigned long)id);
+    }
+    write_digits(c->mail, MAIL_DIGITS, mail);
+    write_digits(c->recipient, RECIPIENT_DIGITS, mail);
     c->sent = c->got = 0;
     c->began = now_ns();
 }
@@ -181,14 +233,14 @@ static void push(int poll, struct connection *c)
     }
 }
 
-static void judge(const char *text, int measuring, uint64_t took)
+static void judge(const struct connection *c, const char *text, int measuring, uint64_t took)
 {
     int i;
     for (i = 0; i < actions && strcmp(action[i].text, text); i++)
         ;
     if (i == actions && actions < ACTIONS)
         action[actions++].text = strdup(text);
-    if (i == ACTIONS || !action[i].allowed) {
+    if (i == ACTIONS || !(c->spent ? action[i].refusal : action[i].allowed)) {
         if (!wrong++)
             strcpy(first_wrong, text);
     }
@@ -199,6 +251,22 @@ static void judge(const char *text, int measuring, uint64_t took)
     if (measured == room && !(latency = realloc(latency, (room = room ? 2 * room : 1 << 16) * sizeof *latency)))
         die("memory");
     latency[measured++] = (uint32_t)(took / 1000);
+}
+
+/* --allow and --refuse */
+static void expect(const char *text, int refusal)
+{
+    int i;
+    for (i = 0; i < actions && strcmp(action[i].text, text); i++)
+        ;
+    if (i == ACTIONS) {
+        errno = E2BIG;
+        die(text);
+    }
+    actions += i == actions;
+    action[i].text = text;
+    action[i].allowed |= !refusal;
+    action[i].refusal |= refusal;
 }
 
 /* Reads; 1 when the answer is complete. */
@@ -218,7 +286,7 @@ static int pull(struct connection *c, int measuring)
         return 0;
     }
     c->answer[c->got - 2] = 0;
-    judge(strncmp(c->answer, "action=", 7) ? c->answer : c->answer + 7, measuring, now_ns() - c->began);
+    judge(c, strncmp(c->answer, "action=", 7) ? c->answer : c->answer + 7, measuring, now_ns() - c->began);
     return 1;
 }
 
@@ -256,9 +324,9 @@ static double cpu_seconds(void)
 
 static void usage(void)
 {
-    fputs("usage: load (--tcp IP:PORT | --unix PATH) [--connections N] [--ids N] [--zipf EXPONENT] [--small]\n"
-          "            [--state RCPT|DATA|END-OF-MESSAGE] [--recipients N] [--warm-up S] [--seconds S] [--seed N]\n"
-          "            --allow ACTION ...\n", stderr);
+    fputs("usage: load (--tcp IP:PORT | --unix PATH) [--connections N] [--ids N] [--prefix NAME] [--zipf EXPONENT]\n"
+          "            [--spent SHARE] [--spent-ids N] [--small] [--state RCPT|DATA|END-OF-MESSAGE] [--recipients N]\n"
+          "            [--warm-up S] [--seconds S] [--seed N] --allow ACTION ... [--refuse ACTION ...]\n", stderr);
     exit(2);
 }
 
@@ -267,7 +335,8 @@ int main(int argc, char **argv)
     static const struct option names[] = {
         {"tcp", 1, 0, 't'}, {"unix", 1, 0, 'u'}, {"connections", 1, 0, 'c'}, {"ids", 1, 0, 'i'},
         {"zipf", 1, 0, 'z'}, {"small", 0, 0, 'l'}, {"state", 1, 0, 'p'}, {"recipients", 1, 0, 'r'},
-        {"warm-up", 1, 0, 'w'}, {"seconds", 1, 0, 's'}, {"seed", 1, 0, 'e'}, {"allow", 1, 0, 'a'}, {0, 0, 0, 0}};
+        {"warm-up", 1, 0, 'w'}, {"seconds", 1, 0, 's'}, {"seed", 1, 0, 'e'}, {"allow", 1, 0, 'a'}, {"refuse", 1, 0, 'f'},
+        {"prefix", 1, 0, 'n'}, {"spent", 1, 0, 'x'}, {"spent-ids", 1, 0, 'd'}, {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", names, 0)) != -1;)
         switch (o) {
         case 't': option.tcp = optarg; break;
@@ -281,15 +350,15 @@ int main(int argc, char **argv)
         case 'w': option.warm_up = atof(optarg); break;
         case 's': option.seconds = atof(optarg); break;
         case 'e': option.seed = strtoull(optarg, 0, 10); break;
-        case 'a':
-            if (actions == ACTIONS / 2)
-                usage();
-            action[actions].text = optarg;
-            action[actions++].allowed = 1;
-            break;
+        case 'n': option.prefix = optarg; break;
+        case 'x': option.spent = atof(optarg); break;
+        case 'd': option.spent_ids = atol(optarg); break;
+        case 'a': expect(optarg, 0); break;
+        case 'f': expect(optarg, 1); break;
         default: usage();
         }
-    if (!option.tcp == !option.path || !actions || option.connections < 1 || option.ids < 1)
+    if (!option.tcp == !option.path || !actions || option.connections < 1 || option.ids < 1 || option.ids > 10000000
+        || option.spent_ids < 1 || (option.spent > 0 && strlen(option.prefix) != strlen("over")))
         usage();
     state = option.seed;
     if (option.zipf > 0) {
@@ -315,6 +384,7 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < option.connections; i++) {
         compose(&all[i]);
+        renew(&all[i]);
         push(poll, &all[i]);
     }
 
@@ -335,7 +405,7 @@ int main(int argc, char **argv)
             if (c->fd >= 0 && events[i].events & EPOLLOUT)
                 push(poll, c);
             if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT && pull(c, warm)) {
-                compose(c);
+                renew(c);
                 push(poll, c);
             }
         }
@@ -344,10 +414,11 @@ int main(int argc, char **argv)
     cpu = cpu_seconds() - cpu;
 
     qsort(latency, measured, sizeof *latency, by_size);
-    printf("{\"connections\": %d, \"ids\": %ld, \"request_bytes\": %zu, \"requests\": %zu, \"seconds\": %.3f, "
-           "\"per_second\": %.1f, \"cpu\": %.2f, "
+    printf("{\"connections\": %d, \"ids\": %ld, \"request_bytes\": %zu, \"asked\": %llu, \"requests\": %zu, "
+           "\"seconds\": %.3f, \"per_second\": %.1f, \"cpu\": %.3f, "
            "\"latency_ms\": {\"p50\": %.3f, \"p99\": %.3f, \"p99.9\": %.3f, \"max\": %.3f}, \"actions\": {",
-        option.connections, option.ids, all[0].length, measured, seconds, seconds > 0 ? (double)measured / seconds : 0,
+        option.connections, option.ids, all[0].length, (unsigned long long)number, measured, seconds,
+        seconds > 0 ? (double)measured / seconds : 0,
         seconds > 0 ? cpu / seconds : 0, milliseconds(.5), milliseconds(.99), milliseconds(.999), milliseconds(1));
     for (int i = 0; i < actions; i++) {
         printf("%s", i ? ", " : "");
