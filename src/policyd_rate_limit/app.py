@@ -25,15 +25,19 @@ from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.pulse import Pulse
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
 from policyd_rate_limit.system.directories import ensure_directory
+from policyd_rate_limit.system.notify import ServiceManager, Supervision
 from policyd_rate_limit.system.pidfile import Pidfile
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.storage.fallback import Fallback
     from policyd_rate_limit.storage.sql_limits import SqlLimits
     from policyd_rate_limit.storage.worker import Decider
 
@@ -63,6 +67,8 @@ def run(settings: Settings) -> None:
 
 
 def _start(settings: Settings) -> None:
+    manager = ServiceManager(os.environ)
+    listeners = sockets.inherited(os.environ)
     # Drivers are loaded while everything can still be read.
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
@@ -70,9 +76,13 @@ def _start(settings: Settings) -> None:
     lookup = stores.make_lookup(settings)
     sql_limits = stores.make_sql_limits(settings, lookup, store) if lookup else None
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
-    make_directories(settings, account)
+    ensure_directory(Path(settings.pidfile).absolute().parent, account)
+    make_state_directories(settings, account)
     with Pidfile(settings.pidfile, account):
-        listener = sockets.bind(settings.SOCKET, settings.socket_permission, account)
+        if listeners:
+            _compare(settings.SOCKET, listeners)
+        else:
+            listeners = [_bind(settings, account)]
         try:
             _allow_open_files()
             if account is not None:
@@ -80,26 +90,50 @@ def _start(settings: Settings) -> None:
             os.umask(UMASK)
             with logs.in_background():
                 decider = stores.with_fallback(settings, store, memory)
-                uvloop.run(_serve(settings, listener, rules, decider, sql_limits))
+                status = partial(_status, stores.name(settings), memory, decider)
+                pulse = Pulse(decider, settings.db_timeout)
+                supervision = Supervision(manager, status, pulse.alive)
+                uvloop.run(_serve(settings, listeners, rules, pulse, sql_limits, supervision))
         finally:
-            sockets.unlink_socket(listener)
-            listener.close()
+            for listener in listeners:
+                sockets.unlink_socket(listener)
+                listener.close()
 
 
-def make_directories(settings: Settings, account: accounts.Account | None) -> None:
-    """Make the directories that the daemon writes to, for ``account``, as far as they are missing.
-
-    :raises SystemRefusal: one that it cannot start without cannot be made.
-    """
-    ensure_directory(Path(settings.pidfile).absolute().parent, account)
-    if isinstance(settings.SOCKET, str):
-        ensure_directory(Path(settings.SOCKET).absolute().parent, account)
+def make_state_directories(settings: Settings, account: accounts.Account | None) -> None:
+    """Make the directories that the store writes to, for ``account``, as far as they are missing and can be made."""
     for directory in stores.state_directories(settings):
         try:
             ensure_directory(directory, account)
         except SystemRefusal as refusal:
             # The daemon starts without a database, and tries again.
             _logger.warning("%s", refusal)
+
+
+def _bind(settings: Settings, account: accounts.Account | None) -> socket.socket:
+    if isinstance(settings.SOCKET, str):
+        ensure_directory(Path(settings.SOCKET).absolute().parent, account)
+    return sockets.bind(settings.SOCKET, settings.socket_permission, account)
+
+
+def _compare(configured: sockets.Address, listeners: Sequence[socket.socket]) -> None:
+    """Warn when the sockets of the service manager are not where the configuration has them."""
+    addresses = [sockets.address_of(listener) for listener in listeners]
+    if not any(sockets.is_same(configured, address) for address in addresses):
+        _logger.warning(
+            "SOCKET is %s, but the service manager has made %s, which is served instead",
+            sockets.written(configured),
+            ", ".join(map(sockets.written, addresses)),
+        )
+
+
+def _status(backend: str, memory: Memory, store: Fallback) -> str:
+    """What the daemon does, in a few words."""
+    text = f"serving; {backend}; {len(memory.ledger.windows):,} ids"
+    if store.away_since is not None:
+        since = time.localtime(time.time() - (time.monotonic() - store.away_since))
+        text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
+    return text
 
 
 def check(settings: Settings) -> None:
@@ -130,7 +164,12 @@ def clean(settings: Settings) -> int:
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, rules: Rules, store: Decider, sql_limits: SqlLimits | None
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    rules: Rules,
+    store: Decider,
+    sql_limits: SqlLimits | None,
+    supervision: Supervision,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -139,6 +178,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP: to read the configuration anew, restart")
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    policy_service = _policy_service(sockets.address_of(listeners[0]))
     worker = Worker(store, loop)
     service = Service(
         Policy(
@@ -150,7 +190,7 @@ async def _serve(
         worker.submit,
         observer=Decisions(worker.explain, refused=logs.Throttle(REFUSAL_SECONDS, loop.time)),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
-        policy_service=_policy_service(settings.SOCKET),
+        policy_service=policy_service,
     )
     server = Server(
         service,
@@ -161,18 +201,26 @@ async def _serve(
     worker.start()
     if sql_limits is not None:
         sql_limits.start(loop)
-    await server.start([listener], sockets.BACKLOG)
-    _logger.info(
-        "ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", _policy_service(settings.SOCKET)
-    )
+    await server.start(listeners, sockets.BACKLOG)
+    _logger.info("ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", policy_service)
+    supervision.ready()
+    ticking = asyncio.create_task(_tick(supervision))
     await stop.wait()
     _logger.info("stopping")
+    supervision.stopping()
+    ticking.cancel()
     await server.stop()
     if sql_limits is not None:
         await sql_limits.stop()
     await worker.stop()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")
+
+
+async def _tick(supervision: Supervision) -> None:
+    while supervision.tick_seconds is not None:
+        await asyncio.sleep(supervision.tick_seconds)
+        supervision.tick()
 
 
 def _rules(settings: Settings) -> Rules:
@@ -187,12 +235,11 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _policy_service(where: str | tuple[str, int]) -> str:
+def _policy_service(where: sockets.Address) -> str:
     """How main.cf names the socket; smtpd usually sees nothing outside Postfix's queue directory."""
     if isinstance(where, str):
         return f"unix:{where.removeprefix(POSTFIX_QUEUE_DIRECTORY)}"
-    host, port = where
-    return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
+    return f"inet:{sockets.written(where)}"
 
 
 def _allow_open_files() -> None:

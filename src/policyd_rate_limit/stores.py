@@ -84,6 +84,11 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
     )
 
 
+def name(settings: Settings) -> str:
+    """The name of ``backend``, for people."""
+    return _NAMES.get(settings.backend, "Redis")
+
+
 def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memory) -> Fallback:
     """``store``, and what takes its place while it is away."""
     return Fallback(
@@ -190,6 +195,7 @@ _LOOKUPS: Mapping[int | str, Callable[[Settings], Lookup]] = {
     MYSQL_DB: _mysql_lookup,
     PGSQL_DB: _postgresql_lookup,
 }
+_NAMES: Mapping[int | str, str] = {SQLITE_DB: "SQLite", MYSQL_DB: "MySQL", PGSQL_DB: "PostgreSQL"}
 _SERVERS: Mapping[int | str, str] = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config"}
 
 

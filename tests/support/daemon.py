@@ -65,6 +65,7 @@ class Daemon:
         *,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
         **settings: Any,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,7 @@ class Daemon:
         self.path = write_configuration(directory, self.settings)
         self.environment = {**os.environ, **(environment or {})}
         self.prefix = tuple(prefix)
+        self.pass_fds = tuple(pass_fds)
         self.log = directory / "stderr.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -92,6 +94,7 @@ class Daemon:
                 stderr=log,
                 env=self.environment,
                 cwd=self.directory,
+                pass_fds=self.pass_fds,
             )
         if wait:
             self.wait_until_ready()

@@ -9,14 +9,24 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.errors import ConfigError, SystemRefusal
 from policyd_rate_limit.system import sockets
 from policyd_rate_limit.system.accounts import Account
-from policyd_rate_limit.system.sockets import SUN_PATH_BYTES, bind, unlink_socket
+from policyd_rate_limit.system.sockets import (
+    SUN_PATH_BYTES,
+    Address,
+    address_of,
+    bind,
+    inherited,
+    is_same,
+    unlink_socket,
+    written,
+)
 from support.daemon import free_port
 from support.programs import missing, require_root
 
@@ -245,7 +255,7 @@ def test_two_daemons_start_over_one_stale_socket(path: Path) -> None:
     stale(path)
     script = """
 import sys
-from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.errors import ConfigError, SystemRefusal
 from policyd_rate_limit.system.sockets import bind
 print("imported", flush=True)
 input()
@@ -322,3 +332,145 @@ def test_a_directory_that_does_not_let_go(path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(Path, "unlink", forbidden)
         unlink_socket(listener)
     assert path.exists()
+
+
+# Those of the service manager
+
+
+class Passed:
+    """Descriptors side by side, as a service manager passes them on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._first = self._next = 700  # where nobody has any
+        monkeypatch.setattr(sockets, "FIRST_INHERITED", self._first)
+
+    def add(self, descriptor: int) -> None:
+        os.dup2(descriptor, self._next, inheritable=True)
+        self._next += 1
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(self._next - self._first), **variables}
+
+    def close(self) -> None:
+        for descriptor in range(self._first, self._next):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passed]:
+    passed = Passed(monkeypatch)
+    yield passed
+    passed.close()
+
+
+def problems(environment: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        inherited(environment)
+    assert {problem.setting for problem in caught.value.problems} == {"SOCKET"}
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_nothing_is_inherited() -> None:
+    assert inherited({}) == []
+    assert inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"}) == []
+
+
+def test_sockets_for_somebody_else(passed: Passed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        passed.add(listener.fileno())
+    environment = passed.environment(LISTEN_PID=str(os.getppid()), LISTEN_FDNAMES="x", OTHER="y")
+    assert inherited(environment) == []
+    assert environment == {"OTHER": "y"}
+
+
+def test_sockets_of_all_kinds(passed: Passed, path: Path) -> None:
+    require_ipv6()
+    servers = [
+        socket.create_server(("127.0.0.1", 0)),
+        socket.create_server(("::1", 0), family=socket.AF_INET6),
+        bind(str(path), 0o666, None),
+        socket.socket(socket.AF_UNIX),
+    ]
+    servers[3].bind(f"\0policyd-test-{os.getpid()}")
+    servers[3].listen()
+    for server in servers:
+        passed.add(server.fileno())
+    environment = passed.environment(LISTEN_FDNAMES="a:b:c")
+    listeners = inherited(environment)
+    assert environment == {}
+    assert not any(listener.get_inheritable() for listener in listeners)
+    assert [address_of(listener) for listener in listeners] == [
+        servers[0].getsockname(),
+        servers[1].getsockname()[:2],
+        str(path),
+        f"@policyd-test-{os.getpid()}",
+    ]
+    for listener, server in zip(listeners, servers, strict=True):
+        assert (listener.family, listener.type) == (server.family, socket.SOCK_STREAM)
+        unlink_socket(listener)
+        listener.close()
+        server.close()
+    assert path.is_socket()  # it is the service manager's
+
+
+def test_each_wrong_socket_is_told(passed: Passed, tmp_path: Path) -> None:
+    connected, peer = socket.socketpair()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as right,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram,
+        socket.socket(socket.AF_INET) as deaf,
+        connected,
+        peer,
+        (tmp_path / "file").open("w") as file,
+    ):
+        for each in (right, datagram, deaf, connected, file):
+            passed.add(each.fileno())
+    told = problems(passed.environment(LISTEN_FDNAMES="policy.socket:log"))
+    assert len(told) == 4
+    for line, (number, name, what) in zip(
+        told,
+        [
+            (701, "log", "a stream socket (ListenStream=), found descriptor 701 (log): one of type 2"),
+            (702, "unknown", "a socket that listens"),
+            (703, "unknown", "a socket that listens"),
+            (704, "unknown", "Socket operation on non-socket"),
+        ],
+        strict=True,
+    ):
+        assert f"descriptor {number} ({name})" in line
+        assert what in line
+    assert not {"700", "701", "702", "703"} & descriptors()
+
+
+def test_fewer_sockets_than_told(passed: Passed) -> None:
+    [line] = problems(passed.environment(LISTEN_FDS="1000000000"))
+    assert "descriptor 700 (unknown): Bad file descriptor" in line
+
+
+@pytest.mark.parametrize("number", ["", "-1", "many", "²"])
+def test_a_number_of_sockets_that_is_none(passed: Passed, number: str) -> None:
+    [line] = problems(passed.environment(LISTEN_FDS=number))
+    assert f"expected a number of sockets, found LISTEN_FDS={number}" in line
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("/run/x/policy", "/run/x/policy", True),
+        ("/run/x/../x/policy", "/run/x/policy", True),
+        ("/run/x/policy", "/run/y/policy", False),
+        ("/run/x/policy", ("127.0.0.1", 1), False),
+        (("127.0.0.1", 1), "/run/x/policy", False),
+        (("::1", 1), ("0:0::1", 1), True),
+        (("::1", 1), ("::1", 2), False),
+        (("127.0.0.1", 1), ("127.0.0.1", 1), True),
+    ],
+)
+def test_addresses_compare_however_they_are_written(one: Address, other: Address, same: bool) -> None:
+    assert is_same(one, other) is same
+
+
+def test_addresses_as_they_are_told() -> None:
+    told = [written(address) for address in ("/run/policy", ("127.0.0.1", 10031), ("::1", 10031))]
+    assert told == ["/run/policy", "127.0.0.1:10031", "[::1]:10031"]

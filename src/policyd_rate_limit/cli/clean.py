@@ -22,7 +22,7 @@ def clean(path: Path | None) -> Exit:
     # lock the daemon out.
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     try:
-        app.make_directories(settings, account)
+        app.make_state_directories(settings, account)
         if account is not None:
             accounts.drop_privileges(account)
         deleted = app.clean(settings)

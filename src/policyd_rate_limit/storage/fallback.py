@@ -84,8 +84,10 @@ class Fallback:
         self._journal_size = journal_size
         self._enforce = enforce
         self._patience = patience
+        self._monotonic = monotonic
         self._backoff = Backoff(monotonic)
         self._away = False
+        self.away_since: float | None = None  # by the monotonic clock; any thread may look
         self._full = False
         self._without = False
         self._journal: Journal | None = None
@@ -298,6 +300,7 @@ class Fallback:
     def _lost(self, failure: Exception) -> None:
         if not self._away:
             self._away = True
+            self.away_since = self._monotonic()
             _logger.error(
                 "%s; %s",
                 str(failure),  # not the error itself, which holds frames, cursors and connections
@@ -308,6 +311,7 @@ class Fallback:
     def _found(self) -> None:
         if self._away:
             self._away = self._full = False
+            self.away_since = None
             _logger.warning("the database is back; %d batches were kept meanwhile", len(self._pending))
         self._backoff.succeeded()
         if self._pending:

@@ -1,4 +1,4 @@
-"""The socket that Postfix connects to: TCP over IPv4 or IPv6, or UNIX."""
+"""The sockets that Postfix connects to: TCP over IPv4 or IPv6, or UNIX; bound here, or by the service manager."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ import operator
 import os
 import socket
 import stat
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.errors import ConfigError, Problem, SystemRefusal
 from policyd_rate_limit.system.accounts import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, MutableMapping
+
+Address = str | tuple[str, int]
+"""The path of a UNIX socket, or IP address and port. A path in the abstract namespace begins with ``@``."""
 
 BACKLOG = 1024
 """Connections that wait to be accepted; the system's own bound (net.core.somaxconn) may be lower."""
 
 SUN_PATH_BYTES = 107
 """The longest path of a UNIX socket: ``sun_path`` of unix(7) without its closing zero."""
+
+
+FIRST_INHERITED = 3
+"""The descriptor of the first socket that a service manager passes on: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 class UnixListener(socket.socket):
@@ -27,7 +39,7 @@ class UnixListener(socket.socket):
     file: os.stat_result
 
 
-def bind(address: str | tuple[str, int], permission: int, owner: Account | None) -> socket.socket:
+def bind(address: Address, permission: int, owner: Account | None) -> socket.socket:
     """A socket that listens on ``address``: a path, or (host, port) with a host name or an IP address.
 
     Call it before a second thread exists: the umask that gives the file its mode is the whole process's.
@@ -50,8 +62,77 @@ def unlink_socket(listener: socket.socket) -> None:
                 listener.path.unlink()
 
 
+def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    """The listening sockets that the service manager has made and passed on: sd_listen_fds(3).
+
+    What tells of them is taken out of ``environment``. Call it before anything else opens or closes descriptors.
+    Raises ConfigError, about SOCKET, when one of them is not a listening stream socket.
+    """
+    process, number, names = (environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if process != str(os.getpid()):
+        return []  # they are for somebody else: whoever has started us, say
+    problems: list[Problem] = []
+    listeners: list[socket.socket] = []
+    if not (number.isascii() and number.isdigit()):
+        problems.append(_problem("a number of sockets", f"LISTEN_FDS={number}"))
+        number = "0"
+    of_descriptor = dict(enumerate(names.split(":"), FIRST_INHERITED))
+    for descriptor in range(FIRST_INHERITED, FIRST_INHERITED + int(number)):
+        name = f"descriptor {descriptor} ({of_descriptor.get(descriptor) or 'unknown'})"
+        try:
+            listener = socket.socket(fileno=descriptor)
+        except OSError as error:
+            problems.append(_problem("a socket", f"{name}: {error.strerror}"))
+            break
+        listener.set_inheritable(False)
+        listeners.append(listener)
+        problems.extend(_problem(expected, f"{name}: {found}") for expected, found in _oddities(listener))
+    if problems:
+        for listener in listeners:
+            listener.close()
+        raise ConfigError(problems)
+    return listeners
+
+
+def _oddities(listener: socket.socket) -> Iterator[tuple[str, str]]:
+    """What keeps an inherited socket from being served, as what is expected and what was found."""
+    if listener.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+        yield "a UNIX or TCP socket", f"one of family {listener.family}"
+    elif listener.type != socket.SOCK_STREAM:
+        yield "a stream socket (ListenStream=)", f"one of type {listener.type}"
+    elif not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        yield "a socket that listens (Accept=no)", "one that does not"
+
+
+def _problem(expected: str, found: str) -> Problem:
+    return Problem("sockets of the service manager", 0, "SOCKET", expected, found)
+
+
+def address_of(listener: socket.socket) -> Address:
+    """Where ``listener`` listens."""
+    name = listener.getsockname()
+    if isinstance(name, tuple):
+        return name[0], name[1]
+    return "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else str(name)
+
+
+def is_same(one: Address, other: Address) -> bool:
+    """Whether two addresses are one, however they are written."""
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other)
+    return (ip_address(one[0]), one[1]) == (ip_address(other[0]), other[1])
+
+
+def written(address: Address) -> str:
+    """``address`` as it is told."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _bind_tcp(host: str, port: int) -> socket.socket:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = written((host, port))
     try:
         # IPv4 sorts before IPv6: a name such as localhost has both, and main.cf has inet:127.0.0.1.
         family, kind, protocol, _, target = min(

@@ -1,0 +1,137 @@
+"""Whether the store's thread gets on, told of threads that really do or do not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.storage.pulse import ENDLESS_SECONDS, STUCK_SECONDS, WORK_SECONDS, Pulse
+from support.wait import wait_until
+
+TIMEOUT = 2.0
+PATIENCE = 2 * TIMEOUT + STUCK_SECONDS
+
+
+class Store:
+    """Does in its thread what the test says."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def open(self) -> None:
+        pass
+
+    def admit(self, demands: Any) -> Any:
+        return [*demands, "admitted"]
+
+    def explain(self, questions: Any) -> Any:
+        return questions
+
+    def maintain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.store = Store()
+        self.pulse = Pulse(self.store, TIMEOUT, lambda: self.now)
+        self._steps: list[Callable[[], object]] = []
+        self._wake = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self._over = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        self.do(self.pulse.open)
+
+    def do(self, step: Callable[[], object]) -> None:
+        """Have the thread do ``step``, to its end."""
+        self.begin(step)
+        assert self._done.acquire(timeout=20)
+
+    def begin(self, step: Callable[[], object]) -> None:
+        self._steps.append(step)
+        self._wake.release()
+
+    def end(self) -> None:
+        """End the thread."""
+        self._over = True
+        self.begin(lambda: None)
+        self.thread.join(20)
+
+    def _run(self) -> None:
+        while self._wake.acquire() and not self._over:
+            self._steps.pop(0)()
+            self._done.release()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.end()
+
+
+def test_what_is_asked_of_the_store_is_passed_on(world: World) -> None:
+    demands: Any = [1]
+    assert world.pulse.admit(demands) == [1, "admitted"]
+    world.do(world.pulse.close)
+    assert world.store.closed
+
+
+def test_maintenance_is_a_sign_of_life(world: World) -> None:
+    for _ in range(5):
+        world.now += PATIENCE - 1
+        assert world.pulse.alive()
+        world.do(world.pulse.maintain)
+    world.now += PATIENCE
+    assert not world.pulse.alive()
+    world.do(world.pulse.maintain)
+    assert world.pulse.alive()
+
+
+def test_a_thread_that_waits_is_stuck_after_a_while(world: World) -> None:
+    released = threading.Event()
+    world.begin(released.wait)
+    world.now += 2 * TIMEOUT  # as long as a database may hang
+    assert world.pulse.alive()
+    world.now += STUCK_SECONDS - 1
+    assert world.pulse.alive()
+    world.now += 1
+    assert not world.pulse.alive()
+    released.set()
+
+
+def test_a_thread_that_works_is_not_stuck_for_a_long_while(world: World) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    world.begin(work)
+    began = world.now
+    try:
+        while world.now + PATIENCE < began + ENDLESS_SECONDS:
+            world.now += PATIENCE - 1
+            wait_until(lambda: world.pulse.alive() and world.pulse._progress == world.now, "work")
+        world.now = began + ENDLESS_SECONDS
+        time.sleep(2 * WORK_SECONDS)
+        assert not world.pulse.alive()
+    finally:
+        stop.set()
+
+
+def test_a_thread_that_has_ended_is_stuck(world: World) -> None:
+    world.do(world.pulse.maintain)
+    world.end()
+    assert world.pulse.alive()
+    world.now += PATIENCE
+    assert not world.pulse.alive()
