@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import pathlib
+import re
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
-from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
+from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
 from policyd_rate_limit.domain.limits import LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
@@ -248,12 +250,6 @@ def test_a_failure_is_logged_with_its_traceback_once_a_minute(caplog: pytest.Log
     assert len(caplog.records) == 3
 
 
-def test_bad_luck_with_the_first_failure(caplog: pytest.LogCaptureFixture) -> None:
-    """One that has an answer is none to be logged as such."""
-    World().decide(StoreUnavailable("away"))
-    assert not caplog.records
-
-
 SHORT = MOST_CHARACTERS // 10  # the longest escape has ten characters
 anything = st.one_of(
     st.text(max_size=SHORT), st.binary(max_size=SHORT).map(lambda data: data.decode("utf-8", "surrogateescape"))
@@ -279,3 +275,35 @@ def test_a_line_is_never_so_long_that_it_would_be_cut() -> None:
     text = str(line(Decision(request, "refused", f"user:{worst}", LARGEST, LARGEST, limits[0], usages), 10**9))
     assert parse(text)["usage"].count(",") == MOST_LIMITS_TOLD - 1
     assert len(text) <= LINE_CHARACTERS
+
+
+DOCUMENTATION = pathlib.Path(__file__).parents[2] / "docs" / "logging.md"
+
+
+def test_every_field_and_verdict_is_documented_and_no_other() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    table = text[text.index("| field |") : text.index("The use of the limits")]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:] if row]
+    documented = [name for names, _ in rows for name in re.findall("`([a-z_]+)`", names)]
+    decision = Decision(ALICE, "refused", "user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1)
+    assert documented == list(line(decision, 1).fields)
+    (verdicts,) = (meaning for names, meaning in rows if "`verdict`" in names)
+    assert set(VERDICTS) <= set(re.findall("`([a-z-]+)`", verdicts))
+    (kinds,) = (meaning for names, meaning in rows if "`kind`" in names)
+    assert set(re.findall("`([a-z-]+)`", kinds)) == set(KINDS)
+
+
+def test_the_example_of_the_documentation_is_a_line() -> None:
+    (example,) = re.findall(r"^INFO (verdict=.*)$", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE)
+    usages = (Usage("user:alice", Limit(10, 60), 10, 37), Usage("user:alice", Limit(150, 86400), 52, 0))
+    request = ALICE._replace(queue_id="4XyzAbC")
+    assert (
+        str(line(Decision(request, "refused", "user:alice", 1, 0, Limit(10, 60), usages, False, 0.000713))) == example
+    )
+
+
+def test_bounds_of_the_documentation() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    assert f"each of {THROTTLE_KEYS:,} ids" in text
+    assert f"more than {MOST_CHARACTERS} characters" in text
+    assert MOST_LIMITS_TOLD == 6

@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.system import logs
+from policyd_rate_limit.system.destinations import Stderr
 from policyd_rate_limit.system.logs import (
+    FORMATS,
     LINE_CHARACTERS,
-    QUEUED_CHARACTERS,
-    LineFormatter,
-    StderrHandler,
+    NAME,
+    QUEUED_BYTES,
+    Handler,
     Throttle,
     one_line,
     under_journal,
@@ -34,13 +36,19 @@ from support.wait import wait_until
 TEXT = st.text(st.characters())
 
 
+def text_of(record: logging.LogRecord, *, journal: bool, form: str = "text") -> str:
+    """``record`` as standard error gets it, without the newline."""
+    line = Stderr(FORMATS[form], NAME, journal=journal).encode(record).data.decode()
+    assert line.endswith("\n")
+    return line[:-1]
+
+
 class Pipe:
     """Standard error as a pipe, with both ends in the test."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        self.handler = StderrHandler(self.writer)
-        self.handler.setFormatter(LineFormatter(journal=True))
+        self.handler = Handler(Stderr(FORMATS["text"], NAME, journal=True, descriptor=self.writer))
 
     def log(self, text: str, *values: object, level: int = logging.INFO) -> None:
         self.handler.handle(logging.LogRecord("name", level, "", 0, text, values, None))
@@ -126,25 +134,25 @@ def test_a_long_line_loses_its_middle(text: str) -> None:
 def test_no_value_forges_a_line(template: str, value: str) -> None:
     record = logging.LogRecord("name", logging.INFO, "", 0, "user %s said %s", (template, value), None)
     for journal in (True, False):
-        line = LineFormatter(journal=journal).format(record)
+        line = text_of(record, journal=journal)
         assert len(line.splitlines()) == 1
         assert "INFO user " in line
 
 
 def test_a_line_bears_time_name_and_level() -> None:
     record = logging.LogRecord("name", logging.WARNING, "", 0, "%s is away", ("db",), None)
-    line = LineFormatter(journal=False).format(record)
+    line = text_of(record, journal=False)
     match = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} policyd-rate-limit: WARNING db is away", line)
     assert match, line
 
 
 def test_the_time_is_that_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    formatter = LineFormatter(journal=False)
+    stderr = Stderr(FORMATS["text"], NAME, journal=False)
     record = logging.LogRecord("name", logging.INFO, "", 0, "text", (), None)
     times = []
     for created in (0.0, 0.9, 1.0, 86400.0, 1.5):
         record.created = created
-        times.append(formatter.format(record).split()[0])
+        times.append(stderr.encode(record).data.split()[0])
     assert times[0] == times[1]
     assert times[2] == times[4]
     assert len(set(times)) == 3
@@ -163,7 +171,7 @@ def test_the_time_is_that_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_journal_gets_the_priority(level: int, prefix: str) -> None:
     record = logging.LogRecord("name", level, "", 0, "text", (), None)
-    assert LineFormatter(journal=True).format(record) == f"{prefix}text"
+    assert text_of(record, journal=True) == f"{prefix}text"
 
 
 def test_a_traceback_is_in_the_line() -> None:
@@ -171,7 +179,7 @@ def test_a_traceback_is_in_the_line() -> None:
         int("wrong\nvalue")
     except ValueError:
         record = logging.LogRecord("name", logging.ERROR, "", 0, "text", (), sys.exc_info())
-    line = LineFormatter(journal=True).format(record)
+    line = text_of(record, journal=True)
     assert line.startswith(r"<3>ERROR text\nTraceback (most recent call last):\n")
     assert line.endswith(r"with base 10: 'wrong\nvalue'")
 
@@ -245,15 +253,15 @@ def test_nobody_waits_while_nobody_reads(pipe: Pipe) -> None:
     pipe.fill()
     pipe.handler.start()
     pipe.log("first")
-    wait_until(lambda: not pipe.handler._lines, "the writer took the first line")
+    wait_until(lambda: not pipe.handler._messages, "the writer took the first line")
     line = "x" * 1000
-    for _ in range(2 * QUEUED_CHARACTERS // len(line)):
+    for _ in range(2 * QUEUED_BYTES // len(line)):
         pipe.log("%s", line)
-    queued = len(pipe.handler._lines)
-    dropped = pipe.handler._dropped
+    queued = len(pipe.handler._messages)
+    dropped = pipe.handler.dropped
     assert dropped > 0
-    assert queued + dropped == 2 * QUEUED_CHARACTERS // len(line)
-    assert pipe.handler._characters < QUEUED_CHARACTERS + 2 * len(line)
+    assert queued + dropped == 2 * QUEUED_BYTES // len(line)
+    assert pipe.handler._bytes < QUEUED_BYTES + 2 * len(line)
     reading, read = pipe.read_in_background()
     pipe.handler.stop(20)
     os.close(pipe.writer)
@@ -261,7 +269,7 @@ def test_nobody_waits_while_nobody_reads(pipe: Pipe) -> None:
     lines = b"".join(read).decode().split("\n")[:-1]
     lines = lines[lines.index("<6>INFO first") + 1 :]
     assert lines == [f"<6>INFO {line}"] * queued + [
-        f"<4>WARNING {dropped} log lines were dropped here: standard error is too slow"
+        f"<4>WARNING {dropped} log lines were dropped here: the log is too slow"
     ]
 
 
@@ -288,11 +296,11 @@ try:
         os.write(2, b"x" * 4096)
 except BlockingIOError:
     os.set_blocking(2, True)
-logs.configure(debug=True)
+logs.configure(level="debug")
 with logs.in_background():
     for _ in range(100_000):
         logging.getLogger("policyd_rate_limit").debug("x" * 100)
-    logs._stderr.stop(0.01)
+    logs._handler.stop(0.01)
 print("done")
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -325,30 +333,36 @@ def test_a_descriptor_that_somebody_made_non_blocking(pipe: Pipe) -> None:
 def test_a_wrong_format_string_loses_only_its_arguments(pipe: Pipe) -> None:
     pipe.log("a %s b %s\n", "one")
     (line,) = pipe.lines()
-    assert line.startswith("INFO a %s b %s")
+    assert line.startswith("<6>INFO a %s b %s")
     assert "arguments do not fit" in line
 
 
-@pytest.mark.parametrize("debug", [True, False])
-def test_configure_sets_the_level(debug: bool) -> None:
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("debug", ["DEBUG ours", "INFO ours", "ERROR ours", "INFO theirs", "ERROR theirs"]),
+        ("info", ["INFO ours", "ERROR ours", "INFO theirs", "ERROR theirs"]),
+        ("warning", ["ERROR ours", "ERROR theirs"]),
+        ("error", ["ERROR ours", "ERROR theirs"]),
+    ],
+)
+def test_configure_sets_the_level(level: str, expected: list[str]) -> None:
     script = f"""
 import logging
 from policyd_rate_limit.system import logs
-logs.configure(debug={debug})
-logs.configure(debug={debug})
+logs.configure(level="debug", to="syslog", form="json")
+logs.configure(level={level!r})
 with logs.in_background():
-    logging.getLogger("policyd_rate_limit.service").debug("ours, debug")
-    logging.getLogger("policyd_rate_limit.service").info("ours, info")
-    logging.getLogger("asyncio").debug("theirs, debug")
-    logging.getLogger("asyncio").error("theirs, error")
+    for name, text in (("policyd_rate_limit.service", "ours"), ("asyncio", "theirs")):
+        for how in ("debug", "info", "error"):
+            getattr(logging.getLogger(name), how)(text)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    said = [line.split("policyd-rate-limit: ")[1] for line in done.stderr.splitlines()]
-    assert said == ["DEBUG ours, debug"] * debug + ["INFO ours, info", "ERROR theirs, error"]
+    assert [line.split("policyd-rate-limit: ")[1] for line in done.stderr.splitlines()] == expected
 
 
 def test_in_background_ends_with_what_it_was_given(monkeypatch: pytest.MonkeyPatch, pipe: Pipe) -> None:
-    monkeypatch.setattr(logs, "_stderr", pipe.handler)
+    monkeypatch.setattr(logs, "_handler", pipe.handler)
 
     def go_wrong() -> None:
         with logs.in_background():

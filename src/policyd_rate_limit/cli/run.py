@@ -11,5 +11,5 @@ from policyd_rate_limit.cli.settings import load
 
 def run(path: Path | None) -> Exit:
     """Serve until a signal. Raises PolicydError."""
-    app.run(load(path))
+    app.run(load(path, serves=True))
     return Exit.OK

@@ -12,13 +12,17 @@ from policyd_rate_limit.system import logs
 _log = logging.getLogger(__name__)
 
 
-def load(path: Path | None) -> Settings:
-    """Load the configuration, send the log to standard error and say there what is odd in the configuration.
+def load(path: Path | None, *, serves: bool = False) -> Settings:
+    """Load the configuration, and say what is odd in it, where the daemon logs to if it ``serves``, else on stderr.
 
     Raises ConfigError.
     """
     configuration = config.load(path)
-    logs.configure(debug=configuration.settings.debug)
+    settings = configuration.settings
+    if serves:
+        logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
+    else:
+        logs.configure(level=settings.least_severe)
     for warning in configuration.warnings:
         _log.warning("%s", warning)
-    return configuration.settings
+    return settings

@@ -369,6 +369,9 @@ BACKEND = choice(
     },
 )
 COUNT_MODE = choice("0, 1, 2 or nothing", {"0": 0, "1": 1, "2": 2})
+LOG_LEVEL = choice("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})
+LOG_FORMAT = choice("text or json", {"text": "text", "json": "json"})
+LOG_TO = choice("stderr, syslog or journald", {name: name for name in ("stderr", "syslog", "journald")})
 SQLITE_OPTIONS = options(
     "a mapping with the path of the database, such as {database: /var/x.sqlite3}", database=is_text
 )

@@ -22,6 +22,9 @@ from policyd_rate_limit.config.kinds import (
     LIMITS_BY_ID,
     LINE,
     LISTEN_ADDRESS,
+    LOG_FORMAT,
+    LOG_LEVEL,
+    LOG_TO,
     NETWORKS,
     PATH,
     PERIODS,
@@ -103,9 +106,33 @@ class Settings(BaseModel):
 
     debug: Annotated[bool, FLAG] = _setting(
         True,
-        "Log each request and each decision to stderr.",
+        """
+        Log each request and each decision. Off: who runs into a limit, once a minute for each id, and what is
+        wrong.
+        """,
         reload=True,
         heading="The process",
+    )
+    log_to: Annotated[str, LOG_TO] = _setting(
+        "stderr",
+        """
+        Where the log of the daemon goes: stderr, syslog (facility mail), or journald, where each field of a line
+        is a field of the journal.
+        """,
+        reload=True,
+    )
+    log_format: Annotated[str, LOG_FORMAT] = _setting(
+        "text",
+        "The form of its lines: text, with decisions as key=value, or json.",
+        reload=True,
+    )
+    log_level: Annotated[str | None, unset_or(LOG_LEVEL)] = _setting(
+        None,
+        """
+        The least severe of what is logged: debug (each decision), info (refusals), warning or error. Unset:
+        debug where debug above is on, else info.
+        """,
+        reload=True,
     )
     user: Annotated[str, LINE] = _setting(
         "policyd-rate-limit",
@@ -350,6 +377,11 @@ class Settings(BaseModel):
         None,
         "The path of the configuration file in use. It is set by itself.",
     )
+
+    @property
+    def least_severe(self) -> str:
+        """The level from which on is logged, whether ``log_level`` is set or not."""
+        return self.log_level or ("debug" if self.debug else "info")
 
     @property
     def journal_home(self) -> Path:

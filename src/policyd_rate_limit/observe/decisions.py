@@ -14,7 +14,7 @@ from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.system.fields import Line
+from policyd_rate_limit.system.fields import Line, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_LIMITS_TOLD = 6
 """In one line; the use of an id's further limits is left out."""
+
+NEVER = Shown("never", None)
 
 _logger = logging.getLogger(__name__)
 
@@ -135,8 +137,8 @@ def line(decision: Decision, suppressed: int = 0) -> Line:
         cost=decision.cost,
         charged=decision.charged,
         limit=spell_limit(decision.exceeded) if decision.exceeded else "",
-        free_in="never" if decision.impossible else "" if free_in is None else free_in,
-        usage=",".join(f"{usage.used}/{spell_limit(usage.limit)}" for usage in decision.usages[:MOST_LIMITS_TOLD]),
+        free_in=NEVER if decision.impossible else "" if free_in is None else free_in,
+        usage=_usage(decision.usages[:MOST_LIMITS_TOLD]) if decision.usages else "",
         ms=1000 * decision.seconds,
         queue_id=request.queue_id,
         instance=request.instance,
@@ -145,4 +147,11 @@ def line(decision: Decision, suppressed: int = 0) -> Line:
         recipient=request.recipient,
         client_address=request.client_address,
         suppressed=suppressed or "",
+    )
+
+
+def _usage(usages: Sequence[Usage]) -> Shown:
+    return Shown(
+        ",".join(f"{usage.used}/{spell_limit(usage.limit)}" for usage in usages),
+        [{"used": usage.used, "maximum": usage.limit.maximum, "seconds": usage.limit.seconds} for usage in usages],
     )

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 MOST_CHARACTERS = 320
 """Of one value, as it is written: an address of RFC 5321 has no more than 254. A longer one ends in an ellipsis."""
 
 ELLIPSIS = "…"
 
-Value = str | int | float
+
+class Shown(NamedTuple):
+    """A value that is ``text`` for people, and ``data`` in JSON."""
+
+    text: str
+    data: object
+
+
+Value = str | int | float | Shown
 Fields = Mapping[str, Value]
 
 _SPECIAL = re.compile(r'[\s"=\\]')
@@ -43,7 +52,7 @@ def written(value: Value) -> str:
     """``value`` as text of a bounded length; milliseconds and the like to three places."""
     if isinstance(value, float):
         return f"{value:.3f}"
-    text = str(value)
+    text = value.text if isinstance(value, Shown) else str(value)
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + ELLIPSIS
 
 

@@ -1,34 +1,40 @@
-"""The log: lines on standard error, which systemd, a container or a terminal takes from there.
+"""The log: standard error, syslog or the journal; lines for people, ``key=value`` or JSON for programs.
 
-One record is one line, whatever a client put into it. While the daemon serves, a thread of its own does the
-writing (:func:`in_background`): a terminal that is stopped or a pipe that is full never delays an answer.
+One record is one message, whatever a client put into it. While the daemon serves, a thread of its own does the
+writing (:func:`in_background`): a terminal that is stopped, a pipe that is full or a syslog that hangs never delays an
+answer. What waits is bounded; what is more is dropped and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.system.destinations import JOURNAL_SOCKET, SYSLOG_SOCKET, Format, Journal, Stderr, Syslog
+from policyd_rate_limit.system.fields import Line, Shown, unicode, written
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.system.destinations import Destination, Message
 
 NAME = "policyd-rate-limit"
 
-QUEUED_CHARACTERS = 4_000_000
-"""What may wait for standard error; beyond that, lines are dropped and counted."""
+QUEUED_BYTES = 4_000_000
+"""What may wait to be written; beyond that, lines are dropped and counted."""
 
 LINE_CHARACTERS = 4096
 """A longer line loses its middle."""
 
 FLUSH_SECONDS = 2.0
-"""How long the end of the daemon waits for standard error to take what is left."""
+"""How long the end of the daemon waits until what is left has been taken."""
 
 THROTTLE_KEYS = 1024
-
-# sd-daemon(3): the journal takes the priority of syslog(3) from the beginning of a line.
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 def one_line(text: str) -> str:
@@ -52,68 +58,85 @@ def _cut(text: str) -> str:
     return text if len(text) <= LINE_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
-def under_journal(stream: str | None, descriptor: int) -> bool:
-    """Whether ``descriptor`` leads to the journal: ``stream`` is JOURNAL_STREAM of systemd.exec(5)."""
-    try:
-        file = os.fstat(descriptor)
-    except OSError:
-        return False
-    return stream == f"{file.st_dev}:{file.st_ino}"
+def as_text(record: logging.LogRecord) -> str:
+    """What ``record`` says, on one line; a traceback is part of it."""
+    text = record.getMessage()
+    if record.exc_info:
+        text = f"{text}\n{_formatter.formatException(record.exc_info)}"
+    return one_line(text)
 
 
-class LineFormatter(logging.Formatter):
-    """One record as one line: for the journal with its priority, else with time and name of the program."""
+def as_json(record: logging.LogRecord) -> str:
+    """``record`` as one JSON object on one line: ``time`` (RFC 3339), ``level``, and ``message`` or its fields."""
+    milliseconds = int(record.created * 1000) % 1000
+    stamp = time.strftime(f"%Y-%m-%dT%H:%M:%S.{milliseconds:03d}%z", time.localtime(record.created))
+    content: dict[str, object] = {"time": f"{stamp[:-2]}:{stamp[-2:]}", "level": record.levelname.lower()}
+    if isinstance(record.msg, Line):
+        for key, value in record.msg.fields.items():
+            content[key] = value.data if isinstance(value, Shown) else value
+            if isinstance(value, str):
+                content[key] = unicode(written(value))
+            elif isinstance(value, float):
+                content[key] = round(value, 3)
+    else:
+        content["message"] = unicode(_cut(record.getMessage()))
+    if record.exc_info:
+        content["traceback"] = unicode(_cut(_formatter.formatException(record.exc_info)))
+    # In ASCII: nothing in it ends a line or turns the direction of writing.
+    return json.dumps(content, separators=(",", ":"))
 
-    def __init__(self, *, journal: bool) -> None:
+
+_formatter = logging.Formatter()
+FORMATS = {"text": Format(as_text, is_whole=False), "json": Format(as_json, is_whole=True)}
+
+
+class Handler(logging.Handler):
+    """Hands records to a destination: at once, or from :meth:`start` to :meth:`stop` in a thread.
+
+    ``dropped``: how many lines it has dropped since it was made.
+    """
+
+    def __init__(self, destination: Destination) -> None:
         super().__init__()
-        self._journal = journal
-        self._second = -1
-        self._time = ""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line without its newline. A traceback is part of it."""
-        text = record.getMessage()
-        if record.exc_info:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
-        line = f"{record.levelname} {one_line(text)}"
-        if self._journal:
-            return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}"
-        second = int(record.created)
-        if second != self._second:  # strftime is the dearest part of a line
-            self._second, self._time = second, time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
-        return f"{self._time} {NAME}: {line}"
-
-
-class StderrHandler(logging.Handler):
-    """Writes lines to a file descriptor: at once, or from :meth:`start` to :meth:`stop` in a thread."""
-
-    def __init__(self, descriptor: int = 2) -> None:
-        super().__init__()
-        self._descriptor = descriptor
+        self.dropped = 0
+        self._destination = destination
+        self._former: list[Destination] = []  # to be closed once they have what is theirs
         self._changed = threading.Condition()
-        self._lines: list[str] = []
-        self._characters = 0
-        self._dropped = 0
+        self._messages: list[tuple[Destination, Message]] = []
+        self._bytes = 0
+        self._untold = 0  # of the dropped ones
         self._queues = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
+    def use(self, destination: Destination) -> None:
+        """From now on records go to ``destination``; what was logged before goes where it was to go."""
+        with self._changed:
+            former, self._destination = self._destination, destination
+            if self._queues:
+                self._former.append(former)
+                self._changed.notify()
+            else:
+                former.close()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write or queue one record."""
-        if self._queues and self._characters >= QUEUED_CHARACTERS:
-            self._dropped += 1  # before it is formatted: that is what a flood costs
+        if self._queues and self._bytes >= QUEUED_BYTES:
+            self.dropped += 1  # before it is formatted: that is what a flood costs
+            self._untold += 1
             return
+        destination = self._destination
         try:
-            line = self.format(record)
+            message = destination.encode(record)
         except Exception as error:  # noqa: BLE001 - a wrong format string must not end what logs it
-            line = one_line(f"{record.levelname} {record.msg} (arguments do not fit: {error})")
+            message = destination.encode(_record(record.levelno, "%s (arguments do not fit: %s)", record.msg, error))
         with self._changed:
             if not self._queues:
-                self._write([line])
+                destination.write([message])
                 return
-            self._lines.append(line)
-            self._characters += len(line)
-            if len(self._lines) == 1:
+            self._messages.append((destination, message))
+            self._bytes += len(message.data) + len(message.line)
+            if len(self._messages) == 1:
                 self._changed.notify()
 
     def start(self) -> None:
@@ -126,7 +149,7 @@ class StderrHandler(logging.Handler):
     def stop(self, timeout: float = FLUSH_SECONDS) -> None:
         """Wait until what is queued is written, for at most ``timeout`` seconds; then write at once again.
 
-        When standard error takes nothing for so long, lines go on to be queued, and nobody waits for them.
+        When nothing is taken for so long, lines go on to be queued, and nobody waits for them.
         """
         thread, self._thread = self._thread, None
         if thread is None:
@@ -139,67 +162,77 @@ class StderrHandler(logging.Handler):
     def _write_queue(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._stopping)
-                if not self._lines:
+                self._changed.wait_for(lambda: self._messages or self._former or self._stopping)
+                if not self._messages and not self._former:
                     self._queues = False
                     return
-                lines, self._lines, self._characters = self._lines, [], 0
-                dropped, self._dropped = self._dropped, 0
-            if dropped:
-                lines.append(self._format_dropped(dropped))
-            self._write(lines)
-
-    def _format_dropped(self, dropped: int) -> str:
-        return self.format(
-            logging.makeLogRecord(
-                {
-                    "levelno": logging.WARNING,
-                    "levelname": "WARNING",
-                    "msg": "%d log lines were dropped here: standard error is too slow",
-                    "args": (dropped,),
-                }
-            )
-        )
-
-    def _write(self, lines: list[str]) -> None:
-        data = memoryview(("\n".join(lines) + "\n").encode())
-        # Nobody is left to be told that standard error is gone.
-        with contextlib.suppress(OSError):
-            while data:
-                try:
-                    data = data[os.write(self._descriptor, data) :]
-                except BlockingIOError:  # whoever shares the descriptor made it non-blocking
-                    poll = select.poll()
-                    poll.register(self._descriptor, select.POLLOUT)
-                    poll.poll()
+                messages, self._messages, self._bytes = self._messages, [], 0
+                former, self._former = self._former, []
+                untold, self._untold = self._untold, 0
+            if untold:
+                said = _record(logging.WARNING, "%d log lines were dropped here: the log is too slow", untold)
+                messages.append((self._destination, self._destination.encode(said)))
+            for destination, of_one in groupby(messages, key=lambda one: one[0]):
+                destination.write([message for _, message in of_one])
+            for destination in former:
+                destination.close()
 
 
-_stderr = StderrHandler()
+def _record(level: int, text: str, *arguments: object) -> logging.LogRecord:
+    return logging.LogRecord(__name__, level, "", 0, text, arguments, None)
 
 
-def configure(*, debug: bool) -> None:
-    """Send what is logged to standard error; with ``debug``, also what this package logs at DEBUG."""
+def under_journal(stream: str | None, descriptor: int) -> bool:
+    """Whether ``descriptor`` leads to the journal: ``stream`` is JOURNAL_STREAM of systemd.exec(5)."""
+    try:
+        file = os.fstat(descriptor)
+    except OSError:
+        return False
+    return stream == f"{file.st_dev}:{file.st_ino}"
+
+
+_handler = Handler(Stderr(FORMATS["text"], NAME, journal=False))
+
+
+def configure(*, level: str = "info", to: str = "stderr", form: str = "text") -> None:
+    """Send what is logged to standard error, ``syslog`` or ``journald``, in the ``form`` of FORMATS.
+
+    What is less severe than ``level`` (debug, info, warning, error) is not logged, and no DEBUG of other packages. May
+    be called again: what has been logged before goes where it was to go.
+    """
     # What no line shows need not be found out for each: logging's HOWTO, "Optimization". It halves the cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    _stderr.setFormatter(LineFormatter(journal=under_journal(os.environ.get("JOURNAL_STREAM"), 2)))
+    stderr = Stderr(FORMATS[form], NAME, journal=under_journal(os.environ.get("JOURNAL_STREAM"), 2))
+    if to == "syslog":
+        _handler.use(Syslog(SYSLOG_SOCKET, FORMATS[form], NAME, stderr))
+    elif to == "journald":
+        _handler.use(Journal(JOURNAL_SOCKET, FORMATS[form], NAME, stderr))
+    else:
+        _handler.use(stderr)
     root = logging.getLogger()
-    root.addHandler(_stderr)
-    root.setLevel(logging.INFO)
-    logging.getLogger("policyd_rate_limit").setLevel(logging.DEBUG if debug else logging.INFO)
+    root.addHandler(_handler)
+    least = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(max(least, logging.INFO))
+    logging.getLogger("policyd_rate_limit").setLevel(least)
+
+
+def dropped() -> int:
+    """How many lines have been dropped so far."""
+    return _handler.dropped
 
 
 @contextlib.contextmanager
 def in_background() -> Iterator[None]:
-    """While this lasts, whoever logs never waits for standard error.
+    """While this lasts, whoever logs never waits until that is written.
 
     Enter it after privileges are dropped (it starts a thread) and before the event loop serves.
     """
-    _stderr.start()
+    _handler.start()
     try:
         yield
     finally:
-        _stderr.stop()
+        _handler.stop()
 
 
 class Throttle:
