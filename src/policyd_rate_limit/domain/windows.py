@@ -74,6 +74,11 @@ class Windows:
         """How many keys have a log of their own."""
         return self._keys
 
+    def __iter__(self) -> Iterator[str]:
+        """The keys that have a log of their own; what is asked about them meanwhile may have them go."""
+        for shard in self._shards:
+            yield from tuple(shard)
+
     @property
     def overflowing(self) -> int:
         """How many of the common logs for keys beyond ``max_keys`` are in use."""
@@ -181,8 +186,10 @@ class Windows:
         else:
             log.append(date)
             log.append(amount)
+        end = len(log)
         for at in range(2, 1 + 2 * (log[0] & _COUNT_MASK), 2):
-            log[at] += amount
+            if log[at - 1] < end:  # else ``date`` has left this window: somebody tells of it late
+                log[at] += amount
 
     def give_back(self, key: str, date: int, amount: int) -> None:
         """Count ``amount`` less for ``key``, of what was counted at ``date``.
