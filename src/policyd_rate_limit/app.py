@@ -23,6 +23,7 @@ from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
+from policyd_rate_limit.standing import Desk
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.pulse import Pulse
@@ -34,7 +35,7 @@ from policyd_rate_limit.system.pidfile import Pidfile
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.fallback import Fallback
@@ -157,6 +158,34 @@ def clean(settings: Settings) -> int:
         if lookup is None or not isinstance(store, LogStore):
             return store.clean(CLEAN_PATIENCE)
         return store.clean(CLEAN_PATIENCE, partial(stores.limits_of_counter, lookup))
+    finally:
+        store.close()
+        if lookup is not None:
+            lookup.close()
+
+
+@contextlib.contextmanager
+def open_desk(settings: Settings) -> Iterator[Desk]:
+    """What commands have before them that are given beside the running daemons; nothing is connected yet.
+
+    Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out.
+
+    :raises PolicydError: that account does not exist, or the driver of the database is missing.
+    """
+    rules = _rules(settings)
+    store = stores.open_administration(settings, rules)
+    lookup = stores.make_lookup(settings)
+    if os.geteuid() == 0:
+        accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
+    os.umask(UMASK)
+    try:
+        yield Desk(
+            store,
+            rules,
+            longest=stores.longest_window(settings),
+            table=partial(stores.limits_of_ids, lookup) if lookup else None,
+            max_ids=settings.max_ids,
+        )
     finally:
         store.close()
         if lookup is not None:

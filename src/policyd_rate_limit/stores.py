@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from policyd_rate_limit.config.kinds import REDIS
 from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import ConfigError, Problem, StoreUnavailable
+from policyd_rate_limit.storage import journal
 from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log_administration import LogAdministration
@@ -27,13 +29,14 @@ from policyd_rate_limit.storage.sqlite import SqliteLog
 from policyd_rate_limit.system import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.log import Log
+    from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup
 
@@ -50,7 +53,7 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
 
     :raises ConfigError: the driver is not installed, or its options are wrong.
     """
-    longest = _longest_window(settings)
+    longest = longest_window(settings)
     if settings.backend in _LOGS:
         open_log = _LOGS[settings.backend](settings)
         return LogStore(
@@ -79,14 +82,14 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
         partial(store.connect, PATIENCE),
         memory,
         # Which windows a query names is not known here.
-        longest=LARGEST if settings.sql_limits_by_id else _longest_window(settings),
+        longest=LARGEST if settings.sql_limits_by_id else longest_window(settings),
         key_of_old_id=lambda old_id: rules.keys_of_old_id(old_id)[0],
     )
 
 
 def name(settings: Settings) -> str:
     """The name of ``backend``, for people."""
-    return _NAMES.get(settings.backend, "Redis")
+    return _NAMES[settings.backend]
 
 
 def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memory) -> Fallback:
@@ -125,7 +128,7 @@ def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisS
         lookup,
         ttl=settings.sql_limits_ttl,
         timeout=settings.db_timeout,
-        longest=_longest_window(settings),
+        longest=longest_window(settings),
         need=store.need,
         may_log=logs.Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
     )
@@ -136,11 +139,38 @@ def limits_of_counter(lookup: Lookup, counter: str) -> Limits | None:
 
     :raises StoreError: the database does not answer.
     """
+    return limits_of_ids(lookup, (id_of_key(counter),))
+
+
+def limits_of_ids(lookup: Lookup, ids: Sequence[str]) -> Limits | None:
+    """The limits that the query gives to the first of ``ids`` that it knows; None as above.
+
+    :raises StoreError: the database does not answer.
+    """
     try:
-        return look_up(lookup, (id_of_key(counter),))
+        return look_up(lookup, ids)
     except ValueError as error:
-        _logger.warning("sql_limits_by_id for %r: %s; it does not count", id_of_key(counter), error)
+        _logger.warning("sql_limits_by_id for %r: %s; it does not count", ids[0], error)
         return None
+
+
+def waiting(settings: Settings) -> list[tuple[Path, list[Record]]]:
+    """What waits in which journal until the database is back.
+
+    :raises OSError: a journal cannot be read.
+    :raises ValueError: a journal cannot be understood.
+    """
+    return list(journal.waiting(settings.journal_home, _journal_name(settings)))
+
+
+def describe(settings: Settings) -> str:
+    """Which database it is, without secrets: ``SQLite /var/lib/policyd-rate-limit/db.sqlite3``."""
+    if settings.backend == SQLITE_DB:
+        return f"{name(settings)} {_database(settings)}"
+    place = _place(settings)
+    of_url = dict(zip(("host", "port", "path"), place.pop("url"), strict=True))
+    said = " ".join(f"{option}={value}" for option, value in {**of_url, **place}.items() if value)
+    return f"{name(settings)} {said}"
 
 
 def state_directories(settings: Settings) -> tuple[Path, ...]:
@@ -195,11 +225,11 @@ _LOOKUPS: Mapping[int | str, Callable[[Settings], Lookup]] = {
     MYSQL_DB: _mysql_lookup,
     PGSQL_DB: _postgresql_lookup,
 }
-_NAMES: Mapping[int | str, str] = {SQLITE_DB: "SQLite", MYSQL_DB: "MySQL", PGSQL_DB: "PostgreSQL"}
-_SERVERS: Mapping[int | str, str] = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config"}
+_NAMES: Mapping[int | str, str] = {SQLITE_DB: "SQLite", MYSQL_DB: "MySQL", PGSQL_DB: "PostgreSQL", REDIS: "Redis"}
+_SERVERS: Mapping[int | str, str] = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config", REDIS: "redis_config"}
 
 
-def _longest_window(settings: Settings) -> int:
+def longest_window(settings: Settings) -> int:
     """Of the configuration, in seconds."""
     limits_in_use = (settings.limits, *settings.limits_by_id.values())
     return max((limit.seconds for limits in limits_in_use for limit in limits), default=1)
@@ -215,12 +245,17 @@ def _journal_name(settings: Settings) -> str:
         path = _database(settings)
         # Beside the file its name is enough, and whoever looks into the directory sees what belongs together.
         return path.name if settings.journal_directory is None else f"{path.name}-{_digest(str(path))}"
-    name = _SERVERS.get(settings.backend, "redis_config")
-    options: dict[str, Any] = getattr(settings, name)
+    name = _SERVERS[settings.backend]
+    return f"{name.removesuffix('_config')}-{_digest(json.dumps(_place(settings), sort_keys=True, default=str))}"
+
+
+def _place(settings: Settings) -> dict[str, Any]:
+    """Where the database is, and which one of the server it is."""
+    options: dict[str, Any] = getattr(settings, _SERVERS[settings.backend])
     place = {option: options[option] for option in _PLACE if option in options}
     url = urlsplit(str(options.get("url", "")))
     place["url"] = (url.hostname, url.port, url.path)
-    return f"{name.removesuffix('_config')}-{_digest(json.dumps(place, sort_keys=True, default=str))}"
+    return place
 
 
 def _digest(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from policyd_rate_limit import __version__
 from policyd_rate_limit.cli.exits import Exit, status_of, tell
@@ -22,11 +23,22 @@ from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.system.logs import NAME
 
 COMMANDS = {
+    "status": "status",
+    "top": "top",
+    "history": "history",
+    "reset": "reset",
+    "allow": "allow",
+    "block": "block",
+    "revoke": "revoke",
     "check-config": "check_config",
     "convert-config": "convert_config",
+    "completion": "completion",
 }
 """The subcommands, in the order of the help: each is ``command`` of the module of :mod:`policyd_rate_limit.cli` that
 is named here. It gets the path of ``-f``, or None, with ``click.pass_obj`` and returns an :class:`Exit`."""
+
+COMPLETION_VARIABLE = "_POLICYD_RATE_LIMIT_COMPLETE"
+"""Of the environment: with it the shell asks how a command line may go on."""
 
 _STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" for status in Exit)
 
@@ -109,6 +121,8 @@ def _run(arguments: Sequence[str]) -> int:
     """The exit status of the command; what went wrong has been told."""
     # Not command.main(): it has exit statuses of its own, whatever it is asked for.
     try:
+        if asked := os.environ.get(COMPLETION_VARIABLE):
+            return shell_complete(command, {}, NAME, COMPLETION_VARIABLE, asked)
         with command.make_context(NAME, list(arguments)) as context:
             return int(command.invoke(context))
     except click.exceptions.Exit as end:  # --help and --version

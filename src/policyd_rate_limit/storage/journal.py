@@ -80,10 +80,7 @@ class Journal:
     @classmethod
     def adopt(cls, directory: Path, name: str) -> Iterator[Journal]:
         """The journals for the database ``name`` in ``directory`` that nobody holds, each locked."""
-        if not directory.is_dir():
-            return
-        journal_of_name = re.compile(re.escape(name) + "-[0-9]+" + re.escape(SUFFIX))
-        for path in sorted(path for path in directory.iterdir() if journal_of_name.fullmatch(path.name)):
+        for path in _journals(directory, name):
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError as error:
@@ -162,6 +159,30 @@ class Journal:
 
     def _checksum(self, text: bytes) -> int:
         return zlib.crc32(text, self._generation & 0xFFFFFFFF)
+
+
+def waiting(directory: Path, name: str) -> Iterator[tuple[Path, list[Record]]]:
+    """What waits in the journals for the database ``name`` in ``directory``, whoever holds them; empty ones left out.
+
+    :raises OSError: a journal cannot be read.
+    :raises ValueError: a record is whole but cannot be understood.
+    """
+    for path in _journals(directory, name):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            records = Journal(path, descriptor, os.fstat(descriptor).st_size).read()
+        finally:
+            os.close(descriptor)
+        if records:
+            yield path, records
+
+
+def _journals(directory: Path, name: str) -> list[Path]:
+    """The paths of all journals for the database ``name`` in ``directory``."""
+    if not directory.is_dir():
+        return []
+    journal_of_name = re.compile(re.escape(name) + "-[0-9]+" + re.escape(SUFFIX))
+    return sorted(path for path in directory.iterdir() if journal_of_name.fullmatch(path.name))
 
 
 def _lock(descriptor: int, path: Path) -> bool:

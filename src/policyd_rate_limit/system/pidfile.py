@@ -118,6 +118,22 @@ class Pidfile:
         return AlreadyRunning(f"another instance runs by pidfile {self.path}: {who}")
 
 
+def running(path: str | os.PathLike[str]) -> int | None:
+    """The process that runs as the daemon by the pidfile at ``path``, None when there is none.
+
+    Nothing is locked: a daemon that starts at this moment shall not find that another one does.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        number = _number(descriptor)
+    finally:
+        os.close(descriptor)
+    return number if number and number != os.getpid() and _runs_us(number) else None
+
+
 def _number(descriptor: int) -> int:
     """The process id in the file, 0 when there is none."""
     text = os.pread(descriptor, _LONGEST_NUMBER, 0).strip()

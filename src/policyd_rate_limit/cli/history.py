@@ -1,0 +1,72 @@
+"""``history ID``: what an id has sent, as far back as the store keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import Cell, Column, Page, Table, json_option, moment, write, write_json
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.cli.words import id_argument, naming_an_id
+from policyd_rate_limit.domain.history import STEPS, Step
+from policyd_rate_limit.standing import History
+
+LONGEST_BAR = 40  # characters
+MOST = 10_000
+
+
+@click.command(short_help="Say how much an id has sent, and when.")
+@id_argument
+@click.option("--by", "step", default="hour", show_default=True, type=click.Choice(STEPS), help="What is added up.")
+@click.option("-n", "--number", "most", default=48, show_default=True, type=click.IntRange(1, MOST), help="How many.")
+@click.option("--last", default=10, show_default=True, type=click.IntRange(0, MOST), help="How many single mails.")
+@json_option
+@click.pass_obj
+def command(path: Path | None, identifier: str, step: Step, most: int, last: int, as_json: bool) -> Exit:
+    """Say how much an id has sent in each minute, hour or day, and when it did so last.
+
+    As far back as the store keeps it: for twice the longest limit, with Redis for as long as the limit of the id.
+    """
+    with app.open_desk(load(path)) as desk, naming_an_id():
+        history = desk.history(identifier, step, last)
+    history = history._replace(buckets=history.buckets[-most:])
+    if as_json:
+        write_json({"id": identifier, "by": step, **_facts(history)})
+    else:
+        write(_page(history, step))
+    return Exit.OK
+
+
+def _page(history: History, step: Step) -> Page:
+    page: list[Table | Cell] = []
+    if history.buckets:
+        largest = max(bucket.mails for bucket in history.buckets)
+        rows = [
+            (Cell(moment(begin)), Cell(str(mails)), Cell("#" * -(-mails * LONGEST_BAR // largest), "cyan"))
+            for begin, mails in history.buckets
+        ]
+        page.append(Table((Column(step.upper()), Column("MAILS", True), Column("")), rows))
+    else:
+        page.append(Cell(f"{', '.join(history.keys)}: nothing is counted"))
+    if history.last:
+        columns = (Column("COUNTED"), Column("MAILS", True), Column("ID"), Column("INSTANCE"))
+        events = [
+            (Cell(moment(event.date)), Cell(str(event.amount)), Cell(event.key), Cell(event.instance))
+            for event in history.last
+        ]
+        page += [Cell(""), Table(columns, events)]
+    return page
+
+
+def _facts(history: History) -> dict[str, object]:
+    return {
+        "keys": list(history.keys),
+        "buckets": [{"begin": begin, "mails": mails} for begin, mails in history.buckets],
+        "last": [
+            {"date": event.date, "key": event.key, "mails": event.amount, "instance": event.instance or None}
+            for event in history.last
+        ],
+    }

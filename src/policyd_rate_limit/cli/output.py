@@ -1,0 +1,159 @@
+"""What commands write: tables, with colours on a terminal, plain text into a pipe, and JSON for programs.
+
+Names come from anywhere: what does not print is escaped here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from policyd_rate_limit.system.logs import one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+REFRESH_SECONDS = 2.0
+IDLE_SHARE = 2.0  # a page that takes long to make is made so much less often
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+class Column(NamedTuple):
+    """A column of a table; numbers are better read when they end below each other."""
+
+    heading: str
+    right: bool = False
+
+
+class Cell(NamedTuple):
+    """A cell with a style of rich's, which a terminal shows."""
+
+    text: str
+    style: str = ""
+
+
+class Table(NamedTuple):
+    """``rows`` below the headings of ``columns``."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+Page = Sequence[Table | Cell]
+"""Tables and lines of text, in this order."""
+
+
+def write_json(value: object) -> None:
+    """Write ``value`` as JSON, in ASCII."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def write(page: Page) -> None:
+    """Write ``page`` as whoever reads standard output likes it."""
+    if is_terminal():
+        from rich.console import Console
+
+        Console(highlight=False).print(_renderable(page))
+        return
+    for line in _lines(page):
+        # As bytes, since a locale such as C cannot say all that a name can.
+        click.echo(f"{line}\n".encode(getattr(sys.stdout, "encoding", "utf-8"), "backslashreplace"), nl=False)
+
+
+def write_again_and_again(make: Callable[[int], Page]) -> None:
+    """Have the terminal show what ``make`` returns, given the most rows that fit, until SIGINT; then write it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    page: Page = ()
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                began = time.monotonic()
+                page = make(console.size.height)
+                live.update(_renderable(page), refresh=True)
+                time.sleep(max(REFRESH_SECONDS, IDLE_SHARE * (time.monotonic() - began)))
+    except KeyboardInterrupt:
+        write(page)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal that can do more than write lines."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def duration(seconds: int) -> str:
+    """``seconds`` as people say it, in its two largest units: ``3 min 20 s``."""
+    parts: list[RenderableType] = []
+    for unit, length in _UNITS:
+        number, seconds = divmod(seconds, length)
+        if number or parts:
+            parts.append(f"{number} {unit}" if number else "")
+    return " ".join(part for part in parts[:2] if part) or "0 s"
+
+
+def moment(date: int) -> str:
+    """``date`` (Unix second) on the clock of this machine; without the day when that is today."""
+    try:
+        local = datetime.fromtimestamp(date)
+    except (ValueError, OverflowError, OSError):
+        return f"second {date}"  # no year of a calendar
+    return f"{local:%H:%M:%S}" if local.date() == datetime.now().date() else f"{local:%Y-%m-%d %H:%M:%S}"
+
+
+def _lines(page: Page) -> Iterator[str]:
+    for part in page:
+        if isinstance(part, Cell):
+            yield one_line(part.text)
+        else:
+            yield from _aligned(part)
+
+
+def _aligned(table: Table) -> Iterator[str]:
+    rows = [
+        [column.heading for column in table.columns],
+        *([one_line(cell.text) for cell in row] for row in table.rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(row, widths, table.columns, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _renderable(page: Page) -> RenderableType:
+    from rich.console import Group
+
+    parts: list[RenderableType] = [_rich_table(part) if isinstance(part, Table) else _text(part) for part in page]
+    return Group(*parts)
+
+
+def _rich_table(table: Table) -> RenderableType:
+    from rich import table as rich_table
+
+    made = rich_table.Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in table.columns:
+        made.add_column(column.heading, justify="right" if column.right else "left", overflow="fold")
+    for row in table.rows:
+        made.add_row(*map(_text, row))
+    return made
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text
+
+    return Text(one_line(cell.text), style=cell.style)

@@ -1,0 +1,51 @@
+"""What ``allow`` and ``block`` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import Cell, write, write_json
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.cli.words import naming_an_id, override_facts, period, written_override
+from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.storage.administration import LONGEST_NOTE, Override
+
+LONGEST_SECONDS = 10 * 366 * 86_400  # what is meant for ever belongs into the configuration
+
+for_option = click.option(
+    "--for",
+    "seconds",
+    required=True,
+    metavar="PERIOD",
+    callback=period(LONGEST_SECONDS),
+    help="For how long: 90m, 8h, 2d.",
+)
+
+
+def _short(_context: click.Context, _parameter: click.Parameter, note: str) -> str:
+    if len(note) > LONGEST_NOTE:
+        raise click.BadParameter(f"at most {LONGEST_NOTE} characters, not {len(note)}")
+    return note
+
+
+note_option = click.option("--note", default="", callback=_short, help="Why, for whoever asks status.")
+
+
+def put(path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, *, as_json: bool) -> Exit:
+    """Put ``limits`` in force for ``identifier``, for so many ``seconds``."""
+    with app.open_desk(load(path)) as desk:
+        with naming_an_id():
+            keys = desk.rules.keys_of_id(identifier)
+        now = desk.store.now()
+        overrides = [Override(key, limits, now + seconds, note) for key in keys]
+        for override in overrides:
+            desk.store.set_override(override)
+    if as_json:
+        write_json({"id": identifier, "time": now, "overrides": [override_facts(override) for override in overrides]})
+    else:
+        write([Cell(f"{override.key}: {written_override(override, now)}") for override in overrides])
+    return Exit.OK

@@ -1,0 +1,33 @@
+"""``reset ID``: take back what was counted for an id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import Cell, json_option, write, write_json
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.cli.words import id_argument, naming_an_id
+
+
+@click.command(short_help="Take back what was counted for an id.")
+@id_argument
+@json_option
+@click.pass_obj
+def command(path: Path | None, identifier: str, as_json: bool) -> Exit:
+    """Take back all that was counted for an id, at once and in all daemons: its windows are empty.
+
+    Exits with 1 when nothing was on record.
+    """
+    with app.open_desk(load(path)) as desk:
+        with naming_an_id():
+            keys = desk.rules.keys_of_id(identifier)
+        taken = {key: desk.store.reset(key) for key in keys}
+    if as_json:
+        write_json({"id": identifier, "reset": [{"key": key, "mails": mails} for key, mails in taken.items()]})
+    else:
+        write([Cell(f"{key}: {mails} mails taken back") for key, mails in taken.items()])
+    return Exit.OK if any(taken.values()) else Exit.NO

@@ -1,0 +1,131 @@
+"""``top``: who sends most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import (
+    REFRESH_SECONDS,
+    Cell,
+    Column,
+    Page,
+    Table,
+    is_terminal,
+    json_option,
+    moment,
+    write,
+    write_again_and_again,
+    write_json,
+)
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.cli.words import in_force_facts, period, shade, when_free
+from policyd_rate_limit.domain.limits import spell_limit, spell_period
+from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.standing import Desk, Sender, Senders, share
+
+LINES_BESIDE = 4  # of the terminal, which the table does not get
+LONGEST_WINDOW = 366 * 86_400
+
+
+@click.command()
+@click.option(
+    "--window",
+    default="1h",
+    show_default=True,
+    metavar="PERIOD",
+    callback=period(LONGEST_WINDOW),
+    help="The period whose mails are told.",
+)
+@click.option("-n", "--number", "most", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@click.option(
+    "--by",
+    default="share",
+    show_default=True,
+    type=click.Choice(["share", "mails"]),
+    help="Who is heaviest: who has used up most of a limit, or who has the most mails.",
+)
+@click.option("--once", is_flag=True, help="Do not go on until Ctrl-C, as it does on a terminal.")
+@json_option
+@click.pass_obj
+def command(path: Path | None, window: int, most: int, by: str, once: bool, as_json: bool) -> Exit:
+    """Show the ids that send most, live on a terminal."""
+    with app.open_desk(load(path)) as desk:
+        by_share = by == "share"
+        senders = Senders(desk, window)
+        now = senders.look()
+        if is_terminal() and not once and not as_json:
+            _live(desk, senders, most, by_share=by_share)
+            return Exit.OK
+        heaviest = senders.heaviest(most, by_share=by_share)
+    if as_json:
+        write_json({"time": now, "window": window, "senders": [facts(sender) for sender in heaviest]})
+    else:
+        write(_page(heaviest, window, now))
+    return Exit.OK
+
+
+def table(heaviest: Sequence[Sender], window: int, now: int) -> Table:
+    """A row for each of ``heaviest``, as of ``now`` (Unix second); their mails are those in ``window`` (seconds)."""
+    columns = (
+        Column("ID"),
+        Column(f"IN {spell_period(window)}", True),
+        Column("USED", True),
+        Column("OF", True),
+        Column("SHARE", True),
+        Column("FREE"),
+        Column("LIMITS FROM"),
+    )
+    return Table(columns, [_row(sender, now) for sender in heaviest])
+
+
+def facts(sender: Sender) -> dict[str, object]:
+    """``sender`` for JSON."""
+    tightest = sender.tightest
+    return {
+        **in_force_facts(sender.key, sender.in_force, sender.usages),
+        "mails": sender.mails,
+        "share": round(share(tightest.used, tightest.limit), 4) if tightest else 0.0,
+    }
+
+
+def _row(sender: Sender, now: int) -> Sequence[Cell]:
+    tightest = sender.tightest
+    name, mails, source = Cell(sender.key), Cell(str(sender.mails)), Cell(sender.in_force.source)
+    if tightest is None:
+        return (name, mails, Cell(""), Cell("unlimited"), Cell(""), Cell(""), source)
+    used_up = share(tightest.used, tightest.limit)
+    style = shade(used_up)
+    return (
+        name,
+        mails,
+        Cell(str(tightest.used), style),
+        Cell(spell_limit(tightest.limit)),
+        Cell(f"{used_up:.0%}", style),
+        when_free(sender.usages, sender.in_force, now),
+        source,
+    )
+
+
+def _page(heaviest: Sequence[Sender], window: int, now: int) -> Page:
+    return [table(heaviest, window, now)] if heaviest else [Cell("nobody sends")]
+
+
+def _live(desk: Desk, senders: Senders, most: int, *, by_share: bool) -> None:
+    window = senders.window
+
+    def make(lines: int) -> Page:
+        nonlocal senders
+        try:
+            now = senders.look()
+            heaviest = senders.heaviest(min(most, max(1, lines - LINES_BESIDE)), by_share=by_share)
+        except StoreError as error:
+            senders = Senders(desk, window)  # which reads all anew once the store is back
+            return [Cell(str(error), "bold red")]
+        return [Cell(f"{moment(now)}, every {REFRESH_SECONDS:g} s; Ctrl-C ends"), *_page(heaviest, window, now)]
+
+    write_again_and_again(make)

@@ -1,0 +1,115 @@
+"""How ids, limits and overrides are read from a command line, and written for people and for programs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from policyd_rate_limit.cli.output import Cell, duration, moment
+from policyd_rate_limit.domain.charge import Usage, free_in
+from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, spell_limit, spell_period
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.standing import InForce
+    from policyd_rate_limit.storage.administration import Override
+
+FULL, NEARLY = "bold red", "yellow"  # styles of rich
+NEARLY_FULL = 0.8
+
+id_argument = click.argument("identifier", metavar="ID")
+
+
+def period(longest: int) -> Callable[[click.Context, click.Parameter, str], int]:
+    """The callback of an option that is a period such as ``8h``, of ``longest`` seconds at the most: its seconds."""
+
+    def convert(_context: click.Context, _option: click.Parameter, text: str) -> int:
+        try:
+            seconds = parse_period(text)
+        except LimitsError as error:
+            raise click.BadParameter(str(error)) from error
+        if seconds > longest:
+            raise click.BadParameter(f"at most {spell_period(longest)}, not {text}")
+        return seconds
+
+    return convert
+
+
+@contextlib.contextmanager
+def naming_an_id() -> Iterator[None]:
+    """What is asked here is about an ID of the command line; ValueError is the fault of whoever wrote that."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ID") from error
+
+
+def written(limits: Limits) -> str:
+    """``limits`` in one line, as a configuration has them."""
+    return ", ".join(map(spell_limit, limits)) or "unlimited"
+
+
+def written_override(override: Override, now: int) -> str:
+    """What ``override`` does, and for how long from ``now`` (Unix second)."""
+    blocks = any(limit.maximum == 0 for limit in override.limits)
+    note = f": {override.note}" if override.note else ""
+    left = duration(max(0, override.until - now))
+    return f"{'blocked' if blocks else written(override.limits)} until {moment(override.until)}, {left} more{note}"
+
+
+def written_source(in_force: InForce, now: int) -> str:
+    """The limits in force, and where they come from."""
+    if in_force.override is not None:
+        return written_override(in_force.override, now)
+    return f"{written(in_force.limits)}, from {in_force.source}"
+
+
+def when_free(usages: Iterable[Usage], in_force: InForce, now: int) -> Cell:
+    """When one more is admitted, given how the limits stand ``now`` (Unix second)."""
+    seconds = free_in(usages)
+    if seconds is None:
+        override = in_force.override
+        return Cell(f"not before {moment(override.until)}" if override else "never", FULL)
+    return Cell(f"in {duration(seconds)} ({moment(now + seconds)})", FULL) if seconds else Cell("now")
+
+
+def shade(share: float) -> str:
+    """The style of what is used up to this share."""
+    return FULL if share >= 1 else NEARLY if share >= NEARLY_FULL else ""
+
+
+def limits_facts(limits: Limits) -> list[list[int]]:
+    """``limits`` for JSON."""
+    return [list(limit) for limit in limits]
+
+
+def override_facts(override: Override) -> dict[str, object]:
+    """``override`` for JSON."""
+    return {
+        "key": override.key,
+        "limits": limits_facts(override.limits),
+        "until": override.until,
+        "note": override.note,
+    }
+
+
+def in_force_facts(key: str, in_force: InForce, usages: Sequence[Usage]) -> dict[str, object]:
+    """How ``key`` stands, for JSON."""
+    return {
+        "key": key,
+        "limits": limits_facts(in_force.limits),
+        "source": in_force.source,
+        "override": override_facts(in_force.override) if in_force.override else None,
+        "windows": [
+            {
+                "maximum": usage.limit.maximum,
+                "seconds": usage.limit.seconds,
+                "used": usage.used,
+                "free_in": usage.free_in,
+            }
+            for usage in usages
+        ],
+        "free_in": free_in(usages),
+    }
