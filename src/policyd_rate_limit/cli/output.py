@@ -96,7 +96,7 @@ def is_terminal() -> bool:
 
 def duration(seconds: int) -> str:
     """``seconds`` as people say it, in its two largest units: ``3 min 20 s``."""
-    parts = []
+    parts: list[str] = []
     for unit, length in _UNITS:
         number, seconds = divmod(seconds, length)
         if number or parts:
