@@ -16,6 +16,7 @@ import pytest
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.base import Commit
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.record import Record
@@ -40,6 +41,7 @@ class Clock:
 class CleanableStore(Protocol):
     """A :class:`policyd_rate_limit.storage.base.Store` with ``--clean``."""
 
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None: ...
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]: ...
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]: ...
     def reload(self) -> None: ...
@@ -72,8 +74,19 @@ class Database(Protocol):
         """What lies in the last hour for each counter, as an administrator reads it from the database."""
 
 
+class PreparingStore(LogStore):
+    """Decides as the daemon has it done: without waiting where that is possible."""
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
+        """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
+        commit = None if pending else self.prepare(demands, patience)
+        return commit() if commit else super().admit(demands, pending, patience)
+
+
 class SqliteDatabase:
     """A file ``db.sqlite3`` in an empty directory."""
+
+    kind_of_store: type[LogStore] = PreparingStore
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.home = directory
@@ -88,7 +101,7 @@ class SqliteDatabase:
         counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (f"user:{old_id}",),
     ) -> LogStore:
         """See :meth:`Database.store`."""
-        return LogStore(
+        return self.kind_of_store(
             lambda: SqliteLog(self.path, clock),
             memory or new_memory(clock),
             longest=longest,
@@ -114,7 +127,13 @@ class SqliteDatabase:
             )
 
 
-DATABASES = (pytest.param(SqliteDatabase, id="sqlite"),)
+class WaitingSqliteDatabase(SqliteDatabase):
+    """The same, by a daemon that does all of it where it may wait."""
+
+    kind_of_store = LogStore
+
+
+DATABASES = (pytest.param(SqliteDatabase, id="sqlite"), pytest.param(WaitingSqliteDatabase, id="sqlite-waiting"))
 
 
 def new_memory(clock: Callable[[], float]) -> Memory:

@@ -331,6 +331,9 @@ class CommitsThatFail:
         self.memory = daemon.memory
         self.reloads = 0
 
+    def prepare(self, demands: Sequence[Demand], patience: float) -> None:
+        """Always in the thread."""
+
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """Decide, and fail."""
         self.memory.advance()

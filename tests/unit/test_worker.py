@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage import worker as worker_module
+from policyd_rate_limit.storage.base import Commit
 from policyd_rate_limit.storage.worker import Worker
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
@@ -33,6 +34,8 @@ def usage_of(demand: Demand) -> Usage:
 
 class Store:
     """Admits everything, at the gates that are open; remembers who called what, and in which thread."""
+
+    prepares = False
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -53,6 +56,12 @@ class Store:
 
     def open(self) -> None:
         self._call("open")
+
+    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
+        assert threading.get_ident() not in self.threads
+        if "prepare" in self.fails:
+            raise self.fails["prepare"]
+        return partial(self.admit, demands) if self.prepares else None
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         costs = [demand.charges[0].cost for demand in demands]
@@ -115,8 +124,16 @@ class World:
         await self.until(lambda: self.store.batches[-1:] == [[number]])
 
 
+@pytest.fixture(params=["waiting", "preparing"])
+def _prepares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test with a store that decides in its thread, and with one that decides in the event loop."""
+    monkeypatch.setattr(Store, "prepares", request.param == "preparing")
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, None]], None]:
+def run(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _prepares: None
+) -> Callable[[Coroutine[Any, Any, None]], None]:
     monkeypatch.setattr(worker_module, "MAINTENANCE_SECONDS", RARELY)
     return asyncio.run if request.param == "asyncio" else uvloop.run
 

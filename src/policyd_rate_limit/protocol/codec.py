@@ -3,19 +3,28 @@
 A request is lines of ``name=value``, each ended by a newline, and an empty line; the answer is one line
 ``action=...`` and an empty line. https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description".
 
-Only the attributes that matter are looked for. That costs half of what splitting all of them costs, and a full
-request of Postfix 3.7 has 29.
+A full request of Postfix 3.7 has 29 attributes, of which nine matter here. Postfix sends them in the same order each
+time, so where they are is looked up once and then only checked: :class:`Layout`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, cast
+
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_LINE = 16_384  # bytes of one line: name, "=", value and newline
 MAX_REQUEST = 65_536  # bytes of one request
 MAX_ATTRIBUTES = 256  # of one request; Postfix 3.9 sends 32
 MAX_RECIPIENT_COUNT = 1_000_000_000
+MOST_ENCODED = 64  # answers that are kept as bytes
+MOST_LAYOUTS = 64  # that are kept, of all connections
 SHOWN = 60  # bytes of what came, in an error
 
 POLICY_REQUEST = "smtpd_access_policy"
@@ -24,9 +33,10 @@ POLICY_REQUEST = "smtpd_access_policy"
 class Decoder:
     """Takes what comes over one connection, split anywhere, and gives the requests in it."""
 
-    __slots__ = ("_data", "_searched", "_start")
+    __slots__ = ("_data", "_layout", "_searched", "_start")
 
     def __init__(self) -> None:
+        self._layout = Layout()
         self._data = b""
         self._start = 0  # of the next request
         self._searched = 0  # before this there is no end of it
@@ -70,7 +80,7 @@ class Decoder:
             return None
         request = self._data[start : end + 1]
         self._start = self._searched = end + 2
-        return decode(request)
+        return self._layout.decode(request)
 
     def _check_rest(self) -> None:
         """Hold a request that is not whole against the bounds."""
@@ -85,9 +95,89 @@ class Decoder:
         self._searched = max(self._start, len(self._data) - 1)
 
 
+@lru_cache(MOST_ENCODED)
 def encode(action: str) -> bytes:
     """The answer ``action``, which may be any of access(5)."""
     return b"action=" + action.encode("utf-8", "surrogateescape") + b"\n\n"
+
+
+class Layout:
+    """Where in the requests of one client the attributes are that matter.
+
+    Decodes requests; one that is laid out like the one before costs a third of another one.
+    """
+
+    __slots__ = ("_lines", "_pick")
+
+    def __init__(self) -> None:
+        self._lines = 0  # of a request, 0: not known
+        self._pick: Callable[[list[str]], tuple[str, ...]] = tuple
+
+    def decode(self, request: bytes) -> Request:
+        """The request in ``request``: whole lines, without the empty one.
+
+        :raises ProtocolError: it is none.
+        """
+        if len(request) <= MAX_LINE:
+            text = request.decode("utf-8", "surrogateescape")
+            lines = text.split("\n")
+            if len(lines) == self._lines and text.count("=") >= self._lines - 1:
+                kind, state, instance, queue_id, user, sender, recipient, client, count = self._pick(lines)
+                if (
+                    kind == _REQUEST_LINE
+                    and state[:15] == "protocol_state="
+                    and instance[:9] == "instance="
+                    and queue_id[:9] == "queue_id="
+                    and user[:14] == "sasl_username="
+                    and sender[:7] == "sender="
+                    and recipient[:10] == "recipient="
+                    and client[:15] == "client_address="
+                    and count[:16] == "recipient_count="
+                ):
+                    return _request(
+                        (
+                            state[15:],
+                            instance[9:],
+                            queue_id[9:],
+                            user[14:],
+                            sender[7:],
+                            recipient[10:],
+                            client[15:],
+                            0 if count == "recipient_count=0" else _number(count[16:]),
+                        )
+                    )
+            self._learn(lines)
+        return decode(request)
+
+    def _learn(self, lines: list[str]) -> None:
+        places: dict[str, int] = {}
+        for place, line in enumerate(lines[:MAX_ATTRIBUTES]):
+            places.setdefault(line.partition("=")[0], place)
+        found = [places[name] for name in _NAMES if name in places]
+        self._lines = len(lines) if len(found) == len(_NAMES) else 0
+        self._pick = _picker(tuple(found)) if self._lines else tuple
+
+
+_NAMES = (
+    "request",
+    "protocol_state",
+    "instance",
+    "queue_id",
+    "sasl_username",
+    "sender",
+    "recipient",
+    "client_address",
+    "recipient_count",
+)
+_REQUEST_LINE = f"request={POLICY_REQUEST}"
+# What NamedTuple makes of its arguments costs twice as much.
+_request = cast("Callable[[tuple[str, str, str, str, str, str, str, int]], Request]", partial(tuple.__new__, Request))
+
+
+@lru_cache(MOST_LAYOUTS)
+def _picker(places: tuple[int, ...]) -> Callable[[list[str]], tuple[str, ...]]:
+    """One for all connections of one Postfix."""
+    return itemgetter(*places)
 
 
 def decode(request: bytes) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from policyd_rate_limit.errors import StoreError
@@ -26,8 +27,19 @@ class CommitFailed(StoreError):
         self.record = record
 
 
+Commit = Callable[[], "list[Verdict]"]
+"""Makes durable what was decided, and gives the verdicts, which hold from then on; blocks, and raises as ``admit``."""
+
+
 class Store(Protocol):
-    """A database that several daemons may share. Every method blocks; one thread at a time calls them."""
+    """A database that several daemons may share. One thread at a time calls its methods; all but ``prepare`` block."""
+
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:
+        """Decide ``demands`` in order without waiting for anybody, where that is possible: what is left is to commit.
+
+        Until that is done no other method may be called. None: nothing was decided, :meth:`admit` is to do it. So is
+        it always with a database behind a network.
+        """
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts are durable when this returns.

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
-    from policyd_rate_limit.storage.base import Store
+    from policyd_rate_limit.storage.base import Commit, Store
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
 
@@ -122,9 +123,21 @@ class Fallback:
             verdicts = self._try(demands)
             if verdicts is not None:
                 return verdicts
-        if not self._enforce:
-            raise StoreUnavailable("the database is away")
-        return self._decide(demands)
+        return self._without_database(demands)
+
+    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
+        """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
+
+        What is returned may block, and raises as :meth:`admit`.
+        """
+        if self._away or self._pending:
+            return None
+        commit = self._store.prepare(demands, self._patience)
+        return None if commit is None else partial(self._conclude, commit, demands)
+
+    def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
+        verdicts = self._outcome(commit)
+        return self._without_database(demands) if verdicts is None else verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """How the limits of each of ``demands`` stand: by the database, or by memory while that is away."""
@@ -191,8 +204,12 @@ class Fallback:
     def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
         """Have the database decide; None when it is away and has decided nothing."""
         patience = PATIENCE_WHILE_AWAY if self._away else self._patience
+        return self._outcome(partial(self._store.admit, demands, self._pending, patience))
+
+    def _outcome(self, commit: Commit) -> list[Verdict] | None:
+        """What ``commit`` gives; None when the database is away and has decided nothing."""
         try:
-            verdicts = self._store.admit(demands, self._pending, patience)
+            verdicts = commit()
         except CommitFailed as failure:
             self._lost(failure)
             if not self._enforce:
@@ -208,7 +225,9 @@ class Fallback:
         self._found()
         return verdicts
 
-    def _decide(self, demands: Sequence[Demand]) -> list[Verdict]:
+    def _without_database(self, demands: Sequence[Demand]) -> list[Verdict]:
+        if not self._enforce:
+            raise StoreUnavailable("the database is away")
         room = self._journal_size if self._journal is None else self._journal.size
         if self._full or self._pending_bytes + _most_bytes(demands) > room:
             self._say_full()

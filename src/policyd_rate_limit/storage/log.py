@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     OldCounts = Iterator[tuple[str, int, int]]
 
 
+ROWS_AT_ONCE = 20  # that may be read where nothing may wait: some milliseconds
+
+
 class LogError(StoreError):
     """The database has failed, or does not answer in time. The connection to it is of no more use.
 
@@ -48,6 +51,12 @@ class Log(Protocol):
 
         :returns: the time (Unix seconds) by the clock that all daemons share, read while the lock is held.
         :raises LogReplaced: this connection can no longer reach the table that others use.
+        """
+
+    def try_begin(self, seq: int) -> float | None:
+        """As :meth:`begin`, but without waiting for the network or for anybody who has the lock.
+
+        None: that is not possible now, or more than :data:`ROWS_AT_ONCE` rows are there behind ``seq``.
         """
 
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:

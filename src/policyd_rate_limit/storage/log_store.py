@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import logging
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Entry
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.log import Log, OldCounts
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
@@ -80,26 +82,55 @@ class LogStore:
         except BaseException:
             self._distrust()
             raise
+        return self._decide(log, demands, appended)()
+
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.prepare`."""
+        log = self._log
+        if log is None or not self._loaded or log.identity != self._identity or self._needed > self._longest:
+            return None
+        try:
+            now = log.try_begin(self._seq)
+            if now is None:
+                return None
+            self._memory.synchronise(now)
+            self._read_on(log)
+        except LogError as error:
+            return partial(self._admit_after, error, demands, patience)
+        return self._decide(log, demands, [])
+
+    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> Commit:
+        """Decide ``demands`` under the lock of ``log``, and add them to what was ``appended`` to it."""
         try:
             verdicts, record = self._memory.decide(demands)
         except BaseException:
             self._distrust()
             raise
-        try:
-            if record is not None:
+        failure = None
+        if record is not None:
+            try:
                 appended.append((log.append(record), record))
-            log.commit()
-        except LogError as error:
-            self._give_up(error)
-            raise CommitFailed(str(error), verdicts, record) from error
-        # Not before: what was read or written in a transaction that fails may never have been there.
-        self._loaded = True
-        self._identity = log.identity
-        self._rescued = ()
-        self._date = self._memory.date
-        for seq, stored in appended:
-            self._note(seq, stored)
-        return verdicts
+            except LogError as error:
+                failure = error
+
+        def commit() -> list[Verdict]:
+            try:
+                if failure is not None:
+                    raise failure
+                log.commit()
+            except LogError as error:
+                self._give_up(error)
+                raise CommitFailed(str(error), verdicts, record) from error
+            # Not before: what was read or written in a transaction that fails may never have been there.
+            self._loaded = True
+            self._identity = log.identity
+            self._rescued = ()
+            self._date = self._memory.date
+            for seq, stored in appended:
+                self._note(seq, stored)
+            return verdicts
+
+        return commit
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """See :meth:`policyd_rate_limit.storage.base.Store.explain`: memory knows what the last batch has found."""
@@ -198,9 +229,20 @@ class LogStore:
         try:
             return self._follow(patience)
         except LogReplaced as replaced:
-            _logger.warning("%s; going on with what is there now", str(replaced))
-            self._give_up(replaced)
+            self._leave(replaced)
         return self._follow(patience)
+
+    def _admit_after(self, error: LogError, demands: Sequence[Demand], patience: float) -> list[Verdict]:
+        """Decide ``demands``, which could not be prepared."""
+        if isinstance(error, LogReplaced):
+            self._leave(error)
+            return self.admit(demands, (), patience)
+        self._give_up(error)
+        raise StoreUnavailable(str(error)) from error
+
+    def _leave(self, replaced: LogReplaced) -> None:
+        _logger.warning("%s; going on with what is there now", str(replaced))
+        self._give_up(replaced)
 
     def _follow(self, patience: float) -> Log:
         """Take the lock of the log that is open, or of one that is opened now, and read what is new there."""
@@ -222,10 +264,14 @@ class LogStore:
             self._stored.clear()
             self._seq = log.last_before(self._memory.date - needed)
         self._longest = needed
+        self._read_on(log)
+        return log
+
+    def _read_on(self, log: Log) -> None:
+        """Read what is new, under the lock."""
         self._read(log.rows_after(self._seq))
         if self._memory.date < self._date:
             log.redate(self._memory.date)
-        return log
 
     def _read(self, rows: Iterable[tuple[int, Record]]) -> None:
         for seq, record in rows:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Charge, Demand
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_nodes import Argument
@@ -98,6 +99,10 @@ class RedisStore:
         self._session: Session | None = None
         self._spare: Session | None = None  # opened by a probe
         self._replays = _Replays()
+
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:  # noqa: ARG002 - nobody waits
+        """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: there is a network between."""
+        return None
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`.

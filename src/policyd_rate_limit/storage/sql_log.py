@@ -171,6 +171,10 @@ class SqlLog(ABC):
             self._seq = self._ahead = None
         return now
 
+    def try_begin(self, seq: int) -> float | None:  # noqa: ARG002 - where it is in the log does not matter
+        """See :meth:`policyd_rate_limit.storage.log.Log.try_begin`: there is a network between."""
+        return None
+
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
         """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
         self._prepared = True

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log import LogError, LogReplaced, on_conflict
+from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 
@@ -108,12 +108,17 @@ class SqliteLog:
             if identity(self._path) == self.identity:
                 raise
             raise LogReplaced(str(error), error.rescued or self._readable_rows_after(self._known)) from error
-        # Under the lock, so that nobody adds anything more to a file that is being left.
-        if identity(self._path) != self.identity:
-            rescued = self._readable_rows_after(self._known)
-            self._remove_companions()
-            raise LogReplaced(f"SQLite database {self._path} was removed or replaced", rescued)
-        return self._clock()
+        return self._begun()
+
+    def try_begin(self, seq: int) -> float | None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.try_begin`."""
+        with self._errors:
+            if not self._try_lock():
+                return None
+            if self._newest() > seq + ROWS_AT_ONCE:
+                self._execute("ROLLBACK")
+                return None
+        return self._begun()
 
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
         """See :meth:`policyd_rate_limit.storage.log.Log.prepare`."""
@@ -129,13 +134,13 @@ class SqliteLog:
 
     def rows_after(self, seq: int) -> Iterator[Row]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
-        self._known = last = seq
+        self._known = seq
         with self._errors:
-            for row in self._rows("WHERE seq > ? ORDER BY seq", seq):
-                last = row[0]
-                yield row
-            if last == seq and self._newest() < seq:
+            newest = self._newest()
+            if newest < seq:
                 raise LogReplaced(f"SQLite database {self._path} has lost rows")
+            if newest > seq:
+                yield from self._rows("WHERE seq > ? ORDER BY seq", seq)
 
     def append(self, record: Record) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
@@ -282,17 +287,28 @@ class SqliteLog:
             return LogError(f"{message}; it cannot be renamed: {failure}", rescued)
         return LogError(f"{message}; renamed to {aside}, a new file takes its place" if aside else message, rescued)
 
+    def _begun(self) -> float:
+        # Under the lock, so that nobody adds anything more to a file that is being left.
+        if identity(self._path) != self.identity:
+            rescued = self._readable_rows_after(self._known)
+            self._remove_companions()
+            raise LogReplaced(f"SQLite database {self._path} was removed or replaced", rescued)
+        return self._clock()
+
     def _lock(self, patience: float) -> None:
         end = time.monotonic() + patience
-        while True:
-            try:
-                self._execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
-                    raise
-                time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
-            else:
-                return
+        while not self._try_lock(raises=time.monotonic() >= end):
+            time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
+
+    def _try_lock(self, *, raises: bool = False) -> bool:
+        """Begin a transaction, unless another one has the lock; that ``raises`` its error, or not."""
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if raises or _primary_code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     def _open(self) -> None:
         with contextlib.suppress(OSError):

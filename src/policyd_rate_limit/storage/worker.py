@@ -2,6 +2,9 @@
 
 Demands queue while the store is busy. As soon as it is free it gets all of them, in one batch: an idle daemon
 answers at once, a busy one has one commit pay for many answers, and the event loop never waits for a disk.
+
+What needs no waiting, deciding, is done in the event loop where the store can: two threads that both want the
+interpreter cost more than that. The store's thread is then left with the commit.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ import logging
 import queue
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.storage.base import Commit
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 
@@ -27,10 +31,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Decider(Protocol):
-    """What the thread drives; all of it blocks."""
+    """What the thread drives; all of it blocks, but for ``prepare``."""
 
     def open(self) -> None:
         """Called first."""
+
+    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
+        """In the event loop: decide ``demands`` in order, if nothing is to be waited for but the commit."""
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts hold when this returns."""
@@ -43,14 +50,6 @@ class Decider(Protocol):
 
     def close(self) -> None:
         """Called last."""
-
-
-class _Batch(NamedTuple):
-    """What the thread is to do next."""
-
-    demands: list[Demand]
-    unexplained: _Unexplained
-    maintain: bool
 
 
 class Worker:
@@ -66,10 +65,11 @@ class Worker:
         self._waiting: list[Callable[[Verdict | Exception], None]] = []
         self._unexplained: _Unexplained = []
         self._busy = False
+        self._running = 0  # jobs
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
-        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], Sequence[Verdict]] | None] = queue.SimpleQueue()
         self._in_hand: list[Callable[[Verdict | Exception], None]] = []
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
@@ -82,46 +82,63 @@ class Worker:
         """Have ``demand`` decided, and ``done`` called in the event loop with its verdict or the error."""
         self._demands.append(demand)
         self._waiting.append(done)
-        if not self._busy:
-            self._next()
+        self._begin()
 
     def explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
         """Have ``done`` called in the event loop with how the limits of ``demand`` stand once it has been decided.
 
-        That is found out after the next batch, so that no answer waits for it; empty: it cannot be found out. For each
-        verdict it is to be asked once at the most, which bounds how many wait.
+        Empty: it cannot be found out. For each verdict it is to be asked once at the most, which bounds how many wait.
         """
         self._unexplained.append((demand, done))
-        if not self._busy:
-            self._next()
+        self._begin()
 
     async def stop(self) -> None:
         """Let the store finish what it has in hand, and close it."""
         if self._maintenance is not None:
             self._maintenance.cancel()
         self._stopping = True
-        self._batches.put(None)
+        self._jobs.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         _tell(self._unexplained, [()] * len(self._unexplained))
 
+    def _begin(self) -> None:
+        """Have the store begin, once all is read that has come by now."""
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._next)
+
     def _next(self) -> None:
-        """Hand the thread all that waits."""
+        """Give the store all that waits; what it has to do besides comes after the answers."""
         if self._stopping:
             return
-        self._busy = True
-        demands = self._demands[:MOST_DEMANDS]
-        self._in_hand = self._waiting[:MOST_DEMANDS]
-        del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
-        unexplained, self._unexplained = self._unexplained, []
-        maintain, self._maintenance_due = self._maintenance_due, False
-        self._batches.put(_Batch(demands, unexplained, maintain))
+        if self._demands:
+            demands = self._demands[:MOST_DEMANDS]
+            self._in_hand = self._waiting[:MOST_DEMANDS]
+            del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
+            try:
+                job = self._store.prepare(demands) or partial(self._store.admit, demands)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+                job = partial(_raise, error)
+            self._put(job)
+        if self._unexplained or self._maintenance_due:
+            unexplained, self._unexplained = self._unexplained, []
+            maintain, self._maintenance_due = self._maintenance_due, False
+            self._put(partial(self._do_besides, unexplained, maintain=maintain))
 
-    def _deliver(self, results: Sequence[Verdict | Exception]) -> None:
-        done = self._in_hand
-        self._busy = False
-        if self._waiting or self._unexplained or self._maintenance_due:
-            # The store works on the next batch while these answers are written.
-            self._next()
+    def _put(self, job: Callable[[], Sequence[Verdict]]) -> None:
+        self._running += 1
+        self._jobs.put(job)
+
+    def _deliver(self, results: Sequence[Verdict | Exception] | Exception) -> None:
+        done, self._in_hand = self._in_hand, []
+        if isinstance(results, Exception):
+            results = (results,) * len(done)
+        self._running -= 1
+        if not self._running:
+            self._busy = bool(self._demands or self._unexplained or self._maintenance_due)
+            if self._busy:
+                # The store works on the next batch while these answers are written.
+                self._next()
         for call, result in zip(done, results, strict=True):
             try:
                 call(result)
@@ -132,25 +149,25 @@ class Worker:
     def _maintain(self) -> None:
         self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)
         self._maintenance_due = True
-        if not self._busy:
-            self._next()
+        self._begin()
 
     def _run(self) -> None:
         self._guard(self._store.open)
-        while (batch := self._batches.get()) is not None:
-            demands, unexplained, maintain = batch
-            results: Sequence[Verdict | Exception] = ()
-            if demands:
-                try:
-                    results = self._store.admit(demands)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
-                    results = [error] * len(demands)
+        while (job := self._jobs.get()) is not None:
+            results: Sequence[Verdict] | Exception
+            try:
+                results = job()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+                results = error
             self._loop.call_soon_threadsafe(self._deliver, results)
-            if unexplained:
-                self._guard(partial(self._explain, unexplained))
-            if maintain:
-                self._guard(self._store.maintain)
         self._guard(self._store.close)
+
+    def _do_besides(self, unexplained: _Unexplained, *, maintain: bool) -> tuple[()]:
+        if unexplained:
+            self._guard(partial(self._explain, unexplained))
+        if maintain:
+            self._guard(self._store.maintain)
+        return ()
 
     def _explain(self, unexplained: _Unexplained) -> None:
         explained: Sequence[tuple[Usage, ...]] = [()] * len(unexplained)
@@ -172,3 +189,7 @@ def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> 
             done(usages)
         except Exception:
             _logger.exception("an explanation")
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
