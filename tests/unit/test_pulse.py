@@ -25,6 +25,9 @@ class Store:
     def open(self) -> None:
         pass
 
+    def prepare(self, demands: Any) -> Any:
+        return None
+
     def admit(self, demands: Any) -> Any:
         return [*demands, "admitted"]
 

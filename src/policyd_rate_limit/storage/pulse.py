@@ -31,6 +31,7 @@ class Pulse:
 
     def __init__(self, store: Decider, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self.prepare = store.prepare
         self.admit = store.admit
         self.explain = store.explain
         self._patience = 2 * timeout + STUCK_SECONDS
