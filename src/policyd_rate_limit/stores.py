@@ -24,6 +24,7 @@ from policyd_rate_limit.storage.log_administration import LogAdministration
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
+from policyd_rate_limit.storage.sql_log import SqlLog
 from policyd_rate_limit.storage.sql_lookup import SqliteLookup
 from policyd_rate_limit.storage.sqlite import SqliteLog
 from policyd_rate_limit.system import logs
@@ -67,6 +68,17 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
     from policyd_rate_limit.storage.redis import RedisStore
 
     return RedisStore(settings.redis_config, memory, longest=longest, timeout=settings.db_timeout)
+
+
+def open_sql_log(settings: Settings) -> SqlLog:
+    """A connection to the log of ``backend``, which is one of a server with SQL.
+
+    :raises StoreError: no connection.
+    :raises ConfigError: the driver is not installed, or its options are wrong.
+    """
+    log = _LOGS[settings.backend](settings)()
+    assert isinstance(log, SqlLog)  # noqa: S101 - the caller knows
+    return log
 
 
 def open_administration(settings: Settings, rules: Rules) -> Administration:

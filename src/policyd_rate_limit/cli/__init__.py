@@ -32,6 +32,7 @@ COMMANDS = {
     "revoke": "revoke",
     "check-config": "check_config",
     "convert-config": "convert_config",
+    "doctor": "doctor",
     "completion": "completion",
 }
 """The subcommands, in the order of the help: each is ``command`` of the module of :mod:`policyd_rate_limit.cli` that

@@ -18,7 +18,7 @@ class Exit(enum.IntEnum):
     meaning: str
 
     OK = 0, "normal end"
-    NO = 1, "the answer is no: there is no such setting, check-config found errors, nothing to reset or revoke"
+    NO = 1, "the answer is no: no such setting, nothing to reset or revoke, or something is wrong with what was checked"
     NO_SUCH_ACCOUNT = 2, "user or group does not exist (when started as root)"
     ALREADY_RUNNING = 3, "another instance runs"
     SOCKET_MALFORMED = 4, "SOCKET is malformed"

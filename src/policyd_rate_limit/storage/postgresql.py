@@ -103,6 +103,7 @@ class PostgresqlLog(SqlLog):
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
     COUNT_TABLES = "SELECT count(to_regclass('{table}'))"
+    MAY_CREATE = "SELECT 1 WHERE has_schema_privilege(current_schema(), 'CREATE')"
 
     def __init__(self, config: Mapping[str, Any], timeout: float) -> None:
         super().__init__(timeout)

@@ -1,0 +1,61 @@
+"""``doctor``: what is wrong with Postfix, the configuration, the database and the clock."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.doctor import Finding, Severity, examine
+from policyd_rate_limit.system.logs import one_line
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.OK: "green"}
+_WIDTH = 100
+
+
+@click.command()
+@click.option(
+    "--postfix-config",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The directory of main.cf and master.cf, if not Postfix's own.",
+)
+@click.option("--postconf", metavar="PROGRAM", type=click.Path(path_type=Path), help="If not the first in PATH.")
+@click.option("--ignore", metavar="CHECK", multiple=True, help="Leave out findings of that name, such as clock.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
+@click.pass_obj
+def command(
+    path: Path | None, directory: Path | None, postconf: Path | None, ignore: tuple[str, ...], as_json: bool
+) -> Exit:
+    """Look at Postfix, the configuration, the database and the clock of this host, and say what is wrong.
+
+    It changes nothing. As root it tries everything as those who will do it: smtpd's user in its chroot, the daemon's
+    user in its database. Exits with 1 when there is an error or a warning.
+    """
+    findings = [finding for finding in examine(path, postconf, directory) if finding.check not in ignore]
+    if as_json:
+        click.echo(json.dumps({"findings": [finding._asdict() for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            _tell(finding)
+        counted = Counter(finding.severity for finding in findings)
+        click.echo(f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings")
+    return Exit.OK if all(finding.severity is Severity.OK for finding in findings) else Exit.NO
+
+
+def _tell(finding: Finding) -> None:
+    severity = click.style(f"{finding.severity:7}", fg=_COLOURS[finding.severity])
+    place, found = one_line(finding.place), one_line(finding.found)
+    if finding.severity is Severity.OK:
+        click.echo(f"{severity} {finding.check}: {place}: {found}")
+        return
+    click.echo(f"{severity} {finding.check}: {place}")
+    for line in textwrap.wrap(f"{found}. {finding.why}", _WIDTH, break_long_words=False, break_on_hyphens=False):
+        click.echo(f"        {line}")
+    for line in finding.mend.splitlines():
+        click.echo(f"          {line}")

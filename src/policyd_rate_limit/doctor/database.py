@@ -1,0 +1,200 @@
+"""Whether the database is there, and lets the daemon do what it does. Nothing is written.
+
+What the daemon may do is tried, each time on no row at all: databases look at rights before they look at rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit import stores
+from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
+from policyd_rate_limit.doctor.child import run_as
+from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
+from policyd_rate_limit.errors import ConfigError, StoreError, UnknownAccount
+from policyd_rate_limit.system import accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.system.accounts import Account
+
+PATIENCE = 10.0
+"""Seconds that the database may take for all that is asked of it, beside ``db_timeout``."""
+
+LEAST_FREE = 64 << 20
+"""Bytes that should be free beside what the journal may take: a write-ahead log at its longest."""
+
+LARGEST_DIFFERENCE = 10.0
+"""Seconds between the clocks of this host and of the database, beyond which one of them is wrong."""
+
+_AWAY = "Limits are enforced from memory meanwhile, by each daemon for itself."
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """What the daemon, as its own account, finds."""
+    try:
+        account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
+    except UnknownAccount as unknown:
+        place = settings.config_file or "configuration"
+        mend = f"adduser --system --group --no-create-home {settings.user}"
+        yield error("account", place, str(unknown), "The daemon does not start.", mend)
+        return
+    yield from _journal(settings, account)
+    if settings.backend == SQLITE_DB:
+        yield from _sqlite(settings, account)
+    else:
+        yield from _server(settings, account)
+
+
+def _journal(settings: Settings, account: Account | None) -> Iterator[Finding]:
+    directory = settings.journal_home
+    if not directory.is_dir():
+        return  # the daemon makes it
+    free = shutil.disk_usage(directory).free
+    needed = settings.journal_size + LEAST_FREE
+    if free < needed:
+        yield warning(
+            "disk-space",
+            str(directory),
+            f"{free >> 20} MiB are free",
+            f"The database and the journal need {needed >> 20} MiB; on a full disk nothing more can be counted.",
+            f"df -h {directory}",
+        )
+    yield from _may_write(directory, os.W_OK | os.X_OK, account)
+
+
+def _sqlite(settings: Settings, account: Account | None) -> Iterator[Finding]:
+    path = Path(settings.sqlite_config["database"]).absolute()
+    if not path.parent.is_dir():
+        yield ok("database", str(path), "not there yet: the daemon makes it")
+        return
+    if path.parent != settings.journal_home:
+        yield from _may_write(path.parent, os.W_OK | os.X_OK, account)
+    wrong = [
+        finding
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
+        if file.exists()
+        for finding in _may_write(file, os.R_OK | os.W_OK, account)
+    ]
+    yield from wrong
+    if wrong or not path.exists():
+        return
+    try:
+        tables = run_as(account, partial(_sqlite_tables, path), PATIENCE)
+    except (OSError, ValueError) as failure:
+        yield error("database", str(path), str(failure), _AWAY, f"sqlite3 {path} 'PRAGMA integrity_check'")
+    else:
+        yield ok("database", str(path), "can be read" if tables else "can be read; the daemon has not used it yet")
+
+
+def _sqlite_tables(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE / 2)) as database:
+        (count,) = database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'policyd_batch'").fetchone()
+        if count:
+            database.execute("SELECT max(seq) FROM policyd_batch").fetchone()
+        return int(count)
+
+
+def _may_write(path: Path, mode: int, account: Account | None) -> Iterator[Finding]:
+    """What is wrong with the rights to a file or a directory."""
+    if run_as(account, partial(os.access, path, mode), PATIENCE):
+        return
+    facts = path.stat()
+    who = account.user if account else "this user"
+    yield error(
+        "database-rights",
+        str(path),
+        f"{who} may not write to it: it belongs to uid {facts.st_uid}, with mode {facts.st_mode & 0o7777:04o}",
+        "The daemon cannot count there. " + _AWAY,
+        f"chown {account.uid}:{account.gid} {path}" if account else f"chmod u+w {path}",
+    )
+
+
+def _server(settings: Settings, account: Account | None) -> Iterator[Finding]:
+    place = _SETTINGS[settings.backend]
+    probe = _redis if place == "redis_config" else _sql
+    before = time.time()
+    try:
+        told = run_as(account, partial(probe, settings), 4 * settings.db_timeout + PATIENCE)
+    except (OSError, ValueError) as failure:
+        yield error(
+            "database",
+            place,
+            str(failure),
+            _AWAY,
+            f"policyd-rate-limit --get-config {place}   # and see the server's log",
+        )
+        return
+    refused, clock, risks = told
+    if refused:
+        yield error("database-rights", place, refused, f"The daemon cannot count there. {_AWAY}", _GRANTS[place])
+    else:
+        yield ok("database", place, "reachable, and the rights suffice")
+    for risk in risks:
+        yield warning("database-durability", place, risk, "What was counted may be forgotten.", _DURABLE)
+    # Asked at some time in between.
+    difference = clock - (before + time.time()) / 2
+    if abs(difference) > LARGEST_DIFFERENCE:
+        yield warning(
+            "database-clock",
+            place,
+            f"the database's clock is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'} this host's",
+            "Windows are measured by the database's clock, and by this host's while the database is away.",
+            "apt install chrony   # on the host whose clock is wrong",
+        )
+
+
+_SETTINGS = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config", REDIS: "redis_config"}
+_GRANTS = {
+    "mysql_config": "GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON DATABASE.* TO 'USER'@'HOST';",
+    "pgsql_config": 'ALTER SCHEMA public OWNER TO "USER";   -- and of tables that are there: ALTER TABLE ... OWNER TO',
+    "redis_config": "ACL SETUSER USER ~policyd:* +select +time +script|exists +script|load +evalsha"
+    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +expire",
+}
+_DURABLE = "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction"
+
+Told = tuple[str, float, list[str]]
+"""What is refused, or empty; the database's time (Unix seconds); what puts counts at risk."""
+
+
+def _sql(settings: Settings) -> Told:
+    """Ask PostgreSQL or MySQL. Raises ValueError when it is away."""
+    try:
+        with contextlib.closing(stores.open_sql_log(settings)) as log:
+            clock = log.time()
+            try:
+                log.try_rights(settings.db_timeout)
+            except StoreError as refusal:
+                return str(refusal), clock, []
+            return "", clock, []
+    except (StoreError, ConfigError) as failure:
+        raise ValueError(str(failure)) from failure
+
+
+def _redis(settings: Settings) -> Told:
+    """Ask Redis. Raises ValueError when it is away."""
+    from policyd_rate_limit.storage.redis import DEFAULT_PREFIX
+    from policyd_rate_limit.storage.redis_nodes import Command, Servers
+
+    key = f"{settings.redis_config.get('prefix') or DEFAULT_PREFIX}:doctor".encode()
+    clock = Command(None, "TIME")
+    # There is no such key: nothing is deleted, and nothing is to expire.
+    tries = [Command(key, "HGETALL", key), Command(key, "HDEL", key, "x"), Command(key, "EXPIRE", key, 1)]
+    try:
+        with contextlib.closing(Servers(settings.redis_config, settings.db_timeout).connect()) as session:
+            refusal = session.exchange([clock, *tries], time.monotonic() + settings.db_timeout)
+            risks = list(session.warnings)
+    except (StoreError, ConfigError) as failure:
+        raise ValueError(str(failure)) from failure
+    now = int(clock.reply[0]) if clock.reply else time.time()
+    return str(refusal or ""), now, risks

@@ -1,0 +1,46 @@
+"""What the doctor finds."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Severity(enum.StrEnum):
+    """How bad it is."""
+
+    ERROR = "error"
+    """Something is not limited, or does not work."""
+    WARNING = "warning"
+    """It works, and not as one would want; or it will not work one day."""
+    OK = "ok"
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    severity: Severity
+    check: str
+    """Its name, for ``--ignore`` and for programs."""
+    place: str
+    """Where: a file, a parameter, a service."""
+    found: str
+    why: str = ""
+    """Why it matters."""
+    mend: str = ""
+    """The lines to write, or the command to call."""
+
+
+def error(check: str, place: str, found: str, why: str, mend: str) -> Finding:
+    """A finding of severity ERROR."""
+    return Finding(Severity.ERROR, check, place, found, why, mend)
+
+
+def warning(check: str, place: str, found: str, why: str, mend: str) -> Finding:
+    """A finding of severity WARNING."""
+    return Finding(Severity.WARNING, check, place, found, why, mend)
+
+
+def ok(check: str, place: str, found: str) -> Finding:
+    """A finding of severity OK."""
+    return Finding(Severity.OK, check, place, found)

@@ -1,0 +1,88 @@
+"""Settings that are valid, and limit nobody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.doctor.finding import Finding, error, warning
+from policyd_rate_limit.domain.identity import parse_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.doctor.hooks import Hooks
+    from policyd_rate_limit.doctor.postfix import Postfix
+
+_LOOPBACK = (parse_network("127.0.0.1"), parse_network("::1"))
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """What the configuration alone tells."""
+    place = settings.config_file or "configuration"
+    if not (settings.limit_by_sasl or settings.limit_by_sender or settings.limit_by_ip):
+        yield error(
+            "nobody-charged",
+            place,
+            "limit_by_sasl, limit_by_sender and limit_by_ip are all off",
+            "Nobody is charged for a mail: nothing is limited.",
+            "limit_by_sasl: true",
+        )
+    if settings.limit_by_ip and not settings.limited_networks:
+        yield error(
+            "limited-networks",
+            place,
+            "limit_by_ip is on, and limited_networks is empty",
+            "Clients are charged only when they lie in limited_networks.",
+            "limited_networks: [0.0.0.0/0, '::/0']",
+        )
+    if not settings.limits and not settings.sql_limits_by_id and not any(settings.limits_by_id.values()):
+        yield error("no-limits", place, "limits is empty", "Nobody has a limit.", "limits: [[10, 60], [150, 86400]]")
+
+
+def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator[Finding]:
+    """What does not fit this Postfix."""
+    place = settings.config_file or "configuration"
+    hooked = [hook.service for hook in hooks.counting]
+    behind_proxy = any(
+        postfix.value(name, service)
+        for service in hooked
+        for name in ("smtpd_upstream_proxy_protocol", "smtpd_authorized_xclient_hosts")
+    )
+    only_users = settings.limit_by_sasl and not settings.limit_by_sender and not settings.limit_by_ip
+    if (
+        hooked
+        and only_users
+        and not behind_proxy
+        and not any(postfix.is_on("smtpd_sasl_auth_enable", service) for service in postfix.smtpd)
+    ):
+        yield error(
+            "no-sasl",
+            place,
+            "only SASL users are charged, and smtpd_sasl_auth_enable is on in no service of Postfix",
+            "Nobody is charged for a mail: nothing is limited.",
+            "limit_by_sender: true",
+        )
+    if (
+        settings.limit_by_ip
+        and settings.limited_networks
+        and hooked
+        and all(service.is_local for service in hooked)
+        and not behind_proxy
+        and not any(_holds_loopback(network) for network in settings.limited_networks)
+    ):
+        yield warning(
+            "proxied-clients",
+            "master.cf, " + ", ".join(sorted({service.key for service in hooked})),
+            "listens on the loopback interface only: all its clients are 127.0.0.1, which is not in limited_networks",
+            "Nobody is charged by address. A proxy in front of it has to tell the client's, by XCLIENT as below or as"
+            " smtpd_upstream_proxy_protocol says.",
+            "smtpd_authorized_xclient_hosts = 127.0.0.1, [::1]",
+        )
+
+
+def _holds_loopback(text: str) -> bool:
+    network = parse_network(text)
+    return any(
+        network.version == address.version and address.within(network.length) == network for address in _LOOPBACK
+    )

@@ -1,0 +1,546 @@
+"""``doctor`` on real configurations of Postfix: a good one, and the same broken in one way at a time.
+
+The daemon that it asks is a real one; Postfix itself need not run, since postconf reads the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pytest
+
+from support.daemon import COMMAND, Daemon, free_port, write_configuration
+from support.programs import require
+from support.public import public_directory
+
+pytestmark = [pytest.mark.needs_postfix, pytest.mark.needs_root]
+
+CHECK = "check_policy_service { unix:ratelimit/policy, default_action=DUNNO }"
+MAIN_CF = f"""\
+compatibility_level = 3.6
+smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination
+smtpd_recipient_restrictions = {CHECK}, reject_unknown_recipient_domain
+authorized_submit_users = root
+"""
+MASTER_CF = """\
+smtp inet n - y - - smtpd
+submission inet n - y - - smtpd
+  -o smtpd_sasl_auth_enable=yes
+pickup unix n - y 60 1 pickup
+cleanup unix n - y - 0 cleanup
+"""
+SMTP = "smtp inet n - y - - smtpd\n"
+SUBMISSION = "submission inet n - y - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n"
+
+
+class Host(NamedTuple):
+    """A directory that smtpd's user may go into, with a queue directory in which a daemon listens."""
+
+    directory: Path
+    queue: Path
+    daemon: Daemon
+
+    def configure(self, to: Path, main_cf: str = "", master_cf: str = MASTER_CF) -> Path:
+        """A directory with a good configuration, ``main_cf`` being added to it."""
+        to.mkdir(exist_ok=True)
+        (to / "main.cf").write_text(f"{MAIN_CF}queue_directory = {self.queue}\n{main_cf}")
+        (to / "master.cf").write_text(master_cf)
+        return to
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """One daemon for all tests: none of them changes anything of it."""
+    require("postconf")
+    with public_directory() as directory:
+        queue = directory / "queue"
+        queue.mkdir()
+        with Daemon(directory / "daemon", SOCKET=str(queue / "ratelimit" / "policy")) as daemon:
+            yield Host(directory, queue, daemon)
+
+
+def doctor(configuration: Path, postfix: Path, *options: str, status: int | None = None) -> list[dict[str, str]]:
+    """What ``doctor --json`` finds, but for the clock: that of the machine that runs the tests may be any."""
+    done = subprocess.run(
+        [COMMAND, "-f", configuration, "doctor", "--postfix-config", postfix, "--json", "--ignore", "clock", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    findings: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    assert done.returncode == (1 if wrong(findings) else 0) if status is None else status
+    return findings
+
+
+def wrong(findings: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [finding for finding in findings if finding["severity"] != "ok"]
+
+
+def only(findings: list[dict[str, str]]) -> dict[str, str]:
+    """The one thing that is wrong."""
+    (finding,) = wrong(findings)
+    assert finding["why"]
+    assert finding["mend"]
+    return finding
+
+
+def settings(host: Host, directory: Path, **changed: Any) -> Path:
+    """The daemon's configuration file, with ``changed`` in it."""
+    return write_configuration(directory, {**host.daemon.settings, **changed})
+
+
+def mend(finding: dict[str, str], postfix: Path) -> None:
+    """Do as the finding says."""
+    match = re.fullmatch(r"(main\.cf|master\.cf)(?:, (\S+/\w+))?(?:: .*)?", finding["place"])
+    assert match
+    path, service = postfix / match[1], match[2]
+    if not service:
+        path.write_text(path.read_text() + finding["mend"] + "\n")
+        return
+    parameter = finding["mend"].split()[2]
+    lines: list[str] = []
+    inside = False
+    for line in path.read_text().splitlines():
+        if not line.startswith(" "):
+            inside = line.split()[:2] == service.split("/")
+            lines += [line, finding["mend"]] if inside else [line]
+        elif not inside or parameter not in line:
+            lines.append(line)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_good_one(host: Host, tmp_path: Path) -> None:
+    findings = doctor(host.daemon.path, host.configure(tmp_path / "etc"))
+    assert wrong(findings) == []
+    assert {finding["check"] for finding in findings} >= {"postfix", "hooked", "answers", "database", "local-mail"}
+    assert "asks at smtp/inet at RCPT, submission/inet at RCPT" in {finding["found"] for finding in findings}
+    assert not any(finding["why"] or finding["mend"] for finding in findings)
+
+
+CLIENTS = {"limit_by_sender": True}
+
+BROKEN: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    # what is wrong: the finding, what main.cf has, what master.cf has instead, settings
+    "not hooked": ("not-hooked", "smtpd_recipient_restrictions = reject_unauth_destination", "", {}),
+    "hooked at a stage that is not counted": (
+        "stage-not-counted",
+        "",
+        "",
+        {"count_mode": 1},
+    ),
+    "hooked before the recipients": (
+        "stage-not-counted",
+        f"smtpd_delay_reject = no\nsmtpd_recipient_restrictions =\nsmtpd_sender_restrictions = {CHECK}",
+        "",
+        {},
+    ),
+    "after permit_sasl_authenticated": (
+        "after-permit",
+        f"smtpd_recipient_restrictions = permit_sasl_authenticated, {CHECK}, reject",
+        "",
+        {},
+    ),
+    "after permit_mynetworks": (
+        "after-permit",
+        f"smtpd_recipient_restrictions = permit_mynetworks {CHECK} permit_sasl_authenticated reject",
+        "",
+        {},
+    ),
+    "after the end": ("after-permit", f"smtpd_recipient_restrictions = reject, {CHECK}", "", {}),
+    "after a permit in a class": (
+        "after-permit",
+        "smtpd_restriction_classes = outgoing\noutgoing = permit_sasl_authenticated, sleep 1\n"
+        f"smtpd_recipient_restrictions = outgoing, {CHECK}",
+        "",
+        {},
+    ),
+    "warn_if_reject": ("warn-if-reject", f"smtpd_recipient_restrictions = warn_if_reject {CHECK}, reject", "", {}),
+    "no default_action": (
+        "default-action",
+        "smtpd_recipient_restrictions = check_policy_service unix:ratelimit/policy, reject",
+        "",
+        {},
+    ),
+    "no default_action among options": (
+        "default-action",
+        "smtpd_recipient_restrictions = check_policy_service { unix:ratelimit/policy { timeout = 9s } }, reject",
+        "",
+        {},
+    ),
+    "smtpd gives up first": (
+        "timeout",
+        "smtpd_policy_service_timeout = 5s",
+        "",
+        {"db_timeout": 8},
+    ),
+    "a connection for each request": ("request-limit", "smtpd_policy_service_request_limit = 1", "", {}),
+    "main.cf's list is dropped": (
+        "service-not-limited",
+        "",
+        f"{SMTP}{SUBMISSION}  -o smtpd_recipient_restrictions=permit_sasl_authenticated,reject\n",
+        {},
+    ),
+    "the only service drops main.cf's list": (
+        "not-hooked",
+        "",
+        f"{SUBMISSION}  -o smtpd_recipient_restrictions=permit_sasl_authenticated,reject\n",
+        {},
+    ),
+    "main.cf's list is dropped by a parameter": (
+        "service-not-limited",
+        "mua_restrictions = permit_sasl_authenticated, reject",
+        f"{SMTP}{SUBMISSION}  -o smtpd_recipient_restrictions=$mua_restrictions\n",
+        {},
+    ),
+    "only one service is hooked": (
+        "service-not-limited",
+        "smtpd_recipient_restrictions =\nsmtpd_sasl_auth_enable = yes",
+        f"{SMTP}submission inet n - y - - smtpd\n  -o {{ smtpd_recipient_restrictions = {CHECK} }}\n",
+        {},
+    ),
+    "a list of master.cf in the wrong order": (
+        "after-permit",
+        "",
+        f"{SUBMISSION}  -o {{ smtpd_recipient_restrictions = permit_sasl_authenticated, {CHECK} }}\n",
+        {},
+    ),
+    "asked twice at one stage": ("asked-twice", f"smtpd_sender_restrictions = {CHECK}", "", {"count_mode": 0}),
+    "counted again behind a filter": (
+        "counted-twice",
+        "content_filter = smtp:[127.0.0.1]:10024",
+        "smtp inet n - y - - smtpd\n127.0.0.1:10025 inet n - y - - smtpd\n  -o content_filter=\n",
+        CLIENTS,
+    ),
+    "more recipients than any limit": (
+        "recipient-limit",
+        f"smtpd_recipient_restrictions =\nsmtpd_data_restrictions = {CHECK}",
+        "",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_in_one_way_and_mended_as_it_says(
+    host: Host, tmp_path: Path, case: tuple[str, str, str, dict[str, Any]]
+) -> None:
+    check, main_cf, master_cf, changed = case
+    configuration = settings(host, tmp_path, **changed)
+    postfix = host.configure(tmp_path / "etc", main_cf + "\n", master_cf or MASTER_CF)
+    finding = only(doctor(configuration, postfix))
+    assert finding["check"] == check
+    mend(finding, postfix)
+    # With count_mode 1 and 2 the next thing to know is how many recipients a mail may have.
+    left = doctor(configuration, postfix, "--ignore", "recipient-limit")
+    assert wrong(left) == []
+
+
+# The settings
+
+
+@pytest.mark.parametrize(
+    ("changed", "check"),
+    [
+        ({"limit_by_sasl": False}, "nobody-charged"),
+        ({"limit_by_ip": True}, "limited-networks"),
+        ({"limits": []}, "no-limits"),
+        ({"delay_to_close": 60}, "max-idle"),
+        ({"limit_by_sasll": True}, "config"),
+        ({"user": "no-such-user"}, "account"),
+    ],
+)
+def test_settings_that_limit_nobody(host: Host, tmp_path: Path, changed: dict[str, Any], check: str) -> None:
+    finding = only(doctor(settings(host, tmp_path, **changed), host.configure(tmp_path / "etc")))
+    assert finding["check"] == check
+    assert str(tmp_path / "policyd-rate-limit.yaml") in finding["place"]
+
+
+def test_every_error_of_the_configuration_is_told(host: Host, tmp_path: Path) -> None:
+    found = doctor(settings(host, tmp_path, limits=7, count_mode=9), host.configure(tmp_path / "etc"))
+    assert [finding["check"] for finding in found] == ["config", "config"]
+    assert "count_mode: expected 0, 1, 2 or nothing, found 9" in found[0]["found"] + found[1]["found"]
+
+
+def test_limits_of_single_ids_are_limits(host: Host, tmp_path: Path) -> None:
+    configuration = settings(host, tmp_path, limits=[], limits_by_id={"alice": [[1, 60]]})
+    assert wrong(doctor(configuration, host.configure(tmp_path / "etc"))) == []
+
+
+def test_nobody_can_authenticate(host: Host, tmp_path: Path) -> None:
+    postfix = host.configure(tmp_path / "etc", "", SMTP)
+    assert only(doctor(host.daemon.path, postfix))["check"] == "no-sasl"
+    assert wrong(doctor(settings(host, tmp_path, limit_by_sender=True), postfix)) == []
+    postfix = host.configure(tmp_path / "etc", "smtpd_authorized_xclient_hosts = 127.0.0.1\n", SMTP)
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
+def test_clients_behind_a_proxy(host: Host, tmp_path: Path) -> None:
+    master = "127.0.0.1:10024 inet n - y - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n"
+    configuration = settings(host, tmp_path, limit_by_ip=True, limited_networks=["192.0.2.0/24"])
+    postfix = host.configure(tmp_path / "etc", "", master)
+    assert only(doctor(configuration, postfix))["check"] == "proxied-clients"
+    proxied = host.configure(tmp_path / "proxied", "smtpd_upstream_proxy_protocol = haproxy\n", master)
+    assert wrong(doctor(configuration, proxied)) == []
+    configuration = settings(host, tmp_path, limit_by_ip=True, limited_networks=["127.0.0.0/8"])
+    assert wrong(doctor(configuration, postfix)) == []
+
+
+# The socket
+
+
+def test_a_chrooted_smtpd_sees_no_path_of_the_host(host: Host, tmp_path: Path) -> None:
+    absolute = CHECK.replace("unix:", f"unix:{host.queue}/")
+    postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {absolute}\n")
+    finding = only(doctor(host.daemon.path, postfix))
+    assert finding["check"] == "chroot"
+    assert f"{host.queue}{host.queue}/ratelimit/policy" in finding["found"]
+    mend(finding, postfix)
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
+def test_one_that_is_not_chrooted_does(host: Host, tmp_path: Path) -> None:
+    for chroot in ("n", "-"):
+        absolute = CHECK.replace("unix:", f"unix:{host.queue}/")
+        master = MASTER_CF.replace("n - y", f"n - {chroot}")
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {absolute}\n", master)
+        assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
+def test_a_socket_outside_of_the_chroot(host: Host, tmp_path: Path) -> None:
+    with Daemon(host.directory / "outside", SOCKET=str(host.directory / "outside" / "policy")) as daemon:
+        asked = f"check_policy_service {{ unix:{daemon.address}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+        finding = only(doctor(daemon.path, postfix))
+        assert (finding["check"], finding["place"]) == ("chroot", "SOCKET")
+        assert f"SOCKET: {host.queue}/ratelimit/policy" in finding["mend"]
+        postfix = host.configure(postfix, f"smtpd_recipient_restrictions = {asked}\n", MASTER_CF.replace("- y", "- n"))
+        assert wrong(doctor(daemon.path, postfix)) == []
+
+
+@pytest.mark.parametrize("which", ["directory", "socket"])
+def test_smtpd_may_not_connect(host: Host, tmp_path: Path, which: str) -> None:
+    path = host.queue / f"closed-{which}" / "policy"
+    permission = 0o600 if which == "socket" else 0o666
+    with Daemon(host.directory / which, SOCKET=str(path), socket_permission=permission) as daemon:
+        if which == "directory":
+            path.parent.chmod(0o700)
+        asked = f"check_policy_service {{ unix:{path.relative_to(host.queue)}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+        finding = only(doctor(daemon.path, postfix))
+        assert finding["check"] == "socket-permission"
+        assert "postfix, as whom smtpd runs, may not connect" in finding["found"]
+        if which == "directory":
+            assert finding["mend"] == f"chmod 0711 {path.parent}"
+            path.parent.chmod(0o711)
+            assert wrong(doctor(daemon.path, postfix)) == []
+        else:
+            assert finding["mend"] == "socket_permission: 0666"
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_the_daemon_does_not_run(host: Host, tmp_path: Path, stale: bool) -> None:
+    path = host.queue / f"stopped-{stale}" / "policy"
+    daemon = Daemon(host.directory / f"stopped-{stale}", SOCKET=str(path)).start()
+    daemon.kill()
+    if not stale:
+        path.unlink()
+    asked = f"check_policy_service {{ unix:{path.relative_to(host.queue)}, default_action=DUNNO }}"
+    postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+    finding = only(doctor(daemon.path, postfix))
+    assert finding["check"] == "not-running"
+    assert finding["mend"] == "systemctl start policyd-rate-limit"
+
+
+def test_postfix_asks_where_nobody_listens(host: Host, tmp_path: Path) -> None:
+    elsewhere = CHECK.replace("ratelimit/policy", "policyd/policy")
+    postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {elsewhere}, reject\n")
+    found = doctor(host.daemon.path, postfix)
+    assert [finding["check"] for finding in wrong(found)] == ["not-hooked", "service-mismatch"]
+    mend(wrong(found)[1], postfix)
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "listens", "hooked"),
+    [
+        ("inet:127.0.0.1:{port}", "127.0.0.1", True),
+        ("inet:localhost:{port}", "127.0.0.1", True),
+        ("inet:127.0.0.1:{port}", "0.0.0.0", True),
+        ("inet:127.0.0.2:{port}", "127.0.0.1", False),
+    ],
+)
+def test_over_tcp(host: Host, tmp_path: Path, endpoint: str, listens: str, hooked: bool) -> None:
+    port = free_port()
+    # In the chroot there is no /etc/hosts that knows localhost.
+    master = MASTER_CF.replace("- y", "- n")
+    with Daemon(tmp_path, SOCKET=[listens, port]) as daemon:
+        asked = f"check_policy_service {{ {endpoint.format(port=port)}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n", master)
+        found = wrong(doctor(daemon.path, postfix))
+        assert [finding["check"] for finding in found] == ([] if hooked else ["not-hooked", "service-mismatch"])
+
+
+class Answering:
+    """A server on the loopback interface that sends ``answer`` to whatever is asked, after ``seconds``."""
+
+    def __init__(self, answer: bytes, seconds: float = 0.0) -> None:
+        self.answer = answer
+        self.done = threading.Event()
+        self.seconds = seconds
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while not self.done.is_set():
+            connection, _ = self.listener.accept()
+            with connection:
+                if connection.recv(4096):
+                    self.done.wait(self.seconds)
+                    connection.sendall(self.answer)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self.thread.join()
+        self.listener.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "checks"),
+    [
+        (b"220 mx ESMTP\r\n", 0, ["other-program"]),
+        (b"action=DEFER greylisted\n\n", 0, ["other-answer"]),
+        (b"action=dunno\n\n", 0.6, ["slow-answer"]),
+        (b"action=dunno\n\n", 30, ["no-answer"]),
+    ],
+)
+def test_somebody_else_answers_or_the_daemon_is_stuck(
+    host: Host, tmp_path: Path, answer: bytes, seconds: float, checks: list[str]
+) -> None:
+    with Answering(answer, seconds) as server:
+        asked = f"check_policy_service {{ inet:127.0.0.1:{server.port}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+        configuration = settings(host, tmp_path, SOCKET=["127.0.0.1", server.port])
+        assert [finding["check"] for finding in wrong(doctor(configuration, postfix))] == checks
+
+
+def test_a_policy_service_that_is_not_the_daemon(host: Host, tmp_path: Path) -> None:
+    with Answering(b"action=dunno\n\n") as server:
+        asked = f"check_policy_service {{ inet:127.0.0.1:{server.port}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+        configuration = settings(host, tmp_path, SOCKET=["127.0.0.1", server.port], pidfile=str(tmp_path / "none"))
+        assert only(doctor(configuration, postfix))["check"] == "other-program"
+
+
+def test_what_it_asks_charges_nobody(tmp_path: Path, host: Host) -> None:
+    with Daemon(tmp_path, SOCKET=["127.0.0.1", free_port()], debug=True) as daemon:
+        port = daemon.address[1]
+        asked = f"check_policy_service {{ inet:127.0.0.1:{port}, default_action=DUNNO }}"
+        postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {asked}\n")
+        assert wrong(doctor(daemon.path, postfix)) == []
+        assert daemon.stop() == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
+        assert database.execute("SELECT count(*) FROM policyd_entry").fetchone() == (0,)
+
+
+# Postfix
+
+
+def test_local_mail_gets_around_it(host: Host, tmp_path: Path) -> None:
+    postfix = host.configure(tmp_path / "etc", "authorized_submit_users = static:anyone\n")
+    finding = only(doctor(host.daemon.path, postfix))
+    assert finding["check"] == "local-mail"
+    assert "authorized_submit_users = !www-data, static:anyone" in finding["mend"]
+    (postfix / "main.cf").write_text((postfix / "main.cf").read_text() + "authorized_submit_users = !www, static:all\n")
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
+def test_no_postfix(host: Host, tmp_path: Path) -> None:
+    finding = only(doctor(host.daemon.path, tmp_path))
+    assert finding["check"] == "postfix"
+    assert "main.cf" in finding["found"]
+    assert wrong(doctor(host.daemon.path, tmp_path, "--ignore", "postfix")) == []
+    finding = only(doctor(host.daemon.path, tmp_path, "--postconf", "/nowhere/postconf"))
+    assert finding["check"] == "postfix"
+
+
+def test_restriction_classes_may_be_meant_by_tables(host: Host, tmp_path: Path) -> None:
+    main_cf = f"smtpd_restriction_classes = limited\nlimited = {CHECK}\nsmtpd_recipient_restrictions = reject\n"
+    finding = only(doctor(host.daemon.path, host.configure(tmp_path / "etc", main_cf)))
+    assert finding["check"] == "not-hooked"
+    assert "limited may, where an access table says so" in finding["found"]
+
+
+# The database, and who is to write to it
+
+
+def test_the_database_belongs_to_somebody_else(host: Host, tmp_path: Path) -> None:
+    with public_directory() as directory:
+        database = directory / "db.sqlite3"
+        shutil.copy(host.daemon.directory / "db.sqlite3", database)
+        configuration = settings(
+            host, tmp_path, user="nobody", group="nogroup", sqlite_config={"database": str(database)}
+        )
+        postfix = host.configure(tmp_path / "etc")
+        found = wrong(doctor(configuration, postfix))
+        assert [(finding["check"], finding["place"]) for finding in found] == [
+            ("database-rights", str(directory)),
+            ("database-rights", str(database)),
+        ]
+        for finding in found:
+            subprocess.run(finding["mend"].split(), check=True)
+        assert wrong(doctor(configuration, postfix)) == []
+        assert {path.owner() for path in directory.iterdir()} == {"nobody"}
+
+
+def test_a_damaged_database(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "db.sqlite3").write_bytes(b"no database" * 1000)
+    configuration = settings(host, tmp_path, sqlite_config={"database": str(tmp_path / "db.sqlite3")})
+    finding = only(doctor(configuration, host.configure(tmp_path / "etc")))
+    assert finding["check"] == "database"
+    assert "not a database" in finding["found"]
+    assert (tmp_path / "db.sqlite3").read_bytes() == b"no database" * 1000
+
+
+def test_a_database_that_is_not_there_yet(host: Host, tmp_path: Path) -> None:
+    configuration = settings(host, tmp_path, sqlite_config={"database": str(tmp_path / "new" / "db.sqlite3")})
+    assert wrong(doctor(configuration, host.configure(tmp_path / "etc"))) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_too_small(host: Host, tmp_path: Path) -> None:
+    configuration = settings(host, tmp_path, journal_size=1 << 40)
+    assert only(doctor(configuration, host.configure(tmp_path / "etc")))["check"] == "disk-space"
+
+
+# For people
+
+
+def test_for_people(host: Host, tmp_path: Path) -> None:
+    postfix = host.configure(tmp_path / "etc", "smtpd_recipient_restrictions = reject_unauth_destination\n")
+    options = ("--postfix-config", postfix, "--ignore", "clock")
+    done = subprocess.run(
+        [COMMAND, "-f", host.daemon.path, "doctor", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "error   not-hooked: main.cf: smtpd_recipient_restrictions\n" in done.stdout
+    assert f"\n          smtpd_recipient_restrictions = {CHECK}, reject_unauth_destination\n" in done.stdout
+    assert "\nok      " in done.stdout
+    assert done.stdout.endswith("\n1 errors, 0 warnings\n")
