@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from policyd_rate_limit import app, config
 from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import json_option, write_json
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.system.logs import one_line
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
+@json_option
 @click.pass_obj
 def command(path: Path | None, file: Path | None, as_json: bool) -> Exit:
     """Say all that is wrong, or odd, in a configuration file.
@@ -36,7 +36,7 @@ def command(path: Path | None, file: Path | None, as_json: bool) -> Exit:
             "errors": [_facts(problem) for problem in problems],
             "warnings": list(warnings),
         }
-        click.echo(json.dumps(told, indent=2))
+        write_json(told)
     else:
         for problem in problems:
             click.echo(f"error: {one_line(str(problem))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import json_option, write_json
 from policyd_rate_limit.doctor import Finding, Severity, examine
 from policyd_rate_limit.system.logs import one_line
 
@@ -27,7 +27,7 @@ _WIDTH = 100
 )
 @click.option("--postconf", metavar="PROGRAM", type=click.Path(path_type=Path), help="If not the first in PATH.")
 @click.option("--ignore", metavar="CHECK", multiple=True, help="Leave out findings of that name, such as clock.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
+@json_option
 @click.pass_obj
 def command(
     path: Path | None, directory: Path | None, postconf: Path | None, ignore: tuple[str, ...], as_json: bool
@@ -39,7 +39,7 @@ def command(
     """
     findings = [finding for finding in examine(path, postconf, directory) if finding.check not in ignore]
     if as_json:
-        click.echo(json.dumps({"findings": [finding._asdict() for finding in findings]}, indent=2))
+        write_json({"findings": [finding._asdict() for finding in findings]})
     else:
         for finding in findings:
             _tell(finding)
