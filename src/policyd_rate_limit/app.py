@@ -21,11 +21,13 @@ from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.observe.decisions import Decisions
+from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.standing import Desk
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.notices import Notices
 from policyd_rate_limit.storage.pulse import Pulse
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
@@ -90,11 +92,12 @@ def _start(settings: Settings) -> None:
                 accounts.drop_privileges(account)
             os.umask(UMASK)
             with logs.in_background():
-                decider = stores.with_fallback(settings, store, memory)
+                notices = Notices(memory.shared_time)
+                decider = stores.with_fallback(settings, store, memory, notices)
                 status = partial(_status, stores.name(settings), memory, decider)
                 pulse = Pulse(decider, settings.db_timeout)
                 supervision = Supervision(manager, status, pulse.alive)
-                uvloop.run(_serve(settings, listeners, rules, pulse, sql_limits, supervision))
+                uvloop.run(_serve(settings, listeners, rules, pulse, sql_limits, notices, supervision))
         finally:
             for listener in listeners:
                 sockets.unlink_socket(listener)
@@ -198,6 +201,7 @@ async def _serve(
     rules: Rules,
     store: Decider,
     sql_limits: SqlLimits | None,
+    notices: Notices,
     supervision: Supervision,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -217,10 +221,16 @@ async def _serve(
             sql_limits,
         ),
         worker.submit,
-        observer=Decisions(worker.explain, refused=logs.Throttle(REFUSAL_SECONDS, loop.time)),
+        observer=Decisions(
+            worker.explain,
+            refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
+            listeners=[ReportedHits(settings.report_limits if settings.report else (), notices.hit)],
+        ),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
+        clock=notices.clock,
     )
+    notices.subscribe(lambda overrides: loop.call_soon_threadsafe(service.override, overrides))
     server = Server(
         service,
         idle_seconds=settings.delay_to_close,

@@ -6,20 +6,23 @@ Who is charged, what it costs, whether that is within the limits, what Postfix i
 from __future__ import annotations
 
 import logging
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
+from policyd_rate_limit.domain.identity import Charged
+from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.storage.administration import Override
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
@@ -91,7 +94,8 @@ class Service:
     ``policy`` may be replaced between two requests: each request is answered wholly by the one it met.
     ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
     ``observer`` is told of each decision, once its answer has left. ``uncounted`` bounds how often a request at a stage
-    that does not count is logged. ``policy_service`` is how main.cf names this daemon.
+    that does not count is logged. ``policy_service`` is how main.cf names this daemon. ``clock`` (Unix seconds) says
+    when an override ends.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Service:
         observer: Observer,
         uncounted: Throttle,
         policy_service: str,
+        clock: Callable[[], float] = time,
     ) -> None:
         self.policy = policy
         self._repetitions = Repetitions()
@@ -109,6 +114,12 @@ class Service:
         self._observer = observer
         self._uncounted = uncounted
         self._policy_service = policy_service
+        self._clock = clock
+        self._overrides: dict[str, Override] = {}
+
+    def override(self, overrides: Iterable[Override]) -> None:
+        """These, and no others, are in force from now on, each until its end."""
+        self._overrides = {override.key: override for override in overrides}
 
     def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
@@ -126,6 +137,8 @@ class Service:
             return
         charged = policy.rules.charged(request)
         sql_limits = policy.sql_limits
+        if self._overrides and charged is not None and charged.key in self._overrides:
+            charged, sql_limits = self._overridden(charged, sql_limits)
         if charged is None or (sql_limits is None and not charged.limits):
             answer(policy.actions.success)
             self._observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
@@ -159,6 +172,22 @@ class Service:
                 self._observer.passed(request, charged.key, NOT_LIMITED, began)
 
         sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
+
+    def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
+        """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""
+        override = self._overrides[charged.key]
+        if override.until <= self._clock():
+            del self._overrides[charged.key]
+            return charged, sql_limits
+        limits = override.limits
+        if limits:
+            # So that nothing is forgotten that the usual limits will have to know again.
+            usual = max((limit.seconds for limit in charged.limits), default=0)
+            if all(limit.seconds < usual for limit in limits):
+                limits = (*limits, Limit(LARGEST, usual))
+            if sql_limits is not None:
+                limits = sql_limits.keeping(limits)
+        return Charged(charged.key, limits), None
 
     def unanswered(self, request: Request) -> None:
         """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""

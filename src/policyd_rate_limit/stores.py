@@ -16,7 +16,7 @@ from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
-from policyd_rate_limit.errors import ConfigError, Problem, StoreUnavailable
+from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage import journal
 from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.fallback import Fallback
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.log import Log
+    from policyd_rate_limit.storage.notices import Notices
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup
@@ -89,7 +90,9 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = make_store(settings, rules, memory)
     if not isinstance(store, LogStore):
-        raise StoreUnavailable("Redis cannot be asked yet")
+        from policyd_rate_limit.storage.redis_administration import RedisAdministration
+
+        return RedisAdministration(store)
     return LogAdministration(
         partial(store.connect, PATIENCE),
         memory,
@@ -104,7 +107,9 @@ def name(settings: Settings) -> str:
     return _NAMES[settings.backend]
 
 
-def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memory) -> Fallback:
+def with_fallback(
+    settings: Settings, store: LogStore | RedisStore, memory: Memory, notices: Notices | None = None
+) -> Fallback:
     """``store``, and what takes its place while it is away."""
     return Fallback(
         store,
@@ -115,6 +120,7 @@ def with_fallback(settings: Settings, store: LogStore | RedisStore, memory: Memo
         enforce=settings.db_error_action is None,
         patience=settings.db_timeout,
         monotonic=time.monotonic,
+        notices=notices,
     )
 
 

@@ -6,12 +6,13 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 
-import pytest
-
 from policyd_rate_limit.storage.administration import Administration
 from policyd_rate_limit.storage.log_administration import LogAdministration
 from policyd_rate_limit.storage.log_store import LogStore
-from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
+from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from storage.logs import TIMEOUT, Logs
+from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, CleanableStore, new_memory
 
 
@@ -80,8 +81,20 @@ class AdministeredLog(Administered):
         self.logs.close()
 
 
-LOGS = (
-    pytest.param(SqliteLogs, id="sqlite"),
-    pytest.param(PostgresqlLogs, id="postgresql"),
-    pytest.param(MariadbLogs, id="mariadb"),
-)
+class AdministeredRedis(Administered):
+    """A prefix on a server of Redis."""
+
+    def __init__(self, database: RedisDatabase) -> None:
+        super().__init__()
+        self.database = database
+
+    def _store(self) -> RedisStore:
+        return self.database.store(None)
+
+    def _administration(self) -> RedisAdministration:
+        return RedisAdministration(self._store())
+
+    def break_connections(self) -> None:
+        """See :meth:`Administered.break_connections`."""
+        with self.database.outage():
+            pass

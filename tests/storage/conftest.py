@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from storage.stores import DATABASES, Clock, Database, SqliteDatabase
+from storage.redis_database import RedisDatabase
+from storage.stores import Clock, Database, SqliteDatabase, WaitingSqliteDatabase
+from support.redis_servers import single
+
+DATABASES = (
+    pytest.param(SqliteDatabase, id="sqlite"),
+    pytest.param(WaitingSqliteDatabase, id="sqlite-waiting"),
+    pytest.param(RedisDatabase, id="redis"),
+)
 
 
 @pytest.fixture
@@ -17,10 +25,19 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of Redis or Valkey, for tests that keep to a prefix of their own."""
+    with single(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Database:
     """An empty database of each kind."""
-    make: Callable[[pathlib.Path], Database] = request.param
+    make: Callable[..., Database] = request.param
+    if make is RedisDatabase:
+        return make(tmp_path, request.getfixturevalue("redis_url"))
     return make(tmp_path)
 
 

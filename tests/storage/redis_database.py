@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ _numbers = itertools.count()
 class RedisDatabase:
     """A prefix and a user of its own on the server at ``url``; see :class:`storage.stores.Database`."""
 
+    expires = True
+
     def __init__(self, directory: pathlib.Path, url: str) -> None:
         self.home = directory
         self.url = url
@@ -45,16 +48,18 @@ class RedisDatabase:
 
     def store(
         self,
-        clock: Callable[[], float],
+        clock: Callable[[], float] | None,
         *,
         memory: Memory | None = None,
         longest: int = HOUR,
         counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (),
     ) -> RedisStore:
-        """See :meth:`storage.stores.Database.store`; there is nothing old in Redis."""
+        """See :meth:`storage.stores.Database.store`; there is nothing old in Redis. Without a clock: the server's."""
         place = urlsplit(self.url)
         config = {"url": f"redis://{self.user}:any@{place.hostname}:{place.port}{place.path}", "prefix": self.user}
-        return RedisStore(config, memory or new_memory(clock), longest=longest, timeout=PATIENCE, clock=clock)
+        return RedisStore(
+            config, memory or new_memory(clock or time.time), longest=longest, timeout=PATIENCE, clock=clock
+        )
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """The stores that the tests of the contract run on, and what those tests ask of them.
 
-A database that joins is one more row of :data:`DATABASES`.
+A database that joins is one more row of ``DATABASES`` in conftest.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-import pytest
-
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.base import Commit
+from policyd_rate_limit.storage.base import Store
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.record import Record
@@ -38,17 +36,10 @@ class Clock:
         return self.now
 
 
-class CleanableStore(Protocol):
-    """A :class:`policyd_rate_limit.storage.base.Store` with ``--clean``."""
+class CleanableStore(Store, Protocol):
+    """With ``--clean``."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None: ...
-    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]: ...
-    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]: ...
-    def reload(self) -> None: ...
-    def probe(self) -> None: ...
-    def maintain(self) -> None: ...
     def clean(self, patience: float) -> int: ...
-    def close(self) -> None: ...
 
 
 class Database(Protocol):
@@ -56,6 +47,9 @@ class Database(Protocol):
 
     home: pathlib.Path
     """A directory for the daemons of the test."""
+
+    expires: bool
+    """Counts vanish by themselves: --clean finds none to delete."""
 
     def store(
         self,
@@ -86,6 +80,7 @@ class PreparingStore(LogStore):
 class SqliteDatabase:
     """A file ``db.sqlite3`` in an empty directory."""
 
+    expires = False
     kind_of_store: type[LogStore] = PreparingStore
 
     def __init__(self, directory: pathlib.Path) -> None:
@@ -131,9 +126,6 @@ class WaitingSqliteDatabase(SqliteDatabase):
     """The same, by a daemon that does all of it where it may wait."""
 
     kind_of_store = LogStore
-
-
-DATABASES = (pytest.param(SqliteDatabase, id="sqlite"), pytest.param(WaitingSqliteDatabase, id="sqlite-waiting"))
 
 
 def new_memory(clock: Callable[[], float]) -> Memory:

@@ -5,30 +5,44 @@ from __future__ import annotations
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage import log_tables, redis_tables
 from policyd_rate_limit.storage.administration import Hits, Override
-from storage.administered import LOGS, AdministeredLog
-from storage.logs import Logs, PostgresqlLogs
+from storage.administered import Administered, AdministeredLog, AdministeredRedis
+from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
+from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, admitted, demand, usage
 
+LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
-EVIL = ("user:" + "x" * 5_000, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
+LONG = "user:" + "x" * 5_000
+EVIL = ("user:" + "x" * 290, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb", "redis"])
+def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Administered]:
+    """An empty database of each kind."""
+    made: Administered
+    if request.param == "redis":
+        made = AdministeredRedis(RedisDatabase(tmp_path, request.getfixturevalue("redis_url")))
+    else:
+        made = AdministeredLog(LOGS[request.param](tmp_path))
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=LOGS)
-def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[AdministeredLog]:
-    """An empty database of each kind."""
-    make: Callable[[pathlib.Path], Logs] = request.param
-    database = AdministeredLog(make(tmp_path))
-    yield database
-    database.close()
+def logged(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[AdministeredLog]:
+    """An empty database of each kind that keeps a log."""
+    made = AdministeredLog(LOGS[request.param](tmp_path))
+    yield made
+    made.close()
 
 
 def counted(entries: Iterator[Entry]) -> dict[str, int]:
@@ -38,8 +52,10 @@ def counted(entries: Iterator[Entry]) -> dict[str, int]:
     return {key: amount for key, amount in total.items() if amount}
 
 
-def add_hits(database: AdministeredLog, hits: list[Hits]) -> None:
-    log_tables.add_hits(database.logs.ready(), hits, PATIENCE)
+def add_hits(database: Administered, hits: list[Hits]) -> None:
+    store = database.store()
+    store.admit([], (), PATIENCE)
+    store.add_hits(hits)
 
 
 def until(seconds: int = HOUR) -> int:
@@ -49,7 +65,7 @@ def until(seconds: int = HOUR) -> int:
 # --- Reading
 
 
-def test_an_empty_database_has_nothing(database: AdministeredLog) -> None:
+def test_an_empty_database_has_nothing(database: Administered) -> None:
     administration = database.administration()
     assert list(administration.entries(None, 0)) == []
     assert administration.overrides() == []
@@ -59,11 +75,14 @@ def test_an_empty_database_has_nothing(database: AdministeredLog) -> None:
     assert abs(administration.now() - time.time()) < 5
 
 
-def test_entries_of_all_and_of_some(database: AdministeredLog) -> None:
+def test_entries_of_all_and_of_some(database: Administered) -> None:
     store, administration = database.store(), database.administration()
     assert admitted(store, demand("user:a", cost=3), demand("user:b", cost=2)) == [True, True]
     assert admitted(store, demand("user:a", cost=1), *(demand(key) for key in EVIL)) == [True] * 6
     everything = {"user:a": 4, "user:b": 2, **dict.fromkeys(EVIL, 1)}
+    assert admitted(database.store(), demand(LONG, cost=2)) == [True]
+    assert counted(administration.entries([LONG], 0)) == {LONG: 2}
+    assert administration.reset(LONG) == 2
     assert counted(administration.entries(None, 0)) == everything
     assert counted(administration.entries(["user:a", EVIL[0]], 0)) == {"user:a": 4, EVIL[0]: 1}
     for key in EVIL:
@@ -72,13 +91,13 @@ def test_entries_of_all_and_of_some(database: AdministeredLog) -> None:
     assert counted(administration.entries(None, until(60))) == {}
 
 
-def test_what_was_given_back_is_among_the_entries(database: AdministeredLog) -> None:
+def test_what_was_given_back_is_among_the_entries(database: Administered) -> None:
     store, administration = database.store(), database.administration()
     admitted(store, demand(mail="m", part="a"), demand(mail="m", part="b"), demand(mail="m", settles=True, cost=1))
     assert counted(administration.entries(None, 0)) == {"user:a": 1}
 
 
-def test_following_shows_everything_once(database: AdministeredLog) -> None:
+def test_following_shows_everything_once(database: Administered) -> None:
     store, administration = database.store(), database.administration()
     pages = administration.follow(0)
     assert list(next(pages)) == []
@@ -95,8 +114,8 @@ def test_following_shows_everything_once(database: AdministeredLog) -> None:
 # --- Reset
 
 
-@pytest.mark.parametrize("key", ["user:a", *EVIL], ids=lambda key: ascii(key)[:20])
-def test_a_reset_frees_at_once_in_every_daemon(database: AdministeredLog, key: str) -> None:
+@pytest.mark.parametrize("key", ["user:a", LONG, *EVIL], ids=lambda key: ascii(key)[:20])
+def test_a_reset_frees_at_once_in_every_daemon(database: Administered, key: str) -> None:
     one, two, administration = database.store(), database.store(), database.administration()
     assert admitted(one, demand(key, 5, cost=3), demand(key, 5, cost=2), demand("user:b", 5, cost=5)) == [True] * 3
     assert admitted(two, demand(key, 5), demand("user:b", 5)) == [False, False]
@@ -109,7 +128,7 @@ def test_a_reset_frees_at_once_in_every_daemon(database: AdministeredLog, key: s
     assert usage(late, [key, "user:b"]) == {key: 0, "user:b": 5}
 
 
-def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(database: AdministeredLog) -> None:
+def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(database: Administered) -> None:
     one, administration = database.store(), database.administration()
     assert admitted(one, *(demand(mail="m", part=part) for part in "abcd")) == [True] * 4
     assert administration.reset("user:a") == 4
@@ -123,7 +142,7 @@ def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(databa
 # --- Overrides
 
 
-def test_overrides_are_set_replaced_and_removed(database: AdministeredLog) -> None:
+def test_overrides_are_set_replaced_and_removed(database: Administered) -> None:
     one, two = database.administration(), database.administration()
     block, more = (
         Override("user:a", BLOCK, until(), "spam"),
@@ -132,7 +151,7 @@ def test_overrides_are_set_replaced_and_removed(database: AdministeredLog) -> No
     one.set_override(block)
     assert two.overrides() == [block]
     two.set_override(more)
-    odd = [Override(key, (), until(), key) for key in EVIL]
+    odd = [Override(key, (), until(), key) for key in (LONG, *EVIL)]
     for override in odd:
         one.set_override(override)
     assert one.overrides() == two.overrides() == sorted([more, *odd])
@@ -143,15 +162,16 @@ def test_overrides_are_set_replaced_and_removed(database: AdministeredLog) -> No
     assert one.overrides() == []
 
 
-def test_an_override_that_has_ended_is_none(database: AdministeredLog) -> None:
+def test_an_override_that_has_ended_is_none(database: Administered) -> None:
     administration = database.administration()
     administration.set_override(Override("user:a", BLOCK, until(-1)))
     assert administration.overrides() == []
     assert not administration.remove_override("user:a")
 
 
-def test_too_many_overrides_are_refused(database: AdministeredLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_tables, "MOST_OVERRIDES", 3)
+def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tables in (log_tables, redis_tables):
+        monkeypatch.setattr(tables, "MOST_OVERRIDES", 3)
     administration = database.administration()
     for number in range(3):
         administration.set_override(Override(f"user:{number}", BLOCK, until()))
@@ -164,7 +184,7 @@ def test_too_many_overrides_are_refused(database: AdministeredLog, monkeypatch: 
 # --- Hits
 
 
-def test_hits_are_added_up_and_forgotten_as_reported(database: AdministeredLog) -> None:
+def test_hits_are_added_up_and_forgotten_as_reported(database: Administered) -> None:
     administration, now = database.administration(), until(0)
     add_hits(database, [Hits("user:a", 60, 2, now), Hits("user:a", HOUR, 1, now), Hits("user:b", 60, 9, now)])
     add_hits(database, [Hits("user:a", 60, 3, now - 5), *(Hits(key, 60, 1, now) for key in EVIL)])
@@ -179,13 +199,14 @@ def test_hits_are_added_up_and_forgotten_as_reported(database: AdministeredLog) 
     assert len(administration.hits()) == 1
 
 
-def test_many_hits_at_once(database: AdministeredLog) -> None:
+def test_many_hits_at_once(database: Administered) -> None:
     hits = [Hits(f"user:{number:05}", 60, 1, 1) for number in range(2 * log_tables.ROWS_PER_STATEMENT + 1)]
     add_hits(database, hits)
     assert database.administration().hits() == hits
 
 
-def test_hits_of_1_2_0_count_until_they_are_reported(database: AdministeredLog) -> None:
+def test_hits_of_1_2_0_count_until_they_are_reported(logged: AdministeredLog) -> None:
+    database = logged
     database.store().admit([], (), PATIENCE)
     grant = database.logs.config["user"] if isinstance(database.logs, PostgresqlLogs) else ""
     database.logs.execute(
@@ -206,7 +227,7 @@ def test_hits_of_1_2_0_count_until_they_are_reported(database: AdministeredLog) 
 # --- Faults
 
 
-def test_a_connection_that_is_lost_is_made_anew(database: AdministeredLog) -> None:
+def test_a_connection_that_is_lost_is_made_anew(database: Administered) -> None:
     administration = database.administration()
     override = Override("user:a", BLOCK, until())
     administration.set_override(override)

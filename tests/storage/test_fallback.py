@@ -16,6 +16,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.fallback import Backoff
 from policyd_rate_limit.storage.journal import Journal
@@ -342,6 +343,18 @@ class CommitsThatFail:
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """Nobody asks."""
+        raise AssertionError
+
+    def need(self, seconds: int) -> None:
+        """Nobody asks."""
+        raise AssertionError
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """Likewise."""
+        raise AssertionError
+
+    def overrides(self) -> list[Override] | None:
+        """Likewise."""
         raise AssertionError
 
     def probe(self) -> None:

@@ -120,7 +120,7 @@ def test_units_of_one_key_are_counted_apart(server: RedisServer | External) -> N
 
 
 def test_daemons_share_counts_and_mails(server: RedisServer | External) -> None:
-    with store_on(server) as one, store_on(server, prefix=one._keys._prefix) as two:
+    with store_on(server) as one, store_on(server, prefix=one._keys.prefix) as two:
         first = demand(maximum=2, mail="m", part="one")
         second = demand(maximum=2, mail="m", part="two")
         assert admitted(one, first) == admitted(two, second) == [True]
@@ -182,7 +182,7 @@ def test_keys_expire_by_themselves(server: RedisServer | External) -> None:
     """Each with what it is for; nothing stays for ever."""
     with store_on(server) as store, server.client() as client:
         ask(store, demand("user:short", seconds=60, mail="m", part="r"), demand("user:long", seconds=86400))
-        prefix = store._keys._prefix
+        prefix = store._keys.prefix
         lives = {key: client.ttl(key) for key in client.scan_iter(f"{prefix}:*")}
         assert set(lives) == {
             f"{prefix}:c:{{10:user:short}}",
@@ -205,7 +205,7 @@ def test_a_refusal_writes_nothing(server: RedisServer | External) -> None:
 def dump(client: Any, store: RedisStore) -> dict[str, object]:
     return {
         key: client.execute_command("DUMP", key, NEVER_DECODE=True)
-        for key in client.scan_iter(f"{store._keys._prefix}:*")
+        for key in client.scan_iter(f"{store._keys.prefix}:*")
     }
 
 
@@ -370,7 +370,7 @@ def says_loading(client: Redis) -> bool:
 
 def test_a_counter_of_a_newer_version_is_left_alone(server: RedisServer | External) -> None:
     with store_on(server) as store, server.client() as client:
-        key = f"{store._keys._prefix}:c:{{12:user:refused}}"
+        key = f"{store._keys.prefix}:c:{{12:user:refused}}"
         client.hset(key, "m", b"\x91\x7f")
         with pytest.raises(CommitFailed, match="another version of policyd-rate-limit"):
             ask(store, demand("user:refused", 1))

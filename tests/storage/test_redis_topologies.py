@@ -87,7 +87,7 @@ def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisSer
 
 
 def prefix(store: RedisStore) -> str:
-    return store._keys._prefix
+    return store._keys.prefix
 
 
 def test_charges_on_several_masters_are_all_admitted_or_none(store: RedisStore) -> None:

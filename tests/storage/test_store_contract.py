@@ -17,6 +17,7 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import open_descriptors
 from storage.stores import HOUR, PATIENCE, START, Clock, Database, admitted, demand, new_memory, usage
+from support.wait import wait_until
 
 LIMIT = 100
 
@@ -408,7 +409,7 @@ def test_closing_leaves_nothing(database: Database, clock: Clock) -> None:
             store.admit([demand()], (), 0.0)
         store.probe()
         store.close()
-    assert threading.active_count() == threads
+    wait_until(lambda: threading.active_count() == threads, "the threads that have done their work end")
     assert open_descriptors() == descriptors
 
 
@@ -425,17 +426,18 @@ def clean(database: Database, clock: Clock) -> int:
 
 def test_clean_deletes_what_is_older_than_twice_the_longest_window(database: Database, clock: Clock) -> None:
     """It counts entries, what counts goes on counting, and the daemons go on where they were."""
+    each = 0 if database.expires else 3
     store = database.store(clock)
     for seconds in range(0, 4 * HOUR, HOUR // 2):
         clock.now = START + seconds
         assert admitted(store, *(demand(f"user:{number}", 100) for number in range(3))) == [True] * 3
-    assert clean(database, clock) == 3 * 3  # at 0, 0.5 and 1 hours; that of 1.5 hours is not 2 hours old
+    assert clean(database, clock) == 3 * each  # at 0, 0.5 and 1 hours; that of 1.5 hours is not 2 hours old
     assert clean(database, clock) == 0
     assert usage(store, ["user:0"]) == {"user:0": 3}
     clock.now += 1
-    assert clean(database, clock) == 3
+    assert clean(database, clock) == each
     clock.now += 100 * HOUR
-    assert clean(database, clock) == 4 * 3
+    assert clean(database, clock) == 4 * each
     assert clean(database, clock) == 0
     assert admitted(store, demand("user:0", 1), demand("user:0", 1)) == [True, False]
     late = database.store(clock)
@@ -467,4 +469,4 @@ def test_clean_beside_daemons_that_admit(database: Database) -> None:
         deleted = cleaner.clean(PATIENCE)
         cleaner.close()
         assert sum(total.result() for total in totals) == LIMIT
-    assert deleted == 1000
+    assert deleted == (0 if database.expires else 1000)

@@ -11,10 +11,11 @@ import pytest
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.identity import Rules
-from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Policy, Service
+from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.logs import Throttle
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
@@ -58,6 +59,7 @@ class World:
             observer=self,
             uncounted=Throttle(3600, lambda: self.now),
             policy_service="unix:ratelimit/policy",
+            clock=lambda: self.now,
         )
 
     def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
@@ -295,3 +297,61 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     for done, result in zip(world.undecided, results * 2, strict=True):
         done(result)
     assert world.answers == ["OK new", "450 new", "450 away", "OK go on", "550 stop", None]
+
+
+# --- Overrides
+
+DAY = 86400
+BLOCK = (Limit(0, 1),)
+
+
+def limits_asked(world: World, request: Request = ALICE) -> Limits:
+    return world.demand(request).charges[0].limits
+
+
+def test_an_override_counts_before_all_else_until_it_ends() -> None:
+    world = World()
+    more = (Limit(500, DAY), Limit(1000, 7 * DAY))
+    world.service.override([Override("user:alice", more, 100), Override("user:free", BLOCK, 100)])
+    assert limits_asked(world) == more
+    assert limits_asked(world, ALICE._replace(sasl_username="ALICE")) == more
+    assert limits_asked(world, ALICE._replace(sasl_username="bob")) == LIMITS
+    assert limits_asked(world, ALICE._replace(sasl_username="free")) == BLOCK  # unlimited else
+    world.now = 99.9
+    assert limits_asked(world) == more
+    world.now = 100.0
+    assert limits_asked(world) == LIMITS
+    world.now = 0.0  # what has ended does not come back
+    assert limits_asked(world) == LIMITS
+
+
+def test_other_overrides_take_the_place_of_those_before() -> None:
+    world = World()
+    world.service.override([Override("user:alice", BLOCK, 100)])
+    world.service.override([Override("user:bob", BLOCK, 100)])
+    assert limits_asked(world) == LIMITS
+    world.service.override([])
+    assert limits_asked(world, ALICE._replace(sasl_username="bob")) == LIMITS
+
+
+def test_a_short_override_forgets_nothing_that_the_usual_limits_need() -> None:
+    world = World()
+    world.service.override([Override("user:alice", BLOCK, 100)])
+    assert limits_asked(world) == (*BLOCK, Limit(LARGEST, DAY))
+
+
+def test_an_override_without_limits_lets_pass() -> None:
+    world = World()
+    world.service.override([Override("user:alice", (), 100)])
+    assert world.ask() == "OK go on"
+    assert world.demands == []
+
+
+def test_an_override_counts_before_the_table_and_forgets_nothing_of_its_windows() -> None:
+    table = Table({"alice": (Limit(1, 60),)})
+    world = World(sql_limits=table)
+    world.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
+    assert limits_asked(world) == (Limit(500, DAY), LONGEST)
+    assert table.asked == []
+    world.now = 100
+    assert limits_asked(world) == (Limit(1, 60), LONGEST)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
     from policyd_rate_limit.domain.limits import Limits
@@ -85,3 +85,8 @@ class Administration(Protocol):
 
     def close(self) -> None:
         """Let go of the database. Never raises."""
+
+
+def longest_window(overrides: Iterable[Override]) -> int:
+    """The longest of ``overrides``, in seconds; 0 where there is none."""
+    return max((limit.seconds for override in overrides for limit in override.limits), default=0)

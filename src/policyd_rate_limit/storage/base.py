@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.record import Record
 
 
@@ -56,6 +57,24 @@ class Store(Protocol):
         """How the limits of each of ``demands`` stand, as far as this daemon knows; nothing is counted.
 
         :raises StoreUnavailable: only the database knows, and does not say.
+        """
+
+    def need(self, seconds: int) -> None:
+        """A window of ``seconds`` is in use: what lies in it is remembered, or read, before the next :meth:`admit`.
+
+        May be called from another thread than the rest.
+        """
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """Keep ``hits`` for the report, of a key and a window at most once each.
+
+        :raises StoreUnavailable: they may not have been kept.
+        """
+
+    def overrides(self) -> list[Override] | None:
+        """Those in force; None: they are as at the last call, or the database has not been reached yet.
+
+        :raises StoreUnavailable: the database does not answer.
         """
 
     def probe(self) -> None:

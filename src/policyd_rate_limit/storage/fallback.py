@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
+from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.base import Commit, Store
     from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.notices import Notices
     from policyd_rate_limit.storage.record import Record
 
 PATIENCE_WHILE_AWAY = 0.05  # seconds that a try may hold up the answers that memory could give at once
@@ -63,7 +65,8 @@ class Fallback:
 
     ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
     meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
-    of the journal and of what waits in memory. ``monotonic``: a clock for the tries, in seconds.
+    of the journal and of what waits in memory. ``monotonic``: a clock for the tries, in seconds. ``notices`` are
+    exchanged while the database is there.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Fallback:
         enforce: bool,
         patience: float,
         monotonic: Callable[[], float],
+        notices: Notices | None = None,
     ) -> None:
         self._store = store
         self._memory = memory
@@ -87,6 +91,9 @@ class Fallback:
         self._patience = patience
         self._monotonic = monotonic
         self._backoff = Backoff(monotonic)
+        self._notices = notices
+        self._notices_backoff = Backoff(monotonic)
+        self._notices_fail = False
         self._away = False
         self.away_since: float | None = None  # by the monotonic clock; any thread may look
         self._full = False
@@ -154,6 +161,8 @@ class Fallback:
             self._store.maintain()
         if self._may_try():
             self._try(())
+        if self._notices_backoff.due:
+            self._exchange_notices()
 
     def close(self) -> None:
         """Let go of the database and of the journal; what still waits stays in the journal."""
@@ -161,6 +170,7 @@ class Fallback:
             self._probe.join()
         if self._pending or self._away:
             self._try(())
+        self._exchange_notices()
         self._store.close()
         if self._pending and self._journal is None:
             _logger.error("%d batches could be written nowhere and are lost", len(self._pending))
@@ -170,6 +180,30 @@ class Fallback:
                     journal.close()
                 else:
                     journal.remove()
+
+    def _exchange_notices(self) -> None:
+        """Bring hits into the database, and learn of overrides there."""
+        if self._away or self._notices is None:
+            return
+        hits = self._notices.take()
+        try:
+            if hits:
+                self._store.add_hits(hits)
+                hits = []
+            overrides = self._store.overrides()
+        except StoreError as error:
+            self._notices.add(hits)
+            self._notices_backoff.failed()
+            if not self._notices_fail:
+                self._notices_fail = True
+                _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
+            return
+        if overrides is not None:
+            # In this order: what is decided by the old limits may forget what a longer window has just been read for.
+            self._notices.publish(overrides)
+            self._store.need(longest_window(overrides))
+        self._notices_fail = False
+        self._notices_backoff.succeeded()
 
     def _may_try(self) -> bool:
         """Whether the database is there, or was within reach a moment ago.

@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage import log_tables
-from policyd_rate_limit.storage.administration import PATIENCE
+from policyd_rate_limit.storage.administration import PATIENCE, longest_window
 from policyd_rate_limit.storage.log import LogError
 from policyd_rate_limit.storage.record import in_records, mark_of
 
@@ -66,8 +66,7 @@ class LogAdministration:
         self._memory.synchronise(log.time())
         mails: set[str] = set()
         in_force = log_tables.overrides(log, self._memory.date)
-        longest = max((limit.seconds for override in in_force for limit in override.limits), default=0)
-        since = self._memory.date - max(self._longest, longest)
+        since = self._memory.date - max(self._longest, longest_window(in_force))
         reader = _Reader(log, log.last_before(since))
 
         def count(page: Sequence[Record]) -> None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.log import LogError, LogReplaced
 from policyd_rate_limit.storage.record import in_records, pack
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.log import Log, OldCounts
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
+
+MAINTENANCE_PATIENCE = 0.2  # seconds that what is not urgent may hold up answers while it waits for others
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +75,9 @@ class LogStore:
         self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the table
         self._rescued: tuple[Record, ...] = ()
         self._found: Sequence[tuple[int, Record]] = ()  # rescued by a probe
+        self._overrides: list[Override] = []
+        self._overrides_version: Hashable = None
+        self._lacks_overrides = False  # a table that was made anew
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
@@ -152,11 +160,38 @@ class LogStore:
         self._loaded = False
 
     def need(self, seconds: int) -> None:
-        """A window of ``seconds`` is in use: the next :meth:`admit` has read the log so far back.
-
-        May be called from another thread than the rest.
-        """
+        """See :meth:`policyd_rate_limit.storage.base.Store.need`."""
         self._needed = max(self._needed, seconds)
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.add_hits`."""
+        if self._log is None:
+            raise StoreUnavailable("there is no connection to the database")
+        try:
+            log_tables.add_hits(self._log, hits, MAINTENANCE_PATIENCE)
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+
+    def overrides(self) -> list[Override] | None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.overrides`."""
+        log = self._log
+        if log is None:
+            return None
+        try:
+            if self._lacks_overrides:
+                for override in self._overrides:
+                    log_tables.set_override(log, override, self._memory.date, MAINTENANCE_PATIENCE)
+                self._lacks_overrides = False
+            version = (log.identity, log_tables.overrides_version(log))
+            if version == self._overrides_version:
+                return None
+            self._overrides = log_tables.overrides(log, self._memory.date)
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+        self._overrides_version = version
+        return self._overrides
 
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
@@ -194,10 +229,13 @@ class LogStore:
         """
         try:
             log = self._log = self.connect(patience)
-            longest = self._longest
+            now = self._memory.date
+            log_tables.remove_expired(log, now, patience)
+            in_force = log_tables.overrides(log, now)
+            longest = max(self._longest, longest_window(in_force))
             if limits_of is not None:
                 longest = max(longest, self._longest_window(log, limits_of))
-            deleted = log.clean(self._memory.date - 2 * longest, patience)
+            deleted = log.clean(now - 2 * longest, patience)
             log.compact(patience)
         except LogError as error:
             self._disconnect()
@@ -258,6 +296,7 @@ class LogStore:
         if made and self._loaded:  # the table was made of what is in memory
             self._stored.clear()
             self._seq = 0
+            self._lacks_overrides = True
         elif not self._loaded or log.identity != self._identity or needed > self._longest:
             self._loaded = False
             self._memory.forget()

@@ -33,9 +33,13 @@ class Memory:
         """The second that a charge made now is dated."""
         return self.ledger.windows.date
 
+    def shared_time(self) -> float:
+        """The time (Unix seconds) by the clock that all daemons share, as far as is known; for any thread."""
+        return self._clock() + self._ahead
+
     def advance(self) -> None:
         """Look at the clock: what is decided from here on is decided now."""
-        self.ledger.advance(self._clock() + self._ahead)
+        self.ledger.advance(self.shared_time())
 
     def synchronise(self, time: float) -> None:
         """It is ``time`` by the clock that all daemons share: what is decided from here on is decided then.

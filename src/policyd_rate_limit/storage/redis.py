@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import logging
 import queue
+import re
 import struct
 import threading
 import time
@@ -44,19 +45,21 @@ from policyd_rate_limit.storage.redis_nodes import (
     script,
     slot_of,
 )
+from policyd_rate_limit.storage.redis_tables import RedisTables, decoded, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Demand
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_nodes import Argument
 
 DEFAULT_PREFIX = "policyd"
-LONGEST_TAG = 128  # characters of a counter that stand in a key as they are
+LONGEST_TAG = 300  # no address is longer: characters of a counter that stand in a key as they are
 DEMANDS_PER_SCRIPT = 16  # some hundred microseconds, in which the server serves nobody else
 MOST_LIMITS_PACKED = 1_024  # different limits that are kept packed
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
@@ -99,6 +102,8 @@ class RedisStore:
         self._session: Session | None = None
         self._spare: Session | None = None  # opened by a probe
         self._replays = _Replays()
+        self._overrides_version: Hashable = None
+        self.tables = RedisTables(self._keys.prefix, lambda commands: self._run(commands, self._end()))
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:  # noqa: ARG002 - nobody waits
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: there is a network between."""
@@ -166,18 +171,80 @@ class RedisStore:
         """See :meth:`policyd_rate_limit.storage.base.Store.reload`: there is nothing to be read."""
         self._memory.forget()
 
+    def need(self, seconds: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.need`: what the server has let go is not to be had again."""
+        self._longest = max(self._longest, seconds)
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.add_hits`."""
+        try:
+            self.tables.add_hits(hits)
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def overrides(self) -> list[Override] | None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.overrides`."""
+        if self._session is None:
+            return None
+        try:
+            version = self.tables.overrides_version()
+            if version == self._overrides_version:
+                return None
+            found = self.tables.overrides(self.now())
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        self._overrides_version = version
+        return found
+
+    def now(self) -> int:
+        """The Unix second of the server.
+
+        :raises StoreError: it does not answer; from the following as well.
+        """
+        self._run((), self._end())
+        return self._memory.ledger.windows.now
+
+    def reset(self, counter: str) -> int:
+        """Empty ``counter``; how much was in its windows. What daemons did to it last stays known."""
+        command = script([self._keys.counter(counter)], ("", 0, self._longest, self._time, "reset"))
+        self._run([command], self._end())
+        return int(command.reply)
+
+    def counters(self, count: int) -> Iterator[list[tuple[str, bytes]]]:
+        """Name and key of all counters, about ``count`` at a time; each once, unless it is new."""
+        pattern = _escaped(self._keys.counters) + b"*"
+        seen: set[int] = set()
+        for node in self._connect(self._timeout).nodes:
+            cursor = None
+            while cursor != b"0":
+                cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", count)
+                new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
+                seen.update(map(hash, new))
+                yield [(self._keys.name(key), key) for key in new]
+
+    def key(self, counter: str) -> tuple[str, bytes]:
+        """Name and key of ``counter``."""
+        return counter, self._keys.counter(counter)
+
+    def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
+        """Name and content of ``counters``, as HGETALL has it."""
+        commands = [Command(key, "HGETALL", key) for _, key in counters]
+        self._run(commands, self._end())
+        return [(name, command.reply) for (name, _), command in zip(counters, commands, strict=True)]
+
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
         self._memory.ledger.windows.sweep(self._longest)
 
     def clean(self, patience: float) -> int:
-        """See that the server is there, for at most ``patience`` seconds.
+        """See that the server is there, for at most ``patience`` seconds, and delete overrides that have ended.
 
-        :returns: 0, since keys expire by themselves.
+        :returns: 0, since counts expire by themselves.
         :raises StoreUnavailable: it is not there.
         """
         try:
             self._connect(patience)
+            self.tables.remove_expired(self.now())
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         return 0
@@ -344,16 +411,26 @@ class _Keys:
     """The names of all keys."""
 
     def __init__(self, prefix: str, *, clustered: bool) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._clustered = clustered
+
+    @property
+    def counters(self) -> bytes:
+        """What the keys of all counters begin with."""
+        return encoded(f"{self.prefix}:c:{{")
+
+    def name(self, key: bytes) -> str:
+        """Of which counter ``key`` is, as far as it says so."""
+        tag = decoded(key[len(self.counters) : -1])
+        return tag if tag.startswith("#") else tag.partition(":")[2]
 
     def counter(self, counter: str) -> bytes:
         """The key of ``counter``."""
-        return _encode(f"{self._prefix}:c:{_tag(counter)}")
+        return encoded(f"{self.prefix}:c:{_tag(counter)}")
 
     def mail(self, counter: str, mail: str) -> bytes:
         """The key of what ``mail`` was charged on ``counter``."""
-        return _encode(f"{self._prefix}:m:{_tag(counter)}{mail}")
+        return encoded(f"{self.prefix}:m:{_tag(counter)}{mail}")
 
     def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
         """``charges`` in groups that one script can decide."""
@@ -551,7 +628,7 @@ def _tag(counter: str) -> str:
     if len(counter) <= LONGEST_TAG:
         # With its length no two counters have keys in common, whatever characters they are made of.
         return f"{{{len(counter)}:{counter}}}"
-    return f"{{#{hashlib.blake2b(_encode(counter), digest_size=20).hexdigest()}}}"
+    return f"{{#{hashlib.blake2b(encoded(counter), digest_size=20).hexdigest()}}}"
 
 
 def _name(writer: int) -> bytes:
@@ -568,7 +645,7 @@ def _packed(limits: Limits) -> bytes:
 
 
 def _part_field(part: str) -> bytes:
-    return _encode(f"p{part}")
+    return encoded(f"p{part}")
 
 
 def _settled_field(writer: int, number: int) -> bytes:
@@ -588,9 +665,9 @@ def _merged(entries: Sequence[Entry]) -> Iterator[Entry]:
     yield from settled.values()
 
 
-def _encode(text: str) -> bytes:
-    """Any text, lone surrogates too: they stand for bytes that are not UTF-8."""
-    return text.encode("utf-8", "surrogatepass")
+def _escaped(text: bytes) -> bytes:
+    """``text`` as a pattern of Redis that means itself."""
+    return re.sub(rb"[\\*?\[\]^-]", rb"\\\g<0>", text)
 
 
 def _within(seconds: float, connect: Callable[[], Session]) -> Session:

@@ -21,10 +21,14 @@
 --          6  number of the record before it
 --          7  latest date
 --          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field
+--       or, with one counter only, 5  "reset"
+--       or, with the hits as the only key, 5  "hits"
+--          6  a name for this call, which is heeded once
+--          7, ...  for each field: how many more, Unix second of the last
 --
 -- Replies: for each demand {REFUSED, charge, limit}, {KNOWN}, or {COUNTED, charge, amount, date, charge, amount, ...};
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
--- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it.
+-- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows.
 --
 -- A counter is a hash.
 -- "m": as MessagePack, relative to `seen` where that is shorter: format, seen, first, count, seen - date and amount of the
@@ -32,6 +36,7 @@
 -- <number>: date and amount of each older event, one per second with a charge, numbered from `first` on.
 -- "b" and writer: the writer's mark, which is what its last batch has done here: number, date, sum of what it counted,
 --   ordinals in ranges: from, to, from, to, ...
+-- "r": the second of the last reset.
 --
 -- head is the number of the oldest event inside a window, sum the total from there on, `seen` when that was so: a check
 -- costs what has expired since.
@@ -382,14 +387,17 @@ local function remember(mail, field, amount, when, given_back)
     call('EXPIRE', mail, REMEMBERED)
 end
 
-local function charges_of(mail)
+-- What was counted before an administrator's reset is not there to be given back.
+local function charges_of(mail, counter)
     local charges, total = {}, 0
+    local reset = tonumber(call('HGET', counter.key, 'r') or 0)
     local found = call('HGETALL', mail)
     for at = 1, #found, 2 do
         if string.sub(found[at], 1, 1) ~= 't' then
             local value = unpack_message(found[at + 1])
-            charges[#charges + 1] = {field = found[at], amount = value[1], date = math.min(value[2], date)}
-            total = total + value[1]
+            local amount = value[2] > reset and value[1] or 0
+            charges[#charges + 1] = {field = found[at], amount = amount, date = math.min(value[2], date)}
+            total = total + amount
         end
     end
     table.sort(charges, function(one, other) return one.date > other.date end)
@@ -447,7 +455,7 @@ local function replay(former, latest)
         elseif mail and amount < 0 then
             settled[mail] = settled[mail] or call('HSETNX', mail, field, pack({0, when, -amount})) == 1
             if settled[mail] then
-                take_off(mail, (charges_of(mail)), -amount, function() end)
+                take_off(mail, (charges_of(mail, counter)), -amount, function() end)
             end
         end
         if counted then
@@ -554,7 +562,7 @@ local function decide(kind, charges, field, own_field)
     for _, charge in ipairs(charges) do
         if kind == 'settle' then
             local total
-            charge.before, total = charges_of(charge.mail)
+            charge.before, total = charges_of(charge.mail, charge.counter)
             charge.amount = charge.amount - total
         elseif charge.mail and call('HEXISTS', charge.mail, field) == 1 then
             return {KNOWN}
@@ -634,7 +642,55 @@ local function answer(kind, charges, field, own_field)
     return decide(kind, charges, field, own_field)
 end
 
-if ARGV[5] == 'replay' then
+-- What an administrator asks ---------------------------------------------------------------------------------------
+
+local function reset()
+    local counter = read(KEYS[1])
+    local total = 0
+    if counter.tail < counter.first then
+        return total
+    end
+    advance(counter, {})
+    for _, window in ipairs(counter.windows) do
+        total = math.max(total, window.sum)
+        window.head, window.sum = counter.tail + 1, 0
+    end
+    for at = counter.first, counter.tail - 1 do
+        counter.dropped[#counter.dropped + 1] = at
+    end
+    counter.first, counter.changed = counter.tail + 1, {}
+    save(counter)
+    call('HSET', counter.key, 'r', date)
+    return total
+end
+
+local function add_hits(key, name)
+    if call('HGET', key, '') == name then
+        return
+    end
+    for at = 7, #ARGV, 3 do
+        local found = call('HGET', key, ARGV[at])
+        local hits, last = 0, 0
+        if found then
+            found = unpack_message(found)
+            hits, last = found[1], found[2]
+        end
+        hits = hits + tonumber(ARGV[at + 1])
+        if hits > 0 then
+            call('HSET', key, ARGV[at], pack({hits, math.max(last, tonumber(ARGV[at + 2]))}))
+        else
+            call('HDEL', key, ARGV[at])
+        end
+    end
+    call('HSET', key, '', name)
+end
+
+if ARGV[5] == 'reset' then
+    return reset()
+elseif ARGV[5] == 'hits' then
+    add_hits(KEYS[1], ARGV[6])
+    return {COUNTED}
+elseif ARGV[5] == 'replay' then
     return replay(tonumber(ARGV[6]), math.min(tonumber(ARGV[7]), date))
 end
 local replies, key, at = {}, 1, 5

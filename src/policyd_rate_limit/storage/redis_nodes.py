@@ -212,6 +212,11 @@ class Session:
         self._first = nodes[0]
         self._slots = slots
 
+    @property
+    def nodes(self) -> list[Node]:
+        """The connections to all masters."""
+        return list(self._nodes.values())
+
     def exchange(self, commands: Sequence[Command], end: float) -> NodeError | None:
         """Send ``commands``, each to where it belongs, and take the replies, until ``end`` (of the monotonic clock).
 

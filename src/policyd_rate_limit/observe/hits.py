@@ -1,0 +1,32 @@
+"""Counts the refusals that the report tells of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from policyd_rate_limit.domain.decision import Decision
+    from policyd_rate_limit.domain.limits import Limit
+
+
+class ReportedHits:
+    """A :class:`policyd_rate_limit.observe.decisions.Listener` that is content with knowing who and which limit.
+
+    ``windows`` (seconds) are those whose limits are reported; they may be replaced at any time.
+    """
+
+    def __init__(self, windows: Iterable[int], hit: Callable[[str, Limit], None]) -> None:
+        self.windows = frozenset(windows)
+        self._hit = hit
+
+    def wants(self, key: str, exceeded: Limit) -> bool:
+        """Count it; there is nothing more to be told of it."""
+        if exceeded.seconds in self.windows:
+            self._hit(key, exceeded)
+        return False
+
+    def tell(self, decision: Decision) -> None:
+        """Nobody calls this."""
+        raise AssertionError(decision)

@@ -1,0 +1,72 @@
+"""What the event loop and the store's thread have for each other beside requests: hits one way, overrides the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.storage.administration import Hits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.storage.administration import Override
+
+MOST_HITS = 10_000  # keys and windows whose hits wait to be written, some 200 bytes each
+
+_logger = logging.getLogger(__name__)
+
+
+class Notices:
+    """Hits wait here for the database, however long it is away; ``clock``: Unix seconds.
+
+    Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is room again.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._hits: dict[tuple[str, int], Hits] = {}
+        self._is_full = False
+        self._publish: Callable[[list[Override]], object] | None = None
+
+    def subscribe(self, publish: Callable[[list[Override]], object]) -> None:
+        """Have ``publish`` called, in the store's thread, with the overrides in force whenever they have changed."""
+        self._publish = publish
+
+    def publish(self, overrides: list[Override]) -> None:
+        """These are the overrides in force now."""
+        if self._publish is not None:
+            self._publish(overrides)
+
+    def hit(self, key: str, limit: Limit) -> None:
+        """``key`` ran into ``limit`` just now."""
+        self.add((Hits(key, limit.seconds, 1, int(self.clock())),))
+
+    def add(self, hits: Iterable[Hits]) -> None:
+        """``hits`` are to be written, too."""
+        with self._lock:
+            for hit in hits:
+                known = self._hits.get(hit[:2])
+                if known is not None:
+                    hit = Hits(hit.key, hit.seconds, known.hits + hit.hits, max(known.last, hit.last))
+                elif len(self._hits) >= MOST_HITS:
+                    self._drop()
+                    continue
+                self._hits[hit[:2]] = hit
+
+    def take(self) -> list[Hits]:
+        """All hits that wait, each key and window once. :meth:`add` them again if they cannot be written."""
+        if not self._hits:
+            return []
+        with self._lock:
+            hits, self._hits = self._hits, {}
+            self._is_full = False
+        return list(hits.values())
+
+    def _drop(self) -> None:
+        if not self._is_full:
+            self._is_full = True
+            _logger.warning("more than %d hits wait for the database: the report will lack some", MOST_HITS)

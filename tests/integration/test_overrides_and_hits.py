@@ -1,0 +1,187 @@
+"""An administrator beside real daemons, several of them on one store: overrides, resets, hits."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from policyd_rate_limit import app, config, stores
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.administration import Administration, Override
+from support.daemon import COMMAND, Client, Daemon, mail, running
+from support.faketime import Clock
+from support.stores_for_daemons import STORES
+from support.wait import wait_until
+
+HOUR, DAY = 3600, 86_400
+BLOCK = (Limit(0, 1),)
+LIMIT = 5
+SETTINGS = {
+    "limits": [[LIMIT, HOUR]],
+    "limits_by_id": {"bob": []},  # so that nothing refuses bob but an override
+    "report": True,
+    "report_from": "policyd@example.org",
+    "report_to": "postmaster@example.org",
+    "report_limits": [HOUR],
+}
+
+
+@contextlib.contextmanager
+def administering(daemon: Daemon) -> Iterator[Administration]:
+    settings = config.load(daemon.path).settings
+    administration = stores.open_administration(settings, app._rules(settings))
+    try:
+        yield administration
+    finally:
+        administration.close()
+
+
+def faked(directory: pathlib.Path, clock: Clock) -> contextlib.AbstractContextManager[Daemon]:
+    return running(directory, environment=clock.environment, **SETTINGS)
+
+
+def passes(daemon: Daemon, user: str = "alice") -> bool:
+    with Client(daemon.address) as client:
+        return client.ask(**mail(user)) == "dunno"
+
+
+def refuses(daemon: Daemon, user: str = "alice") -> bool:
+    return not passes(daemon, user)
+
+
+def admitted(daemon: Daemon, mails: int, user: str = "alice") -> int:
+    with Client(daemon.address) as client:
+        return sum(client.ask(**mail(user)) == "dunno" for _ in range(mails))
+
+
+def clean(daemon: Daemon) -> str:
+    command = [str(COMMAND), "--clean", "-f", str(daemon.path)]
+    return subprocess.run(
+        command, env=daemon.environment, stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    ).stdout
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_two_daemons_heed_an_administrator(tmp_path: pathlib.Path, kind: str) -> None:
+    with STORES[kind](tmp_path) as store, contextlib.ExitStack() as stack:
+        one, two = (
+            stack.enter_context(running(tmp_path / name, **SETTINGS, **store.settings)) for name in ("one", "two")
+        )
+        with administering(one) as administration:
+            assert admitted(one, 3) + admitted(two, 3) == LIMIT
+            assert administration.reset("user:alice") == LIMIT
+            assert admitted(two, 3) + admitted(one, 3) == LIMIT  # at once, in both
+
+            until = administration.now() + HOUR
+            administration.set_override(Override("user:alice", (Limit(LIMIT + 2, HOUR), Limit(99, DAY)), until))
+            administration.set_override(Override("user:bob", BLOCK, until))
+            for daemon in (one, two):
+                wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+            assert passes(one)
+            assert passes(two)
+            assert refuses(one)
+
+            assert administration.remove_override("user:alice")
+            assert administration.remove_override("user:bob")
+            for daemon in (one, two):
+                wait_until(partial(passes, daemon, "bob"), "bob is free", 10)
+            assert refuses(one)
+        for daemon in (one, two):
+            daemon.stop()  # which writes the last hits
+        with administering(one) as administration:
+            hits = administration.hits()
+            (of_alice,) = [hit for hit in hits if hit.key == "user:alice"]
+            assert of_alice[:3] == ("user:alice", HOUR, 4)
+            assert abs(of_alice.last - time.time()) < 60
+            assert all(hit.seconds == HOUR for hit in hits)
+            administration.forget_hits(hits)
+            assert administration.hits() == []
+
+
+def test_a_block_ends_by_itself_and_what_was_counted_still_counts(tmp_path: pathlib.Path) -> None:
+    clock = Clock(tmp_path)
+    with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
+        assert admitted(daemon, LIMIT - 1) == LIMIT - 1
+        for user in ("alice", "bob"):
+            administration.set_override(Override(f"user:{user}", BLOCK, administration.now() + HOUR // 2))
+        wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+        clock.forward(HOUR // 2 - 60)
+        assert refuses(daemon)
+        clock.forward(61)
+        assert passes(daemon, "bob")
+        assert admitted(daemon, 3) == 1
+
+
+def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.Path) -> None:
+    clock = Clock(tmp_path)
+    with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
+        assert admitted(daemon, LIMIT) == LIMIT
+        clock.forward(2 * HOUR)
+        assert admitted(daemon, LIMIT) == LIMIT
+        until = administration.now() + DAY
+        administration.set_override(Override("user:alice", (Limit(2 * LIMIT + 1, DAY),), until))
+        wait_until(lambda: passes(daemon), "alice may send more", 10)
+        assert refuses(daemon)
+
+
+def test_overrides_and_hits_outlive_an_absence_of_the_database(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "db.sqlite3"
+    with running(tmp_path, db_timeout=0.2, **SETTINGS) as daemon, administering(daemon) as administration:
+        administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR))
+        wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+        administration.close()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert admitted(daemon, LIMIT + 3) == LIMIT
+            assert refuses(daemon, "bob")
+            wait_until(lambda: "limits go on from memory" in daemon.log_text(), "the database is away", 10)
+            assert refuses(daemon, "bob")
+            other.execute("ROLLBACK")
+        wait_until(administration.hits, "the hits are there")
+        assert [hit[:3] for hit in administration.hits()] == [("user:alice", HOUR, 3)]
+        assert daemon.log_text().count("cannot be exchanged") == 0
+
+
+def test_a_daemon_that_is_killed_while_it_writes_hits_loses_the_last_ones_only(tmp_path: pathlib.Path) -> None:
+    with running(tmp_path, **SETTINGS) as daemon, administering(daemon) as administration:
+        assert admitted(daemon, LIMIT + 2) == LIMIT
+        wait_until(lambda: administration.hits(), "hits are written", 10)
+        refused = 2 + 200 - admitted(daemon, 200)
+        daemon.kill()
+        (hit,) = administration.hits()
+        assert 2 <= hit.hits <= refused
+        daemon.start()
+        assert refuses(daemon)
+        daemon.stop()
+        assert administration.hits()[0].hits == hit.hits + 1
+
+
+def test_without_a_report_no_hits_are_kept(tmp_path: pathlib.Path) -> None:
+    with running(tmp_path, **{**SETTINGS, "report": False}) as daemon:
+        assert admitted(daemon, LIMIT + 1) == LIMIT
+        daemon.stop()
+        with administering(daemon) as administration:
+            assert administration.hits() == []
+
+
+def test_clean_keeps_what_an_override_needs_and_drops_overrides_that_have_ended(tmp_path: pathlib.Path) -> None:
+    clock = Clock(tmp_path)
+    with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
+        assert admitted(daemon, LIMIT) == LIMIT
+        now = administration.now()
+        administration.set_override(Override("user:alice", (Limit(LIMIT, 30 * DAY),), now + 20 * DAY))
+        administration.set_override(Override("user:bob", BLOCK, now + 60))
+        clock.forward(10 * DAY)
+    for days, left, entries in ((0, 1, LIMIT), (15, 0, 0)):
+        clock.forward(days * DAY)
+        assert clean(daemon) == f"{0 if entries else LIMIT} records deleted\n"
+        with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
+            assert database.execute("SELECT count(*) FROM policyd_override").fetchone() == (left,)
+            assert database.execute("SELECT count(*) FROM policyd_entry").fetchone() == (entries,)

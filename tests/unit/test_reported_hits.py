@@ -1,0 +1,17 @@
+"""Which refusals the report tells of."""
+
+from __future__ import annotations
+
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.observe.hits import ReportedHits
+
+
+def test_refusals_of_reported_windows_are_hits_and_nothing_more_is_wanted() -> None:
+    hits: list[tuple[str, Limit]] = []
+    reported = ReportedHits([60], lambda key, limit: hits.append((key, limit)))
+    assert not reported.wants("user:a", Limit(10, 60))
+    assert not reported.wants("user:a", Limit(10, 3600))
+    reported.windows = frozenset([3600])
+    assert not reported.wants("user:b", Limit(10, 60))
+    assert not reported.wants("user:b", Limit(10, 3600))
+    assert hits == [("user:a", Limit(10, 60)), ("user:b", Limit(10, 3600))]
