@@ -42,6 +42,11 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/mypy
 	.venv/bin/lint-imports --verbose
 
+.PHONY: bench
+bench: test-packages $(OLD_VERSION) ## measure this daemon beside others, some 20 minutes, and write docs/benchmark.md
+	@packaging/make-venv.sh bench
+	.venv/bin/python bench/run.py --peer $(OLD_VERSION)
+
 .PHONY: bench-quick
 bench-quick: test-packages $(OLD_VERSION) ## two minutes: each store beside 1.2.0 and what the machine allows
 	.venv/bin/python bench/compare.py --peer $(OLD_VERSION)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # make-venv.sh [EXTRA]
 #
-# Makes or repairs ./.venv with this package, editable, and what EXTRA names in pyproject.toml ("test").
+# Makes or repairs ./.venv with this package, editable, and what EXTRA names in pyproject.toml ("test", or "bench", which
+# holds it).
 # PYTHON names the interpreter; unset: the first of Python 3.11 or later in the path.
 # Quick when nothing is to be done: .venv/made-for holds what the environment was made for.
 set -euo pipefail
@@ -21,10 +22,15 @@ is_recent() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 } 2>/dev/null
 
-if works && [ -e $stamp ] && grep --quiet --line-regexp --fixed-strings \
-    --regexp "$(wanted "$extra")" --regexp "$(wanted test)" $stamp; then
-    exit 0
-fi
+holds_it() { # an extra that holds all of EXTRA
+    [ "$1" = bench ] || [ "$1" = "$extra" ] || { [ "$1" = test ] && [ "$extra" != bench ]; }
+}
+
+for name in "$extra" test bench; do
+    if works && holds_it "$name" && grep --quiet --line-regexp --fixed-strings "$(wanted "$name")" $stamp 2>/dev/null; then
+        exit 0
+    fi
+done
 
 if ! works; then
     python=${PYTHON:-}

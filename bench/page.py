@@ -1,0 +1,368 @@
+"""docs/benchmark.md and its plots, made of the measurements in bench/results and of bench/benchmark.md.in.
+
+Every number of the page comes from there. The same measurements always make the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+import string
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import plots
+from contenders import (
+    CONTENDERS,
+    DURABLE_FLOOR,
+    FLOOR,
+    FLOOR_C,
+    LIMITS,
+    MARIADB,
+    OURS,
+    POSTFWD,
+    POSTGRESQL,
+    REDIS,
+    SQLITE,
+    VERSION_1_2_0,
+    Contender,
+)
+from front import WITHOUT
+from loads import BASE, LOADS
+
+HERE = pathlib.Path(__file__).resolve().parent
+NAMES = {one.key: one.name for one in CONTENDERS} | {WITHOUT: "no policy server"}
+SIGNIFICANT = 5  # digits that are kept of a measurement
+NOTHING = "–"
+
+Rounds = dict[int, float]
+"""One figure by round."""
+
+
+def rounded(value: Any) -> Any:
+    """``value``, as JSON has it, with no more digits than mean anything."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.{SIGNIFICANT}g}") if isinstance(value, float) else value
+
+
+def figures(measurements: Iterable[dict[str, Any]], field: str, **wanted: object) -> Rounds:
+    """``field`` of the measurements in which all of ``wanted`` holds, by round."""
+    return {
+        one["round"]: one[field]
+        for one in measurements
+        if one.get(field) is not None and all(one.get(name) == value for name, value in wanted.items())
+    }
+
+
+def median(rounds: Rounds) -> float | None:
+    """None where there are none."""
+    return float(statistics.median(rounds.values())) if rounds else None
+
+
+def ratio(above: Rounds, below: Rounds) -> float | None:
+    """The median of the ratios within each round."""
+    return median({number: above[number] / below[number] for number in above if below.get(number)})
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """As a table shows it."""
+    if value is None:
+        return NOTHING
+    if abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    elif abs(value) >= 100:
+        text = f"{value:.0f}"
+    elif abs(value) >= 10:
+        text = f"{value:.1f}"
+    else:
+        text = f"{value:.2f}"
+    return f"{text}{unit}"
+
+
+def spread(rounds: Rounds) -> str:
+    """The median, and in parentheses the least and the most."""
+    if not rounds:
+        return NOTHING
+    return f"{number(median(rounds))} ({number(min(rounds.values()))}–{number(max(rounds.values()))})"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column to the left, the others to the right."""
+    lines = [heads, ["---", *(["---:"] * (len(heads) - 1))], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+class Target(NamedTuple):
+    """What was to be reached: ``measured`` is to be at least, or at most, ``wanted``; ``stretch`` would be splendid."""
+
+    what: str
+    measured: float | None
+    wanted: float
+    unit: str = ""
+    at_most: bool = False
+    stretch: float | None = None
+
+    def row(self) -> list[str]:
+        """A line of the table."""
+        sign = "at most" if self.at_most else "at least"
+        return [
+            self.what,
+            f"{sign} {self.wanted:g}{self.unit}",
+            number(self.measured, self.unit),
+            self._verdict(self.wanted),
+            f"{self.stretch:g}{self.unit}: {self._verdict(self.stretch)}" if self.stretch is not None else "",
+        ]
+
+    def _verdict(self, limit: float) -> str:
+        if self.measured is None:
+            return "not measured"
+        reached = self.measured <= limit if self.at_most else self.measured >= limit
+        return "reached" if reached else "**not reached**"
+
+
+class Results:
+    """The measurements by part; a part that is not there has no measurements."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.parts: dict[str, dict[str, Any]] = {
+            path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))
+        }
+        self.loads: list[dict[str, Any]] = self.parts.get("loads", {}).get("measurements", [])
+        self.postfix: list[dict[str, Any]] = self.parts.get("postfix", {}).get("measurements", [])
+        self.windows: list[dict[str, Any]] = self.parts.get("growth", {}).get("windows", [])
+        self.ids: list[dict[str, Any]] = self.parts.get("growth", {}).get("ids", [])
+        self.clean: dict[str, Any] = self.parts.get("growth", {}).get("clean", {})
+
+    def load(self, contender: Contender, field: str, load: str = BASE.key) -> Rounds:
+        """A figure of the part about loads."""
+        return figures(self.loads, field, contender=contender.key, load=load)
+
+    def speed(self, contender: Contender, base: Contender, load: str = BASE.key) -> float | None:
+        """How many times as many requests per second as ``base`` answers."""
+        return ratio(self.load(contender, "per_second", load), self.load(base, "per_second", load))
+
+    def decision(self, measurements: Iterable[dict[str, Any]], contender: Contender, **wanted: object) -> Rounds:
+        """What a decision costs, with the database server, in microseconds of CPU."""
+        found = [one for one in measurements if one["contender"] == contender.key]
+        own = figures(found, "cpu_us", **wanted)
+        database = figures(found, "database_cpu_us", **wanted)
+        return {number: own[number] + database.get(number, 0.0) for number in own}
+
+
+def targets(results: Results) -> list[Target]:
+    """What this version set out to reach."""
+    stall = [*results.load(SQLITE, "max").values(), *results.load(SQLITE, "max", "connections-200").values()]
+    ids = [one for one in results.ids if one["contender"] == SQLITE.key and one["ids"] == BASE.ids]
+    in_front = {
+        key: figures(results.postfix, "seconds", contender=key) for key in (FLOOR.key, SQLITE.key, VERSION_1_2_0.key)
+    }
+    slower = ratio(in_front[SQLITE.key], in_front[FLOOR.key])
+    found = [
+        Target("SQLite, all admitted: of 1.2.0", results.speed(SQLITE, VERSION_1_2_0), 30, " ×", stretch=50),
+        Target("SQLite, all admitted: of the durable floor", results.speed(SQLITE, DURABLE_FLOOR), 0.5, stretch=0.8),
+        Target(
+            "the same at 200 connections", results.speed(SQLITE, DURABLE_FLOOR, "connections-200"), 0.5, stretch=0.8
+        ),
+        Target("SQLite, all admitted: p99", median(results.load(SQLITE, "p99")), 5, " ms", at_most=True),
+        Target("SQLite: the longest stall", max(stall, default=None), 50, " ms", at_most=True),
+        Target("SQLite, mostly refused: of the floor", results.speed(SQLITE, FLOOR, "refused"), 0.35, stretch=0.5),
+        Target(
+            "SQLite, one connection: median, of the durable floor's",
+            ratio(results.load(SQLITE, "p50", "connections-1"), results.load(DURABLE_FLOOR, "p50", "connections-1")),
+            1.5,
+            " ×",
+            at_most=True,
+        ),
+        Target(
+            "in front of Postfix: slower than the floor by",
+            None if slower is None else 100 * (slower - 1),
+            5,
+            " %",
+            at_most=True,
+        ),
+        Target(
+            "1,000,000 active ids, two windows: resident",
+            max((one["resident_mb"] for one in ids), default=None),
+            350,
+            " MB",
+            at_most=True,
+        ),
+        Target(
+            "… ready after a restart within",
+            max((one["ready_seconds"] for one in ids), default=None),
+            10,
+            " s",
+            at_most=True,
+        ),
+    ]
+    for contender, least in ((POSTGRESQL, 12), (MARIADB, 12), (REDIS, 25)):
+        found.append(Target(f"{contender.name}: of 1.2.0", results.speed(contender, VERSION_1_2_0), least, " ×"))
+    found += [
+        Target(
+            f"{contender.name}: a decision with 100,000 mails in the window, of one with ten",
+            ratio(
+                results.decision(results.windows, contender, mails=100_000),
+                results.decision(results.windows, contender, mails=10),
+            ),
+            1.5,
+            " ×",
+            at_most=True,
+        )
+        for contender in OURS
+    ]
+    return found
+
+
+def _base_table(results: Results) -> str:
+    columns: list[tuple[str, Callable[[Contender], str]]] = [
+        ("", lambda one: one.name),
+        ("requests/s", lambda one: spread(results.load(one, "per_second"))),
+        *(
+            (f"{field}, ms", lambda one, field=field: number(median(results.load(one, field))))
+            for field in ("p50", "p99", "p99.9")
+        ),
+        ("longest, ms", lambda one: number(max(results.load(one, "max").values(), default=None))),
+        ("CPU, µs", lambda one: number(median(results.load(one, "cpu_us")))),
+        ("database's CPU, µs", lambda one: number(median(results.load(one, "database_cpu_us")))),
+        ("peak memory, MB", lambda one: number(median(results.load(one, "memory_mb")))),
+        ("database's, MB", lambda one: number(median(results.load(one, "database_memory_mb")))),
+        ("× 1.2.0", lambda one: number(results.speed(one, VERSION_1_2_0))),
+        ("of durable floor", lambda one: number(results.speed(one, DURABLE_FLOOR))),
+    ]
+    return table([head for head, _ in columns], [[cell(one) for _, cell in columns] for one in CONTENDERS])
+
+
+def _loads_table(results: Results, field: str) -> str:
+    rows = [[load.name, *(number(median(results.load(one, field, load.key))) for one in CONTENDERS)] for load in LOADS]
+    return table(["", *(one.name for one in CONTENDERS)], rows)
+
+
+def _postfix_table(results: Results) -> str:
+    without = figures(results.postfix, "seconds", contender=WITHOUT)
+    rows = []
+    for key in (WITHOUT, FLOOR.key, SQLITE.key, VERSION_1_2_0.key):
+        seconds = figures(results.postfix, "seconds", contender=key)
+        per_mail = {
+            one["round"]: 1e3 * one["seconds"] / one["mails"] for one in results.postfix if one["contender"] == key
+        }
+        rows.append([NAMES[key], spread(seconds), number(median(per_mail)), number(ratio(seconds, without))])
+    return table(["", "seconds", "ms per mail", "of Postfix alone"], rows)
+
+
+def _sizes(measurements: Iterable[dict[str, Any]], field: str) -> list[int]:
+    return sorted({one[field] for one in measurements})
+
+
+def _growth_table(results: Results, measurements: Sequence[dict[str, Any]], field: str) -> str:
+    sizes = _sizes(measurements, field)
+    rows = [
+        [one.name, *(number(median(results.decision(measurements, one, **{field: size}))) for size in sizes)]
+        for one in (*OURS, VERSION_1_2_0)
+    ]
+    return table(["", *(f"{size:,}" for size in sizes)], rows)
+
+
+def _start_table(results: Results) -> str:
+    rows = []
+    for one in (*OURS, VERSION_1_2_0):
+        for size in _sizes(results.ids, "ids"):
+            found = {"contender": one.key, "ids": size}
+            ready = figures(results.ids, "ready_seconds", **found)
+            if ready:
+                resident = figures(results.ids, "resident_mb", **found)
+                rows.append([one.name, f"{size:,}", number(median(ready)), number(median(resident))])
+    return table(["", "ids", "ready after, s", "resident, MB"], rows)
+
+
+def _clean_table(clean: dict[str, Any]) -> str:
+    rows = [
+        [name, *(number(clean.get(key, {}).get(field)) for field in ("per_second", "p50", "p99", "p99.9", "max"))]
+        for name, key in (("before", "before"), ("beside it", "beside"))
+    ]
+    return table(["", "requests/s", "p50, ms", "p99, ms", "p99.9, ms", "longest, ms"], rows)
+
+
+def _noise_table(results: Results) -> str:
+    rows = []
+    for part, result in results.parts.items():
+        for when, probe in zip(("before", "after"), result["noise"], strict=True):
+            loop, sync = probe["loop_ms"], probe["fdatasync_ms"]
+            rows.append(
+                [
+                    f"{part}, {when}",
+                    *(number(loop[name]) for name in ("min", "median", "p90", "max")),
+                    *(number(sync[name]) for name in ("min", "median", "p90", "max")),
+                    f"{probe['stolen']:.1%}",
+                ]
+            )
+    heads = ["", "loop, ms: least", "median", "p90", "most", "fdatasync, ms: least", "median", "p90", "most", "stolen"]
+    return table(heads, rows)
+
+
+def _failures(results: Results) -> str:
+    lines = [
+        f"- {NAMES[one['contender']]}, {one.get('load') or one.get('mails') or 'at the start'}: {one['why'].strip()}"
+        for result in results.parts.values()
+        for one in result.get("failed", ())
+    ]
+    return "\n".join(lines) or "Nothing."
+
+
+def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
+    """Write the page and its plots into ``docs``; what is not measured is shown as such."""
+    results = Results(results_directory)
+    machine: dict[str, Any] = next((result["machine"] for result in results.parts.values()), {})
+    about = {
+        "machine": ", ".join(
+            (
+                f"{machine.get('cpu', NOTHING)}, {machine.get('cores', NOTHING)} cores",
+                f"{machine.get('memory_gb', NOTHING)} GB",
+                f"Linux {machine.get('kernel', NOTHING)}",
+                f"Python {machine.get('python', NOTHING)}",
+                f"SQLite {machine.get('sqlite', NOTHING)}",
+            )
+        ),
+        "date": machine.get("date", NOTHING),
+        "version": machine.get("version", NOTHING),
+        "rounds": str(results.parts.get("loads", {}).get("rounds", NOTHING)),
+        "seconds": number(results.parts.get("loads", {}).get("seconds")),
+        "base_seconds": number(2 * results.parts.get("loads", {}).get("seconds", 0.0)),
+        "targets": table(["", "wanted", "measured", "", "stretch"], [one.row() for one in targets(results)]),
+        "base": _base_table(results),
+        "loads": _loads_table(results, "per_second"),
+        "loads_p99": _loads_table(results, "p99"),
+        "generator_cpu": number(median(results.load(FLOOR_C, "generator_cpu_us"))),
+        "floor_cpu": number(median(results.load(FLOOR_C, "cpu_us"))),
+        "sqlite_cpu": number(median(results.load(SQLITE, "cpu_us"))),
+        "generator_share": number(100 * (median(results.load(SQLITE, "generator_cpu")) or 0.0), " %"),
+        "postfix": _postfix_table(results),
+        "mails": number(results.parts.get("postfix", {}).get("mails")),
+        "sessions": number(results.parts.get("postfix", {}).get("sessions")),
+        "old_rows": number(results.parts.get("postfix", {}).get("old_rows")),
+        "windows": _growth_table(results, results.windows, "mails"),
+        "ids": _growth_table(results, results.ids, "ids"),
+        "start": _start_table(results),
+        "clean": _clean_table(results.clean),
+        "clean_rows": number(results.clean.get("rows")),
+        "clean_seconds": number(results.clean.get("took_seconds")),
+        "cores": str(machine.get("cores", NOTHING)),
+        "limits": " and ".join(f"{mails:,} mails in {seconds:,} s" for mails, seconds in LIMITS),
+        "noise": _noise_table(results),
+        "failures": _failures(results),
+        "memory_ours": number(median(results.load(SQLITE, "memory_mb"))),
+        "memory_1_2_0": number(median(results.load(VERSION_1_2_0, "memory_mb"))),
+        "memory_postfwd": number(median(results.load(POSTFWD, "memory_mb"))),
+        "ready_ours": _ready(results, SQLITE),
+        "ready_1_2_0": _ready(results, VERSION_1_2_0),
+    }
+    template = string.Template((HERE / "benchmark.md.in").read_text(encoding="utf-8"))
+    (docs / "benchmark.md").write_text(template.substitute(about), encoding="utf-8")
+    plots.draw(results, docs / "benchmark")
+
+
+def _ready(results: Results, contender: Contender) -> str:
+    return number(median(figures(results.ids, "ready_seconds", contender=contender.key, ids=BASE.ids)))

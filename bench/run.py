@@ -1,0 +1,83 @@
+"""The benchmark: measure what is wanted, write it to bench/results, and make docs/benchmark.md of what is there.
+
+    python bench/run.py [--part loads] [--part postfix] [--part growth] [--rounds 3] [--seconds 1.2]
+    python bench/run.py --render
+
+`make bench` runs it. Each part writes a file of its own, so that one can be repeated without the others; ``--render``
+measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import front
+import growth
+import loads
+import machine
+import page
+import processes
+from contenders import CONTENDERS, find_places
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PLACE = HERE.parent / "var" / "bench"
+PARTS = ("loads", "postfix", "growth")
+
+
+def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """What ``part`` measures."""
+    if part == "loads":
+        return loads.run(home, places, seconds=options.seconds, rounds=options.rounds)
+    if part == "postfix":
+        return front.run(home, places, rounds=options.rounds)
+    return growth.run(home, places, seconds=options.seconds, rounds=options.rounds, scale=options.scale)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure as the command line says, and write the page."""
+    parser = argparse.ArgumentParser(description="Measure this daemon beside others, and write docs/benchmark.md.")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given more than once")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.2, help="of one measurement; the base takes twice that")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes in the part growth")
+    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--peer", metavar="COMMAND", help="policyd-rate-limit 1.2.0; else pip installs it")
+    parser.add_argument(
+        "--ours", metavar="COMMAND", default=str(pathlib.Path(sys.executable).parent / "policyd-rate-limit")
+    )
+    parser.add_argument(
+        "--directory", type=pathlib.Path, help="of the databases: on a real disk, or durability is free"
+    )
+    parser.add_argument("--results", metavar="DIRECTORY", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+
+    if not options.render:
+        processes.adopt_orphans()
+        places = find_places(PLACE, CONTENDERS, ours=options.ours, peer=options.peer)
+        options.results.mkdir(exist_ok=True)
+        for part in options.part or PARTS:
+            with tempfile.TemporaryDirectory(prefix="policyd-bench-", dir=options.directory) as name:
+                home = pathlib.Path(name)
+                home.chmod(0o755)  # the servers run as accounts of their own
+                begin = time.monotonic()
+                noise = [machine.noise(home)]
+                result = measure(part, home, places, options)
+                noise.append(machine.noise(home))
+            result |= {"machine": machine.describe(), "noise": noise, "rounds": options.rounds}
+            result |= {"took_seconds": round(time.monotonic() - begin), "seconds": options.seconds}
+            path = options.results / f"{part}.json"
+            path.write_text(json.dumps(page.rounded(result), indent=1) + "\n", encoding="utf-8")
+            print(f"{path}: {result['took_seconds']} s", file=sys.stderr)
+    page.write(options.results, HERE.parent / "docs")
+
+
+if __name__ == "__main__":
+    main()
