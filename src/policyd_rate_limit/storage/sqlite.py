@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_CLEAN = 500
 PAGES_PER_VACUUM = 100
+STEP_OF_CLEAN = 0.002  # seconds of deleting after which a transaction of --clean ends
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean, for the daemons that wait for the lock
 OPEN_PATIENCE = 1.0  # seconds to wait for others while the file is opened
 BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in the background not come
@@ -185,24 +186,15 @@ class SqliteLog:
 
     def clean(self, before: int, patience: float) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.clean`."""
-        deleted = 0
         with self._errors:
             newest = self._newest()
             last = min(self.last_before(before), newest - 1)
-            while True:
-                self.begin(patience)
-                rows = self._execute(
-                    "SELECT seq, CAST(size AS INTEGER) FROM policyd_batch WHERE seq <= ? ORDER BY seq LIMIT ?",
-                    (last, ROWS_PER_CLEAN),
-                ).fetchall()
-                if rows:
-                    self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
-                self.commit()
-                if not rows:
-                    break
-                deleted += sum(size for _, size in rows)
-                time.sleep(PAUSE_OF_CLEAN)
-            return deleted + self._empty(newest, before, patience) + self._clean_old_table(before, patience)
+            deleted = self._in_steps(lambda: self._delete_until(last), patience)
+            deleted += self._empty(newest, before, patience)
+            if self.has_table("mail_count"):
+                # Left in place for whoever goes back to the old versions.
+                deleted += self._in_steps(lambda: self._delete_old(before), patience)
+            return deleted
 
     def compact(self, patience: float) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.compact`."""
@@ -393,14 +385,41 @@ class SqliteLog:
         self.commit()
         return row[0] if row else 0
 
-    def _clean_old_table(self, before: int, patience: float) -> int:
-        """Delete from the table of 0.4 and 1.2.0, which is left in place for whoever goes back to them."""
-        if not self.has_table("mail_count"):
-            return 0
-        self.begin(patience)
-        deleted = self._execute("DELETE FROM mail_count WHERE date < ?", (before,)).rowcount
-        self.commit()
-        return deleted
+    def _in_steps(self, delete: Callable[[], int | None], patience: float) -> int:
+        """Call ``delete`` until it finds nothing, without holding up the daemons; the sum of what it returned."""
+        deleted = 0
+        while True:
+            self.begin(patience)
+            end = time.monotonic() + STEP_OF_CLEAN
+            while (entries := delete()) is not None:
+                deleted += entries
+                if time.monotonic() >= end:
+                    break
+            self.commit()
+            if entries is None:
+                return deleted
+            time.sleep(PAUSE_OF_CLEAN)
+
+    def _delete_until(self, last: int) -> int | None:
+        """Delete the oldest of the rows up to ``last``; how many entries they had, None when there are none."""
+        rows = self._execute(
+            "SELECT seq, CAST(size AS INTEGER) FROM policyd_batch WHERE seq <= ? ORDER BY seq LIMIT ?",
+            (last, ROWS_PER_CLEAN),
+        ).fetchall()
+        if not rows:
+            return None
+        self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
+        return sum(size for _, size in rows)
+
+    def _delete_old(self, before: int) -> int | None:
+        """Delete some of the rows of 0.4 and 1.2.0; how many, None when there are none."""
+        return (
+            self._execute(
+                "DELETE FROM mail_count WHERE rowid IN (SELECT rowid FROM mail_count WHERE date < ? LIMIT ?)",
+                (before, ROWS_PER_CLEAN),
+            ).rowcount
+            or None
+        )
 
 
 class _Errors:
