@@ -28,7 +28,7 @@ from support.daemon import free_port
 HERE = pathlib.Path(__file__).resolve().parent
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
-STUCK_SECONDS = 10.0
+STUCK_SECONDS = 20.0
 PATIENCE_FACTOR = 10  # what gave no answer in the time of a measurement is watched so much longer
 SUCCESS = "dunno"
 REFUSAL = "defer_if_permit Rate limit reach, retry later"

@@ -35,6 +35,7 @@
 #define REQUEST_BYTES 2048
 #define ANSWER_BYTES 1024
 #define ACTIONS 16
+#define DRAIN_SECONDS 10
 #define ID_DIGITS 7
 #define MAIL_DIGITS 10
 #define RECIPIENT_DIGITS 3
@@ -389,13 +390,20 @@ int main(int argc, char **argv)
     }
 
     uint64_t begin = now_ns() + (uint64_t)(option.warm_up * 1e9), end = begin + (uint64_t)(option.seconds * 1e9), now;
-    double cpu = cpu_seconds();
-    int warm = 0;
-    while ((now = now_ns()) < end && broken < (uint64_t)option.connections) {
+    double cpu = cpu_seconds(), seconds = 0;
+    uint64_t idle = 0;
+    int warm = 0, over = 0;
+    /* At the end it waits for what it has asked: to leave before the answer is another kind of load. */
+    while ((now = now_ns()) < end + DRAIN_SECONDS * 1000000000ull && broken + idle < (uint64_t)option.connections) {
         if (!warm && now >= begin) {
             warm = 1;
             begin = now;
             cpu = cpu_seconds();
+        }
+        if (!over && now >= end) {
+            over = 1;
+            seconds = (double)(now - begin) / 1e9;
+            cpu = cpu_seconds() - cpu;
         }
         int n = epoll_wait(poll, events, option.connections, 100);
         if (n < 0 && errno != EINTR)
@@ -404,14 +412,16 @@ int main(int argc, char **argv)
             struct connection *c = events[i].data.ptr;
             if (c->fd >= 0 && events[i].events & EPOLLOUT)
                 push(poll, c);
-            if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT && pull(c, warm)) {
+            if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT && pull(c, warm && !over)) {
+                if (over) {
+                    idle++;
+                    continue;
+                }
                 renew(c);
                 push(poll, c);
             }
         }
     }
-    double seconds = warm ? (double)(now_ns() - begin) / 1e9 : 0;
-    cpu = cpu_seconds() - cpu;
 
     qsort(latency, measured, sizeof *latency, by_size);
     printf("{\"connections\": %d, \"ids\": %ld, \"request_bytes\": %zu, \"asked\": %llu, \"requests\": %zu, "
