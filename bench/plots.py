@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from contenders import CONTENDERS, FLOOR, OURS, SQLITE, VERSION_1_2_0, Contender
 from front import WITHOUT
@@ -88,15 +89,35 @@ def _spread(values: Iterable[float]) -> tuple[float, float, float]:
     return middle, middle - ranked[0], ranked[-1] - middle
 
 
-def _bars(axes: Any, rows: Sequence[tuple[str, str, Sequence[float]]]) -> None:
-    """A bar for each of (key, label, values), the first on top."""
+def _rows(axes: Any, rows: Sequence[tuple[str, str, Sequence[float]]], label: str, *, log: bool = True) -> None:
+    """A line for each of (key, label, values), the first on top; a bar only where the axis begins at nothing."""
     rows = [row for row in rows if row[2]][::-1]
     for place, (key, _, values) in enumerate(rows):
         middle, below, above = _spread(values)
-        axes.barh(place, middle, color=COLOURS[key], height=0.7)
-        axes.errorbar(middle, place, xerr=[[below], [above]], color=GROUND, capsize=3, linewidth=1)
-    axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
-    axes.grid(axis="y", visible=False)
+        if not log:
+            axes.barh(place, middle, color=COLOURS[key], height=0.7)
+        axes.errorbar(
+            middle,
+            place,
+            xerr=[[below], [above]],
+            color=COLOURS[key] if log else GROUND,
+            marker=MARKERS.get(key, "o") if log else None,
+            capsize=3,
+            linewidth=1.4,
+        )
+    axes.set_yticks(range(len(rows)), [name for _, name, _ in rows])
+    axes.set_xlabel(label)
+    if log:
+        _logarithmic(axes, "x")
+
+
+def _logarithmic(axes: Any, *names: str) -> None:
+    """Make axes logarithmic, with figures as people write them."""
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _line(axes: Any, contender: Contender, points: Sequence[tuple[float, Sequence[float]]]) -> None:
@@ -126,9 +147,8 @@ def _legend(figure: Figure, axes: Any) -> None:
 
 def _speed(results: Results) -> Figure:
     figure, (axes,) = _figure()
-    _bars(axes, [(one.key, one.name, [*results.load(one, "per_second").values()]) for one in CONTENDERS])
-    axes.set_xscale("log")
-    axes.set_xlabel("requests per second (log), median of the rounds, least and most")
+    rows = [(one.key, one.name, [*results.load(one, "per_second").values()]) for one in CONTENDERS]
+    _rows(axes, rows, "requests per second (log): median of the rounds, least and most")
     return figure
 
 
@@ -141,7 +161,7 @@ def _latency(results: Results) -> Figure:
         for value, marker in zip(values, ("o", "s", "D"), strict=True):
             axes.plot(value, place, marker=marker, color=COLOURS[one.key], markersize=5)
     axes.set_yticks(range(len(shown)), [one.name for one in shown])
-    axes.set_xscale("log")
+    _logarithmic(axes, "x")
     axes.set_xlabel("milliseconds (log): median (circle), p99 (square), p99.9 (diamond)")
     return figure
 
@@ -152,8 +172,7 @@ def _connections(results: Results) -> Figure:
         loads = [load for load in LOADS if load == BASE or load.key.startswith("connections-")]
         points = [(load.connections, [*results.load(one, "per_second", load.key).values()]) for load in loads]
         _line(axes, one, sorted(points))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _logarithmic(axes, "x", "y")
     axes.set_xlabel("connections (log)")
     axes.set_ylabel("requests per second (log)")
     _legend(figure, axes)
@@ -179,9 +198,9 @@ def _other_loads(results: Results) -> Figure:
                 markersize=4,
                 linestyle="none",
             )
-    short = {"base": "all admitted", "ids-1000": "1,000 ids", "ids-100000": "100,000 ids", "mixed": "as mail is"}
+    short = {"base": "all admitted", "refused": "mostly\nrefused", "mixed": "as mail is", "small": "small\nrequests"}
     axes.set_xticks(range(len(loads)), [short.get(load.key, load.name) for load in loads])
-    axes.set_yscale("log")
+    _logarithmic(axes, "y")
     axes.set_ylabel("requests per second (log)")
     _legend(figure, axes)
     return figure
@@ -198,10 +217,9 @@ def _cost(results: Results) -> Figure:
             beside = results.load(one, database)
             values = [value + beside.get(number, 0.0) for number, value in results.load(one, own).items()]
             rows.append((one.key, one.name, values))
-        _bars(axes, rows)
-        axes.set_xscale("log")
-        axes.set_xlabel(f"{label}, with the database server")
+        _rows(axes, rows, label)
     memory.set_yticklabels([])
+    figure.suptitle("with the database server", fontsize=9)
     return figure
 
 
@@ -213,8 +231,7 @@ def _postfix(results: Results) -> Figure:
         rows.append(
             (key, name, [1e3 * one["seconds"] / one["mails"] for one in results.postfix if one["contender"] == key])
         )
-    _bars(axes, rows)
-    axes.set_xlabel("milliseconds per mail")
+    _rows(axes, rows, "milliseconds per mail", log=False)
     return figure
 
 
@@ -227,8 +244,7 @@ def _growth(results: Results, measurements: Sequence[dict[str, Any]], field: str
             one,
             [(size, [*results.decision(measurements, one, **{field: size}).values()]) for size in sizes],
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _logarithmic(axes, "x", "y")
     axes.set_xlabel(f"{label} (log)")
     axes.set_ylabel("CPU per decision, µs (log)")
     _legend(figure, axes)
@@ -245,8 +261,7 @@ def _start(results: Results) -> Figure:
             own = [found for found in results.ids if found["contender"] == one.key]
             sizes = sorted({found["ids"] for found in own})
             _line(axes, one, [(size, [found[field] for found in own if found["ids"] == size]) for size in sizes])
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _logarithmic(axes, "x", "y")
         axes.set_xlabel("active ids (log)")
         axes.set_ylabel(f"{label} (log)")
     _legend(figure, panels[0])
