@@ -409,17 +409,15 @@ class SqliteLog:
         if not rows:
             return None
         self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
-        return sum(size for _, size in rows)
+        return sum(int(size) for _, size in rows)
 
     def _delete_old(self, before: int) -> int | None:
         """Delete some of the rows of 0.4 and 1.2.0; how many, None when there are none."""
-        return (
-            self._execute(
-                "DELETE FROM mail_count WHERE rowid IN (SELECT rowid FROM mail_count WHERE date < ? LIMIT ?)",
-                (before, ROWS_PER_CLEAN),
-            ).rowcount
-            or None
-        )
+        deleted: int = self._execute(
+            "DELETE FROM mail_count WHERE rowid IN (SELECT rowid FROM mail_count WHERE date < ? LIMIT ?)",
+            (before, ROWS_PER_CLEAN),
+        ).rowcount
+        return deleted or None
 
 
 class _Errors:
