@@ -22,6 +22,7 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
+from policyd_rate_limit.reloading import Reloader
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.standing import Desk
@@ -37,14 +38,16 @@ from policyd_rate_limit.system.pidfile import Pidfile
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.config.changes import Changes
     from policyd_rate_limit.storage.fallback import Fallback
-    from policyd_rate_limit.storage.sql_limits import SqlLimits
-    from policyd_rate_limit.storage.worker import Decider
+    from policyd_rate_limit.storage.redis import RedisStore
+    from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 FILES_BESIDE_CONNECTIONS = 64
 UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
@@ -61,11 +64,12 @@ def run(settings: Settings) -> None:
 
     :raises PolicydError: the daemon cannot start.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until the loop handles them
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait until the loop handles them
     try:
         _start(settings)
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.sigtimedwait({signal.SIGHUP}, 0)  # nobody is left who would read a configuration
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         raise
 
 
@@ -93,11 +97,9 @@ def _start(settings: Settings) -> None:
             os.umask(UMASK)
             with logs.in_background():
                 notices = Notices(memory.shared_time)
-                decider = stores.with_fallback(settings, store, memory, notices)
-                status = partial(_status, stores.name(settings), memory, decider)
-                pulse = Pulse(decider, settings.db_timeout)
-                supervision = Supervision(manager, status, pulse.alive)
-                uvloop.run(_serve(settings, listeners, rules, pulse, sql_limits, notices, supervision))
+                fallback = stores.with_fallback(settings, store, memory, notices)
+                status = partial(_status, stores.name(settings), memory, fallback)
+                uvloop.run(_serve(settings, listeners, rules, store, fallback, sql_limits, notices, manager, status))
         finally:
             for listener in listeners:
                 sockets.unlink_socket(listener)
@@ -199,32 +201,28 @@ async def _serve(
     settings: Settings,
     listeners: Sequence[socket.socket],
     rules: Rules,
-    store: Decider,
+    store: LogStore | RedisStore,
+    fallback: Fallback,
     sql_limits: SqlLimits | None,
     notices: Notices,
-    supervision: Supervision,
+    manager: ServiceManager,
+    status: Callable[[], str],
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _logger.warning, "SIGHUP: to read the configuration anew, restart")
-
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     policy_service = _policy_service(sockets.address_of(listeners[0]))
-    worker = Worker(store, loop)
+    pulse = Pulse(fallback, settings.db_timeout)
+    worker = Worker(pulse, loop)
+    hits = ReportedHits(_reported(settings), notices.hit)
     service = Service(
-        Policy(
-            rules,
-            Actions(settings.success_action, settings.fail_action, settings.db_error_action),
-            settings.count_mode,
-            sql_limits,
-        ),
+        _policy(settings, rules, sql_limits),
         worker.submit,
         observer=Decisions(
             worker.explain,
             refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
-            listeners=[ReportedHits(settings.report_limits if settings.report else (), notices.hit)],
+            listeners=[hits],
         ),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
@@ -236,6 +234,11 @@ async def _serve(
         idle_seconds=settings.delay_to_close,
         bad_client=logs.Throttle(BAD_CLIENT_SECONDS, loop.time),
     )
+    supervision = Supervision(manager, status, pulse.alive)
+    live = _Live(service, server, store, fallback, sql_limits, hits)
+    reloader = Reloader(settings, live.prepare, supervision)
+    loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # not later: threads and child processes inherit the mask
     _calm_garbage_collection()
     worker.start()
     if sql_limits is not None:
@@ -243,17 +246,96 @@ async def _serve(
     await server.start(listeners, sockets.BACKLOG)
     _logger.info("ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", policy_service)
     supervision.ready()
+    reloader.start()
     ticking = asyncio.create_task(_tick(supervision))
     await stop.wait()
     _logger.info("stopping")
     supervision.stopping()
     ticking.cancel()
+    reloader.stop()
     await server.stop()
-    if sql_limits is not None:
-        await sql_limits.stop()
+    await live.stop()
     await worker.stop()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a second one shall not cut the clearing up
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")
+
+
+class _Live:
+    """What a reload reaches of the running daemon."""
+
+    # Those that the table of limits by id is read by.
+    _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
+
+    def __init__(
+        self,
+        service: Service,
+        server: Server,
+        store: LogStore | RedisStore,
+        fallback: Fallback,
+        sql_limits: SqlLimits | None,
+        hits: ReportedHits,
+    ) -> None:
+        self._service = service
+        self._server = server
+        self._store = store
+        self._fallback = fallback
+        self._sql_limits = sql_limits
+        self._hits = hits
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def prepare(self, change: Changes) -> Callable[[], None]:
+        """See :class:`policyd_rate_limit.reloading.Reloader`."""
+        rules = _rules(change.settings)
+        lookup = stores.make_lookup(change.settings)
+        further = rules.may_look_back_further(self._service.policy.rules) or (
+            lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
+        )
+        return partial(self._put_into_force, change, rules, lookup, further)
+
+    async def stop(self) -> None:
+        """End what looks limits up."""
+        if self._sql_limits is not None:
+            await self._sql_limits.stop()
+        await asyncio.gather(*self._retiring)
+
+    def _put_into_force(self, change: Changes, rules: Rules, lookup: Lookup | None, further: bool) -> None:
+        settings = change.settings
+        logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
+        if further:
+            # Before anybody is judged by the longer windows.
+            self._store.look_back(stores.longest_window(settings))
+        if change.changed & self._OF_SQL_LIMITS:
+            self._replace_sql_limits(stores.make_sql_limits(settings, lookup, self._store) if lookup else None)
+        # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
+        if settings.db_error_action is None:
+            self._fallback.enforce(True)
+        self._service.policy = _policy(settings, rules, self._sql_limits)
+        if settings.db_error_action is not None:
+            self._fallback.enforce(False)
+        self._hits.windows = _reported(settings)
+        self._server.idle_seconds = settings.delay_to_close
+        gc.freeze()  # this lives long, too
+
+    def _replace_sql_limits(self, new: SqlLimits | None) -> None:
+        loop = asyncio.get_running_loop()
+        if new is not None:
+            new.start(loop)
+        old, self._sql_limits = self._sql_limits, new
+        if old is not None:
+            # Who has asked the old one still gets an answer.
+            retiring = loop.create_task(old.stop())
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+
+def _reported(settings: Settings) -> frozenset[int]:
+    """The windows whose hits are counted, in seconds."""
+    return frozenset(settings.report_limits if settings.report else ())
+
+
+def _policy(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> Policy:
+    actions = Actions(settings.success_action, settings.fail_action, settings.db_error_action)
+    return Policy(rules, actions, settings.count_mode, sql_limits)
 
 
 async def _tick(supervision: Supervision) -> None:

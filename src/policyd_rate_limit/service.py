@@ -154,6 +154,8 @@ class Service:
 
             def conclude(result: Verdict | Exception) -> None:
                 action = _action(policy.actions, result)
+                if action is None and isinstance(result, StoreUnavailable):
+                    action = self.policy.actions.away  # set while this waited for the store
                 answer(action)
                 self._observer.decided(request, demand, result, action, began)
 

@@ -146,7 +146,7 @@ def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisS
         lookup,
         ttl=settings.sql_limits_ttl,
         timeout=settings.db_timeout,
-        longest=longest_window(settings),
+        longest=max(longest_window(settings), store.reach),
         need=store.need,
         may_log=logs.Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
     )

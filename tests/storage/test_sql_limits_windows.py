@@ -38,6 +38,34 @@ def test_the_log_is_read_back_as_far_as_is_needed(sqlite: SqliteDatabase, clock:
     second.close()
 
 
+def test_looking_back_finds_what_a_shorter_window_has_made_memory_forget(sqlite: SqliteDatabase, clock: Clock) -> None:
+    store = sqlite.store(clock, longest=WEEK)
+    short = demand("user:alice", 100, seconds=60)
+    for _ in range(10):
+        assert admitted(store, short) == [True]
+        clock.now += HOUR
+    store.need(WEEK)  # as long as before: nothing is read
+    assert admitted(store, weekly("user:alice", 10)) == [True]
+    store.look_back(WEEK)
+    assert admitted(store, *[weekly("user:alice", 12)] * 2) == [True, False]
+    assert store.reach == WEEK
+    store.look_back(2 * WEEK)
+    assert store.reach == 2 * WEEK
+    store.close()
+
+
+def test_looking_back_while_the_database_is_away(sqlite: SqliteDatabase, clock: Clock) -> None:
+    store = sqlite.store(clock)
+    for _ in range(3):
+        assert admitted(store, demand("user:alice", 100, seconds=60)) == [True]
+        clock.now += 120
+    store.look_back(HOUR)
+    with sqlite.outage(), pytest.raises(StoreUnavailable):
+        store.admit([demand("user:alice", 3)], (), 0.0)
+    assert admitted(store, demand("user:alice", 3)) == [False]
+    store.close()
+
+
 def test_a_failure_meanwhile_does_not_forget_what_is_needed(sqlite: SqliteDatabase, clock: Clock) -> None:
     first = sqlite.store(clock)
     first.need(WEEK)

@@ -115,19 +115,29 @@ def ask_all(
 class Background:
     """The same in a thread of its own while a ``with`` block runs; broken connections are opened again.
 
-    ``users`` may be endless; the end of the block ends the load, after the answers that are on their way.
+    ``users`` may be endless; the end of the block ends the load, after the answers that are on their way. Without
+    ``insist`` a broken connection is an error.
     """
 
-    def __init__(self, addresses: Sequence[Address], users: Iterator[str], *, connections: int = 64) -> None:
-        self.tally = Tally()
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        users: Iterator[str],
+        *,
+        connections: int = 64,
+        tally: Tally | None = None,
+        insist: bool = True,
+    ) -> None:
+        self.tally = tally or Tally()
         self._arguments = (addresses, connections, users)
+        self._insist = insist
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load")
 
     def _run(self) -> None:
         try:
-            uvloop.run(_converse_all(*self._arguments, self.tally, self._stop.is_set, insist=True))
+            uvloop.run(_converse_all(*self._arguments, self.tally, self._stop.is_set, insist=self._insist))
         except BaseException as error:  # noqa: BLE001 - handed to the test's own thread by __exit__
             self._error = error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import itertools
+import weakref
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -40,6 +42,7 @@ addresses = st.ip_addresses()
 
 def rules(
     *,
+    limits: Limits = USUAL,
     by_id: Mapping[str, Limits] | None = None,
     sasl: bool = True,
     sender: bool = True,
@@ -48,7 +51,7 @@ def rules(
     ipv6_prefix: int = 64,
 ) -> Rules:
     return Rules(
-        limits=USUAL,
+        limits=limits,
         limits_by_id=by_id or {},
         limit_by_sasl=sasl,
         limit_by_sender=sender,
@@ -412,3 +415,49 @@ def test_where_the_limits_of_a_key_come_from() -> None:
     # What no version of ours would have written.
     assert some.limits_of_key("client:alice") == (USUAL, "limits")
     assert some.limits_of_key("nobody") == (USUAL, "limits")
+
+
+SHORT, LONG = (Limit(1000, 60),), (Limit(1, 60), Limit(9, 86400))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "further"),
+    [
+        ((SHORT, {}), (SHORT, {}), False),
+        ((SHORT, {}), (LONG, {}), True),
+        ((LONG, {}), (SHORT, {}), False),
+        (((), {}), (SHORT, {}), True),
+        ((LONG, {}), ((Limit(5, 86400),), {}), False),
+        # users and senders
+        ((LONG, {"a": SHORT}), (LONG, {}), True),
+        ((LONG, {"A": SHORT}), (LONG, {"a": SHORT}), False),
+        ((LONG, {"a": SHORT}), (LONG, {"b": SHORT}), True),
+        ((LONG, {}), (LONG, {"a": SHORT}), False),
+        ((SHORT, {}), (SHORT, {"a": LONG}), True),
+        ((SHORT, {"a": LONG}), (SHORT, {}), False),
+        # clients: which network holds an address may change
+        ((LONG, {"192.0.2.0/24": SHORT}), (LONG, {"192.0.2.0/24": SHORT}), False),
+        ((LONG, {"192.0.2.0/24": SHORT}), (LONG, {}), True),
+        ((SHORT, {"192.0.2.0/24": LONG, "192.0.2.1": SHORT}), (SHORT, {"192.0.2.0/24": LONG}), True),
+        ((SHORT, {}), (SHORT, {"192.0.2.0/24": SHORT}), False),
+        ((LONG, {}), (LONG, {"192.0.2.0/24": SHORT}), False),
+    ],
+)
+def test_whether_anybodys_window_becomes_longer(
+    before: tuple[Limits, dict[str, Limits]], after: tuple[Limits, dict[str, Limits]], further: bool
+) -> None:
+    old, new = (rules(limits=limits, by_id=by_id) for limits, by_id in (before, after))
+    assert new.may_look_back_further(old) is further
+
+
+def test_old_rules_go_by_reference_counts() -> None:
+    """No cycle keeps them, as the garbage collector hardly ever looks at what lives long."""
+    gc.disable()
+    try:
+        old = rules()
+        assert old.charged(request(address="192.0.2.1")) is not None
+        gone = weakref.ref(old)
+        del old
+        assert gone() is None
+    finally:
+        gc.enable()

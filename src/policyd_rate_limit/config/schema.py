@@ -295,6 +295,7 @@ class Settings(BaseModel):
         64,
         "IPv6 clients whose addresses begin with the same so many bits are one client.",
         unit="bits",
+        reload=True,
     )
     count_mode: Annotated[int | None, unset_or(COUNT_MODE)] = _setting(
         None,
@@ -376,6 +377,7 @@ class Settings(BaseModel):
     config_file: Annotated[str | None, unset_or(Kind("a path", str))] = _setting(
         None,
         "The path of the configuration file in use. It is set by itself.",
+        reload=True,
     )
 
     @property

@@ -115,6 +115,35 @@ class _Named(dict[Network, _T]):
         return next((network for network in candidates if network in self), None)
 
 
+class _Clients:
+    """Whom client addresses charge; apart from what remembers it, so that old rules go by reference counts."""
+
+    def __init__(self, limits: Limits, limits_of_network: _Named[Limits], limited: _Named[None], prefix: int) -> None:
+        self._limits = limits
+        self._limits_of_network = limits_of_network
+        self._limited = limited
+        self._ipv6_prefix = prefix
+
+    def read(self, text: str) -> Charged | None:
+        """Whom a client address charges, None when it is none or lies in none of the limited networks."""
+        address = parse_address(text)
+        if address is None or self._limited.longest(address) is None:
+            return None
+        return self.charge(address)
+
+    def charge(self, address: Network) -> Charged:
+        """The key and the limits of a client: those of the longest network that is named and holds it."""
+        charged = address if address.version == 4 else address.within(self._ipv6_prefix)
+        limits = self._limits
+        network = self._limits_of_network.longest(address)
+        if network is not None:
+            limits = self._limits_of_network[network]
+            # A network that is named by itself, inside a member of the usual length, is a member of its own.
+            if network.version == 6 and network.length > self._ipv6_prefix:
+                charged = network
+        return Charged(f"client:{charged}", limits)
+
+
 class Rules:
     """Who is charged within which limits; the parameters are the settings of the same names.
 
@@ -139,7 +168,6 @@ class Rules:
         self._by_sender = limit_by_sender
         self._by_ip = limit_by_ip
         self._ipv6_prefix = ipv6_prefix
-        self._limited = _Named(dict.fromkeys(map(parse_network, limited_networks)))
         self._limits_of_name: dict[str, Limits] = {}
         named: dict[Network, Limits] = {}
         for name, its_limits in limits_by_id.items():
@@ -148,8 +176,10 @@ class Rules:
             except ValueError:
                 self._limits_of_name[fold(name)] = its_limits
         self._limits_of_network = _Named(named)
+        limited = _Named(dict.fromkeys(map(parse_network, limited_networks)))
+        self._clients = _Clients(limits, self._limits_of_network, limited, ipv6_prefix)
         # Addresses come again and again, and reading one takes ten times as long as all the rest.
-        self._client = lru_cache(REMEMBERED_ADDRESSES)(self._read_client)
+        self._client = lru_cache(REMEMBERED_ADDRESSES)(self._clients.read)
 
     def charged(self, request: Request) -> Charged | None:
         """Whom ``request`` charges, None when nobody is to be charged."""
@@ -182,7 +212,7 @@ class Rules:
         """
         address = parse_address(old_id)
         if address is not None:
-            return (self._charge(address).key,)
+            return (self._clients.charge(address).key,)
         name = fold(old_id)
         return (f"user:{name}", f"sender:{name}")
 
@@ -206,7 +236,7 @@ class Rules:
         if kind != "client" and not self._by_ip:
             raise ValueError(f"clients are not charged: limit_by_ip is not set; user:{name} is the user of that name")
         if network.is_address:
-            return (self._charge(network).key,)
+            return (self._clients.charge(network).key,)
         longer_and_named = network.length > self._ipv6_prefix and network in self._limits_of_network
         if network.version == 6 and (network.length == self._ipv6_prefix or longer_and_named):
             return (f"client:{network}",)
@@ -224,6 +254,25 @@ class Rules:
                 found = self._limits_of_network[network] if network else None
         return (self._limits, "limits") if found is None else (found, "limits_by_id")
 
+    def may_look_back_further(self, before: Rules) -> bool:
+        """Whether an id may have a longer window than it had under ``before``."""
+
+        def longest(limits: Limits) -> int:
+            return max((limit.seconds for limit in limits), default=0)
+
+        names = {*self._limits_of_name, *before._limits_of_name}
+        if longest(self._limits) > longest(before._limits) or any(
+            longest(self._limits_of_name.get(name, self._limits))
+            > longest(before._limits_of_name.get(name, before._limits))
+            for name in names
+        ):
+            return True
+        if self._limits_of_network == before._limits_of_network:
+            return False
+        # Which network an address gets its limits from may be another one now.
+        mine = max(map(longest, (self._limits, *self._limits_of_network.values())))
+        return mine > min(map(longest, (before._limits, *before._limits_of_network.values())))
+
     def _keys_of_name(self, name: str) -> tuple[str, ...]:
         if not name:
             raise ValueError("an id that is empty")
@@ -231,25 +280,6 @@ class Rules:
         if not kinds:
             raise ValueError("users and senders are not charged: neither limit_by_sasl nor limit_by_sender is set")
         return tuple(f"{kind}:{fold(name)}" for kind in kinds)
-
-    def _read_client(self, text: str) -> Charged | None:
-        """Whom a client address charges, None when it is none or lies in none of the limited networks."""
-        address = parse_address(text)
-        if address is None or self._limited.longest(address) is None:
-            return None
-        return self._charge(address)
-
-    def _charge(self, address: Network) -> Charged:
-        """The key and the limits of a client: those of the longest network that is named and holds it."""
-        charged = address if address.version == 4 else address.within(self._ipv6_prefix)
-        limits = self._limits
-        network = self._limits_of_network.longest(address)
-        if network is not None:
-            limits = self._limits_of_network[network]
-            # A network that is named by itself, inside a member of the usual length, is a member of its own.
-            if network.version == 6 and network.length > self._ipv6_prefix:
-                charged = network
-        return Charged(f"client:{charged}", limits)
 
 
 def id_of_key(key: str) -> str:

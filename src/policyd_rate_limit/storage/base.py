@@ -65,6 +65,13 @@ class Store(Protocol):
         May be called from another thread than the rest.
         """
 
+    def look_back(self, seconds: int) -> None:
+        """Ids that had shorter windows have some of up to ``seconds`` now: what lies in them is read before the next
+        :meth:`admit`, as memory keeps no more of an id than its limits ask for.
+
+        May be called from another thread than the rest.
+        """
+
     def add_hits(self, hits: Sequence[Hits]) -> None:
         """Keep ``hits`` for the report, of a key and a window at most once each.
 

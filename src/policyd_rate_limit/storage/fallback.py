@@ -153,6 +153,10 @@ class Fallback:
                 return self._store.explain(demands)
         return [self._memory.ledger.explain(demand) for demand in demands]
 
+    def enforce(self, wanted: bool) -> None:
+        """Whether memory is to decide from now on while the database is away. Any thread may say so."""
+        self._enforce = wanted
+
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""
         if self._journal is None:

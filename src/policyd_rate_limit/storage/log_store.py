@@ -15,8 +15,9 @@ import contextlib
 import itertools
 import logging
 import secrets
+import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreUnavailable
@@ -42,6 +43,13 @@ MAINTENANCE_PATIENCE = 0.2  # seconds that what is not urgent may hold up answer
 _logger = logging.getLogger(__name__)
 
 
+class _Reach(NamedTuple):
+    """How far back (``seconds``) memory knows what the log holds, and how often that was to be read anew."""
+
+    seconds: int
+    readings: int = 0
+
+
 class LogStore:
     """See :class:`policyd_rate_limit.storage.base.Store`.
 
@@ -62,8 +70,8 @@ class LogStore:
     ) -> None:
         self._open_log = open_log
         self._memory = memory
-        self._longest = longest
-        self._needed = longest
+        self._longest = self._needed = _Reach(longest)
+        self._needs = threading.Lock()
         self._carried = 2 * longest if carried is None else carried
         self._counters_of_old_id = counters_of_old_id
         self._log: Log | None = None
@@ -161,7 +169,19 @@ class LogStore:
 
     def need(self, seconds: int) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.need`."""
-        self._needed = max(self._needed, seconds)
+        with self._needs:
+            if seconds > self._needed.seconds:
+                self._needed = self._needed._replace(seconds=seconds)
+
+    def look_back(self, seconds: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.look_back`."""
+        with self._needs:
+            self._needed = _Reach(max(self._needed.seconds, seconds), self._needed.readings + 1)
+
+    @property
+    def reach(self) -> int:
+        """The longest window that memory knows of all ids, in seconds."""
+        return self._needed.seconds
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.add_hits`."""
@@ -195,7 +215,7 @@ class LogStore:
 
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
-        self._memory.ledger.windows.sweep(self._longest)
+        self._memory.ledger.windows.sweep(self._longest.seconds)
         if self._log is not None:
             try:
                 self._log.maintain()
@@ -232,7 +252,7 @@ class LogStore:
             now = self._memory.date
             log_tables.remove_expired(log, now, patience)
             in_force = log_tables.overrides(log, now)
-            longest = max(self._longest, longest_window(in_force))
+            longest = max(self._longest.seconds, longest_window(in_force))
             if limits_of is not None:
                 longest = max(longest, self._longest_window(log, limits_of))
             deleted = log.clean(now - 2 * longest, patience)
@@ -251,7 +271,7 @@ class LogStore:
 
     def _longest_window(self, log: Log, limits_of: Callable[[str], Limits | None]) -> int:
         """The longest window of those who are counted in rows that are older than twice the usual longest one."""
-        before = self._memory.date - 2 * self._longest
+        before = self._memory.date - 2 * self._longest.seconds
         counters: set[str] = set()
         for _, record in log.rows_after(0):
             if record.date >= before:
@@ -301,7 +321,7 @@ class LogStore:
             self._loaded = False
             self._memory.forget()
             self._stored.clear()
-            self._seq = log.last_before(self._memory.date - needed)
+            self._seq = log.last_before(self._memory.date - needed.seconds)
         self._longest = needed
         self._read_on(log)
         return log

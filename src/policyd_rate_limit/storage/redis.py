@@ -175,6 +175,10 @@ class RedisStore:
         """See :meth:`policyd_rate_limit.storage.base.Store.need`: what the server has let go is not to be had again."""
         self._longest = max(self._longest, seconds)
 
+    def look_back(self, seconds: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.look_back`: what the server still has is all there is."""
+        self.need(seconds)
+
     def add_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.add_hits`."""
         try:

@@ -110,6 +110,7 @@ class Supervision:
         self._told = ""
         self._told_at = 0.0
         self._well = True
+        self._note = ""
         self._stopping = False
 
     @property
@@ -120,9 +121,11 @@ class Supervision:
         half = (self._manager.watchdog_seconds or 2.0) / 2  # sd_watchdog_enabled(3) recommends half of the time
         return min(half, 1.0)
 
-    def ready(self) -> None:
-        """It serves: for the first time, or again after :meth:`reloading`."""
-        self._tell_status("READY=1")
+    def ready(self, note: str = "") -> None:
+        """It serves: for the first time, or again after :meth:`reloading`. ``note`` stays part of the status."""
+        self._note = note
+        if not self._stopping:
+            self._tell_status("READY=1")
 
     def reloading(self) -> None:
         """The configuration is read anew; :meth:`ready` ends that."""
@@ -145,7 +148,7 @@ class Supervision:
         self._manager.retry()
         if self._manager.watchdog_seconds is not None:
             self._feed()
-        if self._clock() - self._told_at >= STATUS_SECONDS and self._status() != self._told:
+        if self._clock() - self._told_at >= STATUS_SECONDS and self._description() != self._told:
             self._tell_status()
 
     def _feed(self) -> None:
@@ -159,7 +162,10 @@ class Supervision:
                 "the store gets on again" if well else "the store is stuck: the watchdog is not fed any more",
             )
 
+    def _description(self) -> str:
+        return f"{self._status()}; {self._note}" if self._note else self._status()
+
     def _tell_status(self, *before: str) -> None:
-        self._told = self._status()
+        self._told = self._description()
         self._told_at = self._clock()
         self._manager.tell(*before, f"STATUS={self._told}")

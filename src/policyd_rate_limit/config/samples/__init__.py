@@ -44,10 +44,11 @@ def conf_sample() -> str:
 
 def settings_table() -> str:
     """A table of all settings in Markdown."""
-    lines = ["| setting | default | unit | meaning |", "|---|---|---|---|"]
+    lines = ["| setting | default | unit | reload | meaning |", "|---|---|---|---|---|"]
     for setting in _DECLARED:
         default = "unset" if setting.default is None else f"`{_flow(setting)}`"
-        lines.append(f"| `{setting.name}` | {default} | {setting.unit} | {_escaped(setting.prose)} |")
+        reload = "yes" if setting.reload else "no"
+        lines.append(f"| `{setting.name}` | {default} | {setting.unit} | {reload} | {_escaped(setting.prose)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -60,6 +61,9 @@ The same names and values serve in `policyd-rate-limit.yaml` (YAML 1.1) and `pol
 syntax, read and never run). Without `-f`, the first of these files that exists is read:
 `~/.config/policyd-rate-limit.conf`, `~/.config/policyd-rate-limit.yaml`, `/etc/policyd-rate-limit.conf`,
 `/etc/policyd-rate-limit.yaml`. A setting that is left out has its default.
+
+*reload*: whether the daemon changes it without a restart, when it gets SIGHUP (`systemctl reload policyd-rate-limit`).
+The others keep their values until the next start, and the log says so. A file with a mistake in it changes nothing.
 
 `policyd-rate-limit --get-config NAME` prints a setting as it is in use; `config_file` is the file it comes from.
 
