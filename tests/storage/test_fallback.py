@@ -349,6 +349,10 @@ class CommitsThatFail:
         """Nobody asks."""
         raise AssertionError
 
+    def look_back(self, seconds: int) -> None:
+        """Nobody asks."""
+        raise AssertionError
+
     def add_hits(self, hits: Sequence[Hits]) -> None:
         """Likewise."""
         raise AssertionError
