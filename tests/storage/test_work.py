@@ -77,7 +77,7 @@ def test_statements_of_a_batch(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
         assert all(verdict.admitted for verdict in admit(store, mails(1_000, size, cost=1)))
         assert len(statements) <= STATEMENTS, statements
     statements.clear()
-    assert not any(verdict.admitted for verdict in admit(store, mails(0, BATCH, cost=1_001)))
+    assert not any(verdict.admitted for verdict in admit(store, mails(2_000, BATCH, cost=1_001)))
     assert not [text for text in statements if text.startswith(("INSERT", "UPDATE", "DELETE"))]
     store.close()
 
