@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from policyd_rate_limit import stores
+from policyd_rate_limit import reports, stores
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.reloading import Reloader
+from policyd_rate_limit.report.notifier import Notifier
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.standing import Desk
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
+    from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.fallback import Fallback
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
@@ -197,6 +199,20 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
             lookup.close()
 
 
+def mail_report(settings: Settings) -> None:
+    """Mail the report that ``settings`` ask for, if any.
+
+    :raises PolicydError: not everybody whom it is for has got it.
+    """
+    if not settings.report:
+        return
+    administration = stores.open_administration(settings, _rules(settings))
+    try:
+        reports.mail_report(settings, administration, os.uname().nodename)
+    finally:
+        administration.close()
+
+
 async def _serve(
     settings: Settings,
     listeners: Sequence[socket.socket],
@@ -216,13 +232,14 @@ async def _serve(
     pulse = Pulse(fallback, settings.db_timeout)
     worker = Worker(pulse, loop)
     hits = ReportedHits(_reported(settings), notices.hit)
+    notifier = Notifier(os.uname().nodename, time.time)
     service = Service(
         _policy(settings, rules, sql_limits),
         worker.submit,
         observer=Decisions(
             worker.explain,
             refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
-            listeners=[hits],
+            listeners=[hits, notifier],
         ),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
@@ -235,10 +252,11 @@ async def _serve(
         bad_client=logs.Throttle(BAD_CLIENT_SECONDS, loop.time),
     )
     supervision = Supervision(manager, status, pulse.alive)
-    live = _Live(service, server, store, fallback, sql_limits, hits)
+    live = _Live(service, server, store, fallback, sql_limits, hits, notifier)
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # not later: threads and child processes inherit the mask
+    notifier.configure(reports.ways_of_notices(settings), settings.notify_max_per_hour)
     _calm_garbage_collection()
     worker.start()
     if sql_limits is not None:
@@ -256,6 +274,7 @@ async def _serve(
     await server.stop()
     await live.stop()
     await worker.stop()
+    await loop.run_in_executor(None, notifier.stop)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")
 
@@ -265,6 +284,7 @@ class _Live:
 
     # Those that the table of limits by id is read by.
     _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
+    _OF_NOTICES = ("notify_", "smtp_", "report_from")  # how their names begin
 
     def __init__(
         self,
@@ -274,6 +294,7 @@ class _Live:
         fallback: Fallback,
         sql_limits: SqlLimits | None,
         hits: ReportedHits,
+        notifier: Notifier,
     ) -> None:
         self._service = service
         self._server = server
@@ -281,6 +302,7 @@ class _Live:
         self._fallback = fallback
         self._sql_limits = sql_limits
         self._hits = hits
+        self._notifier = notifier
         self._retiring: set[asyncio.Task[None]] = set()
 
     def prepare(self, change: Changes) -> Callable[[], None]:
@@ -290,7 +312,8 @@ class _Live:
         further = rules.may_look_back_further(self._service.policy.rules) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
-        return partial(self._put_into_force, change, rules, lookup, further)
+        ways = reports.ways_of_notices(change.settings)
+        return partial(self._put_into_force, change, rules, lookup, further, ways)
 
     async def stop(self) -> None:
         """End what looks limits up."""
@@ -298,7 +321,9 @@ class _Live:
             await self._sql_limits.stop()
         await asyncio.gather(*self._retiring)
 
-    def _put_into_force(self, change: Changes, rules: Rules, lookup: Lookup | None, further: bool) -> None:
+    def _put_into_force(
+        self, change: Changes, rules: Rules, lookup: Lookup | None, further: bool, ways: list[Way]
+    ) -> None:
         settings = change.settings
         logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
         if further:
@@ -313,6 +338,8 @@ class _Live:
         if settings.db_error_action is not None:
             self._fallback.enforce(False)
         self._hits.windows = _reported(settings)
+        if any(name.startswith(self._OF_NOTICES) for name in change.changed):
+            self._notifier.configure(ways, settings.notify_max_per_hour)
         self._server.idle_seconds = settings.delay_to_close
         gc.freeze()  # this lives long, too
 

@@ -8,6 +8,7 @@
     │   ├── UnknownAccount   ``user`` or ``group`` does not exist
     │   └── AlreadyRunning   another instance runs, by the pidfile
     ├── ProtocolError        a client does not speak the Postfix policy protocol
+    ├── DeliveryFailed       a report or a notice did not get to whom it is for
     └── StoreError           the store cannot decide now
         ├── StoreUnavailable     nothing of the batch was decided
         ├── CommitFailed         the batch was decided, but may not be on disk
@@ -72,6 +73,10 @@ class AlreadyRunning(SystemRefusal):
 
 class ProtocolError(PolicydError):
     """A client does not speak the Postfix policy protocol, or goes beyond a bound of it."""
+
+
+class DeliveryFailed(PolicydError):
+    """A report or a notice did not get to whom it is for, or to none that knows of it."""
 
 
 class StoreError(PolicydError):

@@ -74,7 +74,12 @@ class _Commands(click.Group):
     type=click.Path(readable=False, path_type=Path),  # what is wrong with it is for the configuration to say
     help="The configuration file, instead of policyd-rate-limit.conf or .yaml in ~/.config or /etc.",
 )
-@click.option("--clean", "do_clean", is_flag=True, help="Delete old records from the database, and end.")
+@click.option(
+    "--clean",
+    "do_clean",
+    is_flag=True,
+    help="Delete old records from the database, mail the report if one is asked for, and end.",
+)
 @click.option(
     "--get-config",
     "setting",

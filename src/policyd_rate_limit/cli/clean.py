@@ -16,7 +16,7 @@ from policyd_rate_limit.system import accounts
 
 
 def clean(path: Path | None) -> Exit:
-    """Delete old records from the database and say how many. Raises ConfigError and UnknownAccount."""
+    """Delete old records from the database, say how many, mail the report. Raises ConfigError and UnknownAccount."""
     settings = load(path)
     # Root becomes the daemon's account before it touches the database, whose files would else be root's and
     # lock the daemon out.
@@ -25,14 +25,17 @@ def clean(path: Path | None) -> Exit:
         app.make_state_directories(settings, account)
         if account is not None:
             accounts.drop_privileges(account)
-        deleted = app.clean(settings)
+        # Deleted is deleted, and said before anybody waits for the mail.
+        click.echo(f"{app.clean(settings)} records deleted")
+        app.mail_report(settings)
     except ConfigError:
         raise  # a driver that is missing, say: the same status as when the daemon starts
+    except BrokenPipeError:
+        raise  # whoever reads what is said has gone: that is no failure of --clean
     except (PolicydError, OSError) as error:
         tell(error)
         return Exit.CLEAN_FAILED
     except Exception:  # noqa: BLE001 - whatever it was, it is --clean that failed
         traceback.print_exc()
         return Exit.CLEAN_FAILED
-    click.echo(f"{deleted} records deleted")
     return Exit.OK

@@ -9,9 +9,11 @@ import math
 import os
 import re
 import socket
+from base64 import b64decode
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic_core import CoreSchema, core_schema
 
@@ -64,12 +66,14 @@ class Kind:
     """What a setting expects, and how it is read from what a file holds.
 
     ``read`` raises :class:`Wrong`. With ``needed_by``, the setting must be set where the setting of that
-    name, declared before it, is on.
+    name, declared before it, is on. With ``needs``, the setting of that name, declared before it, must be set
+    where this one is.
     """
 
     expected: str
     read: Callable[[Any], Any]
     needed_by: str = ""
+    needs: str = ""
 
     def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
         """Have pydantic read the setting in our own words."""
@@ -79,16 +83,18 @@ class Kind:
         read = self.read(value)
         if read is None and self.needed_by and info.data.get(self.needed_by):
             raise Wrong(Fault(value, f"{self.expected}, since {self.needed_by} is on"))
+        if read is not None and self.needs and info.data.get(self.needs, read) is None:
+            raise Wrong(Fault(value, f"nothing, unless {self.needs} is set too"))
         return read
 
 
-def unset_or(kind: Kind, needed_by: str = "") -> Kind:
+def unset_or(kind: Kind, needed_by: str = "", needs: str = "") -> Kind:
     """The same kind, or nothing at all."""
 
     def read(value: object) -> object:
         return None if value is None else kind.read(value)
 
-    return Kind(kind.expected, read, needed_by)
+    return Kind(kind.expected, read, needed_by, needs)
 
 
 def whole(low: int, high: int) -> Kind:
@@ -326,19 +332,78 @@ def _periods(value: object) -> tuple[int, ...]:
     return tuple(_each(enumerate(value if isinstance(value, list | tuple) else [value]), _period))
 
 
+def _addresses(value: object) -> str:
+    text = _line(value)
+    if not _MAILBOXES.fullmatch(text):
+        raise Wrong(Fault(value, "a mail address, such as user@example.org or Name <user@example.org>"))
+    return text
+
+
+def _sender(value: object) -> str:
+    text = _addresses(value)
+    if not _MAILBOX.fullmatch(text):
+        raise Wrong(Fault(value))
+    return text
+
+
+# RFC 5322, section 3.4, without the parts that are obsolete or need quoting; "root" is an address to the own server.
+_WORD = r'[^\s@<>(),;:\\"\[\]]'
+_ADDRESS = rf"{_WORD}+(?:@(?:{_WORD}+|\[[0-9A-Za-z.:]+\]))?"
+_NAME = rf'(?:"[^"\\]*"|{_WORD}(?:{_WORD}| )*)?'
+_MAILBOX = re.compile(rf" *(?:{_ADDRESS}|{_NAME} *<{_ADDRESS}>) *")
+_MAILBOXES = re.compile(f"{_MAILBOX.pattern}(?:,{_MAILBOX.pattern})*")
+
+
 def _recipients(value: object) -> str | tuple[str, ...]:
     if isinstance(value, str):
-        return _line(value)
-    recipients = tuple(_each(enumerate(_items(value)), _line))
+        return _addresses(value)
+    recipients = tuple(_each(enumerate(_items(value)), _addresses))
     if not recipients:
         raise Wrong(Fault(value))
     return recipients
+
+
+def _arguments(value: object) -> tuple[str, ...]:
+    arguments = tuple(_each(enumerate(_items(value)), _argument))
+    if not arguments:
+        raise Wrong(Fault(value))
+    return arguments
+
+
+def _argument(value: object) -> str:
+    if not is_text(value) or not isinstance(value, str) or "\0" in value:
+        raise Wrong(Fault(value, "text"))
+    return value
+
+
+def _url(value: object) -> str:
+    text = _line(value)
+    try:
+        parts = urlsplit(text)
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        raise Wrong(Fault(value)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or not port_is_one:
+        raise Wrong(Fault(value))
+    if not text.isascii() or " " in text:
+        raise Wrong(Fault(value, "a URL in ASCII, with other characters as %XX, and the host name in Punycode"))
+    return text
 
 
 def _query(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise Wrong(Fault(value))
     return value
+
+
+def _secret(value: object) -> str:
+    text = _line(value)
+    if text.startswith("whsec_"):
+        try:
+            b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise Wrong(Fault(value)) from None
+    return text
 
 
 FLAG = Kind("true or false", _flag)
@@ -353,6 +418,10 @@ LIMITS = Kind("a list of [mails, seconds], such as [[10, 60], [150, 86400]]", _l
 LIMITS_BY_ID = Kind("a mapping of ids to limits, such as {alice: [[10, 60]]}", _limits_by_id)
 NETWORKS = Kind("a list of networks in CIDR notation, such as [192.0.2.0/24]", _networks)
 PERIODS = Kind("a list of periods in seconds, such as [86400]", _periods)
+SENDER = Kind("one mail address", _sender)
+ARGUMENTS = Kind("a list of a program and its arguments, such as [/usr/local/bin/notify, --page]", _arguments)
+SECRET = Kind("whsec_ and a key in base64, or one line of text", _secret)
+URL = Kind("an http or https URL without a user in it, such as https://hooks.example.org/x", _url)
 RECIPIENTS = Kind("one mail address or a list of them", _recipients)
 QUERY = Kind("an SQL query, or nothing", _query)
 BACKEND = choice(

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyd_rate_limit.config.kinds import (
     ACTION,
+    ARGUMENTS,
     BACKEND,
     COUNT_MODE,
     CREDENTIALS,
@@ -32,8 +33,11 @@ from policyd_rate_limit.config.kinds import (
     QUERY,
     RECIPIENTS,
     REDIS_OPTIONS,
+    SECRET,
+    SENDER,
     SERVER,
     SQLITE_OPTIONS,
+    URL,
     Kind,
     seconds,
     unset_or,
@@ -328,9 +332,9 @@ class Settings(BaseModel):
         reload=True,
         heading="The report",
     )
-    report_from: Annotated[str | None, unset_or(LINE, needed_by="report")] = _setting(
+    report_from: Annotated[str | None, unset_or(SENDER, needed_by="report")] = _setting(
         None,
-        "The address that the report comes from. To be set where report is on.",
+        "The address that the report and the notices come from. To be set where report is on, and with notify_to.",
         reload=True,
     )
     report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS, needed_by="report")] = _setting(
@@ -358,13 +362,23 @@ class Settings(BaseModel):
     )
     smtp_server: Annotated[tuple[str, int], SERVER] = _setting(
         ("localhost", 25),
-        "The SMTP server that takes the report.",
+        "The SMTP server that takes the report and the notices.",
         reload=True,
         may_be_empty=True,
     )
     smtp_starttls: Annotated[bool, FLAG] = _setting(
         False,
-        "Speak TLS with that server; to be set where there are credentials.",
+        """
+        Speak TLS with that server, whose certificate is verified; to be set where there are credentials.
+        """,
+        reload=True,
+    )
+    smtp_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
+        None,
+        """
+        A file, in PEM, of the certificate authorities that may vouch for that server. Unset: those that the
+        system trusts.
+        """,
         reload=True,
     )
     smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = _setting(
@@ -372,6 +386,51 @@ class Settings(BaseModel):
         "[user, password] for that server, or nothing.",
         reload=True,
         secret=True,
+    )
+
+    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS, needs="report_from")] = _setting(
+        None,
+        """
+        The address, or a list of them, that gets a mail at once when somebody runs into a limit, from
+        report_from by way of smtp_server. One notice for each id and limit in the period of that limit.
+        """,
+        reload=True,
+        heading="Notices",
+    )
+    notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = _setting(
+        None,
+        """
+        A program and its arguments, run without a shell for each notice, which it reads as JSON from its
+        standard input.
+        """,
+        reload=True,
+    )
+    notify_url: Annotated[str | None, unset_or(URL)] = _setting(
+        None,
+        "Where each notice goes as JSON, by POST.",
+        reload=True,
+        secret=True,
+    )
+    notify_secret: Annotated[str | None, unset_or(SECRET, needs="notify_url")] = _setting(
+        None,
+        """
+        What signs these, as Standard Webhooks have it: whsec_ and the key in base64, or text that is the key.
+        """,
+        reload=True,
+        secret=True,
+    )
+    notify_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
+        None,
+        """
+        A file, in PEM, of the certificate authorities that may vouch for the server of notify_url. Unset: those
+        that the system trusts.
+        """,
+        reload=True,
+    )
+    notify_max_per_hour: Annotated[int, whole(1, 100_000)] = _setting(
+        20,
+        "The most notices in any hour; the next one says which there would have been.",
+        reload=True,
     )
 
     config_file: Annotated[str | None, unset_or(Kind("a path", str))] = _setting(

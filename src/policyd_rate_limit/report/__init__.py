@@ -1,0 +1,1 @@
+"""What is reported of who ran into a limit, how it reads, and how it is sent."""

@@ -1,0 +1,93 @@
+"""The report: who ran into which limit, and how often, since the last one."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd_rate_limit.domain.limits import spell_period
+from policyd_rate_limit.report.wording import local_time, name_and_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_ROWS = 1_000
+"""The most rows of a report: it is read by a person. How many more there are is said below them."""
+
+
+class Row(NamedTuple):
+    """``hits`` of the counter ``key`` against its limit of ``seconds``; ``last``: the Unix second of the newest, or 0
+    when it is not known.
+    """
+
+    key: str
+    seconds: int
+    hits: int
+    last: int
+
+
+def as_text(rows: Sequence[Row], host: str) -> str:
+    """The report in plain text, most hits first."""
+    shown, below = _sorted(rows)
+    lines = [_summary(rows, host)]
+    if shown:
+        # The id is the last column, since nobody knows how long it is.
+        lines += ["", f"{'hits':>9}  {'window':>7}  {'last':25}  id"]
+        lines += [
+            f"{row.hits:>9}  {spell_period(row.seconds):>7}  {_last(row):25}  {_who(row.key)}".rstrip() for row in shown
+        ]
+    if below:
+        lines += ["", below]
+    return "\n".join((*lines, ""))
+
+
+def as_html(rows: Sequence[Row], host: str) -> str:
+    """The same in HTML."""
+    shown, below = _sorted(rows)
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>policyd-rate-limit report</title></head><body>',
+        f"<p>{escape(_summary(rows, host))}</p>",
+    ]
+    if shown:
+        lines += [
+            '<table border="1" cellpadding="4" style="border-collapse: collapse">',
+            "<thead><tr><th>id</th><th>window</th><th>hits</th><th>last</th></tr></thead>",
+            "<tbody>",
+        ]
+        lines += [
+            f"<tr><td>{escape(_who(row.key))}</td><td>{spell_period(row.seconds)}</td>"
+            f'<td align="right">{row.hits}</td><td>{escape(_last(row))}</td></tr>'
+            for row in shown
+        ]
+        lines += ["</tbody>", "</table>"]
+    if below:
+        lines.append(f"<p>{escape(below)}</p>")
+    return "\n".join((*lines, "</body></html>", ""))
+
+
+def _sorted(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """The rows to show, and what is to be said of the others."""
+    by_hits = sorted(rows, key=lambda row: (-row.hits, row.key, row.seconds))
+    shown, others = by_hits[:MOST_ROWS], by_hits[MOST_ROWS:]
+    below = f"{len(others)} more, with {sum(row.hits for row in others)} hits in all, are not shown." if others else ""
+    return shown, below
+
+
+def _summary(rows: Sequence[Row], host: str) -> str:
+    if not rows:
+        return f"Nobody ran into a limit on {host} since the last report."
+    ids, hits = len({row.key for row in rows}), sum(row.hits for row in rows)
+    return (
+        f"{ids} {'id' if ids == 1 else 'ids'} ran into a limit on {host} since the last report, "
+        f"{hits} {'time' if hits == 1 else 'times'} in all."
+    )
+
+
+def _who(key: str) -> str:
+    name, kind = name_and_kind(key)
+    return f"{name} ({kind})" if kind else name
+
+
+def _last(row: Row) -> str:
+    return local_time(row.last) if row.last else ""

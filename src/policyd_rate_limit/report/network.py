@@ -1,0 +1,76 @@
+"""What all that goes over the network shares: an end, trust, and words for what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from policyd_rate_limit.errors import DeliveryFailed
+from policyd_rate_limit.report.wording import printable
+
+LONGEST_REASON = 500
+"""The most characters of what a server says."""
+
+AGAIN_SECONDS = 0.5  # a socket may have been in the hands of a TLS handshake, which has an end of its own
+
+
+class Deadline:
+    """Cuts a connection that lasts for more than ``seconds``, however lively it is.
+
+    A time-out of a socket ends one wait; a peer that sends a byte now and then never meets it. ``current`` gives the
+    socket in use, None as long as there is none. Whoever uses it then gets an error, or the end of the stream, which
+    may look like success: :meth:`check` tells.
+    """
+
+    def __init__(self, seconds: float, current: Callable[[], socket.socket | None]) -> None:
+        self._seconds = seconds
+        self._current = current
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="deadline", daemon=True)
+        self.passed = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise TimeoutError when the time is over."""
+        if self.passed:
+            raise TimeoutError(f"not within {self._seconds:g} seconds")
+
+    def _run(self) -> None:
+        wait = self._seconds
+        while not self._done.wait(wait):
+            self.passed = True
+            wait = AGAIN_SECONDS
+            connection = self._current()
+            if connection is not None:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def tls_context(setting: str, ca_file: str | None) -> ssl.SSLContext:
+    """What trusts the certificate authorities in ``ca_file``, in PEM, or those of the system when it is None.
+
+    :raises DeliveryFailed: the file is of no use; ``setting`` names it.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise DeliveryFailed(f"{setting} {ca_file}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What ``error`` says, on one line."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(said or type(error).__name__, LONGEST_REASON)

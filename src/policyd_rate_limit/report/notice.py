@@ -1,0 +1,141 @@
+"""A notice: that somebody has just run into a limit; as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policyd_rate_limit.domain.limits import spell_limit, spell_period
+from policyd_rate_limit.report.wording import local_time, name_and_kind, printable
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.domain.decision import Decision
+    from policyd_rate_limit.domain.limits import Limit
+
+LONGEST_VALUE = 1_000
+"""The most characters of a value in JSON: attributes of a request are as long as a client likes."""
+
+
+class Unsent(NamedTuple):
+    """``total`` notices there would have been before this one; of whom the ``first`` of them were."""
+
+    total: int
+    first: tuple[tuple[str, Limit], ...]
+
+
+class Notice(NamedTuple):
+    """At ``time`` (Unix seconds) the daemon on ``host`` made ``decision``, which is a refusal.
+
+    ``number``: no other notice has it.
+    """
+
+    number: str
+    time: float
+    host: str
+    decision: Decision
+    unsent: Unsent
+
+    @property
+    def limit(self) -> Limit:
+        """The limit that refused it."""
+        assert self.decision.exceeded is not None  # noqa: S101 - or there would be no notice
+        return self.decision.exceeded
+
+
+def as_text(notice: Notice) -> str:
+    """What a person reads."""
+    decision = notice.decision
+    name, kind = name_and_kind(decision.key)
+    about = decision.request
+    facts = [
+        ("Limit", _limit(notice.limit)),
+        ("Time", local_time(notice.time)),
+        ("Client address", about.client_address),
+        ("Sender", about.sender),
+        ("Recipient", about.recipient),
+        ("Queue id", about.queue_id),
+        ("Stage", about.protocol_state),
+        ("Free again", _when_free(notice)),
+    ]
+    lines = [f"{kind or 'id'} {name} ran into a limit on {notice.host}.", ""]
+    lines += [f"{label + ':':16}{printable(value)}" for label, value in facts if value]
+    if decision.usages:
+        lines += ["", "Sent in each window:", ""]
+        lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
+    lines += ["", f"This is told once in {spell_period(notice.limit.seconds)}, however often it happens."]
+    if notice.unsent.total:
+        lines += ["", _unsent(notice.unsent)]
+        lines += [f"    {name_and_kind(key)[0]} {spell_limit(limit)}" for key, limit in notice.unsent.first]
+    return "\n".join((*lines, ""))
+
+
+def subject(notice: Notice) -> str:
+    """What a person sees first."""
+    name, _ = name_and_kind(notice.decision.key)
+    return f"{name} ran into the limit {spell_limit(notice.limit)} on {notice.host}"
+
+
+def as_json(notice: Notice) -> bytes:
+    """What a program reads: one JSON object in ASCII, on one line. docs/report.md says what is in it."""
+    decision = notice.decision
+    about = decision.request
+    content: dict[str, Any] = {
+        "type": "limit.hit",
+        "id": notice.number,
+        "timestamp": datetime.fromtimestamp(notice.time, UTC).isoformat(timespec="seconds"),
+        "data": {
+            "host": notice.host,
+            "key": _value(decision.key),
+            "kind": decision.kind,
+            "id": _value(decision.id),
+            "limit": _numbers(notice.limit),
+            "cost": decision.cost,
+            "free_in": decision.free_in,
+            "usage": [{**_numbers(one.limit), "used": one.used, "free_in": one.free_in} for one in decision.usages],
+            "protocol_state": _value(about.protocol_state),
+            "instance": _value(about.instance),
+            "queue_id": _value(about.queue_id),
+            "sasl_username": _value(about.sasl_username),
+            "sender": _value(about.sender),
+            "recipient": _value(about.recipient),
+            "client_address": _value(about.client_address),
+            "unsent": {
+                "total": notice.unsent.total,
+                "first": [{"key": _value(key), "limit": _numbers(limit)} for key, limit in notice.unsent.first],
+            },
+        },
+    }
+    return json.dumps(content).encode("ascii") + b"\n"
+
+
+def _value(text: str) -> str:
+    # A byte that is no UTF-8 is U+FFFD: JSON can hold a lone surrogate, and few readers can.
+    return text[:LONGEST_VALUE].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _numbers(limit: Limit) -> dict[str, int]:
+    return {"maximum": limit.maximum, "seconds": limit.seconds}
+
+
+def _limit(limit: Limit) -> str:
+    return f"{limit.maximum} in {spell_period(limit.seconds)}"
+
+
+def _when_free(notice: Notice) -> str:
+    wait = notice.decision.free_in
+    if wait is None:
+        return "never: such a mail is larger than a limit" if notice.decision.impossible else ""
+    return f"in {wait} s, at {local_time(notice.time + wait)}" if wait else "now"
+
+
+def _free(wait: int | None) -> str:
+    return ", which it can never fit into" if wait is None else f", free again in {wait} s" if wait else ""
+
+
+def _unsent(unsent: Unsent) -> str:
+    more = unsent.total - len(unsent.first)
+    return (
+        f"{unsent.total} more notices were due before this one, and not sent since notify_max_per_hour was reached"
+        f"{f'; the first {len(unsent.first)} of them' if more else ''}:"
+    )

@@ -1,0 +1,64 @@
+"""Tells at once who has run into a limit; the event loop hands over, threads send."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.report.first_hits import FirstHits
+from policyd_rate_limit.report.notice import Notice
+from policyd_rate_limit.report.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from policyd_rate_limit.domain.decision import Decision
+    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.report.outbox import Way
+
+STOP_SECONDS = 3.0
+"""How long the end of the daemon waits for the last notices."""
+
+
+class Notifier:
+    """Sends notices on the ways of :meth:`configure`; before that, and without ways, it costs nothing.
+
+    ``host`` is what this machine is called; ``clock`` gives Unix seconds.
+    """
+
+    def __init__(self, host: str, clock: Callable[[], float]) -> None:
+        self._host = host
+        self._clock = clock
+        self._first_hits = FirstHits(clock)
+        self._outboxes: list[Outbox] = []
+        self._ending: list[Outbox] = []
+
+    def configure(self, ways: Iterable[Way], per_hour: int) -> None:
+        """From now on send at most ``per_hour`` notices in any hour, on ``ways``. What waits goes where it was to."""
+        self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes
+        for outbox in self._outboxes:
+            outbox.stop()
+        self._first_hits.per_hour = per_hour
+        self._outboxes = [Outbox(way) for way in ways]
+        for outbox in self._outboxes:
+            outbox.start()
+
+    def wants(self, key: str, exceeded: Limit) -> bool:
+        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
+        return bool(self._outboxes) and self._first_hits.hit(key, exceeded)
+
+    def tell(self, decision: Decision) -> None:
+        """Send a notice of ``decision``, a refusal. Never waits."""
+        unsent = self._first_hits.take_unsent()
+        notice = Notice(os.urandom(16).hex(), self._clock(), self._host, decision, unsent)
+        for outbox in self._outboxes:
+            outbox.put(notice)
+
+    def stop(self) -> None:
+        """End within STOP_SECONDS, whatever hangs; to be called where waiting holds up nobody."""
+        for outbox in self._outboxes:
+            outbox.stop()
+        end = time.monotonic() + STOP_SECONDS
+        for outbox in (*self._ending, *self._outboxes):
+            outbox.join(max(0.0, end - time.monotonic()))

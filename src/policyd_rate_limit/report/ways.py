@@ -1,0 +1,171 @@
+"""The ways that a notice can go: by mail, to a program, to a URL."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import http.client
+import logging
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from policyd_rate_limit.errors import DeliveryFailed
+from policyd_rate_limit.report.message import compose
+from policyd_rate_limit.report.network import Deadline, reason, tls_context
+from policyd_rate_limit.report.notice import as_json, as_text, subject
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.report.notice import Notice
+    from policyd_rate_limit.report.smtp import MailServer
+
+COMMAND_SECONDS = 10.0
+"""How long the program may run; then it is killed with its process group."""
+
+URL_SECONDS = 10.0
+"""How long each step of a POST may take, and how long all of it."""
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""All that the program gets as its environment."""
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - of a secret in base64, as Standard Webhooks write it
+
+_logger = logging.getLogger(__name__)
+
+
+class Mail:
+    """``notify_to``."""
+
+    name = "notify_to"
+
+    def __init__(self, server: MailServer, sender: str, recipients: str | Sequence[str]) -> None:
+        self._server = server
+        self._sender = sender
+        self._recipients = recipients
+        self._refused: dict[str, str] = {}
+
+    def deliver(self, notice: Notice) -> None:
+        """Send a mail. Recipients that are refused while others are not are logged when they change."""
+        message = compose(
+            self._sender, self._recipients, subject(notice), notice.time, as_text(notice), number=notice.number
+        )
+        refused = self._server.send(message)
+        if refused.keys() != self._refused.keys():
+            for recipient, reply in refused.items():
+                _logger.warning("%s: %s is refused: %s", self.name, recipient, reply)
+        self._refused = refused
+
+    def abandon(self) -> None:
+        """The server sees the connection end."""
+
+
+class Command:
+    """``notify_command``."""
+
+    name = "notify_command"
+
+    def __init__(self, arguments: Sequence[str], seconds: float = COMMAND_SECONDS) -> None:
+        self._arguments = tuple(arguments)
+        self._seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def deliver(self, notice: Notice) -> None:
+        """Run the program, with the notice as JSON on its standard input. What it writes to standard error is left
+        where the daemon's goes.
+        """
+        program = self._arguments[0]
+        try:
+            self._process = process = subprocess.Popen(  # noqa: S603 - the administrator's own program
+                self._arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DeliveryFailed(f"{program}: {error.strerror or error}") from error
+        try:
+            process.communicate(as_json(notice), timeout=self._seconds)
+        except subprocess.TimeoutExpired:
+            self.abandon()
+            process.wait()
+            raise DeliveryFailed(f"{program}: killed after {self._seconds:g} seconds") from None
+        if process.returncode:
+            raise DeliveryFailed(f"{program}: {_ended(process.returncode)}")
+
+    def abandon(self) -> None:
+        """Kill the program if it still runs, and what it has started in its process group."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+class Url:
+    """``notify_url``, signed with ``secret`` as Standard Webhooks have it; ``ca_file`` as in
+    :class:`policyd_rate_limit.report.smtp.MailServer`.
+    """
+
+    name = "notify_url"
+
+    def __init__(
+        self, url: str, secret: str | None = None, ca_file: str | None = None, seconds: float = URL_SECONDS
+    ) -> None:
+        self._parts = urlsplit(url)
+        self._secret = secret
+        self._ca_file = ca_file
+        self._seconds = seconds
+
+    def deliver(self, notice: Notice) -> None:
+        """POST the notice as JSON. Only an answer from 200 to 299 is success; redirects are not followed."""
+        where = self._parts.hostname or ""  # the rest of the URL may be a secret
+        body = as_json(notice)
+        headers = {"Content-Type": "application/json", "User-Agent": "policyd-rate-limit", "Connection": "close"}
+        headers["webhook-id"] = notice.number
+        headers["webhook-timestamp"] = timestamp = str(int(time.time()))
+        if self._secret is not None:
+            headers["webhook-signature"] = sign(self._secret, notice.number, timestamp, body)
+        target = self._parts._replace(scheme="", netloc="", fragment="", path=self._parts.path or "/").geturl()
+        connection = self._connection(where)
+        try:
+            with contextlib.closing(connection), Deadline(self._seconds, lambda: connection.sock) as deadline:
+                try:
+                    connection.request("POST", target, body, headers)
+                    status = connection.getresponse().status
+                finally:
+                    deadline.check()
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            raise DeliveryFailed(f"{where}: {reason(error)}") from error
+        if not 200 <= status <= 299:
+            raise DeliveryFailed(f"{where}: answered with status {status}")
+
+    def abandon(self) -> None:
+        """The server sees the connection end."""
+
+    def _connection(self, host: str) -> http.client.HTTPConnection:
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, self._parts.port, timeout=self._seconds)
+        context = tls_context("notify_ca_file", self._ca_file)
+        return http.client.HTTPSConnection(host, self._parts.port, timeout=self._seconds, context=context)
+
+
+def sign(secret: str, number: str, timestamp: str, body: bytes) -> str:
+    """The value of webhook-signature, as https://www.standardwebhooks.com has it: HMAC-SHA256, in base64."""
+    if secret.startswith(SECRET_PREFIX):
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    else:
+        key = secret.encode()
+    digest = hmac.digest(key, f"{number}.{timestamp}.".encode() + body, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def _ended(status: int) -> str:
+    return f"ended with status {status}" if status > 0 else f"killed by signal {-status}"

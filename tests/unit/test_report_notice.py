@@ -1,0 +1,217 @@
+"""What a notice says, to people and to programs, and which hits lead to one."""
+
+from __future__ import annotations
+
+import email.policy
+import json
+from email import message_from_bytes
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.charge import Usage
+from policyd_rate_limit.domain.decision import REFUSED, Decision
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.report import first_hits
+from policyd_rate_limit.report.first_hits import MOST_NAMED, FirstHits
+from policyd_rate_limit.report.message import compose
+from policyd_rate_limit.report.notice import Notice, Unsent, as_json, as_text, subject
+from support.notices import ALICE, MINUTE
+
+DAY = Limit(150, 86_400)
+NONE = Unsent(0, ())
+USAGES = (Usage("user:alice", MINUTE, 10, 42), Usage("user:alice", DAY, 57, 0))
+DECISION = Decision(ALICE, REFUSED, "user:alice", 1, 0, MINUTE, USAGES)
+NOTICE = Notice("n1", 1_700_000_000.0, "mail.test", DECISION, NONE)
+
+
+def notice_of(**changed: Any) -> Notice:
+    return NOTICE._replace(decision=DECISION._replace(**changed))
+
+
+def test_people_learn_who_which_limit_from_where_what_and_until_when() -> None:
+    text = as_text(NOTICE)
+    assert text.startswith("SASL user alice ran into a limit on mail.test.\n")
+    lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    assert {name: value.strip() for name, value in lines.items() if name not in ("Time", "Free again")} == {
+        "Limit": "10 in 1m",
+        "Client address": "192.0.2.1",
+        "Sender": "alice@example.org",
+        "Recipient": "bob@example.net",
+        "Queue id": "4Xyz",
+        "Stage": "RCPT",
+    }
+    assert lines["Free again"].strip().startswith("in 42 s, at 2023-11-1")
+    assert "    10 of 10 in 1m, free again in 42 s\n    57 of 150 in 1d\n" in text
+    assert "once in 1m," in text
+    assert "notify_max_per_hour" not in text
+    assert subject(NOTICE) == "alice ran into the limit 10/1m on mail.test"
+
+
+def test_a_mail_that_can_never_pass() -> None:
+    usages = (Usage("user:alice", MINUTE, 0, None), Usage("user:alice", DAY, 57, 0))
+    notice = notice_of(cost=11, usages=usages, impossible=True)
+    text = as_text(notice)
+    assert "Free again:     never: such a mail is larger than a limit\n" in text
+    assert "0 of 10 in 1m, which it can never fit into" in text
+    assert json.loads(as_json(notice))["data"]["free_in"] is None
+
+
+def test_nobody_could_tell_the_usage() -> None:
+    text = as_text(notice_of(usages=()))
+    assert "Free again" not in text
+    assert "window" not in text
+
+
+def test_free_already() -> None:
+    assert "Free again:     now\n" in as_text(notice_of(usages=(Usage("user:alice", MINUTE, 1, 0),)))
+
+
+def test_what_was_not_sent_is_said() -> None:
+    some = (("user:bob", MINUTE), ("client:192.0.2.7", DAY))
+    text = as_text(NOTICE._replace(unsent=Unsent(2, some)))
+    said, *names = text.splitlines()[-3:]
+    assert said.startswith("2 more notices were due before this one, and not sent since notify_max_per_hour was")
+    assert names == ["    bob 10/1m", "    192.0.2.7 150/1d"]
+    text = as_text(NOTICE._replace(unsent=Unsent(99, some)))
+    assert "99 more notices were due" in text
+    assert "the first 2 of them:" in text
+
+
+def test_programs_get_the_same() -> None:
+    line = as_json(NOTICE._replace(unsent=Unsent(2, (("user:bob", DAY),))))
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {
+        "type": "limit.hit",
+        "id": "n1",
+        "timestamp": "2023-11-14T22:13:20+00:00",
+        "data": {
+            "host": "mail.test",
+            "key": "user:alice",
+            "kind": "user",
+            "id": "alice",
+            "limit": {"maximum": 10, "seconds": 60},
+            "cost": 1,
+            "free_in": 42,
+            "usage": [
+                {"maximum": 10, "seconds": 60, "used": 10, "free_in": 42},
+                {"maximum": 150, "seconds": 86400, "used": 57, "free_in": 0},
+            ],
+            "protocol_state": "RCPT",
+            "instance": "1f3a.65",
+            "queue_id": "4Xyz",
+            "sasl_username": "Alice",
+            "sender": "alice@example.org",
+            "recipient": "bob@example.net",
+            "client_address": "192.0.2.1",
+            "unsent": {"total": 2, "first": [{"key": "user:bob", "limit": {"maximum": 150, "seconds": 86400}}]},
+        },
+    }
+
+
+@given(st.text(max_size=3000), st.binary(max_size=50))
+def test_whatever_a_client_sends(name: str, junk: bytes) -> None:
+    """It forges no line, no header and no member; what is sent is bounded, and can be read."""
+    value = junk.decode("utf-8", "surrogateescape") + name
+    request = ALICE._replace(sender=value, recipient=value, client_address=value, queue_id=value, protocol_state=value)
+    notice = notice_of(key=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
+    text = as_text(notice)
+    assert all(line.isprintable() for line in text.splitlines())
+    # Two more: which notice was not sent, and that one was not. Empty values are left out.
+    assert len(text.splitlines()) == len(as_text(NOTICE).splitlines()) + 3 - (0 if value else 5)
+    content = json.loads(as_json(notice))
+    assert content["data"].keys() == json.loads(as_json(NOTICE))["data"].keys()
+    assert len(as_json(notice)) < 100_000
+    mail = compose("a@example.org", "b@example.org", subject(notice), notice.time, text, number="n1")
+    read = message_from_bytes(mail.as_bytes(), policy=email.policy.default)
+    assert read.keys() == compose("a@x", "b@x", "s", 0, text, number="n1").keys()
+    assert read["Message-ID"] == "<n1@example.org>"
+    assert "".join(read["Subject"].split()) == "".join(subject(notice).split())
+    assert mail.as_bytes().isascii()
+
+
+class World:
+    """First hits, and the clock that they see."""
+
+    def __init__(self, per_hour: int = 1_000_000) -> None:
+        self.now = 1_700_000_000.0
+        self.hits = FirstHits(lambda: self.now, per_hour)
+
+    def hit(self, name: str, limit: Limit = MINUTE) -> Unsent | None:
+        """What was left unsent before, when it is to be told; else None."""
+        return self.hits.take_unsent() if self.hits.hit(f"user:{name}", limit) else None
+
+
+def test_the_first_hit_in_a_window_is_told() -> None:
+    world = World()
+    assert world.hit("alice") == NONE
+    assert world.hit("alice") is None
+    assert world.hit("bob") == NONE
+    assert world.hit("alice", DAY) == NONE
+    world.now += 59.9
+    assert world.hit("alice") is None
+    world.now += 0.1
+    assert world.hit("alice") == NONE
+    assert world.hit("alice") is None
+    assert world.hit("alice", DAY) is None
+
+
+def test_whom_the_administrator_has_blocked_is_no_news() -> None:
+    world = World()
+    assert world.hit("alice", Limit(0, 60)) is None
+    assert world.hit("alice", Limit(1, 60)) == NONE
+
+
+def test_a_clock_that_is_set_right_silences_nobody() -> None:
+    world = World()
+    assert world.hit("alice", DAY) == NONE
+    world.now -= 10 * 86_400
+    assert world.hit("alice", DAY) == NONE
+    assert world.hit("alice", DAY) is None
+
+
+def test_not_too_many_an_hour() -> None:
+    world = World(per_hour=3)
+    told = []
+    for number in range(10):
+        world.now += 60
+        told.append(world.hit(f"u{number}"))
+    assert told == [NONE] * 3 + [None] * 7
+    world.now += 3600 - 9 * 60 - 0.5
+    assert world.hit("v") is None
+    assert world.hit("v") is None  # counted once
+    world.now += 0.5
+    names = [*(f"u{number}" for number in range(3, 10)), "v"]
+    assert world.hit("w") == Unsent(8, tuple((f"user:{name}", MINUTE) for name in names))
+    assert world.hit("x") is None
+    world.now += 60
+    assert world.hit("y") == Unsent(1, (("user:x", MINUTE),))
+    world.now += 3600
+    assert world.hit("z") == NONE
+
+
+def test_never_more_in_any_hour() -> None:
+    world = World(per_hour=5)
+    times = []
+    for number in range(500):
+        world.now += 37
+        if world.hit(str(number)) is not None:
+            times.append(world.now)
+    assert all(times[at + 5] - times[at] >= 3600 for at in range(len(times) - 5))
+    assert len(times) == pytest.approx(5 * 500 * 37 / 3600, abs=5)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_hits, "MOST_TOLD", 10)
+    world = World(per_hour=5)
+    for number in range(100 + MOST_NAMED):
+        world.hit(str(number), DAY)
+    assert len(world.hits._told) == 10
+    world.now += 3600
+    unsent = world.hit("again")
+    assert unsent is not None
+    assert unsent.total == 95 + MOST_NAMED
+    assert len(unsent.first) == MOST_NAMED
+    assert unsent.first[0] == ("user:5", DAY)

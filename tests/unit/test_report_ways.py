@@ -1,0 +1,302 @@
+"""Programs and URLs that get notices, the well-behaved and the others."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import pathlib
+import socket
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from policyd_rate_limit.errors import DeliveryFailed
+from policyd_rate_limit.report.notice import as_json, as_text, subject
+from policyd_rate_limit.report.smtp import MailServer
+from policyd_rate_limit.report.ways import ENVIRONMENT, Command, Mail, Url, sign
+from support.notices import a_notice, http_server
+from support.smtp import authority, hang, peer, smtp_server
+from support.wait import wait_until
+
+NOTICE = a_notice()
+SHORT = 0.3  # seconds
+
+
+# Mail
+
+
+def test_a_notice_by_mail() -> None:
+    with smtp_server() as server:
+        way = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
+        way.deliver(NOTICE)
+        way.deliver(NOTICE)
+        first, second = server.mails
+    assert first.recipients == ["a@example.org", "b@example.org"]
+    assert first.message["Subject"] == subject(NOTICE)
+    assert first.message.get_content().replace("\r\n", "\n") == as_text(NOTICE)
+    # Sent again after a failure of which nobody knows what it was, it is the same mail.
+    assert first.message["Message-ID"] == second.message["Message-ID"] == "<n1@example.org>"
+
+
+def test_a_recipient_that_is_refused_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("policyd")]
+
+    with smtp_server() as server:
+        way = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
+        server.handler.replies["RCPT b@example.org"] = "450 4.2.0 greylisted"
+        for _ in range(3):
+            way.deliver(NOTICE)
+        assert lines() == ["notify_to: b@example.org is refused: 450 4.2.0 greylisted"]
+        server.handler.replies.clear()
+        way.deliver(NOTICE)
+        server.handler.replies["RCPT b@example.org"] = "550 5.1.1 gone"
+        way.deliver(NOTICE)
+        assert lines()[1:] == ["notify_to: b@example.org is refused: 550 5.1.1 gone"]
+        assert len(server.mails) == 5
+
+
+# Programs
+
+
+def script(tmp_path: pathlib.Path, code: str) -> tuple[str, ...]:
+    """A program with arguments that no shell has seen."""
+    file = tmp_path / "script.py"
+    file.write_text(code)
+    return (sys.executable, "-SE", str(file), str(tmp_path), "$HOME; *'\"")
+
+
+def test_a_program_reads_the_notice(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "x")
+    code = """
+import json, os, sys
+out = sys.argv[1] + "/out"
+with open(out + ".new", "w") as file:
+    json.dump([sys.stdin.read(), sys.argv[2:], dict(os.environ), os.getcwd(), os.getsid(0) == os.getpid(),
+               sorted(os.listdir("/proc/self/fd"))], file)
+os.rename(out + ".new", out)
+"""
+    Command(script(tmp_path, code)).deliver(NOTICE)
+    read, arguments, environment, directory, leads, descriptors = json.loads((tmp_path / "out").read_text())
+    assert read.encode() == as_json(NOTICE)
+    assert arguments == ["$HOME; *'\""]
+    environment.pop("LC_CTYPE", None)  # Python's own
+    assert environment == ENVIRONMENT
+    assert directory == "/"
+    assert leads
+    assert len(descriptors) == 5  # 0, 1, 2, the file, and the directory that is listed
+
+
+def test_a_program_is_found_by_its_name() -> None:
+    Command(["true"]).deliver(NOTICE)
+
+
+def test_a_program_that_does_not_read(tmp_path: pathlib.Path) -> None:
+    Command(script(tmp_path, "import os; os.close(0)")).deliver(NOTICE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["false"], "false: ended with status 1"),
+        (["/bin/sh", "-c", "kill -9 $$"], "/bin/sh: killed by signal 9"),
+        (["/no/such/program"], "/no/such/program: No such file or directory"),
+        (["no-such-program"], "no-such-program: No such file or directory"),
+        (["/etc/passwd"], "/etc/passwd: Permission denied"),
+    ],
+)
+def test_a_program_that_fails(arguments: list[str], said: str) -> None:
+    with pytest.raises(DeliveryFailed) as failure:
+        Command(arguments).deliver(NOTICE)
+    assert str(failure.value) == said
+
+
+HANGS = """
+import os, sys, time
+child = os.fork()
+with open(sys.argv[1] + "/" + ("child" if child == 0 else "parent"), "w") as file:
+    file.write(str(os.getpid()))
+while True:
+    time.sleep(60)
+"""
+
+
+def ended(file: pathlib.Path) -> bool:
+    """Whether the process whose number is in ``file`` has ended."""
+    try:
+        state = pathlib.Path(f"/proc/{file.read_text()}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"  # of whom nobody has asked for the end: an orphan where init does not
+
+
+def has_text(file: pathlib.Path) -> bool:
+    return file.exists() and bool(file.read_text())
+
+
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DeliveryFailed, match=r"killed after 2 seconds"):
+        Command(script(tmp_path, HANGS), seconds=2).deliver(NOTICE)
+    for name in ("parent", "child"):
+        wait_until(partial(ended, tmp_path / name), f"the end of the {name}")
+
+
+def test_a_program_that_is_abandoned(tmp_path: pathlib.Path) -> None:
+    way = Command(script(tmp_path, HANGS), seconds=60)
+    failures: list[DeliveryFailed] = []
+
+    def deliver() -> None:
+        try:
+            way.deliver(NOTICE)
+        except DeliveryFailed as failure:
+            failures.append(failure)
+
+    way.abandon()  # there is none yet
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    for name in ("parent", "child"):
+        wait_until(partial(has_text, tmp_path / name), f"the {name}")
+    way.abandon()
+    thread.join(20)
+    assert "killed by signal 9" in str(failures[0])
+    wait_until(lambda: ended(tmp_path / "child"), "the end of the child")
+    way.abandon()  # nobody else's process is killed
+
+
+# URLs
+
+
+def test_a_signature_as_the_specification_has_it() -> None:
+    """The example of Standard Webhooks' reference libraries."""
+    assert (
+        sign(
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "1614265330",
+            b'{"test": 2432232314}',
+        )
+        == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    )
+
+
+@pytest.mark.parametrize("secret", ["whsec_" + base64.b64encode(b"key \xff").decode(), "a plain kéy"])
+def test_a_post_is_signed(tmp_path: pathlib.Path, secret: str) -> None:
+    key = b"key \xff" if secret.startswith("whsec_") else secret.encode()
+    ca = authority(tmp_path)
+    with http_server(ca.ca.issue_cert("127.0.0.1")) as hook:
+        Url(f"https://127.0.0.1:{hook.port}/a/b%20c?d=e&f#g", secret, str(ca.file)).deliver(NOTICE)
+        [post] = hook.posts
+    assert post.path == "/a/b%20c?d=e&f"
+    assert post.body == as_json(NOTICE)
+    headers = post.headers
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Host"] == f"127.0.0.1:{hook.port}"
+    assert headers["webhook-id"] == "n1"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    signed = f"n1.{headers['webhook-timestamp']}.".encode() + post.body
+    version, _, signature = headers["webhook-signature"].partition(",")
+    assert version == "v1"
+    assert base64.b64decode(signature) == hmac.new(key, signed, hashlib.sha256).digest()
+
+
+def test_a_post_without_a_secret() -> None:
+    with http_server() as hook:
+        Url(f"http://127.0.0.1:{hook.port}").deliver(NOTICE)
+        [post] = hook.posts
+    assert post.path == "/"
+    assert "webhook-signature" not in post.headers
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+def test_a_server_that_refuses(status: int) -> None:
+    with http_server() as hook:
+        hook.statuses = [status]
+        with pytest.raises(DeliveryFailed) as failure:
+            Url(f"http://127.0.0.1:{hook.port}/secret").deliver(NOTICE)
+    assert str(failure.value) == f"127.0.0.1: answered with status {status}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_leads_nowhere(status: int) -> None:
+    with http_server() as hook, http_server() as elsewhere:
+        hook.statuses, hook.location = [status], f"http://127.0.0.1:{elsewhere.port}/"
+        with pytest.raises(DeliveryFailed, match=f"status {status}"):
+            Url(f"http://127.0.0.1:{hook.port}/").deliver(NOTICE)
+        assert len(hook.posts) == 1
+        assert not elsewhere.posts
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: pathlib.Path) -> None:
+    ca = authority(tmp_path)
+    with http_server(ca.ca.issue_cert("127.0.0.1")) as hook:
+        with pytest.raises(DeliveryFailed, match=r"127.0.0.1: its certificate is not trusted: "):
+            Url(f"https://127.0.0.1:{hook.port}/secret").deliver(NOTICE)
+        with pytest.raises(DeliveryFailed, match=r"localhost: its certificate is not trusted: Hostname mismatch"):
+            Url(f"https://localhost:{hook.port}/secret", None, str(ca.file)).deliver(NOTICE)
+        with pytest.raises(DeliveryFailed, match="notify_ca_file /no/such: No such file"):
+            Url(f"https://127.0.0.1:{hook.port}/secret", None, "/no/such").deliver(NOTICE)
+        assert not hook.posts
+
+
+def test_a_server_that_hangs() -> None:
+    with peer(hang) as port:
+        for scheme in ("http", "https"):
+            with pytest.raises(DeliveryFailed, match=r"127.0.0.1: (timed out|.*not within|.*handshake)"):
+                Url(f"{scheme}://127.0.0.1:{port}/secret", seconds=SHORT).deliver(NOTICE)
+
+
+def test_a_server_that_drips() -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(SHORT / 10)
+
+    with peer(drip) as port, pytest.raises(DeliveryFailed, match=f"127.0.0.1: not within {SHORT:g} seconds"):
+        Url(f"http://127.0.0.1:{port}/secret", seconds=SHORT).deliver(NOTICE)
+
+
+def test_a_body_that_never_ends_is_not_read() -> None:
+    def pour(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with peer(pour) as port:
+        Url(f"http://127.0.0.1:{port}/").deliver(NOTICE)
+
+
+@pytest.mark.parametrize("answer", [b"", b"220 mail.test ESMTP\r\n", b"HTTP/1.1 \xff\r\n\r\n"])
+def test_a_server_that_speaks_no_http(answer: bytes) -> None:
+    def say(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+        connection.shutdown(socket.SHUT_WR)
+
+    with peer(say) as port, pytest.raises(DeliveryFailed, match=r"127\.0\.0\.1: .") as failure:
+        Url(f"http://127.0.0.1:{port}/secret").deliver(NOTICE)
+    assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize("host", ["hook.invalid", "x" * 200, "a..b"])
+def test_a_name_that_no_resolver_knows(host: str) -> None:
+    with pytest.raises(DeliveryFailed, match=host[:10]) as failure:
+        Url(f"https://{host}/secret").deliver(NOTICE)
+    assert "secret" not in str(failure.value)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(DeliveryFailed, match=r"127\.0\.0\.1: Connection refused"):
+        Url(f"http://127.0.0.1:{port}/secret").deliver(NOTICE)
+
+
+def test_they_leave_nothing_to_abandon() -> None:
+    Url("http://127.0.0.1:1").abandon()
+    Mail(MailServer("127.0.0.1", 1), "a@b", "c@d").abandon()
