@@ -177,7 +177,8 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
 
     Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out.
 
-    :raises PolicydError: that account does not exist, or the driver of the database is missing.
+    :raises PolicydError: that account does not exist, the driver of the database is missing, or the file of the
+        database is somebody else's.
     """
     rules = _rules(settings)
     store = stores.open_administration(settings, rules)
@@ -185,6 +186,7 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
     if os.geteuid() == 0:
         accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
     os.umask(UMASK)
+    stores.check_access(settings)
     try:
         yield Desk(
             store,

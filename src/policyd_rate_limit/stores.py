@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
-from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.errors import ConfigError, Problem, SystemRefusal
 from policyd_rate_limit.storage import journal
 from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.fallback import Fallback
@@ -179,6 +180,22 @@ def waiting(settings: Settings) -> list[tuple[Path, list[Record]]]:
     :raises ValueError: a journal cannot be understood.
     """
     return list(journal.waiting(settings.journal_home, _journal_name(settings)))
+
+
+def check_access(settings: Settings) -> None:
+    """See that a database file that is there may be written to; SQLite's own words for that are a riddle.
+
+    :raises SystemRefusal: it may not.
+    """
+    if settings.backend != SQLITE_DB:
+        return
+    database = _database(settings)
+    for path in (database, database.parent):
+        if os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK):
+            raise SystemRefusal(
+                f"{path} may not be written to by uid {os.geteuid()}: run this as root or as {settings.user}, "
+                "to whom it should belong"
+            )
 
 
 def describe(settings: Settings) -> str:

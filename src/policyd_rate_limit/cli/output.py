@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,12 +73,13 @@ def write(page: Page) -> None:
 
 
 def write_again_and_again(make: Callable[[int], Page]) -> None:
-    """Have the terminal show what ``make`` returns, given the most rows that fit, until SIGINT; then write it."""
+    """Have the terminal show what ``make`` returns for so many lines, until SIGINT or SIGTERM; then write it."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console(highlight=False)
     page: Page = ()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the terminal would stay as it is meanwhile
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
