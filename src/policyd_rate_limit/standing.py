@@ -14,6 +14,7 @@ from policyd_rate_limit.domain.history import Bucket, buckets
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.storage.administration import longest_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,8 +127,7 @@ class Desk:
 
     def longest(self, overrides: Mapping[str, Override]) -> int:
         """The longest window in use, in seconds."""
-        of_overrides = (limit.seconds for override in overrides.values() for limit in override.limits)
-        return max(self._longest, max(of_overrides, default=0))
+        return max(self._longest, longest_window(overrides.values()))
 
     def in_force(self, key: str, override: Override | None, from_table: Limits | None) -> InForce:
         """The limits of ``key``, given what an override and the table of ``sql_limits_by_id`` say."""

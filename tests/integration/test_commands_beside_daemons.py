@@ -32,6 +32,7 @@ from support.wait import wait_until
 PATIENCE = 30.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LIMITS: dict[str, Any] = {"limits": [[5, 600], [8, 86_400]], "limits_by_id": {"bob": [[100, 600]]}}
+REPORT = {"report": True, "report_from": "a@example.org", "report_to": "b@example.org", "report_limits": [600]}
 
 
 @pytest.fixture(params=STORES)
@@ -62,7 +63,7 @@ def admitted(client: Client, user: str, mails: int) -> int:
 
 def test_commands_beside_a_daemon(tmp_path: pathlib.Path, store: SharedStore) -> None:
     began = int(time.time())
-    with running(tmp_path / "host", **LIMITS, **store.settings) as daemon, Client(daemon.address) as client:
+    with running(tmp_path / "host", **LIMITS, **REPORT, **store.settings) as daemon, Client(daemon.address) as client:
         assert daemon.process is not None
         assert (admitted(client, "alice", 7), admitted(client, "bob", 7)) == (5, 7)
 
@@ -102,13 +103,19 @@ def test_commands_beside_a_daemon(tmp_path: pathlib.Path, store: SharedStore) ->
         (alice,) = ask(daemon.path, "status", "alice")["keys"]
         assert (alice["source"], alice["override"], alice["free_in"]) == ("override", override, 0)
         assert override["note"] == "é\n"
+        wait_until(lambda: admitted(client, "alice", 1) == 1, "the override in force", PATIENCE)
         assert ask(daemon.path, "revoke", "alice")["revoked"] == ["user:alice"]
-        assert ask(daemon.path, "status", "alice")["keys"][0]["source"] == "limits"
+        (alice,) = ask(daemon.path, "status", "alice")["keys"]
+        assert (alice["source"], alice["windows"][0]["used"]) == ("limits", 6)
+        # From before the reset and after it.
+        (hits,) = alice["hits"]
+        assert hits["seconds"] == 600
+        assert hits["hits"] >= 4
 
 
+@pytest.mark.parametrize("store", ["postgresql", "mariadb", "redis"], indirect=True)
 def test_a_store_that_is_away(tmp_path: pathlib.Path, store: SharedStore) -> None:
-    if store.server is None:
-        pytest.skip("no single server to be away")
+    assert store.server is not None
     with TcpProxy(store.server.address) as proxy:
         settings = configuration(tmp_path, **store.server.settings_at("127.0.0.1", proxy.port))
         path = write_configuration(tmp_path, settings)
