@@ -184,12 +184,17 @@ def _sql(settings: Settings) -> Told:
 def _redis(settings: Settings) -> Told:
     """Ask Redis. Raises ValueError when it is away."""
     from policyd_rate_limit.storage.redis import DEFAULT_PREFIX
-    from policyd_rate_limit.storage.redis_nodes import Command, Servers
+    from policyd_rate_limit.storage.redis_nodes import Command, Servers, script
 
     key = f"{settings.redis_config.get('prefix') or DEFAULT_PREFIX}:doctor".encode()
     clock = Command(None, "TIME")
-    # There is no such key: nothing is deleted, and nothing is to expire.
-    tries = [Command(key, "HGETALL", key), Command(key, "HDEL", key, "x"), Command(key, "EXPIRE", key, 1)]
+    # There is no such key: nothing is deleted, and nothing is to expire. And the script is asked to decide nothing.
+    tries = [
+        Command(key, "HGETALL", key),
+        Command(key, "HDEL", key, "x"),
+        Command(key, "EXPIRE", key, 1),
+        script([key], (b"\0" * 8, 0, 0, "")),
+    ]
     try:
         with contextlib.closing(Servers(settings.redis_config, settings.db_timeout).connect()) as session:
             refusal = session.exchange([clock, *tries], time.monotonic() + settings.db_timeout)

@@ -308,13 +308,13 @@ class SqlLog(ABC):
         tables = [table for table, _ in self.SCHEMA if self.has_table(table)]
         if len(tables) < len(self.SCHEMA) and not self._ask(self.MAY_CREATE):
             raise self._failure("tables may not be made here")
-        statements = ["UPDATE policyd_state SET id = id WHERE 1 = 0"] if "policyd_state" in tables else []
+        statements = []
         for table in tables:
+            column = "seq" if table == "policyd_batch" else "id"
+            statements.append(f"UPDATE {table} SET {column} = {column} WHERE 1 = 0")  # noqa: S608 - names of ours
             if table != "policyd_state":
-                statements += [
-                    f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0",  # noqa: S608 - names of ours
-                    f"DELETE FROM {table} WHERE 1 = 0",  # noqa: S608 - likewise
-                ]
+                statements.append(f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0")  # noqa: S608 - likewise
+                statements.append(f"DELETE FROM {table} WHERE 1 = 0")  # noqa: S608 - likewise
         self.write(statements, patience)
         return bool(tables)
 

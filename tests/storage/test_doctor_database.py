@@ -1,0 +1,165 @@
+"""What ``doctor`` says of the servers: that they are there, what the account may do, how late it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+
+from support import redis_servers
+from support.daemon import COMMAND, configuration, free_port, write_configuration
+from support.faketime import Clock
+from support.redis_servers import RedisServer
+from support.sql_servers import MariadbServer, PostgresqlServer, SqlServer, shared
+
+DOCUMENTED = (
+    "+select +time +script|exists +script|load +evalsha"
+    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +expire"
+)
+
+
+class Database(NamedTuple):
+    """An empty database on a server, and how a configuration names it."""
+
+    server: SqlServer
+    backend: str
+    setting: str
+    config: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the daemon."""
+        return {"backend": self.backend, self.setting: self.config}
+
+
+@pytest.fixture(params=[(PostgresqlServer, "postgresql", "pgsql_config"), (MariadbServer, "mysql", "mysql_config")])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """One of each server with SQL."""
+    kind, backend, setting = request.param
+    server = shared(kind)
+    config = server.create()
+    yield Database(server, backend, setting, config)
+    server.drop(config)
+
+
+def doctor(
+    directory: pathlib.Path, settings: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """The findings about the database: their names, and what was found."""
+    path = write_configuration(directory, configuration(directory, **settings))
+    done = subprocess.run(
+        [COMMAND, "-f", path, "doctor", "--postfix-config", "/nowhere", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    assert done.stderr == ""
+    findings = json.loads(done.stdout)["findings"]
+    return [(finding["check"], finding["found"]) for finding in findings if finding["check"].startswith("database")]
+
+
+def make_tables(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Have the tables made, as a daemon makes them."""
+    path = write_configuration(directory, configuration(directory, **settings))
+    subprocess.run([COMMAND, "-f", path, "--clean"], check=True, capture_output=True)
+
+
+FINE = [("database", "reachable, and the rights suffice")]
+
+
+def tables(database: Database) -> list[str]:
+    """What is in the database."""
+    schema = "public" if database.backend == "postgresql" else database.config["db"]
+    query = f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}'"
+    name = database.config.get("database") or database.config["db"]
+    return sorted(str(name) for (name,) in database.server.admin(query, database=name))
+
+
+def test_a_server_with_sql(database: Database, tmp_path: pathlib.Path) -> None:
+    assert doctor(tmp_path, database.settings) == FINE
+    assert tables(database) == []
+    make_tables(tmp_path, database.settings)
+    assert doctor(tmp_path, database.settings) == FINE
+
+
+@pytest.mark.parametrize("right", ["INSERT", "UPDATE", "DELETE"])
+def test_a_right_is_missing(database: Database, tmp_path: pathlib.Path, right: str) -> None:
+    make_tables(tmp_path, database.settings)
+    user = database.config["user"]
+    if database.backend == "mysql":
+        database.server.admin(f"REVOKE {right} ON {user}.* FROM {user}")
+    else:
+        database.server.admin(f"REVOKE {right} ON ALL TABLES IN SCHEMA public FROM {user}", database=user)
+    ((check, found),) = doctor(tmp_path, database.settings)
+    assert check == "database-rights"
+    assert "denied" in found
+    assert "policyd_" in found
+
+
+def test_tables_may_not_be_made(tmp_path: pathlib.Path) -> None:
+    server = shared(PostgresqlServer)
+    config = server.create()
+    server.admin("ALTER SCHEMA public OWNER TO postgres", database=config["database"])
+    ((check, found),) = doctor(tmp_path, {"backend": "postgresql", "pgsql_config": config})
+    assert check == "database-rights"
+    assert found.endswith("tables may not be made here")
+    server.drop(config)
+
+
+def test_a_server_is_away(database: Database, tmp_path: pathlib.Path) -> None:
+    config = {**database.config, "port": free_port()}
+    ((check, found),) = doctor(tmp_path, {"backend": database.backend, database.setting: config})
+    assert check == "database"
+    assert str(config["port"]) in found
+    config = {**database.config, "passwd" if database.backend == "mysql" else "password": "wrong"}
+    ((check, found),) = doctor(tmp_path, {"backend": database.backend, database.setting: config})
+    assert check == "database"
+    assert database.config["user"] in found
+
+
+def test_the_clocks_differ(database: Database, tmp_path: pathlib.Path) -> None:
+    clock = Clock(tmp_path)
+    clock.forward(100)
+    found = doctor(tmp_path, database.settings, clock.environment)
+    assert found == [*FINE, ("database-clock", "the database's clock is 100 s behind this host's")]
+
+
+def test_redis(tmp_path: pathlib.Path) -> None:
+    with redis_servers.single(tmp_path / "server") as server:
+        settings = {"backend": "redis", "redis_config": {"url": server.url}}
+        assert doctor(tmp_path, settings) == FINE
+        with server.client() as client:
+            before = client.dbsize()
+        assert doctor(tmp_path, settings) == FINE
+        with server.client() as client:
+            assert client.dbsize() == before
+    assert doctor(tmp_path, settings)[0][0] == "database"
+
+
+def test_redis_with_the_rights_that_are_documented_and_with_fewer(tmp_path: pathlib.Path) -> None:
+    with RedisServer(tmp_path / "server") as server, server.client() as client:
+        login = {"url": server.url, "username": "policyd", "password": "secret"}
+        for rights, expected in (
+            (DOCUMENTED, "database"),
+            (DOCUMENTED.replace("+hdel", ""), "database-rights"),
+            (DOCUMENTED.replace("+hgetall", ""), "database-rights"),
+            (DOCUMENTED.replace("+evalsha", ""), "database-rights"),
+        ):
+            client.execute_command("ACL", "SETUSER", "policyd", "reset", "on", ">secret", "~policyd:*", *rights.split())
+            ((check, found),) = doctor(tmp_path, {"backend": "redis", "redis_config": login})
+            assert check == expected
+            assert "secret" not in found
+
+
+def test_redis_that_forgets(tmp_path: pathlib.Path) -> None:
+    with RedisServer(tmp_path / "server", appendonly="no") as server:
+        found = doctor(tmp_path, {"backend": "redis", "redis_config": {"url": server.url}})
+    assert found[0] == FINE[0]
+    assert found[1][0] == "database-durability"
+    assert "appendonly is off" in found[1][1]
