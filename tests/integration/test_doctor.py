@@ -12,6 +12,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +319,16 @@ def test_one_that_is_not_chrooted_does(host: Host, tmp_path: Path) -> None:
         assert wrong(doctor(host.daemon.path, postfix)) == []
 
 
+def test_one_that_is_not_chrooted_sees_no_path_of_the_chroot(host: Host, tmp_path: Path) -> None:
+    inside = CHECK.replace("unix:", "unix:/")
+    master = MASTER_CF.replace("n - y", "n - n")
+    postfix = host.configure(tmp_path / "etc", f"smtpd_recipient_restrictions = {inside}\n", master)
+    finding = only(doctor(host.daemon.path, postfix))
+    assert finding["check"] == "chroot"
+    mend(finding, postfix)
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
 def test_a_socket_outside_of_the_chroot(host: Host, tmp_path: Path) -> None:
     with Daemon(host.directory / "outside", SOCKET=str(host.directory / "outside" / "policy")) as daemon:
         asked = f"check_policy_service {{ unix:{daemon.address}, default_action=DUNNO }}"
@@ -528,6 +539,27 @@ def test_a_database_that_is_not_there_yet(host: Host, tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small(host: Host, tmp_path: Path) -> None:
     configuration = settings(host, tmp_path, journal_size=1 << 40)
     assert only(doctor(configuration, host.configure(tmp_path / "etc")))["check"] == "disk-space"
+
+
+# Who asks
+
+
+def test_somebody_who_is_not_root(host: Host, tmp_path: Path) -> None:
+    with public_directory() as directory:
+        postfix = host.configure(directory / "etc")
+        configuration = settings(host, directory)
+        # The interpreter may be where only root can go, so it is root that starts it and imports.
+        script = f"""
+import encodings.idna, encodings.utf_8_sig
+import policyd_rate_limit.cli.doctor, policyd_rate_limit.config.yaml_file
+from policyd_rate_limit.cli import main
+from policyd_rate_limit.system.accounts import drop_privileges, resolve
+drop_privileges(resolve("nobody", "nogroup"))
+main(["-f", {str(configuration)!r}, "doctor", "--postfix-config", {str(postfix)!r}, "--json", "--ignore", "clock"])
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        assert only(json.loads(done.stdout)["findings"])["check"] == "root"
 
 
 # For people

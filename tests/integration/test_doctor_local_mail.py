@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_local_mail_is_led_through_an_smtpd_and_waits_for_its_turn(tmp_path: Pat
     clock = Clock(tmp_path)
     postfix = Postfix({"smtpd_recipient_restrictions": f"{CHECK}, reject"}, mynetworks="127.0.0.0/8")
     address = str(postfix.queue / "ratelimit" / "policy")
-    settings = {"SOCKET": address, "limits": [[2, 3600]], "limit_by_sender": True}
+    settings: dict[str, Any] = {"SOCKET": address, "limits": [[2, 3600]], "limit_by_sender": True}
     with postfix, Daemon(tmp_path, environment=clock.environment, **settings) as daemon:
         for _ in range(3):
             assert sendmail(postfix).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
@@ -42,6 +43,9 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
                 "policyd-rate-limit check-config",
             )
         return
+    if os.geteuid() != 0:
+        why = "What smtpd's user and the daemon's may do is not tried: their sockets, the chroot, the files."
+        yield warning("root", "this user", "doctor is not run by root", why, "sudo policyd-rate-limit doctor")
     place = found.config_file or "configuration"
     for text in warnings:
         yield warning("config", place, text, "It is not what was meant.", "policyd-rate-limit check-config")

@@ -42,18 +42,22 @@ _AWAY = "Limits are enforced from memory meanwhile, by each daemon for itself."
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """What the daemon, as its own account, finds."""
+    account = None
     try:
-        account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
+        owner = accounts.resolve(settings.user, settings.group)
     except UnknownAccount as unknown:
         place = settings.config_file or "configuration"
         mend = f"adduser --system --group --no-create-home {settings.user}"
-        yield error("account", place, str(unknown), "The daemon does not start.", mend)
+        yield error("account", place, str(unknown), "The daemon does not start as root.", mend)
         return
-    yield from _journal(settings, account)
-    if settings.backend == SQLITE_DB:
-        yield from _sqlite(settings, account)
-    else:
+    if os.geteuid() == 0:
+        account = owner
+    if os.geteuid() in (0, owner.uid):
+        yield from _journal(settings, account)
+    if settings.backend != SQLITE_DB:
         yield from _server(settings, account)
+    elif os.geteuid() in (0, owner.uid):
+        yield from _sqlite(settings, account)
 
 
 def _journal(settings: Settings, account: Account | None) -> Iterator[Finding]:

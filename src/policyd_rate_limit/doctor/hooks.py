@@ -269,7 +269,11 @@ class Hooks:
         settings = self._settings
         if name in _ENDS:
             return "everybody"
-        if name == "permit_sasl_authenticated" and settings.limit_by_sasl:
+        if (
+            name == "permit_sasl_authenticated"
+            and settings.limit_by_sasl
+            and self._postfix.is_on("smtpd_sasl_auth_enable", hook.service)
+        ):
             return "everybody who has authenticated"
         if name == "permit_mynetworks" and self._postfix.value("mynetworks", hook.service):
             return "the clients in mynetworks"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
+from policyd_rate_limit.doctor.hooks import is_same
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.system import pidfile
 from policyd_rate_limit.system.accounts import Account
@@ -68,7 +69,10 @@ def _strangers(postfix: Postfix, hooks: Hooks) -> Iterator[Finding]:
 
 def _try(way: Way, hook: Hook | None, postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator[Finding]:
     place = postfix.place(hook.parameter, hook.service) if hook else "SOCKET"
-    account = _smtpd_account(postfix)
+    where = settings.SOCKET
+    if hook is not None and isinstance(where, str) and not is_same(hooks.reached(hook), where):
+        yield _on_the_other_side(hook, postfix, hooks, where)
+        return
     stage = next(iter(stages(settings.count_mode)))
     try:
         action, seconds = _in_smtpd(postfix, way, partial(_ask, way.endpoint, stage))
@@ -81,7 +85,7 @@ def _try(way: Way, hook: Hook | None, postfix: Postfix, settings: Settings, hook
             "systemctl restart policyd-rate-limit",
         )
     except OSError as failure:
-        yield _unreachable(failure, way, hook, postfix, settings, hooks, account)
+        yield _unreachable(failure, way, place, postfix, settings)
     except ValueError as failure:
         yield error(
             "other-program",
@@ -125,14 +129,10 @@ def _answered(action: str, seconds: float, place: str, way: Way, settings: Setti
         yield ok("answers", place, f"{way.endpoint} answers within {max(1, round(seconds * 1000))} ms")
 
 
-def _unreachable(
-    failure: OSError, way: Way, hook: Hook | None, postfix: Postfix, settings: Settings, hooks: Hooks, account: Account
-) -> Finding:
-    place = postfix.place(hook.parameter, hook.service) if hook else "SOCKET"
+def _unreachable(failure: OSError, way: Way, place: str, postfix: Postfix, settings: Settings) -> Finding:
     where = settings.SOCKET
-    if hook is not None and way.chroot and hooks.reached(hook) != where and isinstance(where, str):
-        return _outside_chroot(hook, postfix, hooks, where)
     if failure.errno == errno.EACCES and isinstance(where, str):
+        account = _smtpd_account(postfix)
         found, mend = _obstacle(Path(where), account)
         return error(
             "socket-permission",
@@ -159,18 +159,19 @@ def _unreachable(
     )
 
 
-def _outside_chroot(hook: Hook, postfix: Postfix, hooks: Hooks, where: str) -> Finding:
-    """A chrooted smtpd looks for the socket below its queue directory."""
+def _on_the_other_side(hook: Hook, postfix: Postfix, hooks: Hooks, where: str) -> Finding:
+    """The path is right outside of the queue directory, and smtpd is chrooted to it; or the other way round."""
     queue = postfix.queue_directory
-    found = f"{hook.service.key} is chrooted to {queue} (master.cf) and looks for {hooks.reached(hook)}"
+    chroot = f"chrooted to {queue}" if hook.service.chroot else "not chrooted"
+    found = f"{hook.service.key} is {chroot} (master.cf) and looks for {hooks.reached(hook)}; SOCKET is {where}"
     why = "smtpd cannot ask the daemon, and does as default_action says."
-    if Path(where).is_relative_to(queue):
-        better = hook.restriction.argument.replace(hook.asked.endpoint, hooks.endpoint)
-        changed = hook.changed(hook.restriction._replace(argument=better))
-        mend = postfix.line(hook.parameter, changed, hook.service)
-        return error("chroot", postfix.place(hook.parameter, hook.service), f"{found}; SOCKET is {where}", why, mend)
-    mend = f"SOCKET: {queue}/ratelimit/policy\n# and in {hook.parameter}: unix:ratelimit/policy"
-    return error("chroot", "SOCKET", f"{found}; SOCKET {where} is outside of it", why, mend)
+    if hook.service.chroot and not Path(where).is_relative_to(queue):
+        mend = f"SOCKET: {queue}/ratelimit/policy\n# and in {hook.parameter}: unix:ratelimit/policy"
+        return error("chroot", "SOCKET", found, why, mend)
+    better = hook.restriction.argument.replace(hook.asked.endpoint, hooks.endpoint)
+    changed = hook.changed(hook.restriction._replace(argument=better))
+    mend = postfix.line(hook.parameter, changed, hook.service)
+    return error("chroot", postfix.place(hook.parameter, hook.service), found, why, mend)
 
 
 def _obstacle(path: Path, account: Account) -> tuple[str, str]:
