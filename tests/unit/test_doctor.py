@@ -1,0 +1,171 @@
+"""What ``doctor`` makes of what it reads."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+import policyd_rate_limit.doctor
+from policyd_rate_limit.doctor import clock, restrictions
+from policyd_rate_limit.doctor.child import run_as
+from policyd_rate_limit.doctor.hooks import address, is_same
+from policyd_rate_limit.doctor.postfix import seconds
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("permit_mynetworks,reject", ["permit_mynetworks", "reject"]),
+        ("  a ,b\tc\nd ", ["a", "b", "c", "d"]),
+        ("check_policy_service { inet:x:1, {a = b, c} }, z", ["check_policy_service { inet:x:1, {a = b, c} }", "z"]),
+        ("check_sender_access inline:{a=b, c=d} reject", ["check_sender_access inline:{a=b, c=d}", "reject"]),
+        (
+            "reject_rbl_client zen.example.org=127.0.0.2 permit",
+            ["reject_rbl_client zen.example.org=127.0.0.2", "permit"],
+        ),
+        (
+            "reject_rhsbl_sender x, permit_dnswl_client y, sleep 1",
+            ["reject_rhsbl_sender x", "permit_dnswl_client y", "sleep 1"],
+        ),
+        ("warn_if_reject reject_unknown_client", ["warn_if_reject reject_unknown_client"]),
+        ("PERMIT, reject_unverified_recipient", ["permit", "reject_unverified_recipient"]),
+        ("check_client_access", ["check_client_access "]),
+        ("outgoing, reject", ["permit_mynetworks", "check_policy_service unix:a", "reject"]),
+        ("} a {b", ["}", "a", "{b"]),
+    ],
+)
+def test_a_list_of_restrictions(text: str, expected: list[str]) -> None:
+    classes = {"outgoing": "inner, check_policy_service unix:a", "inner": "permit_mynetworks"}
+    assert [str(one) for one in restrictions.parse(text, classes)] == [one.strip() for one in expected]
+
+
+def test_classes_that_hold_each_other_come_to_an_end() -> None:
+    assert list(restrictions.parse("a", {"a": "b", "b": "a, permit"}))
+
+
+@pytest.mark.parametrize(
+    ("argument", "endpoint", "options"),
+    [
+        ("inet:127.0.0.1:10", "inet:127.0.0.1:10", {}),
+        ("{ unix:a/b }", "unix:a/b", {}),
+        ("{unix:a/b, timeout=10s}", "unix:a/b", {"timeout": "10s"}),
+        (
+            "{ inet:[::1]:10 { default_action = 451 4.3.5 Later, please } try_limit=1 }",
+            "inet:[::1]:10",
+            {"default_action": "451 4.3.5 Later, please", "try_limit": "1"},
+        ),
+        ("{ }", "", {}),
+    ],
+)
+def test_a_policy_service(argument: str, endpoint: str, options: dict[str, str]) -> None:
+    assert restrictions.policy_service(argument) == (endpoint, options)
+
+
+QUEUE = Path("/var/spool/postfix")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "root", "expected"),
+    [
+        ("unix:ratelimit/policy", None, "/var/spool/postfix/ratelimit/policy"),
+        ("unix:ratelimit/policy", QUEUE, "/var/spool/postfix/ratelimit/policy"),
+        ("unix:/run/policy", None, "/run/policy"),
+        ("unix:/run/policy", QUEUE, "/var/spool/postfix/run/policy"),
+        ("inet:127.0.0.1:10", QUEUE, ("127.0.0.1", 10)),
+        ("inet:[::1]:10", None, ("::1", 10)),
+        ("inet:localhost:smtp", None, ("localhost", 25)),
+        ("inet:localhost:no-such-service", None, None),
+        ("inet:localhost", None, None),
+        ("fifo:x", None, None),
+    ],
+)
+def test_where_an_endpoint_leads(endpoint: str, root: Path | None, expected: object) -> None:
+    assert address(endpoint, root, QUEUE) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("/run/policy", "/run/./policy", True),
+        ("/run/policy", "/run/other", False),
+        ("/run/policy", ("127.0.0.1", 10), False),
+        (None, "/run/policy", False),
+        (("127.0.0.1", 10), ("127.0.0.1", 10), True),
+        (("127.0.0.1", 10), ("127.0.0.1", 11), False),
+        (("localhost", 10), ("::1", 10), True),
+        (("::1", 10), ("127.0.0.1", 10), False),
+        (("0:0::1", 10), ("::1", 10), True),
+        (("192.0.2.1", 10), ("0.0.0.0", 10), True),
+        (("192.0.2.1", 10), ("192.0.2.2", 10), False),
+    ],
+)
+def test_whether_two_addresses_are_one(
+    one: str | tuple[str, int] | None, other: str | tuple[str, int], expected: bool
+) -> None:
+    assert is_same(one, other) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("100s", 100), ("5", 5), ("3m", 180), ("2h", 7200), ("1d", 86400), ("1w", 604800), ("", 0)]
+)
+def test_a_time_of_postfix(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "severity"), [(None, None), (1_500, "ok"), (15_999_999, "ok"), (clock.LARGEST_ERROR, "warning")]
+)
+def test_the_clock(error: int | None, severity: str | None) -> None:
+    assert [finding.severity for finding in clock.examine(error)] == ([severity] if severity else [])
+
+
+def test_the_kernel_tells_how_wrong_the_clock_may_be() -> None:
+    error = clock.estimated_error()
+    assert error is not None
+    assert 0 <= error <= clock.LARGEST_ERROR
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning"
+)  # the tests' process may have threads, the command has none
+def test_what_a_child_does_and_how_it_fails(tmp_path: Path) -> None:
+    assert run_as(None, lambda: [os.getpid(), "é"], 10)[1] == "é"
+    assert run_as(None, os.getpid, 10) != os.getpid()
+    assert run_as(None, os.getcwd, 10, directory=tmp_path) == str(tmp_path)
+    with pytest.raises(FileNotFoundError) as missing:
+        run_as(None, (tmp_path / "none").stat, 10)
+    assert missing.value.errno == errno.ENOENT
+    with pytest.raises(ValueError, match="because"):
+        run_as(None, lambda: int("because"), 10)
+    with pytest.raises(ValueError, match="it said nothing"):
+        run_as(None, lambda: os._exit(1), 10)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        run_as(None, lambda: time.sleep(60), 0.1)
+    assert time.monotonic() - start < 30
+
+
+def test_every_check_is_documented() -> None:
+    made: set[str] = set()
+    for path in Path(policyd_rate_limit.doctor.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("error", "warning", "make")
+            ):
+                name = node.args[0]
+                assert isinstance(name, ast.Constant)
+                made.add(str(name.value))
+    rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / "doctor.md").read_text(), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall("`([a-z-]+)`", row) if not name.startswith("-")}
+    assert made == documented
