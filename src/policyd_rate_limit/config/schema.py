@@ -222,13 +222,14 @@ class Settings(BaseModel):
         "/var/spool/postfix/ratelimit/policy",
         """
         Where Postfix connects: the path of a UNIX socket, whose directory is made, for the user above, when
-        it is missing; or [ip, port], IPv4 or IPv6.
+        it is missing; or [ip, port], IPv4 or IPv6. Sockets that systemd has made for the daemon are served in
+        its place.
         """,
         heading="The connection with Postfix",
     )
     socket_permission: Annotated[int, PERMISSION] = _setting(
         0o666,
-        "The permissions of the UNIX socket.",
+        "The permissions of the UNIX socket, unless systemd has made it.",
         may_be_empty=True,
     )
     delay_to_close: Annotated[float, seconds(0, 365 * _DAY)] = _setting(
