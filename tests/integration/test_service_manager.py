@@ -10,12 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import outages
 from support.daemon import Client, Daemon, free_port, mail
 from support.programs import require, require_root
 from support.public import public_directory
@@ -141,6 +143,32 @@ def test_nothing_is_told_before_it_serves(directory: Path, manager: ServiceManag
     assert daemon.process is not None
     assert daemon.process.wait(20) == 4
     assert manager.silent(0)
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(directory: Path, manager: ServiceManager) -> None:
+    """With what has become of it, and of the database."""
+    database = directory / "var" / "db.sqlite3"
+    with Daemon(directory / "var", environment=manager.environment, db_timeout=0.2) as daemon:
+        manager.next("READY")
+        with Client(daemon.address) as client:
+            assert client.ask(**mail("alice")) == "dunno"
+            for broken in (False, True, False):
+                text = daemon.path.read_text()
+                daemon.path.write_text("limits: many" if broken else text)
+                mend = outages.lock(database) if broken else lambda: None
+                assert client.ask(**mail("alice")) == "dunno"
+                before = time.monotonic_ns() // 1000
+                os.kill(number_of(daemon), signal.SIGHUP)
+                told = manager.next("RELOADING")
+                assert before <= int(told["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+                status = manager.next("READY")["STATUS"]
+                assert status.startswith("serving; SQLite; 1 ids")
+                assert ("; the configuration could not be read anew at 20" in status) is broken
+                assert ("; database away since 20" in status) is broken
+                daemon.path.write_text(text)
+                mend()
+                if broken:
+                    wait_until(lambda: "the database is back" in daemon.log_text(), "the database")
 
 
 def test_the_watchdog_is_fed_until_the_store_is_stuck(directory: Path, manager: ServiceManager) -> None:
