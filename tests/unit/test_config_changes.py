@@ -50,6 +50,15 @@ IN_THE_DAEMON = {
     "fail_action",
     "config_file",
 }
+# Shown in integration/test_notices.py.
+OF_NOTICES = {
+    "notify_to",
+    "notify_command",
+    "notify_url",
+    "notify_secret",
+    "notify_ca_file",
+    "notify_max_per_hour",
+}
 # The hits of these are counted by the daemon, too; --clean reads the file anew each time that it is called.
 OF_CLEAN = {
     "report",
@@ -61,13 +70,14 @@ OF_CLEAN = {
     "smtp_server",
     "smtp_starttls",
     "smtp_credentials",
+    "smtp_ca_file",
 }
 
 
 def test_each_setting_is_one_of_these() -> None:
     """Whoever adds a setting says here what a reload does with it, and tests that."""
     assert {name for name, setting in SETTINGS.items() if not setting.reload} == set(FIXED)
-    assert {name for name, setting in SETTINGS.items() if setting.reload} == IN_THE_DAEMON | OF_CLEAN
+    assert {name for name, setting in SETTINGS.items() if setting.reload} == IN_THE_DAEMON | OF_NOTICES | OF_CLEAN
 
 
 @pytest.mark.parametrize("name", FIXED)
