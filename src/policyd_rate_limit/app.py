@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
+    from policyd_rate_limit.observe.monitoring import Monitoring
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.fallback import Fallback
     from policyd_rate_limit.storage.redis import RedisStore
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 FILES_BESIDE_CONNECTIONS = 64
+METRICS_PERMISSION = 0o660  # of a UNIX socket for the metrics
 UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
@@ -87,25 +89,33 @@ def _start(settings: Settings) -> None:
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
     make_state_directories(settings, account)
-    with Pidfile(settings.pidfile, account):
+    with Pidfile(settings.pidfile, account), contextlib.ExitStack() as bound:
+        monitoring = None
+        if settings.metrics_address is not None:
+            from policyd_rate_limit.observe.monitoring import Monitoring  # its package is for those who want metrics
+
+            exported = _bind(settings.metrics_address, METRICS_PERMISSION, account)
+            bound.callback(_unbind, exported)
+            monitoring = Monitoring(
+                exported, backend=stores.name(settings), windows=lambda: memory.ledger.windows, dropped=logs.dropped
+            )
         if listeners:
             _compare(settings.SOCKET, listeners)
         else:
-            listeners = [_bind(settings, account)]
-        try:
-            _allow_open_files()
-            if account is not None:
-                accounts.drop_privileges(account)
-            os.umask(UMASK)
-            with logs.in_background():
-                notices = Notices(memory.shared_time)
-                fallback = stores.with_fallback(settings, store, memory, notices)
-                status = partial(_status, stores.name(settings), memory, fallback)
-                uvloop.run(_serve(settings, listeners, rules, store, fallback, sql_limits, notices, manager, status))
-        finally:
-            for listener in listeners:
-                sockets.unlink_socket(listener)
-                listener.close()
+            listeners = [_bind(settings.SOCKET, settings.socket_permission, account)]
+        for listener in listeners:
+            bound.callback(_unbind, listener)
+        _allow_open_files()
+        if account is not None:
+            accounts.drop_privileges(account)
+        os.umask(UMASK)
+        with logs.in_background():
+            notices = Notices(memory.shared_time)
+            fallback = stores.with_fallback(settings, store, memory, notices)
+            status = partial(_status, stores.name(settings), memory, fallback)
+            uvloop.run(
+                _serve(settings, listeners, rules, store, fallback, sql_limits, notices, manager, status, monitoring)
+            )
 
 
 def make_state_directories(settings: Settings, account: accounts.Account | None) -> None:
@@ -118,10 +128,15 @@ def make_state_directories(settings: Settings, account: accounts.Account | None)
             _logger.warning("%s", refusal)
 
 
-def _bind(settings: Settings, account: accounts.Account | None) -> socket.socket:
-    if isinstance(settings.SOCKET, str):
-        ensure_directory(Path(settings.SOCKET).absolute().parent, account)
-    return sockets.bind(settings.SOCKET, settings.socket_permission, account)
+def _bind(address: sockets.Address, permission: int, account: accounts.Account | None) -> socket.socket:
+    if isinstance(address, str):
+        ensure_directory(Path(address).absolute().parent, account)
+    return sockets.bind(address, permission, account)
+
+
+def _unbind(listener: socket.socket) -> None:
+    sockets.unlink_socket(listener)
+    listener.close()
 
 
 def _compare(configured: sockets.Address, listeners: Sequence[socket.socket]) -> None:
@@ -225,6 +240,7 @@ async def _serve(
     notices: Notices,
     manager: ServiceManager,
     status: Callable[[], str],
+    monitoring: Monitoring | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -242,6 +258,7 @@ async def _serve(
             worker.explain,
             refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
             listeners=[hits, notifier],
+            metrics=monitoring.metrics if monitoring else None,
         ),
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
@@ -264,6 +281,8 @@ async def _serve(
     if sql_limits is not None:
         sql_limits.start(loop)
     await server.start(listeners, sockets.BACKLOG)
+    if monitoring is not None:
+        monitoring.start(server, worker, fallback, most_connections=MAX_CONNECTIONS, alive=pulse.alive)
     _logger.info("ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", policy_service)
     supervision.ready()
     reloader.start()
@@ -277,6 +296,8 @@ async def _serve(
     await live.stop()
     await worker.stop()
     await loop.run_in_executor(None, notifier.stop)
+    if monitoring is not None:
+        await loop.run_in_executor(None, monitoring.stop)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one shall not cut the clearing up
     _logger.info("stopped")
 

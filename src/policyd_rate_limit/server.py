@@ -24,6 +24,7 @@ PARTIAL_REQUEST_SECONDS = 30.0  # for a request to arrive once it has begun; Pos
 SETTLE_SECONDS = 0.2  # at the end: what clients have sent already is still read
 DRAIN_SECONDS = 10.0  # at the end: for answers that wait for the store
 TICK_SECONDS = 1.0
+COMPLAINTS = ("connections", "protocol", "partial")  # about clients: too many, no Postfix policy client, half a request
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Server:
         self.idle_seconds = idle_seconds
         self._bad_client = bad_client
         self._connections: set[Connection] = set()
+        self.accepted = 0
+        self.complaints = dict.fromkeys(COMPLAINTS, 0)
         self._listeners: list[asyncio.AbstractServer] = []
         self._tick_handle: asyncio.TimerHandle | None = None
         self._closing = False
@@ -89,14 +92,21 @@ class Server:
             self.complain("connections", "", f"more than {MAX_CONNECTIONS} connections, closing new ones")
             return False
         self._connections.add(connection)
+        self.accepted += 1
         return True
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
 
     def leave(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
 
     def complain(self, kind: str, peer: str, message: str) -> None:
-        """Log that a client breaks the rules."""
+        """Count, and log, that a client breaks the rules: ``kind`` is one of COMPLAINTS."""
+        self.complaints[kind] += 1
         log_it, suppressed = self._bad_client.hit(kind)
         if log_it:
             more = f" ({suppressed} more such clients since the last line)" if suppressed else ""

@@ -138,6 +138,14 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
+    metrics_address: Annotated[str | tuple[str, int] | None, unset_or(LISTEN_ADDRESS)] = _setting(
+        None,
+        """
+        Where metrics for Prometheus are served, at /metrics, and the state of health, at /healthz: [ip, port], such
+        as [127.0.0.1, 9645], or the path of a UNIX socket, which the group above may use. Whoever may connect may
+        read. Unset: nowhere.
+        """,
+    )
     user: Annotated[str, LINE] = _setting(
         "policyd-rate-limit",
         "The user to become when started as root.",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Usage
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.observe.metrics import Metrics
 
     Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
 
@@ -54,18 +55,29 @@ class Decisions:
     """Is told of each decision by the service, and tells others.
 
     ``explain`` finds out how the limits of a demand stand: :meth:`policyd_rate_limit.storage.worker.Worker.explain`.
-    ``refused`` bounds how often a refusal of one key, or a failure of one kind, is logged.
+    ``refused`` bounds how often a refusal of one key, or a failure of one kind, is logged. ``metrics`` count, where
+    anybody wants to know.
     """
 
-    def __init__(self, explain: Explain, *, refused: Throttle, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self,
+        explain: Explain,
+        *,
+        refused: Throttle,
+        listeners: Sequence[Listener] = (),
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics
         self._explain = explain
         self._refused = refused
         self._listeners = listeners
 
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
         """``request``, which came at ``began`` of the monotonic clock, was let pass without any counting."""
+        seconds = monotonic() - began
+        self._count(key, verdict, seconds)
         if _logger.isEnabledFor(logging.DEBUG):
-            _log(logging.DEBUG, Decision(request, verdict, key, seconds=monotonic() - began))
+            _log(logging.DEBUG, Decision(request, verdict, key, seconds=seconds))
 
     def decided(
         self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
@@ -74,18 +86,29 @@ class Decisions:
 
         ``action`` was the answer; None: there was none.
         """
+        seconds = monotonic() - began
+        key, _, cost, _ = demand.charges[0]
         if isinstance(result, Verdict):
-            if not result.admitted:
-                self._told_of_refusal(request, demand, result, monotonic() - began)
-            elif _logger.isEnabledFor(logging.DEBUG):
-                key, _, cost, _ = demand.charges[0]
-                decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=monotonic() - began)
-                self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
+            if result.admitted:
+                self._count(key, ADMITTED, seconds)
+                if _logger.isEnabledFor(logging.DEBUG):
+                    decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=seconds)
+                    self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
+            else:
+                self._told_of_refusal(request, demand, result, seconds)
         else:
-            self._told_of_failure(request, demand, result, monotonic() - began, answered=action is not None)
+            verdict = NONE if action is None else FULL if isinstance(result, StoreFull) else AWAY
+            self._told_of_failure(Decision(request, verdict, key, cost, seconds=seconds), result)
+
+    def _count(self, key: str, verdict: str, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.decided(key, verdict, seconds)
 
     def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
         key, exceeded = result.key or "", result.exceeded
+        self._count(key, REFUSED, seconds)
+        if self._metrics is not None and exceeded is not None:
+            self._metrics.refused(exceeded)
         log_it, suppressed = self._refused.hit(key)
         wanted = [one for one in self._listeners if exceeded is not None and one.wants(key, exceeded)]
         level = logging.INFO if log_it else logging.DEBUG
@@ -107,19 +130,16 @@ class Decisions:
 
         self._explain(demand, go_on)
 
-    def _told_of_failure(
-        self, request: Request, demand: Demand, failure: Exception, seconds: float, *, answered: bool
-    ) -> None:
-        key, _, cost, _ = demand.charges[0]
-        if answered:
+    def _told_of_failure(self, decision: Decision, failure: Exception) -> None:
+        self._count(decision.key, decision.verdict, decision.seconds)
+        if decision.verdict != NONE:
             # That the database is away, or the journal full, has been said once.
-            verdict = FULL if isinstance(failure, StoreFull) else AWAY
             if _logger.isEnabledFor(logging.DEBUG):
-                _log(logging.DEBUG, Decision(request, verdict, key, cost, seconds=seconds))
+                _log(logging.DEBUG, decision)
             return
         log_it, suppressed = self._refused.hit(type(failure).__name__)
         if log_it:
-            _log(logging.ERROR, Decision(request, NONE, key, cost, seconds=seconds), suppressed, failure)
+            _log(logging.ERROR, decision, suppressed, failure)
 
 
 def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception | None = None) -> None:
@@ -128,14 +148,15 @@ def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception
 
 def line(decision: Decision, suppressed: int = 0) -> Line:
     """``decision`` as a line; docs/logging.md tells its fields. ``suppressed``: how many like it were left out."""
-    request, free_in = decision.request, decision.free_in
+    request = decision.request
+    free_in = decision.free_in if decision.verdict == REFUSED else None
     return Line(
         verdict=decision.verdict,
         kind=decision.kind,
         id=decision.id,
         stage=request.protocol_state,
-        cost=decision.cost,
-        charged=decision.charged,
+        cost=decision.cost if decision.cost else "",
+        charged=decision.charged if decision.cost else "",
         limit=spell_limit(decision.exceeded) if decision.exceeded else "",
         free_in=NEVER if decision.impossible else "" if free_in is None else free_in,
         usage=_usage(decision.usages[:MOST_LIMITS_TOLD]) if decision.usages else "",

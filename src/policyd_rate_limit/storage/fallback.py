@@ -101,7 +101,7 @@ class Fallback:
         self._journal: Journal | None = None
         self._adopted: list[Journal] = []
         self._pending: list[Record] = []
-        self._pending_bytes = 0
+        self.waiting_bytes = 0
         self._probe: threading.Thread | None = None
         self._reached = False
 
@@ -156,6 +156,17 @@ class Fallback:
     def enforce(self, wanted: bool) -> None:
         """Whether memory is to decide from now on while the database is away. Any thread may say so."""
         self._enforce = wanted
+
+    @property
+    def waiting(self) -> int:
+        """How many batches wait for the database."""
+        return len(self._pending)
+
+    @property
+    def journal_bytes(self) -> int:
+        """The most that may wait."""
+        journal = self._journal
+        return self._journal_size if journal is None else journal.size
 
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""
@@ -266,8 +277,7 @@ class Fallback:
     def _without_database(self, demands: Sequence[Demand]) -> list[Verdict]:
         if not self._enforce:
             raise StoreUnavailable("the database is away")
-        room = self._journal_size if self._journal is None else self._journal.size
-        if self._full or self._pending_bytes + _most_bytes(demands) > room:
+        if self._full or self.waiting_bytes + _most_bytes(demands) > self.journal_bytes:
             self._say_full()
             raise StoreFull("the journal is full")
         self._memory.advance()
@@ -323,7 +333,7 @@ class Fallback:
 
     def _wait(self, record: Record) -> None:
         self._pending.append(record)
-        self._pending_bytes += len(record.entries) + OVERHEAD
+        self.waiting_bytes += len(record.entries) + OVERHEAD
 
     def _open_journal(self) -> None:
         """Make the journal, with all that waits already."""
@@ -377,7 +387,7 @@ class Fallback:
     def _forget_pending(self) -> None:
         """All that waited is in the database."""
         self._pending = []
-        self._pending_bytes = 0
+        self.waiting_bytes = 0
         for journal in self._adopted:
             journal.remove()
         self._adopted = []

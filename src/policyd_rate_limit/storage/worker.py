@@ -64,6 +64,9 @@ class Worker:
         self._demands: list[Demand] = []
         self._waiting: list[Callable[[Verdict | Exception], None]] = []
         self._unexplained: _Unexplained = []
+        # For the metrics: how many demands there have been, and how many batches by the length of their size in bits.
+        self.batched = 0
+        self.batch_sizes = [0] * (MOST_DEMANDS.bit_length() + 1)
         self._busy = False
         self._running = 0  # jobs
         self._stopping = False
@@ -115,6 +118,8 @@ class Worker:
             demands = self._demands[:MOST_DEMANDS]
             self._in_hand = self._waiting[:MOST_DEMANDS]
             del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
+            self.batched += len(demands)
+            self.batch_sizes[len(demands).bit_length()] += 1
             try:
                 job = self._store.prepare(demands) or partial(self._store.admit, demands)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait

@@ -1,0 +1,161 @@
+"""The little HTTP that a scraper needs, within its bounds."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from policyd_rate_limit.observe import exporter as exporter_module
+from policyd_rate_limit.observe.exporter import MOST_BYTES, MOST_CONNECTIONS, Exporter
+from policyd_rate_limit.observe.health import Health
+from support.wait import wait_until
+
+PATIENCE = 20.0
+
+
+class World:
+    """An exporter with one gauge, on a socket of its own."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = listener.getsockname()
+        self.health = Health(True, "ok")
+        self.asked_by: set[str] = set()
+        registry = CollectorRegistry()
+        self.gauge = Gauge("a_gauge", "Something.", registry=registry)
+        self.exporter = Exporter(listener, registry, self._is_well)
+        self.exporter.start()
+
+    def _is_well(self) -> Health:
+        self.asked_by.add(threading.current_thread().name)
+        return self.health
+
+    def ask(self, target: str, method: str = "GET", **fields: str) -> tuple[int, str, str]:
+        """Status, content type and body."""
+        connection = http.client.HTTPConnection(self.address[0], self.address[1], timeout=PATIENCE)
+        try:
+            connection.request(method, target, headers=fields)
+            response = connection.getresponse()
+            return response.status, response.headers["Content-Type"], response.read().decode()
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=PATIENCE)
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the other end closes the connection, without a word."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.exporter.stop()
+    assert not world.exporter._thread.is_alive()
+
+
+def test_metrics_as_text_and_as_openmetrics(world: World) -> None:
+    world.gauge.set(7)
+    status, kind, body = world.ask("/metrics?name=x")
+    assert (status, kind.partition(";")[0]) == (200, "text/plain")
+    assert [sample.value for family in text_string_to_metric_families(body) for sample in family.samples] == [7.0]
+    status, kind, body = world.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert (status, kind.partition(";")[0]) == (200, "application/openmetrics-text")
+    families = parse_openmetrics(body)  # type: ignore[no-untyped-call]  # the package has no types there
+    assert [sample.value for family in families for sample in family.samples] == [7.0]
+
+
+def test_health(world: World) -> None:
+    assert world.ask("/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
+    world.health = Health(False, "the store's thread is stuck")
+    assert world.ask("/healthz")[::2] == (503, "the store's thread is stuck\n")
+    assert world.asked_by == {"metrics"}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [("GET", "/", 404), ("GET", "/metrics/x", 404), ("POST", "/metrics", 405), ("DELETE", "/healthz", 405)],
+)
+def test_anything_else_is_refused(world: World, method: str, target: str, status: int) -> None:
+    assert world.ask(target, method)[0] == status
+
+
+def test_head_has_no_body(world: World) -> None:
+    status, _, body = world.ask("/healthz", "HEAD")
+    assert (status, body) == (200, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\r\n\r\n", b"400"),
+        (b"GET /metrics\r\n\r\n", b"400"),
+        (b"GET /metrics SPDY/3\r\n\r\n", b"400"),
+        (b"GET  /metrics HTTP/1.1\r\n\r\n", b"400"),
+        (b"request=smtpd_access_policy\nprotocol_state=RCPT\n\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * (2 * MOST_BYTES), b"431"),
+        (b"\xff\x00\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_no_request(world: World, data: bytes, status: bytes) -> None:
+    with world.connect() as client:
+        client.sendall(data)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 " + status)
+    assert world.ask("/healthz")[0] == 200
+
+
+def test_connections_are_bounded_and_whoever_sends_nothing_loses_his(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = [world.connect() for _ in range(MOST_CONNECTIONS)]
+    wait_until(lambda: world.exporter._connections == MOST_CONNECTIONS, "all are connected")
+    with world.connect() as one_more:
+        assert ended(one_more)
+    monkeypatch.setattr(exporter_module, "REQUEST_SECONDS", 0.05)
+    idle.pop().close()
+    wait_until(lambda: world.exporter._connections < MOST_CONNECTIONS, "one is gone")
+    with world.connect() as silent:
+        assert ended(silent)  # for want of a request
+    assert world.ask("/healthz")[0] == 200
+    for client in idle:
+        client.close()
+
+
+def test_who_goes_away_is_nobodys_problem(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    for data in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\n\r\n"):
+        client = world.connect()
+        client.sendall(data)
+        client.close()
+    assert world.ask("/healthz")[0] == 200
+    wait_until(lambda: world.exporter._connections == 0, "all are gone")
+    assert not caplog.records
+
+
+def test_a_fault_of_ours_is_logged_and_ends_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.gauge.set_function(lambda: 1 / 0)
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        world.ask("/metrics")
+    assert world.ask("/healthz")[0] == 200
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_it_stops_although_somebody_is_connected(world: World) -> None:
+    with world.connect() as client:
+        wait_until(lambda: world.exporter._connections == 1, "it is connected")
+        world.exporter.stop()
+        assert not world.exporter._thread.is_alive()
+        assert ended(client)
