@@ -176,7 +176,6 @@ def test_a_program_does_not_outlive_the_daemon(tmp_path: pathlib.Path) -> None:
     ("settings", "said"),
     [
         ({"notify_to": "root@example.org"}, "notify_to: expected nothing, unless report_from is set too"),
-        ({"notify_secret": "x"}, "notify_secret: expected nothing, unless notify_url is set too"),
         ({"notify_url": "ftp://x/topsecret"}, "notify_url: expected an http or https URL"),
         ({"notify_url": "https://topsecret@x/"}, "notify_url: expected an http or https URL"),
         ({"notify_command": "sleep 600"}, "notify_command: expected a list of a program and its arguments"),

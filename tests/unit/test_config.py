@@ -236,6 +236,19 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("report_from", "a@example.org", "a@example.org"),
     ("report_to", "a@example.org", "a@example.org"),
     ("report_to", ["a@example.org", "b@example.org"], ("a@example.org", "b@example.org")),
+    *(
+        ("report_from", value, value)
+        for value in ("root", "Ünï Cöde <a@b>", '"Last, First" <a@b>', "<a@b>", "häns@exämple.org", "a@[192.0.2.1]")
+    ),
+    ("report_to", "a@b, Name <c@d>,root", "a@b, Name <c@d>,root"),
+    ("notify_command", ["/bin/x", "-a", "$b c"], ("/bin/x", "-a", "$b c")),
+    *(
+        ("notify_url", value, value)
+        for value in ("https://x", "http://[::1]:8080/a?b=c&d", "https://xn--bcher-kva.example/%20")
+    ),
+    ("notify_secret", "whsec_c2VjcmV0", "whsec_c2VjcmV0"),
+    ("notify_secret", "pä ss", "pä ss"),
+    ("notify_max_per_hour", 1, 1),
     ("report_limits", [86400, "1h"], (86400, 3600)),
     ("report_limits", 86400, (86400,)),
     ("report_limits", [], ()),
@@ -294,7 +307,34 @@ WRONG: list[tuple[str, Any]] = [
     *(("journal_size", value) for value in any_of((1 << 20) - 1, None, "big", 1e9)),
     *(("max_ids", value) for value in any_of(0, None)),
     *(("report_to", value) for value in any_of("", [], [""], [3], 3)),
-    *(("report_from", value) for value in any_of("", 3, "a\nBcc: b")),
+    *(
+        ("report_from", value)
+        for value in any_of("", 3, "a\nBcc: b", "a b", "a@b, c@d", "a@", "@b", "a@b <c@d", "a@b>")
+    ),
+    *(("report_to", value) for value in any_of("a b", ["a@b", "c d"], "a@b,", ",", "a@b@c", "x:;", "a <b> c")),
+    *(("notify_to", value) for value in any_of("", [], ["a b"], "a@b\tc")),
+    *(("notify_command", value) for value in any_of("", "/bin/x -a", [], [""], ["a\0b"], [3], {})),
+    *(
+        ("notify_url", value)
+        for value in any_of(
+            "",
+            3,
+            "x",
+            "//x",
+            "ftp://x/",
+            "https://",
+            "https://u:p@x/",
+            "https://x:0/",
+            "https://x:y/",
+            "https://x:70000/",
+        )
+    ),
+    *(
+        ("notify_url", value)
+        for value in any_of("https://x/a b", "https://bücher.example/", "https://x/\n", "https://[x")
+    ),
+    *(("notify_secret", value) for value in any_of("", 3, "whsec_!", "whsec_abc", "a\nb")),
+    *(("notify_max_per_hour", value) for value in any_of(0, None, 100_001, "many")),
     *(("report_limits", value) for value in any_of([0], ["x"], "x", [None], [1.5], {})),
     *(
         ("smtp_server", value)
@@ -459,6 +499,14 @@ def test_lines_of_a_conf(tmp_path: Path) -> None:
     ]
 
 
+def test_notices_by_mail_need_a_sender(load: Load) -> None:
+    text = "notify_to: [x@y, Name <z@y>]\n"
+    assert [problem.setting for problem in problems(load, text)] == ["notify_to"]
+    assert load(f"{text}report_from: a@b\n").settings.notify_to == ("x@y", "Name <z@y>")
+    # One mistake is told once.
+    assert [problem.setting for problem in problems(load, f"{text}report_from: a b\n")] == ["report_from"]
+
+
 def test_a_report_needs_its_addresses(load: Load) -> None:
     assert [problem.setting for problem in problems(load, "report: true\nreport_to: x@y\n")] == ["report_from"]
     assert [problem.line for problem in problems(load, "report_from: x@y\nreport_to:\nreport: true\n")] == [2]
@@ -541,6 +589,8 @@ SECRETS = {
     "pgsql_config": {"password": SECRET},
     "redis_config": {"url": f"redis://:{SECRET}@localhost/0"},
     "smtp_credentials": ["user", SECRET],
+    "notify_url": f"https://x/{SECRET}",
+    "notify_secret": f"whsec_{SECRET}",
 }
 
 anything = st.recursive(

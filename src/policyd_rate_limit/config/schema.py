@@ -420,7 +420,7 @@ class Settings(BaseModel):
         reload=True,
         secret=True,
     )
-    notify_secret: Annotated[str | None, unset_or(SECRET, needs="notify_url")] = _setting(
+    notify_secret: Annotated[str | None, unset_or(SECRET)] = _setting(
         None,
         """
         What signs these, as Standard Webhooks have it: whsec_ and the key in base64, or text that is the key.
