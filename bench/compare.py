@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     contenders = [one for one in CONTENDERS if (one.key in options.only if options.only else one is not POSTFWD)]
     wanted = [one._replace(ids=min(one.ids, options.ids)) for one in loads.LOADS if one.key in (options.load or QUICK)]
-    processes.adopt_orphans()
+    processes.keep_in_hand()
     places = find_places(PLACE.absolute(), contenders, ours=options.ours, peer=options.peer)
     with tempfile.TemporaryDirectory(prefix="policyd-bench-", dir=options.directory) as name:
         home = pathlib.Path(name)

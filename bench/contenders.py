@@ -319,7 +319,8 @@ def fill_1_2_0(contestant: Contestant, fill: Fill) -> None:
     contestant.start()
     contestant.ask()
     contestant.stop()
-    window = SHARE_OF_WINDOW * max(seconds for _, seconds in contestant.settings["limits"])
+    most, seconds = max(contestant.settings["limits"], key=lambda limit: limit[1])
+    window = SHARE_OF_WINDOW * seconds
     with contextlib.closing(sqlite3.connect(contestant.database)) as connection, connection:
         now = int(time.time())
 
@@ -331,7 +332,7 @@ def fill_1_2_0(contestant: Contestant, fill: Fill) -> None:
             )
 
         insert((f"user{n:07d}", window * (1 - n / fill.ids), 1) for n in range(fill.ids))
-        insert((f"over{n:07d}", 0, LONG_LIMIT[0]) for n in range(fill.spent))
+        insert((f"over{n:07d}", 0, most) for n in range(fill.spent))
         for user, mails in fill.hot.items():
             insert((user, window * (1 - n / mails), 1) for n in range(mails))
 

@@ -16,7 +16,7 @@ import servers
 from contenders import (
     OURS,
     REDIS,
-    SPENT_IDS,
+    REFUSAL,
     SQLITE,
     SUCCESS,
     VERSION_1_2_0,
@@ -79,7 +79,7 @@ def _windows(
     """The cost of a decision about ids with more and more mails in their windows, all in one store."""
     sizes = [int(size * scale) or 1 for size in WINDOWS if contender is not REDIS or size <= MOST_WINDOW_OF_REDIS]
     hot = {f"{_prefix(size)}{number:07d}": size for size in sizes for number in range(_hot(size))}
-    with _filled(contender, home, places, Fill(spent=0, hot=hot)) as contestant:
+    with _filled(contender, home, places, Fill(hot=hot)) as contestant:
         _start(contestant)
         for number in range(1, rounds + 1):
             for size in sizes:
@@ -95,7 +95,7 @@ def _ids(
     contender: Contender, home: pathlib.Path, places: dict[str, str], seconds: float, rounds: int, ids: int
 ) -> Iterator[dict[str, Any]]:
     """Start-up, memory and the cost of a decision with ``ids`` active ids."""
-    with _filled(contender, home, places, Fill(ids=ids, spent=SPENT_IDS)) as contestant:
+    with _filled(contender, home, places, Fill(ids=ids)) as contestant:
         ready = _start(contestant)
         about = {
             "contender": contender.key,
@@ -165,7 +165,10 @@ def _start(contestant: Contestant) -> float:
     contestant.start()
     while contestant.ask("nobody0000") != SUCCESS:
         time.sleep(0.01)
-    return time.monotonic() - begin
+    ready = time.monotonic() - begin
+    if contestant.ask("over0000000") != REFUSAL:
+        raise RuntimeError(f"{contestant.contender.name} does not count what it was filled with")
+    return ready
 
 
 def _measure(contestant: Contestant, load: Load, places: dict[str, str], seconds: float, number: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +15,9 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
-def adopt_orphans() -> None:
-    """Have what daemons leave behind become children of this process, so that it can be waited for."""
+def keep_in_hand() -> None:
+    """Have what daemons leave behind become children of this process, and end all of it on SIGTERM, too."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

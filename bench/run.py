@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     if not options.render:
-        processes.adopt_orphans()
+        processes.keep_in_hand()
         places = find_places(PLACE, CONTENDERS, ours=options.ours, peer=options.peer)
         options.results.mkdir(exist_ok=True)
         for part in options.part or PARTS:

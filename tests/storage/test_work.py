@@ -18,13 +18,16 @@ import pytest
 
 from policyd_rate_limit import stores
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.domain.charge import Demand, Verdict
+from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.sqlite import PAGES_PER_VACUUM, SqliteLog
+from policyd_rate_limit.storage.sqlite_checkpoint import PAGE_BYTES
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
 from support.daemon import encode
 from support.stores_for_daemons import STORES
@@ -93,6 +96,25 @@ def test_bytes_that_a_batch_writes(tmp_path: pathlib.Path) -> None:
         admit(store, mails(number * BATCH, BATCH))
     assert (log.stat().st_size - before) / (batches * BATCH) <= WRITTEN_BYTES
     store.close()
+
+
+def test_commits_of_a_clean_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is given back many pages at a time: each commit waits for the disk, and for the daemons."""
+    path = tmp_path / "db.sqlite3"
+    statements = statements_of_sqlite(monkeypatch)
+    log = SqliteLog(path, Clock())
+    log.begin(PATIENCE)
+    log.prepare(lambda _: ())
+    for number in range(1, 1_001):
+        log.append(pack(1, number, 1_000, [Entry(f"user:user{user:07d}", 1, 1_000, "", "") for user in range(100)]))
+    log.commit()
+    pages = path.stat().st_size + path.with_name("db.sqlite3-wal").stat().st_size
+    assert log.clean(2_000, PATIENCE) == 100_000
+    statements.clear()
+    log.compact(PATIENCE)
+    assert statements.count("COMMIT") <= 1 + pages / PAGE_BYTES / PAGES_PER_VACUUM
+    log.close()
+    assert path.stat().st_size < 20 * PAGE_BYTES
 
 
 @pytest.mark.parametrize("name", sorted(TRIPS))

@@ -206,11 +206,7 @@ class SqliteLog:
                 self._execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
                 self._execute("VACUUM")
                 self._execute("PRAGMA busy_timeout=0")
-            while self._execute("PRAGMA freelist_count").fetchone()[0]:
-                self.begin(patience)
-                self._execute(f"PRAGMA incremental_vacuum({PAGES_PER_VACUUM})").fetchall()
-                self.commit()
-                time.sleep(PAUSE_OF_CLEAN)
+            self._in_steps(self._give_back, patience)
 
     def time(self) -> float:
         """See :meth:`policyd_rate_limit.storage.log.Log.time`."""
@@ -410,6 +406,14 @@ class SqliteLog:
             return None
         self._execute("DELETE FROM policyd_batch WHERE seq <= ?", (rows[-1][0],))
         return sum(int(size) for _, size in rows)
+
+    def _give_back(self) -> int | None:
+        """Give some of the free pages back to the file system; how many, None when there are none."""
+        free: int = min(self._execute("PRAGMA freelist_count").fetchone()[0], PAGES_PER_VACUUM)
+        for _ in range(free):
+            # A page is a step of this statement, and of a statement without columns sqlite3 takes one step.
+            self._execute("PRAGMA incremental_vacuum(1)").fetchall()
+        return free or None
 
     def _delete_old(self, before: int) -> int | None:
         """Delete some of the rows of 0.4 and 1.2.0; how many, None when there are none."""
