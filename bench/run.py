@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure this daemon beside others, and write docs/benchmark.md.")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given more than once")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of one measurement; the base takes twice that")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement; the base takes twice that")
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes in the part growth")
     parser.add_argument("--render", action="store_true", help="measure nothing")
     parser.add_argument("--peer", metavar="COMMAND", help="policyd-rate-limit 1.2.0; else pip installs it")
