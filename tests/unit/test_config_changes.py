@@ -25,6 +25,7 @@ FIXED: dict[str, Any] = {
     "max_ids": 7,
     "SOCKET": ("127.0.0.1", 10031),
     "socket_permission": 0o600,
+    "metrics_address": ("127.0.0.1", 9645),
 }
 """Settings that no reload changes, each with a value that is not its default."""
 
