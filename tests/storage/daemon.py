@@ -10,6 +10,7 @@ import threading
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.notices import Notices
 from storage.stores import Clock, Database, new_memory
 
 
@@ -26,6 +27,7 @@ class Daemon:
         journal_name: str = "db.sqlite3",
         journal_size: int = 1 << 20,
         patience: float = 0.0,
+        notices: Notices | None = None,
     ) -> None:
         self.monotonic = Clock(0.0)
         self.memory = new_memory(clock)
@@ -39,6 +41,7 @@ class Daemon:
             enforce=enforce,
             patience=patience,
             monotonic=self.monotonic,
+            notices=notices,
         )
         self.charged: collections.Counter[str] = collections.Counter()
         self.fallback.open()

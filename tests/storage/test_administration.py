@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import pathlib
+import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from policyd_rate_limit.storage.administration import Hits, Override
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, admitted, demand, usage
+from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, demand, usage
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
@@ -139,6 +142,30 @@ def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(databa
     assert usage(one, ["user:a"])["user:a"] >= before
 
 
+def test_resets_while_daemons_count(database: Administered) -> None:
+    """What is taken back, and what is left in the end, is what was admitted; no limit is exceeded in between."""
+    administration, done = database.administration(), threading.Event()
+    taken_back = 0
+
+    def count(store: CleanableStore) -> int:
+        total = sum(sum(admitted(store, *[demand("user:a", 7)] * 3)) for _ in range(30))
+        done.set()
+        return total
+
+    stores = [database.store() for _ in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        totals = [pool.submit(count, store) for store in stores]
+        while not done.is_set():
+            just_now = administration.reset("user:a")
+            assert just_now <= 7
+            taken_back += just_now
+        total = sum(of_one.result() for of_one in totals)
+    assert total > 7
+    assert taken_back + administration.reset("user:a") == total
+    for store in stores:
+        assert usage(store, ["user:a"], most=7) == {"user:a": 0}
+
+
 # --- Overrides
 
 
@@ -160,6 +187,55 @@ def test_overrides_are_set_replaced_and_removed(database: Administered) -> None:
     for override in odd:
         assert two.remove_override(override.key)
     assert one.overrides() == []
+
+
+def test_daemons_hear_of_each_change_once(database: Administered) -> None:
+    store, administration = database.store(), database.administration()
+    store.admit([], (), PATIENCE)
+    assert not store.overrides()
+    one, two = Override("user:a", BLOCK, until()), Override("user:b", BLOCK, until())
+    longer = one._replace(until=one.until + 1)
+    for change, expected in (
+        (lambda: administration.set_override(one), [one]),
+        (lambda: administration.set_override(two), [one, two]),
+        (lambda: administration.set_override(longer), [longer, two]),
+        (lambda: administration.remove_override("user:a"), [two]),
+        (lambda: administration.remove_override("user:b"), []),
+    ):
+        change()
+        assert store.overrides() == expected
+        assert store.overrides() is None
+
+
+def test_overrides_by_many_administrators_at_once(database: Administered) -> None:
+    def change(number: int) -> None:
+        administration = database.administration()
+        for turn in range(5):
+            administration.set_override(Override("user:all", BLOCK, until(), f"{number}.{turn}"))
+            administration.set_override(Override(f"user:{number}", BLOCK, until()))
+            assert administration.remove_override(f"user:{number}")
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(change, number) for number in range(4)]:
+            done.result()
+    (left,) = database.administration().overrides()
+    assert left.note.endswith(".4")
+
+
+def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> None:
+    store, administration = logged.store(), logged.administration()
+    override = Override("user:a", BLOCK, until())
+    administration.set_override(override)
+    assert admitted(store, demand(maximum=3, cost=2)) == [True]
+    assert store.overrides() == [override]
+    administration.close()
+    if isinstance(logged.logs, SqliteLogs):
+        logged.logs.remove_table()
+    else:
+        logged.logs.execute("DROP TABLE policyd_batch", "DROP TABLE policyd_override", "DROP TABLE policyd_hit")
+    assert admitted(store, demand(maximum=3), demand(maximum=3)) == [True, False]
+    store.overrides()
+    assert administration.overrides() == [override]
 
 
 def test_an_override_that_has_ended_is_none(database: Administered) -> None:
@@ -197,6 +273,30 @@ def test_hits_are_added_up_and_forgotten_as_reported(database: Administered) -> 
     assert administration.hits() == [Hits("user:a", 60, 1, now + 1)]
     administration.forget_hits([])
     assert len(administration.hits()) == 1
+
+
+def test_hits_by_many_daemons_at_once(database: Administered) -> None:
+    """Each is counted once, and forgotten once, whoever writes meanwhile."""
+    administration = database.administration()
+    stores = [database.store() for _ in range(3)]
+    for store in stores:
+        store.admit([], (), PATIENCE)
+
+    def write(store: CleanableStore) -> None:
+        for turn in range(20):
+            store.add_hits([Hits(f"user:{number}", 60, 1, turn) for number in random.sample(range(10), 10)])
+
+    forgotten: Counter[str] = Counter()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write, store) for store in stores]
+        while not all(one.done() for one in writing):
+            hits = administration.hits()
+            administration.forget_hits(hits)
+            forgotten.update({hit.key: hit.hits for hit in hits})
+        for one in writing:
+            one.result()
+    forgotten.update({hit.key: hit.hits for hit in administration.hits()})
+    assert forgotten == {f"user:{number}": 60 for number in range(10)}
 
 
 def test_many_hits_at_once(database: Administered) -> None:

@@ -16,11 +16,13 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.fallback import Backoff
 from policyd_rate_limit.storage.journal import Journal
 from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.notices import Notices
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite import SqliteLog
 from storage.daemon import Daemon, journals, open_descriptors
@@ -691,3 +693,80 @@ def test_nothing_is_left_open(database: Database, clock: Clock, away: bool) -> N
             daemon.close()
     assert threading.active_count() == threads
     assert open_descriptors() == descriptors
+
+
+# --- Hits and overrides
+
+MINUTE = Limit(LIMIT, 60)
+
+
+def informed(database: Database, clock: Clock) -> tuple[Daemon, Notices, list[list[Override]]]:
+    """A daemon, where its hits go in, and what it is told of overrides."""
+    notices = Notices(clock)
+    told: list[list[Override]] = []
+    notices.subscribe(told.append)
+    return Daemon(database, clock, notices=notices), notices, told
+
+
+def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) -> None:
+    """And are written once it is back, or at the end."""
+    daemon, notices, _ = informed(database, clock)
+    daemon.wait()
+    notices.hit("user:a", MINUTE)
+    with database.outage():
+        daemon.ask(demand())
+        notices.hit("user:a", MINUTE)
+        daemon.wait()
+        assert [hit.hits for hit in notices.take()] == [2]
+        notices.hit("user:a", MINUTE)
+    daemon.wait()
+    assert notices.take() == []
+    notices.hit("user:a", MINUTE)
+    daemon.close()
+    assert notices.take() == []
+
+
+def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_said_once(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon, notices, told = informed(sqlite, clock)
+    daemon.wait()
+    assert told == [[]]
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
+    caplog.clear()
+    for _ in range(3):
+        notices.hit("user:a", MINUTE)
+        daemon.wait()
+        assert daemon.ask(demand(maximum=100)) == [True]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "hits and overrides cannot be exchanged with the database"
+    ]
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute("DROP TRIGGER full")
+        daemon.fallback.maintain()  # too early
+        assert other.execute("SELECT count(*) FROM policyd_hit").fetchone() == (0,)
+        daemon.wait()
+        assert other.execute("SELECT hits FROM policyd_hit").fetchone() == (3,)
+    daemon.close()
+
+
+def test_overrides_are_told_and_their_windows_are_read(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Whatever of them is longer than the windows in use."""
+    early = Daemon(sqlite, clock)
+    early.ask(demand(cost=4))
+    early.close()
+    clock.now += 1.5 * HOUR
+    daemon, _, told = informed(sqlite, clock)
+    daemon.wait()
+    assert told == [[]]
+    override = Override("user:a", (Limit(5, 2 * HOUR),), int(clock.now) + HOUR)
+    log = SqliteLog(sqlite.path, clock)
+    log_tables.set_override(log, override, int(clock.now), 1.0)
+    log.close()
+    daemon.wait()
+    assert told == [[], [override]]
+    assert daemon.ask(demand(maximum=5, seconds=2 * HOUR), demand(maximum=5, seconds=2 * HOUR)) == [True, False]
+    daemon.wait()
+    assert len(told) == 2
+    daemon.close()

@@ -22,9 +22,11 @@ from redis.exceptions import RedisError
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
-from policyd_rate_limit.errors import ConfigError, StoreUnavailable
+from policyd_rate_limit.errors import ConfigError, StoreError, StoreUnavailable
+from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.redis import RedisStore, _Keys
+from policyd_rate_limit.storage.redis_administration import RedisAdministration
 from policyd_rate_limit.storage.redis_nodes import Servers
 from storage.stores import new_memory
 from support.daemon import free_port
@@ -491,6 +493,21 @@ def test_the_least_rights_that_suffice(own: RedisServer, caplog: pytest.LogCaptu
     for _ in range(10):
         with store_on(own, **options) as store:
             assert admitted(store, demand("user:c", 20)) == [True]
+    with store_on(own, **options) as store:
+        administration = RedisAdministration(store)
+        administration.set_override(Override("user:b", (), administration.now() + 60))
+        assert administration.remove_override("user:b")
+        store.add_hits([Hits("user:b", 60, 1, 1)])
+        administration.forget_hits(administration.hits())
+        assert sum(entry.amount for entry in administration.entries(["user:c"], 0)) == 10
+        assert administration.reset("user:c") == 10
+        with pytest.raises(StoreError, match=r"permission|NOPERM"):
+            list(administration.entries(None, 0))
+        with own.client() as client:
+            client.execute_command("ACL", "SETUSER", "policyd", "+scan")
+        counters = {entry.counter for entry in administration.entries(None, 0)}
+        assert "user:b" in counters
+        assert "user:c" not in counters
     docs = pathlib.Path(__file__).parents[2] / "docs" / "redis.md"
     assert LEAST_RIGHTS in docs.read_text(encoding="utf-8")
     with store_on(own, **{**options, "prefix": "other"}) as store:

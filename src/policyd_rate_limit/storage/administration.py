@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
 
 MOST_OVERRIDES = 10_000  # in force at once
+MOST_HITS = 100_000  # that are told at once
 LONGEST_NOTE = 1_000  # characters
 PATIENCE = 30.0  # seconds to wait for the daemons, where they have to be kept from the database
 
@@ -78,7 +79,7 @@ class Administration(Protocol):
         """End the override of ``key``; whether there was one in force."""
 
     def hits(self) -> list[Hits]:
-        """All hits since the last report, those of the most hits first."""
+        """Those since the last report, those of the most hits first, and :data:`MOST_HITS` at the most."""
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """These were reported: take them off. What came meanwhile stays."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -116,9 +116,11 @@ def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:
 
 
 def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
-    """All of them, those of the most hits first."""
+    """Those of the most hits first."""
     found: dict[tuple[str, int], Hits] = {}
-    for counter, seconds, count, last in log.read("SELECT counter, seconds, hits, last FROM policyd_hit"):
+    for counter, seconds, count, last in log.read(
+        f"SELECT counter, seconds, hits, last FROM policyd_hit ORDER BY hits DESC LIMIT {MOST_HITS}"  # noqa: S608 - a number
+    ):
         try:
             hit = Hits(_text(counter), int(seconds), int(count), int(last))
         except ValueError as error:
@@ -129,7 +131,7 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
         key = key_of_old_id(old_id)
         known = found.get((key, seconds), Hits(key, seconds, 0, 0))
         found[key, seconds] = known._replace(hits=known.hits + count)
-    return sorted(found.values(), key=lambda hit: (-hit.hits, hit.key, hit.seconds))
+    return sorted(found.values(), key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
 
 
 def subtract_hits(log: Log, reported: Iterable[Hits], key_of_old_id: Callable[[str], str], patience: float) -> None:

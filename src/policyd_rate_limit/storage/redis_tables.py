@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
 from policyd_rate_limit.storage.redis_nodes import Command, script
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class RedisTables:
 
     def overrides_version(self) -> Hashable:
         """Another one whenever somebody has changed an override."""
-        version: bytes | None = self._ask(self._override, "HGET", _STAMP)
-        return version
+        # HGET's "nothing" would pass for no answer.
+        return tuple(self._ask(self._override, "HMGET", _STAMP))
 
     def set_override(self, override: Override, now: int) -> None:
         """Put ``override`` in force.
@@ -81,14 +81,14 @@ class RedisTables:
             self._run([script([self._hits], arguments)])
 
     def hits(self) -> list[Hits]:
-        """All of them, those of the most hits first."""
+        """Those of the most hits first."""
         found = []
         for field, value in _pairs(self._ask(self._hits, "HGETALL")):
             if field != _STAMP:
                 seconds, _, key = field.partition(b":")
                 count, last = unpacked(value)
                 found.append(Hits(decoded(key), int(seconds), count, last))
-        return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))
+        return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
 
     def _all_overrides(self) -> Iterator[Override]:
         for field, value in _pairs(self._ask(self._override, "HGETALL")):
