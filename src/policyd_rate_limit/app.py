@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config.changes import Changes
     from policyd_rate_limit.observe.monitoring import Monitoring
     from policyd_rate_limit.report.outbox import Way
+    from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.fallback import Fallback
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
@@ -264,7 +265,6 @@ async def _serve(
         policy_service=policy_service,
         clock=notices.clock,
     )
-    notices.subscribe(lambda overrides: loop.call_soon_threadsafe(service.override, overrides))
     server = Server(
         service,
         idle_seconds=settings.delay_to_close,
@@ -272,6 +272,7 @@ async def _serve(
     )
     supervision = Supervision(manager, status, pulse.alive)
     live = _Live(service, server, store, fallback, sql_limits, hits, notifier)
+    notices.subscribe(lambda overrides: loop.call_soon_threadsafe(live.heed, overrides))
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # not later: threads and child processes inherit the mask
@@ -327,6 +328,17 @@ class _Live:
         self._hits = hits
         self._notifier = notifier
         self._retiring: set[asyncio.Task[None]] = set()
+        self._has_begun = False
+
+    def heed(self, overrides: Sequence[Override]) -> None:
+        """These are the overrides in force now."""
+        further = self._service.override(overrides)
+        # Not before: what is decided by the old limits may forget what has just been read for a longer window.
+        if further and self._has_begun:
+            self._store.look_back(further)
+        elif further:
+            self._store.need(further)
+        self._has_begun = True
 
     def prepare(self, change: Changes) -> Callable[[], None]:
         """See :class:`policyd_rate_limit.reloading.Reloader`."""

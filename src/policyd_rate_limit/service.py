@@ -13,7 +13,7 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
-from policyd_rate_limit.domain.limits import LARGEST, Limit
+from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -117,9 +117,22 @@ class Service:
         self._clock = clock
         self._overrides: dict[str, Override] = {}
 
-    def override(self, overrides: Iterable[Override]) -> None:
-        """These, and no others, are in force from now on, each until its end."""
-        self._overrides = {override.key: override for override in overrides}
+    def override(self, overrides: Iterable[Override]) -> int:
+        """These, and no others, are in force from now on, each until its end.
+
+        :returns: the longest window (seconds) of those that look back further than what was asked about their key
+            before; 0 where there is none.
+        """
+        before, self._overrides = self._overrides, {override.key: override for override in overrides}
+        further = 0
+        for key, override in self._overrides.items():
+            usual, _ = self.policy.rules.limits_of_key(key)
+            if usual:  # or nothing was counted
+                former = before[key].limits if key in before else ()
+                longest = longest_of(override.limits)
+                if longest > longest_of((*usual, *former)):
+                    further = max(further, longest)
+        return further
 
     def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
         """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
@@ -184,7 +197,7 @@ class Service:
         limits = override.limits
         if limits:
             # So that nothing is forgotten that the usual limits will have to know again.
-            usual = max((limit.seconds for limit in charged.limits), default=0)
+            usual = longest_of(charged.limits)
             if all(limit.seconds < usual for limit in limits):
                 limits = (*limits, Limit(LARGEST, usual))
             if sql_limits is not None:

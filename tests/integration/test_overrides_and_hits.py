@@ -119,15 +119,28 @@ def test_a_block_ends_by_itself_and_what_was_counted_still_counts(tmp_path: path
         assert admitted(daemon, 3) == 1
 
 
-def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("others", [HOUR, 30 * DAY])
+def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.Path, others: int) -> None:
+    """Whatever windows ``others`` have."""
     clock = Clock(tmp_path)
-    with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
-        assert admitted(daemon, LIMIT) == LIMIT
-        clock.forward(2 * HOUR)
-        assert admitted(daemon, LIMIT) == LIMIT
-        until = administration.now() + DAY
-        administration.set_override(Override("user:alice", (Limit(2 * LIMIT + 1, DAY),), until))
-        wait_until(lambda: passes(daemon), "alice may send more", 10)
+    settings = {**SETTINGS, "limits_by_id": {"bob": [], "carol": [[9, others]]}}
+    with (
+        running(tmp_path, environment=clock.environment, **settings) as daemon,
+        administering(daemon) as administration,
+    ):
+        for _ in range(3):
+            assert admitted(daemon, LIMIT) == LIMIT
+            clock.forward(2 * HOUR)
+        assert admitted(daemon, 1) == 1  # what has expired may be forgotten now
+        until = administration.now() + 2 * DAY
+        administration.set_override(Override("user:alice", (Limit(3 * LIMIT + 2, DAY),), until))
+        administration.set_override(Override("user:bob", BLOCK, until))
+        wait_until(partial(refuses, daemon, "bob"), "overrides are heeded", 10)
+        assert admitted(daemon, 3) == 1
+        daemon.kill()
+        daemon.start()
+        wait_until(partial(refuses, daemon, "bob"), "overrides are heeded", 10)
+        clock.forward(HOUR)
         assert refuses(daemon)
 
 

@@ -355,3 +355,15 @@ def test_an_override_counts_before_the_table_and_forgets_nothing_of_its_windows(
     assert table.asked == []
     world.now = 100
     assert limits_asked(world) == (Limit(1, 60), LONGEST)
+
+
+def test_an_override_says_when_it_looks_back_further_than_was_asked_before() -> None:
+    world = World()
+    week = (Limit(500, 7 * DAY),)
+    assert world.service.override([Override("user:alice", BLOCK, 100), Override("user:bob", LIMITS, 100)]) == 0
+    assert world.service.override([Override("user:alice", week, 100), Override("user:bob", LIMITS, 100)]) == 7 * DAY
+    assert world.service.override([Override("user:alice", week, 100), Override("user:bob", week, 100)]) == 7 * DAY
+    assert world.service.override([Override("user:alice", week, 200), Override("user:bob", week, 100)]) == 0
+    assert world.service.override([Override("user:free", week, 100)]) == 0
+    assert world.service.override([]) == 0
+    assert world.service.override([Override("user:alice", week, 100)]) == 7 * DAY

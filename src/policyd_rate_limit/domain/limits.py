@@ -38,6 +38,11 @@ Limits = tuple[Limit, ...]
 """All the limits of one id, which hold at once; empty: unlimited."""
 
 
+def longest_of(limits: Limits) -> int:
+    """The longest window of ``limits`` in seconds, 0 where there is none."""
+    return max((limit.seconds for limit in limits), default=0)
+
+
 class LimitsError(ValueError):
     """What should be limits is not: what was ``expected`` and which ``value`` was found.
 

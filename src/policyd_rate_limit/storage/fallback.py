@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
@@ -214,9 +213,7 @@ class Fallback:
                 _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
             return
         if overrides is not None:
-            # In this order: what is decided by the old limits may forget what a longer window has just been read for.
             self._notices.publish(overrides)
-            self._store.need(longest_window(overrides))
         self._notices_fail = False
         self._notices_backoff.succeeded()
 
