@@ -248,6 +248,25 @@ def test_broken_in_one_way_and_mended_as_it_says(
     assert wrong(left) == []
 
 
+def test_one_line_mends_all_that_is_wrong_with_a_list(host: Host, tmp_path: Path) -> None:
+    asked = f"check_policy_service {{ unix:{host.queue}/ratelimit/policy, {{ policy_context = a, b }} }}"
+    value = f"permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination, warn_if_reject {asked}"
+    postfix = host.configure(
+        tmp_path / "etc", f"smtpd_sasl_auth_enable = yes\nsmtpd_recipient_restrictions = {value}\n"
+    )
+    found = wrong(doctor(host.daemon.path, postfix))
+    assert [finding["check"] for finding in found] == [
+        *("after-permit", "after-permit", "warn-if-reject", "default-action", "chroot")
+    ]
+    (line,) = {finding["mend"] for finding in found}
+    assert line == (
+        "smtpd_recipient_restrictions = check_policy_service { unix:ratelimit/policy, { policy_context=a, b },"
+        " default_action=DUNNO }, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination"
+    )
+    mend(found[0], postfix)
+    assert wrong(doctor(host.daemon.path, postfix)) == []
+
+
 # The settings
 
 

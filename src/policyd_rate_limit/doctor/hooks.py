@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyd_rate_limit.doctor import restrictions
 from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
 from policyd_rate_limit.doctor.postfix import seconds
+from policyd_rate_limit.doctor.restrictions import PolicyService, Restriction
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.identity import parse_address
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.doctor.postfix import Postfix, Service
-    from policyd_rate_limit.doctor.restrictions import PolicyService, Restriction
 
 Address = str | tuple[str, int]
 
@@ -162,6 +162,23 @@ class Hooks:
         queue = self._postfix.queue_directory
         return address(hook.asked.endpoint, queue if hook.service.chroot else None, queue)
 
+    def mended(self, hook: Hook) -> str:
+        """The line of the list of ``hook`` without anything that is wrong with it: whatever is told, it mends all."""
+        endpoint = hook.asked.endpoint
+        if isinstance(self._settings.SOCKET, str) and not is_same(self.reached(hook), self._settings.SOCKET):
+            endpoint = self.endpoint
+        options = dict(hook.asked.options)
+        if not self._has_default_action(hook):
+            options["default_action"] = "DUNNO"
+        asked = PolicyService(endpoint, options)
+        argument = hook.restriction.argument if asked == hook.asked else str(asked)
+        restriction = Restriction(hook.restriction.name, argument)
+        if any(self._ends(before, hook) for before in hook.before):
+            value = f"{restriction}, {hook.others}"
+        else:
+            value = hook.changed(restriction)
+        return self._postfix.line(hook.parameter, value, hook.service)
+
     def _is_meant(self, hook: Hook) -> bool:
         """Whether ``hook`` means the daemon, even where it cannot reach it: seen from inside or outside the chroot."""
         queue = self._postfix.queue_directory
@@ -250,23 +267,24 @@ class Hooks:
         """What ends the list before the daemon is asked."""
         place = self._postfix.place(hook.parameter, hook.service)
         for before in hook.before:
-            passed = self._whom(before.name, hook)
-            if before.only_warns or not passed:
+            passed = self._ends(before, hook)
+            if not passed:
                 continue
-            moved = f"{hook.restriction}, {hook.others}"
             make = warning if before.name == "permit_mynetworks" else error
             found = f"{before.name} stands before check_policy_service {hook.asked.endpoint}"
             why = f"It ends the list for {passed}: the daemon is not asked, and they are not limited."
-            yield make("after-permit", place, found, why, self._postfix.line(hook.parameter, moved, hook.service))
+            yield make("after-permit", place, found, why, self.mended(hook))
         if hook.restriction.only_warns:
-            changed = hook.changed(hook.restriction._replace(only_warns=False))
             why = "smtpd counts and logs, and refuses nothing."
-            mend = self._postfix.line(hook.parameter, changed, hook.service)
-            yield warning("warn-if-reject", place, "warn_if_reject stands before check_policy_service", why, mend)
+            found = "warn_if_reject stands before check_policy_service"
+            yield warning("warn-if-reject", place, found, why, self.mended(hook))
 
-    def _whom(self, name: str, hook: Hook) -> str:
-        """For whom a restriction ends the list; empty: for nobody whom the daemon limits, as far as can be known."""
+    def _ends(self, restriction: Restriction, hook: Hook) -> str:
+        """For whom ``restriction`` ends the list of ``hook``; empty: for nobody who is limited, that is known of."""
         settings = self._settings
+        name = restriction.name
+        if restriction.only_warns:
+            return ""
         if name in _ENDS:
             return "everybody"
         if (
@@ -285,21 +303,18 @@ class Hooks:
     # How it asks
 
     def _default_action(self, hook: Hook) -> Iterator[Finding]:
-        parameter = "smtpd_policy_service_default_action"
-        if "default_action" in hook.asked.options or self._postfix.is_given(parameter, hook.service):
-            return
-        asked = {"default_action": "DUNNO", **hook.asked.options}
-        options = ", ".join(
-            f"{name}={value}" if " " not in value else f"{{ {name}={value} }}" for name, value in asked.items()
-        )
-        better = hook.restriction._replace(argument=f"{{ {hook.asked.endpoint}, {options} }}")
-        yield warning(
-            "default-action",
-            self._postfix.place(hook.parameter, hook.service),
-            f"no default_action for {hook.asked.endpoint}",
-            "While the daemon is stopped Postfix refuses all mail: 451 4.3.5 Server configuration problem.",
-            self._postfix.line(hook.parameter, hook.changed(better), hook.service),
-        )
+        if not self._has_default_action(hook):
+            yield warning(
+                "default-action",
+                self._postfix.place(hook.parameter, hook.service),
+                f"no default_action for {hook.asked.endpoint}",
+                "While the daemon is stopped Postfix refuses all mail: 451 4.3.5 Server configuration problem.",
+                self.mended(hook),
+            )
+
+    def _has_default_action(self, hook: Hook) -> bool:
+        given = self._postfix.is_given("smtpd_policy_service_default_action", hook.service)
+        return given or "default_action" in hook.asked.options
 
     def _time_limits(self, hook: Hook) -> Iterator[Finding]:
         postfix, settings, service = self._postfix, self._settings, hook.service

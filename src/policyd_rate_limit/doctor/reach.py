@@ -168,10 +168,7 @@ def _on_the_other_side(hook: Hook, postfix: Postfix, hooks: Hooks, where: str) -
     if hook.service.chroot and not Path(where).is_relative_to(queue):
         mend = f"SOCKET: {queue}/ratelimit/policy\n# and in {hook.parameter}: unix:ratelimit/policy"
         return error("chroot", "SOCKET", found, why, mend)
-    better = hook.restriction.argument.replace(hook.asked.endpoint, hooks.endpoint)
-    changed = hook.changed(hook.restriction._replace(argument=better))
-    mend = postfix.line(hook.parameter, changed, hook.service)
-    return error("chroot", postfix.place(hook.parameter, hook.service), found, why, mend)
+    return error("chroot", postfix.place(hook.parameter, hook.service), found, why, hooks.mended(hook))
 
 
 def _obstacle(path: Path, account: Account) -> tuple[str, str]:

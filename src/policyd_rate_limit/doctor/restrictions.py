@@ -34,6 +34,15 @@ class PolicyService(NamedTuple):
     options: Mapping[str, str]
     """Such as ``timeout``, by their names without ``smtpd_policy_service_``."""
 
+    def __str__(self) -> str:
+        options = (f"{name}={value}" for name, value in self.options.items())
+        # In braces of its own where a value holds what separates options.
+        words = (
+            self.endpoint,
+            *(f"{{ {option} }}" if set(option) & set(_SEPARATORS) else option for option in options),
+        )
+        return f"{{ {', '.join(words)} }}" if self.options else self.endpoint
+
 
 def split(text: str) -> list[str]:
     """The words of a list; what stands in braces is one word."""
