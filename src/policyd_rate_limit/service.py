@@ -6,10 +6,11 @@ Who is charged, what it costs, whether that is within the limits, what Postfix i
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, make_charge, make_demand
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
@@ -156,37 +157,42 @@ class Service:
             answer(policy.actions.success)
             self._observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
             return
-        cost = cost_of(request)
-        # Before anything is waited for: equal requests are numbered in the order in which they come.
-        part = self._repetitions.part(cost.part) if cost.each else cost.part
-
-        def demand_within(limits: Limits) -> None:
-            demand = Demand(
-                (Charge(charged.key, RECIPIENTS, cost.amount, limits),), mail_id(request.instance), part, cost.settles
-            )
-
-            def conclude(result: Verdict | Exception) -> None:
-                action = _action(policy.actions, result)
-                if action is None and isinstance(result, StoreUnavailable):
-                    action = self.policy.actions.away  # set while this waited for the store
-                answer(action)
-                self._observer.decided(request, demand, result, action, began)
-
-            self._submit(demand, conclude)
-
+        amount, part, settles, each = cost_of(request)
+        if each:
+            # Before anything is waited for: equal requests are numbered in the order in which they come.
+            part = self._repetitions.part(part)
+        mail = mail_id(request.instance)
+        key, limits = charged
         if sql_limits is None:
-            demand_within(charged.limits)
+            demand = make_demand(((make_charge((key, RECIPIENTS, amount, limits)),), mail, part, settles))
+            self._submit(demand, partial(self._conclude, request, demand, policy, answer, began))
             return
 
         def go_on(found: Limits | None) -> None:
-            limits = sql_limits.keeping(charged.limits if found is None else found)
-            if limits:
-                demand_within(limits)
+            in_force = sql_limits.keeping(limits if found is None else found)
+            if in_force:
+                demand = Demand((Charge(key, RECIPIENTS, amount, in_force),), mail, part, settles)
+                self._submit(demand, partial(self._conclude, request, demand, policy, answer, began))
             else:
                 answer(policy.actions.success)
-                self._observer.passed(request, charged.key, NOT_LIMITED, began)
+                self._observer.passed(request, key, NOT_LIMITED, began)
 
         sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
+
+    def _conclude(
+        self,
+        request: Request,
+        demand: Demand,
+        policy: Policy,
+        answer: Callable[[str | None], None],
+        began: float,
+        result: Verdict | Exception,
+    ) -> None:
+        action = _action(policy.actions, result)
+        if action is None and isinstance(result, StoreUnavailable):
+            action = self.policy.actions.away  # set while this waited for the store
+        answer(action)
+        self._observer.decided(request, demand, result, action, began)
 
     def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
         """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""

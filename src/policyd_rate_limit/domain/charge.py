@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from policyd_rate_limit.domain.tuples import maker
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -99,3 +101,8 @@ class Entry(NamedTuple):
     date: int
     mail: str
     part: str
+
+
+make_charge = maker(Charge)
+make_demand = maker(Demand)
+make_entry = maker(Entry)

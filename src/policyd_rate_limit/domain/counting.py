@@ -9,6 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
+from policyd_rate_limit.domain.tuples import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ class Cost(NamedTuple):
     part: str
     settles: bool = False
     each: bool = False
+
+
+_cost = maker(Cost)
 
 
 class Repetitions:
@@ -73,7 +77,7 @@ class Repetitions:
 
 
 def _recipient(request: Request) -> Cost:
-    return Cost(1, digest(request.recipient))
+    return _cost((1, digest(request.recipient), False, False))
 
 
 def _all_recipients(request: Request) -> Cost:

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.domain.tuples import maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +34,9 @@ class Charged(NamedTuple):
 
     key: str
     limits: Limits
+
+
+_charged = maker(Charged)
 
 
 class Network(NamedTuple):
@@ -185,10 +189,10 @@ class Rules:
         """Whom ``request`` charges, None when nobody is to be charged."""
         if self._by_sasl and request.sasl_username:
             name = request.sasl_username.casefold()
-            return Charged("user:" + name, self._limits_of_name.get(name, self._limits))
+            return _charged(("user:" + name, self._limits_of_name.get(name, self._limits)))
         if self._by_sender and request.sender:
             name = request.sender.casefold()
-            return Charged("sender:" + name, self._limits_of_name.get(name, self._limits))
+            return _charged(("sender:" + name, self._limits_of_name.get(name, self._limits)))
         if self._by_ip:
             return self._client(request.client_address)
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict, make_entry
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _ALREADY_CHARGED = Verdict(admitted=True)
+_ADMITTED = [Verdict(admitted=True, charged=cost) for cost in range(256)]
 
 
 class Ledger:
@@ -40,18 +41,30 @@ class Ledger:
         When it is admitted it is counted, and what was counted is appended to ``entries``.
         """
         charges, mail, part, settles = demand
-        before = self.mails.entries(mail) if mail else ()
+        before = self.mails.entries(mail) if mail else None
         if before:
             if settles:
                 return self._settle(charges, mail, before, entries)
             for entry in before:
                 if entry.part == part:
                     return _ALREADY_CHARGED
+        windows = self.windows
+        if len(charges) == 1:
+            key, unit, cost, limits = charges[0]
+            counter = key + unit
+            exceeded = windows.charge(counter, cost, limits)
+            if exceeded is not None:
+                return Verdict(False, key, exceeded)
+            entry = make_entry((counter, cost, windows.date, mail, part))
+            entries.append(entry)
+            if mail:
+                self.mails.add(entry)
+            return _ADMITTED[cost] if cost < len(_ADMITTED) else Verdict(True, charged=cost)
         exceeding = self._exceeding(charges)
         if exceeding is not None:
             return exceeding
         for key, unit, cost, _ in charges:
-            self._count(Entry(key + unit, cost, self.windows.date, mail, part), entries)
+            self._count(Entry(key + unit, cost, windows.date, mail, part), entries)
         return Verdict(True, charged=charges[0].cost)
 
     def explain(self, demand: Demand) -> tuple[Usage, ...]:

@@ -35,22 +35,24 @@ class Mails:
 
     def entries(self, mail: str) -> list[Entry]:
         """What was charged for ``mail``, in order, less what was given back."""
-        found = self._young.get(mail)
-        if found is None:
-            found = self._old.get(mail)
-        return [] if found is None else found
+        return self._young.get(mail) or self._old.get(mail) or []
 
     def add(self, entry: Entry) -> None:
         """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""
-        if entry.amount < 0:
-            _take_back(self.entries(entry.mail), entry)
+        _, amount, _, mail, _ = entry
+        if amount < 0:
+            _take_back(self.entries(mail), entry)
             return
-        found = self._young.get(entry.mail)
+        found = self._young.get(mail)
         if found is None:
-            found = self._old.pop(entry.mail, [])
-            self._entries += len(found)
-            self._young[entry.mail] = found
-        if len(found) < MOST_ENTRIES_OF_A_MAIL:
+            found = self._old.pop(mail, None) if self._old else None
+            if found is None:
+                self._young[mail] = [entry]
+                self._entries += 1
+            else:
+                self._young[mail] = found
+                self._entries += len(found)
+        if found is not None and len(found) < MOST_ENTRIES_OF_A_MAIL:
             found.append(entry)
             self._entries += 1
         if self._entries >= ENTRIES_PER_GENERATION:

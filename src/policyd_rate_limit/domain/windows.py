@@ -107,10 +107,7 @@ class Windows:
         """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it."""
         log = self._log(key)
         if log is None or not limits:
-            for limit in limits:
-                if cost > limit.maximum:
-                    return limit
-            return None
+            return _too_much(cost, limits)
         if limits is not self._limits:
             self._use(limits)
         if log[0] != self._tag:
@@ -137,6 +134,20 @@ class Windows:
             at += 2
         if oldest - at > (end - at) >> 1:
             self._trim(key, log, oldest, at)
+        return found
+
+    def charge(self, key: str, cost: int, limits: Limits) -> Limit | None:
+        """As :meth:`exceeded`; when all of ``limits`` admit it, ``cost`` is counted now."""
+        shard = self._shards[hash(key) % SHARDS]
+        if key not in shard and not self._overflow and self._keys < self.max_keys:
+            found = _too_much(cost, limits)
+            if found is None:
+                shard[key] = array("q", (self._bare, self.date, cost))
+                self._keys += 1
+            return found
+        found = self.exceeded(key, cost, limits)
+        if found is None:
+            self.add(key, self.date, cost)
         return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
@@ -310,6 +321,13 @@ class Windows:
         first = 1 + 2 * len(limits)
         total = sum(log[2::2])
         log[:1] = array("q", (self._tag, *(first, total) * len(limits)))
+
+
+def _too_much(cost: int, limits: Limits) -> Limit | None:
+    for limit in limits:
+        if cost > limit.maximum:
+            return limit
+    return None
 
 
 def _base(log: array[int]) -> int:

@@ -3,17 +3,17 @@
 A request is lines of ``name=value``, each ended by a newline, and an empty line; the answer is one line
 ``action=...`` and an empty line. https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description".
 
-A full request of Postfix 3.7 has 29 attributes, of which nine matter here. Postfix sends them in the same order each
-time, so where they are is looked up once and then only checked: :class:`Layout`.
+A full request of Postfix 3.7 has 29 attributes, of which nine matter here. Postfix sends them in the same order in each
+version, so that each is looked for behind the one before; in any other order they are found, too.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.request import Request
+from policyd_rate_limit.domain.tuples import maker
 from policyd_rate_limit.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 MAX_LINE = 16_384  # bytes of one line: name, "=", value and newline
 MAX_REQUEST = 65_536  # bytes of one request
 MAX_ATTRIBUTES = 256  # of one request; Postfix 3.9 sends 32
+MAX_UNCOUNTED = 2_048  # bytes of a request whose attributes nobody counts when they come in Postfix's order
 MAX_RECIPIENT_COUNT = 1_000_000_000
 MOST_ENCODED = 64  # answers that are kept as bytes
-MOST_LAYOUTS = 64  # that are kept, of all connections
 SHOWN = 60  # bytes of what came, in an error
 
 POLICY_REQUEST = "smtpd_access_policy"
@@ -33,10 +33,9 @@ POLICY_REQUEST = "smtpd_access_policy"
 class Decoder:
     """Takes what comes over one connection, split anywhere, and gives the requests in it."""
 
-    __slots__ = ("_data", "_layout", "_searched", "_start")
+    __slots__ = ("_data", "_searched", "_start")
 
     def __init__(self) -> None:
-        self._layout = Layout()
         self._data = b""
         self._start = 0  # of the next request
         self._searched = 0  # before this there is no end of it
@@ -72,15 +71,15 @@ class Decoder:
 
         :raises ProtocolError: what came is no request, or goes beyond a bound. The connection is of no more use.
         """
-        start = self._start
-        end = self._data.find(b"\n\n", self._searched)
-        if end < 0:
-            if self.partial:
-                self._check_rest()
+        data, start = self._data, self._start
+        if start == len(data):
             return None
-        request = self._data[start : end + 1]
+        end = data.find(b"\n\n", self._searched)
+        if end < 0:
+            self._check_rest()
+            return None
         self._start = self._searched = end + 2
-        return self._layout.decode(request)
+        return decode(data[start : end + 1])
 
     def _check_rest(self) -> None:
         """Hold a request that is not whole against the bounds."""
@@ -101,90 +100,61 @@ def encode(action: str) -> bytes:
     return b"action=" + action.encode("utf-8", "surrogateescape") + b"\n\n"
 
 
-class Layout:
-    """Where in the requests of one client the attributes are that matter.
-
-    Decodes requests; one that is laid out like the one before costs a third of another one.
-    """
-
-    __slots__ = ("_lines", "_pick")
-
-    def __init__(self) -> None:
-        self._lines = 0  # of a request, 0: not known
-        self._pick: Callable[[list[str]], tuple[str, ...]] = tuple
-
-    def decode(self, request: bytes) -> Request:
-        """The request in ``request``: whole lines, without the empty one.
-
-        :raises ProtocolError: it is none.
-        """
-        if len(request) <= MAX_LINE:
-            text = request.decode("utf-8", "surrogateescape")
-            lines = text.split("\n")
-            if len(lines) == self._lines and text.count("=") >= self._lines - 1:
-                kind, state, instance, queue_id, user, sender, recipient, client, count = self._pick(lines)
-                if (
-                    kind == _REQUEST_LINE
-                    and state[:15] == "protocol_state="
-                    and instance[:9] == "instance="
-                    and queue_id[:9] == "queue_id="
-                    and user[:14] == "sasl_username="
-                    and sender[:7] == "sender="
-                    and recipient[:10] == "recipient="
-                    and client[:15] == "client_address="
-                    and count[:16] == "recipient_count="
-                ):
-                    return _request(
-                        (
-                            state[15:],
-                            instance[9:],
-                            queue_id[9:],
-                            user[14:],
-                            sender[7:],
-                            recipient[10:],
-                            client[15:],
-                            0 if count == "recipient_count=0" else _number(count[16:]),
-                        )
-                    )
-            self._learn(lines)
-        return decode(request)
-
-    def _learn(self, lines: list[str]) -> None:
-        places: dict[str, int] = {}
-        for place, line in enumerate(lines[:MAX_ATTRIBUTES]):
-            places.setdefault(line.partition("=")[0], place)
-        found = [places[name] for name in _NAMES if name in places]
-        self._lines = len(lines) if len(found) == len(_NAMES) else 0
-        self._pick = _picker(tuple(found)) if self._lines else tuple
-
-
-_NAMES = (
-    "request",
-    "protocol_state",
-    "instance",
-    "queue_id",
-    "sasl_username",
-    "sender",
-    "recipient",
-    "client_address",
-    "recipient_count",
-)
-_REQUEST_LINE = f"request={POLICY_REQUEST}"
-# What NamedTuple makes of its arguments costs twice as much.
-_request = cast("Callable[[tuple[str, str, str, str, str, str, str, int]], Request]", partial(tuple.__new__, Request))
-
-
-@lru_cache(MOST_LAYOUTS)
-def _picker(places: tuple[int, ...]) -> Callable[[list[str]], tuple[str, ...]]:
-    """One for all connections of one Postfix."""
-    return itemgetter(*places)
-
-
 def decode(request: bytes) -> Request:
     """The request in ``request``: whole lines, without the empty one.
 
     :raises ProtocolError: it is none.
     """
+    if len(request) <= MAX_UNCOUNTED:
+        text = request.decode("utf-8", "surrogateescape")
+        if text.startswith(_BEGIN):
+            found = _in_order(text)
+            if found is not None:
+                return found
+    return _in_any_order(request)
+
+
+def _in_order(text: str) -> Request | None:
+    """The request in ``text``, which begins with :data:`_BEGIN`; None where it is not laid out as Postfix does it."""
+    find = text.find
+    state_end = find("\n", _BEGIN_LENGTH)
+    client = find("\nclient_address=", state_end) + 16
+    client_end = find("\n", client)
+    sender = find("\nsender=", client_end) + 8
+    user = find("\nsasl_username=", sender) + 15
+    if client < 16 or sender < 8 or user < 15:
+        return None
+    lines = text[sender:user].split("\n", 5)
+    if len(lines) < 6:
+        return None
+    sender_, recipient, count, queue_id, instance, _ = lines
+    if (
+        recipient[:10] != "recipient="
+        or count[:16] != "recipient_count="
+        or queue_id[:9] != "queue_id="
+        or instance[:9] != "instance="
+    ):
+        return None
+    return _request(
+        (
+            text[_BEGIN_LENGTH:state_end],
+            instance[9:],
+            queue_id[9:],
+            text[user : find("\n", user)],
+            sender_,
+            recipient[10:],
+            text[client:client_end],
+            0 if count == "recipient_count=0" else _number(count[16:]),
+        )
+    )
+
+
+_BEGIN = f"request={POLICY_REQUEST}\nprotocol_state="
+_BEGIN_LENGTH = len(_BEGIN)
+_request: Callable[[tuple[str, str, str, str, str, str, str, int]], Request] = maker(Request)
+
+
+def _in_any_order(request: bytes) -> Request:
     _check_lines(request)
     text = "\n" + request.decode("utf-8", "surrogateescape")
     kind = _value(text, "\nrequest=")
