@@ -446,6 +446,19 @@ def test_clean_deletes_what_is_older_than_twice_the_longest_window(database: Dat
     store.close()
 
 
+def test_looking_back_when_windows_become_longer(database: Database, clock: Clock) -> None:
+    """What lay in the shorter window counts, and where there is a log, what lay before it, too."""
+    store = database.store(clock)
+    for seconds in (0, 100, 200):
+        clock.now = START + seconds
+        assert admitted(store, demand("user:alice", 100, seconds=60), demand("user:bob", 100)) == [True] * 2
+    before = 1 if database.expires else 3
+    store.look_back(2 * HOUR)
+    longer = demand("user:alice", before + 1, seconds=2 * HOUR)
+    assert admitted(store, longer, longer, demand("user:bob", 3)) == [True, False, False]
+    store.close()
+
+
 def test_clean_before_the_first_start(database: Database, clock: Clock) -> None:
     """There is nothing, and that is no error."""
     store = database.store(clock)

@@ -396,7 +396,7 @@ def test_sockets_of_all_kinds(passed: Passed, path: Path) -> None:
     servers[3].listen()
     for server in servers:
         passed.add(server.fileno())
-    environment = passed.environment(LISTEN_FDNAMES="a:b:c")
+    environment = passed.environment(LISTEN_FDNAMES="a:b:c", LISTEN_PIDFDID="1")
     listeners = inherited(environment)
     assert environment == {}
     assert not any(listener.get_inheritable() for listener in listeners)

@@ -69,6 +69,7 @@ def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
     Raises ConfigError, about SOCKET, when one of them is not a listening stream socket.
     """
     process, number, names = (environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    environment.pop("LISTEN_PIDFDID", None)  # of systemd 258, which says the same as LISTEN_PID
     if process != str(os.getpid()):
         return []  # they are for somebody else: whoever has started us, say
     problems: list[Problem] = []
