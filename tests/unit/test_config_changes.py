@@ -14,7 +14,6 @@ FIXED: dict[str, Any] = {
     "user": "postfix",
     "group": "postfix",
     "pidfile": "/run/other.pid",
-    "metrics_address": ("127.0.0.1", 9645),
     "backend": "redis",
     "sqlite_config": {"database": "/srv/secret-place.sqlite3"},
     "mysql_config": {"passwd": "secret"},
