@@ -163,3 +163,14 @@ def test_redis_that_forgets(tmp_path: pathlib.Path) -> None:
     assert found[0] == FINE[0]
     assert found[1][0] == "database-durability"
     assert "appendonly is off" in found[1][1]
+
+
+def test_limits_from_a_query(database: Database, tmp_path: pathlib.Path) -> None:
+    good = {**database.settings, "sql_limits_by_id": "SELECT '[[1, 60]]' WHERE %s = 'x'"}
+    assert doctor(tmp_path, good) == FINE
+    bad = {**database.settings, "sql_limits_by_id": "SELECT limits FROM nowhere WHERE id = %s"}
+    path = write_configuration(tmp_path, configuration(tmp_path, **bad))
+    done = subprocess.run([COMMAND, "-f", path, "doctor", "--json"], capture_output=True, text=True, check=False)
+    (finding,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "sql-limits"]
+    assert finding["severity"] == "error"
+    assert "nowhere" in finding["found"]

@@ -18,8 +18,9 @@ from policyd_rate_limit import stores
 from policyd_rate_limit.config.kinds import REDIS
 from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.doctor.child import run_as
-from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
+from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.errors import ConfigError, StoreError, UnknownAccount
+from policyd_rate_limit.storage.sql_limits import look_up
 from policyd_rate_limit.system import accounts
 
 if TYPE_CHECKING:
@@ -55,9 +56,40 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if os.geteuid() in (0, owner.uid):
         yield from _journal(settings, account)
     if settings.backend != SQLITE_DB:
-        yield from _server(settings, account)
+        found = _server(settings, account)
     elif os.geteuid() in (0, owner.uid):
-        yield from _sqlite(settings, account)
+        found = _sqlite(settings, account)
+    else:
+        return
+    findings = list(found)
+    yield from findings
+    if settings.sql_limits_by_id and all(finding.severity is Severity.OK for finding in findings):
+        yield from _query(settings, account)
+
+
+def _query(settings: Settings, account: Account | None) -> Iterator[Finding]:
+    """Whether ``sql_limits_by_id`` can be asked."""
+    place = settings.config_file or "configuration"
+    try:
+        run_as(account, partial(_ask_for_limits, settings), settings.db_timeout + PATIENCE)
+    except (OSError, ValueError) as failure:
+        why = "The limits that it should give do not hold: those of limits_by_id and limits do."
+        yield error(
+            "sql-limits", place, f"sql_limits_by_id fails: {failure}", why, "docs/sql-limits.md says what it needs"
+        )
+    else:
+        yield ok("sql-limits", place, "sql_limits_by_id can be asked")
+
+
+def _ask_for_limits(settings: Settings) -> None:
+    """Ask for the limits of nobody. Raises ValueError when that fails."""
+    try:
+        lookup = stores.make_lookup(settings)
+        if lookup is not None:
+            with contextlib.closing(lookup):
+                look_up(lookup, ("nobody@doctor.invalid",))
+    except (StoreError, ConfigError) as failure:
+        raise ValueError(str(failure)) from failure
 
 
 def _journal(settings: Settings, account: Account | None) -> Iterator[Finding]:

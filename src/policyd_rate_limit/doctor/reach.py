@@ -137,7 +137,7 @@ def _unreachable(failure: OSError, way: Way, place: str, postfix: Postfix, setti
         return error(
             "socket-permission",
             place,
-            f"{account.user}, as whom smtpd runs, may not connect to {where}: {found}",
+            f"{account.user} may not connect to {where}: {found}",
             "smtpd cannot ask the daemon, and does as default_action says.",
             mend,
         )
@@ -192,7 +192,9 @@ def _obstacle(path: Path, account: Account) -> tuple[str, str]:
 
 
 def _smtpd_account(postfix: Postfix) -> Account:
-    """As whom smtpd runs: set_ugid() of Postfix leaves it one group."""
+    """As whom smtpd runs: set_ugid() of Postfix leaves it one group. Who is not root tries it as who they are."""
+    if os.geteuid() != 0:
+        return Account(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid(), tuple(os.getgroups()))
     try:
         entry = pwd.getpwnam(postfix.value("mail_owner"))
     except KeyError:
