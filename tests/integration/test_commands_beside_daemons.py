@@ -214,6 +214,20 @@ def test_top_goes_on_until_it_is_ended(tmp_path: pathlib.Path, number: int) -> N
             assert "Traceback" not in top.shown
 
 
+def test_top_outlasts_an_outage(tmp_path: pathlib.Path) -> None:
+    with running(tmp_path, **LIMITS) as daemon, Client(daemon.address) as client:
+        assert admitted(client, "alice", 1) == 1
+        with Terminal(daemon.path, "top") as top:
+            top.wait_for(r"user:alice +1 ")
+            mend = put_directory_in_place(tmp_path / "db.sqlite3")
+            top.wait_for(r"SQLite database\s")  # the page breaks long lines
+            assert admitted(client, "alice", 1) == 1
+            mend()
+            top.wait_for(r"user:alice +2 ")
+            top.process.send_signal(signal.SIGINT)
+            assert top.end() == 0
+
+
 def test_a_terminal_gets_all_of_it_at_once_where_that_is_asked(tmp_path: pathlib.Path) -> None:
     path = write_configuration(tmp_path, configuration(tmp_path))
     for arguments in (["top", "--once"], ["top", "--json"], ["status", "alice"]):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.journal import OVERHEAD, Journal
+from policyd_rate_limit.storage.journal import OVERHEAD, Journal, waiting
 from policyd_rate_limit.storage.record import Record, pack
 from storage.daemon import journals, open_descriptors
 
@@ -247,3 +247,23 @@ def test_no_descriptor_is_left(tmp_path: pathlib.Path) -> None:
         Journal.create(tmp_path, NAME, 0)
     assert open_descriptors() == before
     assert journals(tmp_path) == []
+
+
+def test_anybody_may_look_at_what_waits(tmp_path: pathlib.Path) -> None:
+    """Without taking it from its holder, or from whoever would adopt it."""
+    assert list(waiting(tmp_path / "missing", NAME)) == []
+    held, empty, other = (Journal.create(tmp_path, name, SIZE) for name in (NAME, NAME, "other"))
+    held.extend([record(1), record(2)])
+    other.append(record(3))
+    for _ in range(2):
+        assert list(waiting(tmp_path, NAME)) == [(held.path, [record(1), record(2)])]
+    held.append(record(4))
+    held.close()
+    assert list(waiting(tmp_path, NAME)) == [(held.path, [record(1), record(2), record(4)])]
+    assert reopened(tmp_path) == [record(1), record(2), record(4)]
+    empty.close()
+    other.close()
+    held.path.unlink()
+    held.path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        list(waiting(tmp_path, NAME))

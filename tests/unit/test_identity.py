@@ -386,6 +386,12 @@ def test_a_name_stands_for_what_is_charged() -> None:
         nothing.keys_of_id("alice")
     with pytest.raises(ValueError, match="limit_by_ip"):
         nothing.keys_of_id("192.0.2.1")
+    some = rules(networks=["192.0.2.0/24", "2001:db8::/32"])
+    assert some.keys_of_id("192.0.2.1") == ("client:192.0.2.1",)
+    assert some.keys_of_id("2001:db8:1::/64") == ("client:2001:db8:1::/64",)
+    for name in ("198.51.100.1", "2001:db9::1", "2001:db9::/64"):
+        with pytest.raises(ValueError, match="none of limited_networks"):
+            some.keys_of_id(name)
     for name in ("user:alice", "sender:alice", "client:192.0.2.1"):
         assert nothing.keys_of_id(name) == (name,)
 

@@ -296,3 +296,22 @@ with Pidfile(sys.argv[1], account):
         assert path.read_bytes() == b""
         with Pidfile(path):
             pass
+
+
+def test_who_runs_can_be_asked_without_a_lock(
+    path: Path, namesake: subprocess.Popen[bytes], stranger: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    assert pidfile.running(path) is None
+    path.write_text(f"{namesake.pid}\n")
+    assert pidfile.running(path) == namesake.pid
+    for content in (f"{stranger.pid}\n", f"{os.getpid()}\n", f"{dead_number()}\n", "garbage", ""):
+        path.write_text(content)
+        assert pidfile.running(path) is None
+    assert pidfile.running(tmp_path) is None  # a directory
+    os.mkfifo(tmp_path / "pipe")
+    assert pidfile.running(tmp_path / "pipe") is None
+    # A daemon that starts at this very moment is not told that there is another one.
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.write_text(f"{namesake.pid}\n")
+        assert pidfile.running(path) == namesake.pid

@@ -131,9 +131,13 @@ class _Clients:
     def read(self, text: str) -> Charged | None:
         """Whom a client address charges, None when it is none or lies in none of the limited networks."""
         address = parse_address(text)
-        if address is None or self._limited.longest(address) is None:
+        if address is None or not self.are_limited(address):
             return None
         return self.charge(address)
+
+    def are_limited(self, network: Network) -> bool:
+        """Whether all clients of ``network`` lie in one of the limited networks."""
+        return self._limited.longest(network) is not None
 
     def charge(self, address: Network) -> Charged:
         """The key and the limits of a client: those of the longest network that is named and holds it."""
@@ -239,6 +243,8 @@ class Rules:
             return self._keys_of_name(name)
         if kind != "client" and not self._by_ip:
             raise ValueError(f"clients are not charged: limit_by_ip is not set; user:{name} is the user of that name")
+        if kind != "client" and not self._clients.are_limited(network):
+            raise ValueError(f"{network} is not charged: it lies in none of limited_networks")
         if network.is_address:
             return (self._clients.charge(network).key,)
         longer_and_named = network.length > self._ipv6_prefix and network in self._limits_of_network

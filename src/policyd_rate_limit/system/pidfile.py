@@ -123,14 +123,13 @@ def running(path: str | os.PathLike[str]) -> int | None:
 
     Nothing is locked: a daemon that starts at this moment shall not find that another one does.
     """
-    try:
+    number = 0
+    with contextlib.suppress(OSError):  # no file, or nothing that a daemon has written
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        number = _number(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            number = _number(descriptor)
+        finally:
+            os.close(descriptor)
     return number if number and number != os.getpid() and _runs_us(number) else None
 
 
