@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--ours", metavar="COMMAND", default=str(pathlib.Path(sys.executable).parent / "policyd-rate-limit")
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement; the base takes twice that")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of one measurement; the base takes twice that")
     parser.add_argument("--ids", type=int, default=100_000, help="how many a store holds at the start")
     parser.add_argument(
         "--directory", type=pathlib.Path, help="of the databases: on a real disk, or durability is free"

@@ -337,6 +337,11 @@ def fill_1_2_0(contestant: Contestant, fill: Fill) -> None:
             insert((user, window * (1 - n / mails), 1) for n in range(mails))
 
 
+def fill_postfwd(contestant: Contestant, _: Fill) -> None:
+    """Its rules; what it counts is in its memory alone, so that it begins empty."""
+    (contestant.directory / "postfwd.cf").write_text(POSTFWD_RULES)
+
+
 _PYTHON_FLOOR = ("{python}", "{here}/floor.py")
 _ADDRESS = ("127.0.0.1", "{port}")
 _OURS = ("{ours}", "-f", "{config}")
@@ -355,11 +360,6 @@ POSTGRESQL = Contender("postgresql", "PostgreSQL", _OURS, fill_ours, servers.pos
 MARIADB = Contender("mariadb", "MariaDB", _OURS, fill_ours, servers.mariadb)
 REDIS = Contender("redis", "Redis", _OURS, fill_ours, servers.redis)
 VERSION_1_2_0 = Contender("1.2.0", "version 1.2.0, SQLite", ("{peer}", "-f", "{config}"), fill_1_2_0)
-
-
-def fill_postfwd(contestant: Contestant, _: Fill) -> None:
-    """Its rules; what it counts is in its memory alone, so that it begins empty."""
-    (contestant.directory / "postfwd.cf").write_text(POSTFWD_RULES)
 
 
 POSTFWD = Contender(

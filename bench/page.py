@@ -72,7 +72,7 @@ def number(value: float | None, unit: str = "") -> str:
     """As a table shows it."""
     if value is None:
         return NOTHING
-    if abs(value) >= 1000:
+    if isinstance(value, int) or abs(value) >= 1000:
         text = f"{value:,.0f}"
     elif abs(value) >= 100:
         text = f"{value:.0f}"
