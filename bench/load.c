@@ -36,6 +36,7 @@
 #define ANSWER_BYTES 1024
 #define ACTIONS 16
 #define DRAIN_SECONDS 10
+#define CONNECT_PAUSE_US 300
 #define ID_DIGITS 7
 #define MAIL_DIGITS 10
 #define RECIPIENT_DIGITS 3
@@ -379,6 +380,7 @@ int main(int argc, char **argv)
         die("start");
     for (int i = 0; i < option.connections; i++) {
         all[i].fd = open_connection();
+        usleep(CONNECT_PAUSE_US); /* a server with a short backlog is not to lose any: that would cost it seconds */
         struct epoll_event e = {.events = EPOLLIN, .data.ptr = &all[i]};
         if (epoll_ctl(poll, EPOLL_CTL_ADD, all[i].fd, &e))
             die("epoll_ctl");
