@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.policy
 import json
 from email import message_from_bytes
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.decision import REFUSED, Decision
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.report import first_hits
 from policyd_rate_limit.report.first_hits import MOST_NAMED, FirstHits
 from policyd_rate_limit.report.message import compose
@@ -109,6 +111,23 @@ def test_programs_get_the_same() -> None:
             "unsent": {"total": 2, "first": [{"key": "user:bob", "limit": {"maximum": 150, "seconds": 86400}}]},
         },
     }
+
+
+def test_the_page_shows_what_programs_get() -> None:
+    """Every member, and none that there is not."""
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    sent = json.loads(as_json(NOTICE._replace(unsent=Unsent(1, (("user:bob", DAY),)))))
+
+    def shape(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: shape(member) for name, member in value.items()}
+        return [shape(member) for member in value] if isinstance(value, list) else type(value)
+
+    assert shape(shown) == shape(sent)
+    table = page.partition("| member of `data`")[2]
+    for name in sent["data"]:
+        assert f"`{name}`" in table or name in Request._fields
 
 
 @given(st.text(max_size=3000), st.binary(max_size=50))

@@ -8,6 +8,7 @@ import hmac
 import json
 import pathlib
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -250,15 +251,22 @@ def test_a_server_that_hangs() -> None:
                 Url(f"{scheme}://127.0.0.1:{port}/secret", seconds=SHORT).deliver(NOTICE)
 
 
-def test_a_server_that_drips() -> None:
-    def drip(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-        while True:
-            connection.sendall(b"x")
-            time.sleep(SHORT / 10)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_that_drips(tmp_path: pathlib.Path, tls: bool) -> None:
+    ca = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.ca.issue_cert("127.0.0.1").configure_cert(context)
 
+    def drip(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) if tls else connection as stream:
+            stream.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                stream.sendall(b"x")
+                time.sleep(SHORT / 10)
+
+    scheme = "https" if tls else "http"
     with peer(drip) as port, pytest.raises(DeliveryFailed, match=f"127.0.0.1: not within {SHORT:g} seconds"):
-        Url(f"http://127.0.0.1:{port}/secret", seconds=SHORT).deliver(NOTICE)
+        Url(f"{scheme}://127.0.0.1:{port}/secret", None, str(ca.file), seconds=SHORT).deliver(NOTICE)
 
 
 def test_a_body_that_never_ends_is_not_read() -> None:

@@ -54,7 +54,8 @@ class Deadline:
             connection = self._current()
             if connection is not None:
                 with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                    # Not SSLSocket's own, which first takes TLS off: what is sent at this moment would go in clear.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def tls_context(setting: str, ca_file: str | None) -> ssl.SSLContext:
