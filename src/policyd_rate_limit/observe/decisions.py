@@ -86,12 +86,15 @@ class Decisions:
 
         ``action`` was the answer; None: there was none.
         """
+        each = _logger.isEnabledFor(logging.DEBUG)
+        if self._metrics is None and not each and isinstance(result, Verdict) and result.admitted:
+            return  # most are of no interest to anybody
         seconds = monotonic() - began
         key, _, cost, _ = demand.charges[0]
         if isinstance(result, Verdict):
             if result.admitted:
                 self._count(key, ADMITTED, seconds)
-                if _logger.isEnabledFor(logging.DEBUG):
+                if each:
                     decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=seconds)
                     self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
             else:
