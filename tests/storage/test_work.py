@@ -29,7 +29,6 @@ from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.sqlite import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.sqlite_checkpoint import PAGE_BYTES
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
-from support.daemon import encode
 from support.stores_for_daemons import STORES
 from support.work import CountingProxy, instructions, statements_of_sqlite
 
@@ -51,8 +50,8 @@ BYTES = {"postgresql": 60, "mariadb": 64, "redis": 205}
 STATEMENTS = 5
 WRITTEN_BYTES = 330  # to SQLite's log, for each mail of a batch
 # From the bytes of a request to the action, SQLite included. Other versions of Python count otherwise.
-INSTRUCTIONS_ADMITTED = 1_300
-INSTRUCTIONS_REFUSED = 970
+INSTRUCTIONS_ADMITTED = 1_200
+INSTRUCTIONS_REFUSED = 960
 OF_ANOTHER_PYTHON = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
 BYTES_PER_ID = 205
 
@@ -176,37 +175,44 @@ class Way:
         self.waiting.clear()
 
 
+# As Postfix 3.7 sends it, in its order.
+REQUEST = """\
+request=smtpd_access_policy
+protocol_state=RCPT
+protocol_name=ESMTP
+client_address=192.0.2.25
+client_name=dsl-192-0-2-25.customers.example.com
+client_port=49152
+reverse_client_name=dsl-192-0-2-25.customers.example.com
+server_address=198.51.100.4
+server_port=587
+helo_name=laptop.customers.example.com
+sender={user}@example.org
+recipient=recipient@example.net
+recipient_count=0
+queue_id=
+instance=1f3a.{mail:07d}.0
+size=18342
+etrn_domain=
+stress=
+sasl_method=PLAIN
+sasl_username={user}
+sasl_sender=
+ccert_subject=
+ccert_issuer=
+ccert_fingerprint=D4:1D:8C:D9:8F:00:B2:04:E9:80:09:98:EC:F8:42:7E
+ccert_pubkey_fingerprint=E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24
+encryption_protocol=TLSv1.3
+encryption_cipher=TLS_AES_256_GCM_SHA384
+encryption_keysize=256
+policy_context=
+
+"""
+
+
 def requests(prefix: str, number: int, first: int = 0) -> bytes:
-    """Requests with all that Postfix 3.7 sends."""
-    empty = ("ccert_subject", "ccert_issuer", "ccert_fingerprint", "ccert_pubkey_fingerprint", "sasl_sender", "stress")
-    return b"".join(
-        encode(
-            protocol_state="RCPT",
-            protocol_name="ESMTP",
-            client_address="192.0.2.25",
-            client_name="dsl-192-0-2-25.customers.example.com",
-            client_port="49152",
-            reverse_client_name="dsl-192-0-2-25.customers.example.com",
-            server_address="198.51.100.4",
-            server_port="587",
-            helo_name="laptop.customers.example.com",
-            sender=f"{prefix}{mail}@example.org",
-            recipient="recipient@example.net",
-            recipient_count="0",
-            queue_id="",
-            instance=f"1f3a.{first + mail:07d}.0",
-            size="18342",
-            etrn_domain="",
-            sasl_method="PLAIN",
-            sasl_username=f"{prefix}{mail:07d}",
-            encryption_protocol="TLSv1.3",
-            encryption_cipher="TLS_AES_256_GCM_SHA384",
-            encryption_keysize="256",
-            policy_context="",
-            **dict.fromkeys(empty, ""),
-        )
-        for mail in range(number)
-    )
+    """A mail of each of ``number`` users, whose names begin with ``prefix``."""
+    return "".join(REQUEST.format(user=f"{prefix}{user:07d}", mail=first + user) for user in range(number)).encode()
 
 
 def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
