@@ -53,8 +53,9 @@ class Administration(Protocol):
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
         """What was counted for ``keys``, None for all, and is dated ``since`` (Unix second) or later; in no order.
 
-        What was given back comes as entries of negative amounts. Keeps no daemon waiting, and holds little of it in
-        memory at a time. How far back it goes: twice the longest window with SQL, the windows in use with Redis.
+        What was given back comes as entries of negative amounts, behind those that it is taken from. Keeps no daemon
+        waiting, and holds little of it in memory at a time. How far back it goes: twice the longest window with SQL,
+        the windows in use with Redis.
         """
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
