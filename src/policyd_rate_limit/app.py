@@ -58,6 +58,7 @@ UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
 BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
+FIRST_OVERRIDES_SECONDS = 10.0  # at the most, to read the database before the first answer
 CLEAN_PATIENCE = 30.0  # seconds that --clean waits for the daemons
 POSTFIX_QUEUE_DIRECTORY = "/var/spool/postfix/"
 
@@ -281,6 +282,9 @@ async def _serve(
     worker.start()
     if sql_limits is not None:
         sql_limits.start(loop)
+    with contextlib.suppress(TimeoutError):
+        # Who is blocked stays so from the first request on; clients wait in the listening sockets' queues.
+        await asyncio.wait_for(live.has_begun.wait(), FIRST_OVERRIDES_SECONDS)
     await server.start(listeners, sockets.BACKLOG)
     if monitoring is not None:
         monitoring.start(server, worker, fallback, most_connections=MAX_CONNECTIONS, alive=pulse.alive)
@@ -328,17 +332,17 @@ class _Live:
         self._hits = hits
         self._notifier = notifier
         self._retiring: set[asyncio.Task[None]] = set()
-        self._has_begun = False
+        self.has_begun = asyncio.Event()  # to know of overrides
 
     def heed(self, overrides: Sequence[Override]) -> None:
         """These are the overrides in force now."""
         further = self._service.override(overrides)
         # Not before: what is decided by the old limits may forget what has just been read for a longer window.
-        if further and self._has_begun:
+        if further and self.has_begun.is_set():
             self._store.look_back(further)
         elif further:
             self._store.need(further)
-        self._has_begun = True
+        self.has_begun.set()
 
     def prepare(self, change: Changes) -> Callable[[], None]:
         """See :class:`policyd_rate_limit.reloading.Reloader`."""

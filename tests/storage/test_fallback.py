@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
-from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
+from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Hits, Override
@@ -748,6 +748,29 @@ def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_s
         assert other.execute("SELECT count(*) FROM policyd_hit").fetchone() == (0,)
         daemon.wait()
         assert other.execute("SELECT hits FROM policyd_hit").fetchone() == (3,)
+    daemon.close()
+
+
+def test_while_the_database_is_away_from_the_start_no_overrides_are_known(database: Database, clock: Clock) -> None:
+    """That is said once: somebody waits for it."""
+    database.store(clock).close()
+    with database.outage():
+        daemon, _, told = informed(database, clock)
+        for _ in range(2):
+            daemon.wait()
+            assert told == [[]]
+    daemon.close()
+
+
+def test_what_is_there_to_keep_something_in_mind_is_not_told(database: Database, clock: Clock) -> None:
+    daemon = Daemon(database, clock)
+    asked = Demand((Charge("user:a", "", 1, (Limit(9, 60), Limit(LARGEST, HOUR))),))
+    daemon.ask(asked)
+    for _ in range(2):
+        (usages,) = daemon.fallback.explain([asked])
+        assert [(usage.limit, usage.used) for usage in usages] == [(Limit(9, 60), 1)]
+        with database.outage():
+            daemon.ask(asked._replace(charges=(asked.charges[0]._replace(cost=100),)))
     daemon.close()
 
 

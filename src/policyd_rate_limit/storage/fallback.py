@@ -14,6 +14,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.base import Commit, Store
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.notices import Notices
@@ -93,6 +95,7 @@ class Fallback:
         self._notices = notices
         self._notices_backoff = Backoff(monotonic)
         self._notices_fail = False
+        self._has_published = False
         self._away = False
         self.away_since: float | None = None  # by the monotonic clock; any thread may look
         self._full = False
@@ -146,11 +149,17 @@ class Fallback:
         return self._without_database(demands) if verdicts is None else verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
-        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away."""
+        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away.
+
+        A limit that nothing exceeds is there to keep something in mind; nobody is told of it.
+        """
+        explained: list[tuple[Usage, ...]] | None = None
         if not self._away:
             with contextlib.suppress(StoreUnavailable):
-                return self._store.explain(demands)
-        return [self._memory.ledger.explain(demand) for demand in demands]
+                explained = self._store.explain(demands)
+        if explained is None:
+            explained = [self._memory.ledger.explain(demand) for demand in demands]
+        return [tuple(usage for usage in usages if usage.limit.maximum < LARGEST) for usages in explained]
 
     def enforce(self, wanted: bool) -> None:
         """Whether memory is to decide from now on while the database is away. Any thread may say so."""
@@ -177,6 +186,8 @@ class Fallback:
             self._try(())
         if self._notices_backoff.due:
             self._exchange_notices()
+        if self._notices is not None and not self._has_published:
+            self._publish([])  # whoever waits for the first word of them
 
     def close(self) -> None:
         """Let go of the database and of the journal; what still waits stays in the journal."""
@@ -213,9 +224,14 @@ class Fallback:
                 _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
             return
         if overrides is not None:
-            self._notices.publish(overrides)
+            self._publish(overrides)
         self._notices_fail = False
         self._notices_backoff.succeeded()
+
+    def _publish(self, overrides: list[Override]) -> None:
+        assert self._notices is not None  # noqa: S101 - the caller has looked
+        self._has_published = True
+        self._notices.publish(overrides)
 
     def _may_try(self) -> bool:
         """Whether the database is there, or was within reach a moment ago.
