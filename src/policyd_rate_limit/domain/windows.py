@@ -317,9 +317,10 @@ class Windows:
 
     def _lay_out(self, log: array[int], limits: Limits) -> None:
         """Give ``log`` a head and a sum for each of ``limits``."""
-        self._make_bare(log)
+        if log[0] != self._bare:
+            self._make_bare(log)
         first = 1 + 2 * len(limits)
-        total = sum(log[2::2])
+        total = log[2] if len(log) == 3 else sum(log[2::2])  # most have been charged once
         log[:1] = array("q", (self._tag, *(first, total) * len(limits)))
 
 
