@@ -5,8 +5,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PYTHON
 
+# What builds the Debian package.
+DEB_PACKAGES := build-essential debhelper python3-venv
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server systemd $(DEB_PACKAGES) lintian debootstrap
 DOMAIN := src/policyd_rate_limit/domain
 WORKERS := auto
 # A machine that is too busy for a moment lets tests of real servers fail; what was run again is listed.
@@ -54,6 +56,27 @@ bench-quick: test-packages $(OLD_VERSION) ## two minutes: each store beside 1.2.
 .PHONY: generated
 generated: test-venv ## write anew what is made from the schema of the settings
 	.venv/bin/python -m policyd_rate_limit.config.samples docs/settings.md
+
+.PHONY: install
+install: ## install on this machine; DESTDIR, PREFIX, EXTRAS=postgresql,mysql,redis: see packaging/install.sh
+	@packaging/install.sh install
+
+.PHONY: uninstall
+uninstall: ## undo it; configuration, counts and account stay
+	@packaging/install.sh uninstall
+
+.PHONY: purge
+purge: ## undo it and remove configuration, counts and account
+	@packaging/install.sh purge
+
+.PHONY: dist
+dist: test-venv ## build sdist and wheel into dist/
+	.venv/bin/python -m build
+
+.PHONY: deb
+deb: test-venv ## build the Debian package into dist/
+	@packaging/debian-install.sh $(DEB_PACKAGES)
+	@packaging/build-deb.sh .venv/bin/python
 
 .PHONY: clean
 clean: ## remove what these commands made

@@ -1,0 +1,178 @@
+#!/bin/bash
+# install.sh install|uninstall|purge
+#
+# Puts this checkout, or this unpacked sdist, on the machine: what `make install` does. What it reads from the environment:
+#
+#   DESTDIR   where to stage everything for a package of a distribution: no account is made then, nothing is told to systemd
+#   PREFIX    /usr/local: the command, manual pages and shell completions
+#   VENV      /opt/policyd-rate-limit: the virtual environment that the daemon runs in
+#   UNITDIR   /etc/systemd/system: the units of systemd; those of an earlier installation by hand are replaced
+#   EXTRAS    drivers of further databases, as in postgresql,mysql,redis
+#   PYTHON    the interpreter, which every user must be able to run; unset: the first recent one of the system's own
+#
+# The configuration and the counts are the administrator's: `uninstall` leaves them alone, `purge` removes them.
+set -euo pipefail
+umask 022
+cd "$(dirname "$0")/.."
+DESTDIR=${DESTDIR:-}
+PREFIX=${PREFIX:-/usr/local}
+VENV=${VENV:-/opt/policyd-rate-limit}
+UNITDIR=${UNITDIR:-/etc/systemd/system}
+EXTRAS=${EXTRAS:-}
+
+name=policyd-rate-limit
+user=$name
+command=$PREFIX/bin/$name
+init=/etc/init.d/$name
+cron=/etc/cron.daily/$name
+state=/var/lib/$name
+units=("$name".service "$name".socket "$name"-clean.service "$name"-clean.timer)
+completions=(
+    "bash $PREFIX/share/bash-completion/completions/$name"
+    "zsh $PREFIX/share/zsh/site-functions/_$name"
+    "fish $PREFIX/share/fish/vendor_completions.d/$name.fish"
+)
+
+die() {
+    echo "$*" >&2
+    exit 1
+}
+
+for path in "$PREFIX" "$VENV" "$UNITDIR" ${DESTDIR:+"$DESTDIR"}; do
+    # They go into the first lines of scripts and into units.
+    [[ $path =~ ^/[A-Za-z0-9/._+~-]*$ ]] || die "not an absolute path of letters, digits and /._+~-: $path"
+done
+
+staged() {
+    [ -n "$DESTDIR" ]
+}
+
+booted_with_systemd() {
+    ! staged && [ -d /run/systemd/system ]
+}
+
+is_recent() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+} 2>/dev/null
+
+interpreter() { # not the one in root's path, which may be root's own
+    local python
+    if [ -n "${PYTHON:-}" ]; then
+        is_recent "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or later"
+        echo "$PYTHON"
+        return
+    fi
+    for python in /usr/bin/python3{,.14,.13,.12,.11} /usr/local/bin/python3{,.14,.13,.12,.11}; do
+        if is_recent "$python"; then
+            echo "$python"
+            return
+        fi
+    done
+    die 'No Python 3.11 or later in /usr/bin or /usr/local/bin; PYTHON=... names another. Debian 12 and later: apt-get install python3-venv'
+}
+
+make_account() {
+    getent group $user >/dev/null || groupadd --system $user
+    getent passwd $user >/dev/null ||
+        useradd --system --gid $user --home-dir $state --no-create-home --shell /usr/sbin/nologin $user
+    [ -d $state ] || install -d -o $user -g $user -m 0750 $state
+}
+
+make_venv() {
+    local venv=$DESTDIR$VENV python
+    python=$(interpreter)
+    if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then # none yet, or one of an interpreter that is gone
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            packaging/debian-install.sh "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+        "$python" -m venv --clear "$venv"
+    fi
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade ".${EXTRAS:+[$EXTRAS]}"
+    if staged; then # scripts and pyvenv.cfg name the place that they were made in
+        grep -rlIZ --fixed-strings "$venv" "$venv"/bin "$venv"/pyvenv.cfg | xargs -0r sed -i "s|$venv|$VENV|g"
+    elif ! setpriv --reuid $user --regid $user --clear-groups "$VENV/bin/$name" --version >/dev/null; then
+        die "User $user cannot run $VENV/bin/$name: is $(readlink -f "$VENV/bin/python") readable for everybody?"
+    fi
+}
+
+put() { # put MODE FILE PATH: a file that names the command
+    install -D -m "$1" /dev/null "$DESTDIR$3"
+    sed "s|/usr/local/bin/$name|$command|g" "$2" >"$DESTDIR$3"
+}
+
+put_configuration() {
+    local sample=src/policyd_rate_limit/config/samples/$name.conf target=$DESTDIR/etc/$name.conf
+    [ ! -e "$target" ] && [ ! -e "$DESTDIR/etc/$name.yaml" ] || return 0
+    install -D -m 0640 $sample "$target" # there may be passwords in it one day
+    staged || chgrp $user "$target"
+    echo "The configuration is $target."
+}
+
+install_all() {
+    if ! staged; then
+        if [ "$(dpkg-query --show --showformat='${db:Status-Status}' $name 2>/dev/null)" = installed ]; then
+            die "The Debian package $name is installed. Remove it first: apt-get remove $name leaves configuration and counts."
+        fi
+        make_account
+    fi
+    make_venv
+    install -d "$DESTDIR$PREFIX/bin"
+    ln -sfn "$VENV/bin/$name" "$DESTDIR$command"
+    put 0755 packaging/$name.init $init
+    put 0755 packaging/$name.cron $cron
+    for unit in "${units[@]}"; do
+        put 0644 "packaging/$unit" "$UNITDIR/$unit"
+    done
+    for page in docs/man/*.[1-9]; do
+        [ -e "$page" ] || continue # the pattern itself
+        install -D -m 0644 "$page" "$DESTDIR$PREFIX/share/man/man${page##*.}/${page##*/}"
+    done
+    for completion in "${completions[@]}"; do
+        read -r shell path <<<"$completion"
+        install -D -m 0644 /dev/null "$DESTDIR$path"
+        "$DESTDIR$VENV/bin/python" -m policyd_rate_limit completion "$shell" >"$DESTDIR$path"
+    done
+    put_configuration
+    if booted_with_systemd; then
+        systemctl daemon-reload
+        echo "To start it: systemctl enable --now $name.socket $name.service $name-clean.timer; after an upgrade: systemctl restart $name"
+    elif ! staged; then
+        echo "To start it: $init start; at each boot: update-rc.d $name defaults"
+    fi
+}
+
+uninstall_all() {
+    if booted_with_systemd; then
+        systemctl disable --now --quiet "${units[@]}" 2>/dev/null || true # those that were never enabled
+    elif ! staged && [ -x $init ]; then
+        $init stop
+    fi
+    if ! staged && [ -x /usr/sbin/update-rc.d ]; then
+        rm -f $init
+        update-rc.d $name remove
+    fi
+    [ ! -e "$DESTDIR$VENV/pyvenv.cfg" ] || rm -rf "$DESTDIR$VENV"
+    rm -f "$DESTDIR$command" "$DESTDIR$init" "$DESTDIR$cron" "${units[@]/#/$DESTDIR$UNITDIR/}"
+    rm -f "$DESTDIR$PREFIX"/share/man/man[1-9]/$name{,.conf,.yaml}.[1-9]
+    for completion in "${completions[@]}"; do
+        rm -f "$DESTDIR${completion#* }"
+    done
+    ! booted_with_systemd || systemctl daemon-reload
+}
+
+purge_all() {
+    uninstall_all
+    rm -f "$DESTDIR"/etc/$name.{conf,yaml} "$DESTDIR/var/lib/systemd/timers/stamp-$name-clean.timer"
+    rm -rf "$DESTDIR$state" "$DESTDIR/var/run/$name" "$DESTDIR/var/spool/postfix/ratelimit"
+    if ! staged; then
+        if getent passwd $user >/dev/null; then userdel $user; fi
+        if getent group $user >/dev/null; then groupdel $user; fi
+    fi
+}
+
+case ${1:-} in
+    install | uninstall | purge)
+        staged || [ "$(id -u)" = 0 ] || die "Only root can do that: sudo make $1"
+        "$1_all"
+        ;;
+    *) die 'install.sh install|uninstall|purge' ;;
+esac
