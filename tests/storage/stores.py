@@ -73,8 +73,10 @@ class PreparingStore(LogStore):
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
-        commit = None if pending else self.prepare(demands, patience)
-        return commit() if commit else super().admit(demands, pending, patience)
+        prepared = None if pending else self.prepare(demands, patience)
+        if prepared is None:
+            return super().admit(demands, pending, patience)
+        return prepared if isinstance(prepared, list) else prepared()
 
 
 class SqliteDatabase:

@@ -47,7 +47,7 @@ BATCH = 50
 # By store: round trips of a batch, and bytes to the server for each of BATCH mails in one.
 TRIPS = {"postgresql": 2, "mariadb": 2, "redis": 1}
 BYTES = {"postgresql": 60, "mariadb": 64, "redis": 205}
-STATEMENTS = 5
+STATEMENTS = 4
 WRITTEN_BYTES = 330  # to SQLite's log, for each mail of a batch
 # From the bytes of a request to the action, SQLite included. Other versions of Python count otherwise.
 INSTRUCTIONS_ADMITTED = 1_200
@@ -66,8 +66,7 @@ def mails(first: int, number: int, **options: Any) -> list[Demand]:
 
 def admit(store: CleanableStore, demands: Sequence[Demand]) -> list[Verdict]:
     """As the daemon has it done."""
-    commit = store.prepare(demands, PATIENCE)
-    return commit() if commit else store.admit(demands, (), PATIENCE)
+    return store.admit(demands, (), PATIENCE)
 
 
 def test_statements_of_a_batch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,26 @@ def test_an_idle_store_gets_a_demand_at_once(run: Run) -> None:
     run(scenario())
 
 
+def test_what_needs_no_commit_does_not_go_to_the_thread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(self: Store, demands: Sequence[Demand]) -> list[Verdict]:
+        return [Verdict(False, "k", Limit(1, 1)) for _ in demands]
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        monkeypatch.setattr(Store, "prepare", prepare)
+        for numbers in ((1,), (2, 3), (4,)):
+            world.submit(*numbers)
+            world.worker._maintain()
+            await world.until(lambda: len(world.answered) == world.submitted)
+        assert world.answered == [1, 2, 3, 4]
+        await world.until(lambda: world.store.maintained == 4)
+        assert world.store.calls == ["open", *["maintain"] * 4]
+        await world.worker.stop()
+
+    run(scenario())
+
+
 def test_batches_form_while_the_store_is_busy(run: Run) -> None:
     async def scenario() -> None:
         world = World()

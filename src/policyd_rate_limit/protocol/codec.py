@@ -106,51 +106,31 @@ def decode(request: bytes) -> Request:
     :raises ProtocolError: it is none.
     """
     if len(request) <= MAX_UNCOUNTED:
-        text = request.decode("utf-8", "surrogateescape")
-        if text.startswith(_BEGIN):
-            found = _in_order(text)
-            if found is not None:
-                return found
+        found = _in_order(request.decode("utf-8", "surrogateescape"))
+        if found is not None:
+            return found
     return _in_any_order(request)
 
 
 def _in_order(text: str) -> Request | None:
-    """The request in ``text``, which begins with :data:`_BEGIN`; None where it is not laid out as Postfix does it."""
-    find = text.find
-    state_end = find("\n", _BEGIN_LENGTH)
-    client = find("\nclient_address=", state_end) + 16
-    client_end = find("\n", client)
-    sender = find("\nsender=", client_end) + 8
-    user = find("\nsasl_username=", sender) + 15
-    if client < 16 or sender < 8 or user < 15:
+    """The request in ``text``; None where it is not laid out as Postfix does it."""
+    kind, _, rest = text.partition("\nprotocol_state=")
+    state, _, rest = rest.partition("\n")
+    client, _, rest = rest.partition("\nclient_address=")[2].partition("\n")
+    sender, _, rest = rest.partition("\nsender=")[2].partition("\nrecipient=")
+    recipient, _, rest = rest.partition("\nrecipient_count=")
+    count, _, rest = rest.partition("\nqueue_id=")
+    queue_id, _, rest = rest.partition("\ninstance=")
+    instance, _, rest = rest.partition("\n")
+    _, found, rest = rest.partition("\nsasl_username=")
+    # Where one is missing, nothing is left in which the next could be found.
+    if not found or kind != _REQUEST or "\n" in sender + recipient + count + queue_id:
         return None
-    lines = text[sender:user].split("\n", 5)
-    if len(lines) < 6:
-        return None
-    sender_, recipient, count, queue_id, instance, _ = lines
-    if (
-        recipient[:10] != "recipient="
-        or count[:16] != "recipient_count="
-        or queue_id[:9] != "queue_id="
-        or instance[:9] != "instance="
-    ):
-        return None
-    return _request(
-        (
-            text[_BEGIN_LENGTH:state_end],
-            instance[9:],
-            queue_id[9:],
-            text[user : find("\n", user)],
-            sender_,
-            recipient[10:],
-            text[client:client_end],
-            0 if count == "recipient_count=0" else _number(count[16:]),
-        )
-    )
+    user = rest.partition("\n")[0]
+    return _request((state, instance, queue_id, user, sender, recipient, client, 0 if count == "0" else _number(count)))
 
 
-_BEGIN = f"request={POLICY_REQUEST}\nprotocol_state="
-_BEGIN_LENGTH = len(_BEGIN)
+_REQUEST = f"request={POLICY_REQUEST}"
 _request: Callable[[tuple[str, str, str, str, str, str, str, int]], Request] = maker(Request)
 
 

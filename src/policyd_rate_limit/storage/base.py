@@ -35,11 +35,11 @@ Commit = Callable[[], "list[Verdict]"]
 class Store(Protocol):
     """A database that several daemons may share. One thread at a time calls its methods; all but ``prepare`` block."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | list[Verdict] | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible: what is left is to commit.
 
-        Until that is done no other method may be called. None: nothing was decided, :meth:`admit` is to do it. So is
-        it always with a database behind a network.
+        Until that is done no other method may be called. The verdicts themselves: nothing has to be committed. None:
+        nothing was decided, :meth:`admit` is to do it. So is it always with a database behind a network.
         """
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:

@@ -134,7 +134,7 @@ class Fallback:
                 return verdicts
         return self._without_database(demands)
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | list[Verdict] | None:
         """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
 
         What is returned may block, and raises as :meth:`admit`.
@@ -142,7 +142,7 @@ class Fallback:
         if self._away or self._pending:
             return None
         commit = self._store.prepare(demands, self._patience)
-        return None if commit is None else partial(self._conclude, commit, demands)
+        return partial(self._conclude, commit, demands) if callable(commit) else commit
 
     def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
         verdicts = self._outcome(commit)

@@ -17,7 +17,7 @@ import logging
 import secrets
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreUnavailable
@@ -48,6 +48,13 @@ class _Reach(NamedTuple):
 
     seconds: int
     readings: int = 0
+
+
+class _Decided(NamedTuple):
+    """``commit`` is what is left to do; ``writes``: it takes a disk."""
+
+    commit: Commit
+    writes: bool
 
 
 class LogStore:
@@ -98,9 +105,9 @@ class LogStore:
         except BaseException:
             self._distrust()
             raise
-        return self._decide(log, demands, appended)()
+        return self._decide(log, demands, appended).commit()
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | list[Verdict] | None:
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`."""
         log = self._log
         if log is None or not self._loaded or log.identity != self._identity or self._needed > self._longest:
@@ -113,9 +120,15 @@ class LogStore:
             self._read_on(log)
         except LogError as error:
             return partial(self._admit_after, error, demands, patience)
-        return self._decide(log, demands, [])
+        commit, writes = self._decide(log, demands, [])
+        if writes:
+            return commit
+        try:
+            return commit()
+        except CommitFailed as failure:
+            return partial(_raise, failure)
 
-    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> Commit:
+    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> _Decided:
         """Decide ``demands`` under the lock of ``log``, and add them to what was ``appended`` to it."""
         try:
             verdicts, record = self._memory.decide(demands)
@@ -128,25 +141,31 @@ class LogStore:
                 appended.append((log.append(record), record))
             except LogError as error:
                 failure = error
+        return _Decided(partial(self._commit, log, appended, verdicts, record, failure), record is not None)
 
-        def commit() -> list[Verdict]:
-            try:
-                if failure is not None:
-                    raise failure
-                log.commit()
-            except LogError as error:
-                self._give_up(error)
-                raise CommitFailed(str(error), verdicts, record) from error
-            # Not before: what was read or written in a transaction that fails may never have been there.
-            self._loaded = True
-            self._identity = log.identity
-            self._rescued = ()
-            self._date = self._memory.date
-            for seq, stored in appended:
-                self._note(seq, stored)
-            return verdicts
-
-        return commit
+    def _commit(
+        self,
+        log: Log,
+        appended: Sequence[tuple[int, Record]],
+        verdicts: list[Verdict],
+        record: Record | None,
+        failure: LogError | None,
+    ) -> list[Verdict]:
+        try:
+            if failure is not None:
+                raise failure
+            log.commit()
+        except LogError as error:
+            self._give_up(error)
+            raise CommitFailed(str(error), verdicts, record) from error
+        # Not before: what was read or written in a transaction that fails may never have been there.
+        self._loaded = True
+        self._identity = log.identity
+        self._rescued = ()
+        self._date = self._memory.date
+        for seq, stored in appended:
+            self._note(seq, stored)
+        return verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """See :meth:`policyd_rate_limit.storage.base.Store.explain`: memory knows what the last batch has found."""
@@ -407,3 +426,7 @@ class LogStore:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -88,6 +88,7 @@ class SqliteLog:
         self._clock = clock
         self._known = 0  # the seq behind which the store has asked for rows: those before it need no rescue
         self._appended = 0  # bytes, in the transaction
+        self._newest_now: int | None = None  # seq of the last row, where the transaction has looked for it
         self._errors = _Errors(self)
         self._checkpointer = Checkpointer(path)
         self._connection: sqlite3.Connection | None = None
@@ -102,6 +103,7 @@ class SqliteLog:
 
     def begin(self, patience: float) -> float:
         """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
+        self._newest_now = None
         try:
             with self._errors:
                 self._lock(patience)
@@ -116,7 +118,8 @@ class SqliteLog:
         with self._errors:
             if not self._try_lock():
                 return None
-            if self._newest() > seq + ROWS_AT_ONCE:
+            self._newest_now = self._newest()
+            if self._newest_now > seq + ROWS_AT_ONCE:
                 self._execute("ROLLBACK")
                 return None
         return self._begun()
@@ -137,7 +140,9 @@ class SqliteLog:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
         self._known = seq
         with self._errors:
-            newest = self._newest()
+            newest, self._newest_now = self._newest_now, None
+            if newest is None:
+                newest = self._newest()
             if newest < seq:
                 raise LogReplaced(f"SQLite database {self._path} has lost rows")
             if newest > seq:

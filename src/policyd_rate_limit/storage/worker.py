@@ -36,8 +36,8 @@ class Decider(Protocol):
     def open(self) -> None:
         """Called first."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
-        """In the event loop: decide ``demands`` in order, if nothing is to be waited for but the commit."""
+    def prepare(self, demands: Sequence[Demand]) -> Commit | list[Verdict] | None:
+        """In the event loop: decide ``demands`` in order, if nothing is to be waited for but the commit, if that."""
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts hold when this returns."""
@@ -121,10 +121,14 @@ class Worker:
             self.batched += len(demands)
             self.batch_sizes[len(demands).bit_length()] += 1
             try:
-                job = self._store.prepare(demands) or partial(self._store.admit, demands)
+                job = self._store.prepare(demands)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
                 job = partial(_raise, error)
-            self._put(job)
+            if isinstance(job, list):
+                self._running += 1
+                self._loop.call_soon(self._deliver, job)
+            else:
+                self._put(job or partial(self._store.admit, demands))
         if self._unexplained or self._maintenance_due:
             unexplained, self._unexplained = self._unexplained, []
             maintain, self._maintenance_due = self._maintenance_due, False
