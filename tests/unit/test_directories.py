@@ -43,15 +43,16 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.needs_root
-def test_only_what_was_created_is_given_away(tmp_path: Path) -> None:
+def test_only_the_directory_itself_is_given_away(tmp_path: Path) -> None:
     require_root()
     there = tmp_path / "there"
     there.mkdir(mode=0o700)
     ensure_directory(there / "a" / "b", SOMEBODY)
     assert there.stat().st_uid == 0
     assert mode(there) == 0o700
-    for level in (there / "a", there / "a" / "b"):
-        assert (level.stat().st_uid, level.stat().st_gid) == (SOMEBODY.uid, SOMEBODY.gid)
+    assert (there / "a").stat().st_uid == 0
+    given = (there / "a" / "b").stat()
+    assert (given.st_uid, given.st_gid) == (SOMEBODY.uid, SOMEBODY.gid)
 
 
 @pytest.mark.needs_root

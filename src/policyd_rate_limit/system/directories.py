@@ -13,13 +13,13 @@ MODE = 0o755
 
 
 def ensure_directory(path: str | os.PathLike[str], owner: Account | None) -> None:
-    """Create the directory ``path`` with all its missing parents, and give what was created to ``owner``.
+    """Create the directory ``path`` with all its missing parents, and give ``path`` itself to ``owner``.
 
-    What exists stays as it is, whoever owns it. Without ``owner`` the new directories are the caller's.
-    Raises SystemRefusal, naming the directory.
+    What exists stays as it is, whoever owns it; what lies above ``path``, such as Postfix's queue directory, is never
+    given away. Without ``owner`` the new directories are the caller's. Raises SystemRefusal, naming the directory.
     """
     path = Path(path)
-    created: list[Path] = []
+    is_ours = False
     try:
         missing = list(itertools.takewhile(lambda level: not level.is_dir(), (path, *path.parents)))
         for level in reversed(missing):
@@ -30,10 +30,8 @@ def ensure_directory(path: str | os.PathLike[str], owner: Account | None) -> Non
                     raise
                 continue  # another daemon was faster: then it is not ours to give away
             level.chmod(MODE)  # whatever the umask is
-            created.append(level)
-        if owner is not None:
-            # From the innermost outwards: while root acts inside a directory, nobody else may write there.
-            for level in reversed(created):
-                os.chown(level, owner.uid, owner.gid, follow_symlinks=False)
+            is_ours = level == path
+        if owner is not None and is_ours:
+            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
     except OSError as error:
         raise SystemRefusal(f"cannot create directory {path}: {error.strerror}") from error
