@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -14,9 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from contenders import CONTENDERS, FLOOR, OURS, SQLITE, VERSION_1_2_0, Contender
 from front import WITHOUT
 from loads import BASE, LOADS
-
-if TYPE_CHECKING:
-    from page import Results
+from measured import Results
 
 GROUND = "#7f7f7f"  # text and axes: between black and white
 COLOURS = {

@@ -13,11 +13,14 @@ import pytest
 
 from policyd_rate_limit.storage import sql_log
 from policyd_rate_limit.storage.log import LogError
+from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.record import Record, pack
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs, append, read, record
+from storage.stores import HOUR, admitted, demand, new_memory
 
 if TYPE_CHECKING:
     from policyd_rate_limit.storage.log import OldCounts
+    from policyd_rate_limit.storage.memory import Memory
 
 EVIL = ("user:" + "x" * 20_000, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
 
@@ -329,3 +332,29 @@ def test_a_table_that_is_removed_is_made_anew_and_known_for_another(logs: Logs) 
     another = logs.open()
     assert [row.number for _, row in read(another)] == [2]
     assert another.identity == new.identity
+
+
+def test_a_daemon_that_starts_holds_up_nobody(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it reads all that is there, others go on; what they admit meanwhile it knows before it decides."""
+
+    def store(memory: Memory) -> LogStore:
+        return LogStore(logs.connect, memory, longest=HOUR, counters_of_old_id=lambda _: ())
+
+    running = store(new_memory(time.time))
+    assert admitted(running, *[demand(maximum=10)] * 4) == [True] * 4
+    memory = new_memory(time.time)
+    apply = memory.apply
+    meanwhile: list[bool] = []
+
+    def slow(record: Record) -> None:
+        if not meanwhile:
+            meanwhile.extend(verdict.admitted for verdict in running.admit([demand(maximum=10)] * 3, (), 0.5))
+        apply(record)
+
+    monkeypatch.setattr(memory, "apply", slow)
+    starting = store(memory)
+    assert admitted(starting, *[demand(maximum=10)] * 5) == [True] * 3 + [False] * 2
+    assert meanwhile == [True] * 3
+    for one in (starting, running):
+        assert admitted(one, demand(maximum=10)) == [False]
+        one.close()

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.programs import SEARCHED, missing, require
 from support.public import public_directory
+from support.wait import wait_until
 
 START_SECONDS = 60.0
 PASSWORD = "s3cret:'\"%&\u00e9"
@@ -153,6 +154,8 @@ class SqlServer(ABC):
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
+            for process in processes:
+                wait_until(functools.partial(_is_stopped, process), f"process {process} stops")
             yield
         finally:
             for process in processes:
@@ -165,6 +168,15 @@ class SqlServer(ABC):
     def _as_account(self) -> dict[str, Any]:
         as_root = {"user": self.account, "group": self.account, "extra_groups": ()} if os.geteuid() == 0 else {}
         return {"cwd": "/", **as_root}
+
+
+def _is_stopped(process: int) -> bool:
+    """All threads of ``process``, which do not stop at the same time."""
+    try:
+        tasks = [task.read_text() for task in pathlib.Path(f"/proc/{process}/task").glob("*/stat")]
+    except OSError:
+        return False  # one has just ended
+    return all(task.rpartition(")")[2].split()[0] in "TtZ" for task in tasks)
 
 
 class PostgresqlServer(SqlServer):

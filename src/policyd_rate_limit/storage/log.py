@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.record import Record
 
@@ -66,8 +66,8 @@ class Log(Protocol):
         returns the records that the table begins with.
         """
 
-    def rows_after(self, seq: int) -> Iterable[tuple[int, Record]]:
-        """The rows behind ``seq``, oldest first, each with its seq.
+    def rows_after(self, seq: int) -> Generator[tuple[int, Record], None, None]:
+        """The rows behind ``seq``, oldest first, each with its seq; with the lock or without it. Close it.
 
         :raises LogReplaced: ``seq`` lies behind the newest row: rows have been lost.
         """

@@ -341,9 +341,26 @@ class LogStore:
             self._memory.forget()
             self._stored.clear()
             self._seq = log.last_before(self._memory.date - needed.seconds)
+            self._longest = needed
+            self._read_all(log)
+            self._memory.synchronise(log.begin(patience))
         self._longest = needed
         self._read_on(log)
         return log
+
+    def _read_all(self, log: Log) -> None:
+        """Read what is there, and let go of the lock for it: the other daemons have no time to wait for that.
+
+        What they append meanwhile is left for later: it would seem to come from the future.
+        """
+        last = log.last_before(self._memory.date + 1)
+        log.commit()
+        with contextlib.closing(log.rows_after(self._seq)) as rows:
+            self._read(itertools.takewhile(lambda row: row[0] <= last, rows))
+        # All of this is committed, so memory can be relied on if the table is lost from here on.
+        self._loaded = True
+        self._identity = log.identity
+        self._rescued = ()
 
     def _read_on(self, log: Log) -> None:
         """Read what is new, under the lock."""

@@ -28,7 +28,7 @@ from policyd_rate_limit.storage.log import LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from policyd_rate_limit.storage.log import OldCounts
 
@@ -187,7 +187,7 @@ class SqlLog(ABC):
         self._go_on()
         return True
 
-    def rows_after(self, seq: int) -> Iterator[Row]:
+    def rows_after(self, seq: int) -> Generator[Row, None, None]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`.
 
         Without the lock, too, since rows become visible in their order.

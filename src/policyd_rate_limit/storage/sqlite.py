@@ -21,7 +21,7 @@ from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.log import OldCounts
 
@@ -136,7 +136,7 @@ class SqliteLog:
                 self.append(record)
             return True
 
-    def rows_after(self, seq: int) -> Iterator[Row]:
+    def rows_after(self, seq: int) -> Generator[Row, None, None]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
         self._known = seq
         with self._errors:
