@@ -54,8 +54,9 @@ bench-quick: test-packages $(OLD_VERSION) ## two minutes: each store beside 1.2.
 	.venv/bin/python bench/compare.py --peer $(OLD_VERSION)
 
 .PHONY: generated
-generated: test-venv ## write anew what is made from the schema of the settings
+generated: test-venv ## write anew what is made from the schema of the settings and the commands' help
 	.venv/bin/python -m policyd_rate_limit.config.samples docs/settings.md
+	.venv/bin/python -m policyd_rate_limit.cli.manual docs
 
 .PHONY: install
 install: ## install on this machine; DESTDIR, PREFIX, EXTRAS=postgresql,mysql,redis: see packaging/install.sh

@@ -46,7 +46,7 @@ def settings_table() -> str:
     """A table of all settings in Markdown."""
     lines = ["| setting | default | unit | reload | meaning |", "|---|---|---|---|---|"]
     for setting in _DECLARED:
-        default = "unset" if setting.default is None else f"`{_flow(setting)}`"
+        default = "unset" if setting.default is None else f"`{spell_default(setting)}`"
         reload = "yes" if setting.reload else "no"
         lines.append(f"| `{setting.name}` | {default} | {setting.unit} | {reload} | {_escaped(setting.prose)} |")
     return "\n".join(lines) + "\n"
@@ -92,10 +92,10 @@ def _yaml(setting: Setting) -> str:
     """The default in YAML, with what leads to it behind the colon."""
     if isinstance(setting.default, dict) and setting.default:
         return "".join(f"\n    {key}: {json.dumps(value)}" for key, value in setting.default.items())
-    return f" {_flow(setting)}"
+    return f" {spell_default(setting)}"
 
 
-def _flow(setting: Setting) -> str:
+def spell_default(setting: Setting) -> str:
     """The default on one line of YAML; JSON is YAML, but for octal numbers."""
     return f"0{setting.default:o}" if setting.kind is PERMISSION else json.dumps(setting.default)
 

@@ -1,0 +1,157 @@
+"""The manual pages and the page of the commands, made from the schema of the settings and the commands' own help.
+
+``python -m policyd_rate_limit.cli.manual docs`` writes all of them anew. What is not in schema or help stands in the
+templates beside this module, where ``@NAME@`` stands for a part that is made here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from policyd_rate_limit import __version__
+from policyd_rate_limit.cli import command as program
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.config.samples import spell_default
+from policyd_rate_limit.config.schema import SETTINGS, Setting
+from policyd_rate_limit.system.logs import NAME
+
+TEMPLATES = Path(__file__).parent
+SETTINGS_PAGE = f"man/{NAME}.yaml.5"
+ALIAS = f"man/{NAME}.conf.5"
+PROGRAM_PAGE = f"man/{NAME}.8"
+COMMANDS_PAGE = "commands.md"
+
+_WIDTH = 120
+_ROFF = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"})
+
+
+class Command(NamedTuple):
+    """What the program can be asked for: ``usage`` behind its name, paragraphs of prose, options with their help."""
+
+    name: str
+    usage: str
+    summary: str
+    paragraphs: tuple[str, ...]
+    options: tuple[tuple[str, str], ...]
+
+
+def pages() -> dict[str, str]:
+    """All that is made, by its path below ``docs/``."""
+    main, *commands = described()
+    return {
+        PROGRAM_PAGE: _filled(
+            f"{NAME}.8.in",
+            {
+                "VERSION": __version__,
+                "OPTIONS": _roff_list(main.options),
+                "COMMANDS": "".join(map(_roff_command, commands)),
+                "EXIT_STATUS": _roff_list((str(int(status)), status.meaning + ".") for status in Exit),
+            },
+        ),
+        SETTINGS_PAGE: _filled(
+            f"{NAME}.yaml.5.in",
+            {"VERSION": __version__, "SETTINGS": "".join(map(_roff_setting, SETTINGS.values()))},
+        ),
+        ALIAS: f".so man5/{NAME}.yaml.5\n",
+        COMMANDS_PAGE: _filled(
+            "commands.md.in",
+            {
+                "SUMMARY": _table(
+                    ("command", "what it does"), ((f"`{one.name} {one.usage}`", one.summary) for one in commands)
+                ),
+                "OPTIONS": _markdown_options(main),
+                "COMMANDS": "\n".join(map(_markdown_command, commands)),
+                "EXIT_STATUS": _table(("status", ""), ((str(int(status)), status.meaning) for status in Exit)),
+            },
+        ),
+    }
+
+
+def described() -> Iterator[Command]:
+    """The program without a command, then each of its commands, in the order of the help."""
+    context = click.Context(program, info_name=NAME)
+    yield _described(program, context)
+    for name in program.list_commands(context):
+        command = program.get_command(context, name)
+        assert command is not None  # noqa: S101 - it is listed
+        yield _described(command, click.Context(command, info_name=name, parent=context))
+
+
+def _described(command: click.Command, context: click.Context) -> Command:
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    records = [option.get_help_record(context) for option in options]
+    usage = " ".join(piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]")
+    prose = inspect.cleandoc(command.help or "").split("\n\n")
+    paragraphs = tuple(" ".join(paragraph.split()) for paragraph in prose)
+    summary = command.short_help or paragraphs[0]
+    return Command(
+        str(context.info_name),
+        usage,
+        summary.rstrip("."),
+        paragraphs,
+        tuple((option, " ".join(about.split())) for option, about in filter(None, records)),
+    )
+
+
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"@{name}@\n", part).replace(f"@{name}@", part)
+    return text
+
+
+def _roff(text: str) -> str:
+    """``text`` for roff, on lines of its own."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"{_protected(line)}\n" for line in lines)
+
+
+def _protected(line: str) -> str:
+    """``line`` with nothing in it that roff would understand."""
+    escaped = line.translate(_ROFF)
+    return rf"\&{escaped}" if escaped.startswith(".") else escaped
+
+
+def _roff_list(items: Iterator[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
+    return "".join(f".TP\n\\fB{_protected(term)}\\fR\n{_roff(about)}" for term, about in items)
+
+
+def _roff_command(command: Command) -> str:
+    heading = f".SS {_protected(f'{command.name} {command.usage}'.rstrip())}\n"
+    return heading + ".PP\n".join(map(_roff, command.paragraphs)) + _roff_list(command.options)
+
+
+def _roff_setting(setting: Setting) -> str:
+    if setting.name == "config_file":
+        return ""
+    heading = f".SS {_protected(setting.heading)}\n" if setting.heading else ""
+    about = [f"Default: {spell_default(setting)}", setting.unit and f"in {setting.unit}"]
+    if not setting.reload:
+        about.append("changed by a restart only")
+    term = rf"\fB{_protected(setting.name)}\fR"
+    return f"{heading}.TP\n{term}\n{_roff(setting.prose)}.br\n{_roff('; '.join(filter(None, about)) + '.')}"
+
+
+def _markdown_command(command: Command) -> str:
+    usage = f"{NAME} [-f FILE] {command.name} {command.usage}".rstrip()
+    prose = "\n\n".join(_markdown(paragraph) for paragraph in command.paragraphs)
+    return f"### {command.name}\n\n    {usage}\n\n{prose}\n\n{_markdown_options(command)}"
+
+
+def _markdown_options(command: Command) -> str:
+    return _table(("option", ""), ((f"`{option}`", about) for option, about in command.options))
+
+
+def _markdown(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _table(head: tuple[str, str], rows: Iterator[tuple[str, str]]) -> str:
+    cells = [head, ("---", "---"), *rows]
+    return "".join(f"| {' | '.join(cell.strip().replace('|', chr(92) + '|') for cell in row)} |\n" for row in cells)
