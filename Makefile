@@ -8,7 +8,7 @@ export PYTHON
 # What builds the Debian package.
 DEB_PACKAGES := build-essential debhelper python3-venv
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server systemd $(DEB_PACKAGES) lintian debootstrap
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server systemd $(DEB_PACKAGES) lintian debootstrap groff-base
 DOMAIN := src/policyd_rate_limit/domain
 WORKERS := auto
 # A machine that is too busy for a moment lets tests of real servers fail; what was run again is listed.

@@ -40,6 +40,11 @@ class Command(NamedTuple):
     paragraphs: tuple[str, ...]
     options: tuple[tuple[str, str], ...]
 
+    @property
+    def synopsis(self) -> str:
+        """The name and what follows it."""
+        return f"{self.name} {self.usage}".rstrip()
+
 
 def pages() -> dict[str, str]:
     """All that is made, by its path below ``docs/``."""
@@ -63,7 +68,7 @@ def pages() -> dict[str, str]:
             "commands.md.in",
             {
                 "SUMMARY": _table(
-                    ("command", "what it does"), ((f"`{one.name} {one.usage}`", one.summary) for one in commands)
+                    ("command", "what it does"), ((f"`{NAME} {one.synopsis}`", one.summary) for one in commands)
                 ),
                 "OPTIONS": _markdown_options(main),
                 "COMMANDS": "\n".join(map(_markdown_command, commands)),
@@ -123,7 +128,7 @@ def _roff_list(items: Iterator[tuple[str, str]] | tuple[tuple[str, str], ...]) -
 
 
 def _roff_command(command: Command) -> str:
-    heading = f".SS {_protected(f'{command.name} {command.usage}'.rstrip())}\n"
+    heading = f".SS {_protected(command.synopsis)}\n"
     return heading + ".PP\n".join(map(_roff, command.paragraphs)) + _roff_list(command.options)
 
 
@@ -139,7 +144,7 @@ def _roff_setting(setting: Setting) -> str:
 
 
 def _markdown_command(command: Command) -> str:
-    usage = f"{NAME} [-f FILE] {command.name} {command.usage}".rstrip()
+    usage = f"{NAME} [-f FILE] {command.synopsis}"
     prose = "\n\n".join(_markdown(paragraph) for paragraph in command.paragraphs)
     return f"### {command.name}\n\n    {usage}\n\n{prose}\n\n{_markdown_options(command)}"
 
@@ -153,5 +158,6 @@ def _markdown(text: str) -> str:
 
 
 def _table(head: tuple[str, str], rows: Iterator[tuple[str, str]]) -> str:
-    cells = [head, ("---", "---"), *rows]
-    return "".join(f"| {' | '.join(cell.strip().replace('|', chr(92) + '|') for cell in row)} |\n" for row in cells)
+    lines = [head, *(tuple(cell.replace("|", r"\|") for cell in row) for row in rows)]
+    written = [f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines]
+    return "".join([written[0], "|---|---|\n", *written[1:]])
