@@ -132,10 +132,11 @@ def command_lines(page: Path) -> Iterator[str]:
 
 def arguments_of(line: str) -> list[str] | None:
     """What follows our command in ``line``, None where it is another command."""
-    found = re.match(rf"(?:sudo )?(?:/[\w./-]*bin/)?{NAME}(?P<rest>\s+[^\s{{].*)$", line.strip(), re.DOTALL)
+    found = re.match(rf"(?:sudo )?(?:/[\w./-]*bin/)?{NAME}(?P<rest>\s+\S.*)$", line.strip(), re.DOTALL)
     if found is None or found["rest"].lstrip().startswith(("[-f FILE]", "[OPTIONS]", "#")):
         return None
-    written = re.sub(r"\[(FILE|ID)\]", r"\1", found["rest"])
+    written = re.sub(r"\[(FILE|ID)\]", r"\1", found["rest"].replace("PERIOD", "1h"))
+    written = re.sub(r"\{(\w+)\\?\|[^}]*\}", r"\1", written)  # one of several words
     return [word for word in shlex.split(written, comments=True) if not re.match(r"[<>|&]", word)]
 
 

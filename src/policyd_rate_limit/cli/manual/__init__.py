@@ -32,7 +32,7 @@ _ROFF = str.maketrans({"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^":
 
 
 class Command(NamedTuple):
-    """What the program can be asked for: ``usage`` behind its name, paragraphs of prose, options with their help."""
+    """What the program can be asked for: its arguments and what else it needs, prose, all options with their help."""
 
     name: str
     usage: str
@@ -89,18 +89,18 @@ def described() -> Iterator[Command]:
 
 
 def _described(command: click.Command, context: click.Context) -> Command:
-    options = [one for one in command.params if isinstance(one, click.Option)]
-    records = [option.get_help_record(context) for option in options]
-    usage = " ".join(piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]")
+    records = {one: one.get_help_record(context) for one in command.params if isinstance(one, click.Option)}
+    pieces = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
+    needed = [record[0] for option, record in records.items() if option.required and record]
     prose = inspect.cleandoc(command.help or "").split("\n\n")
     paragraphs = tuple(" ".join(paragraph.split()) for paragraph in prose)
     summary = command.short_help or paragraphs[0]
     return Command(
         str(context.info_name),
-        usage,
+        " ".join([*pieces, *needed]),
         summary.rstrip("."),
         paragraphs,
-        tuple((option, " ".join(about.split())) for option, about in filter(None, records)),
+        tuple((option, " ".join(about.split())) for option, about in filter(None, records.values())),
     )
 
 
