@@ -93,7 +93,7 @@ def settled(daemons: Sequence[Daemon]) -> None:
 
             def back(client: Client = client, daemon: Daemon = daemon) -> bool:
                 client.ask(**mail("nobody in particular"))
-                text = daemon.log_text().rpartition(" ready; ")[2]  # of this run
+                text = daemon.log_of_this_run()
                 return text.rfind("the database is back") >= text.rfind("limits go on from memory")
 
             wait_until(back, "the daemon is on Redis again", RECOVERY_SECONDS)

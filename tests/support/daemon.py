@@ -77,6 +77,7 @@ class Daemon:
         self.pass_fds = tuple(pass_fds)
         self.log = directory / "stderr.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._begin_of_log = 0
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -87,6 +88,7 @@ class Daemon:
     def start(self, *, wait: bool = True) -> Daemon:
         """Start the daemon; unless ``wait`` is false, return once it accepts connections."""
         with self.log.open("ab") as log:
+            self._begin_of_log = log.tell()
             self.process = subprocess.Popen(
                 [*self.prefix, str(COMMAND), "-f", str(self.path)],
                 stdin=subprocess.DEVNULL,
@@ -116,6 +118,10 @@ class Daemon:
     def log_text(self) -> str:
         """All that the daemon wrote to stderr and stdout so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def log_of_this_run(self) -> str:
+        """The same, since the last start."""
+        return self.log.read_bytes()[self._begin_of_log :].decode("utf-8", "replace")
 
     def kill(self) -> None:
         """``kill -9``."""
