@@ -33,6 +33,42 @@ OF_OTHERS = {"scrape_configs"}  # configurations of other programs, by their fir
 MEASURED = DOCS / "benchmark.md"  # made of measurements, which a clone may lack
 NOT_OURS = re.compile(r"^(https?:|mailto:)")
 
+OF_1_2_0 = {
+    "debug",
+    "user",
+    "group",
+    "pidfile",
+    "backend",
+    "sqlite_config",
+    "mysql_config",
+    "pgsql_config",
+    "SOCKET",
+    "socket_permission",
+    "limits",
+    "limits_by_id",
+    "sql_limits_by_id",
+    "limit_by_sasl",
+    "limit_by_sender",
+    "limit_by_ip",
+    "limited_networks",
+    "success_action",
+    "fail_action",
+    "db_error_action",
+    "count_mode",
+    "delay_to_close",
+    "report",
+    "report_from",
+    "report_to",
+    "report_subject",
+    "report_limits",
+    "report_only_if_needed",
+    "smtp_server",
+    "smtp_starttls",
+    "smtp_credentials",
+    "config_file",
+}
+"""The settings that version 1.2.0 has."""
+
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -196,6 +232,12 @@ def test_every_page_is_in_the_index() -> None:
     index = DOCS / "README.md"
     linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", index.read_text())}
     assert set(DOCS.rglob("*.md")) - {index} <= linked
+
+
+def test_the_changelog_tells_of_every_new_setting() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for name in set(SETTINGS) - OF_1_2_0:
+        assert f"`{name}`" in text, name
 
 
 def test_claims_on_security_name_tests_that_exist() -> None:
