@@ -125,7 +125,9 @@ def test_the_manual_tells_of_every_command_option_and_signal() -> None:
 def test_the_manual_tells_of_every_setting() -> None:
     text = " ".join(shown(f"{NAME}.yaml.5").split())
     for setting in SETTINGS.values():
-        assert setting.name == "config_file" or f" {setting.name} {setting.prose} Default: " in text
+        assert (
+            setting.name == "config_file" or f" {setting.name} {setting.prose} Value: {setting.kind.expected}; " in text
+        )
 
 
 def test_examples_of_the_manual_load(tmp_path: Path) -> None:

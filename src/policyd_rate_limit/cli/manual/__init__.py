@@ -136,7 +136,9 @@ def _roff_setting(setting: Setting) -> str:
     if setting.name == "config_file":
         return ""
     heading = f".SS {_protected(setting.heading)}\n" if setting.heading else ""
-    about = [f"Default: {spell_default(setting)}", setting.unit and f"in {setting.unit}"]
+    default = "unset" if setting.default is None else spell_default(setting)
+    unit = setting.unit if setting.unit not in setting.kind.expected else ""
+    about = [f"Value: {setting.kind.expected}", unit and f"in {unit}", f"default: {default}"]
     if not setting.reload:
         about.append("changed by a restart only")
     term = rf"\fB{_protected(setting.name)}\fR"

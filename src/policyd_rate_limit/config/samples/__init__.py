@@ -44,11 +44,12 @@ def conf_sample() -> str:
 
 def settings_table() -> str:
     """A table of all settings in Markdown."""
-    lines = ["| setting | default | unit | reload | meaning |", "|---|---|---|---|---|"]
+    lines = ["| setting | value | default | unit | reload | meaning |", "|---|---|---|---|---|---|"]
     for setting in _DECLARED:
         default = "unset" if setting.default is None else f"`{spell_default(setting)}`"
         reload = "yes" if setting.reload else "no"
-        lines.append(f"| `{setting.name}` | {default} | {setting.unit} | {reload} | {_escaped(setting.prose)} |")
+        cells = _escaped(setting.kind.expected), default, setting.unit, reload, _escaped(setting.prose)
+        lines.append(f"| `{setting.name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
