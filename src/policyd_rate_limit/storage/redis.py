@@ -24,15 +24,13 @@ import hashlib
 import logging
 import queue
 import re
-import struct
 import threading
 import time
 from collections import defaultdict
 from functools import lru_cache
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict, make_entry
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.record import pack
@@ -45,7 +43,7 @@ from policyd_rate_limit.storage.redis_nodes import (
     script,
     slot_of,
 )
-from policyd_rate_limit.storage.redis_tables import RedisTables, decoded, encoded
+from policyd_rate_limit.storage.redis_tables import RedisTables, decoded, encoded, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -60,15 +58,16 @@ if TYPE_CHECKING:
 
 DEFAULT_PREFIX = "policyd"
 LONGEST_TAG = 300  # no address is longer: characters of a counter that stand in a key as they are
-DEMANDS_PER_SCRIPT = 16  # some hundred microseconds, in which the server serves nobody else
-MOST_LIMITS_PACKED = 1_024  # different limits that are kept packed
+DEMANDS_PER_SCRIPT = 32  # some hundred microseconds, in which the server serves nobody else
+MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
+MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
 
 _T = TypeVar("_T")
 
-_REFUSED, _LATER = 0, 3  # what a reply of the script begins with
+_REFUSED, _LATER, _AS_ASKED = 0, 3, 4  # what a reply of the script is, or begins with
 
 _logger = logging.getLogger(__name__)
 
@@ -146,7 +145,8 @@ class RedisStore:
             keys = [self._keys.counter(charge.counter) for _, charge in together]
             arguments: list[Argument] = []
             for _, charge in together:
-                arguments += ("explain", 1, b"", b"", MOST_SECONDS_LOOKED_AT, charge.cost, _packed(charge.limits))
+                terms = _terms("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
+                arguments += (terms, b"")
             commands.append((script(keys, (_name(self._memory.writer), 0, 0, self._time, *arguments)), together))
         try:
             self._run([command for command, _ in commands], time.monotonic() + min(self._timeout, EXPLAIN_SECONDS))
@@ -154,7 +154,7 @@ class RedisStore:
             raise StoreUnavailable(str(error)) from error
         found: list[list[Usage]] = [[] for _ in demands]
         for command, together in commands:
-            for (number, charge), reply in zip(together, command.reply, strict=True):
+            for (number, charge), reply in zip(together, command.reply[1:], strict=True):
                 found[number] += (
                     Usage(charge.key, limit, used, None if free_in < 0 else free_in)
                     for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)
@@ -356,14 +356,19 @@ class RedisStore:
                 self._run([command for command, _ in commands], end)
             finally:
                 for command, together in commands:
-                    for question, reply in zip(together, command.reply or repeat(None), strict=False):
-                        question.take(reply, unknown=command.open)
+                    if command.reply is None:
+                        for question in together:
+                            question.may_be_counted = question.may_be_counted or command.open
+                        continue
+                    date, *replies = command.reply
+                    for question, reply in zip(together, replies, strict=True):
+                        question.take(reply, date)
             asked = [question for question in asked if question.verdict is None]
         rest = [last for question in questions for last in batch.conclude(question)]
         if rest:
             self._run([command for command, _, _ in rest], end)
             for command, question, group in rest:
-                question.conclude(command.reply[0], group)
+                question.conclude(command.reply[1], group)
 
     def _decide_rest(self, batch: _Batch, questions: Sequence[_Question]) -> tuple[list[Verdict], Record]:
         """Decide from memory what has no answer.
@@ -436,6 +441,11 @@ class _Keys:
         """The key of what ``mail`` was charged on ``counter``."""
         return encoded(f"{self.prefix}:m:{_tag(counter)}{mail}")
 
+    def counter_and_mail(self, counter: str, mail: str) -> tuple[bytes, bytes]:
+        """Both."""
+        tag = _tag(counter)
+        return encoded(f"{self.prefix}:c:{tag}"), encoded(f"{self.prefix}:m:{tag}{mail}")
+
     def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
         """``charges`` in groups that one script can decide."""
         if not self._clustered or len(charges) == 1:
@@ -490,17 +500,22 @@ class _Question:
         """Whether some charges were counted before another one was refused."""
         return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
 
-    def take(self, reply: Sequence[int] | None, *, unknown: bool) -> None:
-        """The ``reply`` about the first of the groups; None and ``unknown``: it may have been counted."""
-        if reply is None:
-            self.may_be_counted = self.may_be_counted or unknown
-            return
+    def take(self, reply: Sequence[int] | int, date: int) -> None:
+        """The ``reply`` about the first of the groups; what is counted now is dated ``date``."""
         group = self.groups.pop(0)
-        if reply[0] == _REFUSED:
+        if isinstance(reply, int):
+            demand, charge = self.demand, group[0]
+            self.entries.append(make_entry((charge.key + charge.unit, charge.cost, date, demand.mail, demand.part)))
+            self.may_be_counted = True
+            if len(demand.charges) == 1:
+                self.verdict = _admitted(charge.cost)
+                return
+        elif reply[0] == _REFUSED:
             charge = group[reply[1] - 1]
             self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
             return
-        self._note(group, reply)
+        else:
+            self._note(group, reply)
         if not self.groups:
             first = self.demand.charges[0].counter
             charged = 0
@@ -532,7 +547,7 @@ class _Batch:
         self._writer = writer
         self._keys = keys
         self._common: tuple[Argument, ...] = (_name(writer), number, keep, time)
-        self._ordinals: dict[str, int] = defaultdict(int)
+        self._ordinals: dict[str, int] = {}
         self._own_fields = 0
 
     def question(self, demand: Demand) -> _Question:
@@ -557,9 +572,8 @@ class _Batch:
             for question in together:
                 kind = "settle" if question.demand.settles and question.demand.mail else "charge"
                 group = question.groups[0]
-                self._add(keys, arguments, kind, question, group)
-                for charge in group:
-                    arguments += (self._ordinal(charge.counter), charge.cost, _packed(charge.limits))
+                terms = tuple((self._name(keys, question, charge), charge.cost, charge.limits) for charge in group)
+                arguments += (_terms(kind, question.own_field, terms), question.field)
             yield script(keys, (*self._common, *arguments)), together
 
     def conclude(self, question: _Question) -> Iterator[tuple[Command, _Question, Sequence[Charge]]]:
@@ -573,28 +587,22 @@ class _Batch:
         counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
         for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
             keys: list[bytes] = []
-            arguments: list[Argument] = []
-            self._add(keys, arguments, kind, question, group)
+            terms: list[tuple[int, int, int]] = []
             for charge in group:
                 entry = counted[charge.counter]
-                arguments += (self._ordinal(charge.counter), entry.amount, entry.date)
-            yield script(keys, (*self._common, *arguments)), question, group
+                terms.append((self._name(keys, question, charge), entry.amount, entry.date))
+            arguments = (*self._common, packed((kind, question.own_field, *terms)), question.field)
+            yield script(keys, arguments), question, group
 
-    def _add(
-        self, keys: list[bytes], arguments: list[Argument], kind: str, question: _Question, group: Sequence[Charge]
-    ) -> None:
-        """What begins a demand."""
-        mail = question.demand.mail
-        for charge in group:
-            keys.append(self._keys.counter(charge.counter))
-            if mail:
-                keys.append(self._keys.mail(charge.counter, mail))
-        arguments += (kind, len(group), question.field, question.own_field)
-
-    def _ordinal(self, counter: str) -> int:
-        """Which of the demands on ``counter`` in this batch the next one is."""
-        self._ordinals[counter] += 1
-        return self._ordinals[counter]
+    def _name(self, keys: list[bytes], question: _Question, charge: Charge) -> int:
+        """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
+        counter = charge.key + charge.unit
+        if question.demand.mail:
+            keys += self._keys.counter_and_mail(counter, question.demand.mail)
+        else:
+            keys.append(self._keys.counter(counter))
+        ordinal = self._ordinals[counter] = self._ordinals.get(counter, 0) + 1
+        return ordinal
 
 
 class _Replays:
@@ -639,13 +647,18 @@ def _name(writer: int) -> bytes:
     return writer.to_bytes(8, "big")
 
 
-@lru_cache(MOST_LIMITS_PACKED)
-def _packed(limits: Limits) -> bytes:
-    """Maximum, seconds, ... as a MessagePack array."""
-    numbers = [number for limit in limits for number in limit]
-    return struct.pack(
-        ">BH" + "BQ" * len(numbers), 0xDC, len(numbers), *(n for number in numbers for n in (0xCF, number))
-    )
+@lru_cache(MOST_TERMS_PACKED)
+def _terms(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits], ...]) -> bytes:
+    """What is asked of ``charges``: ordinal, amount and limits of each."""
+    together = [
+        (ordinal, amount, [number for limit in limits for number in limit]) for ordinal, amount, limits in charges
+    ]
+    return packed((kind, own_field, *together))
+
+
+@lru_cache(MOST_VERDICTS_KEPT)
+def _admitted(amount: int) -> Verdict:
+    return Verdict(True, charged=amount)
 
 
 def _part_field(part: str) -> bytes:

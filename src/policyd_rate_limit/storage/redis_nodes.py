@@ -140,15 +140,15 @@ class Node:
         if _readable([self], 0.0):
             # Nobody says anything unasked, but goodbye: better not to send what would then be unknown.
             raise NodeError(f"Redis {self.address}: connection closed by the server", Remedy.RECONNECT)
-        lines: list[tuple[Argument, ...]] = []
+        lines: list[bytes] = []
         for command in commands:
             if command.asks:
-                lines.append(("ASKING",))
-            lines.append(command.arguments)
+                lines.append(_line(("ASKING",)))
+            lines.append(_line(command.arguments))
             command.open = True
         try:
             with self._watchdog.until(end):
-                self._connection.send_packed_command([b"".join(self._connection.pack_commands(lines))], False)
+                self._connection.send_packed_command([b"".join(lines)], False)
         except (errors.RedisError, OSError) as error:
             raise self._failure(error, end) from error
 
@@ -407,6 +407,16 @@ class Servers:
                 return masters
             failure = NodeError(f"Redis {seed}: its Cluster does not serve all slots", Remedy.RECONNECT)
         raise failure
+
+
+def _line(arguments: Sequence[Argument]) -> bytes:
+    """A command as the protocol has it (RESP); redis-py takes three times as long for many short arguments."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        if not isinstance(argument, bytes):
+            argument = str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+    return b"".join(parts)
 
 
 def _readable(nodes: Sequence[Node], seconds: float) -> list[Node]:

@@ -132,6 +132,19 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
+def packed(value: int | str | bytes | Sequence[Any]) -> bytes:
+    """``value`` as MessagePack, for the script."""
+    if isinstance(value, int):
+        if value < 0 or value >= 1 << 32:
+            return struct.pack(">Bq", 0xD3, value)
+        return bytes((value,)) if value < 1 << 7 else struct.pack(">BI", 0xCE, value)
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, bytes):
+        return struct.pack(">BH", 0xDA, len(value)) + value
+    return struct.pack(">BH", 0xDC, len(value)) + b"".join(map(packed, value))
+
+
 def unpacked(data: bytes) -> list[int]:
     """An array of integers, as the MessagePack of Redis writes it."""
     if data[0] == 0xDC:
