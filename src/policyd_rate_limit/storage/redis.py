@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import logging
 import queue
+import random
 import re
 import threading
 import time
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX = "policyd"
 LONGEST_TAG = 300  # no address is longer: characters of a counter that stand in a key as they are
 DEMANDS_PER_SCRIPT = 32  # some hundred microseconds, in which the server serves nobody else
+BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
 MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
 MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
@@ -67,7 +69,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the t
 
 _T = TypeVar("_T")
 
-_REFUSED, _LATER, _AS_ASKED = 0, 3, 4  # what a reply of the script is, or begins with
+_REFUSED, _LATER = 0, 3  # what a reply of the script begins with
 
 _logger = logging.getLogger(__name__)
 
@@ -132,8 +134,9 @@ class RedisStore:
                 raise StoreUnavailable(str(error)) from error
             verdicts, record = self._decide_rest(batch, questions)
             raise CommitFailed(str(error), verdicts, record) from error
+        trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
         for question in questions:
-            self._count(question)
+            self._count(question, trims=trims)
         return [question.result for question in questions]
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
@@ -364,7 +367,7 @@ class RedisStore:
                     for question, reply in zip(together, replies, strict=True):
                         question.take(reply, date)
             asked = [question for question in asked if question.verdict is None]
-        rest = [last for question in questions for last in batch.conclude(question)]
+        rest = [last for question in questions for last in batch.conclude(question)] if batch.is_split else ()
         if rest:
             self._run([command for command, _, _ in rest], end)
             for command, question, group in rest:
@@ -397,22 +400,24 @@ class RedisStore:
         record = pack(self._memory.writer, batch.number, self._memory.date, entries)
         return [question.result for question in questions], record
 
-    def _count(self, question: _Question) -> None:
-        """Have memory know what the server has counted."""
+    def _count(self, question: _Question, *, trims: bool = True) -> None:
+        """Have memory know what the server has counted; ``trims``: what has expired leaves the memory."""
         ledger = self._memory.ledger
         if question.entries:
-            for charge in question.demand.charges:
-                # So that what has expired leaves the memory.
-                ledger.windows.exceeded(charge.counter, 0, charge.limits)
+            if trims:
+                for charge in question.demand.charges:
+                    ledger.windows.exceeded(charge.counter, 0, charge.limits)
             for entry in question.entries:
                 ledger.apply(entry)
 
     def _keep(self, demands: Sequence[Demand]) -> int:
         """How long (seconds) a server has to remember what a batch has done: as long as what it has counted."""
+        last = None
         for demand in demands:
             for charge in demand.charges:
-                for limit in charge.limits:
-                    self._longest = max(self._longest, limit.seconds)
+                if charge.limits is not last:
+                    last = charge.limits
+                    self._longest = max(self._longest, *(limit.seconds for limit in last), 0)
         return self._longest
 
 
@@ -422,6 +427,7 @@ class _Keys:
     def __init__(self, prefix: str, *, clustered: bool) -> None:
         self.prefix = prefix
         self._clustered = clustered
+        self._counter, self._mail = f"{prefix}:c:", f"{prefix}:m:"
 
     @property
     def counters(self) -> bytes:
@@ -435,16 +441,16 @@ class _Keys:
 
     def counter(self, counter: str) -> bytes:
         """The key of ``counter``."""
-        return encoded(f"{self.prefix}:c:{_tag(counter)}")
+        return encoded(self._counter + _tag(counter))
 
     def mail(self, counter: str, mail: str) -> bytes:
         """The key of what ``mail`` was charged on ``counter``."""
-        return encoded(f"{self.prefix}:m:{_tag(counter)}{mail}")
+        return encoded(self._mail + _tag(counter) + mail)
 
     def counter_and_mail(self, counter: str, mail: str) -> tuple[bytes, bytes]:
         """Both."""
         tag = _tag(counter)
-        return encoded(f"{self.prefix}:c:{tag}"), encoded(f"{self.prefix}:m:{tag}{mail}")
+        return encoded(self._counter + tag), encoded(self._mail + tag + mail)
 
     def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
         """``charges`` in groups that one script can decide."""
@@ -501,14 +507,15 @@ class _Question:
         return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
 
     def take(self, reply: Sequence[int] | int, date: int) -> None:
-        """The ``reply`` about the first of the groups; what is counted now is dated ``date``."""
+        """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
         group = self.groups.pop(0)
         if isinstance(reply, int):
-            demand, charge = self.demand, group[0]
-            self.entries.append(make_entry((charge.key + charge.unit, charge.cost, date, demand.mail, demand.part)))
+            charges, mail, part, _ = self.demand
+            key, unit, cost, _ = group[0]
+            self.entries.append(make_entry((key + unit, cost, date, mail, part)))
             self.may_be_counted = True
-            if len(demand.charges) == 1:
-                self.verdict = _admitted(charge.cost)
+            if len(charges) == 1:
+                self.verdict = _admitted(cost)
                 return
         elif reply[0] == _REFUSED:
             charge = group[reply[1] - 1]
@@ -549,19 +556,21 @@ class _Batch:
         self._common: tuple[Argument, ...] = (_name(writer), number, keep, time)
         self._ordinals: dict[str, int] = {}
         self._own_fields = 0
+        self.is_split = False  # some demands need several scripts
 
     def question(self, demand: Demand) -> _Question:
         """``demand``, before anything of it is asked."""
+        charges, mail, part, settles = demand
         field = b""
-        if demand.mail and demand.settles:
-            field = _settled_field(self._writer, self.number)
-        elif demand.mail:
-            field = _part_field(demand.part)
-        groups = self._keys.together(demand.charges)
+        if mail:
+            field = _settled_field(self._writer, self.number) if settles else _part_field(part)
+        groups = self._keys.together(charges)
         own_field = b""
-        if len(groups) > 1 and demand.mail:
-            self._own_fields += 1
-            own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
+        if len(groups) > 1:
+            self.is_split = True
+            if mail:
+                self._own_fields += 1
+                own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
         return _Question(demand, field, own_field, groups)
 
     def ask(self, questions: Sequence[_Question]) -> Iterator[tuple[Command, Sequence[_Question]]]:
