@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import re
 from collections.abc import Iterator
 
@@ -94,6 +95,31 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
         ledger.advance(clock.now)
         assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands]
         assert store.explain(demands) == [ledger.explain(demand) for demand in demands]
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decides_what_most_demands_are_as_the_ledger_does(server: Server, seed: int) -> None:
+    """One counter, shorter windows that come and go, events of the same second and of long ago."""
+    chance = random.Random(seed)
+    clock = Clock(T0)
+    store, ledger = new_store(server, clock), Ledger(1000)
+    longest = Limit(40, LONGEST)  # memory keeps no more than that one asks for
+    limits: Limits = (Limit(4, 10), longest)
+    for step in range(120):
+        clock.now += chance.choice((0.0, 0.0, 0.3, 1.0, 5.0, 6.0, 11.0, 61.0, 700.0))
+        if chance.random() < 0.1:
+            limits = (Limit(chance.randint(1, 3), chance.choice((5, 60))), longest)
+            if chance.random() < 0.3:
+                limits += (Limit(20, LONGEST),)
+        cost, mail = chance.randint(1, 2), chance.choice(("", f"m{step // 3}"))
+        demands = [
+            Demand((Charge("user:a", RECIPIENTS, cost, limits),), mail, chance.choice("ab"))
+            for _ in range(chance.choice((1, 1, 1, 2)))
+        ]
+        ledger.advance(clock.now)
+        assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands], step
+        assert store.explain(demands) == [ledger.explain(demand) for demand in demands], step
     store.close()
 
 
