@@ -69,6 +69,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the t
 
 _T = TypeVar("_T")
 
+_SAME = b""  # instead of the terms of a demand
 _REFUSED, _LATER = 0, 3  # what a reply of the script begins with
 
 _logger = logging.getLogger(__name__)
@@ -578,11 +579,17 @@ class _Batch:
         for together in self._keys.in_scripts(questions, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
+            before = b""
             for question in together:
                 kind = "settle" if question.demand.settles and question.demand.mail else "charge"
                 group = question.groups[0]
-                terms = tuple((self._name(keys, question, charge), charge.cost, charge.limits) for charge in group)
-                arguments += (_terms(kind, question.own_field, terms), question.field)
+                terms = _terms(
+                    kind,
+                    question.own_field,
+                    tuple([(self._name(keys, question, charge), charge.cost, charge.limits) for charge in group]),
+                )
+                arguments += (_SAME if terms == before else terms, question.field)
+                before = terms
             yield script(keys, (*self._common, *arguments)), together
 
     def conclude(self, question: _Question) -> Iterator[tuple[Command, _Question, Sequence[Charge]]]:

@@ -7,7 +7,7 @@
 --       3  seconds for which a counter is kept whose windows are not known
 --       4  Unix time in place of the server's, for tests; empty: the server's
 --       5, ...  for each demand
---          terms, as MessagePack: mostly those of the demand before, which are taken apart once
+--          terms, as MessagePack; empty: those of the demand before
 --             kind: "charge", "settle", "undo", "confirm"
 --             field that is for this demand alone, until other scripts have admitted its other charges; empty: there are
 --             none
@@ -813,14 +813,12 @@ elseif ARGV[5] == 'hits' then
 elseif ARGV[5] == 'replay' then
     return replay(tonumber(ARGV[6]), math.min(tonumber(ARGV[7]), date))
 end
-local replies, key, known_terms = {date}, 1, {}
+local replies, key, terms = {date}, 1, nil
 for at = 5, #ARGV, 2 do
     local packed, field = ARGV[at], ARGV[at + 1]
-    local terms = known_terms[packed]
-    if not terms then
+    if packed ~= '' then
         terms = unpack_message(packed)
         terms.is_plain = is_plain(terms)
-        known_terms[packed] = terms
     end
     local mail = field ~= '' and KEYS[key + 1]
     local reply = terms.is_plain and charge_quickly(terms, KEYS[key], mail, field)
