@@ -82,12 +82,13 @@ def run(settings: Settings) -> None:
 def _start(settings: Settings) -> None:
     manager = ServiceManager(os.environ)
     listeners = sockets.inherited(os.environ)
-    # Drivers are loaded while everything can still be read.
+    # Drivers, and what notices need, are loaded while everything can still be read.
     rules = _rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = stores.make_store(settings, rules, memory)
     lookup = stores.make_lookup(settings)
     sql_limits = stores.make_sql_limits(settings, lookup, store) if lookup else None
+    ways = reports.ways_of_notices(settings)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
     make_state_directories(settings, account)
@@ -116,7 +117,9 @@ def _start(settings: Settings) -> None:
             fallback = stores.with_fallback(settings, store, memory, notices)
             status = partial(_status, stores.name(settings), memory, fallback)
             uvloop.run(
-                _serve(settings, listeners, rules, store, fallback, sql_limits, notices, manager, status, monitoring)
+                _serve(
+                    settings, listeners, rules, store, fallback, sql_limits, notices, ways, manager, status, monitoring
+                )
             )
 
 
@@ -240,6 +243,7 @@ async def _serve(
     fallback: Fallback,
     sql_limits: SqlLimits | None,
     notices: Notices,
+    ways: Sequence[Way],
     manager: ServiceManager,
     status: Callable[[], str],
     monitoring: Monitoring | None,
@@ -277,7 +281,7 @@ async def _serve(
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # not later: threads and child processes inherit the mask
-    notifier.configure(reports.ways_of_notices(settings), settings.notify_max_per_hour)
+    notifier.configure(ways, settings.notify_max_per_hour)
     _calm_garbage_collection()
     worker.start()
     if sql_limits is not None:

@@ -25,6 +25,7 @@ import policyd_rate_limit
 from support.daemon import COMMAND, Client, Daemon, configuration, connect, mail, running, write_configuration
 from support.programs import missing, require, require_root
 from support.public import public_directory
+from support.wait import wait_until
 
 SIOCOUTQ = 0x5411
 USER, GROUP = "nobody", "nogroup"
@@ -349,6 +350,33 @@ def test_root_becomes_the_account_before_it_reads_a_request(directory: Path) -> 
     finally:
         daemon.kill()
     assert list((directory / "run").iterdir()) == []
+
+
+@pytest.mark.needs_root
+def test_what_the_configuration_names_is_not_run_by_root(directory: Path) -> None:
+    require_root()
+    found = directory / "lib" / "ids"
+    settings: dict[str, Any] = {
+        "user": USER,
+        "group": GROUP,
+        "SOCKET": str(directory / "run" / "policy"),
+        "pidfile": str(directory / "run" / "pid"),
+        "sqlite_config": {"database": str(directory / "lib" / "db.sqlite3")},
+        "limits": [[1, 60]],
+        "notify_command": ["/bin/sh", "-c", f"grep -E '^(Uid|Gid|Groups|CapPrm):' /proc/self/status >{found}"],
+    }
+    with Daemon(directory / "etc", **settings) as daemon:
+        with Client(daemon.address) as client:
+            answers = [client.ask(**mail("alice")) for _ in range(2)]
+        assert [answer == "dunno" for answer in answers] == [True, False]
+        wait_until(lambda: found.exists() and found.read_text().count("\n") == 4, "what the program writes")
+        uid, gid = str(pwd.getpwnam(USER).pw_uid), str(grp.getgrnam(GROUP).gr_gid)
+        facts = dict(line.split(":") for line in found.read_text().splitlines())
+        assert facts["Uid"].split() == [uid] * 4
+        assert facts["Gid"].split() == [gid] * 4
+        assert facts["Groups"].split() == [gid]
+        assert int(facts["CapPrm"], 16) == 0
+        assert daemon.stop() == 0
 
 
 @pytest.mark.needs_root

@@ -262,6 +262,19 @@ def test_an_init_command_is_executed(logs: MariadbLogs) -> None:
     assert log._ask("SELECT @answer")[0][0] == 42
 
 
+def test_a_server_gets_no_local_file(logs: MariadbLogs, tmp_path: pathlib.Path) -> None:
+    """Not even one that allows LOAD DATA LOCAL, nor where the configuration asks for it."""
+    secret = tmp_path / "secret"
+    secret.write_text("topsecret\n")
+    [[allowed]] = logs.execute("SELECT @@global.local_infile")
+    assert allowed == 1
+    logs.execute("CREATE TABLE stolen (line TEXT)")
+    query = f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE stolen"
+    with pytest.raises(LogError, match="server or client has disabled the local infile capability"):
+        logs.open_with(local_infile=True, init_command=query)
+    assert logs.execute("SELECT * FROM stolen") == ()
+
+
 # --- whatever the server's settings are ---
 
 
