@@ -409,9 +409,10 @@ def test_missing_directories_are_created_and_given_to_the_account(directory: Pat
                 assert client.ask(**mail("alice")) == "dunno"
             for place in places.values():
                 assert (place.stat().st_uid, place.stat().st_gid) == owner
-                for level in (place.parent, place.parent.parent):
+                # What lies above is not given away: it may be Postfix's queue directory.
+                for level, its_owner in ((place.parent, owner), (place.parent.parent, (0, 0))):
                     facts = level.stat()
-                    assert (facts.st_uid, facts.st_gid) == owner
+                    assert (facts.st_uid, facts.st_gid) == its_owner
                     assert stat.S_IMODE(facts.st_mode) == 0o755
             assert (directory.stat().st_uid, (directory / "etc").stat().st_uid) == (0, 0)
             assert daemon.stop() == 0
