@@ -17,12 +17,12 @@ from support.daemon import COMMAND, Client, Daemon, mail
 from support.load import Background, left_for_all
 from support.programs import require
 
-LIMIT = 60
+LIMIT = 30
 USERS = [f"user{number}" for number in range(400)]
 # Some ids run into their limit early, most never.
 WEIGHTS = [1 / (1 + number) for number in range(len(USERS))]
 LIVES = 25
-LONGEST_LIFE = 0.25
+LONGEST_LIFE = 0.12
 
 
 @pytest.mark.parametrize("part", range(4))

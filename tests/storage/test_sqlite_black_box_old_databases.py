@@ -149,7 +149,7 @@ def test_kill_9_during_the_first_start_neither_loses_nor_doubles(tmp_path: pathl
         assert left_for_all(daemon.address, users, LIMIT) == expected
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
-    for trial in range(6):
+    for trial in range(3):
         daemon = fresh(f"trial{trial}")
         for _ in range(2):
             daemon.start(wait=False)
