@@ -17,8 +17,8 @@ from support.daemon import COMMAND, Client, Daemon, mail
 from support.load import Background, left_for_all
 from support.programs import require
 
-LIMIT = 30
-USERS = [f"user{number}" for number in range(400)]
+LIMIT = 40
+USERS = [f"user{number}" for number in range(200)]
 # Some ids run into their limit early, most never.
 WEIGHTS = [1 / (1 + number) for number in range(len(USERS))]
 LIVES = 25

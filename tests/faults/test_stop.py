@@ -17,7 +17,7 @@ from support.load import Background, left_for_all
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
 def test_stop_answers_every_request_that_was_sent_before(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     """Requests sent completely before the signal are answered, and their mails counted; exit status 0."""
-    limit, each = 1000, 20
+    limit, each = 30, 20
     users = [f"user{index}" for index in range(40)]
     daemon = Daemon(tmp_path, limits=[[limit, 3600]])
     with daemon:
@@ -41,7 +41,7 @@ def test_stop_answers_every_request_that_was_sent_before(tmp_path: pathlib.Path,
 
 def test_stop_under_load_forgets_nothing(tmp_path: pathlib.Path) -> None:
     """Ten orderly stops under load: every success answer is counted, and each stop is quick and clean."""
-    limit = 400
+    limit = 60
     users = [f"user{index}" for index in range(100)]
     daemon = Daemon(tmp_path, limits=[[limit, 3600]])
     endless = itertools.cycle(users)

@@ -127,12 +127,12 @@ def test_old_mails_leave_the_window_in_their_time(tmp_path: pathlib.Path) -> Non
 
 def test_kill_9_during_the_first_start_neither_loses_nor_doubles(tmp_path: pathlib.Path) -> None:
     """A hundred thousand old mails, the daemon killed at random moments while it takes them over."""
-    users = [f"user{number}" for number in range(1000)]
+    users = [f"user{number}" for number in range(250)]
     now = int(time.time())
     # Every tenth user is at the limit, the others have some left.
     had = {user: LIMIT if number % 10 == 0 else number % LIMIT for number, user in enumerate(users)}
     recent = [(user, now - number, 1) for user, mails in had.items() for number in range(mails)]
-    older = [(user, now - 7200 - number, 1) for user in users for number in range(95)]
+    older = [(user, now - 7200 - number, 1) for user in users for number in range(400)]
     pristine = tmp_path / "pristine.sqlite3"
     make_1_2_0(pristine, recent + older)
     limits = [[LIMIT, 3600], [1000, DAY]]

@@ -38,6 +38,9 @@ class Clock:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DISABLE_SHM": "1",  # nothing of a killed daemon stays in /dev/shm
+            # Else it adds the offset to the end of pthread_cond_timedwait(3) on the monotonic clock too: Python waits
+            # for its lock in these, and would spin.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
         self.forward(0)
 

@@ -18,7 +18,7 @@ Address = str | tuple[str, int]
 SUCCESS = "dunno"
 REFUSAL = "defer_if_permit "
 ANSWER_SECONDS = 30.0
-RECONNECT_SECONDS = 0.005
+RECONNECT_SECONDS = 0.02
 
 
 class Tally:

@@ -43,7 +43,9 @@ class Store:
         while True:
             page = self.all[read : read + 3]
             read += len(page)
-            yield [entry for entry in page if entry.date >= since]
+            found = [entry for entry in page if entry.date >= since]
+            if found or not page:  # an empty page: there is nothing more yet
+                yield found
 
     def overrides(self) -> list[Override]:
         return [one for one in self.in_force if one.until > self.time]
