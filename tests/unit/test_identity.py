@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.identity import (
+    MOST_NAME,
     REMEMBERED_ADDRESSES,
     Charged,
     Rules,
@@ -247,9 +248,33 @@ def test_networks_as_the_standard_library_finds_them(
     assert charged.limits == expected
 
 
-def test_ids_of_any_length() -> None:
-    name = "x" * 100_000 + "😀\udcff"
-    assert rules(by_id={name.upper(): OWN}).charged(request(user=name)) == Charged(f"user:{name}", OWN)
+@pytest.mark.parametrize("length", [MOST_NAME - 1, MOST_NAME, MOST_NAME + 1, 100_000])
+def test_ids_of_any_length(length: int) -> None:
+    """Each is one by itself, whatever it is called by, in bounded memory."""
+    name = "x" * (length - 2) + "😀\udcff"
+    other = "x" * (length - 2) + "😀\udcfe"
+    some = rules(by_id={name.upper(): OWN})
+    asked = request(user=name.capitalize())
+    charged = some.charged(asked)
+    assert charged is not None
+    assert charged.limits == OWN
+    key, kind = charged.key, "user:"
+    assert (key == kind + name) == (length <= MOST_NAME)
+    assert len(key) <= len(kind) + MOST_NAME
+    assert some.charged(request(user=other)) not in (None, charged)
+    assert some.charged(request(sender=name)) == Charged("sender:" + id_of_key(key), OWN)
+    # As an administrator writes it, and as commands have shown it.
+    assert some.keys_of_id(kind + name) == some.keys_of_id(key) == (key,)
+    assert key in some.keys_of_old_id(name)
+    assert some.limits_of_key(key) == (OWN, "limits_by_id")
+    assert id_of_key(key) in some.ids_for_query(asked, charged)
+    assert all(len(one) <= MOST_NAME for one in some.ids_for_query(asked, charged))
+
+
+def test_what_is_too_long_for_an_address_is_none() -> None:
+    link_local = "fe80::1%" + "z" * 15
+    assert client(rules(), link_local) is not None
+    assert client(rules(), link_local + "z" * 100) is None
 
 
 def test_what_looks_like_a_network_and_is_none_is_a_name() -> None:

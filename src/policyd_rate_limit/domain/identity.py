@@ -6,11 +6,15 @@ three never share a counter: ``user:``, ``sender:`` and ``client:`` begin their 
 Users and senders compare without regard to case. Addresses compare as addresses: an IPv4 address mapped into
 IPv6 is that IPv4 address, the zone of a link-local address does not count, and IPv6 clients are charged by
 the network that their provider gave them, their /64.
+
+A user or a sender of more than :data:`MOST_NAME` characters is known by its beginning and a digest of all of it, so
+that memory for ids is bounded and any two of them are two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -27,6 +31,13 @@ _T = TypeVar("_T")
 
 REMEMBERED_ADDRESSES = 65536
 """The most client addresses whose charge is remembered, some 300 bytes each."""
+
+MOST_NAME = 320
+"""The most characters of a user or sender that are kept as they are: a local part, an "@" and a domain of the greatest
+lengths (RFC 5321, 4.5.3.1)."""
+
+MOST_ADDRESS = 64
+"""The most characters of an address: 45, and the zone of a link-local one."""
 
 
 class Charged(NamedTuple):
@@ -90,8 +101,15 @@ def parse_network(text: str) -> Network:
 
 
 def fold(name: str) -> str:
-    """``name`` as all its spellings in upper and lower case are."""
-    return name.casefold()
+    """``name`` as all its spellings in upper and lower case are, in no more than :data:`MOST_NAME` characters."""
+    name = name.casefold()
+    return name if len(name) <= MOST_NAME else _shortened(name)
+
+
+def _shortened(name: str) -> str:
+    """What stands for a ``name`` that is too long to be kept, in :data:`MOST_NAME` characters."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{name[: MOST_NAME - len(digest) - 1]}…{digest}"
 
 
 def canonical_id(name: str) -> str:
@@ -193,25 +211,30 @@ class Rules:
         """Whom ``request`` charges, None when nobody is to be charged."""
         if self._by_sasl and request.sasl_username:
             name = request.sasl_username.casefold()
+            if len(name) > MOST_NAME:
+                name = _shortened(name)
             return _charged(("user:" + name, self._limits_of_name.get(name, self._limits)))
         if self._by_sender and request.sender:
             name = request.sender.casefold()
+            if len(name) > MOST_NAME:
+                name = _shortened(name)
             return _charged(("sender:" + name, self._limits_of_name.get(name, self._limits)))
-        if self._by_ip:
+        if self._by_ip and len(request.client_address) <= MOST_ADDRESS:
             return self._client(request.client_address)
         return None
 
     def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
         """The ids by which a table may know who ``request`` has charged; the first that it knows counts.
 
-        Users and senders: in lower case, and as Postfix wrote them. Clients: the address, and the network of the key.
+        Users and senders: in lower case, and, if that is not too long, as Postfix wrote them. Clients: the address, and
+        the network of the key.
         """
         kind, _, name = charged.key.partition(":")
         if kind == "client":
             address = str(parse_address(request.client_address))
             return (address,) if address == name else (address, name)
         given = request.sasl_username if kind == "user" else request.sender
-        return (name,) if given == name else (name, given)
+        return (name,) if given == name or len(given) > MOST_NAME else (name, given)
 
     def keys_of_old_id(self, old_id: str) -> tuple[str, ...]:
         """The keys that an id of the old databases stands for now.
