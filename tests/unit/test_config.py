@@ -616,6 +616,20 @@ def test_a_secret_is_in_no_message(tmp_path: Path, name: str, value: object, con
     assert SECRET not in "".join(told)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("notify_secret whsec_hunter2", "notify_secret…; did you mean notify_secret?"),
+        ("notify_secret:whsec_hunter2", "notify_secret…; did you mean notify_secret?"),
+        ("zzz hunter2", "without a value"),
+        ("report_to, whsec_hunter2", "without a value"),
+    ],
+)
+def test_a_value_that_is_taken_for_a_name_is_not_shown(load: Load, text: str, shown: str) -> None:
+    warnings = load(f"{{limits: [], {text}}}\n").warnings
+    assert [warning.partition("unknown setting ")[2] for warning in warnings] == [shown]
+
+
 @given(data=st.data(), conf=st.booleans())
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 def test_no_slip_of_the_pen_shows_a_secret(tmp_path: Path, data: st.DataObject, conf: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config.kinds import Place
 
 _MOST_HINTS = 20  # since to find the nearest name takes a millisecond
+_WORD = re.compile(r"[\w-]*")
 _LONGEST_NAME = 100
 
 
@@ -109,9 +111,12 @@ def _warn_of_unknown(source: Source, names: list[str]) -> None:
     """Warn of names that are no settings, and say which setting each most likely means."""
     known = {setting.lower(): setting for setting in SETTINGS}
     for index, name in enumerate(names):
-        near = get_close_matches(name.lower()[:_LONGEST_NAME], known, 1) if index < _MOST_HINTS else []
+        # Where a colon or a comma went wrong, YAML takes a value, which may be a secret, for a name or a part of one.
+        word = _WORD.match(name)[0]  # type: ignore[index]  # it matches nothing at all, too
+        near = get_close_matches(word.lower()[:_LONGEST_NAME], known, 1) if index < _MOST_HINTS else []
         hint = f"; did you mean {known[near[0]]}?" if near else ""
-        source.warn(source.line((name,)), f"unknown setting {_one_line(name)}{hint}")
+        shown = _one_line(word) + "…" * (word != name) if near or source.values[name] is not None else "without a value"
+        source.warn(source.line((name,)), f"unknown setting {shown}{hint}")
 
 
 def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:
