@@ -27,7 +27,7 @@ from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.redis import RedisStore, _Keys
 from policyd_rate_limit.storage.redis_administration import RedisAdministration
-from policyd_rate_limit.storage.redis_nodes import Servers
+from policyd_rate_limit.storage.redis_nodes import NodeError, Remedy, Servers, Session
 from storage.stores import new_memory
 from support.daemon import free_port
 from support.programs import require
@@ -241,6 +241,23 @@ def test_clean_says_that_nothing_needed_to_be_deleted(own: RedisServer) -> None:
     own.kill()
     with store_on(own, SHORT) as store, pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
         store.clean(1.0)
+
+
+def test_a_connection_that_is_cut_while_it_is_made_is_no_outage(
+    server: RedisServer | External, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store_on(server) as store:
+        connect, cuts = store._servers.connect, [True, True]
+
+        def cut() -> Session:
+            if cuts:
+                cuts.pop()
+                raise NodeError("cut", Remedy.RECONNECT)
+            return connect()
+
+        monkeypatch.setattr(store._servers, "connect", cut)
+        assert admitted(store, demand()) == [True]
+        assert not cuts
 
 
 def test_a_record_that_cannot_be_understood_holds_nobody_up(

@@ -65,6 +65,7 @@ MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
 MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
+CONNECTING_SECONDS = 0.5  # for tries to connect, one of which may meet with an accident
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
 
 _T = TypeVar("_T")
@@ -274,10 +275,22 @@ class RedisStore:
         return time.monotonic() + self._timeout
 
     def _connect(self, seconds: float) -> Session:
-        """The connections in use, or new ones within ``seconds``."""
+        """The connections in use, or new ones within ``seconds``.
+
+        One that is cut while it is made says little: a server that is there is tried again before it counts as away.
+        """
         spare, self._spare = self._spare, None
         if self._session is None:
-            self._session = spare or _within(seconds, self._servers.connect)
+            end = time.monotonic() + seconds
+            last_try = min(time.monotonic() + CONNECTING_SECONDS, end)
+            while spare is None:
+                try:
+                    spare = _within(end - time.monotonic(), self._servers.connect)
+                except NodeError:
+                    if time.monotonic() + FIRST_PAUSE >= last_try:
+                        raise
+                    time.sleep(FIRST_PAUSE)
+            self._session = spare
             for warning in self._session.warnings:
                 _logger.warning("%s", warning)
         elif spare is not None:
