@@ -50,7 +50,8 @@ def proxy(server: RedisServer) -> Iterator[TcpProxy]:
 def daemon_on(directory: pathlib.Path, port: int, **settings: Any) -> Daemon:
     """A daemon whose Redis is at ``port``."""
     config = {"url": f"redis://127.0.0.1:{port}/0"}
-    settings = {"limits": LIMITS, "db_timeout": 1.0} | settings
+    settings.setdefault("limits", LIMITS)
+    settings.setdefault("db_timeout", 1.0)
     directory.mkdir(parents=True, exist_ok=True)
     return Daemon(directory, backend="redis", redis_config=config, journal_directory=str(directory), **settings)
 
