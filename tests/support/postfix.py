@@ -95,6 +95,10 @@ service stats {{
 """
 
 
+# A kernel dates files a moment later than programs see the time; on some machines Postfix remarks on that.
+CLOCK_OF_THE_MACHINE = r"warning: (file system clock is|resetting file time stamps)"
+
+
 class Sent(NamedTuple):
     """How the submission of one mail went, in Postfix's replies, such as ``250 2.1.5 Ok``."""
 
@@ -250,7 +254,8 @@ class Postfix:
 
     def assert_no_trouble(self) -> None:
         """Fail when Postfix logged that anything was wrong."""
-        wrong = [line for line in self.log_text().splitlines() if re.search(r"warning:|error:|fatal:|panic:", line)]
+        lines = [line for line in self.log_text().splitlines() if not re.search(CLOCK_OF_THE_MACHINE, line)]
+        wrong = [line for line in lines if re.search(r"warning:|error:|fatal:|panic:", line)]
         assert not wrong, "\n".join(wrong)
 
     def submission(self, user: str | None = None) -> smtplib.SMTP:
