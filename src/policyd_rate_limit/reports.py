@@ -33,7 +33,7 @@ def mail_report(settings: Settings, administration: Administration, host: str) -
     if not rows and settings.report_only_if_needed:
         return
     assert settings.report_from is not None  # noqa: S101 - the schema asks for both where report is on
-    assert settings.report_to is not None  # noqa: S101
+    assert settings.report_to is not None  # noqa: S101 - likewise
     message = compose(
         settings.report_from,
         settings.report_to,

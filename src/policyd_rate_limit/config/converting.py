@@ -181,11 +181,13 @@ def _text(dumper: Any, text: str) -> yaml.Node:
     if "\n" in text:
         # A block that ends with empty lines would take in those that follow.
         style = '"' if text.endswith("\n\n") or not text.strip() else "|"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)  # type: ignore[no-any-return]
+    node: yaml.Node = dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return node
 
 
 def _list(dumper: Any, items: list[object]) -> yaml.Node:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)  # type: ignore[no-any-return]
+    node: yaml.Node = dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+    return node
 
 
 _Dumper.add_representer(str, _text)

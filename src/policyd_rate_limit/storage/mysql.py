@@ -248,7 +248,7 @@ class MysqlLog(SqlLog):
         self._allow(LONG_SECONDS)
         recipients = "coalesce(recipient_count, 1)" if "recipient_count" in columns else "1"
         assert self._connection is not None  # noqa: S101 - it has just been used
-        assert self._watchdog is not None  # noqa: S101
+        assert self._watchdog is not None  # noqa: S101 - likewise
         try:
             with self._watchdog.until(self._end), self._connection.cursor(SSCursor) as cursor:
                 cursor.execute(

@@ -42,7 +42,7 @@ class MysqlLookup(SqlLookup):
     def _ask(self, identifier: str, end: float) -> object:
         connection, watchdog = self._connection, self._watchdog
         assert connection is not None  # noqa: S101 - connected before
-        assert watchdog is not None  # noqa: S101
+        assert watchdog is not None  # noqa: S101 - likewise
         try:
             with watchdog.until(end), connection.cursor() as cursor:
                 cursor.execute(self._query, (identifier,))

@@ -49,7 +49,7 @@ class PostgresqlLookup(SqlLookup):
     def _ask(self, identifier: str, end: float) -> object:
         connection, watchdog = self._connection, self._watchdog
         assert connection is not None  # noqa: S101 - connected before
-        assert watchdog is not None  # noqa: S101
+        assert watchdog is not None  # noqa: S101 - likewise
         milliseconds = max(1, math.ceil((end - time.monotonic()) * 1000))
         try:
             with watchdog.until(end):
