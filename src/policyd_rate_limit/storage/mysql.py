@@ -231,14 +231,14 @@ class MysqlLog(SqlLog):
     def _insert(self, seq: int, record: Record) -> str:
         entries = self.literal(record.entries)
         return (
-            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608
+            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608 - numbers, and a literal that is escaped
             f"{record.size}, {entries})"
         )
 
     def _last_statements(self) -> tuple[str, ...]:
         if not self._has_appended:
             return super()._last_statements()
-        return f"UPDATE policyd_state SET newest = {self._newest} WHERE id = 1", *super()._last_statements()  # noqa: S608
+        return f"UPDATE policyd_state SET newest = {self._newest} WHERE id = 1", *super()._last_statements()  # noqa: S608 - a number
 
     def _old_counts(self) -> OldCounts:
         try:

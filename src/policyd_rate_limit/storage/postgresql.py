@@ -240,7 +240,7 @@ class PostgresqlLog(SqlLog):
     def _insert(self, seq: int, record: Record) -> str:
         entries = self.literal(record.entries)
         return (
-            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608
+            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608 - numbers, and a literal that is escaped
             f"{record.size}, {entries})"
         )
 

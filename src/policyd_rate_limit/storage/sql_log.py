@@ -437,7 +437,7 @@ class SqlLog(ABC):
     def _select_from(self, seq: int) -> str:
         """The row of ``seq``, whose entries are known, and those behind it."""
         return (
-            f"SELECT seq, writer, number, date, size, CASE seq WHEN {seq} THEN '' ELSE entries END "  # noqa: S608
+            f"SELECT seq, writer, number, date, size, CASE seq WHEN {seq} THEN '' ELSE entries END "  # noqa: S608 - numbers
             f"FROM policyd_batch WHERE seq >= {seq} ORDER BY seq LIMIT {ROWS_PER_READ}"
         )
 
