@@ -12,6 +12,16 @@ hypothesis.settings.register_profile("policyd", deadline=None)
 hypothesis.settings.load_profile("policyd")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that all processes that run tests end at about the same time."""
+
+    def seconds(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("long")
+        return int(marker.args[0]) if marker else 0
+
+    items.sort(key=seconds, reverse=True)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs root is skipped without it; in CI it fails."""
     if item.get_closest_marker("needs_root"):

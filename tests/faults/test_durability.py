@@ -25,6 +25,7 @@ LIVES = 25
 LONGEST_LIFE = 0.12
 
 
+@pytest.mark.long(10)
 @pytest.mark.parametrize("part", range(4))
 def test_kill_9_at_random_moments_loses_no_count(tmp_path: pathlib.Path, part: int) -> None:
     """Twenty-five times in each of four parts: no success answer is forgotten, and nothing is counted twice.

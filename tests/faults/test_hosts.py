@@ -54,6 +54,7 @@ def addresses(running: Sequence[Daemon]) -> list[Address]:
     return [daemon.address for daemon in running]
 
 
+@pytest.mark.long(8)
 def test_each_id_gets_exactly_its_limit_over_four_hosts(tmp_path: pathlib.Path, store: SharedStore) -> None:
     """20,000 mails of 8 hot ids and 2,000 cold ones in random order, each asking for more than its limit: it gets that.
 
@@ -74,6 +75,7 @@ def test_each_id_gets_exactly_its_limit_over_four_hosts(tmp_path: pathlib.Path, 
     assert tally.admitted == dict.fromkeys(hot, 200) | dict.fromkeys(cold, 3), f"seed {seed}"
 
 
+@pytest.mark.long(8)
 def test_never_over_the_limit_while_daemons_are_killed(tmp_path: pathlib.Path, store: SharedStore) -> None:
     """Four daemons, one after the other killed and started again under load.
 
@@ -102,6 +104,7 @@ def test_never_over_the_limit_while_daemons_are_killed(tmp_path: pathlib.Path, s
         assert total + load.tally.unanswered[user] >= most, f"{user}: {most - total} lost, seed {seed}"
 
 
+@pytest.mark.long(8)
 @SINGLE_SERVERS
 def test_what_one_host_admits_while_cut_off_is_counted_in_the_end(tmp_path: pathlib.Path, store: SharedStore) -> None:
     """The connection of one of two daemons is reset, and refused for a while, again and again under load.

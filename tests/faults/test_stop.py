@@ -39,6 +39,7 @@ def test_stop_answers_every_request_that_was_sent_before(tmp_path: pathlib.Path,
         assert left_for_all(daemon.address, users, limit) == dict.fromkeys(users, limit - 1 - each)
 
 
+@pytest.mark.long(10)
 def test_stop_under_load_forgets_nothing(tmp_path: pathlib.Path) -> None:
     """Ten orderly stops under load: every success answer is counted, and each stop is quick and clean."""
     limit = 60

@@ -14,7 +14,11 @@ from support.clean_root import NO_INIT, SYSTEMD, CleanRoot
 from support.daemon import Client, mail
 from support.wait import wait_until
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.timeout(900)]  # the first of them waits for what all share
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.long(60),
+    pytest.mark.timeout(900),  # the first of them waits for what all share
+]
 
 SOCKET = "/var/spool/postfix/ratelimit/policy"
 DATABASE = "/var/lib/policyd-rate-limit/db.sqlite3"

@@ -61,6 +61,7 @@ def admitted(client: Client, user: str, mails: int) -> int:
     return sum(client.ask(**mail(user)) == "dunno" for _ in range(mails))
 
 
+@pytest.mark.long(8)
 def test_commands_beside_a_daemon(tmp_path: pathlib.Path, store: SharedStore) -> None:
     began = int(time.time())
     with running(tmp_path / "host", **LIMITS, **REPORT, **store.settings) as daemon, Client(daemon.address) as client:

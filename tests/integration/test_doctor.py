@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from support.daemon import COMMAND, Daemon, free_port, write_configuration
+from support.postfix import write_cf
 from support.programs import require
 from support.public import public_directory
 
@@ -54,8 +55,8 @@ class Host(NamedTuple):
     def configure(self, to: Path, main_cf: str = "", master_cf: str = MASTER_CF) -> Path:
         """A directory with a good configuration, ``main_cf`` being added to it."""
         to.mkdir(exist_ok=True)
-        (to / "main.cf").write_text(f"{MAIN_CF}queue_directory = {self.queue}\n{main_cf}")
-        (to / "master.cf").write_text(master_cf)
+        write_cf(to / "main.cf", f"{MAIN_CF}queue_directory = {self.queue}\n{main_cf}")
+        write_cf(to / "master.cf", master_cf)
         return to
 
 
@@ -108,7 +109,7 @@ def mend(finding: dict[str, str], postfix: Path) -> None:
     assert match
     path, service = postfix / match[1], match[2]
     if not service:
-        path.write_text(path.read_text() + finding["mend"] + "\n")
+        write_cf(path, path.read_text() + finding["mend"] + "\n")
         return
     parameter = finding["mend"].split()[2]
     lines: list[str] = []
@@ -119,7 +120,7 @@ def mend(finding: dict[str, str], postfix: Path) -> None:
             lines += [line, finding["mend"]] if inside else [line]
         elif not inside or parameter not in line:
             lines.append(line)
-    path.write_text("\n".join(lines) + "\n")
+    write_cf(path, "\n".join(lines) + "\n")
 
 
 def test_a_good_one(host: Host, tmp_path: Path) -> None:
@@ -498,7 +499,8 @@ def test_local_mail_gets_around_it(host: Host, tmp_path: Path) -> None:
     finding = only(doctor(host.daemon.path, postfix))
     assert finding["check"] == "local-mail"
     assert "authorized_submit_users = !www-data, static:anyone" in finding["mend"]
-    (postfix / "main.cf").write_text((postfix / "main.cf").read_text() + "authorized_submit_users = !www, static:all\n")
+    main_cf = postfix / "main.cf"
+    write_cf(main_cf, main_cf.read_text() + "authorized_submit_users = !www, static:all\n")
     assert wrong(doctor(host.daemon.path, postfix)) == []
 
 

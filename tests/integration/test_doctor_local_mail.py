@@ -12,7 +12,7 @@ import pytest
 
 from support.daemon import COMMAND, Daemon, free_port
 from support.faketime import Clock
-from support.postfix import Postfix
+from support.postfix import Postfix, write_cf
 from support.programs import require
 from support.wait import wait_until
 
@@ -65,7 +65,7 @@ def test_local_mail_is_led_through_an_smtpd_and_waits_for_its_turn(tmp_path: Pat
         path = postfix.config / "master.cf"
         others = [line for line in path.read_text().splitlines() if not line.startswith("pickup")]
         text = "\n".join([*others, "smtp unix - - n - - smtp", *master_cf]) + "\n"
-        path.write_text(re.sub(r"(127\.0\.0\.1\]?):10027", rf"\1:{free_port()}", text))
+        write_cf(path, re.sub(r"(127\.0\.0\.1\]?):10027", rf"\1:{free_port()}", text))
         postfix.command("reload")
         assert advice(daemon, postfix) == []
 
@@ -84,7 +84,7 @@ def test_a_user_may_be_kept_from_sendmail(tmp_path: Path) -> None:
         (line,) = [line for line in advice(daemon, postfix) if line.startswith("main.cf:")]
         setting = line.removeprefix("main.cf:").strip().replace("www-data", "root")  # as whom the test runs
         path = postfix.config / "main.cf"
-        path.write_text(f"{path.read_text()}{setting}\n")
+        write_cf(path, f"{path.read_text()}{setting}\n")
         refused = sendmail(postfix)
         assert refused.returncode != 0
         assert "User root(0) is not allowed to submit mail" in refused.stderr

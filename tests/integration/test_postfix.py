@@ -190,6 +190,7 @@ def test_a_daemon_without_privileges_serves_a_chrooted_smtpd(tmp_path: pathlib.P
             postfix.assert_no_trouble()
 
 
+@pytest.mark.long(8)
 @pytest.mark.parametrize(
     ("hooks", "socket"),
     [(("RCPT",), "unix"), (("RCPT", "DATA"), "tcp"), (("END-OF-MESSAGE",), "unix")],

@@ -53,7 +53,7 @@ def doctor(
     """The findings about the database: their names, and what was found."""
     path = write_configuration(directory, configuration(directory, **settings))
     done = subprocess.run(
-        [COMMAND, "-f", path, "doctor", "--postfix-config", "/nowhere", "--json"],
+        [COMMAND, "-f", path, "doctor", "--postconf", "/nowhere", "--json"],
         capture_output=True,
         text=True,
         check=False,
@@ -170,7 +170,9 @@ def test_limits_from_a_query(database: Database, tmp_path: pathlib.Path) -> None
     assert doctor(tmp_path, good) == FINE
     bad = {**database.settings, "sql_limits_by_id": "SELECT limits FROM nowhere WHERE id = %s"}
     path = write_configuration(tmp_path, configuration(tmp_path, **bad))
-    done = subprocess.run([COMMAND, "-f", path, "doctor", "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [COMMAND, "-f", path, "doctor", "--postconf", "/nowhere", "--json"], capture_output=True, text=True, check=False
+    )
     (finding,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "sql-limits"]
     assert finding["severity"] == "error"
     assert "nowhere" in finding["found"]

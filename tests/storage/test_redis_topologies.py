@@ -237,6 +237,7 @@ def tries(step: Callable[[], object]) -> bool:
     return True
 
 
+@pytest.mark.long(8)
 def test_a_failover_by_sentinel(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The master dies, the replica becomes master: what it had heard of counts, and the store goes on with it."""
     with (

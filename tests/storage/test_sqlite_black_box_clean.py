@@ -148,6 +148,7 @@ def test_clean_shrinks_the_file(tmp_path: pathlib.Path, clock: Clock) -> None:
     assert (tmp_path / "db.sqlite3").stat().st_size < before / 4
 
 
+@pytest.mark.long(8)
 def test_clean_may_be_killed_at_any_moment(tmp_path: pathlib.Path, clock: Clock) -> None:
     """Eight runs killed at random moments and one that ends: what is in a window counts, what is old goes."""
     seed = random.randrange(1 << 32)
