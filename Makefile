@@ -25,13 +25,13 @@ help: ## say what there is
 run: venv ## start the daemon in the foreground, with packaging/development.yaml
 	@.venv/bin/python packaging/run.py
 
-# Looking at each line takes three times as long: what the unit tests cover is measured, and that must be the domain.
+# Looking at each line takes three times as long: that is done only where every one must be covered.
 .PHONY: test
 test: test-packages check $(OLD_VERSION) ## install what the tests need, then all checks and all tests
 	@rm -f .coverage .coverage.*
-	.venv/bin/pytest $(PARALLEL) $(RERUNS) tests/unit --cov --cov-report=
+	.venv/bin/pytest $(PARALLEL) $(RERUNS) tests/unit/domain --cov --cov-report=
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
-	POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit
+	POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
 	.venv/bin/pytest $(RERUNS) -m alone
 
 $(OLD_VERSION): | test-venv

@@ -12,6 +12,7 @@ from policyd_rate_limit.domain.limits import (
     MOST_LIMITS,
     Limit,
     LimitsError,
+    longest_of,
     parse_limits,
     parse_limits_text,
     parse_period,
@@ -198,3 +199,8 @@ def test_periods_are_written_in_their_largest_unit(seconds: int, text: str) -> N
 def test_limits_are_read_as_they_are_written(pairs: list[tuple[int, int]]) -> None:
     for pair in pairs:
         assert parse_limits(spell_limit(Limit(*pair))) == (pair,)
+
+
+def test_the_longest_window() -> None:
+    assert longest_of((Limit(150, 86400), Limit(10, 60))) == 86400
+    assert longest_of(()) == 0
