@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.service import Throttle
 
-MAX_CONNECTIONS = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
-MAX_PIPELINED = 64  # requests of one connection without an answer; Postfix sends one at a time
-MAX_UNREAD = 65_536  # bytes of answers that a client has not read
-PARTIAL_REQUEST_SECONDS = 30.0  # for a request to arrive once it has begun; Postfix sends it in one write
-SETTLE_SECONDS = 0.2  # at the end: what clients have sent already is still read
-DRAIN_SECONDS = 10.0  # at the end: for answers that wait for the store
-TICK_SECONDS = 1.0
+MAX_CONNECTIONS: Final = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
+MAX_PIPELINED: Final = 64  # requests of one connection without an answer; Postfix sends one at a time
+MAX_UNREAD: Final = 65_536  # bytes of answers that a client has not read
+PARTIAL_REQUEST_SECONDS: Final = 30.0  # for a request to arrive once it has begun; Postfix sends it in one write
+SETTLE_SECONDS: Final = 0.2  # at the end: what clients have sent already is still read
+DRAIN_SECONDS: Final = 10.0  # at the end: for answers that wait for the store
+TICK_SECONDS: Final = 1.0
 COMPLAINTS = ("connections", "protocol", "partial")  # about clients: too many, no Postfix policy client, half a request
 
 _logger = logging.getLogger(__name__)

@@ -6,11 +6,10 @@ Who is charged, what it costs, whether that is within the limits, what Postfix i
 from __future__ import annotations
 
 import logging
-from functools import partial
 from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, make_charge, make_demand
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Override
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
-FULL_ACTION = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
+FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
 
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class Service:
         self.policy = policy
         self._repetitions = Repetitions()
         self._submit = submit
-        self._observer = observer
+        self.observer = observer
         self._uncounted = uncounted
         self._policy_service = policy_service
         self._clock = clock
@@ -146,7 +145,7 @@ class Service:
         cost_of = policy.stages.get(request.protocol_state)
         if cost_of is None:
             answer(policy.actions.success)
-            self._observer.passed(request, "", NOT_COUNTED, began)
+            self.observer.passed(request, "", NOT_COUNTED, began)
             self._hint(request, policy.count_mode)
             return
         charged = policy.rules.charged(request)
@@ -155,44 +154,30 @@ class Service:
             charged, sql_limits = self._overridden(charged, sql_limits)
         if charged is None or (sql_limits is None and not charged.limits):
             answer(policy.actions.success)
-            self._observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
+            self.observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
             return
-        amount, part, settles, each = cost_of(request)
-        if each:
+        cost = cost_of(request)
+        part = cost.part
+        if cost.each:
             # Before anything is waited for: equal requests are numbered in the order in which they come.
             part = self._repetitions.part(part)
         mail = mail_id(request.instance)
-        key, limits = charged
+        key, limits = charged.key, charged.limits
         if sql_limits is None:
-            demand = make_demand(((make_charge((key, RECIPIENTS, amount, limits)),), mail, part, settles))
-            self._submit(demand, partial(self._conclude, request, demand, policy, answer, began))
+            demand = Demand((Charge(key, RECIPIENTS, cost.amount, limits),), mail, part, cost.settles)
+            self._submit(demand, _Asked(self, request, demand, policy, answer, began).conclude)
             return
 
         def go_on(found: Limits | None) -> None:
             in_force = sql_limits.keeping(limits if found is None else found)
             if in_force:
-                demand = Demand((Charge(key, RECIPIENTS, amount, in_force),), mail, part, settles)
-                self._submit(demand, partial(self._conclude, request, demand, policy, answer, began))
+                demand = Demand((Charge(key, RECIPIENTS, cost.amount, in_force),), mail, part, cost.settles)
+                self._submit(demand, _Asked(self, request, demand, policy, answer, began).conclude)
             else:
                 answer(policy.actions.success)
-                self._observer.passed(request, key, NOT_LIMITED, began)
+                self.observer.passed(request, key, NOT_LIMITED, began)
 
         sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
-
-    def _conclude(
-        self,
-        request: Request,
-        demand: Demand,
-        policy: Policy,
-        answer: Callable[[str | None], None],
-        began: float,
-        result: Verdict | Exception,
-    ) -> None:
-        action = _action(policy.actions, result)
-        if action is None and isinstance(result, StoreUnavailable):
-            action = self.policy.actions.away  # set while this waited for the store
-        answer(action)
-        self._observer.decided(request, demand, result, action, began)
 
     def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
         """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""
@@ -227,6 +212,36 @@ class Service:
                 main_cf_hint(count_mode, self._policy_service),
                 f" ({suppressed} more such requests since the last line)" if suppressed else "",
             )
+
+
+class _Asked:
+    """A request that waits for the verdict on its demand."""
+
+    __slots__ = ("_answer", "_began", "_demand", "_policy", "_request", "_service")
+
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        demand: Demand,
+        policy: Policy,
+        answer: Callable[[str | None], None],
+        began: float,
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._demand = demand
+        self._policy = policy
+        self._answer = answer
+        self._began = began
+
+    def conclude(self, result: Verdict | Exception) -> None:
+        """Answer it."""
+        action = _action(self._policy.actions, result)
+        if action is None and isinstance(result, StoreUnavailable):
+            action = self._service.policy.actions.away  # set while this waited for the store
+        self._answer(action)
+        self._service.observer.decided(self._request, self._demand, result, action, self._began)
 
 
 def _action(actions: Actions, result: Verdict | Exception) -> str | None:

@@ -6,6 +6,7 @@ What commands show beside the running daemons. What is counted, and what a windo
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -272,7 +273,7 @@ def _usages(ledger: Ledger, key: str, limits: Limits) -> tuple[Usage, ...]:
 
 def _credible(entry: Entry, now: int) -> Entry:
     """``entry``, dated no later than one that is counted ``now``, and no earlier than any clock."""
-    return entry if 0 <= entry.date <= now + 1 else entry._replace(date=min(max(entry.date, 0), now + 1))
+    return entry if 0 <= entry.date <= now + 1 else replace(entry, date=min(max(entry.date, 0), now + 1))
 
 
 def _spellings(key: str, name: str | None = None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import pathlib
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -770,7 +771,7 @@ def test_what_is_there_to_keep_something_in_mind_is_not_told(database: Database,
         (usages,) = daemon.fallback.explain([asked])
         assert [(usage.limit, usage.used) for usage in usages] == [(Limit(9, 60), 1)]
         with database.outage():
-            daemon.ask(asked._replace(charges=(asked.charges[0]._replace(cost=100),)))
+            daemon.ask(replace(asked, charges=(replace(asked.charges[0], cost=100),)))
     daemon.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -32,10 +33,10 @@ def test_what_is_packed_is_read(entries: list[Entry]) -> None:
 def test_no_entry_lies_in_the_future(entries: list[Entry], date: int, latest: int, again: int) -> None:
     """Neither in that of its record nor in that of whoever reads it; what lies in the past stays there."""
     record = pack(5, 7, date, entries)
-    assert record.dated_until(latest) == [entry._replace(date=min(entry.date, date, latest)) for entry in entries]
+    assert record.dated_until(latest) == [replace(entry, date=min(entry.date, date, latest)) for entry in entries]
     dated = record.dated(latest)
     assert dated.date == latest
-    assert dated.dated_until(again) == [entry._replace(date=min(entry.date, date, latest, again)) for entry in entries]
+    assert dated.dated_until(again) == [replace(entry, date=min(entry.date, date, latest, again)) for entry in entries]
 
 
 def test_entries_of_the_record_follow_its_date() -> None:

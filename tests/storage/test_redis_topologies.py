@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,8 +103,8 @@ def test_charges_on_several_masters_are_all_admitted_or_none(store: RedisStore) 
 
 def test_a_mail_that_was_refused_by_the_second_master_may_be_asked_again(store: RedisStore) -> None:
     one, two, _ = on_each_node(store)
-    refused = charges((one, 1, 10), (two, 2, 1))._replace(mail="m", part="r")
-    small = charges((one, 1, 10), (two, 1, 1))._replace(mail="m", part="r")
+    refused = replace(charges((one, 1, 10), (two, 2, 1)), mail="m", part="r")
+    small = replace(charges((one, 1, 10), (two, 1, 1)), mail="m", part="r")
     assert [admitted(store, asks) for asks in (refused, refused, small, small, refused)] == [
         [False],
         [False],
@@ -117,11 +118,11 @@ def test_a_mail_that_was_refused_by_the_second_master_may_be_asked_again(store: 
 def test_nobody_relies_on_what_is_only_reserved(store: RedisStore) -> None:
     """The same mail, asked about several times at once: what one undoes, another does not take as charged."""
     one, two, _ = on_each_node(store)
-    refused = charges((one, 1, 10), (two, 2, 1))._replace(mail="m", part="r")
-    small = charges((one, 1, 10), (two, 1, 1))._replace(mail="m", part="r")
+    refused = replace(charges((one, 1, 10), (two, 2, 1)), mail="m", part="r")
+    small = replace(charges((one, 1, 10), (two, 1, 1)), mail="m", part="r")
     assert sum(admitted(store, refused, refused, small, small, refused)) == 1
     assert [used(store, key) for key in (one, two)] == [1, 1]
-    roomy = charges((one, 1, 10), (two, 1, 10))._replace(mail="n", part="r")
+    roomy = replace(charges((one, 1, 10), (two, 1, 10)), mail="n", part="r")
     assert admitted(store, roomy, roomy, roomy) == [True, True, True]
     assert [used(store, key) for key in (one, two)] == [2, 2]
 
@@ -131,8 +132,8 @@ def test_a_settlement_over_several_masters(store: RedisStore) -> None:
     keys = (one, two, three)
 
     def settled(*costs: int) -> Demand:
-        return charges(*((key, cost, 10) for key, cost in zip(keys, costs, strict=True)))._replace(
-            mail="m", settles=True
+        return replace(
+            charges(*((key, cost, 10) for key, cost in zip(keys, costs, strict=True))), mail="m", settles=True
         )
 
     assert [store.admit([settled(*costs)], (), 1.0)[0].charged for costs in ((2, 3, 4), (5, 3, 1), (5, 3, 1))] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields, replace
 from itertools import accumulate, pairwise
 
 import pytest
@@ -24,7 +25,7 @@ from policyd_rate_limit.protocol.codec import (
 
 KIND = b"request=smtpd_access_policy\n"
 NOTHING = Request("", "", "", "", "", "", "", 0)
-NAMES = Request._fields
+NAMES = [field.name for field in fields(Request)]
 # What Postfix sends besides, and names that begin or end as those that matter.
 UNKNOWN = ("protocol_name", "helo_name", "size", "sasl_method", "ccert_subject", "xsender", "sender_", "recipients", "")
 
@@ -99,7 +100,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, Request]:
     data = lines(*draw(st.permutations(attributes)))
     found = {name: value.decode("utf-8", "surrogateescape") for name, value in known.items()}
     count = int(found.pop("recipient_count", "") or 0)
-    return data + b"\n", NOTHING._replace(**found, recipient_count=count)
+    return data + b"\n", replace(NOTHING, **found, recipient_count=count)
 
 
 @given(st.lists(requests(), max_size=4), st.lists(st.integers(0, 1500), max_size=8))

@@ -6,6 +6,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -164,7 +165,7 @@ def test_a_refusal_is_logged_once_a_minute_for_each_id(lines: Lines) -> None:
     for number in range(60):
         world.now = float(number)
         world.decide()
-        world.decide(REFUSED._replace(key="user:bob"), demand=demand("user:bob"))
+        world.decide(replace(REFUSED, key="user:bob"), demand=demand("user:bob"))
     assert [fields["id"] for fields in lines()] == ["alice", "bob"]
     assert len(world.explained) == 2
     world.now = MINUTE
@@ -201,7 +202,7 @@ def test_a_refusal_says_that_it_can_never_pass(usages: tuple[Usage, ...], lines:
 def test_a_settlement_may_cost_more_than_a_limit_and_pass(lines: Lines) -> None:
     """The store knows what of it was charged before."""
     world = World()
-    world.decide(request=ALICE._replace(protocol_state=DATA), demand=demand(cost=12))
+    world.decide(request=replace(ALICE, protocol_state=DATA), demand=demand(cost=12))
     assert lines()[0]["free_in"] == "37"
 
 
@@ -220,7 +221,7 @@ def test_listeners_are_told_what_they_want(lines: Lines) -> None:
     world = World(keen, at_once=False)
     for _ in range(3):
         world.decide()
-    world.decide(REFUSED._replace(key="user:bob"), demand=demand("user:bob"))
+    world.decide(replace(REFUSED, key="user:bob"), demand=demand("user:bob"))
     world.decide(ADMITTED)
     assert not keen.told
     assert not lines()
@@ -296,7 +297,7 @@ def test_every_field_and_verdict_is_documented_and_no_other() -> None:
 def test_the_example_of_the_documentation_is_a_line() -> None:
     (example,) = re.findall(r"^INFO (verdict=.*)$", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE)
     usages = (Usage("user:alice", Limit(10, 60), 10, 37), Usage("user:alice", Limit(150, 86400), 52, 0))
-    request = ALICE._replace(queue_id="4XyzAbC")
+    request = replace(ALICE, queue_id="4XyzAbC")
     assert (
         str(line(Decision(request, "refused", "user:alice", 1, 0, Limit(10, 60), usages, False, 0.000713))) == example
     )

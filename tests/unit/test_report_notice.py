@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.policy
 import json
+from dataclasses import fields, replace
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,14 @@ def test_the_page_shows_what_programs_get() -> None:
     assert shape(shown) == shape(sent)
     table = page.partition("| member of `data`")[2]
     for name in sent["data"]:
-        assert f"`{name}`" in table or name in Request._fields
+        assert f"`{name}`" in table or name in [field.name for field in fields(Request)]
 
 
 @given(st.text(max_size=3000), st.binary(max_size=50))
 def test_whatever_a_client_sends(name: str, junk: bytes) -> None:
     """It forges no line, no header and no member; what is sent is bounded, and can be read."""
     value = junk.decode("utf-8", "surrogateescape") + name
-    request = ALICE._replace(sender=value, recipient=value, client_address=value, queue_id=value, protocol_state=value)
+    request = replace(ALICE, sender=value, recipient=value, client_address=value, queue_id=value, protocol_state=value)
     notice = notice_of(key=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
     text = as_text(notice)
     assert all(line.isprintable() for line in text.splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -97,19 +98,19 @@ def test_the_demand_of_a_recipient() -> None:
     assert demand.part
     assert not demand.settles
     assert world.demand() == demand
-    assert world.demand(ALICE._replace(recipient="carol@example.net")) != demand
+    assert world.demand(replace(ALICE, recipient="carol@example.net")) != demand
 
 
 @pytest.mark.parametrize("stage", [DATA, END_OF_MESSAGE])
 def test_the_demand_of_all_recipients(stage: str) -> None:
-    demand = World().demand(ALICE._replace(protocol_state=stage, recipient="", recipient_count=7))
+    demand = World().demand(replace(ALICE, protocol_state=stage, recipient="", recipient_count=7))
     assert demand == Demand((Charge("user:alice", RECIPIENTS, 7, LIMITS),), "1f3a.65", "", settles=True)
 
 
 @pytest.mark.parametrize(("count_mode", "stage", "cost"), [(0, RCPT, 1), (1, DATA, 7), (2, DATA, 1)])
 def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stage: str, cost: int) -> None:
     world = World(count_mode)
-    request = ALICE._replace(protocol_state=stage, recipient_count=7)
+    request = replace(ALICE, protocol_state=stage, recipient_count=7)
     demands = [world.demand(request) for _ in range(3)]
     assert {demand.charges for demand in demands} == {(Charge("user:alice", RECIPIENTS, cost, LIMITS),)}
     assert len({demand.part for demand in demands}) == 3
@@ -124,7 +125,7 @@ def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stag
 )
 def test_a_stage_that_does_not_count(count_mode: int | None, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     world = World(count_mode, REFUSED)
-    asked = ALICE._replace(protocol_state=stage)
+    asked = replace(ALICE, protocol_state=stage)
     assert world.ask(asked) == "OK go on"
     assert not world.demands
     assert world.told == [(asked, "", "not-counted", 1)]
@@ -143,7 +144,7 @@ def test_the_hint_comes_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     world = World(1)
     for number in range(100):
         world.now = 3599.0 * (number / 99)
-        world.ask(ALICE._replace(protocol_state=RCPT if number % 2 else f"made up {number}"))
+        world.ask(replace(ALICE, protocol_state=RCPT if number % 2 else f"made up {number}"))
     assert len(caplog.records) == 1
     world.now = 3600.0
     world.ask()
@@ -154,9 +155,9 @@ def test_the_hint_comes_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("world", "request_"),
     [
-        (World(), ALICE._replace(sasl_username="free")),
-        (World(), ALICE._replace(sasl_username="FREE")),
-        (World(), ALICE._replace(sasl_username="")),
+        (World(), replace(ALICE, sasl_username="free")),
+        (World(), replace(ALICE, sasl_username="FREE")),
+        (World(), replace(ALICE, sasl_username="")),
         (World(limit_by_sasl=False), ALICE),
     ],
     ids=["unlimited", "unlimited in capitals", "nobody", "nothing is limited"],
@@ -235,7 +236,7 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
     table = Table({"alice": own, "free": own, "bob": ()}, at_once=at_once)
     world = World(sql_limits=table)
     for name in ("Alice", "free", "bob", "carol"):
-        world.service.ask(ALICE._replace(sasl_username=name, instance=name), world.answers.append)
+        world.service.ask(replace(ALICE, sasl_username=name, instance=name), world.answers.append)
     for tell in table.later:
         tell()
     assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
@@ -249,7 +250,7 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
 
 def test_unlimited_in_the_configuration_and_not_in_the_table() -> None:
     world = World(sql_limits=Table({}))
-    assert world.ask(ALICE._replace(sasl_username="free")) == "OK go on"
+    assert world.ask(replace(ALICE, sasl_username="free")) == "OK go on"
     assert not world.demands
 
 
@@ -287,7 +288,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
         world.service.ask(ALICE, world.answers.append)
     new = (Limit(1, 5),)
     world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away"), 2)
-    data = ALICE._replace(protocol_state=DATA)
+    data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
         world.service.ask(data, world.answers.append)
     for tell in table.later:
@@ -314,9 +315,9 @@ def test_an_override_counts_before_all_else_until_it_ends() -> None:
     more = (Limit(500, DAY), Limit(1000, 7 * DAY))
     world.service.override([Override("user:alice", more, 100), Override("user:free", BLOCK, 100)])
     assert limits_asked(world) == more
-    assert limits_asked(world, ALICE._replace(sasl_username="ALICE")) == more
-    assert limits_asked(world, ALICE._replace(sasl_username="bob")) == LIMITS
-    assert limits_asked(world, ALICE._replace(sasl_username="free")) == BLOCK  # unlimited else
+    assert limits_asked(world, replace(ALICE, sasl_username="ALICE")) == more
+    assert limits_asked(world, replace(ALICE, sasl_username="bob")) == LIMITS
+    assert limits_asked(world, replace(ALICE, sasl_username="free")) == BLOCK  # unlimited else
     world.now = 99.9
     assert limits_asked(world) == more
     world.now = 100.0
@@ -331,7 +332,7 @@ def test_other_overrides_take_the_place_of_those_before() -> None:
     world.service.override([Override("user:bob", BLOCK, 100)])
     assert limits_asked(world) == LIMITS
     world.service.override([])
-    assert limits_asked(world, ALICE._replace(sasl_username="bob")) == LIMITS
+    assert limits_asked(world, replace(ALICE, sasl_username="bob")) == LIMITS
 
 
 def test_a_short_override_forgets_nothing_that_the_usual_limits_need() -> None:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from policyd_rate_limit.domain.tuples import maker
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from policyd_rate_limit.domain.limits import Limit, Limits
 
-RECIPIENTS = ""  # the unit that every limit counts in today
+RECIPIENTS: Final = ""  # the unit that every limit counts in today
 
 
-class Charge(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Charge:
     """``cost`` more for ``key``, within ``limits``. What a key stands for is nobody's business here.
 
     ``unit`` separates counters of one key that count different things; it is a suffix of the counter's name.
     """
 
+    __slots__ = ("cost", "key", "limits", "unit")
+
     key: str
     unit: str
     cost: int
     limits: Limits
+
+    def __init__(self, key: str, unit: str, cost: int, limits: Limits) -> None:
+        self.key = key
+        self.unit = unit
+        self.cost = cost
+        self.limits = limits
 
     @property
     def counter(self) -> str:
@@ -31,7 +39,8 @@ class Charge(NamedTuple):
         return self.key + self.unit
 
 
-class Demand(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Demand:
     """The charges of one policy request, of a different counter each: admitted all or none.
 
     ``mail``
@@ -43,13 +52,22 @@ class Demand(NamedTuple):
         The costs are those of the whole mail: what was charged for it before is brought up, or down, to them.
     """
 
+    __slots__ = ("charges", "mail", "part", "settles")
+
     charges: tuple[Charge, ...]
-    mail: str = ""
-    part: str = ""
-    settles: bool = False
+    mail: str
+    part: str
+    settles: bool
+
+    def __init__(self, charges: tuple[Charge, ...], mail: str = "", part: str = "", settles: bool = False) -> None:
+        self.charges = charges
+        self.mail = mail
+        self.part = part
+        self.settles = settles
 
 
-class Verdict(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Verdict:
     """The answer to a :class:`Demand`.
 
     ``key`` and ``exceeded``: the key and the limit that refused it, None when it was admitted.
@@ -57,10 +75,18 @@ class Verdict(NamedTuple):
     given back.
     """
 
+    __slots__ = ("admitted", "charged", "exceeded", "key")
+
     admitted: bool
-    key: str | None = None
-    exceeded: Limit | None = None
-    charged: int = 0
+    key: str | None
+    exceeded: Limit | None
+    charged: int
+
+    def __init__(self, admitted: bool, key: str | None = None, exceeded: Limit | None = None, charged: int = 0) -> None:
+        self.admitted = admitted
+        self.key = key
+        self.exceeded = exceeded
+        self.charged = charged
 
 
 class Usage(NamedTuple):
@@ -90,11 +116,14 @@ def free_in(usages: Iterable[Usage]) -> int | None:
     return latest
 
 
-class Entry(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Entry:
     """One line of the ledger: ``amount`` on ``counter`` at ``date`` (Unix second), for a part of a mail or for none.
 
     A negative amount gives back what was counted at ``date``.
     """
+
+    __slots__ = ("amount", "counter", "date", "mail", "part")
 
     counter: str
     amount: int
@@ -102,7 +131,9 @@ class Entry(NamedTuple):
     mail: str
     part: str
 
-
-make_charge = maker(Charge)
-make_demand = maker(Demand)
-make_entry = maker(Entry)
+    def __init__(self, counter: str, amount: int, date: int, mail: str, part: str) -> None:
+        self.counter = counter
+        self.amount = amount
+        self.date = date
+        self.mail = mail
+        self.part = part

@@ -6,21 +6,21 @@ The stages are those of Postfix's ``protocol_state``; which of them ask is a mat
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
-from policyd_rate_limit.domain.tuples import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from policyd_rate_limit.domain.request import Request
 
-QUESTIONS_PER_GENERATION = 50_000
-MOST_INSTANCE = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
+QUESTIONS_PER_GENERATION: Final = 50_000
+MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
 
-_RECIPIENT_RESTRICTIONS = "smtpd_recipient_restrictions"
-_DATA_RESTRICTIONS = "smtpd_data_restrictions"
+_RECIPIENT_RESTRICTIONS: Final = "smtpd_recipient_restrictions"
+_DATA_RESTRICTIONS: Final = "smtpd_data_restrictions"
 _HOOKS = {
     None: (_RECIPIENT_RESTRICTIONS, "smtpd_data_restrictions or smtpd_end_of_data_restrictions"),
     0: (_RECIPIENT_RESTRICTIONS,),
@@ -29,19 +29,25 @@ _HOOKS = {
 }
 
 
-class Cost(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Cost:
     """What one request costs; see :class:`policyd_rate_limit.domain.charge.Demand` for ``part`` and ``settles``.
 
     ``each``: an equal request of the same mail is a part of its own; see :class:`Repetitions`.
     """
 
+    __slots__ = ("amount", "each", "part", "settles")
+
     amount: int
     part: str
-    settles: bool = False
-    each: bool = False
+    settles: bool
+    each: bool
 
-
-_cost = maker(Cost)
+    def __init__(self, amount: int, part: str, settles: bool = False, each: bool = False) -> None:
+        self.amount = amount
+        self.part = part
+        self.settles = settles
+        self.each = each
 
 
 class Repetitions:
@@ -77,7 +83,7 @@ class Repetitions:
 
 
 def _recipient(request: Request) -> Cost:
-    return _cost((1, digest(request.recipient), False, False))
+    return Cost(1, digest(request.recipient))
 
 
 def _all_recipients(request: Request) -> Cost:

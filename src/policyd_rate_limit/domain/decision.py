@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import free_in
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.request import Request
 
-ADMITTED = "admitted"
-REFUSED = "refused"
-NOT_LIMITED = "not-limited"
+ADMITTED: Final = "admitted"
+REFUSED: Final = "refused"
+NOT_LIMITED: Final = "not-limited"
 """Nobody is charged, or an id without limits."""
-NOT_COUNTED = "not-counted"
+NOT_COUNTED: Final = "not-counted"
 """The stage does not count."""
-AWAY = "away"
+AWAY: Final = "away"
 """The database is away, and ``db_error_action`` is the answer."""
-FULL = "full"
+FULL: Final = "full"
 """Neither the database nor the journal can take more."""
-NONE = "none"
+NONE: Final = "none"
 """No answer: an error of our own."""
 
 VERDICTS = (ADMITTED, REFUSED, NOT_LIMITED, NOT_COUNTED, AWAY, FULL, NONE)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from policyd_rate_limit.domain.limits import Limits
-from policyd_rate_limit.domain.tuples import maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,25 +29,29 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-REMEMBERED_ADDRESSES = 65536
+REMEMBERED_ADDRESSES: Final = 65536
 """The most client addresses whose charge is remembered, some 300 bytes each."""
 
-MOST_NAME = 320
+MOST_NAME: Final = 320
 """The most characters of a user or sender that are kept as they are: a local part, an "@" and a domain of the greatest
 lengths (RFC 5321, 4.5.3.1)."""
 
-MOST_ADDRESS = 64
+MOST_ADDRESS: Final = 64
 """The most characters of an address: 45, and the zone of a link-local one."""
 
 
-class Charged(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Charged:
     """The ``key`` of the counter that is charged, and the ``limits`` of that key; none: unlimited."""
+
+    __slots__ = ("key", "limits")
 
     key: str
     limits: Limits
 
-
-_charged = maker(Charged)
+    def __init__(self, key: str, limits: Limits) -> None:
+        self.key = key
+        self.limits = limits
 
 
 class Network(NamedTuple):
@@ -74,8 +78,8 @@ class Network(NamedTuple):
 
 
 _WIDTHS = {4: 32, 6: 128}
-_MAPPED_LENGTH = 96  # of ::ffff:0:0/96, which holds IPv4 in IPv6: RFC 4291, section 2.5.5.2
-_MAPPED_BITS = 0xFFFF << 32
+_MAPPED_LENGTH: Final = 96  # of ::ffff:0:0/96, which holds IPv4 in IPv6: RFC 4291, section 2.5.5.2
+_MAPPED_BITS: Final = 0xFFFF << 32
 
 
 def parse_address(text: str) -> Network | None:
@@ -213,12 +217,12 @@ class Rules:
             name = request.sasl_username.casefold()
             if len(name) > MOST_NAME:
                 name = _shortened(name)
-            return _charged(("user:" + name, self._limits_of_name.get(name, self._limits)))
+            return Charged("user:" + name, self._limits_of_name.get(name, self._limits))
         if self._by_sender and request.sender:
             name = request.sender.casefold()
             if len(name) > MOST_NAME:
                 name = _shortened(name)
-            return _charged(("sender:" + name, self._limits_of_name.get(name, self._limits)))
+            return Charged("sender:" + name, self._limits_of_name.get(name, self._limits))
         if self._by_ip and len(request.client_address) <= MOST_ADDRESS:
             return self._client(request.client_address)
         return None

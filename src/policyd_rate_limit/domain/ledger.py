@@ -5,9 +5,10 @@ What was decided is told in entries, which a store makes durable and which rebui
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict, make_entry
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -40,22 +41,22 @@ class Ledger:
 
         When it is admitted it is counted, and what was counted is appended to ``entries``.
         """
-        charges, mail, part, settles = demand
+        charges, mail, part = demand.charges, demand.mail, demand.part
         before = self.mails.entries(mail) if mail else None
         if before:
-            if settles:
+            if demand.settles:
                 return self._settle(charges, mail, before, entries)
             for entry in before:
                 if entry.part == part:
                     return _ALREADY_CHARGED
         windows = self.windows
         if len(charges) == 1:
-            key, unit, cost, limits = charges[0]
-            counter = key + unit
-            exceeded = windows.charge(counter, cost, limits)
+            charge = charges[0]
+            counter, cost = charge.key + charge.unit, charge.cost
+            exceeded = windows.charge(counter, cost, charge.limits)
             if exceeded is not None:
-                return Verdict(False, key, exceeded)
-            entry = make_entry((counter, cost, windows.date, mail, part))
+                return Verdict(False, charge.key, exceeded)
+            entry = Entry(counter, cost, windows.date, mail, part)
             entries.append(entry)
             if mail:
                 self.mails.add(entry)
@@ -63,8 +64,8 @@ class Ledger:
         exceeding = self._exceeding(charges)
         if exceeding is not None:
             return exceeding
-        for key, unit, cost, _ in charges:
-            self._count(Entry(key + unit, cost, windows.date, mail, part), entries)
+        for charge in charges:
+            self._count(Entry(charge.counter, charge.cost, windows.date, mail, part), entries)
         return Verdict(True, charged=charges[0].cost)
 
     def explain(self, demand: Demand) -> tuple[Usage, ...]:
@@ -84,7 +85,7 @@ class Ledger:
 
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
-        counter, amount, date, mail, _ = entry
+        counter, amount, date, mail = entry.counter, entry.amount, entry.date, entry.mail
         if amount > 0:
             self.windows.add(counter, date, amount)
         else:
@@ -101,7 +102,7 @@ class Ledger:
         for mail in mails:
             for entry in tuple(self.mails.entries(mail)):
                 if entry.counter == counter and entry.amount > 0:
-                    self._count(entry._replace(amount=-entry.amount), entries)
+                    self._count(replace(entry, amount=-entry.amount), entries)
         for key, date, amount in tuple(self.windows.charges()):
             if key == counter:
                 self._count(Entry(counter, -amount, date, "", ""), entries)
@@ -112,10 +113,10 @@ class Ledger:
             yield Entry(counter, amount, date, "", "")
 
     def _exceeding(self, charges: Sequence[Charge]) -> Verdict | None:
-        for key, unit, cost, limits in charges:
-            exceeded = self.windows.exceeded(key + unit, cost, limits)
+        for charge in charges:
+            exceeded = self.windows.exceeded(charge.counter, charge.cost, charge.limits)
             if exceeded is not None:
-                return Verdict(False, key, exceeded)
+                return Verdict(False, charge.key, exceeded)
         return None
 
     def _count(self, entry: Entry, entries: list[Entry]) -> None:
@@ -141,12 +142,12 @@ class Ledger:
             taken = min(amount, entry.amount) if entry.counter == counter else 0
             if taken > 0:
                 amount -= taken
-                self._count(entry._replace(amount=-taken), entries)
+                self._count(replace(entry, amount=-taken), entries)
 
 
 def _less(charges: Sequence[Charge], before: Sequence[Entry]) -> list[Charge]:
     """``charges`` less what was charged ``before``; negative where that was more."""
     return [
-        charge._replace(cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
+        replace(charge, cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
         for charge in charges
     ]

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-LARGEST = 2**53 - 1
+LARGEST: Final = 2**53 - 1
 """The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
 
-MOST_LIMITS = 32
+MOST_LIMITS: Final = 32
 """The most limits that hold at once: each costs memory and time for every id."""
 
-LONGEST_TEXT = 4096
+LONGEST_TEXT: Final = 4096
 """The most characters of limits that are given as one text."""
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 """The length of each unit of time, in seconds."""
 
-_PERIOD = re.compile(r"([0-9]{0,16}) ?([smhdw]?)")
-_PAIR = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m'"
-_LONGEST_FOUND = 60
+_PERIOD: Final = re.compile(r"([0-9]{0,16}) ?([smhdw]?)")
+_PAIR: Final = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m'"
+_LONGEST_FOUND: Final = 60
 
 
 class Limit(NamedTuple):

@@ -7,14 +7,15 @@ belong together.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Entry
 
-ENTRIES_PER_GENERATION = 50_000
-MOST_ENTRIES_OF_A_MAIL = 2_000  # twice Postfix's smtpd_recipient_limit
-REMEMBERED_SECONDS = 900  # of what a restarted daemon reads back: three times Postfix's smtpd_timeout
+ENTRIES_PER_GENERATION: Final = 50_000
+MOST_ENTRIES_OF_A_MAIL: Final = 2_000  # twice Postfix's smtpd_recipient_limit
+REMEMBERED_SECONDS: Final = 900  # of what a restarted daemon reads back: three times Postfix's smtpd_timeout
 
 
 class Mails:
@@ -39,8 +40,8 @@ class Mails:
 
     def add(self, entry: Entry) -> None:
         """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""
-        _, amount, _, mail, _ = entry
-        if amount < 0:
+        mail = entry.mail
+        if entry.amount < 0:
             _take_back(self.entries(mail), entry)
             return
         found = self._young.get(mail)
@@ -63,7 +64,7 @@ class Mails:
     def redate(self, latest: int) -> None:
         """The clock stepped back: what is dated later than ``latest`` (Unix second) happened just then."""
         for entries in (*self._young.values(), *self._old.values()):
-            entries[:] = [entry._replace(date=min(entry.date, latest)) for entry in entries]
+            entries[:] = [replace(entry, date=min(entry.date, latest)) for entry in entries]
 
 
 def _take_back(entries: list[Entry], taken: Entry) -> None:
@@ -73,5 +74,5 @@ def _take_back(entries: list[Entry], taken: Entry) -> None:
         entry = entries[index]
         if left and entry.counter == taken.counter and entry.amount > 0:
             amount = min(left, entry.amount)
-            entries[index] = entry._replace(amount=entry.amount - amount)
+            entries[index] = replace(entry, amount=entry.amount - amount)
             left -= amount

@@ -5,19 +5,32 @@ The attributes are those of Postfix's SMTPD_POLICY_README, under their names the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
-RCPT = "RCPT"
-DATA = "DATA"
-END_OF_MESSAGE = "END-OF-MESSAGE"
+RCPT: Final = "RCPT"
+DATA: Final = "DATA"
+END_OF_MESSAGE: Final = "END-OF-MESSAGE"
 
 
-class Request(NamedTuple):
+@dataclass(init=False, unsafe_hash=True)
+class Request:
     """The attributes of one policy request that decide or explain an answer.
 
     An attribute that Postfix did not send, or sent empty, is the empty string (0 for ``recipient_count``).
     Bytes that are not UTF-8 are kept as lone surrogates (``errors="surrogateescape"``).
     """
+
+    __slots__ = (
+        "client_address",
+        "instance",
+        "protocol_state",
+        "queue_id",
+        "recipient",
+        "recipient_count",
+        "sasl_username",
+        "sender",
+    )
 
     protocol_state: str
     instance: str
@@ -27,3 +40,23 @@ class Request(NamedTuple):
     recipient: str
     client_address: str
     recipient_count: int
+
+    def __init__(
+        self,
+        protocol_state: str,
+        instance: str,
+        queue_id: str,
+        sasl_username: str,
+        sender: str,
+        recipient: str,
+        client_address: str,
+        recipient_count: int,
+    ) -> None:
+        self.protocol_state = protocol_state
+        self.instance = instance
+        self.queue_id = queue_id
+        self.sasl_username = sasl_username
+        self.sender = sender
+        self.recipient = recipient
+        self.client_address = client_address
+        self.recipient_count = recipient_count

@@ -12,8 +12,9 @@ and what was charged in the middle of a second leaves less than a second late.
           `- one pair per limit -'   `- oldest first, one pair per second -'
 
 ``head`` is the index of the oldest date inside that window, ``sum`` the total from there to the end, so that a
-check costs what has expired since the last one, not what lies in the window. ``tag`` says for which limits and
-since which step of the clock the heads and sums hold, and how many there are. An array of machine integers takes
+check costs what has expired since the last one, not what lies in the window. A log of no more than
+:data:`MOST_BARE` seconds has neither, and is looked through: that is how most logs are. ``tag`` says for which limits
+and since which step of the clock the heads and sums hold, and how many there are. An array of machine integers takes
 a fifth of the memory of Python objects and, like its key, is nothing that the garbage collector has to visit.
 
 **A clock that steps back.** A date that lies in the future when the step is noticed becomes that moment: the
@@ -24,22 +25,25 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
+from policyd_rate_limit.domain.limits import longest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.domain.limits import Limit, Limits
 
-SHARDS = 256  # so that neither growing a dictionary nor sweeping one holds up anybody for long
-MOST_LAYOUTS = 1024
-MOST_STEPS = 64
-OVERFLOW_BUCKETS = 4096
-_COUNT_BITS = 8
-_COUNT_MASK = (1 << _COUNT_BITS) - 1
-MOST_LIMITS = _COUNT_MASK
+MOST_BARE: Final = 3
+_LONGEST_BARE: Final = 1 + 2 * MOST_BARE
+SHARDS: Final = 256  # so that neither growing a dictionary nor sweeping one holds up anybody for long
+MOST_LAYOUTS: Final = 1024
+MOST_STEPS: Final = 64
+OVERFLOW_BUCKETS: Final = 4096
+_COUNT_BITS: Final = 8
+_COUNT_MASK: Final = (1 << _COUNT_BITS) - 1
+MOST_LIMITS: Final = _COUNT_MASK
 
 
 class Windows:
@@ -106,11 +110,18 @@ class Windows:
     def exceeded(self, key: str, cost: int, limits: Limits) -> Limit | None:
         """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it."""
         log = self._log(key)
-        if log is None or not limits:
-            return _too_much(cost, limits)
+        return _too_much(cost, limits) if log is None else self._exceeded(key, log, cost, limits)
+
+    def _exceeded(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
+        """As :meth:`exceeded`, by the ``log`` of ``key``; it is empty afterwards when all of it has expired."""
+        if not limits:
+            return None
         if limits is not self._limits:
             self._use(limits)
         if log[0] != self._tag:
+            if len(log) <= _LONGEST_BARE and self._is_bare(log):
+                log[0] = self._tag & ~_COUNT_MASK
+                return self._look_through(key, log, cost, limits)
             self._lay_out(log, limits)
         now = self.now
         end = len(log)
@@ -136,18 +147,48 @@ class Windows:
             self._trim(key, log, oldest, at)
         return found
 
+    def _look_through(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
+        """As :meth:`exceeded`, for a short log without heads."""
+        now = self.now
+        end = len(log)
+        oldest = end
+        found = None
+        for limit in limits:
+            horizon = now - limit.seconds
+            total = cost
+            at = end - 2
+            while at > 0 and log[at] > horizon:
+                total += log[at + 1]
+                at -= 2
+            if at + 2 < oldest:
+                oldest = at + 2
+            if found is None and total > limit.maximum:
+                found = limit
+        if oldest > 1:
+            self._trim(key, log, oldest, 1)
+        return found
+
     def charge(self, key: str, cost: int, limits: Limits) -> Limit | None:
         """As :meth:`exceeded`; when all of ``limits`` admit it, ``cost`` is counted now."""
         shard = self._shards[hash(key) % SHARDS]
-        if key not in shard and not self._overflow and self._keys < self.max_keys:
-            found = _too_much(cost, limits)
+        log = shard.get(key)
+        if log is None:
+            if not self._overflow and self._keys < self.max_keys:
+                found = _too_much(cost, limits)
+                if found is None:
+                    shard[key] = array("q", (self._bare, self.date, cost))
+                    self._keys += 1
+                return found
+            found = self.exceeded(key, cost, limits)
             if found is None:
-                shard[key] = array("q", (self._bare, self.date, cost))
-                self._keys += 1
+                self.add(key, self.date, cost)
             return found
-        found = self.exceeded(key, cost, limits)
+        found = self._exceeded(key, log, cost, limits)
         if found is None:
-            self.add(key, self.date, cost)
+            if log:
+                self._append(log, self.date, cost)
+            else:
+                self._begin(key, array("q", (self._bare, self.date, cost)))
         return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
@@ -165,7 +206,12 @@ class Windows:
 
         0: now; None: never. See :class:`policyd_rate_limit.domain.charge.Usage` for how exact that is.
         """
-        self.exceeded(key, cost, limits)  # brings heads and sums up to this moment
+        log = self._log(key)
+        if log is not None and limits:
+            self._use(limits)
+            if log[0] != self._tag:
+                self._lay_out(log, limits)
+            self._exceeded(key, log, cost, limits)  # brings heads and sums up to this moment
         log = self._log(key)
         found: list[tuple[int, int | None]] = []
         for at, limit in zip(range(1, 1 + 2 * len(limits), 2), limits, strict=True):
@@ -184,7 +230,10 @@ class Windows:
         log = self._log(key)
         if log is None:
             self._begin(key, array("q", (self._bare, date, amount)))
-            return
+        else:
+            self._append(log, date, amount)
+
+    def _append(self, log: array[int], date: int, amount: int) -> None:
         if log[0] < self._settled_from:
             self._make_bare(log)
         newest = log[-2]
@@ -267,6 +316,7 @@ class Windows:
             for at in range(1, first, 2):
                 log[at] -= oldest - first
             return
+        del log[:]  # for whoever holds it
         shard = self._shards[hash(key) % SHARDS]
         if key in shard:
             del shard[key]
@@ -292,7 +342,7 @@ class Windows:
                 self._layouts.clear()
                 self._longest.clear()
             tag = self._layouts[limits] = self._new_tag(len(limits))
-            self._longest[tag] = max((limit.seconds for limit in limits), default=0)
+            self._longest[tag] = self._longest[tag & ~_COUNT_MASK] = longest_of(limits)
         self._limits = limits
         self._tag = tag
 
@@ -303,6 +353,10 @@ class Windows:
             if since > tag:
                 return min(date, moment)
         return date
+
+    def _is_bare(self, log: array[int]) -> bool:
+        """Whether ``log`` has neither heads nor sums, and dates that hold."""
+        return not log[0] & _COUNT_MASK and log[0] >= self._settled_from
 
     def _make_bare(self, log: array[int]) -> None:
         """Drop heads and sums, and mend the dates."""
@@ -317,7 +371,7 @@ class Windows:
 
     def _lay_out(self, log: array[int], limits: Limits) -> None:
         """Give ``log`` a head and a sum for each of ``limits``."""
-        if log[0] != self._bare:
+        if not self._is_bare(log):
             self._make_bare(log)
         first = 1 + 2 * len(limits)
         total = log[2] if len(log) == 3 else sum(log[2::2])  # most have been charged once

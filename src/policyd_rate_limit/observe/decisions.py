@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
 
-MOST_LIMITS_TOLD = 6
+MOST_LIMITS_TOLD: Final = 6
 """In one line; the use of an id's further limits is left out."""
 
-NEVER = Shown("never", None)
+NEVER: Final = Shown("never", None)
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class Decisions:
         if self._metrics is None and not each and isinstance(result, Verdict) and result.admitted:
             return  # most are of no interest to anybody
         seconds = monotonic() - began
-        key, _, cost, _ = demand.charges[0]
+        charge = demand.charges[0]
+        key, cost = charge.key, charge.cost
         if isinstance(result, Verdict):
             if result.admitted:
                 self._count(key, ADMITTED, seconds)

@@ -10,24 +10,20 @@ version, so that each is looked for behind the one before; in any other order th
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Final
 
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.domain.tuples import maker
 from policyd_rate_limit.errors import ProtocolError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+MAX_LINE: Final = 16_384  # bytes of one line: name, "=", value and newline
+MAX_REQUEST: Final = 65_536  # bytes of one request
+MAX_ATTRIBUTES: Final = 256  # of one request; Postfix 3.9 sends 32
+MAX_UNCOUNTED: Final = 2_048  # bytes of a request whose attributes nobody counts when they come in Postfix's order
+MAX_RECIPIENT_COUNT: Final = 1_000_000_000
+MOST_ENCODED: Final = 64  # answers that are kept as bytes
+SHOWN: Final = 60  # bytes of what came, in an error
 
-MAX_LINE = 16_384  # bytes of one line: name, "=", value and newline
-MAX_REQUEST = 65_536  # bytes of one request
-MAX_ATTRIBUTES = 256  # of one request; Postfix 3.9 sends 32
-MAX_UNCOUNTED = 2_048  # bytes of a request whose attributes nobody counts when they come in Postfix's order
-MAX_RECIPIENT_COUNT = 1_000_000_000
-MOST_ENCODED = 64  # answers that are kept as bytes
-SHOWN = 60  # bytes of what came, in an error
-
-POLICY_REQUEST = "smtpd_access_policy"
+POLICY_REQUEST: Final = "smtpd_access_policy"
 
 
 class Decoder:
@@ -114,24 +110,43 @@ def decode(request: bytes) -> Request:
 
 def _in_order(text: str) -> Request | None:
     """The request in ``text``; None where it is not laid out as Postfix does it."""
-    kind, _, rest = text.partition("\nprotocol_state=")
-    state, _, rest = rest.partition("\n")
-    client, _, rest = rest.partition("\nclient_address=")[2].partition("\n")
-    sender, _, rest = rest.partition("\nsender=")[2].partition("\nrecipient=")
-    recipient, _, rest = rest.partition("\nrecipient_count=")
-    count, _, rest = rest.partition("\nqueue_id=")
-    queue_id, _, rest = rest.partition("\ninstance=")
-    instance, _, rest = rest.partition("\n")
-    _, found, rest = rest.partition("\nsasl_username=")
-    # Where one is missing, nothing is left in which the next could be found.
-    if not found or kind != _REQUEST or "\n" in sender + recipient + count + queue_id:
+    if not text.startswith(_BEGIN):
         return None
-    user = rest.partition("\n")[0]
-    return _request((state, instance, queue_id, user, sender, recipient, client, 0 if count == "0" else _number(count)))
+    state = len(_BEGIN)
+    state_end = text.find("\n", state)
+    # Where one is missing, -1 is what all that follow are looked for behind, and there is none.
+    client = text.find("\nclient_address=", state_end)
+    client_end = text.find("\n", client + 1)
+    sender = text.find("\nsender=", client_end)
+    recipient = text.find("\n", sender + 1)
+    count = text.find("\n", recipient + 1)
+    queue_id = text.find("\n", count + 1)
+    instance = text.find("\n", queue_id + 1)
+    instance_end = text.find("\n", instance + 1)
+    user = text.find("\nsasl_username=", instance_end)
+    if (
+        client < 0
+        or sender < 0
+        or user < 0
+        or text[recipient : recipient + len("\nrecipient=")] != "\nrecipient="
+        or text[count : count + len("\nrecipient_count=")] != "\nrecipient_count="
+        or text[queue_id : queue_id + len("\nqueue_id=")] != "\nqueue_id="
+        or text[instance : instance + len("\ninstance=")] != "\ninstance="
+    ):
+        return None
+    return Request(
+        text[state:state_end],
+        text[instance + len("\ninstance=") : instance_end],
+        text[queue_id + len("\nqueue_id=") : instance],
+        text[user + len("\nsasl_username=") : text.find("\n", user + 1)],
+        text[sender + len("\nsender=") : recipient],
+        text[recipient + len("\nrecipient=") : count],
+        text[client + len("\nclient_address=") : client_end],
+        _number(text[count + len("\nrecipient_count=") : queue_id]),
+    )
 
 
-_REQUEST = f"request={POLICY_REQUEST}"
-_request: Callable[[tuple[str, str, str, str, str, str, str, int]], Request] = maker(Request)
+_BEGIN = f"request={POLICY_REQUEST}\nprotocol_state="
 
 
 def _in_any_order(request: bytes) -> Request:
@@ -161,7 +176,7 @@ def _value(text: str, begin: str) -> str:
 
 
 def _number(value: str) -> int:
-    if not value:
+    if value in ("0", ""):
         return 0
     if not (value.isascii() and value.isdigit()) or len(value) > len(str(MAX_RECIPIENT_COUNT)):
         raise ProtocolError(f"expected a number as recipient_count, found {value[:SHOWN]!r}")

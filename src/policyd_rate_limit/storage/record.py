@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from json.encoder import encode_basestring_ascii as _text
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import LARGEST
@@ -16,9 +17,7 @@ from policyd_rate_limit.domain.limits import LARGEST
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-ENTRIES_PER_RECORD = 1_000  # where a record is not a batch of requests
-
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+ENTRIES_PER_RECORD: Final = 1_000  # where a record is not a batch of requests
 
 
 class Record(NamedTuple):
@@ -41,15 +40,7 @@ class Record(NamedTuple):
         """
         latest = min(latest, self.date)
         try:
-            rows = json.loads(self.entries)
-            for counter, amount, date, mail, part in rows:
-                if type(amount) is not int or type(date) is not int or max(abs(amount), abs(date)) > LARGEST:
-                    raise ValueError(f"an amount of {amount!r} at {date!r}")
-                hash((counter, mail, part))  # or TypeError
-            return [
-                Entry(counter, amount, min(date, latest) if date else latest, mail, part)
-                for counter, amount, date, mail, part in rows
-            ]
+            return [_entry(row, latest) for row in json.loads(self.entries)]
         except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
@@ -62,17 +53,29 @@ class Record(NamedTuple):
         return pack(self.writer, self.number, date, self.dated_until(date))
 
 
+def _entry(row: Sequence[Any], latest: int) -> Entry:
+    counter, amount, date, mail, part = row
+    if type(amount) is not int or type(date) is not int or max(abs(amount), abs(date)) > LARGEST:
+        raise ValueError(f"an amount of {amount!r} at {date!r}")
+    if not (isinstance(counter, str) and isinstance(mail, str) and isinstance(part, str)):
+        raise TypeError(f"something else than text: {(counter, mail, part)!r}")
+    return Entry(counter, amount, min(date, latest) if date else latest, mail, part)
+
+
 def pack(writer: int, number: int, date: int, entries: Sequence[Entry]) -> Record:
     """A record of ``entries``."""
+    # Put together by hand, in half the time that it takes to have a list of lists encoded.
     rows = [
-        (counter, amount, 0 if dated == date else dated, mail, part) for counter, amount, dated, mail, part in entries
+        f"[{_text(entry.counter)},{entry.amount},{0 if entry.date == date else entry.date},"
+        f"{_text(entry.mail)},{_text(entry.part)}]"
+        for entry in entries
     ]
-    return Record(writer, number, date, len(rows), _encode(rows))
+    return Record(writer, number, date, len(rows), f"[{','.join(rows)}]")
 
 
 def mark_of(counter: str) -> str:
     """How ``counter`` stands in the text of a record."""
-    return _encode(counter)
+    return _text(counter)
 
 
 def in_records(entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record]) -> Iterator[Record]:

@@ -28,10 +28,11 @@ import re
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict, make_entry
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.record import pack
@@ -524,12 +525,11 @@ class _Question:
         """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
         group = self.groups.pop(0)
         if isinstance(reply, int):
-            charges, mail, part, _ = self.demand
-            key, unit, cost, _ = group[0]
-            self.entries.append(make_entry((key + unit, cost, date, mail, part)))
+            charge = group[0]
+            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, self.demand.part))
             self.may_be_counted = True
-            if len(charges) == 1:
-                self.verdict = _admitted(cost)
+            if len(self.demand.charges) == 1:
+                self.verdict = _admitted(charge.cost)
                 return
         elif reply[0] == _REFUSED:
             charge = group[reply[1] - 1]
@@ -574,11 +574,11 @@ class _Batch:
 
     def question(self, demand: Demand) -> _Question:
         """``demand``, before anything of it is asked."""
-        charges, mail, part, settles = demand
+        mail = demand.mail
         field = b""
         if mail:
-            field = _settled_field(self._writer, self.number) if settles else _part_field(part)
-        groups = self._keys.together(charges)
+            field = _settled_field(self._writer, self.number) if demand.settles else _part_field(demand.part)
+        groups = self._keys.together(demand.charges)
         own_field = b""
         if len(groups) > 1:
             self.is_split = True
@@ -652,13 +652,14 @@ class _Replays:
         for counter, of_counter in entries.items():
             mails: dict[str, int] = {}
             arguments: list[Argument] = ["replay", self._former.get((record.writer, counter), 0), record.date]
-            for _, amount, date, mail, part in _merged(of_counter):
+            for entry in _merged(of_counter):
+                mail = entry.mail
                 field = b""
-                if mail and part and amount > 0:
-                    field = _part_field(part)
+                if mail and entry.part and entry.amount > 0:
+                    field = _part_field(entry.part)
                 elif mail:
                     field = _settled_field(record.writer, record.number)
-                arguments += (amount, date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
+                arguments += (entry.amount, entry.date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
             names = [keys.counter(counter), *(keys.mail(counter, mail) for mail in mails)]
             yield script(names, (_name(record.writer), record.number, keep, time, *arguments))
             self._former[record.writer, counter] = record.number
@@ -705,7 +706,7 @@ def _merged(entries: Sequence[Entry]) -> Iterator[Entry]:
     for entry in entries:
         if entry.mail and not entry.part and entry.amount > 0:
             before = settled.get(entry.mail)
-            settled[entry.mail] = entry._replace(amount=entry.amount + (before.amount if before else 0))
+            settled[entry.mail] = replace(entry, amount=entry.amount + (before.amount if before else 0))
         else:
             yield entry
     yield from settled.values()

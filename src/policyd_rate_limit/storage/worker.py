@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 
-MOST_DEMANDS = 1_000  # of one batch, so that no answer waits for much more than its own commit
-MAINTENANCE_SECONDS = 1.0
+MOST_DEMANDS: Final = 1_000  # of one batch, so that no answer waits for much more than its own commit
+MAINTENANCE_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ class Worker:
         self._maintenance_due = False
         self._jobs: queue.SimpleQueue[Callable[[], Sequence[Verdict]] | None] = queue.SimpleQueue()
         self._in_hand: list[Callable[[Verdict | Exception], None]] = []
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._store_thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def start(self) -> None:
         """Start the thread; the store opens there, so that a database that is away holds up nothing."""
-        self._thread.start()
+        self._store_thread.start()
         self._maintain()
 
     def submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
@@ -101,7 +101,7 @@ class Worker:
             self._maintenance.cancel()
         self._stopping = True
         self._jobs.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
+        await self._loop.run_in_executor(None, self._store_thread.join)
         _tell(self._unexplained, [()] * len(self._unexplained))
 
     def _begin(self) -> None:
@@ -143,10 +143,13 @@ class Worker:
         if isinstance(results, Exception):
             results = (results,) * len(done)
         self._running -= 1
+        waits = False
         if not self._running:
             self._busy = bool(self._demands or self._unexplained or self._maintenance_due)
-            if self._busy:
-                # The store works on the next batch while these answers are written.
+            # A batch that is about as large is begun before these answers are written, so that both go on at once. A
+            # smaller one had better wait for what these answers bring: a commit costs as much for few as for many.
+            waits = self._busy and 2 * len(self._demands) < len(done)
+            if self._busy and not waits:
                 self._next()
         for call, result in zip(done, results, strict=True):
             try:
@@ -154,6 +157,9 @@ class Worker:
             except Exception:
                 # The others wait for their answers all the same.
                 _logger.exception("an answer")
+        if waits:
+            # Two turns of the event loop: between them it reads.
+            self._loop.call_soon(self._loop.call_soon, self._next)
 
     def _maintain(self) -> None:
         self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)

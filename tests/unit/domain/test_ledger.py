@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -307,7 +307,7 @@ def test_a_reset_gives_back_all_of_one_counter_and_nothing_else() -> None:
         ledger.advance(T0 + 10 * number)
         ledger.decide(Demand(both, f"m{number}", "a"), entries)
         ledger.decide(Demand(charge(1)), entries)
-    ledger.decide(Demand((both[0]._replace(cost=1), both[1]), "m1", settles=True), entries)
+    ledger.decide(Demand((replace(both[0], cost=1), both[1]), "m1", settles=True), entries)
     given_back: list[Entry] = []
     ledger.reset("k", ["m0", "m1", "m2", "unknown"], given_back)
     assert sum(entry.amount for entry in given_back) == -8
