@@ -1,7 +1,7 @@
 """What clients that do not keep to the protocol can do to the daemon and to the others: nothing.
 
 Beside each of them a well-behaved client asks, in a process of its own. It sees no error, and 99 of 100
-answers come within 50 ms; a machine that is busy with something else gets further rounds to show that.
+answers come within 50 ms; on a machine that is busy with something else, not much later than those of another daemon.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from support.probe import Probe
 from support.wait import wait_until
 
 P99_SECONDS = 0.050
+P99_RATIO = 3  # to what a client of a daemon sees that nobody attacks, where that is slow as well
 ROUNDS = 5
 CLOSED_SECONDS = 20.0
 # What one bad client, or all of a kind together, may make the daemon's memory grow by.
@@ -222,23 +223,22 @@ def usual_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: Attack) -> None:
     """No error, p99 under 50 ms beside the attack; memory stays bounded, and nothing of it is left behind."""
-    with running(tmp_path, limits=LIMITS) as daemon:
+    with running(tmp_path / "attacked", limits=LIMITS) as daemon, running(tmp_path / "other", limits=LIMITS) as other:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        calm = Probe(daemon.address, requests=200).result()
         memory, files = resident(daemon), descriptors(daemon)
         highest = memory
         seen = []
         for _ in range(ROUNDS):
-            probe = Probe(daemon.address)
+            probe, calm = Probe(daemon.address), Probe(other.address)
             with attacking(attack, daemon):
                 while probe.running():
                     highest = max(highest, resident(daemon))
                     time.sleep(0.01)
-            seen.append(probe.result())
-            if seen[-1].p99 < P99_SECONDS:
+            seen.append((probe.result().p99, calm.result().p99))
+            if undisturbed := seen[-1][0] < max(P99_SECONDS, P99_RATIO * seen[-1][1]):
                 break
-        assert min(seen).p99 < P99_SECONDS, f"beside it {seen}, alone {calm}"
+        assert undisturbed, f"p99 beside it, and of another daemon: {seen}"
         assert highest - memory < MEMORY, f"{(highest - memory) >> 20} MB more"
         wait_until(lambda: descriptors(daemon) <= files + 2, "connections that have gone are closed")
         assert daemon.process is not None

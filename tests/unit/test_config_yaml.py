@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -216,9 +218,10 @@ MERGED = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for 
         "a: 1." + "1" * 1_000_000,
     ],
 )
-@pytest.mark.timeout(30)
 def test_nothing_takes_long_or_fills_memory(text: str) -> None:
+    began = time.thread_time()  # of the processor, which others may be using as well
     assert len(problem(text)[1]) < 100
+    assert time.thread_time() - began < 20
 
 
 def test_all_the_same_without_the_parser_in_c(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,14 +266,24 @@ def test_a_client_that_does_not_read_is_not_read_from_until_it_does(run: Run, mo
             world.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
             world.service.at_once = lambda _name: long
             client = await world.connect(receive_buffer=10_000)
+            connection = world.connection
             other = await world.connect()
             sent = 0
-            while world.service.asked.count("flood") == sent:
+
+            def taken() -> bool:
+                return connection._unread or len(world.service.asked) == sent
+
+            while not connection._unread:
                 await client.ask("flood")
                 sent += 1
                 assert sent < 1000
+                await world.until(taken)
                 await world.settled()
             asked = len(world.service.asked)
+            await client.ask(*["flood"] * 5)
+            sent += 5
+            await world.settled()
+            assert len(world.service.asked) == asked
             # Nobody else notices.
             await other.ask("b")
             await other.answers(long)
