@@ -10,8 +10,8 @@ DEB_PACKAGES := build-essential debhelper python3-venv
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
 TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server systemd $(DEB_PACKAGES) lintian debootstrap groff-base
 DOMAIN := src/policyd_rate_limit/domain
-# One more than there are processors: most tests wait for something now and then.
-PARALLEL := --numprocesses $(shell expr $$(nproc) + 1) --dist worksteal
+# Two more than there are processors: tests of daemons wait half of their time.
+PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
 # A machine that is too busy for a moment lets tests of real servers fail; what was run again is listed.
 RERUNS := --reruns 2
 # The version before, which makes databases for ours to take over. It does not run on Python 3.12.
