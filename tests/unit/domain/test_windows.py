@@ -34,10 +34,7 @@ class Model:
 
 
 def charge(windows: Windows, key: str, cost: int, limits: Limits) -> bool:
-    admitted = windows.exceeded(key, cost, limits) is None
-    if admitted:
-        windows.add(key, windows.date, cost)
-    return admitted
+    return windows.charge(key, cost, limits) is None
 
 
 limits_lists = st.lists(st.builds(Limit, st.integers(0, 12), st.integers(1, 40)), min_size=1, max_size=4).map(tuple)
