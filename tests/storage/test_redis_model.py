@@ -20,6 +20,7 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.storage.base import MOST_UNDERWAY
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_nodes import SCRIPT
@@ -243,7 +244,7 @@ def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> No
     assert events(server, store, "user:busy") > 100_000
     clock.now += 300_000
     store.admit([Demand((Charge("user:busy", RECIPIENTS, 1, limits),))], (), 1.0)
-    assert events(server, store, "user:busy") < 5
+    assert events(server, store, "user:busy") <= 1 + 2 * MOST_UNDERWAY  # with what two writers did last
     store.close()
 
 

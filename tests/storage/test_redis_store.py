@@ -25,8 +25,9 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.errors import ConfigError, StoreError, StoreUnavailable
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.base import CommitFailed
-from policyd_rate_limit.storage.redis import RedisStore, _Keys
+from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.redis_keys import Keys
 from policyd_rate_limit.storage.redis_nodes import NodeError, Remedy, Servers, Session
 from storage.stores import new_memory
 from support.daemon import free_port
@@ -172,7 +173,7 @@ NAMES = st.text(st.sampled_from("a:{}1#\N{PILE OF POO}\ud800"), max_size=8)
 
 @given(st.tuples(NAMES, NAMES), st.tuples(NAMES, NAMES))
 def test_no_two_names_share_a_key(one: tuple[str, str], other: tuple[str, str]) -> None:
-    keys = _Keys("policyd", clustered=False)
+    keys = Keys("policyd", clustered=False)
     if one != other:
         assert keys.mail(*one) != keys.mail(*other)
     if one[0] != other[0]:

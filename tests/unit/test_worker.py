@@ -115,7 +115,7 @@ class World:
     async def start(self) -> None:
         """With the first maintenance done."""
         self.worker.start()
-        await self.until(lambda: self.store.maintained and not self.worker._busy)
+        await self.until(lambda: self.store.maintained and not self.worker._running)
 
     async def busy_with(self, number: int) -> None:
         """The store has ``number`` in hand, until its gate opens."""

@@ -219,7 +219,7 @@ def _sql(settings: Settings) -> Told:
 
 def _redis(settings: Settings) -> Told:
     """Ask Redis. Raises ValueError when it is away."""
-    from policyd_rate_limit.storage.redis import DEFAULT_PREFIX
+    from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX
     from policyd_rate_limit.storage.redis_nodes import Command, Servers, script
 
     key = f"{settings.redis_config.get('prefix') or DEFAULT_PREFIX}:doctor".encode()

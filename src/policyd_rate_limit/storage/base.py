@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.errors import StoreError
 
@@ -32,14 +32,35 @@ Commit = Callable[[], "list[Verdict]"]
 """Makes durable what was decided, and gives the verdicts, which hold from then on; blocks, and raises as ``admit``."""
 
 
+MOST_UNDERWAY = 2
+"""So many batches may be on their way to a database at once: one is worked on there, one here."""
+
+
+class Underway(NamedTuple):
+    """A batch that has been sent to the database, and is answered while the event loop does something else.
+
+    Others may be sent after it, :data:`MOST_UNDERWAY` in all. They end in the order in which they were sent, by
+    ``receive`` or by ``commit``; once one has to end by ``commit``, so have those behind it.
+    ``descriptors`` can be read from when ``receive`` may have something to tell: in the event loop, without waiting,
+    the verdicts, which hold, or None as long as they are not there. It raises StoreError where that takes ``commit``,
+    which waits. So it does at ``end``, by the monotonic clock.
+    """
+
+    descriptors: Sequence[int]
+    end: float
+    receive: Callable[[], list[Verdict] | None]
+    commit: Commit
+
+
 class Store(Protocol):
     """A database that several daemons may share. One thread at a time calls its methods; all but ``prepare`` block."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | list[Verdict] | None:
-        """Decide ``demands`` in order without waiting for anybody, where that is possible: what is left is to commit.
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | list[Verdict] | None:
+        """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
-        Until that is done no other method may be called. The verdicts themselves: nothing has to be committed. None:
-        nothing was decided, :meth:`admit` is to do it. So is it always with a database behind a network.
+        What is left is to commit: until that is done no other method may be called. Or to receive the verdicts: until
+        that is done this one alone may be called. The verdicts themselves: nothing has to be committed. None: nothing
+        was decided, :meth:`admit` is to do it.
         """
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
 if TYPE_CHECKING:
@@ -134,15 +134,19 @@ class Fallback:
                 return verdicts
         return self._without_database(demands)
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Underway | list[Verdict] | None:
         """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
 
-        What is returned may block, and raises as :meth:`admit`.
+        What is left may block, and raises as :meth:`admit`.
         """
         if self._away or self._pending:
             return None
-        commit = self._store.prepare(demands, self._patience)
-        return partial(self._conclude, commit, demands) if callable(commit) else commit
+        prepared = self._store.prepare(demands, self._patience)
+        if prepared is None or isinstance(prepared, list):
+            return prepared
+        if isinstance(prepared, Underway):
+            return prepared._replace(commit=partial(self._conclude, prepared.commit, demands))
+        return partial(self._conclude, prepared, demands)
 
     def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
         verdicts = self._outcome(commit)
@@ -266,7 +270,13 @@ class Fallback:
     def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
         """Have the database decide; None when it is away and has decided nothing."""
         patience = PATIENCE_WHILE_AWAY if self._away else self._patience
-        return self._outcome(partial(self._store.admit, demands, self._pending, patience))
+        return self._outcome(partial(self._admit, demands, patience))
+
+    def _admit(self, demands: Sequence[Demand], patience: float) -> list[Verdict]:
+        """Have the database decide, and take what waits; raises as the store."""
+        verdicts = self._store.admit(demands, self._pending, patience)
+        self._found()
+        return verdicts
 
     def _outcome(self, commit: Commit) -> list[Verdict] | None:
         """What ``commit`` gives; None when the database is away and has decided nothing."""
@@ -284,7 +294,6 @@ class Fallback:
             self._lost(failure)
             self._count_pending()
             return None
-        self._found()
         return verdicts
 
     def _without_database(self, demands: Sequence[Demand]) -> list[Verdict]:

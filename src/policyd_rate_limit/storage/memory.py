@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.storage.base import MOST_UNDERWAY
 from policyd_rate_limit.storage.record import Record, pack
 
 if TYPE_CHECKING:
@@ -56,11 +57,18 @@ class Memory:
         verdicts = [decide(demand, entries) for demand in demands]
         return verdicts, self.record(entries) if entries else None
 
+    def next_number(self, *, beside: bool = False) -> int:
+        """The number of the next batch of this writer: what it counts is in the ledger, or will be without a record.
+
+        ``beside``: another batch is still under way. The numbers of two that were not differ by :data:`MOST_UNDERWAY`.
+        """
+        self._number += 1 if beside else MOST_UNDERWAY
+        self._applied[self.writer] = self._number
+        return self._number
+
     def record(self, entries: Sequence[Entry]) -> Record:
         """The next record of this writer, of ``entries`` that are in the ledger already."""
-        self._number += 1
-        self._applied[self.writer] = self._number
-        return pack(self.writer, self._number, self.date, entries)
+        return pack(self.writer, self.next_number(), self.date, entries)
 
     def apply(self, record: Record) -> None:
         """Count ``record`` unless it is in the ledger already; a date in the future becomes now."""

@@ -1,6 +1,6 @@
 """One batch of entries as it is kept: in a row of a database, or in the journal.
 
-Every record carries who wrote it and a number that grows by one with each, so that it can be told whether a
+Every record carries who wrote it and a number that grows with each, so that it can be told whether a
 record is already known: after a connection that broke during a commit, after a replay, after a restart.
 """
 
@@ -21,7 +21,7 @@ ENTRIES_PER_RECORD: Final = 1_000  # where a record is not a batch of requests
 
 
 class Record(NamedTuple):
-    """A batch: ``number`` counts the batches of ``writer`` from 1, ``date`` (Unix second) is that of the batch.
+    """A batch: ``number`` grows with each of ``writer``, ``date`` (Unix second) is that of the batch.
 
     ``entries`` is the JSON text of a list of ``[counter, amount, date, mail, part]``, where a date of 0 stands for
     that of the batch; ``size`` says how many they are.

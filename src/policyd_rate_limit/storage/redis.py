@@ -8,71 +8,62 @@ The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, s
     policyd:c:{tag}        what lies in the windows of the counter; expires with the longest of them
     policyd:m:{tag}mail    what a mail was charged on the counter; expires after 15 minutes
 
-A counter also remembers what the last batch of each daemon has done to it. That makes it safe to send a batch again
-after a connection broke: a batch has a number, a demand an ordinal among those for the same counter, and the script
-knows which it has done. A demand that was sent and has no answer at the end of its time is decided from memory. The
-record of such a batch is replayed under the number of the batch: the script adds, or gives back, the difference to what
-it had counted, and is deaf to what may still be on its way.
+Batches are sent by the event loop, which goes on with something else until the answers are there: the next batch is
+made and sent while the server works on this one. Everything that has to wait, and everything that goes wrong, is the
+matter of the store's thread.
 
-What was admitted is counted in memory too, which decides when the server is away.
+A counter also remembers what the last batches of each daemon have done to it: one in each of its *lanes*, which take
+turns, as many as there may be batches under way. So each lane has one batch after the other, whatever becomes of the
+others. That makes it safe to send a batch again after a connection broke: a batch has a number, a demand an ordinal
+among those for the same counter, and the script knows which it has done. A demand that was sent and has no answer at
+the end of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the
+script adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
+
+What was admitted is counted in memory too, which decides when the server is away. Memory decides only after all answers
+that will ever be heeded have been counted there: as soon as one batch is given up, so are the others under way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import queue
 import random
-import re
 import threading
 import time
-from collections import defaultdict
-from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage, Verdict
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis_nodes import (
-    Command,
-    NodeError,
-    Remedy,
-    Servers,
-    Session,
-    script,
-    slot_of,
-)
-from policyd_rate_limit.storage.redis_tables import RedisTables, decoded, encoded, packed
+from policyd_rate_limit.storage.redis_batch import Batch, terms_of
+from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX, Keys, escaped, lane_of
+from policyd_rate_limit.storage.redis_nodes import Command, NodeError, Remedy, Servers, Session, script
+from policyd_rate_limit.storage.redis_replay import Replays
+from policyd_rate_limit.storage.redis_tables import RedisTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.domain.charge import Charge, Demand
-    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
+    from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.redis_batch import Question
     from policyd_rate_limit.storage.redis_nodes import Argument
 
-DEFAULT_PREFIX = "policyd"
-LONGEST_TAG = 300  # no address is longer: characters of a counter that stand in a key as they are
-DEMANDS_PER_SCRIPT = 32  # some hundred microseconds, in which the server serves nobody else
 BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
-MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
-MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
 CONNECTING_SECONDS = 0.5  # for tries to connect, one of which may meet with an accident
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
 
-_T = TypeVar("_T")
-
-_SAME = b""  # instead of the terms of a demand
-_REFUSED, _LATER = 0, 3  # what a reply of the script begins with
+_LATER = 3  # what the script replies to a record whose predecessor it does not know
 
 _logger = logging.getLogger(__name__)
 
@@ -102,16 +93,29 @@ class RedisStore:
         self._longest = longest
         self._timeout = timeout
         self._clock = clock
-        self._keys = _Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
+        self._keys = Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
         self._session: Session | None = None
         self._spare: Session | None = None  # opened by a probe
-        self._replays = _Replays()
+        self._flights: deque[_Flight] = deque()  # what is under way, in order
+        self._replays = Replays()
         self._overrides_version: Hashable = None
         self.tables = RedisTables(self._keys.prefix, lambda commands: self._run(commands, self._end()))
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | None:  # noqa: ARG002 - nobody waits
-        """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: there is a network between."""
-        return None
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
+        """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: the batch is sent."""
+        session = self._session
+        if session is None or session.is_broken:
+            return None
+        batch = self._batch(demands)
+        if batch.is_split:
+            return None
+        flight = _Flight(batch, self._end())
+        flight.send(session)
+        self._flights.append(flight)
+        commit = partial(self._finish, flight)
+        if session.is_broken or session.is_sending:
+            return commit
+        return Underway(session.descriptors, flight.end, partial(self._receive, flight), commit)
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`.
@@ -126,21 +130,81 @@ class RedisStore:
                 return []
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
+        flight = _Flight(self._batch(demands), self._end())
+        self._flights.append(flight)
+        return self._finish(flight)
+
+    def _batch(self, demands: Sequence[Demand]) -> Batch:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
-        number = self._memory.record(()).number
-        batch = _Batch(number, self._memory.writer, self._keys, self._keep(demands), self._time)
-        questions = [batch.question(demand) for demand in demands]
+        number = self._memory.next_number(beside=bool(self._flights))
+        return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._time, demands)
+
+    def _receive(self, flight: _Flight) -> list[Verdict] | None:
+        """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
+        if flight.clock.reply is None and flight.session is not None:
+            flight.session.take()
+        for command in flight.all:
+            if command.reply is None:
+                if command.failure is not None:
+                    raise command.failure
+                return None
+        self._flights.popleft()
+        self._synchronise(flight.clock)
+        flight.batch.take()
+        return self._conclude(flight.batch)
+
+    def _finish(self, flight: _Flight) -> list[Verdict]:
+        """The verdicts on ``flight``, the first under way, waited for; raises as :meth:`admit`."""
+        if flight.given_up is None:
+            try:
+                self._ask(flight)
+            except NodeError as error:
+                self._give_up(error)
+        self._flights.popleft()
+        if flight.given_up is not None:
+            raise flight.given_up
+        return self._conclude(flight.batch)
+
+    def _ask(self, flight: _Flight) -> None:
+        """Have all that ``flight`` asks answered; on NodeError some is."""
+        batch = flight.batch
         try:
-            self._ask_all(batch, questions)
-        except NodeError as error:
-            if not any(question.may_be_counted for question in questions):
-                raise StoreUnavailable(str(error)) from error
-            verdicts, record = self._decide_rest(batch, questions)
-            raise CommitFailed(str(error), verdicts, record) from error
+            self._run(flight.commands, flight.end, flight.clock, flight.session)
+        finally:
+            batch.take()
+        while commands := batch.ask():
+            try:
+                self._run(commands, flight.end)
+            finally:
+                batch.take()
+        rest = batch.rest()
+        if rest:
+            self._run([command for command, _, _ in rest], flight.end)
+            for command, question, group in rest:
+                question.conclude(command.reply[1], group)
+
+    def _conclude(self, batch: Batch) -> list[Verdict]:
+        """Have memory know what the server has counted; the verdicts."""
         trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
-        for question in questions:
+        for question in batch.questions:
             self._count(question, trims=trims)
-        return [question.result for question in questions]
+        return [question.result for question in batch.questions]
+
+    def _give_up(self, error: NodeError) -> None:
+        """Decide from memory what is under way and has no answer: none will be heeded any more."""
+        batches = [flight.batch for flight in self._flights]
+        for batch in batches:
+            batch.take()
+            for question in batch.questions:
+                if question.is_answered:
+                    self._count(question)
+        if len(batches) == 1 and not any(question.may_be_counted for question in batches[0].questions):
+            self._flights[0].given_up = StoreUnavailable(str(error))
+            return
+        self._memory.advance()
+        for flight in self._flights:
+            verdicts, record = self._decide_rest(flight.batch)
+            flight.given_up = CommitFailed(str(error), verdicts, record)
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """See :meth:`policyd_rate_limit.storage.base.Store.explain`: the server is asked, and writes nothing."""
@@ -151,9 +215,9 @@ class RedisStore:
             keys = [self._keys.counter(charge.counter) for _, charge in together]
             arguments: list[Argument] = []
             for _, charge in together:
-                terms = _terms("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
+                terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
                 arguments += (terms, b"")
-            commands.append((script(keys, (_name(self._memory.writer), 0, 0, self._time, *arguments)), together))
+            commands.append((script(keys, (lane_of(self._memory.writer, 0), 0, 0, self._time, *arguments)), together))
         try:
             self._run([command for command, _ in commands], time.monotonic() + min(self._timeout, EXPLAIN_SECONDS))
         except NodeError as error:
@@ -222,7 +286,7 @@ class RedisStore:
 
     def counters(self, count: int) -> Iterator[list[tuple[str, bytes]]]:
         """Name and key of all counters, about ``count`` at a time; each once, unless it is new."""
-        pattern = _escaped(self._keys.counters) + b"*"
+        pattern = escaped(self._keys.counters) + b"*"
         seen: set[int] = set()
         for node in self._connect(self._timeout).nodes:
             cursor = None
@@ -299,22 +363,29 @@ class RedisStore:
         return self._session
 
     def _disconnect(self) -> None:
-        self._replays = _Replays()
+        self._replays = Replays()
         if self._session is not None:
             self._session.close()
             self._session = None
 
-    def _run(self, commands: Sequence[Command], end: float) -> None:
+    def _run(
+        self, commands: Sequence[Command], end: float, clock: Command | None = None, sent: Session | None = None
+    ) -> None:
         """Have ``commands`` answered until ``end`` (of the monotonic clock), and memory know the server's time.
 
-        What has no answer is sent again, over new connections if need be.
+        What has no answer is sent again, over new connections if need be. ``sent``: where all, with ``clock``, which
+        asks for the time, has been sent already.
         """
-        clock = Command(None, "TIME")
+        clock = clock or Command(None, "TIME")
         waiting = [*commands, clock]
         pause = FIRST_PAUSE
+        session = sent if sent is self._session else None
         while True:
             try:
-                failure = self._connect(end - time.monotonic()).exchange(waiting, end)
+                if session is None:
+                    session = self._connect(end - time.monotonic())
+                    session.send(waiting)
+                failure = session.receive(waiting, end)
             except NodeError as error:
                 if not any(command.open for command in waiting):
                     raise  # nothing is to be found out by waiting
@@ -324,18 +395,22 @@ class RedisStore:
                     command.reply = None
             waiting = [command for command in waiting if command.reply is None]
             if not waiting:
-                seconds, microseconds = map(int, clock.reply)
-                self._memory.synchronise(self._clock() if self._clock else seconds + microseconds / 1e6)
+                self._synchronise(clock)
                 return
             if failure is None:
                 failure = NodeError("Redis has lost what was replayed before", Remedy.NONE)
             left = end - time.monotonic()
-            if self._session is not None and (self._session.is_broken or any(command.open for command in waiting)):
+            if session is not None and (session.is_broken or any(command.open for command in waiting)):
                 self._disconnect()
+            session = None
             if failure.remedy is Remedy.NONE or left <= pause:
                 raise failure
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _synchronise(self, clock: Command) -> None:
+        seconds, microseconds = map(int, clock.reply)
+        self._memory.synchronise(self._clock() if self._clock else seconds + microseconds / 1e6)
 
     def _replay(self, pending: Sequence[Record]) -> None:
         """Bring in ``pending``, for as long as one batch may take; NodeError where that is not enough."""
@@ -359,49 +434,20 @@ class RedisStore:
                 self._run(commands, self._end())
             except NodeError:
                 # Which of them are done is known to the server.
-                self._replays = _Replays()
+                self._replays = Replays()
                 raise
             replays.done.update(record[:2] for record in waiting[:count])
             del waiting[:count]
 
-    def _ask_all(self, batch: _Batch, questions: Sequence[_Question]) -> None:
-        """Have all ``questions`` answered; on NodeError some are."""
-        end = self._end()
-        asked = list(questions)
-        while asked:
-            commands = list(batch.ask(asked))
-            try:
-                self._run([command for command, _ in commands], end)
-            finally:
-                for command, together in commands:
-                    if command.reply is None:
-                        for question in together:
-                            question.may_be_counted = question.may_be_counted or command.open
-                        continue
-                    date, *replies = command.reply
-                    for question, reply in zip(together, replies, strict=True):
-                        question.take(reply, date)
-            asked = [question for question in asked if question.verdict is None]
-        rest = [last for question in questions for last in batch.conclude(question)] if batch.is_split else ()
-        if rest:
-            self._run([command for command, _, _ in rest], end)
-            for command, question, group in rest:
-                question.conclude(command.reply[1], group)
-
-    def _decide_rest(self, batch: _Batch, questions: Sequence[_Question]) -> tuple[list[Verdict], Record]:
-        """Decide from memory what has no answer.
+    def _decide_rest(self, batch: Batch) -> tuple[list[Verdict], Record]:
+        """Decide from memory what has no answer; what has one is counted there.
 
         The record tells of every counter of which the server may know more than its answers: that is how the two come
         to agree in the end.
         """
-        self._memory.advance()
-        entries: list[Entry] = []
-        for question in questions:
-            if question.verdict is not None and not question.has_reserved:
-                self._count(question)
-                entries += question.entries
-        for question in questions:
-            if question.verdict is None or question.has_reserved:
+        entries = [entry for question in batch.questions if question.is_answered for entry in question.entries]
+        for question in batch.questions:
+            if not question.is_answered:
                 question.entries.clear()
                 if question.verdict is None:
                     question.verdict = self._memory.ledger.decide(question.demand, question.entries)
@@ -413,9 +459,9 @@ class RedisStore:
                 ]
                 entries += question.entries
         record = pack(self._memory.writer, batch.number, self._memory.date, entries)
-        return [question.result for question in questions], record
+        return [question.result for question in batch.questions], record
 
-    def _count(self, question: _Question, *, trims: bool = True) -> None:
+    def _count(self, question: Question, *, trims: bool = True) -> None:
         """Have memory know what the server has counted; ``trims``: what has expired leaves the memory."""
         ledger = self._memory.ledger
         if question.entries:
@@ -436,285 +482,29 @@ class RedisStore:
         return self._longest
 
 
-class _Keys:
-    """The names of all keys."""
+class _Flight:
+    """A batch on its way until ``end`` (of the monotonic clock).
 
-    def __init__(self, prefix: str, *, clustered: bool) -> None:
-        self.prefix = prefix
-        self._clustered = clustered
-        self._counter, self._mail = f"{prefix}:c:", f"{prefix}:m:"
-
-    @property
-    def counters(self) -> bytes:
-        """What the keys of all counters begin with."""
-        return encoded(f"{self.prefix}:c:{{")
-
-    def name(self, key: bytes) -> str:
-        """Of which counter ``key`` is, as far as it says so."""
-        tag = decoded(key[len(self.counters) : -1])
-        return tag if tag.startswith("#") else tag.partition(":")[2]
-
-    def counter(self, counter: str) -> bytes:
-        """The key of ``counter``."""
-        return encoded(self._counter + _tag(counter))
-
-    def mail(self, counter: str, mail: str) -> bytes:
-        """The key of what ``mail`` was charged on ``counter``."""
-        return encoded(self._mail + _tag(counter) + mail)
-
-    def counter_and_mail(self, counter: str, mail: str) -> tuple[bytes, bytes]:
-        """Both."""
-        tag = _tag(counter)
-        return encoded(self._counter + tag), encoded(self._mail + tag + mail)
-
-    def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
-        """``charges`` in groups that one script can decide."""
-        if not self._clustered or len(charges) == 1:
-            return (charges,)
-        groups: dict[int, list[Charge]] = defaultdict(list)
-        for charge in charges:
-            groups[slot_of(self.counter(charge.counter))].append(charge)
-        return list(groups.values())
-
-    def in_scripts(self, asked: Sequence[_T], counter_of: Callable[[_T], str]) -> Iterator[Sequence[_T]]:
-        """What is ``asked`` as it goes together in a script, by one counter of each."""
-        places: Iterable[Sequence[_T]] = (asked,)
-        if self._clustered:
-            by_slot: dict[int, list[_T]] = defaultdict(list)
-            for item in asked:
-                by_slot[slot_of(self.counter(counter_of(item)))].append(item)
-            places = by_slot.values()
-        for place in places:
-            for first in range(0, len(place), DEMANDS_PER_SCRIPT):
-                yield place[first : first + DEMANDS_PER_SCRIPT]
-
-
-class _Question:
-    """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
-
-    ``field`` is where the mail remembers the charge, ``own_field`` where it does until all groups have admitted: others
-    are not to rely on what may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what
-    was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the servers may have
-    counted something of it.
+    ``session``: over which its ``commands`` and the question for the time, ``clock``, are sent; None: not yet. ``all``
+    are both.
+    ``given_up``: what came of it, where not all is answered that was asked.
     """
 
-    __slots__ = ("demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
+    __slots__ = ("all", "batch", "clock", "commands", "end", "given_up", "session")
 
-    def __init__(self, demand: Demand, field: bytes, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
-        self.demand = demand
-        self.field = field
-        self.own_field = own_field
-        self.groups = list(groups)
-        self.entries: list[Entry] = []
-        self.verdict: Verdict | None = None
-        self.may_be_counted = False
+    def __init__(self, batch: Batch, end: float) -> None:
+        self.batch = batch
+        self.commands: Sequence[Command] = batch.ask()
+        self.clock = Command(None, "TIME")
+        self.all = (*self.commands, self.clock)
+        self.end = end
+        self.session: Session | None = None
+        self.given_up: StoreError | None = None
 
-    @property
-    def result(self) -> Verdict:
-        """The verdict, once there is one."""
-        if self.verdict is None:
-            raise AssertionError(f"no verdict on {self.demand}")
-        return self.verdict
-
-    @property
-    def has_reserved(self) -> bool:
-        """Whether some charges were counted before another one was refused."""
-        return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
-
-    def take(self, reply: Sequence[int] | int, date: int) -> None:
-        """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
-        group = self.groups.pop(0)
-        if isinstance(reply, int):
-            charge = group[0]
-            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, self.demand.part))
-            self.may_be_counted = True
-            if len(self.demand.charges) == 1:
-                self.verdict = _admitted(charge.cost)
-                return
-        elif reply[0] == _REFUSED:
-            charge = group[reply[1] - 1]
-            self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
-            return
-        else:
-            self._note(group, reply)
-        if not self.groups:
-            first = self.demand.charges[0].counter
-            charged = 0
-            for entry in self.entries:
-                if entry.counter == first:
-                    charged += entry.amount
-            self.verdict = Verdict(True, charged=charged)
-
-    def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
-        """The ``reply`` to a command of :meth:`_Batch.conclude`."""
-        if self.has_reserved:
-            counters = {charge.counter for charge in group}
-            self.entries = [entry for entry in self.entries if entry.counter not in counters]
-        else:
-            self._note(group, reply)
-
-    def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
-        mail, part = self.demand.mail, self.demand.part
-        for at in range(1, len(reply), 3):
-            self.entries.append(Entry(group[reply[at] - 1].counter, reply[at + 1], reply[at + 2], mail, part))
-            self.may_be_counted = True
-
-
-class _Batch:
-    """Makes the commands of one batch, the ``number``-th of ``writer``."""
-
-    def __init__(self, number: int, writer: int, keys: _Keys, keep: int, time: str) -> None:
-        self.number = number
-        self._writer = writer
-        self._keys = keys
-        self._common: tuple[Argument, ...] = (_name(writer), number, keep, time)
-        self._ordinals: dict[str, int] = {}
-        self._own_fields = 0
-        self.is_split = False  # some demands need several scripts
-
-    def question(self, demand: Demand) -> _Question:
-        """``demand``, before anything of it is asked."""
-        mail = demand.mail
-        field = b""
-        if mail:
-            field = _settled_field(self._writer, self.number) if demand.settles else _part_field(demand.part)
-        groups = self._keys.together(demand.charges)
-        own_field = b""
-        if len(groups) > 1:
-            self.is_split = True
-            if mail:
-                self._own_fields += 1
-                own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
-        return _Question(demand, field, own_field, groups)
-
-    def ask(self, questions: Sequence[_Question]) -> Iterator[tuple[Command, Sequence[_Question]]]:
-        """Decide the first of the groups of each of ``questions``: the commands, and what each asks."""
-        for together in self._keys.in_scripts(questions, lambda question: question.groups[0][0].counter):
-            keys: list[bytes] = []
-            arguments: list[Argument] = []
-            before = b""
-            for question in together:
-                kind = "settle" if question.demand.settles and question.demand.mail else "charge"
-                group = question.groups[0]
-                terms = _terms(
-                    kind,
-                    question.own_field,
-                    tuple([(self._name(keys, question, charge), charge.cost, charge.limits) for charge in group]),
-                )
-                arguments += (_SAME if terms == before else terms, question.field)
-                before = terms
-            yield script(keys, (*self._common, *arguments)), together
-
-    def conclude(self, question: _Question) -> Iterator[tuple[Command, _Question, Sequence[Charge]]]:
-        """Give back what was reserved, or confirm what was counted, by scripts that knew of some charges only.
-
-        What a mail was charged too much before, and a refused demand has given back, stays given back.
-        """
-        if not question.has_reserved and not question.own_field:
-            return
-        kind = "undo" if question.has_reserved else "confirm"
-        counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
-        for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
-            keys: list[bytes] = []
-            terms: list[tuple[int, int, int]] = []
-            for charge in group:
-                entry = counted[charge.counter]
-                terms.append((self._name(keys, question, charge), entry.amount, entry.date))
-            arguments = (*self._common, packed((kind, question.own_field, *terms)), question.field)
-            yield script(keys, arguments), question, group
-
-    def _name(self, keys: list[bytes], question: _Question, charge: Charge) -> int:
-        """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
-        counter = charge.key + charge.unit
-        if question.demand.mail:
-            keys += self._keys.counter_and_mail(counter, question.demand.mail)
-        else:
-            keys.append(self._keys.counter(counter))
-        ordinal = self._ordinals[counter] = self._ordinals.get(counter, 0) + 1
-        return ordinal
-
-
-class _Replays:
-    """Makes the commands that bring in records, in the order in which they were written.
-
-    ``done``: (writer, number) of the records that are in.
-    """
-
-    def __init__(self) -> None:
-        self.done: set[tuple[int, int]] = set()
-        self._former: dict[tuple[int, str], int] = {}  # writer, counter -> number of the last record
-
-    def commands(self, record: Record, keys: _Keys, keep: int, time: str) -> Iterator[Command]:
-        """One command for each counter of ``record``."""
-        entries: dict[str, list[Entry]] = defaultdict(list)
-        for entry in record.dated_until(record.date):
-            entries[entry.counter].append(entry)
-        for counter, of_counter in entries.items():
-            mails: dict[str, int] = {}
-            arguments: list[Argument] = ["replay", self._former.get((record.writer, counter), 0), record.date]
-            for entry in _merged(of_counter):
-                mail = entry.mail
-                field = b""
-                if mail and entry.part and entry.amount > 0:
-                    field = _part_field(entry.part)
-                elif mail:
-                    field = _settled_field(record.writer, record.number)
-                arguments += (entry.amount, entry.date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
-            names = [keys.counter(counter), *(keys.mail(counter, mail) for mail in mails)]
-            yield script(names, (_name(record.writer), record.number, keep, time, *arguments))
-            self._former[record.writer, counter] = record.number
-
-
-def _tag(counter: str) -> str:
-    """What has a Cluster keep all keys of ``counter`` together: it counts what lies between the braces only."""
-    if len(counter) <= LONGEST_TAG:
-        # With its length no two counters have keys in common, whatever characters they are made of.
-        return f"{{{len(counter)}:{counter}}}"
-    return f"{{#{hashlib.blake2b(encoded(counter), digest_size=20).hexdigest()}}}"
-
-
-def _name(writer: int) -> bytes:
-    return writer.to_bytes(8, "big")
-
-
-@lru_cache(MOST_TERMS_PACKED)
-def _terms(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits], ...]) -> bytes:
-    """What is asked of ``charges``: ordinal, amount and limits of each."""
-    together = [
-        (ordinal, amount, [number for limit in limits for number in limit]) for ordinal, amount, limits in charges
-    ]
-    return packed((kind, own_field, *together))
-
-
-@lru_cache(MOST_VERDICTS_KEPT)
-def _admitted(amount: int) -> Verdict:
-    return Verdict(True, charged=amount)
-
-
-def _part_field(part: str) -> bytes:
-    return encoded(f"p{part}")
-
-
-def _settled_field(writer: int, number: int) -> bytes:
-    """One for all that a batch settles for a mail: Postfix asks about one stage of a mail after the other."""
-    return b"s%x.%d" % (writer, number)
-
-
-def _merged(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """``entries`` of one counter, those that have a field in common as one."""
-    settled: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.mail and not entry.part and entry.amount > 0:
-            before = settled.get(entry.mail)
-            settled[entry.mail] = replace(entry, amount=entry.amount + (before.amount if before else 0))
-        else:
-            yield entry
-    yield from settled.values()
-
-
-def _escaped(text: bytes) -> bytes:
-    """``text`` as a pattern of Redis that means itself."""
-    return re.sub(rb"[\\*?\[\]^-]", rb"\\\g<0>", text)
+    def send(self, session: Session) -> None:
+        """Send all over ``session``, without waiting."""
+        self.session = session
+        session.send(self.all)
 
 
 def _within(seconds: float, connect: Callable[[], Session]) -> Session:
@@ -736,7 +526,10 @@ def _within(seconds: float, connect: Callable[[], Session]) -> Session:
             if isinstance(found, Session):
                 found.close()
 
-    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="connect", daemon=True).start()
+    except RuntimeError as error:  # the system has no room for another thread
+        raise NodeError(f"Redis: {error}", Remedy.RECONNECT) from error
     try:
         found = outcome.get(timeout=max(seconds, 0))
     except queue.Empty:

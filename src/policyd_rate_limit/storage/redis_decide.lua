@@ -2,7 +2,8 @@
 --
 -- KEYS  for each demand its counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
 --       amount, date, and for a settlement what it gave back)
--- ARGV  1  writer (8 bytes)
+-- ARGV  1  lane of the writer (8 bytes, of which the last bit tells its two lanes apart): batches with one name come one
+--          after the other, beside one of the other
 --       2  number of the batch
 --       3  seconds for which a counter is kept whose windows are not known
 --       4  Unix time in place of the server's, for tests; empty: the server's
@@ -34,7 +35,7 @@
 -- "m": as MessagePack, relative to `seen` where that is shorter: format, seen, first, count, seen - date and amount of the
 --   newest event, expires - seen, marks, for each window: seconds, seen - used, head - first, seen - date of the head, sum.
 -- <number>: date and amount of each older event, one per second with a charge, numbered from `first` on.
--- "b" and writer: the writer's mark, which is what its last batch has done here: number, date, sum of what it counted,
+-- "b" and lane: the lane's mark, which is what its last batch has done here: number, date, sum of what it counted,
 --   ordinals in ranges: from, to, from, to, ...
 -- "r": the second of the last reset.
 --
@@ -45,14 +46,17 @@ local FORMAT = 1
 local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED = 0, 1, 2, 3, 4
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
 local MANY = 64 -- events to have passed over before a refusal is worth a write
-local MANY_MARKS = 8 -- to look for old ones
+local MANY_MARKS = 16 -- to look for old ones
+local LANES = 2 -- as MOST_UNDERWAY of base.py: batches whose numbers differ by less may be under way together
 local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
 local byte, substring = string.byte, string.sub
-local writer, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local mark_field = 'b' .. writer
+local lane, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local mark_field = 'b' .. lane
+local last = string.byte(lane, -1) or 0
+local other_field = 'b' .. substring(lane, 1, -2) .. string.char(last % 2 == 0 and last + 1 or last - 1)
 
 local now, date -- the second in which charges are judged, and the one that they are dated
 if ARGV[4] == '' then
@@ -224,7 +228,7 @@ end
 -- Reads a counter, as it was last written.
 local function read(key)
     local counter = {key = key, windows = {}, known = {}, events = {}, changed = {}, dropped = {}, passed = 0}
-    local found = call('HMGET', key, 'm', mark_field)
+    local found = call('HMGET', key, 'm', mark_field, other_field)
     if found[1] then
         local m = unpack_message(found[1])
         if m[1] ~= FORMAT then
@@ -246,6 +250,8 @@ local function read(key)
     end
     counter.mark = found[2] and unpack_message(found[2]) or {0, date, 0}
     counter.is_marked = found[2]
+    -- A batch comes too late that was given up before a later one was sent.
+    counter.is_later = counter.mark[1] > number or found[3] and unpack_message(found[3])[1] >= number + LANES
     return counter
 end
 
@@ -628,8 +634,8 @@ local function answer(kind, charges, field, own_field)
         return explain(charges[1])
     end
     for _, charge in ipairs(charges) do
-        if charge.counter.mark[1] > number then
-            return {KNOWN} -- a later batch came after this one was given up
+        if charge.counter.is_later then
+            return {KNOWN}
         end
     end
     if has(charges[1].counter, charges[1].ordinal) then
@@ -671,9 +677,9 @@ end
 local function charge_quickly(terms, key, mail, field)
     local charge = terms[3]
     local amount, limits = charge[2], charge[3]
-    local found = call('HMGET', key, 'm', mark_field)
-    local is_marked = found[2]
-    if is_marked and (values(is_marked)) >= number then
+    local found = call('HMGET', key, 'm', mark_field, other_field)
+    local is_marked, beside = found[2], found[3]
+    if is_marked and (values(is_marked)) >= number or beside and (values(beside)) >= number + LANES then
         return nil
     end
     local m, passed = nil, 0

@@ -1,7 +1,8 @@
 """Connections to Redis or Valkey: to one server, to the master that Sentinels name, or to the masters of a Cluster.
 
-redis-py's connections are used, not its clients: those try again by themselves, each time for as long as the timeout,
-and do not tell a command that was refused from one of which nobody knows whether it was carried out.
+redis-py makes the connections, and logs in. Its clients are not used: those try again by themselves, each time for as
+long as the timeout, and do not tell a command that was refused from one of which nobody knows whether it was carried
+out. Nor do they send a command before the one before it is answered.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import contextlib
 import enum
 import hashlib
 import inspect
+import math
 import select
 import time
-from functools import lru_cache
-from itertools import chain
+from collections import deque
 from pathlib import Path
+from ssl import SSLWantReadError, SSLWantWriteError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import ConfigError, Problem, StoreError
 from policyd_rate_limit.storage.sql_log import check_options, missing_driver
-from policyd_rate_limit.storage.watchdog import Watchdog
 
 try:
+    import hiredis
     from redis import connection as _connection
     from redis import exceptions as errors
     from redis.backoff import NoBackoff
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     Argument = bytes | str | int
 
 driver: Any = _connection  # whose types are incomplete
+_line: Any = hiredis.pack_command  # whose types are wrong
 
 SCRIPT = Path(__file__).with_name("redis_decide.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # by which the server knows it
@@ -45,21 +48,15 @@ DEFAULT_PORT = 6379
 SLOTS = 16_384  # of a Cluster
 MOST_SEEDS = 1_000  # addresses of a Cluster's nodes that are remembered
 LONGEST_MESSAGE = 200  # characters of a server's error
-MOST_LAYOUTS = 64  # of commands by how many arguments they have; most batches are of a few sizes
+READ_BYTES = 65_536  # at once
 
-_CODES = {
-    errors.MovedError: "MOVED",  # before AskError, which it is a subclass of
-    errors.AskError: "ASK",
-    errors.TryAgainError: "TRYAGAIN",
-    errors.ClusterDownError: "CLUSTERDOWN",
-    errors.MasterDownError: "MASTERDOWN",
-    errors.NoScriptError: "NOSCRIPT",
-    errors.ReadOnlyError: "READONLY",
-    errors.NoPermissionError: "NOPERM",
-    errors.OutOfMemoryError: "OOM",
-}
 # After these nothing of a script has been done; after others its first demands may have been.
-_BEFORE_ANYTHING = frozenset(_CODES.values()) | {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
+_BEFORE_ANYTHING = frozenset(
+    {"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"}
+    | {"NOPERM", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN"}
+)
+_NOT_NOW = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
+_NOTHING = object()  # what has no end yet is no reply
 _OURS = frozenset({"url", "cluster", "nodes", "prefix", "sentinels", "service_name", "sentinel_options"})
 
 
@@ -74,9 +71,11 @@ class Remedy(enum.IntEnum):
 class NodeError(StoreError):
     """A server does not do what it was asked."""
 
-    def __init__(self, message: str, remedy: Remedy) -> None:
+    def __init__(self, message: str, remedy: Remedy, code: str = "", rest: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
+        self.code = code  # the first word of what the server has answered, and the others
+        self.rest = rest
 
 
 class Address(NamedTuple):
@@ -92,16 +91,19 @@ class Address(NamedTuple):
 class Command:
     """One command; ``key`` says which node of a Cluster it is for, None for any.
 
-    ``reply`` stays None until there is one. ``open``: it was sent, and nobody knows whether it was carried out.
+    ``reply`` stays None until there is one; ``failure`` is why there will be none, as long as it is not sent again.
+    ``open``: it was sent, and nobody knows whether it was carried out.
     """
 
-    __slots__ = ("arguments", "asks", "key", "open", "reply")
+    __slots__ = ("arguments", "asks", "failure", "key", "node", "open", "reply")
 
     def __init__(self, key: bytes | None, *arguments: Argument) -> None:
         self.key = key
         self.arguments = arguments
         self.reply: Any = None
+        self.failure: NodeError | None = None
         self.open = False
+        self.node: Node | None = None  # to which it was sent last
         self.asks: Address | None = None  # whom to ask this once, while a Cluster moves a slot
 
 
@@ -111,72 +113,116 @@ def script(keys: Sequence[bytes], arguments: Iterable[Argument]) -> Command:
 
 
 class Node:
-    """A connection to one server.
+    """A connection to one server, which answers in the order in which it is asked.
+
+    Commands may be sent before those before them are answered. The socket does not block: what takes time is in
+    :meth:`wait` alone. redis-py has made the connection and logged in.
 
     :raises NodeError: from every method.
     """
 
-    def __init__(self, address: Address, connection: Any) -> None:
+    def __init__(self, address: Address, connection: Any, timeout: float) -> None:
         self.address = address
+        self.broken: NodeError | None = None
         self._connection = connection
+        self._timeout = timeout
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._sent: deque[Command | None] = deque()  # what has no reply yet, None: ASKING
+        self._unsent = b""
         try:
             connection.connect()
-            self._watchdog = Watchdog(connection._sock.fileno())
+            self._socket = connection._sock
+            self._socket.setblocking(False)
         except (errors.RedisError, OSError) as error:
             raise self._failure(error) from error
-
-    def ask(self, *arguments: Argument) -> Any:
-        """The reply to one command."""
-        try:
-            self._connection.send_command(*arguments, check_health=False)
-            return self._read()
-        except (errors.RedisError, OSError) as error:
-            raise self._failure(error) from error
+        self.descriptor = int(self._socket.fileno())
+        self._undecrypted = getattr(self._socket, "pending", None)
 
     @property
-    def descriptor(self) -> int:
-        """Of the socket."""
-        return int(self._connection._sock.fileno())
+    def is_sending(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._unsent)
 
-    def send(self, commands: Sequence[Command], end: float) -> None:
-        """Send ``commands`` until ``end`` (of the monotonic clock)."""
-        if _readable([self], 0.0):
+    def ask(self, *arguments: Argument) -> Any:
+        """The reply to one command, waited for."""
+        command = Command(None, *arguments)
+        self.send((command,))
+        self.wait((command,), time.monotonic() + self._timeout)
+        if command.failure is not None:
+            command.failure.remedy = Remedy.RECONNECT
+            raise command.failure
+        return command.reply
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send ``commands`` as far as that can be done without waiting: :meth:`wait` sends the rest."""
+        if not self._sent:
             # Nobody says anything unasked, but goodbye: better not to send what would then be unknown.
-            raise NodeError(f"Redis {self.address}: connection closed by the server", Remedy.RECONNECT)
-        lines: list[bytes] = []
+            self.take()
+        if self.broken:
+            raise self.broken
+        lines = [self._unsent] if self._unsent else []
         for command in commands:
             if command.asks:
                 lines.append(_line(("ASKING",)))
+                self._sent.append(None)
             lines.append(_line(command.arguments))
             command.open = True
-        try:
-            with self._watchdog.until(end):
-                self._connection.send_packed_command([b"".join(lines)], False)
-        except (errors.RedisError, OSError) as error:
-            raise self._failure(error, end) from error
+            command.failure = None
+            command.node = self
+            self._sent.append(command)
+        self._unsent = b"".join(lines)
+        self._flush()
 
-    def receive(self, commands: Sequence[Command], end: float) -> dict[Command, Exception]:
-        """Take the replies to ``commands``, which were sent, until ``end`` (of the monotonic clock).
-
-        :returns: those that were refused, with the errors.
-        :raises NodeError: the connection broke; of commands that are ``open`` it is not known what came of them.
-        """
-        refused: dict[Command, Exception] = {}
+    def take(self) -> None:
+        """Take what the server has said by now. What it refused has a failure then; if it hung up, all has."""
+        reader = self._reader
         try:
-            with self._watchdog.until(end):
-                for command in commands:
-                    if command.asks:
-                        command.asks = None
-                        self._read()
-                    try:
-                        command.reply = self._read()
-                        command.open = False
-                    except errors.ResponseError as error:
-                        refused[command] = error
-                        command.open = _code(error)[0] not in _BEFORE_ANYTHING
-        except (errors.RedisError, OSError) as error:
-            raise self._failure(error, end) from error
-        return refused
+            more = True
+            while more:
+                data = self._socket.recv(READ_BYTES)
+                if not data:
+                    self._break(NodeError(f"Redis {self.address}: connection closed by the server", Remedy.RECONNECT))
+                    return
+                reader.feed(data)
+                # TLS may have read more from the socket than it has told.
+                more = bool(self._undecrypted and self._undecrypted())
+        except _NOT_NOW:
+            pass
+        except OSError as error:
+            self._break(self._failure(error))
+            return
+        try:
+            while self._sent and (reply := reader.gets()) is not _NOTHING:
+                command = self._sent.popleft()
+                if command is None:
+                    continue
+                command.asks = None
+                if isinstance(reply, hiredis.ReplyError):
+                    code, rest = _code(reply)
+                    command.failure = NodeError(f"Redis {self.address}: {_one_line(reply)}", Remedy.NONE, code, rest)
+                    command.open = code not in _BEFORE_ANYTHING
+                else:
+                    command.reply = reply
+                    command.open = False
+        except hiredis.ProtocolError as error:
+            self._break(self._failure(error))
+
+    def wait(self, commands: Sequence[Command], end: float) -> None:
+        """Wait until each of ``commands``, which were sent, has a reply or a failure, until ``end``."""
+        while any(command.reply is None and command.failure is None for command in commands):
+            if not _wait_for([self], end):
+                self.give_up()
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Send and take what can be sent and taken by now."""
+        if not self.broken:
+            self._flush()
+            self.take()
+
+    def give_up(self) -> None:
+        """No answer has come in time: what is still under way has failed."""
+        self._break(NodeError(f"Redis {self.address}: no answer in time", Remedy.RECONNECT))
 
     def load_script(self) -> None:
         """Have the server keep the script, unless it does."""
@@ -186,69 +232,110 @@ class Node:
 
     def close(self) -> None:
         """Close the connection. Never raises."""
-        self._watchdog.close()
+        self._break(NodeError(f"Redis {self.address}: connection closed", Remedy.RECONNECT))
         with contextlib.suppress(errors.RedisError, OSError):
             self._connection.disconnect()
 
-    def _read(self) -> Any:
-        reply = self._connection.read_response(disable_decoding=True, disconnect_on_error=False)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+    def _flush(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except _NOT_NOW:
+                return
+            except OSError as error:
+                self._break(self._failure(error))
+                return
+            self._unsent = self._unsent[sent:]
 
-    def _failure(self, error: Exception, end: float = 0.0) -> NodeError:
-        if end and time.monotonic() >= end:
-            return NodeError(f"Redis {self.address}: no answer in time", Remedy.RECONNECT)
+    def _break(self, failure: NodeError) -> None:
+        self.broken = self.broken or failure
+        self._unsent = b""
+        for command in self._sent:
+            if command is not None:
+                command.failure = failure
+        self._sent.clear()
+
+    def _failure(self, error: Exception) -> NodeError:
         return NodeError(f"Redis {self.address}: {_one_line(error)}", Remedy.RECONNECT)
 
 
 class Session:
     """Connections to all servers in use; ``slots`` are the addresses of a Cluster's masters, by slot.
 
-    ``warnings``: what the operator should know of the servers. ``is_broken``: of no more use.
+    ``warnings``: what the operator should know of the servers. ``descriptors``: of all sockets.
     """
 
     def __init__(self, nodes: Sequence[Node], slots: list[Address] | None, warnings: Sequence[str]) -> None:
         self.warnings = warnings
-        self.is_broken = False
+        self.descriptors = [node.descriptor for node in nodes]
         self._nodes = {node.address: node for node in nodes}
         self._first = nodes[0]
         self._slots = slots
+        self._is_stale = False
 
     @property
     def nodes(self) -> list[Node]:
         """The connections to all masters."""
         return list(self._nodes.values())
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is of no more use."""
+        return self._is_stale or any(node.broken for node in self._nodes.values())
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something is still to be sent, which :meth:`receive` does."""
+        return any(node.is_sending for node in self._nodes.values())
+
     def exchange(self, commands: Sequence[Command], end: float) -> NodeError | None:
-        """Send ``commands``, each to where it belongs, and take the replies, until ``end`` (of the monotonic clock).
+        """:meth:`send` and :meth:`receive`."""
+        self.send(commands)
+        return self.receive(commands, end)
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send ``commands``, each to where it belongs, without waiting."""
+        for node, share in self._shares(commands):
+            try:
+                node.send(share)
+            except NodeError as failure:
+                for command in share:
+                    command.failure = failure
+
+    def take(self) -> None:
+        """Take what the servers have said by now."""
+        for node in self._nodes.values():
+            if not node.broken:
+                node.take()
+
+    def receive(self, commands: Sequence[Command], end: float) -> NodeError | None:
+        """Take the replies to ``commands``, which were sent, until ``end`` (of the monotonic clock).
 
         :returns: the worst of what went wrong; None when all have a reply.
         """
+        # No node waits for another one's answers.
+        while nodes := {
+            command.node
+            for command in commands
+            if command.reply is None and command.failure is None and command.node is not None
+        }:
+            ready = _wait_for(nodes, end)
+            if not ready:
+                for node in nodes:
+                    node.give_up()
+            for node in ready:
+                node.go_on()
         failures: list[NodeError] = []
-        sent: dict[Node, Sequence[Command]] = {}
-        for node, share in self._shares(commands, failures):
+        for command in commands:
+            if command.failure is not None:
+                self._judge(command, command.failure)
+                failures.append(command.failure)
+        for node in {c.node for c in commands if c.node and c.failure and c.failure.code == "NOSCRIPT"}:
             try:
-                node.send(share, end)
-                sent[node] = share
+                node.load_script()
             except NodeError as failure:
+                self._is_stale = True
                 failures.append(failure)
-        while sent:
-            # No node waits for another one's answers.
-            nodes = list(sent)
-            if len(nodes) > 1:
-                nodes = _readable(nodes, end - time.monotonic()) or nodes
-            for node in nodes:
-                share = sent.pop(node)
-                try:
-                    refused = node.receive(share, end)
-                except NodeError as failure:
-                    failures.append(failure)
-                else:
-                    failures += [self._judge(node, command, error) for command, error in refused.items()]
-                    if any(_code(error)[0] == "NOSCRIPT" for error in refused.values()):
-                        self._load_script(node, failures)
-        self.is_broken = self.is_broken or any(failure.remedy is Remedy.RECONNECT for failure in failures)
         return max(failures, key=lambda failure: failure.remedy, default=None)
 
     def close(self) -> None:
@@ -256,10 +343,8 @@ class Session:
         for node in self._nodes.values():
             node.close()
 
-    def _shares(
-        self, commands: Sequence[Command], failures: list[NodeError]
-    ) -> Iterable[tuple[Node, Sequence[Command]]]:
-        """``commands`` by node; those for a server that there is no connection to are left out."""
+    def _shares(self, commands: Sequence[Command]) -> Iterable[tuple[Node, Sequence[Command]]]:
+        """``commands`` by node; those for a server that there is no connection to have failed."""
         if self._slots is None:
             return [(self._first, commands)]
         shares: dict[Address, list[Command]] = {}
@@ -269,36 +354,31 @@ class Session:
                 address = self._first.address if command.key is None else self._slots[slot_of(command.key)]
             shares.setdefault(address, []).append(command)
         for address in shares.keys() - self._nodes.keys():
-            failures.append(NodeError(f"Redis {address}: no connection", Remedy.RECONNECT))
+            self._is_stale = True
             for command in shares.pop(address):
                 command.asks = None
+                command.failure = NodeError(f"Redis {address}: no connection", Remedy.RECONNECT)
         return [(self._nodes[address], share) for address, share in shares.items()]
 
-    def _load_script(self, node: Node, failures: list[NodeError]) -> None:
-        try:
-            node.load_script()
-        except NodeError as failure:
-            failures.append(failure)
-
-    def _judge(self, node: Node, command: Command, error: Exception) -> NodeError:
-        """What helps after ``node`` has refused ``command``."""
-        remedy = Remedy.NONE
-        code, rest = _code(error)
-        if code in ("MOVED", "ASK") and self._slots is not None:
-            slot, where = rest.split()
+    def _judge(self, command: Command, failure: NodeError) -> None:
+        """Say what helps after a node has refused ``command``."""
+        if command.node is None or not failure.code:
+            return
+        if failure.code in ("MOVED", "ASK") and self._slots is not None:
+            slot, where = failure.rest.split()
             host, port = where.rsplit(":", 1)
-            address = Address(host or node.address.host, int(port))
-            remedy = Remedy.REPEAT
-            if code == "ASK":
+            address = Address(host or command.node.address.host, int(port))
+            failure.remedy = Remedy.REPEAT
+            if failure.code == "ASK":
                 command.asks = address
             else:
                 self._slots[int(slot)] = address
-        elif code in ("NOSCRIPT", "BUSY", "TRYAGAIN", "CLUSTERDOWN"):
-            remedy = Remedy.REPEAT
+        elif failure.code in ("NOSCRIPT", "BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN"):
+            failure.remedy = Remedy.REPEAT
         # In a script, older servers put it behind words of their own.
-        elif code in ("READONLY", "MASTERDOWN") or "-READONLY " in rest:
-            remedy = Remedy.RECONNECT
-        return NodeError(f"Redis {node.address}: {_one_line(error)}", remedy)
+        elif failure.code in ("READONLY", "MASTERDOWN") or "-READONLY " in failure.rest:
+            failure.remedy = Remedy.RECONNECT
+            self._is_stale = True
 
 
 class Servers:
@@ -327,6 +407,7 @@ class Servers:
             "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),
         }
+        self._timeout = timeout
         self._sentinels = _addresses(config, "sentinels")
         self._service = config.get("service_name")
         if bool(self._sentinels) != isinstance(self._service, str):
@@ -373,8 +454,8 @@ class Servers:
     def _open(self, address: Address, options: Mapping[str, Any] | None = None) -> Node:
         options = self._options if options is None else options
         if self._path:
-            return Node(Address(self._path, 0), self._class(path=self._path, **options))
-        return Node(address, self._class(host=address.host, port=address.port, **options))
+            return Node(Address(self._path, 0), self._class(path=self._path, **options), self._timeout)
+        return Node(address, self._class(host=address.host, port=address.port, **options), self._timeout)
 
     def _master(self) -> Address:
         """The master's address, as the first Sentinel says that knows it."""
@@ -412,25 +493,17 @@ class Servers:
         raise failure
 
 
-def _line(arguments: Sequence[Argument]) -> bytes:
-    """A command as the protocol has it (RESP); redis-py takes several times as long for many short arguments."""
-    pieces = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in arguments]
-    return _layout(len(pieces)) % tuple(chain.from_iterable(zip(map(len, pieces), pieces, strict=True)))
+def _wait_for(nodes: Iterable[Node], end: float) -> list[Node]:
+    """Those of ``nodes`` that have something to be read, or where sending goes on, as soon as one has; none: too late.
 
-
-@lru_cache(MOST_LAYOUTS)
-def _layout(size: int) -> bytes:
-    """Of a command with ``size`` arguments, with places for the length of each and for itself."""
-    return b"*%d\r\n" % size + b"$%d\r\n%b\r\n" * size
-
-
-def _readable(nodes: Sequence[Node], seconds: float) -> list[Node]:
-    """Those of ``nodes`` that have something to be read, as soon as one has; none after ``seconds``."""
+    ``end`` is by the monotonic clock.
+    """
     by_descriptor = {node.descriptor: node for node in nodes}
     poll = select.poll()  # select() knows no descriptors beyond 1023
-    for descriptor in by_descriptor:
-        poll.register(descriptor, select.POLLIN)
-    return [by_descriptor[descriptor] for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000)]
+    for descriptor, node in by_descriptor.items():
+        poll.register(descriptor, select.POLLIN | (select.POLLOUT if node.is_sending else 0))
+    left = max(end - time.monotonic(), 0.0)
+    return [by_descriptor[descriptor] for descriptor, _ in poll.poll(math.ceil(left * 1000))]
 
 
 def _risks(node: Node) -> list[str]:
@@ -494,10 +567,7 @@ def _pairs(reply: Any) -> dict[str, str]:
 
 
 def _code(error: Exception) -> tuple[str, str]:
-    """The first word of what the server answered, and the rest: redis-py makes a class of some, which ones depends."""
-    for kind, code in _CODES.items():
-        if isinstance(error, kind):
-            return code, str(error)
+    """The first word of what the server answered, and the rest."""
     code, _, rest = str(error).partition(" ")
     return code, rest
 

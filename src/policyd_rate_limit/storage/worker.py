@@ -5,6 +5,10 @@ answers at once, a busy one has one commit pay for many answers, and the event l
 
 What needs no waiting, deciding, is done in the event loop where the store can: two threads that both want the
 interpreter cost more than that. The store's thread is then left with the commit.
+
+A store behind a network may have several batches under way: the event loop sends them and takes the answers, and the
+thread is there for all that goes wrong or takes its time. The store has one master at a time: before the thread gets
+something to do, it gets all that is under way.
 """
 
 from __future__ import annotations
@@ -12,8 +16,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.base import Commit
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
+_Waiting = list["Callable[[Verdict | Exception], None]"]
 
 MOST_DEMANDS: Final = 1_000  # of one batch, so that no answer waits for much more than its own commit
 MAINTENANCE_SECONDS: Final = 1.0
@@ -36,8 +46,11 @@ class Decider(Protocol):
     def open(self) -> None:
         """Called first."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | list[Verdict] | None:
-        """In the event loop: decide ``demands`` in order, if nothing is to be waited for but the commit, if that."""
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Underway | list[Verdict] | None:
+        """In the event loop: decide ``demands`` in order, or have them decided, where that is possible.
+
+        See :meth:`policyd_rate_limit.storage.base.Store.prepare`.
+        """
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts hold when this returns."""
@@ -62,18 +75,21 @@ class Worker:
         self._store = store
         self._loop = loop
         self._demands: list[Demand] = []
-        self._waiting: list[Callable[[Verdict | Exception], None]] = []
+        self._waiting: _Waiting = []
         self._unexplained: _Unexplained = []
         # For the metrics: how many demands there have been, and how many batches by the length of their size in bits.
         self.batched = 0
         self.batch_sizes = [0] * (MOST_DEMANDS.bit_length() + 1)
-        self._busy = False
+        self._is_due = False  # what waits will be looked at in a moment
         self._running = 0  # jobs
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
-        self._jobs: queue.SimpleQueue[Callable[[], Sequence[Verdict]] | None] = queue.SimpleQueue()
-        self._in_hand: list[Callable[[Verdict | Exception], None]] = []
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Sequence[Verdict]], _Waiting] | None] = queue.SimpleQueue()
+        self._underway: deque[tuple[Underway, _Waiting]] = deque()
+        self._worth = 1  # so many demands have to wait for one more batch
+        self._watched: set[int] = set()  # descriptors
+        self._timer: asyncio.TimerHandle | None = None
         self._store_thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def start(self) -> None:
@@ -99,67 +115,147 @@ class Worker:
         """Let the store finish what it has in hand, and close it."""
         if self._maintenance is not None:
             self._maintenance.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._stopping = True
+        self._hand_over()
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._store_thread.join)
         _tell(self._unexplained, [()] * len(self._unexplained))
 
     def _begin(self) -> None:
         """Have the store begin, once all is read that has come by now."""
-        if not self._busy:
-            self._busy = True
-            self._loop.call_soon(self._next)
+        if not self._is_due and not self._running:
+            self._is_due = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._is_due = False
+        if not self._running:
+            self._next()
 
     def _next(self) -> None:
-        """Give the store all that waits; what it has to do besides comes after the answers."""
+        """Give the store what waits; what it has to do besides comes after the answers."""
         if self._stopping:
             return
-        if self._demands:
-            demands = self._demands[:MOST_DEMANDS]
-            self._in_hand = self._waiting[:MOST_DEMANDS]
-            del self._demands[:MOST_DEMANDS], self._waiting[:MOST_DEMANDS]
-            self.batched += len(demands)
-            self.batch_sizes[len(demands).bit_length()] += 1
-            try:
-                job = self._store.prepare(demands)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
-                job = partial(_raise, error)
-            if isinstance(job, list):
-                self._running += 1
-                self._loop.call_soon(self._deliver, job)
-            else:
-                self._put(job or partial(self._store.admit, demands))
+        if len(self._demands) >= self._worth:
+            self._give()
         if self._unexplained or self._maintenance_due:
             unexplained, self._unexplained = self._unexplained, []
             maintain, self._maintenance_due = self._maintenance_due, False
-            self._put(partial(self._do_besides, unexplained, maintain=maintain))
+            self._put(partial(self._do_besides, unexplained, maintain=maintain), [])
 
-    def _put(self, job: Callable[[], Sequence[Verdict]]) -> None:
+    def _give(self) -> None:
+        demands, waiting = self._demands, self._waiting
+        if len(demands) > MOST_DEMANDS:
+            self._demands, self._waiting = demands[MOST_DEMANDS:], waiting[MOST_DEMANDS:]
+            del demands[MOST_DEMANDS:], waiting[MOST_DEMANDS:]
+        else:
+            self._demands, self._waiting = [], []
+        self.batched += len(demands)
+        self.batch_sizes[len(demands).bit_length()] += 1
+        try:
+            job = self._store.prepare(demands)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+            job = partial(_raise, error)
+        if isinstance(job, Underway):
+            self._watch(job, waiting)
+        elif isinstance(job, list):
+            self._running += 1
+            self._loop.call_soon(self._deliver, waiting, job)
+        else:
+            self._put(job or partial(self._store.admit, demands), waiting)
+
+    def _put(self, job: Callable[[], Sequence[Verdict]], waiting: _Waiting) -> None:
+        """Have the thread do ``job``, after what is under way."""
+        self._hand_over()
         self._running += 1
-        self._jobs.put(job)
+        self._jobs.put((job, waiting))
 
-    def _deliver(self, results: Sequence[Verdict | Exception] | Exception) -> None:
-        done, self._in_hand = self._in_hand, []
-        if isinstance(results, Exception):
-            results = (results,) * len(done)
+    def _deliver(self, waiting: _Waiting, results: Sequence[Verdict | Exception] | Exception) -> None:
         self._running -= 1
+        if isinstance(results, Exception):
+            results = (results,) * len(waiting)
+        self._answer(waiting, results)
+
+    def _answer(self, waiting: _Waiting, results: Sequence[Verdict | Exception]) -> None:
+        """Write these answers, and go on with what waits, if nothing keeps the store busy."""
         waits = False
         if not self._running:
-            self._busy = bool(self._demands or self._unexplained or self._maintenance_due)
             # A batch that is about as large is begun before these answers are written, so that both go on at once. A
             # smaller one had better wait for what these answers bring: a commit costs as much for few as for many.
-            waits = self._busy and 2 * len(self._demands) < len(done)
-            if self._busy and not waits:
+            waits = 2 * len(self._demands) < len(waiting)
+            if not waits:
                 self._next()
-        for call, result in zip(done, results, strict=True):
+        for call, result in zip(waiting, results, strict=True):
             try:
                 call(result)
             except Exception:
                 # The others wait for their answers all the same.
                 _logger.exception("an answer")
-        if waits:
+        if waits and not self._is_due:
             # Two turns of the event loop: between them it reads.
-            self._loop.call_soon(self._loop.call_soon, self._next)
+            self._is_due = True
+            self._loop.call_soon(self._loop.call_soon, self._look)
+
+    def _watch(self, batch: Underway, waiting: _Waiting) -> None:
+        """Look after ``batch`` in the event loop."""
+        self._underway.append((batch, waiting))
+        self._weigh()
+        for descriptor in batch.descriptors:
+            if descriptor not in self._watched:
+                self._watched.add(descriptor)
+                self._loop.add_reader(descriptor, self._receive)
+        if self._timer is None:
+            self._look_at_the_time()
+
+    def _weigh(self) -> None:
+        """One more batch costs some work here and there: it is for as many as are under way, or it waits for them."""
+        if len(self._underway) < MOST_UNDERWAY:
+            self._worth = sum([len(waiting) for _, waiting in self._underway]) or 1
+        else:
+            self._worth = MOST_DEMANDS * MOST_DEMANDS
+
+    def _receive(self) -> None:
+        """Something can be read: take the answers that are there."""
+        if not self._underway:
+            self._unwatch()  # the end of the connection, which the next batch will meet
+        while self._underway:
+            batch, waiting = self._underway[0]
+            try:
+                verdicts = batch.receive()
+            except Exception:  # noqa: BLE001 - the thread will meet it again, or find a way
+                self._hand_over()
+                return
+            if verdicts is None:
+                return
+            self._underway.popleft()
+            self._weigh()
+            self._answer(waiting, verdicts)
+
+    def _hand_over(self) -> None:
+        """Have the thread wait for what is under way."""
+        self._unwatch()
+        while self._underway:
+            batch, waiting = self._underway.popleft()
+            self._running += 1
+            self._jobs.put((batch.commit, waiting))
+        self._weigh()
+
+    def _unwatch(self) -> None:
+        for descriptor in self._watched:
+            self._loop.remove_reader(descriptor)
+        self._watched.clear()
+
+    def _look_at_the_time(self) -> None:
+        """Have the thread conclude what takes too long."""
+        self._timer = None
+        if self._underway:
+            left = self._underway[0][0].end - time.monotonic()
+            if left > 0:
+                self._timer = self._loop.call_later(left, self._look_at_the_time)
+            else:
+                self._hand_over()
 
     def _maintain(self) -> None:
         self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)
@@ -168,13 +264,16 @@ class Worker:
 
     def _run(self) -> None:
         self._guard(self._store.open)
-        while (job := self._jobs.get()) is not None:
+        while (work := self._jobs.get()) is not None:
+            job, waiting = work
             results: Sequence[Verdict] | Exception
             try:
                 results = job()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+            except Exception as error:
+                if not isinstance(error, StoreError):
+                    _logger.exception("a batch")
                 results = error
-            self._loop.call_soon_threadsafe(self._deliver, results)
+            self._loop.call_soon_threadsafe(self._deliver, waiting, results)
         self._guard(self._store.close)
 
     def _do_besides(self, unexplained: _Unexplained, *, maintain: bool) -> tuple[()]:
