@@ -17,14 +17,12 @@ import pymysql
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.storage import log_tables, mysql
-from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage import mysql
 from policyd_rate_limit.storage.log import LogError
 from policyd_rate_limit.storage.mysql import connection_options
 from storage.logs import TIMEOUT, MariadbLogs, append, read, record
 from support.sql_servers import PASSWORD, MariadbServer
 
-ROOT = pathlib.Path(__file__).parents[2]
 RECORDS = (record(1, counters=["user:'\\\"\u00e9\ud800", "user:%s; DROP"]), record(2))
 
 
@@ -343,60 +341,3 @@ def test_every_kind_of_binary_log_will_do(logs: MariadbLogs, server: MariadbServ
     finally:
         server.stop()
         server.start()
-
-
-# --- rights ---
-
-
-def test_the_rights_that_the_manual_names_suffice(logs: MariadbLogs) -> None:
-    """Tables that the administrator has made, in the manual's words, and a user with no right to make any."""
-    user = logs.config["user"]
-    logs.execute(
-        f"REVOKE ALL PRIVILEGES ON {logs.database}.* FROM {user}",
-        *(statement.replace("policyd_rate_limit", user) for statement in manual("tables")),
-        "CREATE TABLE mail_count (id varchar(40) NOT NULL, date bigint NOT NULL)",
-        "INSERT INTO mail_count VALUES ('joe', 1000)",
-        "CREATE TABLE limit_report (id varchar(40) NOT NULL, delta int NOT NULL, hit int NOT NULL)",
-        "INSERT INTO limit_report VALUES ('joe', 60, 3)",
-        *(statement.replace("policyd_rate_limit", user) for statement in manual("old table")),
-    )
-    log = logs.open()
-    log.begin(TIMEOUT)
-    assert log.prepare(lambda counts: (record(number, 1_000) for number, _ in enumerate(counts, 1)))
-    log.commit()
-    append(log, record(2, 1_001), record(3, 1_010))
-    log.begin(TIMEOUT)
-    log.redate(1_005)
-    log.commit()
-    assert [row.date for _, row in read(logs.open())] == [1_000, 1_001, 1_005]
-    assert log.clean(1_002, TIMEOUT) == 3
-    override = Override("user:joe", (), 1 << 40)
-    log_tables.set_override(log, override, 0, TIMEOUT)
-    log_tables.set_override(log, override, 0, TIMEOUT)
-    assert log_tables.overrides(log, 0) == [override]
-    assert log_tables.remove_override(log, "user:joe", 0, TIMEOUT)
-    for _ in range(2):
-        log_tables.add_hits(log, [Hits("user:joe", 60, 2, 1_000)], TIMEOUT)
-    hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")
-    assert hits == [Hits("user:joe", 60, 7, 1_000)]
-    log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
-    assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
-
-
-def test_a_missing_right_is_named(logs: MariadbLogs) -> None:
-    logs.execute(f"REVOKE CREATE ON {logs.database}.* FROM {logs.config['user']}")
-    with pytest.raises(LogError, match="CREATE command denied"):
-        logs.open().begin(TIMEOUT)
-
-
-def test_the_query_in_the_manual_works(logs: MariadbLogs) -> None:
-    append(logs.ready(), record(1, counters=["user:a", "user:b"]), record(2, counters=["user:b"]))
-    (query,) = manual("what each id has used in the last day (MySQL 8.0, MariaDB 10.6)")
-    assert [(name, int(used)) for name, used in logs.execute(query.rstrip(";\n"))] == [("user:b", 2), ("user:a", 1)]
-
-
-def manual(section: str) -> list[str]:
-    """The SQL statements of a block of docs/mysql.md, which begins with ``-- section``."""
-    text = (ROOT / "docs/mysql.md").read_text()
-    block = text.partition(f"```sql\n-- {section}\n")[2].partition("```")[0]
-    return [statement for statement in block.split(";\n") if statement.strip()]

@@ -15,14 +15,11 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.storage import log_tables
-from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.log import LogError
 from policyd_rate_limit.storage.postgresql import PostgresqlLog, connection_options
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
+from support.daemon import free_port
 from support.sql_servers import PASSWORD, PostgresqlServer, SqlServer, running
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -198,7 +195,7 @@ def standby_of(primary: SqlServer) -> PostgresqlServer:
         (standby.home / name).write_bytes((primary.home / name).read_bytes())
         (standby.home / name).chmod(0o600)
         primary.give(standby.home / name)
-    standby.port = standby._free_port()
+    standby.port = free_port()
     standby.run(
         str(standby.program("pg_basebackup")),
         *("-D", str(standby.home / "data"), "--write-recovery-conf", "--no-sync", "--checkpoint=fast"),
@@ -252,61 +249,3 @@ def test_tables_in_a_schema_of_their_own(logs: PostgresqlLogs) -> None:
     logs.execute(f"CREATE SCHEMA {user} AUTHORIZATION {user}")
     append(logs.ready(), record(1))
     assert logs.execute(f"SELECT count(*) FROM {user}.policyd_batch") == [(1,)]
-
-
-# --- rights ---
-
-
-def test_the_rights_that_the_manual_names_suffice(logs: PostgresqlLogs) -> None:
-    """Tables that the administrator has made, in the manual's words, and a user with no right to make any."""
-    user = logs.config["user"]
-    logs.execute(
-        f"ALTER DATABASE {logs.database} OWNER TO postgres",
-        *(statement.replace("policyd_rate_limit", user) for statement in manual("tables")),
-        "CREATE TABLE mail_count (id varchar(40) NOT NULL, date bigint NOT NULL)",
-        "INSERT INTO mail_count VALUES ('joe', 1000)",
-        "CREATE TABLE limit_report (id varchar(40) NOT NULL, delta int NOT NULL, hit int NOT NULL)",
-        "INSERT INTO limit_report VALUES ('joe', 60, 3)",
-        *(statement.replace("policyd_rate_limit", user) for statement in manual("old table")),
-    )
-    log = logs.open()
-    log.begin(TIMEOUT)
-    assert log.prepare(lambda counts: (record(number, 1_000) for number, _ in enumerate(counts, 1)))
-    log.commit()
-    append(log, record(2, 1_001), record(3, 1_010))
-    log.begin(TIMEOUT)
-    log.redate(1_005)
-    log.commit()
-    assert [row.date for _, row in read(logs.open())] == [1_000, 1_001, 1_005]
-    assert log.clean(1_002, TIMEOUT) == 3
-    override = Override("user:joe", (), 1 << 40)
-    log_tables.set_override(log, override, 0, TIMEOUT)
-    log_tables.set_override(log, override, 0, TIMEOUT)
-    assert log_tables.overrides(log, 0) == [override]
-    assert log_tables.remove_override(log, "user:joe", 0, TIMEOUT)
-    for _ in range(2):
-        log_tables.add_hits(log, [Hits("user:joe", 60, 2, 1_000)], TIMEOUT)
-    hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")
-    assert hits == [Hits("user:joe", 60, 7, 1_000)]
-    log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
-    assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
-    assert logs.execute("SELECT has_schema_privilege(%s, 'public', 'CREATE')".replace("%s", f"'{user}'")) == [(False,)]
-
-
-def test_a_missing_right_is_named(logs: PostgresqlLogs) -> None:
-    logs.execute(f"ALTER DATABASE {logs.database} OWNER TO postgres")
-    with pytest.raises(LogError, match="permission denied for schema public"):
-        logs.open().begin(TIMEOUT)
-
-
-def test_the_query_in_the_manual_works(logs: PostgresqlLogs) -> None:
-    append(logs.ready(), record(1, counters=["user:a", "user:b"]), record(2, counters=["user:b"]))
-    (query,) = manual("what each id has used in the last day")
-    assert [(name, int(used)) for name, used in logs.execute(query)] == [("user:b", 2), ("user:a", 1)]
-
-
-def manual(section: str) -> list[str]:
-    """The SQL statements of a block of docs/postgresql.md, which begins with ``-- section``."""
-    text = (ROOT / "docs/postgresql.md").read_text()
-    block = text.partition(f"```sql\n-- {section}\n")[2].partition("```")[0]
-    return [statement for statement in block.split(";\n") if statement.strip()]

@@ -31,6 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from support.daemon import free_port
 from support.programs import SEARCHED, missing, require
 from support.public import public_directory
 from support.wait import wait_until
@@ -51,7 +52,7 @@ class SqlServer(ABC):
     def __init__(self, directory: pathlib.Path | None, url: str = "") -> None:
         self.url = urllib.parse.urlsplit(url)
         self.host = self.url.hostname or "127.0.0.1"
-        self.port = self.url.port or (self._free_port() if directory else self.default_port)
+        self.port = self.url.port or (free_port() if directory else self.default_port)
         self.process: subprocess.Popen[bytes] | None = None
         self.directory = directory
         if directory is not None:
@@ -59,11 +60,6 @@ class SqlServer(ABC):
             self.give(directory)
             self._make_certificates()
             self.make()
-
-    @staticmethod
-    def _free_port() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return int(listener.getsockname()[1])
 
     @abstractmethod
     def make(self) -> None:

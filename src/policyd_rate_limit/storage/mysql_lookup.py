@@ -5,64 +5,50 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import pymysql
+
 from policyd_rate_limit.storage import mysql
-from policyd_rate_limit.storage.sql_limits import QueryFailed, Unreachable
-from policyd_rate_limit.storage.sql_lookup import SqlLookup
+from policyd_rate_limit.storage.sql_lookup import ServerLookup
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pymysql
+    from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.storage.watchdog import Watchdog
 
+    Connection = pymysql.Connection[pymysql.cursors.Cursor]
 
-class MysqlLookup(SqlLookup):
-    """See :class:`SqlLookup`. Placeholder: ``%s``; any other ``%`` is doubled.
+
+class MysqlLookup(ServerLookup["Connection"]):
+    """See :class:`ServerLookup`.
 
     ``config``: the keyword arguments of MySQLdb.connect.
     """
 
+    errors = Exception  # a peer that is no MySQL server makes PyMySQL fail in any way
+
     def __init__(self, config: Mapping[str, Any], query: str, timeout: float) -> None:
         super().__init__(query, timeout)
         self._config = config
-        self._connection: pymysql.Connection[pymysql.cursors.Cursor] | None = None
-        self._watchdog: Watchdog | None = None
 
-    def _connect(self, end: float) -> None:
-        try:
-            options = mysql.connection_options(self._config)
-            if options.connect_timeout:
-                end = min(end, time.monotonic() + options.connect_timeout)
-            self._connection, self._watchdog = mysql.connect(options, end)
-        except Exception as error:
-            # A peer that is no MySQL server makes PyMySQL fail in any way.
-            raise Unreachable(_about(error)) from error
+    def _open(self, end: float) -> tuple[Connection, Watchdog]:
+        options = mysql.connection_options(self._config)
+        if options.connect_timeout:
+            end = min(end, time.monotonic() + options.connect_timeout)
+        return mysql.connect(options, end)
 
-    def _ask(self, identifier: str, end: float) -> object:
-        connection, watchdog = self._connection, self._watchdog
-        assert connection is not None  # noqa: S101 - connected before
-        assert watchdog is not None  # noqa: S101 - likewise
-        try:
-            with watchdog.until(end), connection.cursor() as cursor:
-                cursor.execute(self._query, (identifier,))
-                row = cursor.fetchone()
-        except Exception as error:
-            if watchdog.has_bitten:
-                raise Unreachable("MySQL: no answer in time") from error
-            kind = QueryFailed if connection.open else Unreachable
-            raise kind(_about(error)) from error
-        return row[0] if row else None
+    def _first_row(
+        self,
+        connection: Connection,
+        identifier: str,
+        end: float,  # noqa: ARG002 - MySQL and MariaDB have no bound in common; the watchdog holds it
+    ) -> Sequence[Any] | None:
+        with connection.cursor() as cursor:
+            cursor.execute(self._query, (identifier,))
+            return cursor.fetchone()
 
-    def _disconnect(self) -> None:
-        watchdog, self._watchdog = self._watchdog, None
-        connection, self._connection = self._connection, None
-        if watchdog is not None:
-            watchdog.close()
-        if connection is not None:
-            connection.close()
+    def _is_open(self, connection: Connection) -> bool:
+        return connection.open
 
-
-def _about(error: Exception) -> str:
-    code, message = error.args[:2] if len(error.args) > 1 else ("", str(error) or type(error).__name__)
-    return f"MySQL: {' '.join(str(message).split())}{f' ({code})' if code else ''}"
+    def _about(self, error: Exception) -> str:
+        code, message = error.args[:2] if len(error.args) > 1 else ("", str(error) or type(error).__name__)
+        return f"MySQL: {' '.join(str(message).split())}{f' ({code})' if code else ''}"

@@ -9,29 +9,31 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from policyd_rate_limit.storage.postgresql import connection_options
-from policyd_rate_limit.storage.sql_limits import QueryFailed, Unreachable
-from policyd_rate_limit.storage.sql_lookup import SqlLookup
+from policyd_rate_limit.storage.sql_lookup import ServerLookup
 from policyd_rate_limit.storage.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    Connection = psycopg.Connection[tuple[object, ...]]
 
 
-class PostgresqlLookup(SqlLookup):
-    """See :class:`SqlLookup`. Placeholder: ``%s``; any other ``%`` is doubled.
+class PostgresqlLookup(ServerLookup["Connection"]):
+    """See :class:`ServerLookup`.
 
     ``config``: the keyword arguments of psycopg2.connect.
 
     :raises ConfigError: an option of ``config`` is none.
     """
 
+    errors = psycopg.Error
+    cancelled = (psycopg.errors.QueryCanceled,)
+
     def __init__(self, config: Mapping[str, Any], query: str, timeout: float) -> None:
         super().__init__(query, timeout)
         self._options = connection_options(config)
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-        self._watchdog: Watchdog | None = None
 
-    def _connect(self, end: float) -> None:
+    def _open(self, end: float) -> tuple[Connection, Watchdog]:
         # libpq knows no fractions, and no second below two.
         seconds = max(2, math.ceil(end - time.monotonic()))
         given = float(self._options.get("connect_timeout", 0))
@@ -40,43 +42,23 @@ class PostgresqlLookup(SqlLookup):
             "connect_timeout": math.ceil(min(seconds, given)) if given > 0 else seconds,
             "client_encoding": "utf8",
         }
-        try:
-            self._connection = psycopg.connect(**options, autocommit=True, prepare_threshold=None)
-        except psycopg.Error as error:
-            raise Unreachable(_about(error)) from error
-        self._watchdog = Watchdog(self._connection.fileno())
+        connection = psycopg.connect(**options, autocommit=True, prepare_threshold=None)
+        return connection, Watchdog(connection.fileno())
 
-    def _ask(self, identifier: str, end: float) -> object:
-        connection, watchdog = self._connection, self._watchdog
-        assert connection is not None  # noqa: S101 - connected before
-        assert watchdog is not None  # noqa: S101 - likewise
+    def _first_row(self, connection: Connection, identifier: str, end: float) -> Sequence[Any] | None:
         milliseconds = max(1, math.ceil((end - time.monotonic()) * 1000))
+        # LOCAL, since behind a pool of connections the session may be another one's next.
+        connection.execute(f"BEGIN; SET LOCAL statement_timeout = {milliseconds}".encode())
         try:
-            with watchdog.until(end):
-                # LOCAL, since behind a pool of connections the session may be another one's next.
-                connection.execute(f"BEGIN; SET LOCAL statement_timeout = {milliseconds}".encode())
-                try:
-                    row = connection.execute(self._query.encode(), (identifier,)).fetchone()
-                finally:
-                    if not connection.broken:
-                        connection.execute("COMMIT")
+            return connection.execute(self._query.encode(), (identifier,)).fetchone()
         except psycopg.errors.UntranslatableCharacter:
             return None  # the database's encoding has no such id
-        except psycopg.Error as error:
-            if watchdog.has_bitten or isinstance(error, psycopg.errors.QueryCanceled):
-                raise Unreachable("no answer in time") from error
-            kind = Unreachable if connection.broken else QueryFailed
-            raise kind(_about(error)) from error
-        return row[0] if row else None
+        finally:
+            if not connection.broken:
+                connection.execute("COMMIT")
 
-    def _disconnect(self) -> None:
-        watchdog, self._watchdog = self._watchdog, None
-        connection, self._connection = self._connection, None
-        if watchdog is not None:
-            watchdog.close()
-        if connection is not None:
-            connection.close()
+    def _is_open(self, connection: Connection) -> bool:
+        return not connection.broken
 
-
-def _about(error: psycopg.Error) -> str:
-    return f"PostgreSQL: {' '.join(str(error).split())}"
+    def _about(self, error: Exception) -> str:
+        return f"PostgreSQL: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""The query of ``sql_limits_by_id``: what is the same for every database, and SQLite."""
+"""The query of ``sql_limits_by_id``: what is the same for every database and for every server, and SQLite."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import contextlib
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from policyd_rate_limit.storage.sql_limits import QueryFailed, Unreachable
 from policyd_rate_limit.storage.sqlite import identity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from policyd_rate_limit.storage.watchdog import Watchdog
+
+
+class _Connection(Protocol):
+    def close(self) -> object: ...
+
+
+C = TypeVar("C", bound=_Connection)
 
 _STEPS_PER_LOOK = 10_000  # of SQLite's virtual machine, between two looks at the time
 
@@ -71,6 +81,61 @@ class SqlLookup(ABC):
     @abstractmethod
     def _disconnect(self) -> None:
         """Close what there is of a connection."""
+
+
+class ServerLookup(SqlLookup, Generic[C]):
+    """The query of a server, over a connection of its driver's. Placeholder: ``%s``; any other ``%`` is doubled."""
+
+    errors: ClassVar[type[Exception]]
+    """What the driver raises."""
+    cancelled: ClassVar[tuple[type[Exception], ...]] = ()
+    """Those of them by which the server itself ends what takes too long."""
+
+    def __init__(self, query: str, timeout: float) -> None:
+        super().__init__(query, timeout)
+        self._session: tuple[C, Watchdog] | None = None
+
+    def _connect(self, end: float) -> None:
+        try:
+            self._session = self._open(end)
+        except self.errors as error:
+            raise Unreachable(self._about(error)) from error
+
+    def _ask(self, identifier: str, end: float) -> object:
+        assert self._session is not None  # noqa: S101 - connected before
+        connection, watchdog = self._session
+        try:
+            with watchdog.until(end):
+                row = self._first_row(connection, identifier, end)
+        except self.errors as error:
+            if watchdog.has_bitten or isinstance(error, self.cancelled):
+                raise Unreachable("no answer in time") from error
+            kind = QueryFailed if self._is_open(connection) else Unreachable
+            raise kind(self._about(error)) from error
+        return row[0] if row else None
+
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            connection, watchdog = session
+            watchdog.close()
+            connection.close()
+
+    @abstractmethod
+    def _open(self, end: float) -> tuple[C, Watchdog]:
+        """Connect by ``end``, and have the connection watched."""
+
+    @abstractmethod
+    def _first_row(self, connection: C, identifier: str, end: float) -> Sequence[Any] | None:
+        """The first row, None where there is none; who takes longer than ``end`` is cut off."""
+
+    @abstractmethod
+    def _is_open(self, connection: C) -> bool:
+        """Whether more can be asked over ``connection``."""
+
+    @abstractmethod
+    def _about(self, error: Exception) -> str:
+        """One line that says what ``error`` is."""
 
 
 class SqliteLookup(SqlLookup):

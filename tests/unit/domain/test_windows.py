@@ -206,16 +206,19 @@ def test_charges_come_in_any_order(charges: list[tuple[int, int]], random: objec
         assert windows.usage("k", limits) == expected
 
 
-def test_what_is_told_late_does_not_count_in_a_window_that_it_has_left() -> None:
+@pytest.mark.parametrize("seconds", [1, 50], ids=["a short log", "a long one"])
+def test_what_is_told_late_does_not_count_in_a_window_that_it_has_left(seconds: int) -> None:
+    limits = (Limit(2, 10), Limit(3 * seconds + 2, 60))
     windows = Windows()
     windows.advance(T0)
-    windows.add("k", int(T0), 3)
-    assert windows.exceeded("k", 1, TWO) == TWO[0]
+    for date in range(int(T0) - seconds + 1, int(T0) + 1):
+        windows.add("k", date, 3)
+    assert windows.exceeded("k", 1, limits) == limits[0]
     windows.advance(T0 + 10)
-    assert windows.exceeded("k", 1, TWO) is None
+    assert windows.exceeded("k", 1, limits) is None
     windows.add("k", int(T0), 1)  # by another daemon, which was cut off from the database
-    assert windows.exceeded("k", 3, TWO) == TWO[1]
-    assert windows.outlook("k", 1, TWO) == ((0, 0), (4, 0))
+    assert windows.exceeded("k", 2, limits) == limits[1]
+    assert windows.outlook("k", 1, limits) == ((0, 0), (3 * seconds + 1, 0))
 
 
 @given(

@@ -1,0 +1,118 @@
+"""The SQL in the manual pages of the servers: which rights suffice, which tables to make, what to ask."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.log import LogError
+from storage.logs import TIMEOUT, MariadbLogs, PostgresqlLogs, ServerLogs, append, read, record
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+class Manual(NamedTuple):
+    """What a page says, and what is not in it.
+
+    ``usage``: the title of the query that tells who has used how much. ``take_all`` takes every right from ``{user}``
+    of ``{database}`` that the page gives, ``take_create`` that of making tables; ``denied`` is then told.
+    """
+
+    page: str
+    usage: str
+    take_all: str
+    take_create: str
+    denied: str
+
+
+MANUALS: dict[type[ServerLogs], Manual] = {
+    PostgresqlLogs: Manual(
+        "postgresql.md",
+        "what each id has used in the last day",
+        "ALTER DATABASE {database} OWNER TO postgres",
+        "ALTER DATABASE {database} OWNER TO postgres",
+        "permission denied for schema public",
+    ),
+    MariadbLogs: Manual(
+        "mysql.md",
+        "what each id has used in the last day (MySQL 8.0, MariaDB 10.6)",
+        "REVOKE ALL PRIVILEGES ON {database}.* FROM {user}",
+        "REVOKE CREATE ON {database}.* FROM {user}",
+        "CREATE command denied",
+    ),
+}
+
+
+@pytest.fixture(params=[pytest.param(PostgresqlLogs, id="postgresql"), pytest.param(MariadbLogs, id="mariadb")])
+def logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[ServerLogs]:
+    """An empty database of each kind."""
+    make: Callable[[pathlib.Path], ServerLogs] = request.param
+    database = make(tmp_path)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def manual(logs: ServerLogs) -> Manual:
+    """The page about that."""
+    return MANUALS[type(logs)]
+
+
+def statements(manual: Manual, section: str) -> list[str]:
+    """The SQL statements of a block of the page, which begins with ``-- section``."""
+    block = (DOCS / manual.page).read_text().partition(f"```sql\n-- {section}\n")[2].partition("```")[0]
+    return [statement for statement in block.rstrip(";\n").split(";\n") if statement.strip()]
+
+
+def test_the_rights_that_the_manual_names_suffice(logs: ServerLogs, manual: Manual) -> None:
+    """Tables that the administrator has made, in the manual's words, and a user with no right to make any."""
+    user = logs.config["user"]
+    logs.execute(
+        manual.take_all.format(database=logs.database, user=user),
+        *(statement.replace("policyd_rate_limit", user) for statement in statements(manual, "tables")),
+        "CREATE TABLE mail_count (id varchar(40) NOT NULL, date bigint NOT NULL)",
+        "INSERT INTO mail_count VALUES ('joe', 1000)",
+        "CREATE TABLE limit_report (id varchar(40) NOT NULL, delta int NOT NULL, hit int NOT NULL)",
+        "INSERT INTO limit_report VALUES ('joe', 60, 3)",
+        *(statement.replace("policyd_rate_limit", user) for statement in statements(manual, "old table")),
+    )
+    log = logs.open_with()
+    log.begin(TIMEOUT)
+    assert log.prepare(lambda counts: (record(number, 1_000) for number, _ in enumerate(counts, 1)))
+    log.commit()
+    append(log, record(2, 1_001), record(3, 1_010))
+    log.begin(TIMEOUT)
+    log.redate(1_005)
+    log.commit()
+    assert [row.date for _, row in read(logs.open())] == [1_000, 1_001, 1_005]
+    assert log.clean(1_002, TIMEOUT) == 3
+    override = Override("user:joe", (), 1 << 40)
+    log_tables.set_override(log, override, 0, TIMEOUT)
+    log_tables.set_override(log, override, 0, TIMEOUT)
+    assert log_tables.overrides(log, 0) == [override]
+    assert log_tables.remove_override(log, "user:joe", 0, TIMEOUT)
+    for _ in range(2):
+        log_tables.add_hits(log, [Hits("user:joe", 60, 2, 1_000)], TIMEOUT)
+    hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")
+    assert hits == [Hits("user:joe", 60, 7, 1_000)]
+    log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
+    assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
+    with pytest.raises(LogError, match=manual.denied):
+        log._ask("CREATE TABLE another (a int)")
+
+
+def test_a_missing_right_is_named(logs: ServerLogs, manual: Manual) -> None:
+    logs.execute(manual.take_create.format(database=logs.database, user=logs.config["user"]))
+    with pytest.raises(LogError, match=manual.denied):
+        logs.open().begin(TIMEOUT)
+
+
+def test_the_query_in_the_manual_works(logs: ServerLogs, manual: Manual) -> None:
+    append(logs.ready(), record(1, counters=["user:a", "user:b"]), record(2, counters=["user:b"]))
+    (query,) = statements(manual, manual.usage)
+    assert [(name, int(used)) for name, used in logs.execute(query)] == [("user:b", 2), ("user:a", 1)]
