@@ -11,7 +11,9 @@ from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.notices import Notices
-from storage.stores import Clock, Database, new_memory
+from storage.stores import Clock, Database, demand, new_memory, usage
+
+LIMIT = 10
 
 
 class Daemon:
@@ -55,6 +57,11 @@ class Daemon:
             return [verdict.admitted for verdict in verdicts]
         return []
 
+    def used(self, key: str) -> int:
+        """What lies in the window of ``key``, as the daemon knows it."""
+        (used,) = self.memory.ledger.windows.usage(key, demand().charges[0].limits)
+        return used
+
     def wait(self) -> None:
         """The time of the next try comes, and the database is tried."""
         self.monotonic.now += 10
@@ -67,6 +74,26 @@ class Daemon:
     def close(self) -> None:
         """The daemon ends in order."""
         self.fallback.close()
+
+    def die(self) -> None:
+        """The process is killed: the kernel closes what it had open."""
+        self.store.close()
+        for journal in (self.fallback._journal, *self.fallback._adopted):
+            if journal is not None:
+                journal.close()
+
+
+def ask(daemon: Daemon, key: str, mails: int) -> int:
+    """How many of ``mails`` mails, each in a batch of its own, are admitted within ``LIMIT``."""
+    return sum(sum(daemon.ask(demand(key, LIMIT))) for _ in range(mails))
+
+
+def found(database: Database, clock: Clock, *keys: str) -> list[int]:
+    """What a daemon that starts now finds in the database for each of ``keys``."""
+    store = database.store(clock)
+    counts = usage(store, keys)
+    store.close()
+    return list(counts.values())
 
 
 def journals(directory: pathlib.Path) -> list[str]:

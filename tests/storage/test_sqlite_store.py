@@ -11,26 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from storage.daemon import Daemon
+from storage.daemon import LIMIT, Daemon, ask, found
 from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, usage
 from support import outages
 
-LIMIT = 10
 KEYS = [f"user:{number}" for number in range(200)]
 SECOND = int(START) + 1  # that a charge made at START is dated
-
-
-def ask(daemon: Daemon, key: str, mails: int) -> int:
-    """How many of ``mails`` mails, each in a batch of its own, are admitted."""
-    return sum(sum(daemon.ask(demand(key, LIMIT))) for _ in range(mails))
-
-
-def found(sqlite: SqliteDatabase, clock: Clock, *keys: str) -> list[int]:
-    """What a daemon that starts now finds for each of ``keys``."""
-    store = sqlite.store(clock)
-    counts = usage(store, keys)
-    store.close()
-    return list(counts.values())
 
 
 def companions(sqlite: SqliteDatabase) -> list[pathlib.Path]:

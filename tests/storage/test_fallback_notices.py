@@ -1,0 +1,109 @@
+"""Hits wait while the database is away, and overrides are not known."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Charge, Demand
+from policyd_rate_limit.domain.limits import LARGEST, Limit
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Override
+from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.sqlite import SqliteLog
+from storage.daemon import LIMIT, Daemon
+from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand
+
+MINUTE = Limit(LIMIT, 60)
+
+
+def informed(database: Database, clock: Clock) -> tuple[Daemon, Notices, list[list[Override]]]:
+    """A daemon, where its hits go in, and what it is told of overrides."""
+    notices = Notices(clock)
+    told: list[list[Override]] = []
+    notices.subscribe(told.append)
+    return Daemon(database, clock, notices=notices), notices, told
+
+
+def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) -> None:
+    """And are written once it is back, or at the end."""
+    daemon, notices, _ = informed(database, clock)
+    daemon.wait()
+    notices.hit("user:a", MINUTE)
+    with database.outage():
+        daemon.ask(demand())
+        notices.hit("user:a", MINUTE)
+        daemon.wait()
+        assert [hit.hits for hit in notices.take()] == [2]
+        notices.hit("user:a", MINUTE)
+    daemon.wait()
+    assert notices.take() == []
+    notices.hit("user:a", MINUTE)
+    daemon.close()
+    assert notices.take() == []
+
+
+def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_said_once(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon, notices, told = informed(sqlite, clock)
+    daemon.wait()
+    assert told == [[]]
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
+    caplog.clear()
+    for _ in range(3):
+        notices.hit("user:a", MINUTE)
+        daemon.wait()
+        assert daemon.ask(demand(maximum=100)) == [True]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "hits and overrides cannot be exchanged with the database"
+    ]
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute("DROP TRIGGER full")
+        daemon.fallback.maintain()  # too early
+        assert other.execute("SELECT count(*) FROM policyd_hit").fetchone() == (0,)
+        daemon.wait()
+        assert other.execute("SELECT hits FROM policyd_hit").fetchone() == (3,)
+    daemon.close()
+
+
+def test_while_the_database_is_away_from_the_start_no_overrides_are_known(database: Database, clock: Clock) -> None:
+    """That is said once: somebody waits for it."""
+    database.store(clock).close()
+    with database.outage():
+        daemon, _, told = informed(database, clock)
+        for _ in range(2):
+            daemon.wait()
+            assert told == [[]]
+    daemon.close()
+
+
+def test_what_is_there_to_keep_something_in_mind_is_not_told(database: Database, clock: Clock) -> None:
+    daemon = Daemon(database, clock)
+    asked = Demand((Charge("user:a", "", 1, (Limit(9, 60), Limit(LARGEST, HOUR))),))
+    daemon.ask(asked)
+    for _ in range(2):
+        (usages,) = daemon.fallback.explain([asked])
+        assert [(usage.limit, usage.used) for usage in usages] == [(Limit(9, 60), 1)]
+        with database.outage():
+            daemon.ask(replace(asked, charges=(replace(asked.charges[0], cost=100),)))
+    daemon.close()
+
+
+def test_overrides_are_told_when_they_have_changed(sqlite: SqliteDatabase, clock: Clock) -> None:
+    daemon, _, told = informed(sqlite, clock)
+    for _ in range(2):
+        daemon.wait()
+        assert told == [[]]
+    override = Override("user:a", (), int(clock.now) + HOUR)
+    log = SqliteLog(sqlite.path, clock)
+    log_tables.set_override(log, override, int(clock.now), 1.0)
+    log.close()
+    for _ in range(2):
+        daemon.wait()
+        assert told == [[], [override]]
+    daemon.close()
