@@ -30,6 +30,7 @@ from policyd_rate_limit.standing import Desk
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.pace import Pace
 from policyd_rate_limit.storage.pulse import Pulse
 from policyd_rate_limit.storage.worker import Worker
 from policyd_rate_limit.system import accounts, logs, sockets
@@ -275,6 +276,7 @@ async def _serve(
         idle_seconds=settings.delay_to_close,
         bad_client=logs.Throttle(BAD_CLIENT_SECONDS, loop.time),
     )
+    worker.pace = Pace(server.clients)
     supervision = Supervision(manager, status, pulse.alive)
     live = _Live(service, server, store, fallback, sql_limits, hits, notifier)
     notices.subscribe(lambda overrides: loop.call_soon_threadsafe(live.heed, overrides))

@@ -53,6 +53,8 @@ class Server:
         self._bad_client = bad_client
         self._connections: set[Connection] = set()
         self.accepted = 0
+        self.count = 0  # changes when clients are counted anew
+        self.asking = 0  # clients since then
         self.complaints = dict.fromkeys(COMPLAINTS, 0)
         self._listeners: list[asyncio.AbstractServer] = []
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -100,6 +102,12 @@ class Server:
         """How many are open."""
         return len(self._connections)
 
+    def clients(self) -> int:
+        """How many have sent something since this was called last."""
+        asking, self.asking = self.asking, 0
+        self.count += 1
+        return asking
+
     def leave(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
@@ -127,6 +135,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answered",
         "_answers",
+        "_count",
         "_decoder",
         "_ending",
         "_heard",
@@ -147,6 +156,7 @@ class Connection(asyncio.Protocol):
         self._answers: deque[_Answer] = deque()
         self._answered: Request | None = None
         self._heard = server.now
+        self._count = -1
         self._partial_since: float | None = None
         self._paused = False
         self._resuming = False
@@ -176,7 +186,11 @@ class Connection(asyncio.Protocol):
         """Some bytes have come."""
         if self._ending or self._transport is None:
             return
-        self._heard = self._server.now
+        server = self._server
+        self._heard = server.now
+        if self._count != server.count:
+            self._count = server.count
+            server.asking += 1
         self._decoder.push(data)
         if not self._paused:
             self._take()

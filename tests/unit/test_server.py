@@ -170,6 +170,26 @@ def requested(name: str) -> bytes:
     return f"request=smtpd_access_policy\ninstance={name}\n\n".encode()
 
 
+def test_clients_that_ask_are_counted_each_once(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            first, second, _ = [await world.connect() for _ in range(3)]
+            assert world.server.clients() == 0
+            for name in ("1", "2"):
+                await first.ask(name)
+                await first.answers(name)
+            await second.ask("3")
+            await second.answers("3")
+            assert world.server.clients() == 2
+            await second.ask("4")
+            await second.answers("4")
+            assert world.server.clients() == 1
+            assert world.server.clients() == 0
+
+    run(scenario())
+
+
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -15,6 +15,7 @@ import uvloop
 from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.storage import pace as pace_module
 from policyd_rate_limit.storage import worker as worker_module
 from policyd_rate_limit.storage.base import Commit
 from policyd_rate_limit.storage.worker import Worker
@@ -188,6 +189,65 @@ def test_batches_form_while_the_store_is_busy(run: Run) -> None:
         assert world.store.batches == [[1], [2, 3, 4, 5]]
         assert world.results == [(number, Verdict(True, charged=number)) for number in range(1, 6)]
         await world.worker.stop()
+
+    run(scenario())
+
+
+def test_a_batch_waits_for_more_until_there_are_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", RARELY)
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.submit(1)
+        await world.until(lambda: world.answered == [1])
+        world.worker.pace.enough = 4
+        for number in (2, 3, 4):
+            world.submit(number)
+            await asyncio.sleep(0.01)
+        assert world.store.batches == [[1]]
+        world.submit(5, 6)
+        await world.until(lambda: world.answered == [1, 2, 3, 4, 5, 6])
+        assert world.store.batches == [[1], [2, 3, 4, 5, 6]]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_a_batch_waits_for_a_moment_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        await world.busy_with(1)
+        world.worker.pace.enough = 4
+        world.submit(2)
+        world.worker._maintain()
+        world.store.gates["admit"].set()
+        await world.until(lambda: world.answered == [1, 2])
+        assert world.store.batches == [[1], [2]]
+        await world.until(lambda: world.store.maintained == 2)
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_a_batch_that_waits_does_not_keep_the_worker_from_its_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.submit(1)
+        await world.until(lambda: world.answered == [1])
+        world.worker.pace.enough = 4
+        world.submit(2)
+        await asyncio.sleep(0.01)
+        await world.worker.stop()
+        await asyncio.sleep(0.1)
+        assert world.store.batches == [[1]]
+        assert world.store.calls[-1] == "close"
 
     run(scenario())
 

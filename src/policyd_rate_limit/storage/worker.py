@@ -1,7 +1,8 @@
 """The thread that the store lives in, and the batches that it is fed with.
 
 Demands queue while the store is busy. As soon as it is free it gets all of them, in one batch: an idle daemon
-answers at once, a busy one has one commit pay for many answers, and the event loop never waits for a disk.
+answers at once, a busy one has one commit pay for many answers, and the event loop never waits for a disk. Where many
+ask, but few at once, a batch waits a moment for more (see :mod:`policyd_rate_limit.storage.pace`).
 
 What needs no waiting, deciding, is done in the event loop where the store can: two threads that both want the
 interpreter cost more than that. The store's thread is then left with the commit.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.pace import Pace
 
 if TYPE_CHECKING:
     import asyncio
@@ -68,7 +70,8 @@ class Decider(Protocol):
 class Worker:
     """Runs ``store`` in a thread of its own, for one event loop.
 
-    How many demands may queue is bounded by whoever submits them: connections times what each may ask at once.
+    How many demands may queue is bounded by whoever submits them: connections times what each may ask at once. ``pace``
+    may be replaced by one that knows the clients.
     """
 
     def __init__(self, store: Decider, loop: asyncio.AbstractEventLoop) -> None:
@@ -82,6 +85,8 @@ class Worker:
         self.batch_sizes = [0] * (MOST_DEMANDS.bit_length() + 1)
         self._is_due = False  # what waits will be looked at in a moment
         self._running = 0  # jobs
+        self.pace = Pace()
+        self._delayed: asyncio.TimerHandle | None = None  # the next batch
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
@@ -117,6 +122,8 @@ class Worker:
             self._maintenance.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        if self._delayed is not None:
+            self._delayed.cancel()
         self._stopping = True
         self._hand_over()
         self._jobs.put(None)
@@ -125,6 +132,8 @@ class Worker:
 
     def _begin(self) -> None:
         """Have the store begin, once all is read that has come by now."""
+        if self._delayed is not None and len(self._demands) < self.pace.enough:
+            return
         if not self._is_due and not self._running:
             self._is_due = True
             self._loop.call_soon(self._look)
@@ -138,14 +147,28 @@ class Worker:
         """Give the store what waits; what it has to do besides comes after the answers."""
         if self._stopping:
             return
-        if len(self._demands) >= self._worth:
-            self._give()
+        waiting = len(self._demands)
+        if waiting >= self._worth:
+            delay = self.pace.delay(self._loop.time(), waiting)
+            if delay <= 0:
+                self._give()
+            elif self._delayed is None:
+                self._delayed = self._loop.call_later(delay, self._go_on)
         if self._unexplained or self._maintenance_due:
             unexplained, self._unexplained = self._unexplained, []
             maintain, self._maintenance_due = self._maintenance_due, False
             self._put(partial(self._do_besides, unexplained, maintain=maintain), [])
 
+    def _go_on(self) -> None:
+        """The next batch has waited long enough."""
+        self._delayed = None
+        self._look()
+
     def _give(self) -> None:
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+        self.pace.begin(self._loop.time())
         demands, waiting = self._demands, self._waiting
         if len(demands) > MOST_DEMANDS:
             self._demands, self._waiting = demands[MOST_DEMANDS:], waiting[MOST_DEMANDS:]

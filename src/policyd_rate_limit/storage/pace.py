@@ -1,0 +1,45 @@
+"""When a batch begins: at once, or in a moment, with those who come until then.
+
+Beside a Postfix that takes in a thousand mails a second demands come one by one, and a commit for each of them costs
+more of the processors than all the rest. So batches keep a distance from each other. Nobody waits for clients that are
+not there, nor for those that cannot ask since they wait themselves. PostgreSQL's ``commit_delay`` and
+``commit_siblings`` are the same idea.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DISTANCE_SECONDS = 0.004  # of two beginnings; where they would lie closer, a mail takes Postfix several times as long
+PERIOD_SECONDS = 0.1  # for so long, or a little longer, clients are counted
+
+
+class Pace:
+    """How far apart batches begin. Times are of a monotonic clock, in seconds.
+
+    ``clients`` says how many clients have asked since it was called last. ``enough``: so many demands begin at once.
+    They are half of the clients that ask these days: while they are decided, the other half may ask.
+    """
+
+    def __init__(self, clients: Callable[[], int] = lambda: 0) -> None:
+        self.enough = 1
+        self._clients = clients
+        self._began = 0.0
+        self._counted = 0.0  # when the clients were
+
+    def delay(self, now: float, waiting: int) -> float:
+        """How long a batch of ``waiting`` demands is to wait for more of them; it begins at once where that is <= 0."""
+        return 0.0 if waiting >= self.enough else self._began + DISTANCE_SECONDS - now
+
+    def begin(self, now: float) -> None:
+        """A batch begins."""
+        self._began = now
+        period = now - self._counted
+        if period >= PERIOD_SECONDS:
+            self._counted = now
+            clients = self._clients()
+            # After a rest they are those of long ago.
+            self.enough = max(1, clients // 2) if period < 2 * PERIOD_SECONDS else 1
