@@ -1,0 +1,86 @@
+"""Settings as ``--get-config`` shows them."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyd_rate_limit import config
+from policyd_rate_limit.config import Settings
+from support.configuration import Load
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("limits", "[[10, 60], [150, 86400]]"),
+        ("limits_by_id", "{'foo': [], 'a@b.c': [[1, 2]]}"),
+        ("limits_by_id.foo", "[]"),
+        ("limits_by_id.a@b.c", "[[1, 2]]"),
+        ("SOCKET", "('127.0.0.1', 18552)"),
+        ("socket_permission", "438"),
+        ("backend", "0"),
+        ("debug", "False"),
+        ("count_mode", "0"),
+        ("sql_limits_by_id", ""),
+        ("smtp_credentials", "None"),
+        ("smtp_server", "['localhost', 25]"),
+        ("report_to", "['a@b', 'c@d']"),
+        ("report_limits", "[86400]"),
+        ("delay_to_close", "300"),
+        ("db_error_action", "dunno"),
+        ("sqlite_config", "{'database': '/x/db.sqlite3'}"),
+        ("sqlite_config.database", "/x/db.sqlite3"),
+        ("mysql_config.user", "username"),
+        ("mysql_config.ssl.ca", "/ca"),
+        ("mysql_config.a.b", "dotted"),
+        ("limited_networks", "[]"),
+        ("limited_netword", "[]"),
+    ],
+)
+def test_settings_are_shown_as_the_old_version_does(load: Load, name: str, shown: str) -> None:
+    text = """\
+debug: False
+backend: 0
+sqlite_config:
+    database: /x/db.sqlite3
+mysql_config: {user: username, ssl: {ca: /ca}, a.b: dotted}
+SOCKET: ["127.0.0.1", 18552]
+socket_permission: 0666
+limits_by_id: {foo: [], a@b.c: [[1, 2]]}
+count_mode: 0
+db_error_action: dunno
+delay_to_close: 300
+report_to: [a@b, c@d]
+"""
+    assert config.show(load(text).settings, name) == shown
+
+
+def test_unset_and_unix_sockets_are_shown() -> None:
+    assert config.show(Settings(), "SOCKET") == "/var/spool/postfix/ratelimit/policy"
+    assert config.show(Settings(), "config_file") == "None"
+    assert config.show(Settings(config_file="/x.yaml"), "config_file") == "/x.yaml"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nope",
+        "",
+        ".",
+        ".limits",
+        "limits.",
+        "limits.0",
+        "SOCKET.0",
+        "LIMITS",
+        "user.x",
+        "sqlite_config.x",
+        "sqlite_config.",
+        "sqlite_config.database.x",
+        "model_fields",
+        "journal_home",
+        "__class__",
+    ],
+)
+def test_what_is_no_setting_is_not_shown(name: str) -> None:
+    with pytest.raises(KeyError):
+        config.show(Settings(), name)
