@@ -52,6 +52,12 @@ def noise(directory: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def idle_seconds() -> float:
+    """How long the processors had nothing to do since the start, all together."""
+    _, _, _, idle, waiting, *_ = _jiffies()
+    return (idle + waiting) / os.sysconf("SC_CLK_TCK")
+
+
 def _spin() -> float:
     begin = time.perf_counter()
     total = 0

@@ -26,7 +26,7 @@ from contenders import (
     VERSION_1_2_0,
     Contender,
 )
-from front import WITHOUT
+from front import IN_FRONT, WITHOUT
 from loads import BASE, LOADS
 from measured import Results, Rounds, figures, median, ratio
 
@@ -58,6 +58,10 @@ def number(value: float | None, unit: str = "") -> str:
     else:
         text = f"{value:.2f}"
     return f"{text}{unit}"
+
+
+def _percent(share: float | None) -> str:
+    return number(None if share is None else 100 * share, " %")
 
 
 def spread(rounds: Rounds) -> str:
@@ -105,10 +109,7 @@ def targets(results: Results) -> list[Target]:
     """What this version set out to reach."""
     stall = [*results.load(SQLITE, "max").values(), *results.load(SQLITE, "max", "connections-200").values()]
     ids = [one for one in results.ids if one["contender"] == SQLITE.key and one["ids"] == BASE.ids]
-    in_front = {
-        key: figures(results.postfix, "seconds", contender=key) for key in (FLOOR.key, SQLITE.key, VERSION_1_2_0.key)
-    }
-    slower = ratio(in_front[SQLITE.key], in_front[FLOOR.key])
+    slower = ratio(*(figures(results.postfix, "seconds", contender=one.key) for one in (SQLITE, FLOOR)))
     found = [
         Target("SQLite, all admitted: of 1.2.0", results.speed(SQLITE, VERSION_1_2_0), 30, " ×", stretch=50),
         Target("SQLite, all admitted: of the durable floor", results.speed(SQLITE, DURABLE_FLOOR), 0.5, stretch=0.8),
@@ -190,15 +191,36 @@ def _loads_table(results: Results, field: str) -> str:
 
 
 def _postfix_table(results: Results) -> str:
-    without = figures(results.postfix, "seconds", contender=WITHOUT)
+    def measured(key: str, field: str) -> Rounds:
+        return figures(results.postfix, field, contender=key)
+
+    mails = results.parts.get("postfix", {}).get("mails", 1)
     rows = []
-    for key in (WITHOUT, FLOOR.key, SQLITE.key, VERSION_1_2_0.key):
-        seconds = figures(results.postfix, "seconds", contender=key)
-        per_mail = {
-            one["round"]: 1e3 * one["seconds"] / one["mails"] for one in results.postfix if one["contender"] == key
-        }
-        rows.append([NAMES[key], spread(seconds), number(median(per_mail)), number(ratio(seconds, without))])
-    return table(["", "seconds", "ms per mail", "of Postfix alone"], rows)
+    for key in IN_FRONT:
+        seconds = measured(key, "seconds")
+        rows.append(
+            [
+                NAMES[key],
+                spread({number: 1e3 * one / mails for number, one in seconds.items()}),
+                number(median({number: 1e3 * one / mails for number, one in measured(key, "taken_seconds").items()})),
+                number(ratio(seconds, measured(WITHOUT, "seconds"))),
+                number(ratio(seconds, measured(FLOOR.key, "seconds"))),
+                number(median(measured(key, "cpu_us"))),
+            ]
+        )
+    heads = ["", "ms per mail", "until it is taken", "of Postfix alone", "of the floor", "policy server's CPU, µs"]
+    return table(heads, rows)
+
+
+def _times_the_floor(results: Results) -> float | None:
+    """How much more CPU Postfix needs for a mail than the floor."""
+    part = results.parts.get("postfix", {})
+    seconds = median(figures(results.postfix, "seconds", contender=WITHOUT))
+    idle = median(figures(results.postfix, "idle", contender=WITHOUT))
+    floor = median(figures(results.postfix, "cpu_us", contender=FLOOR.key))
+    if not seconds or idle is None or not floor:
+        return None
+    return 1e6 * seconds * (1 - idle) * float(part["machine"]["cores"]) / float(part["mails"]) / floor
 
 
 def _sizes(measurements: Iterable[dict[str, Any]], field: str) -> list[int]:
@@ -288,6 +310,8 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "sqlite_cpu": number(median(results.load(SQLITE, "cpu_us"))),
         "generator_share": number(100 * (median(results.load(SQLITE, "generator_cpu")) or 0.0), " %"),
         "postfix": _postfix_table(results),
+        "idle": _percent(median(figures(results.postfix, "idle", contender=FLOOR.key))),
+        "times_the_floor": number(_times_the_floor(results)),
         "mails": number(results.parts.get("postfix", {}).get("mails")),
         "sessions": number(results.parts.get("postfix", {}).get("sessions")),
         "old_rows": number(results.parts.get("postfix", {}).get("old_rows")),

@@ -11,8 +11,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from contenders import CONTENDERS, FLOOR, OURS, SQLITE, VERSION_1_2_0, Contender
-from front import WITHOUT
+from contenders import CONTENDERS, OURS, VERSION_1_2_0, Contender
+from front import IN_FRONT, WITHOUT
 from loads import BASE, LOADS
 from measured import Results
 
@@ -223,7 +223,7 @@ def _cost(results: Results) -> Figure:
 
 def _postfix(results: Results) -> Figure:
     figure, (axes,) = _figure(height=2.2)
-    names = {WITHOUT: "no policy server", **{one.key: one.name for one in (FLOOR, SQLITE, VERSION_1_2_0)}}
+    names = {WITHOUT: "no policy server", **{one.key: one.name for one in CONTENDERS if one.key in IN_FRONT}}
     rows = []
     for key, name in names.items():
         rows.append(

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from support.daemon import connect, free_port
 from support.programs import require
@@ -202,7 +202,7 @@ class Postfix:
         if done.returncode != 0:
             raise AssertionError(f"postfix {arguments} failed:\n{done.stdout}{done.stderr}{self.log_text()}")
 
-    def start(self) -> Postfix:
+    def start(self) -> Self:
         """Start Postfix and Dovecot; return once mail can be submitted."""
         self.command("start")
         self.authenticator = subprocess.Popen(
@@ -234,7 +234,7 @@ class Postfix:
         finally:
             shutil.rmtree(self.root, ignore_errors=True)
 
-    def __enter__(self) -> Postfix:
+    def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
