@@ -291,6 +291,20 @@ def test_a_database_that_hangs_holds_nobody_up(sqlite: SqliteDatabase, clock: Cl
     daemon.close()
 
 
+def test_without_room_for_a_thread_memory_decides(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Nobody can knock then, and nobody is without an answer for that."""
+    daemon = Daemon(sqlite, clock)
+    daemon.ask()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 1) == 1
+        with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+            daemon.monotonic.now += 10
+            assert ask(daemon, "user:a", 5) == 5
+    daemon.wait()
+    assert found(sqlite, clock, "user:a") == [6]
+    daemon.close()
+
+
 @pytest.mark.parametrize("away", [False, True], ids=["there", "away"])
 def test_nothing_is_left_open(database: Database, clock: Clock, away: bool) -> None:
     """No thread, no descriptor, whatever the daemon was doing."""

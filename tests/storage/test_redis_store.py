@@ -261,6 +261,18 @@ def test_a_connection_that_is_cut_while_it_is_made_is_no_outage(
         assert not cuts
 
 
+def test_without_room_for_a_thread_it_is_away(server: RedisServer | External, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with store_on(server, timeout=SHORT) as store:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(StoreUnavailable, match="can't start new thread"):
+            admitted(store, demand())
+        monkeypatch.undo()
+        assert admitted(store, demand()) == [True]
+
+
 def test_a_record_that_cannot_be_understood_holds_nobody_up(
     server: RedisServer | External, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -246,8 +246,14 @@ class Fallback:
             return True
         if self._probe is None:
             if self._backoff.due:
-                self._probe = threading.Thread(target=self._knock, name="probe", daemon=True)
-                self._probe.start()
+                probe = threading.Thread(target=self._knock, name="probe", daemon=True)
+                try:
+                    probe.start()
+                except RuntimeError as error:  # the system has no room for another thread
+                    _logger.warning("the database cannot be looked for: %s", error)
+                    self._backoff.failed()
+                else:
+                    self._probe = probe
             return False
         if self._probe.is_alive():
             return False

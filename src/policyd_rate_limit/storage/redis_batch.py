@@ -138,17 +138,23 @@ class Batch:
         for together in self._keys.in_scripts(asked, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
-            before = b""
+            before: Charge | None = None  # whose terms those of the next may be
             for question in together:
-                kind = "settle" if question.demand.settles and question.demand.mail else "charge"
-                group = question.groups[0]
-                terms = terms_of(
-                    kind,
-                    question.own_field,
-                    tuple([(self._name(keys, question, charge), charge.cost, charge.limits) for charge in group]),
-                )
-                arguments += (_SAME if terms == before else terms, question.field)
-                before = terms
+                demand, group = question.demand, question.groups[0]
+                charge = group[0]
+                ordinal = self._name(keys, demand, charge)
+                if len(group) > 1 or question.own_field or demand.settles or ordinal > 1:
+                    before = None
+                    asked_of = [(ordinal, charge.cost, charge.limits)]
+                    asked_of += [(self._name(keys, demand, other), other.cost, other.limits) for other in group[1:]]
+                    kind = "settle" if demand.settles and demand.mail else "charge"
+                    arguments.append(terms_of(kind, question.own_field, tuple(asked_of)))
+                elif before is not None and charge.cost == before.cost and charge.limits == before.limits:
+                    arguments.append(_SAME)
+                else:
+                    before = charge
+                    arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits),)))
+                arguments.append(question.field)
             self._asked.append((script(keys, (*self._common, *arguments)), together))
         return [command for command, _ in self._asked]
 
@@ -184,15 +190,15 @@ class Batch:
             terms: list[tuple[int, int, int]] = []
             for charge in group:
                 entry = counted[charge.counter]
-                terms.append((self._name(keys, question, charge), entry.amount, entry.date))
+                terms.append((self._name(keys, question.demand, charge), entry.amount, entry.date))
             arguments = (*self._common, packed((kind, question.own_field, *terms)), question.field)
             yield script(keys, arguments), question, group
 
-    def _name(self, keys: list[bytes], question: Question, charge: Charge) -> int:
+    def _name(self, keys: list[bytes], demand: Demand, charge: Charge) -> int:
         """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
         counter = charge.key + charge.unit
-        if question.demand.mail:
-            keys += self._keys.counter_and_mail(counter, question.demand.mail)
+        if demand.mail:
+            keys += self._keys.counter_and_mail(counter, demand.mail)
         else:
             keys.append(self._keys.counter(counter))
         ordinal = self._ordinals[counter] = self._ordinals.get(counter, 0) + 1
