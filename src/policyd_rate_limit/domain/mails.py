@@ -18,6 +18,9 @@ MOST_ENTRIES_OF_A_MAIL: Final = 2_000  # twice Postfix's smtpd_recipient_limit
 REMEMBERED_SECONDS: Final = 900  # of what a restarted daemon reads back: three times Postfix's smtpd_timeout
 
 
+_NOTHING: Final[list[Entry]] = []
+
+
 class Mails:
     """The entries of the mails of the last moments.
 
@@ -36,7 +39,10 @@ class Mails:
 
     def entries(self, mail: str) -> list[Entry]:
         """What was charged for ``mail``, in order, less what was given back."""
-        return self._young.get(mail) or self._old.get(mail) or []
+        found = self._young.get(mail)
+        if found is None and self._old:
+            found = self._old.get(mail)
+        return _NOTHING if found is None else found
 
     def add(self, entry: Entry) -> None:
         """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""

@@ -200,25 +200,21 @@ class Worker:
         if isinstance(results, Exception):
             results = (results,) * len(waiting)
         self._answer(waiting, results)
+        self._begin_later()
 
     def _answer(self, waiting: _Waiting, results: Sequence[Verdict | Exception]) -> None:
-        """Write these answers, and go on with what waits, if nothing keeps the store busy."""
-        waits = False
-        if not self._running:
-            # A batch that is about as large is begun before these answers are written, so that both go on at once. A
-            # smaller one had better wait for what these answers bring: a commit costs as much for few as for many.
-            waits = 2 * len(self._demands) < len(waiting)
-            if not waits:
-                self._next()
         for call, result in zip(waiting, results, strict=True):
             try:
                 call(result)
             except Exception:
                 # The others wait for their answers all the same.
                 _logger.exception("an answer")
-        if waits and not self._is_due:
-            # Two turns of the event loop: between them it reads.
+
+    def _begin_later(self) -> None:
+        """Have the store begin once what the last answers bring is read: commits of many cost no more."""
+        if not self._is_due and not self._running and (self._demands or self._unexplained or self._maintenance_due):
             self._is_due = True
+            # Two turns of the event loop: between them it reads.
             self._loop.call_soon(self._loop.call_soon, self._look)
 
     def _watch(self, batch: Underway, waiting: _Waiting) -> None:
@@ -254,7 +250,13 @@ class Worker:
                 return
             self._underway.popleft()
             self._weigh()
+            # The server works on a batch of about the same size while these answers are written.
+            begins = not self._running and 2 * len(self._demands) >= len(waiting)
+            if begins:
+                self._next()
             self._answer(waiting, verdicts)
+            if not begins:
+                self._begin_later()
 
     def _hand_over(self) -> None:
         """Have the thread wait for what is under way."""

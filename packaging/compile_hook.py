@@ -1,0 +1,114 @@
+"""Has mypyc compile the modules that every request passes when a wheel is built; part of the build, see pyproject.toml.
+
+It is the same source that runs where nothing is compiled, at half the speed. POLICYD_RATE_LIMIT_COMPILE=1 wants it, =0
+does not; unset: where there are a C compiler and the headers of Python. What is not there, or does not compile, then
+costs no more than speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import sysconfig
+import tempfile
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+MODULES = (
+    "domain/charge.py",
+    "domain/counting.py",
+    "domain/identity.py",
+    "domain/ledger.py",
+    "domain/limits.py",
+    "domain/mails.py",
+    "domain/request.py",
+    "domain/windows.py",
+    "observe/decisions.py",
+    "protocol/codec.py",
+    "server.py",
+    "service.py",
+    "storage/fallback.py",
+    "storage/log_store.py",
+    "storage/memory.py",
+    "storage/record.py",
+    "storage/sqlite.py",
+    "storage/worker.py",
+)
+PACKAGE = "policyd_rate_limit"
+# Types are checked elsewhere, with what the extras bring; here the compiler only needs to know them.
+MYPY_OPTIONS = ("--follow-imports=silent", "--ignore-missing-imports", "--explicit-package-bases", "--config-file=")
+
+
+class CompileHook(BuildHookInterface[Any]):
+    """Puts the compiled modules beside their sources, which stay: tracebacks show them."""
+
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """What the environment of the build must hold."""
+        return ["mypy[mypyc]>=1.18"] if self._is_wanted else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called before a wheel is put together; one for an editable installation stays as it is."""
+        if version != "standard" or not self._is_wanted:
+            return
+        directory = pathlib.Path(tempfile.mkdtemp(prefix="policyd-rate-limit-compiled-"))
+        try:
+            _compile(pathlib.Path(self.root, "src"), directory)
+        except (Exception, SystemExit) as error:
+            if _wish() == "1":
+                raise
+            self.app.display_warning(f"not compiled, it will run at half the speed: {error}")
+            return
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        for module in directory.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
+            build_data["force_include"][str(module)] = str(module.relative_to(directory))
+        self._directory = directory
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - the interface's
+        """Called when the wheel is there."""
+        with contextlib.suppress(AttributeError):
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def _is_wanted(self) -> bool:
+        if self.target_name != "wheel" or sys.implementation.name != "cpython":
+            return False
+        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+        headers = pathlib.Path(sysconfig.get_path("include"), "Python.h")
+        return _wish() == "1" or (_wish() != "0" and shutil.which(compiler) is not None and headers.exists())
+
+
+def _wish() -> str:
+    return os.environ.get("POLICYD_RATE_LIMIT_COMPILE", "")
+
+
+def _compile(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Put the extension modules that come of :data:`MODULES` in ``source`` into ``target``."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    before = pathlib.Path.cwd()
+    os.chdir(source)  # whence the names of the modules are told
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            extensions = mypycify(
+                [*MYPY_OPTIONS, *(f"{PACKAGE}/{module}" for module in MODULES)],
+                opt_level="2",
+                debug_level="0",
+                target_dir=scratch,
+            )
+            command = build_ext(Distribution({"name": PACKAGE, "ext_modules": extensions}))
+            command.build_lib = str(target)
+            command.build_temp = scratch
+            command.ensure_finalized()
+            command.run()
+    finally:
+        os.chdir(before)
