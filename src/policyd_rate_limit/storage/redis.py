@@ -345,6 +345,8 @@ class RedisStore:
         One that is cut while it is made says little: a server that is there is tried again before it counts as away.
         """
         spare, self._spare = self._spare, None
+        if self._session is not None and self._session.is_broken:
+            self._disconnect()
         if self._session is None:
             end = time.monotonic() + seconds
             last_try = min(time.monotonic() + CONNECTING_SECONDS, end)
