@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,9 @@ import pytest
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_nodes import slot_of
+from policyd_rate_limit.storage.redis_nodes import NodeError, slot_of
 from storage.stores import demand, new_memory
 from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until
@@ -85,6 +86,52 @@ def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisSer
             found.append({key.split(":c:")[1] for key in client.scan_iter("*:c:*") if key.startswith(prefix(store))})
     assert sum(map(len, found)) == 60
     assert all(len(keys) > 5 for keys in found)
+
+
+def underway(store: RedisStore, *demands: Demand) -> Underway:
+    prepared = store.prepare(demands, 1.0)
+    assert isinstance(prepared, Underway)
+    return prepared
+
+
+def received(batch: Underway) -> list[bool]:
+    """What is admitted, as soon as something more can be read."""
+    while (verdicts := batch.receive()) is None:
+        assert select.select(batch.descriptors, (), (), TIMEOUT)[0]
+    return [verdict.admitted for verdict in verdicts]
+
+
+def test_batches_are_under_way_to_all_masters(store: RedisStore, nodes: list[RedisServer]) -> None:
+    """Whichever of them answers last; what has been read is read no more."""
+    keys = on_each_node(store)
+    batches = [[demand(key, 3) for key in order] for order in itertools.permutations(keys)]
+    assert admitted(store, demand(keys[0], 3)) == [True]  # there are connections
+    for number, key in enumerate(keys):
+        slow = nodes[number]
+        with slow.client() as client:
+            client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+        one, two = underway(store, *batches[0]), underway(store, demand(key, 3), demand("user:other", 100))
+        started = time.process_time()
+        assert len(received(one)) == len(keys)
+        assert received(two)[1]
+        assert time.process_time() - started < 0.15
+    assert [used(store, key) for key in keys] == [3, 3, 3]
+
+
+def test_a_master_that_hangs_up_is_noticed_by_who_waits_for_another(
+    store: RedisStore, nodes: list[RedisServer]
+) -> None:
+    keys = on_each_node(store)
+    assert admitted(store, *(demand(key, 3) for key in keys)) == [True] * 3
+    with nodes[0].client() as client:
+        client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+    batch = underway(store, demand(keys[0], 3))
+    with nodes[2].client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(NodeError):
+        received(batch)
+    assert [verdict.admitted for verdict in batch.commit()] == [True]
+    assert used(store, keys[0]) == 2
 
 
 def prefix(store: RedisStore) -> str:

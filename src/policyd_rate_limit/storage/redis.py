@@ -141,12 +141,15 @@ class RedisStore:
 
     def _receive(self, flight: _Flight) -> list[Verdict] | None:
         """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
-        if flight.clock.reply is None and flight.session is not None:
-            flight.session.take()
+        session = flight.session
+        if session is not None and any(command.reply is None for command in flight.all):
+            session.take()
         for command in flight.all:
             if command.reply is None:
                 if command.failure is not None:
                     raise command.failure
+                if session is None or session.is_broken:
+                    raise NodeError("Redis: a connection of others is broken", Remedy.RECONNECT)
                 return None
         self._flights.popleft()
         self._synchronise(flight.clock)
