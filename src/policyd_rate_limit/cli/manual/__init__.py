@@ -80,7 +80,8 @@ def pages() -> dict[str, str]:
 
 def described() -> Iterator[Command]:
     """The program without a command, then each of its commands, in the order of the help."""
-    context = click.Context(program, info_name=NAME)
+    # Whoever asks first which options ask for help decides that for the whole process.
+    context = click.Context(program, info_name=NAME, **program.context_settings)
     yield _described(program, context)
     for name in program.list_commands(context):
         command = program.get_command(context, name)
