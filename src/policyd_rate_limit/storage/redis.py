@@ -149,21 +149,23 @@ class RedisStore:
                 if command.failure is not None:
                     raise command.failure
                 if session is None or session.is_broken:
-                    raise NodeError("Redis: a connection of others is broken", Remedy.RECONNECT)
+                    raise NodeError("Redis: the connection to another master is broken", Remedy.RECONNECT)
                 return None
-        self._flights.popleft()
         self._synchronise(flight.clock)
         flight.batch.take()
-        return self._conclude(flight.batch)
+        verdicts = self._conclude(flight.batch)
+        self._flights.popleft()
+        return verdicts
 
     def _finish(self, flight: _Flight) -> list[Verdict]:
         """The verdicts on ``flight``, the first under way, waited for; raises as :meth:`admit`."""
-        if flight.given_up is None:
-            try:
+        try:
+            if flight.given_up is None:
                 self._ask(flight)
-            except NodeError as error:
-                self._give_up(error)
-        self._flights.popleft()
+        except NodeError as error:
+            self._give_up(error)
+        finally:
+            self._flights.popleft()
         if flight.given_up is not None:
             raise flight.given_up
         return self._conclude(flight.batch)
