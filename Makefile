@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export PYTHON
 
 # What builds the Debian package.
-DEB_PACKAGES := build-essential debhelper python3-venv
+DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
 TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server systemd $(DEB_PACKAGES) lintian debootstrap groff-base
 DOMAIN := src/policyd_rate_limit/domain
@@ -16,6 +16,9 @@ PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
 RERUNS := --reruns 2
 # The version before, which makes databases for ours to take over. It does not run on Python 3.12.
 OLD_VERSION := .venv-1.2.0/bin/policyd-rate-limit
+
+# As it is installed: its hot path compiled, where there is a compiler.
+COMPILED := .venv-compiled/bin/policyd-rate-limit
 
 .PHONY: help
 help: ## say what there is
@@ -27,17 +30,23 @@ run: venv ## start the daemon in the foreground, with packaging/development.yaml
 
 # Looking at each line takes three times as long: that is done only where every one must be covered.
 .PHONY: test
-test: test-packages check $(OLD_VERSION) ## install what the tests need, then all checks and all tests
+test: test-packages check $(OLD_VERSION) $(COMPILED) ## install what the tests need, then all checks and all tests
 	@rm -f .coverage .coverage.*
 	.venv/bin/pytest $(PARALLEL) $(RERUNS) tests/unit/domain --cov --cov-report=
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
-	POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
-	.venv/bin/pytest $(RERUNS) -m alone
+	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
+	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone
 
 $(OLD_VERSION): | test-venv
 	rm -rf .venv-1.2.0
 	.venv/bin/python -m venv .venv-1.2.0
 	.venv-1.2.0/bin/pip install --quiet policyd-rate-limit==1.2.0 || [ "$${CI:-}" != true ]
+
+# What the tests start: the modules that they import themselves are those of the checkout, and not compiled.
+COMMANDS := POLICYD_RATE_LIMIT=$(CURDIR)/$(COMPILED) POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION)
+
+$(COMPILED): pyproject.toml packaging/compile_hook.py packaging/make-compiled.sh $(shell find src -type f -not -name '*.pyc') | test-venv
+	packaging/make-compiled.sh
 
 .PHONY: check
 check: test-venv ## static checks: ruff, mypy, import-linter
@@ -47,13 +56,13 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/lint-imports --verbose
 
 .PHONY: bench
-bench: test-packages $(OLD_VERSION) ## measure this daemon beside others, some 20 minutes, and write docs/benchmark.md
+bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, some 20 minutes, and write docs/benchmark.md
 	@packaging/make-venv.sh bench
-	.venv/bin/python bench/run.py --peer $(OLD_VERSION)
+	.venv/bin/python bench/run.py --ours $(COMPILED) --peer $(OLD_VERSION)
 
 .PHONY: bench-quick
-bench-quick: test-packages $(OLD_VERSION) ## two minutes: each store beside 1.2.0 and what the machine allows
-	.venv/bin/python bench/compare.py --peer $(OLD_VERSION)
+bench-quick: test-packages $(OLD_VERSION) $(COMPILED) ## two minutes: each store beside 1.2.0 and what the machine allows
+	.venv/bin/python bench/compare.py --ours $(COMPILED) --peer $(OLD_VERSION)
 
 .PHONY: generated
 generated: test-venv ## write anew what is made from the schema of the settings and the commands' help
@@ -83,7 +92,7 @@ deb: test-venv ## build the Debian package into dist/
 
 .PHONY: clean
 clean: ## remove what these commands made
-	rm -rf .venv .venv-1.2.0 var dist build .coverage .coverage.* coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-1.2.0 .venv-compiled var dist build .coverage .coverage.* coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: venv

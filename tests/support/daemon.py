@@ -1,6 +1,6 @@
 """The real daemon as a child process, and a small policy client.
 
-The command that is tested is the installed one, beside the interpreter that runs the tests.
+The command that is tested is what POLICYD_RATE_LIMIT names, else that beside the interpreter that runs the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 
 import yaml
 
-COMMAND = pathlib.Path(sys.executable).parent / "policyd-rate-limit"
+COMMAND = pathlib.Path(
+    os.environ.get("POLICYD_RATE_LIMIT", "") or pathlib.Path(sys.executable).parent / "policyd-rate-limit"
+)
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
 

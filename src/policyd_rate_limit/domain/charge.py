@@ -20,8 +20,6 @@ class Charge:
     ``unit`` separates counters of one key that count different things; it is a suffix of the counter's name.
     """
 
-    __slots__ = ("cost", "key", "limits", "unit")
-
     key: str
     unit: str
     cost: int
@@ -52,8 +50,6 @@ class Demand:
         The costs are those of the whole mail: what was charged for it before is brought up, or down, to them.
     """
 
-    __slots__ = ("charges", "mail", "part", "settles")
-
     charges: tuple[Charge, ...]
     mail: str
     part: str
@@ -74,8 +70,6 @@ class Verdict:
     ``charged``: what was counted for the first charge, 0 when that had been counted before, negative for what was
     given back.
     """
-
-    __slots__ = ("admitted", "charged", "exceeded", "key")
 
     admitted: bool
     key: str | None
@@ -122,8 +116,6 @@ class Entry:
 
     A negative amount gives back what was counted at ``date``.
     """
-
-    __slots__ = ("amount", "counter", "date", "mail", "part")
 
     counter: str
     amount: int

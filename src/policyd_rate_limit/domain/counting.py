@@ -36,8 +36,6 @@ class Cost:
     ``each``: an equal request of the same mail is a part of its own; see :class:`Repetitions`.
     """
 
-    __slots__ = ("amount", "each", "part", "settles")
-
     amount: int
     part: str
     settles: bool

@@ -44,8 +44,6 @@ MOST_ADDRESS: Final = 64
 class Charged:
     """The ``key`` of the counter that is charged, and the ``limits`` of that key; none: unlimited."""
 
-    __slots__ = ("key", "limits")
-
     key: str
     limits: Limits
 

@@ -21,17 +21,6 @@ class Request:
     Bytes that are not UTF-8 are kept as lone surrogates (``errors="surrogateescape"``).
     """
 
-    __slots__ = (
-        "client_address",
-        "instance",
-        "protocol_state",
-        "queue_id",
-        "recipient",
-        "recipient_count",
-        "sasl_username",
-        "sender",
-    )
-
     protocol_state: str
     instance: str
     queue_id: str
