@@ -101,6 +101,9 @@ def test_the_package_on_a_machine_with_systemd(machine: Machine, packages: Path,
     assert "\nSeccomp:\t2\n" in status
     assert ask(root, LIMIT - 2) == ["dunno"] * (LIMIT - 2)
 
+    # Its hot path is compiled.
+    assert list(root.path("/usr/lib/policyd-rate-limit/policyd_rate_limit").glob("server.*.so"))
+
     # The socket is systemd's: it is there while the daemon is not.
     with Client(str(root.path(SOCKET))) as client:
         root.do("systemctl stop policyd-rate-limit.service 2>&1")
