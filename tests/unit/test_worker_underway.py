@@ -20,6 +20,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import worker as worker_module
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.pace import Pace
 from policyd_rate_limit.storage.worker import Worker
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
@@ -186,6 +187,26 @@ def test_a_batch_beside_another_is_not_small(run: Run) -> None:
         assert world.store.batches == [[1, 2, 3], [4, 5]]
         world.store.answer()
         await world.until(lambda: world.answered == [1, 2, 3, 4, 5])
+
+    run(scenario)
+
+
+def test_half_of_a_batch_is_enough_where_another_may_be_beside_it(run: Run) -> None:
+    """Or the store would rest until those ask anew who have just been answered."""
+
+    async def scenario(world: World) -> None:
+        await world.submit(1)
+        world.store.answer()
+        await world.until(lambda: world.answered == [1])
+        world.worker.pace = Pace()
+        world.worker.pace.enough = 4
+        world.worker.pace._began = asyncio.get_running_loop().time() + RARELY
+        await world.submit(2)
+        assert world.store.batches == [[1]]
+        await world.submit(3)
+        assert world.store.batches == [[1], [2, 3]]
+        world.store.answer()
+        await world.until(lambda: world.answered == [1, 2, 3])
 
     run(scenario)
 

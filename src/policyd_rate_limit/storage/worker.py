@@ -87,6 +87,9 @@ class Worker:
         self._running = 0  # jobs
         self.pace = Pace()
         self._delayed: asyncio.TimerHandle | None = None  # the next batch
+        # Where several batches may be under way, each is for its share of the clients: the store is not to rest until
+        # those ask anew who have just been answered.
+        self._share = 1
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
@@ -132,7 +135,7 @@ class Worker:
 
     def _begin(self) -> None:
         """Have the store begin, once all is read that has come by now."""
-        if self._delayed is not None and len(self._demands) < self.pace.enough:
+        if self._delayed is not None and len(self._demands) * self._share < self.pace.enough:
             return
         if not self._is_due and not self._running:
             self._is_due = True
@@ -149,7 +152,7 @@ class Worker:
             return
         waiting = len(self._demands)
         if waiting >= self._worth:
-            delay = self.pace.delay(self._loop.time(), waiting)
+            delay = self.pace.delay(self._loop.time(), waiting * self._share)
             if delay <= 0:
                 self._give()
             elif self._delayed is None:
@@ -219,6 +222,7 @@ class Worker:
 
     def _watch(self, batch: Underway, waiting: _Waiting) -> None:
         """Look after ``batch`` in the event loop."""
+        self._share = MOST_UNDERWAY
         self._underway.append((batch, waiting))
         self._weigh()
         for descriptor in batch.descriptors:
