@@ -21,7 +21,7 @@ class Pace:
     """How far apart batches begin. Times are of a monotonic clock, in seconds.
 
     ``clients`` says how many clients have asked since it was called last. ``enough``: so many demands begin at once.
-    They are a quarter of the clients that ask these days: a commit is then cheap for each, and the others may ask meanwhile.
+    They are a quarter of the clients that ask these days: enough to share the cost of a commit.
     """
 
     def __init__(self, clients: Callable[[], int] = lambda: 0) -> None:
