@@ -35,7 +35,12 @@ MODULES = (
     "storage/fallback.py",
     "storage/log_store.py",
     "storage/memory.py",
+    "storage/pace.py",
     "storage/record.py",
+    "storage/redis.py",
+    "storage/redis_batch.py",
+    "storage/redis_keys.py",
+    "storage/redis_nodes.py",
     "storage/sqlite.py",
     "storage/worker.py",
 )
