@@ -16,8 +16,8 @@ from support.programs import require
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 BUILD_SECONDS = 600
-# xz would take most of the time that it takes to build a package.
-QUICK = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+# To optimize and to pack with xz would take most of the time that it takes to build a package.
+QUICK = {"DEB_BUILD_OPTIONS": "noopt", "DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
 
 
 def _build(command: list[str | Path], **environment: str) -> None:
