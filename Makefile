@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export PYTHON
+# The tests start some thousand Python processes: what they import is compiled once, wherever else that may be unwanted.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What builds the Debian package.
 DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
