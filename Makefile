@@ -30,14 +30,20 @@ help: ## say what there is
 run: venv ## start the daemon in the foreground, with packaging/development.yaml
 	@.venv/bin/python packaging/run.py
 
-# Looking at each line takes three times as long: that is done only where every one must be covered.
+# What needs nothing but a processor runs beside the compiler of C. What must run alone comes before what takes long: it
+# leaves the tests compiled, which each process of the others would do for itself.
 .PHONY: test
-test: test-packages check $(OLD_VERSION) $(COMPILED) ## install what the tests need, then all checks and all tests
-	@rm -f .coverage .coverage.*
-	.venv/bin/pytest $(PARALLEL) $(RERUNS) tests/unit/domain --cov --cov-report=
-	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
-	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
+test: test-packages test-venv ## install what the tests need, then all checks and all tests
+	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain $(OLD_VERSION) $(COMPILED)
 	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone
+	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
+
+# Looking at each line takes three times as long: that is done only where every one must be covered.
+.PHONY: test-domain
+test-domain: test-venv
+	@rm -f .coverage .coverage.*
+	.venv/bin/pytest --numprocesses $$(nproc) --dist worksteal tests/unit/domain --cov --cov-report=
+	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
 
 $(OLD_VERSION): | test-venv
 	rm -rf .venv-1.2.0
