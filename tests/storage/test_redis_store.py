@@ -506,7 +506,7 @@ def test_what_may_lose_counts_is_told_once(own: RedisServer, caplog: pytest.LogC
 
 LEAST_RIGHTS = (
     "~policyd:* +select +time +script|exists +script|load +evalsha "
-    "+hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +expire"
+    "+hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +type +expire"
 )
 
 

@@ -1,7 +1,8 @@
 -- Decides on the server, in one step, what some demands ask; redis.py says what the keys are.
 --
--- KEYS  for each demand its counters; for a mail, each is followed by what that mail was charged on it (hash: field ->
---       amount, date, and for a settlement what it gave back)
+-- KEYS  for each demand its counters; for a mail, each is followed by what that mail was charged on it: a hash, field ->
+--       amount, date, and for a settlement what it gave back; or, while one charge is all there was, a string: amount,
+--       date, field as it is
 -- ARGV  1  lane of the writer (8 bytes, of which the last bit tells its two lanes apart): batches with one name come one
 --          after the other, beside one of the other
 --       2  number of the batch
@@ -45,6 +46,7 @@
 local FORMAT = 1
 local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED = 0, 1, 2, 3, 4
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
+local REMEMBERED_TEXT = tostring(REMEMBERED) -- as an argument: to write a number costs a third of a command
 local MANY = 64 -- events to have passed over before a refusal is worth a write
 local MANY_MARKS = 16 -- to look for old ones
 local LANES = 2 -- as MOST_UNDERWAY of base.py: batches whose numbers differ by less may be under way together
@@ -52,6 +54,7 @@ local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
+local unpack_one, unpack_limit = cmsgpack.unpack_one, cmsgpack.unpack_limit
 local byte, substring = string.byte, string.sub
 local lane, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local mark_field = 'b' .. lane
@@ -394,16 +397,59 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
+-- Field, amount and date of the only charge of `mail`, where that is all it has ever had; else nil, and what it is.
+local function only_charge(mail)
+    local kind = call('TYPE', mail).ok
+    if kind ~= 'string' then
+        return nil, kind
+    end
+    local value = call('GET', mail)
+    local used, amount, when = unpack_limit(value, 2)
+    return substring(value, used + 1), amount, when
+end
+
+-- Has `mail` be a hash, whose only charge these are.
+local function make_hash(mail, field, amount, when)
+    call('DEL', mail)
+    call('HSET', mail, field, pack({amount, when}))
+    call('EXPIRE', mail, math.min(math.max(when + REMEMBERED - now, 1), REMEMBERED))
+end
+
+-- Has `mail` be a hash, if it is anything.
+local function open_mail(mail)
+    local field, amount, when = only_charge(mail)
+    if field then
+        make_hash(mail, field, amount, when)
+    end
+end
+
+local function is_known(mail, field)
+    local only, kind = only_charge(mail)
+    if only then
+        return only == field
+    end
+    return kind ~= 'none' and call('HEXISTS', mail, field) == 1
+end
+
+-- `charged`: amount and date, packed. Whether `mail` had no charge before.
+local function is_first(mail, field, charged)
+    return call('SET', mail, charged .. field, 'NX', 'EX', REMEMBERED_TEXT)
+end
+
 local function remember(mail, field, amount, when, given_back)
-    call('HSET', mail, field, pack({amount, when, given_back}))
-    call('EXPIRE', mail, REMEMBERED)
+    if given_back or not is_first(mail, field, pack(amount, when)) then
+        open_mail(mail)
+        call('HSET', mail, field, pack({amount, when, given_back}))
+        call('EXPIRE', mail, REMEMBERED_TEXT)
+    end
 end
 
 -- What was counted before an administrator's reset is not there to be given back.
 local function charges_of(mail, counter)
     local charges, total = {}, 0
     local reset = tonumber(call('HGET', counter.key, 'r') or 0)
-    local found = call('HGETALL', mail)
+    local only, amount, when = only_charge(mail)
+    local found = only and {only, pack({amount, when})} or call('HGETALL', mail)
     for at = 1, #found, 2 do
         if string.sub(found[at], 1, 1) ~= 't' then
             local value = unpack_message(found[at + 1])
@@ -461,9 +507,12 @@ local function replay(former, latest)
         local amount, when = tonumber(ARGV[at]), math.min(tonumber(ARGV[at + 1]), date)
         local mail, field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
         local new = true
+        if mail then
+            open_mail(mail)
+        end
         if mail and amount > 0 and when > now - REMEMBERED then
             new = call('HSETNX', mail, field, pack({amount, when})) == 1
-            call('EXPIRE', mail, REMEMBERED)
+            call('EXPIRE', mail, REMEMBERED_TEXT)
         elseif mail and amount < 0 then
             settled[mail] = settled[mail] or call('HSETNX', mail, field, pack({0, when, -amount})) == 1
             if settled[mail] then
@@ -500,6 +549,9 @@ end
 local function answer_again(kind, charges, field, own_field)
     local reply = {COUNTED}
     for index, charge in ipairs(charges) do
+        if charge.mail then
+            open_mail(charge.mail)
+        end
         local found = charge.mail and (call('HGET', charge.mail, own_field) or call('HGET', charge.mail, field))
         if found then
             found = unpack_message(found)
@@ -519,6 +571,7 @@ local function undo(charges, own_field)
         note(counter, -charge.amount, charge.ordinal, charge.ordinal)
         save(counter)
         if charge.mail then
+            open_mail(charge.mail)
             call('HDEL', charge.mail, own_field)
         end
     end
@@ -528,6 +581,7 @@ end
 local function confirm(charges, field, own_field)
     local reply = {COUNTED}
     for index, charge in ipairs(charges) do
+        open_mail(charge.mail)
         local packed = call('HGET', charge.mail, own_field)
         if packed then
             if call('HSETNX', charge.mail, field, packed) == 0 then
@@ -570,7 +624,7 @@ local function decide(kind, charges, field, own_field)
             local total
             charge.before, total = charges_of(charge.mail, charge.counter)
             charge.amount = charge.amount - total
-        elseif charge.mail and call('HEXISTS', charge.mail, field) == 1 then
+        elseif charge.mail and is_known(charge.mail, field) then
             return {KNOWN}
         end
         changes = changes or charge.amount ~= 0
@@ -662,7 +716,15 @@ local function is_plain(terms)
         end
         seen[charge[3][at]] = true
     end
-    charge.event, charge.mark = pack({charge[2], date}), pack({number, date, charge[2], charge[1], charge[1]})
+    charge.charged, charge.event = pack(charge[2], date), pack({charge[2], date})
+    charge.mark = pack({number, date, charge[2], charge[1], charge[1]})
+    local windows = {}
+    for at = 2, #charge[3], 2 do
+        local size = #windows
+        windows[size + 1], windows[size + 2], windows[size + 3] = charge[3][at], 0, 0
+        windows[size + 4], windows[size + 5] = 0, 0
+    end
+    charge.windows = windows
     return true
 end
 
@@ -671,32 +733,42 @@ local function values(packed)
     return unpack_message(substring(packed, byte(packed) == 0xDC and 4 or 2))
 end
 
+-- Of which batch a mark is, the first value of a short array.
+local function number_of(mark)
+    local _, found = unpack_one(mark, 1)
+    return found
+end
+
 -- Decides as `decide` does, without taking the counter apart. That is half of the work, and it goes where no event but
--- the newest is to be looked at: the windows are those of `terms`, each still has its head, or nothing in it any more.
--- Else nothing is done, and nothing returned.
+-- the newest is to be looked at: the windows are those of `terms`, or there are none yet, and each still has its head,
+-- or nothing in it any more. Else nothing is done, and nothing returned.
 local function charge_quickly(terms, key, mail, field)
     local charge = terms[3]
     local amount, limits = charge[2], charge[3]
     local found = call('HMGET', key, 'm', mark_field, other_field)
-    local is_marked, beside = found[2], found[3]
-    if is_marked and (values(is_marked)) >= number or beside and (values(beside)) >= number + LANES then
+    local packed, is_marked, beside = found[1], found[2], found[3]
+    if is_marked and number_of(is_marked) >= number or beside and number_of(beside) >= number + LANES then
         return nil
     end
-    local m, passed = nil, 0
-    if found[1] then
-        m = {values(found[1])}
-        if m[1] ~= FORMAT or #m ~= 8 + #limits * 2.5 or m[2] > now then
+    local m, passed, is_fresh
+    if packed then
+        m = {values(packed)}
+        if m[1] ~= FORMAT or m[2] > now then
             return nil
         end
         passed = now - m[2]
-    else
-        m = {FORMAT, now, 1, 0, 0, 0, 0, 0}
-        for at = 2, #limits, 2 do
-            local size = #m
-            m[size + 1], m[size + 2], m[size + 3], m[size + 4], m[size + 5] = limits[at], 0, 0, 0, 0
+        if #m == 8 and m[4] <= 1 then -- as a replay leaves it, or a reset
+            m = {FORMAT, now, m[3], m[4], m[5], m[6], m[7], m[8], unpack(charge.windows)}
+            is_fresh = m[4] == 1
+        elseif #m ~= 8 + #charge.windows then
+            return nil
         end
+    else
+        m = {FORMAT, now, 1, 0, 0, 0, 0, 0, unpack(charge.windows)}
+        passed = 0
     end
-    local count, age, marks = m[4], m[5] + passed, is_marked and m[8] or m[8] + 1
+    local count, age, newest = m[4], m[5] + passed, m[6]
+    local marks = is_marked and m[8] or m[8] + 1
     local is_new = count == 0 or age > now - date -- there is no event of this second yet
     if count > 0 and age < now - date or marks > MANY_MARKS then
         return nil
@@ -705,10 +777,12 @@ local function charge_quickly(terms, key, mail, field)
     local oldest, longest, refusal = size, 0, nil
     local at = 9
     for limit = 1, #limits, 2 do
-        local seconds, head, sum = limits[limit + 1], m[at + 2], m[at + 4]
-        local since = m[at + 3] + passed
+        local seconds, head, since, sum = limits[limit + 1], m[at + 2], m[at + 3] + passed, m[at + 4]
         if m[at] ~= seconds then
             return nil
+        end
+        if is_fresh then
+            since, sum = age, newest
         end
         if head < count and since >= seconds then
             if age < seconds then
@@ -735,28 +809,27 @@ local function charge_quickly(terms, key, mail, field)
         at = at + 5
     end
     if refusal then
-        return mail and call('HEXISTS', mail, field) == 1 and {KNOWN} or refusal
+        return mail and is_known(mail, field) and {KNOWN} or refusal
     elseif 2 * oldest > size then
         return nil -- there is something to be dropped
     end
-    if mail then
-        if call('HSETNX', mail, field, charge.event) == 0 then
+    if mail and not is_first(mail, field, charge.charged) then
+        local only, before, when = only_charge(mail)
+        if only and only ~= field then
+            make_hash(mail, only, before, when)
+        end
+        if only == field or call('HSETNX', mail, field, charge.event) == 0 then
             return {KNOWN}
         end
-        call('EXPIRE', mail, REMEMBERED)
+        call('EXPIRE', mail, REMEMBERED_TEXT)
     end
     local left, needed = m[7] - passed, date - now + longest
     local renew = left < needed
     if renew then
         left = spared(needed, longest)
     end
-    local newest = m[6]
     m[2], m[4], m[5], m[7], m[8] = now, size, now - date, left, marks
-    if not is_new then
-        m[6] = newest + amount
-    else
-        m[6] = amount
-    end
+    m[6] = is_new and amount or newest + amount
     if is_new and count > 0 then
         call('HSET', key, 'm', pack(m), mark_field, charge.mark, m[3] + count - 1, pack({now - age, newest}))
     else
