@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import pathlib
 import signal
 import socket
@@ -29,6 +31,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 STUCK_SECONDS = 20.0
+REST_SECONDS, REST_STEP, REST_CPU = 30.0, 0.3, 0.02  # a server that needs no more CPU than that in a step is at rest
 PATIENCE_FACTOR = 10  # what gave no answer in the time of a measurement is watched so much longer
 SUCCESS = "dunno"
 REFUSAL = "defer_if_permit Rate limit reach, retry later"
@@ -148,8 +151,15 @@ class Contestant:
         return [part.format_map(self.places) for part in self.contender.command]
 
     def fill(self, fill: Fill) -> None:
-        """Fill its store, while it does not run."""
+        """Fill its store, while it does not run; return when nobody is busy with that any more."""
         self.contender.fill(self, fill)
+        os.sync()
+        end = time.monotonic() + REST_SECONDS
+        before = -math.inf
+        # A server vacuums, or writes its log anew, and that is not what a request costs.
+        while time.monotonic() < end and (used := processes.cpu_seconds(self.database_processes())) > before + REST_CPU:
+            before = used
+            time.sleep(REST_STEP)
 
     def start(self) -> Contestant:
         """Start it; return when it accepts connections. SystemExit with what it said when it does not."""

@@ -321,6 +321,7 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "clean": _clean_table(results.clean),
         "clean_rows": number(results.clean.get("rows")),
         "clean_seconds": number(results.clean.get("took_seconds")),
+        "clean_watched": number(results.clean.get("watched_seconds")),
         "cores": str(machine.get("cores", NOTHING)),
         "limits": " and ".join(f"{mails:,} mails in {seconds:,} s" for mails, seconds in LIMITS),
         "noise": _noise_table(results),

@@ -1,6 +1,6 @@
 """The benchmark: measure what is wanted, write it to bench/results, and make docs/benchmark.md of what is there.
 
-    python bench/run.py [--part loads] [--part postfix] [--part growth] [--rounds 3] [--seconds 1.2]
+    python bench/run.py [--part loads] [--part postfix] [--part growth] [--only sqlite] [--rounds 3] [--seconds 1.2]
     python bench/run.py --render
 
 `make bench` runs it. Each part writes a file of its own, so that one can be repeated without the others; ``--render``
@@ -24,7 +24,7 @@ import loads
 import machine
 import page
 import processes
-from contenders import CONTENDERS, find_places
+from contenders import CONTENDERS, Contender, find_places
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -34,17 +34,29 @@ PARTS = ("loads", "postfix", "growth")
 
 def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     """What ``part`` measures."""
-    if part == "loads":
-        return loads.run(home, places, seconds=options.seconds, rounds=options.rounds)
     if part == "postfix":
         return front.run(home, places, rounds=options.rounds)
-    return growth.run(home, places, seconds=options.seconds, rounds=options.rounds, scale=options.scale)
+
+    def wanted(contenders: Sequence[Contender]) -> list[Contender]:
+        return [one for one in contenders if not options.only or one.key in options.only]
+
+    sizes = {"seconds": options.seconds, "rounds": options.rounds}
+    if part == "loads":
+        return loads.run(home, places, contenders=wanted(CONTENDERS), **sizes)
+    return growth.run(home, places, contenders=wanted(growth.CONTENDERS), scale=options.scale, **sizes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says, and write the page."""
     parser = argparse.ArgumentParser(description="Measure this daemon beside others, and write docs/benchmark.md.")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given more than once")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[one.key for one in CONTENDERS],
+        metavar="CONTENDER",
+        help="any of %(choices)s, not in the part postfix; the results are of these alone",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement; the base takes twice that")
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes in the part growth")
