@@ -19,7 +19,7 @@ from support.sql_servers import MariadbServer, PostgresqlServer, SqlServer, shar
 
 DOCUMENTED = (
     "+select +time +script|exists +script|load +evalsha"
-    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +type +expire"
+    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +exists +type +expire"
 )
 
 

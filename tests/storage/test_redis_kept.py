@@ -14,7 +14,7 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.redis import RedisStore
-from storage.stores import new_memory
+from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer, single
 
 HOUR = 3_600
@@ -47,18 +47,59 @@ def ask(store: RedisStore, *demands: Demand) -> Sequence[Verdict]:
     return store.admit(demands, (), PATIENCE)
 
 
-def test_a_mail_with_one_charge_and_with_several(server: Server, store: RedisStore) -> None:
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_a_mail_with_one_charge_and_with_several(server: Server, store: RedisStore, first: bool) -> None:
+    """The first mail of an id for long is kept with its counter, as long as it has one charge."""
     key = store._keys.mail(ALICE, "mail")
     with server.client() as client:
+        if not first:
+            ask(store, replace(ONE, mail="before"))
         for demands, verdicts, kind in (
-            ((ONE, ONE), [COUNTED, KNOWN], "string"),
-            ((ONE,), [KNOWN], "string"),
+            ((ONE,), [COUNTED], "none" if first else "string"),
+            ((ONE,), [KNOWN], "none" if first else "string"),
             ((TWO, ONE, TWO), [COUNTED, KNOWN, KNOWN], "hash"),
             ((ONE,), [KNOWN], "hash"),
         ):
             assert ask(store, *demands) == verdicts
             assert client.type(key) == kind
         assert 0 < client.ttl(key) <= REMEMBERED_SECONDS
+
+
+@pytest.mark.parametrize("after", [REMEMBERED_SECONDS, 2 * REMEMBERED_SECONDS])
+def test_a_mail_of_long_ago_gives_way(server: Server, after: int) -> None:
+    clock = Clock()
+    config = {"url": server.url, "prefix": next(_prefixes)}
+    with (
+        contextlib.closing(RedisStore(config, new_memory(clock), longest=60, timeout=PATIENCE, clock=clock)) as store,
+        server.client() as client,
+    ):
+        # The window is shorter than mails are remembered.
+        first, later = (Demand((replace(CHARGES[0], limits=(Limit(10, 60),)),), mail, "one") for mail in "ab")
+        assert ask(store, first) == [COUNTED]
+        assert client.ttl(store._keys.counter(ALICE)) >= REMEMBERED_SECONDS
+        clock.now += REMEMBERED_SECONDS - 1
+        assert ask(store, first) == [KNOWN]
+        clock.now += after - REMEMBERED_SECONDS + 2
+        assert ask(store, later) == [COUNTED]
+        assert ask(store, later) == [KNOWN]
+        assert not client.exists(store._keys.mail(ALICE, later.mail))
+
+
+@pytest.mark.parametrize("demand", [replace(ONE, mail="m" * 64), replace(ONE, part="p" * 300)], ids=["mail", "part"])
+def test_what_is_too_long_has_a_key_of_its_own(server: Server, store: RedisStore, demand: Demand) -> None:
+    with server.client() as client:
+        assert ask(store, demand) == [COUNTED]
+        assert ask(store, demand) == [KNOWN]
+        assert client.type(store._keys.mail(ALICE, demand.mail)) == "string"
+
+
+def test_a_mail_that_was_kept_as_a_hash_is_known(server: Server, store: RedisStore) -> None:
+    """As all were before there was another way, here those of a counter that has expired."""
+    with server.client() as client:
+        assert ask(store, ONE) == [COUNTED]
+        assert ask(store, TWO) == [COUNTED]
+        client.delete(store._keys.counter(ALICE))
+        assert ask(store, ONE, TWO) == [KNOWN, KNOWN]
 
 
 def test_a_refused_mail_is_known_as_well(store: RedisStore) -> None:

@@ -10,6 +10,7 @@ import logging
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -86,6 +87,12 @@ EXAMPLES = settings(
 )
 
 
+def remembered(demands: list[Demand], clock: Clock) -> list[Demand]:
+    """``demands``, with mails of the time in which the server remembers them: the ledger forgets none of a few."""
+    now = int(clock.now // REMEMBERED_SECONDS)
+    return [replace(demand, mail=demand.mail and f"{demand.mail}.{now}") for demand in demands]
+
+
 @EXAMPLES
 @given(steps=st.lists(st.tuples(FORWARD, st.lists(DEMANDS, min_size=1, max_size=4)), max_size=30))
 def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tuple[float, list[Demand]]]) -> None:
@@ -94,6 +101,7 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
     for seconds, demands in steps:
         clock.now += seconds
         ledger.advance(clock.now)
+        demands = remembered(demands, clock)
         assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands]
         assert store.explain(demands) == [ledger.explain(demand) for demand in demands]
     store.close()
@@ -118,6 +126,7 @@ def test_decides_what_most_demands_are_as_the_ledger_does(server: Server, seed: 
             Demand((Charge("user:a", RECIPIENTS, cost, limits),), mail, chance.choice("ab"))
             for _ in range(chance.choice((1, 1, 1, 2)))
         ]
+        demands = remembered(demands, clock)
         ledger.advance(clock.now)
         assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands], step
         assert store.explain(demands) == [ledger.explain(demand) for demand in demands], step
@@ -144,6 +153,7 @@ def test_replays_as_the_ledger_does(
     store, ledger = new_store(server, clock), Ledger(1000)
     for number, (ago, amounts, demands, seconds) in enumerate(steps, 1):
         ledger.advance(clock.now)
+        demands = remembered(demands, clock)
         date = ledger.windows.date - ago
         entries = [Entry(key, amount, date - before, "", "") for key, amount, before in amounts if amount]
         record = pack(WRITER, number, date, entries)

@@ -234,9 +234,9 @@ def test_a_slot_that_moves_keeps_its_counts(store: RedisStore, nodes: list[Redis
         ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
         target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-        assert admitted(store, asks) == [True]  # the source has all keys of this one still
+        assert admitted(store, again[0]) == [True]  # the source has all keys of this one still
         keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
-        assert len(keys) >= 3
+        assert len(keys) >= 2
 
         def move() -> None:
             moves = ("MIGRATE", "127.0.0.1", nodes[1].port, "", 0, 5000, "KEYS", *keys)

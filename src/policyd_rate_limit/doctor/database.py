@@ -195,7 +195,7 @@ _GRANTS = {
     "mysql_config": "GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON DATABASE.* TO 'USER'@'HOST';",
     "pgsql_config": 'ALTER SCHEMA public OWNER TO "USER";   -- and of tables that are there: ALTER TABLE ... OWNER TO',
     "redis_config": "ACL SETUSER USER ~policyd:* +select +time +script|exists +script|load +evalsha"
-    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +type +expire",
+    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +exists +type +expire",
 }
 _DURABLE = "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction"
 

@@ -39,6 +39,8 @@
 -- "b" and lane: the lane's mark, which is what its last batch has done here: number, date, sum of what it counted,
 --   ordinals in ranges: from, to, from, to, ...
 -- "r": the second of the last reset.
+-- "x": a mail with one charge, which needs no key of its own then: amount, date, length of the field, field, mail. It is
+--   that of an id that sends now and then; it gives way as soon as it is not to be remembered any more.
 --
 -- head is the number of the oldest event inside a window, sum the total from there on, `seen` when that was so: a check
 -- costs what has expired since.
@@ -47,6 +49,7 @@ local FORMAT = 1
 local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED = 0, 1, 2, 3, 4
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
 local REMEMBERED_TEXT = tostring(REMEMBERED) -- as an argument: to write a number costs a third of a command
+local LONGEST_VALUE = 64 -- bytes that Redis' default, hash-max-listpack-value, has lie close together
 local MANY = 64 -- events to have passed over before a refusal is worth a write
 local MANY_MARKS = 16 -- to look for old ones
 local LANES = 2 -- as MOST_UNDERWAY of base.py: batches whose numbers differ by less may be under way together
@@ -55,11 +58,11 @@ local ALL = 2 ^ 40 -- an ordinal beyond that of any demand
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
 local unpack_one, unpack_limit = cmsgpack.unpack_one, cmsgpack.unpack_limit
-local byte, substring = string.byte, string.sub
+local byte, char, substring = string.byte, string.char, string.sub
 local lane, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local mark_field = 'b' .. lane
 local last = string.byte(lane, -1) or 0
-local other_field = 'b' .. substring(lane, 1, -2) .. string.char(last % 2 == 0 and last + 1 or last - 1)
+local other_field = 'b' .. substring(lane, 1, -2) .. char(last % 2 == 0 and last + 1 or last - 1)
 
 local now, date -- the second in which charges are judged, and the one that they are dated
 if ARGV[4] == '' then
@@ -322,6 +325,7 @@ local function save(counter)
     if counter.has_new_mark and counter.marks > MANY_MARKS then
         drop_marks(counter, longest)
     end
+    longest = math.max(longest, REMEMBERED)
     for from = 1, #dropped, CHUNK do
         call('HDEL', counter.key, unpack(dropped, from, math.min(from + CHUNK - 1, #dropped)))
     end
@@ -397,15 +401,30 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
+local homes = {} -- mail -> the counter that it was charged on
+
+-- Amount, date and field of what is in "x", and the mail.
+local function unpack_slot(slot)
+    local used, amount, when, size = unpack_limit(slot, 3)
+    return amount, when, substring(slot, used + 1, used + size), substring(slot, used + size + 1)
+end
+
 -- Field, amount and date of the only charge of `mail`, where that is all it has ever had; else nil, and what it is.
 local function only_charge(mail)
-    local kind = call('TYPE', mail).ok
-    if kind ~= 'string' then
-        return nil, kind
+    local kind, home = call('TYPE', mail).ok, homes[mail]
+    if kind == 'string' then
+        local value = call('GET', mail)
+        local used, amount, when = unpack_limit(value, 2)
+        return substring(value, used + 1), amount, when
     end
-    local value = call('GET', mail)
-    local used, amount, when = unpack_limit(value, 2)
-    return substring(value, used + 1), amount, when
+    local slot = kind == 'none' and home and call('HGET', home, 'x')
+    if slot then
+        local amount, when, field, name = unpack_slot(slot)
+        if name == substring(mail, #home + 1) and when + REMEMBERED > now then
+            return field, amount, when
+        end
+    end
+    return nil, kind
 end
 
 -- Has `mail` be a hash, whose only charge these are.
@@ -423,25 +442,24 @@ local function open_mail(mail)
     end
 end
 
+-- Whether `mail` was charged for `field`, and whether it never was for anything.
 local function is_known(mail, field)
     local only, kind = only_charge(mail)
     if only then
-        return only == field
+        return only == field, false
     end
-    return kind ~= 'none' and call('HEXISTS', mail, field) == 1
+    return kind ~= 'none' and call('HEXISTS', mail, field) == 1, kind == 'none'
 end
 
--- `charged`: amount and date, packed. Whether `mail` had no charge before.
+-- `charged`: amount and date, packed. Whether `mail` had no key.
 local function is_first(mail, field, charged)
     return call('SET', mail, charged .. field, 'NX', 'EX', REMEMBERED_TEXT)
 end
 
 local function remember(mail, field, amount, when, given_back)
-    if given_back or not is_first(mail, field, pack(amount, when)) then
-        open_mail(mail)
-        call('HSET', mail, field, pack({amount, when, given_back}))
-        call('EXPIRE', mail, REMEMBERED_TEXT)
-    end
+    open_mail(mail)
+    call('HSET', mail, field, pack({amount, when, given_back}))
+    call('EXPIRE', mail, REMEMBERED_TEXT)
 end
 
 -- What was counted before an administrator's reset is not there to be given back.
@@ -508,6 +526,7 @@ local function replay(former, latest)
         local mail, field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
         local new = true
         if mail then
+            homes[mail] = KEYS[1]
             open_mail(mail)
         end
         if mail and amount > 0 and when > now - REMEMBERED then
@@ -624,8 +643,12 @@ local function decide(kind, charges, field, own_field)
             local total
             charge.before, total = charges_of(charge.mail, charge.counter)
             charge.amount = charge.amount - total
-        elseif charge.mail and is_known(charge.mail, field) then
-            return {KNOWN}
+        elseif charge.mail then
+            local known, is_new = is_known(charge.mail, field)
+            if known then
+                return {KNOWN}
+            end
+            charge.is_new = is_new
         end
         changes = changes or charge.amount ~= 0
     end
@@ -641,7 +664,7 @@ local function decide(kind, charges, field, own_field)
         local counter, amount = charge.counter, charge.amount
         if amount > 0 then
             append(counter, date, amount)
-            if charge.mail then
+            if charge.mail and not (charge.is_new and is_first(charge.mail, own_field, pack(amount, date))) then
                 remember(charge.mail, own_field, amount_in(own_field, charge.before or {}) + amount, date)
             end
             tell(reply, index, amount, date)
@@ -745,8 +768,8 @@ end
 local function charge_quickly(terms, key, mail, field)
     local charge = terms[3]
     local amount, limits = charge[2], charge[3]
-    local found = call('HMGET', key, 'm', mark_field, other_field)
-    local packed, is_marked, beside = found[1], found[2], found[3]
+    local found = call('HMGET', key, 'm', mark_field, other_field, 'x')
+    local packed, is_marked, beside, slot = found[1], found[2], found[3], found[4]
     if is_marked and number_of(is_marked) >= number or beside and number_of(beside) >= number + LANES then
         return nil
     end
@@ -774,7 +797,7 @@ local function charge_quickly(terms, key, mail, field)
         return nil
     end
     local size = is_new and count + 1 or count
-    local oldest, longest, refusal = size, 0, nil
+    local oldest, longest, refusal = size, REMEMBERED, nil
     local at = 9
     for limit = 1, #limits, 2 do
         local seconds, head, since, sum = limits[limit + 1], m[at + 2], m[at + 3] + passed, m[at + 4]
@@ -808,12 +831,31 @@ local function charge_quickly(terms, key, mail, field)
         end
         at = at + 5
     end
+    local is_mine
+    if mail and slot then
+        local _, when, its_field, name = unpack_slot(slot)
+        if when + REMEMBERED <= now then
+            slot = false
+        elseif name == substring(mail, #key + 1) then
+            if its_field == field then
+                return {KNOWN}
+            end
+            homes[mail], is_mine = key, true
+        end
+    end
     if refusal then
         return mail and is_known(mail, field) and {KNOWN} or refusal
     elseif 2 * oldest > size then
         return nil -- there is something to be dropped
     end
-    if mail and not is_first(mail, field, charge.charged) then
+    local new_slot
+    if mail and not slot and #charge.charged + 1 + #field + #mail - #key <= LONGEST_VALUE then
+        -- No mail is remembered for twice as long without a charge.
+        if count > 0 and age >= 2 * REMEMBERED or call('EXISTS', mail) == 0 then
+            new_slot = charge.charged .. char(#field) .. field .. substring(mail, #key + 1)
+        end
+    end
+    if mail and not new_slot and (is_mine or not is_first(mail, field, charge.charged)) then
         local only, before, when = only_charge(mail)
         if only and only ~= field then
             make_hash(mail, only, before, when)
@@ -831,7 +873,14 @@ local function charge_quickly(terms, key, mail, field)
     m[2], m[4], m[5], m[7], m[8] = now, size, now - date, left, marks
     m[6] = is_new and amount or newest + amount
     if is_new and count > 0 then
-        call('HSET', key, 'm', pack(m), mark_field, charge.mark, m[3] + count - 1, pack({now - age, newest}))
+        local before, event = m[3] + count - 1, pack({now - age, newest})
+        if new_slot then
+            call('HSET', key, 'm', pack(m), mark_field, charge.mark, before, event, 'x', new_slot)
+        else
+            call('HSET', key, 'm', pack(m), mark_field, charge.mark, before, event)
+        end
+    elseif new_slot then
+        call('HSET', key, 'm', pack(m), mark_field, charge.mark, 'x', new_slot)
     else
         call('HSET', key, 'm', pack(m), mark_field, charge.mark)
     end
@@ -911,6 +960,7 @@ for at = 5, #ARGV, 2 do
             key = key + 1
             if mail then
                 charge.mail = KEYS[key]
+                homes[charge.mail] = charge.counter.key
                 key = key + 1
             end
             charges[index - 2] = charge
