@@ -64,7 +64,7 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/lint-imports --verbose
 
 .PHONY: bench
-bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, some 20 minutes, and write docs/benchmark.md
+bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, half an hour, and write docs/benchmark.md
 	@packaging/make-venv.sh bench
 	.venv/bin/python bench/run.py --ours $(COMPILED) --peer $(OLD_VERSION)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from contenders import CONTENDERS, OURS, VERSION_1_2_0, Contender
 from front import IN_FRONT, WITHOUT
@@ -114,8 +114,11 @@ def _logarithmic(axes: Any, *names: str) -> None:
     for name in names:
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
         axis.set_minor_formatter(NullFormatter())
+        least, most = axis.get_view_interval()
+        if most < 100 * least:  # with powers of ten alone there would be one figure, or two
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def _line(axes: Any, contender: Contender, points: Sequence[tuple[float, Sequence[float]]]) -> None:
