@@ -13,6 +13,7 @@ import pytest
 
 from support import redis_servers
 from support.daemon import COMMAND, configuration, free_port, write_configuration
+from support.doctor import findings_of
 from support.faketime import Clock
 from support.redis_servers import RedisServer
 from support.sql_servers import MariadbServer, PostgresqlServer, SqlServer, shared
@@ -47,20 +48,16 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     server.drop(config)
 
 
-def doctor(
-    directory: pathlib.Path, settings: Mapping[str, Any], environment: Mapping[str, str] | None = None
-) -> list[tuple[str, str]]:
+WITHOUT_POSTFIX = ("--postconf", "/nowhere")
+
+
+def doctor(directory: pathlib.Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The findings about the database: their names, and what was found."""
     path = write_configuration(directory, configuration(directory, **settings))
-    done = subprocess.run(
-        [COMMAND, "-f", path, "doctor", "--postconf", "/nowhere", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
-    assert done.stderr == ""
-    findings = json.loads(done.stdout)["findings"]
+    return of_database(findings_of(path, *WITHOUT_POSTFIX))
+
+
+def of_database(findings: list[dict[str, str]]) -> list[tuple[str, str]]:
     return [(finding["check"], finding["found"]) for finding in findings if finding["check"].startswith("database")]
 
 
@@ -126,7 +123,16 @@ def test_a_server_is_away(database: Database, tmp_path: pathlib.Path) -> None:
 def test_the_clocks_differ(database: Database, tmp_path: pathlib.Path) -> None:
     clock = Clock(tmp_path)
     clock.forward(100)
-    found = doctor(tmp_path, database.settings, clock.environment)
+    path = write_configuration(tmp_path, configuration(tmp_path, **database.settings))
+    done = subprocess.run(
+        [COMMAND, "-f", path, "doctor", "--json", *WITHOUT_POSTFIX],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **clock.environment},
+    )
+    assert done.stderr == ""
+    found = of_database(json.loads(done.stdout)["findings"])
     assert found == [*FINE, ("database-clock", "the database's clock is 100 s behind this host's")]
 
 
@@ -170,9 +176,6 @@ def test_limits_from_a_query(database: Database, tmp_path: pathlib.Path) -> None
     assert doctor(tmp_path, good) == FINE
     bad = {**database.settings, "sql_limits_by_id": "SELECT limits FROM nowhere WHERE id = %s"}
     path = write_configuration(tmp_path, configuration(tmp_path, **bad))
-    done = subprocess.run(
-        [COMMAND, "-f", path, "doctor", "--postconf", "/nowhere", "--json"], capture_output=True, text=True, check=False
-    )
-    (finding,) = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "sql-limits"]
+    (finding,) = [one for one in findings_of(path, *WITHOUT_POSTFIX) if one["check"] == "sql-limits"]
     assert finding["severity"] == "error"
     assert "nowhere" in finding["found"]

@@ -51,19 +51,23 @@ class Host(NamedTuple):
         return to
 
 
-def doctor(configuration: Path, postfix: Path, *options: str) -> list[dict[str, str]]:
-    """What ``doctor --json`` finds, but for the clock: that of the machine that runs the tests may be any.
+def findings_of(configuration: Path, *options: str | Path) -> list[dict[str, str]]:
+    """What ``doctor --json`` finds.
 
     It runs in this process: a process of its own would do little else than start.
     """
-    arguments = ["-f", configuration, "doctor", "--postfix-config", postfix, "--json", "--ignore", "clock", *options]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
+        main(["-f", str(configuration), "doctor", "--json", *map(str, options)])
     assert err.getvalue() == ""
     findings: list[dict[str, str]] = json.loads(out.getvalue())["findings"]
     assert ended.value.code == (1 if wrong(findings) else 0)
     return findings
+
+
+def doctor(configuration: Path, postfix: Path, *options: str) -> list[dict[str, str]]:
+    """The findings but for the clock: that of the machine that runs the tests may be any."""
+    return findings_of(configuration, "--postfix-config", postfix, "--ignore", "clock", *options)
 
 
 def wrong(findings: list[dict[str, str]]) -> list[dict[str, str]]:
