@@ -10,7 +10,7 @@ import pytest
 
 from storage.redis_database import RedisDatabase
 from storage.stores import Clock, Database, SqliteDatabase, WaitingSqliteDatabase
-from support.redis_servers import single
+from support.redis_servers import External, RedisServer, single
 
 DATABASES = (
     pytest.param(SqliteDatabase, id="sqlite"),
@@ -30,6 +30,21 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of Redis or Valkey, for tests that keep to a prefix of their own."""
     with single(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | External]:
+    """A server of Redis or Valkey for tests that leave it as it is, each with a prefix of its own."""
+    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
+        yield server
+        client.flushdb()
+
+
+@pytest.fixture
+def own(tmp_path: pathlib.Path) -> Iterator[RedisServer]:
+    """A server that a test may do anything to."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture(params=DATABASES)

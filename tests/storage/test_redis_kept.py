@@ -15,7 +15,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.redis import RedisStore
 from storage.stores import Clock, new_memory
-from support.redis_servers import External, RedisServer, single
+from support.redis_servers import External, RedisServer
 
 HOUR = 3_600
 PATIENCE = 20.0
@@ -26,14 +26,6 @@ COUNTED, KNOWN = Verdict(True, charged=1), Verdict(True)
 
 Server = RedisServer | External
 _prefixes = (f"kept{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all tests here, each with a prefix of its own."""
-    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
-        yield server
-        client.flushdb()
 
 
 @pytest.fixture

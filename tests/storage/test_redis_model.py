@@ -26,7 +26,7 @@ from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_nodes import SCRIPT
 from storage.stores import Clock, new_memory
-from support.redis_servers import External, RedisServer, single
+from support.redis_servers import External, RedisServer
 
 Server = RedisServer | External
 
@@ -39,14 +39,6 @@ LIMITS: dict[str, Limits] = {
 LONGEST = 3000
 WRITER = 1
 _prefixes = (f"test{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all examples, each with a prefix of its own."""
-    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
-        yield server
-        client.flushdb()
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_nodes import Command, NodeError, Remedy, Session
 from storage.stores import Clock, new_memory
-from support.redis_servers import External, RedisServer, single
+from support.redis_servers import External, RedisServer
 
 COUNTERS = ("user:a", "user:b", "user:c")
 STEPS = 40
@@ -166,14 +166,6 @@ class _Cut:
 
 def _soon() -> float:
     return time.monotonic() + 20.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | External]:
-    """A server for all tests here, each with a prefix of its own."""
-    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
-        yield server
-        client.flushdb()
 
 
 @pytest.fixture(autouse=True)

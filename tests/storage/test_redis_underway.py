@@ -21,7 +21,7 @@ from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_nodes import SCRIPT, Command, NodeError, Remedy, Session
 from storage.stores import Clock, new_memory
-from support.redis_servers import External, RedisServer, single
+from support.redis_servers import External, RedisServer
 from support.wait import wait_until
 
 HOUR = 3_600
@@ -33,14 +33,6 @@ ALICE, BOB = "user:alice", "user:bob"
 
 Server = RedisServer | External
 _prefixes = (f"underway{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all tests here, each with a prefix of its own."""
-    with single(tmp_path_factory.mktemp("redis")) as server, server.client() as client:
-        yield server
-        client.flushdb()
 
 
 class Wire:

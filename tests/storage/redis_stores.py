@@ -1,0 +1,52 @@
+"""Stores on servers of Redis as the tests of them make them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Demand, Verdict
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.redis import RedisStore
+from storage.stores import demand, new_memory
+from support.redis_servers import External, RedisServer
+
+TIMEOUT = 10.0
+SHORT = 0.5
+SECRET = "s3cret/#?%"
+_prefixes = (f"test{number}" for number in itertools.count())
+
+
+def new_prefix() -> str:
+    """One that no other store of this process has."""
+    return next(_prefixes)
+
+
+def new_store(config: dict[str, Any], timeout: float = TIMEOUT) -> RedisStore:
+    return RedisStore(config, new_memory(time.time), longest=86400, timeout=timeout)
+
+
+@contextlib.contextmanager
+def store_on(server: RedisServer | External, timeout: float = TIMEOUT, **options: Any) -> Iterator[RedisStore]:
+    """A store with a prefix of its own, unless ``options`` name one."""
+    with contextlib.closing(new_store({"url": server.url, "prefix": new_prefix(), **options}, timeout)) as store:
+        yield store
+
+
+def ask(store: RedisStore, *demands: Demand) -> list[Verdict]:
+    return store.admit(demands, (), 1.0)
+
+
+def refused(store: RedisStore, match: str) -> None:
+    """A batch fails, in one line, in time, and without having counted."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=match) as failure:
+        ask(store, demand("user:refused", 1))
+    assert time.monotonic() - began < TIMEOUT
+    assert "\n" not in str(failure.value)
+    assert SECRET not in str(failure.value)
