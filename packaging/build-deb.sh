@@ -2,7 +2,7 @@
 # build-deb.sh PYTHON [DIRECTORY]
 #
 # Builds the Debian package for the release and architecture of this machine from the sdist that `PYTHON -m build` makes
-# of this checkout, and puts it into DIRECTORY (dist).
+# of this checkout, and puts it into DIRECTORY (dist). PYTHON has build and hatchling.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath --no-symlinks "$1")
@@ -10,7 +10,7 @@ target=$(realpath --canonicalize-missing "${2:-dist}")
 
 work=$(mktemp --directory --tmpdir policyd-rate-limit-deb.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-"$python" -m build --sdist --outdir "$work" . >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+"$python" -m build --sdist --no-isolation --outdir "$work" . >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 mkdir "$work/source"
 tar --extract --file "$work"/*.tar.gz --directory "$work/source" --strip-components 1
 cd "$work/source"

@@ -95,7 +95,7 @@ def base(run_directory: Path) -> Iterator[Path]:
 
     A directory that POLICYD_RATE_LIMIT_CLEAN_ROOT names keeps it for the next run.
     """
-    require("debootstrap")
+    require("mmdebstrap")
     kept = os.environ.get("POLICYD_RATE_LIMIT_CLEAN_ROOT")
     if kept and (Path(kept) / ".made").exists():
         yield Path(kept)

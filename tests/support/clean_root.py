@@ -36,19 +36,20 @@ def make_base(directory: Path) -> None:
 
     No package of a mail server is in it.
     """
-    debootstrap = require("debootstrap")
-    command: list[str | Path] = [
-        debootstrap,
-        "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
-        debian_release(),
-        directory,
-    ]
-    _run(command)
-    (directory / "packages").mkdir()
     # The user of apt may not write there, so root does.
-    fetch = "apt-get update -qq && cd /packages && apt-get download -qq -o APT::Sandbox::User=root policyd-rate-limit"
-    _run(["chroot", directory, "/bin/bash", "-c", fetch])
+    download = "cd /packages && apt-get download --quiet=2 --option APT::Sandbox::User=root policyd-rate-limit"
+    _run(
+        [
+            require("mmdebstrap"),
+            "--mode=root",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            '--customize-hook=mkdir "$1/packages"',
+            f"--customize-hook=chroot \"$1\" /bin/bash -c '{download}'",
+            debian_release(),
+            directory,
+        ]
+    )
 
 
 def _run(command: Sequence[str | Path]) -> None:
