@@ -401,7 +401,7 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
-local homes = {} -- mail -> the counter that it was charged on
+local homes, slots = {}, {} -- mail -> the counter that it was charged on; what "x" of that is, where it has been read
 
 -- Amount, date and field of what is in "x", and the mail.
 local function unpack_slot(slot)
@@ -409,36 +409,40 @@ local function unpack_slot(slot)
     return amount, when, substring(slot, used + 1, used + size), substring(slot, used + size + 1)
 end
 
--- Field, amount and date of the only charge of `mail`, where that is all it has ever had; else nil, and what it is.
+-- Field, amount and date of the only charge of `mail`, where that is all it has ever had; else nil, and what it is. In
+-- the end, what its key is.
 local function only_charge(mail)
     local kind, home = call('TYPE', mail).ok, homes[mail]
     if kind == 'string' then
         local value = call('GET', mail)
         local used, amount, when = unpack_limit(value, 2)
-        return substring(value, used + 1), amount, when
+        return substring(value, used + 1), amount, when, kind
     end
-    local slot = kind == 'none' and home and call('HGET', home, 'x')
+    local slot = kind == 'none' and (slots[mail] or home and call('HGET', home, 'x'))
     if slot then
         local amount, when, field, name = unpack_slot(slot)
         if name == substring(mail, #home + 1) and when + REMEMBERED > now then
-            return field, amount, when
+            return field, amount, when, kind
         end
     end
     return nil, kind
 end
 
--- Has `mail` be a hash, whose only charge these are.
-local function make_hash(mail, field, amount, when)
-    call('DEL', mail)
-    call('HSET', mail, field, pack({amount, when}))
-    call('EXPIRE', mail, math.min(math.max(when + REMEMBERED - now, 1), REMEMBERED))
+-- Has `mail` be a hash, whose only charge was the first of these; its key is of `kind`.
+local function make_hash(mail, kind, expire, ...)
+    if kind == 'string' then
+        call('DEL', mail)
+    end
+    call('HSET', mail, ...)
+    call('EXPIRE', mail, expire)
 end
 
 -- Has `mail` be a hash, if it is anything.
 local function open_mail(mail)
-    local field, amount, when = only_charge(mail)
+    local field, amount, when, kind = only_charge(mail)
     if field then
-        make_hash(mail, field, amount, when)
+        local left = math.min(math.max(when + REMEMBERED - now, 1), REMEMBERED)
+        make_hash(mail, kind, left, field, pack({amount, when}))
     end
 end
 
@@ -840,7 +844,7 @@ local function charge_quickly(terms, key, mail, field)
             if its_field == field then
                 return {KNOWN}
             end
-            homes[mail], is_mine = key, true
+            homes[mail], slots[mail], is_mine = key, slot, true
         end
     end
     if refusal then
@@ -856,14 +860,16 @@ local function charge_quickly(terms, key, mail, field)
         end
     end
     if mail and not new_slot and (is_mine or not is_first(mail, field, charge.charged)) then
-        local only, before, when = only_charge(mail)
-        if only and only ~= field then
-            make_hash(mail, only, before, when)
-        end
-        if only == field or call('HSETNX', mail, field, charge.event) == 0 then
+        local only, before, when, kind = only_charge(mail)
+        if only == field then
             return {KNOWN}
+        elseif only then
+            make_hash(mail, kind, REMEMBERED_TEXT, only, pack({before, when}), field, charge.event)
+        elseif call('HSETNX', mail, field, charge.event) == 0 then
+            return {KNOWN}
+        else
+            call('EXPIRE', mail, REMEMBERED_TEXT)
         end
-        call('EXPIRE', mail, REMEMBERED_TEXT)
     end
     local left, needed = m[7] - passed, date - now + longest
     local renew = left < needed
