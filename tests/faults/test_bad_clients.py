@@ -36,14 +36,12 @@ Attack = Callable[[Daemon, threading.Event], None]
 
 def resident(daemon: Daemon) -> int:
     """Bytes of the daemon's memory that are in RAM."""
-    assert daemon.process is not None
     pages = pathlib.Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def descriptors(daemon: Daemon) -> int:
     """How many files and connections the daemon holds open."""
-    assert daemon.process is not None
     return sum(1 for _ in pathlib.Path(f"/proc/{daemon.process.pid}/fd").iterdir())
 
 
@@ -241,7 +239,6 @@ def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: A
         assert undisturbed, f"p99 beside it, and of another daemon: {seen}"
         assert highest - memory < MEMORY, f"{(highest - memory) >> 20} MB more"
         wait_until(lambda: descriptors(daemon) <= files + 2, "connections that have gone are closed")
-        assert daemon.process is not None
         assert daemon.process.poll() is None
         assert "Traceback" not in daemon.log_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,10 @@ def host() -> Iterator[Host]:
         queue.mkdir()
         with Daemon(directory / "daemon", SOCKET=str(queue / "ratelimit" / "policy")) as daemon:
             yield Host(directory, queue, daemon)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that the account of a daemon can go into, with a short name."""
+    with public_directory() as path:
+        yield path

@@ -65,7 +65,6 @@ def admitted(client: Client, user: str, mails: int) -> int:
 def test_commands_beside_a_daemon(tmp_path: pathlib.Path, store: SharedStore) -> None:
     began = int(time.time())
     with running(tmp_path / "host", **LIMITS, **REPORT, **store.settings) as daemon, Client(daemon.address) as client:
-        assert daemon.process is not None
         assert (admitted(client, "alice", 7), admitted(client, "bob", 7)) == (5, 7)
 
         (alice,) = ask(daemon.path, "status", "Alice")["keys"]

@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import pytest
 import policyd_rate_limit
 from support.daemon import COMMAND, Client, Daemon, configuration, connect, mail, running, write_configuration
 from support.programs import missing, require, require_root
-from support.public import public_directory
 from support.wait import wait_until
 
 SIOCOUTQ = 0x5411
@@ -40,7 +38,6 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def end_of(daemon: Daemon) -> tuple[int, list[str]]:
     """Start a daemon that cannot run; its exit status and the lines that it wrote."""
     daemon.start(wait=False)
-    assert daemon.process is not None
     try:
         status = daemon.process.wait(20)
     finally:
@@ -60,18 +57,6 @@ def status_of(process: int, thread: int | None = None) -> dict[str, list[str]]:
     where = f"/proc/{process}/status" if thread is None else f"/proc/{process}/task/{thread}/status"
     lines = Path(where).read_text().splitlines()
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def number_of(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    return daemon.process.pid
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory that the account of a daemon can go into, with a short name."""
-    with public_directory() as path:
-        yield path
 
 
 # Exit statuses
@@ -112,11 +97,11 @@ def test_a_second_instance_leaves_the_first_unharmed(directory: Path) -> None:
         status, lines = end_of(second)
         assert status == 3
         assert len(lines) == 1
-        assert str(number_of(first)) in lines[0]
+        assert str(first.process.pid) in lines[0]
         assert client.ask(**mail("alice")) == "dunno"
         with Client(address) as another:
             assert another.ask(**mail("alice")) == "dunno"
-        assert Path(first.settings["pidfile"]).read_text() == f"{number_of(first)}\n"
+        assert Path(first.settings["pidfile"]).read_text() == f"{first.process.pid}\n"
         assert first.stop() == 0
 
 
@@ -184,7 +169,6 @@ def test_the_request_in_hand_is_answered_before_the_end(directory: Path, number:
             end = time.monotonic() + 20
             while unread(client.socket):
                 assert time.monotonic() < end
-            assert daemon.process is not None
             daemon.process.send_signal(number)
             other.rollback()
         assert client.answer() == "dunno"
@@ -198,7 +182,7 @@ def test_the_request_in_hand_is_answered_before_the_end(directory: Path, number:
 def test_an_end_without_clients(directory: Path) -> None:
     with running(directory, SOCKET=str(directory / "policy")) as daemon:
         pidfile = Path(daemon.settings["pidfile"])
-        assert pidfile.read_text() == f"{number_of(daemon)}\n"
+        assert pidfile.read_text() == f"{daemon.process.pid}\n"
         assert daemon.stop() == 0
     assert not pidfile.exists()
     assert not (directory / "policy").exists()
@@ -211,7 +195,6 @@ def test_a_signal_while_it_starts(directory: Path, number: signal.Signals) -> No
     daemon = Daemon(directory, SOCKET=str(directory / "policy"))
     pidfile = Path(daemon.settings["pidfile"])
     daemon.start(wait=False)
-    assert daemon.process is not None
     try:
         end = time.monotonic() + 20
         while not (pidfile.exists() and pidfile.read_text()):
@@ -232,10 +215,10 @@ def test_starts_again_after_kill_9(directory: Path) -> None:
         with Client(daemon.address) as client:
             assert client.ask(**mail("alice")) == "dunno", used
         daemon.kill()
-        assert pidfile.read_text() == f"{number_of(daemon)}\n"
+        assert pidfile.read_text() == f"{daemon.process.pid}\n"
         assert (directory / "policy").is_socket()
     with daemon, Client(daemon.address) as client:
-        assert pidfile.read_text() == f"{number_of(daemon)}\n"
+        assert pidfile.read_text() == f"{daemon.process.pid}\n"
         assert client.ask(**mail("alice")).startswith("defer_if_permit ")
     assert not pidfile.exists()
 
@@ -246,7 +229,7 @@ def test_a_stale_pidfile_is_taken_over(tmp_path: Path, content: str) -> None:
     # The number of a live process that is another program: the one that runs the tests.
     pidfile.write_text(content.format(own=os.getppid()))
     with running(tmp_path, pidfile=str(pidfile)) as daemon:
-        assert pidfile.read_text() == f"{number_of(daemon)}\n"
+        assert pidfile.read_text() == f"{daemon.process.pid}\n"
 
 
 @pytest.mark.parametrize("permission", [0o666, 0o600, 0o660])
@@ -324,7 +307,6 @@ def test_root_becomes_the_account_before_it_reads_a_request(directory: Path) -> 
     uid = [str(pwd.getpwnam(USER).pw_uid)] * 4
     daemon.start(wait=False)
     try:
-        assert daemon.process is not None
         end = time.monotonic() + 20
         while True:  # without a pause: the first moment is what counts
             assert time.monotonic() < end, daemon.log_text()
@@ -457,7 +439,7 @@ def test_a_privileged_port_is_bound_before_privileges_are_dropped(directory: Pat
     with running(directory / "etc", user=USER, group=GROUP, SOCKET=["127.0.0.1", port], **settings) as daemon:
         with Client(daemon.address) as client:
             assert client.ask(**mail("alice")) == "dunno"
-        assert status_of(number_of(daemon))["Uid"][0] == str(pwd.getpwnam(USER).pw_uid)
+        assert status_of(daemon.process.pid)["Uid"][0] == str(pwd.getpwnam(USER).pw_uid)
 
 
 @pytest.mark.needs_root
@@ -484,7 +466,7 @@ main(sys.argv[2:])
     with daemon:
         with Client(daemon.address) as client:
             assert client.ask(**mail("alice")) == "dunno"
-        assert status_of(number_of(daemon))["Uid"] == ["54321"] * 4
+        assert status_of(daemon.process.pid)["Uid"] == ["54321"] * 4
         assert (directory / "var" / "db.sqlite3").stat().st_uid == 54321
         assert daemon.stop() == 0
 

@@ -165,7 +165,7 @@ def test_syslog_and_the_journal(tmp_path: pathlib.Path, receiver: Receiver, to: 
         messages = [datagram.partition(b"\n")[0].removeprefix(b"MESSAGE=") for datagram in decisions]
         assert all(b"\nSYSLOG_IDENTIFIER=policyd-rate-limit\n" in datagram for datagram in found)
     else:
-        process = daemon.process.pid if daemon.process else 0
+        process = daemon.process.pid
         lines = [re.fullmatch(rb"<\d+>.{15} policyd-rate-limit\[(\d+)\]: [A-Z]+ (.*)", datagram) for datagram in found]
         assert all(line and int(line[1]) == process for line in lines)
         messages = [line[2] for line in lines if line and line[2].startswith(b"verdict=")]

@@ -188,7 +188,6 @@ def test_an_address_that_is_taken_is_told(tmp_path: pathlib.Path) -> None:
         host, port = taken.getsockname()
         daemon = metered(tmp_path, metrics_address=[host, port])
         daemon.start(wait=False)
-        assert daemon.process is not None
         assert daemon.process.wait(PATIENCE) == 6
         assert f"{host}:{port}" in daemon.log_text()
         assert "Traceback" not in daemon.log_text()

@@ -153,7 +153,6 @@ def test_whoever_hangs_delays_no_answer_and_no_end(tmp_path: pathlib.Path) -> No
 
 def sleepers(daemon: Daemon) -> list[int]:
     """The children of the daemon."""
-    assert daemon.process is not None
     children = pathlib.Path(f"/proc/{daemon.process.pid}/task")
     found: list[int] = []
     for task in children.iterdir():
@@ -186,7 +185,6 @@ def test_a_program_does_not_outlive_the_daemon(tmp_path: pathlib.Path) -> None:
 )
 def test_a_wrong_setting(tmp_path: pathlib.Path, settings: dict[str, Any], said: str) -> None:
     daemon = Daemon(tmp_path, **settings).start(wait=False)
-    assert daemon.process is not None
     try:
         assert daemon.process.wait(20) == 5
     finally:
@@ -201,7 +199,6 @@ def test_a_reload_changes_where_notices_go(tmp_path: pathlib.Path) -> None:
         send(daemon, "alice", 3)
         old.wait_for(1)
         write_configuration(tmp_path, {**daemon.settings, **by_mail(new, notify_to="other@example.org")})
-        assert daemon.process is not None
         daemon.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "notify_to" in daemon.log_text(), "the reload")
         send(daemon, "alice", 1)

@@ -40,7 +40,6 @@ def write(daemon: Daemon, **settings: Any) -> None:
 
 
 def hang_up(daemon: Daemon) -> None:
-    assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)
 
 
@@ -145,7 +144,7 @@ main(sys.argv[2:])
         write(daemon, log_to="syslog", log_format="text")
         hang_up(daemon)
         assert b"the configuration has been read anew; changed: log_format, log_to" in syslog.recv(65536)
-        daemon.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]  # it has been started
+        daemon.process.send_signal(signal.SIGTERM)
 
 
 def test_hits_for_the_report(tmp_path: Path) -> None:
@@ -350,7 +349,6 @@ def test_many_signals_at_any_time_are_harmless(tmp_path: Path) -> None:
             if number == 25:
                 write(daemon, fail_action="450 last")
         wait_until(lambda: "changed: fail_action" in daemon.log_text(), "the last one")
-    assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
     while daemon.process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
@@ -372,7 +370,6 @@ main(sys.argv[2:])
     (tmp_path / "policy").touch()
     daemon = Daemon(tmp_path, prefix=[sys.executable, "-c", script], SOCKET=str(tmp_path / "policy"))
     daemon.start(wait=False)
-    assert daemon.process is not None
     assert daemon.process.wait(20) == 6
 
 

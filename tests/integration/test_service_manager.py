@@ -20,7 +20,6 @@ import pytest
 from support import outages
 from support.daemon import Client, Daemon, free_port, mail
 from support.programs import require, require_root
-from support.public import public_directory
 from support.wait import wait_until
 
 # A daemon whose store is soon taken for stuck; the rest is as it is.
@@ -100,19 +99,7 @@ def given(listeners: Sequence[socket.socket], directory: Path, prefix: Sequence[
 
 
 def status_of(daemon: Daemon) -> str:
-    return Path(f"/proc/{number_of(daemon)}/status").read_text()
-
-
-def number_of(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    return daemon.process.pid
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory that the account of a daemon can go into, with a short name."""
-    with public_directory() as path:
-        yield path
+    return Path(f"/proc/{daemon.process.pid}/status").read_text()
 
 
 @pytest.fixture
@@ -130,8 +117,8 @@ def test_it_is_ready_when_it_serves_and_says_when_it_stops(directory: Path, mana
     assert manager.told() == {"READY": "1", "STATUS": "serving; SQLite; 0 ids"}
     with Client(daemon.address) as client:  # at once
         assert client.ask(**mail("alice")) == "dunno"
-        assert Path(daemon.settings["pidfile"]).read_text() == f"{number_of(daemon)}\n"
-        os.kill(number_of(daemon), signal.SIGTERM)
+        assert Path(daemon.settings["pidfile"]).read_text() == f"{daemon.process.pid}\n"
+        os.kill(daemon.process.pid, signal.SIGTERM)
         assert manager.told()["STOPPING"] == "1"
     assert daemon.stop() == 0
     assert manager.silent(0)
@@ -140,7 +127,6 @@ def test_it_is_ready_when_it_serves_and_says_when_it_stops(directory: Path, mana
 def test_nothing_is_told_before_it_serves(directory: Path, manager: ServiceManager) -> None:
     daemon = Daemon(directory / "var", environment=manager.environment, SOCKET=["127.0.0.1", 123456])
     daemon.start(wait=False)
-    assert daemon.process is not None
     assert daemon.process.wait(20) == 4
     assert manager.silent(0)
 
@@ -158,7 +144,7 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(directory: Path, manager
                 mend = outages.lock(database) if broken else lambda: None
                 assert client.ask(**mail("alice")) == "dunno"
                 before = time.monotonic_ns() // 1000
-                os.kill(number_of(daemon), signal.SIGHUP)
+                os.kill(daemon.process.pid, signal.SIGHUP)
                 told = manager.next("RELOADING")
                 assert before <= int(told["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
                 status = manager.next("READY")["STATUS"]
@@ -182,7 +168,7 @@ def test_the_watchdog_is_fed_until_the_store_is_stuck(directory: Path, manager: 
         with Client(daemon.address) as client:
             assert client.ask(**mail("alice")) == "dunno"
             # A disk that hangs: the thread does not come back from fdatasync(2).
-            stall = [strace, "-f", "-p", str(number_of(daemon)), "-o", os.devnull]
+            stall = [strace, "-f", "-p", str(daemon.process.pid), "-o", os.devnull]
             stall += ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=60000000"]
             with subprocess.Popen(stall) as tracer:
                 wait_until(lambda: "TracerPid:\t0" not in status_of(daemon), "the tracer")
@@ -248,7 +234,6 @@ def test_sockets_of_a_wrong_kind(directory: Path, kind: str) -> None:
         if kind == "file":
             os.dup2(file.fileno(), wrong.fileno())
         daemon = given([right, wrong], directory / "var").start(wait=False)
-        assert daemon.process is not None
         assert daemon.process.wait(20) == 4
     [line] = daemon.log_text().splitlines()
     assert line.startswith("policyd-rate-limit: ")

@@ -182,7 +182,6 @@ def test_a_server_that_hangs_holds_up_no_answer_for_long(
 def test_redis_has_no_sql(tmp_path: pathlib.Path) -> None:
     daemon = Daemon(tmp_path, backend="redis", sql_limits_by_id=QUERY)
     daemon.start(wait=False)
-    assert daemon.process is not None
     try:
         assert daemon.process.wait(PATIENCE) == 5
     finally:

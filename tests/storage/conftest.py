@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from storage.logs import MariadbLogs, PostgresqlLogs, ServerLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import Clock, Database, SqliteDatabase, WaitingSqliteDatabase
 from support.redis_servers import External, RedisServer, single
@@ -54,6 +55,15 @@ def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Database
     if make is RedisDatabase:
         return make(tmp_path, request.getfixturevalue("redis_url"))
     return make(tmp_path)
+
+
+@pytest.fixture(params=[pytest.param(PostgresqlLogs, id="postgresql"), pytest.param(MariadbLogs, id="mariadb")])
+def logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[ServerLogs]:
+    """An empty database on each server with SQL."""
+    make: Callable[[pathlib.Path], ServerLogs] = request.param
+    database = make(tmp_path)
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log import LogError, LogReplaced
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
-from storage.logs import TIMEOUT, MariadbLogs, PostgresqlLogs, ServerLogs, append, read, record
+from storage.logs import TIMEOUT, PostgresqlLogs, ServerLogs, append, read, record
 from storage.stores import HOUR, demand, new_memory
 from support import sql_servers
 from support.outages import small_disk
@@ -30,15 +30,6 @@ from support.tcp_proxy import TcpProxy
 
 SHORT = 0.8  # seconds: db_timeout where it is to pass
 LATE = 0.6  # seconds that an error may come late, on a machine that is busy
-
-
-@pytest.fixture(params=[pytest.param(PostgresqlLogs, id="postgresql"), pytest.param(MariadbLogs, id="mariadb")])
-def logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[ServerLogs]:
-    """An empty database of each kind."""
-    make: Callable[[pathlib.Path], ServerLogs] = request.param
-    database = make(tmp_path)
-    yield database
-    database.close()
 
 
 @pytest.fixture

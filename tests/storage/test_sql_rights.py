@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -46,15 +45,6 @@ MANUALS: dict[type[ServerLogs], Manual] = {
         "CREATE command denied",
     ),
 }
-
-
-@pytest.fixture(params=[pytest.param(PostgresqlLogs, id="postgresql"), pytest.param(MariadbLogs, id="mariadb")])
-def logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[ServerLogs]:
-    """An empty database of each kind."""
-    make: Callable[[pathlib.Path], ServerLogs] = request.param
-    database = make(tmp_path)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -61,6 +61,9 @@ def write_configuration(directory: pathlib.Path, settings: Mapping[str, Any]) ->
 class Daemon:
     """A running ``policyd-rate-limit`` with its own configuration file and directory."""
 
+    process: subprocess.Popen[bytes]
+    """What was started last."""
+
     def __init__(
         self,
         directory: pathlib.Path,
@@ -78,7 +81,6 @@ class Daemon:
         self.prefix = tuple(prefix)
         self.pass_fds = tuple(pass_fds)
         self.log = directory / "stderr.log"
-        self.process: subprocess.Popen[bytes] | None = None
         self._begin_of_log = 0
 
     @property
@@ -106,7 +108,6 @@ class Daemon:
 
     def wait_until_ready(self) -> None:
         """Wait until somebody listens on ``SOCKET``; fail with the log when the daemon ends before."""
-        assert self.process is not None
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -127,13 +128,11 @@ class Daemon:
 
     def kill(self) -> None:
         """``kill -9``."""
-        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask the daemon to end; its exit status."""
-        assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
@@ -142,7 +141,7 @@ class Daemon:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process.poll() is None:
             try:
                 self.stop()
             except subprocess.TimeoutExpired:
