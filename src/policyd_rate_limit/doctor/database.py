@@ -228,6 +228,9 @@ def _redis(settings: Settings) -> Told:
     tries = [
         Command(key, "HGETALL", key),
         Command(key, "HDEL", key, "x"),
+        Command(key, "DEL", key),
+        Command(key, "EXISTS", key),
+        Command(key, "TYPE", key),
         Command(key, "EXPIRE", key, 1),
         script([key], (b"\0" * 8, 0, 0, "")),
     ]

@@ -5,8 +5,11 @@ pipeline, which the server answers once they are on its disk (``appendfsync alwa
 
 The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, so that a Cluster keeps them together::
 
-    policyd:c:{tag}        what lies in the windows of the counter; expires with the longest of them
+    policyd:c:{tag}        what lies in the windows of the counter; expires with the longest, or after 15 minutes
     policyd:m:{tag}mail    what a mail was charged on the counter; expires after 15 minutes
+
+The mail that is the first on its counter for 15 minutes has no key of its own: with one charge, it is kept with the
+counter. Few ids send more often, and a key costs more than all the rest.
 
 Batches are sent by the event loop, which goes on with something else until the answers are there: the next batch is
 made and sent while the server works on this one. Everything that has to wait, and everything that goes wrong, is the
