@@ -258,15 +258,16 @@ async def _serve(
     worker = Worker(pulse, loop)
     hits = ReportedHits(_reported(settings), notices.hit)
     notifier = Notifier(os.uname().nodename, time.time)
+    decisions = Decisions(
+        worker.explain,
+        refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
+        listeners=[hits, notifier],
+        metrics=monitoring.metrics if monitoring else None,
+    )
     service = Service(
         _policy(settings, rules, sql_limits),
         worker.submit,
-        observer=Decisions(
-            worker.explain,
-            refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
-            listeners=[hits, notifier],
-            metrics=monitoring.metrics if monitoring else None,
-        ),
+        observer=decisions,
         uncounted=logs.Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
         clock=notices.clock,
@@ -278,7 +279,7 @@ async def _serve(
     )
     worker.pace = Pace(server.clients)
     supervision = Supervision(manager, status, pulse.alive)
-    live = _Live(service, server, store, fallback, sql_limits, hits, notifier)
+    live = _Live(service, decisions, server, store, fallback, sql_limits, hits, notifier)
     notices.subscribe(lambda overrides: loop.call_soon_threadsafe(live.heed, overrides))
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
@@ -323,6 +324,7 @@ class _Live:
     def __init__(
         self,
         service: Service,
+        decisions: Decisions,
         server: Server,
         store: LogStore | RedisStore,
         fallback: Fallback,
@@ -331,6 +333,7 @@ class _Live:
         notifier: Notifier,
     ) -> None:
         self._service = service
+        self._decisions = decisions
         self._server = server
         self._store = store
         self._fallback = fallback
@@ -371,6 +374,7 @@ class _Live:
     ) -> None:
         settings = change.settings
         logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
+        self._decisions.heed_level()
         if further:
             # Before anybody is judged by the longer windows.
             self._store.look_back(stores.longest_window(settings))

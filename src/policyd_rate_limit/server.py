@@ -6,16 +6,17 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
+from policyd_rate_limit.service import Asking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from policyd_rate_limit.domain.request import Request
-    from policyd_rate_limit.service import Throttle
+    from policyd_rate_limit.service import PolicyService, Throttle
 
 MAX_CONNECTIONS: Final = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
 MAX_PIPELINED: Final = 64  # requests of one connection without an answer; Postfix sends one at a time
@@ -29,16 +30,6 @@ COMPLAINTS = ("connections", "protocol", "partial")  # about clients: too many, 
 _logger = logging.getLogger(__name__)
 
 
-class Asks(Protocol):
-    """What answers requests: :class:`policyd_rate_limit.service.Service`."""
-
-    def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
-        """See :meth:`policyd_rate_limit.service.Service.ask`."""
-
-    def unanswered(self, request: Request) -> None:
-        """See :meth:`policyd_rate_limit.service.Service.unanswered`."""
-
-
 class Server:
     """All connections of the listening sockets.
 
@@ -46,7 +37,7 @@ class Server:
     that breaks the rules is logged, by kind of fault.
     """
 
-    def __init__(self, service: Asks, *, idle_seconds: float, bad_client: Throttle) -> None:
+    def __init__(self, service: PolicyService, *, idle_seconds: float, bad_client: Throttle) -> None:
         self.service = service
         self.now = 0.0
         self.idle_seconds = idle_seconds
@@ -291,7 +282,7 @@ class Connection(asyncio.Protocol):
             self._partial_since = None
             answer = _Answer(self, request)
             self._answers.append(answer)
-            self._server.service.ask(request, answer.give)
+            self._server.service.ask(request, answer)
         self._pause()
 
     def _pause(self) -> None:
@@ -327,18 +318,16 @@ def _was_reset(transport: asyncio.Transport) -> bool:
         return True
 
 
-class _Answer:
+class _Answer(Asking):
     """The place of one answer in the order of a connection."""
-
-    __slots__ = ("_connection", "data", "request")
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
         self.request: Request | None = request
         self.data: bytes | None = None
 
-    def give(self, action: str | None) -> None:
-        """The answer is known; None: there is none, and the client is to ask again."""
+    def answer(self, action: str | None) -> None:
+        """See :meth:`policyd_rate_limit.service.Asking.answer`."""
         if action is None:
             self._connection.abort()
             return

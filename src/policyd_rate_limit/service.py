@@ -6,10 +6,12 @@ Who is charged, what it costs, whether that is within the limits, what Postfix i
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
+from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
@@ -19,6 +21,7 @@ from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from policyd_rate_limit.domain.counting import Cost
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
@@ -45,19 +48,45 @@ class Throttle(Protocol):
         """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
 
 
-class Observer(Protocol):
-    """Whoever is told of decisions: :class:`policyd_rate_limit.observe.decisions.Decisions`.
+class Asking(ABC):
+    """Whoever asks a :class:`PolicyService` and waits for its answer."""
 
-    ``began``: when the request came, by the monotonic clock.
-    """
+    @abstractmethod
+    def answer(self, action: str | None) -> None:
+        """The answer is ``action``, of access(5); None: there is none, and the client is to ask again."""
 
+
+class PolicyService(ABC):
+    """What answers policy requests."""
+
+    @abstractmethod
+    def ask(self, request: Request, asking: Asking) -> None:
+        """Have ``asking`` told of the action for ``request``, at once or later.
+
+        As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects. When the
+        client cannot get the answer, for this or any other reason, call :meth:`unanswered`.
+        """
+
+    @abstractmethod
+    def unanswered(self, request: Request) -> None:
+        """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""
+
+
+class Observer(ABC):
+    """Whoever is told of decisions. ``began``: when the request came, by the monotonic clock."""
+
+    @abstractmethod
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
-        """See :meth:`policyd_rate_limit.observe.decisions.Decisions.passed`."""
+        """``request``, which charges ``key`` or nobody, was let pass without any counting."""
 
+    @abstractmethod
     def decided(
         self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
     ) -> None:
-        """See :meth:`policyd_rate_limit.observe.decisions.Decisions.decided`."""
+        """``demand``, which ``request`` had made, was decided, or could not be.
+
+        ``action`` was the answer; None: there was none.
+        """
 
 
 class LimitsOfIds(Protocol):
@@ -88,11 +117,11 @@ class Policy:
         self.stages = stages(count_mode)
 
 
-class Service:
+class Service(PolicyService):
     """Answers policy requests.
 
     ``policy`` may be replaced between two requests: each request is answered wholly by the one it met.
-    ``submit`` has a demand decided and calls back with its verdict, or with the error that prevented it.
+    ``submit`` has a demand decided, and whoever waits for that told of its verdict.
     ``observer`` is told of each decision, once its answer has left. ``uncounted`` bounds how often a request at a stage
     that does not count is logged. ``policy_service`` is how main.cf names this daemon. ``clock`` (Unix seconds) says
     when an override ends.
@@ -101,7 +130,7 @@ class Service:
     def __init__(
         self,
         policy: Policy,
-        submit: Callable[[Demand, Callable[[Verdict | Exception], None]], None],
+        submit: Callable[[Demand, Waiting], None],
         *,
         observer: Observer,
         uncounted: Throttle,
@@ -134,17 +163,13 @@ class Service:
                     further = max(further, longest)
         return further
 
-    def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
-        """Have ``answer`` called with the action for ``request``, at once or later, or with None: no answer.
-
-        As SMTPD_POLICY_README wants it, a server that is in trouble sends no answer but disconnects. When the
-        client cannot get the answer, for this or any other reason, call :meth:`unanswered`.
-        """
+    def ask(self, request: Request, asking: Asking) -> None:
+        """See :meth:`PolicyService.ask`."""
         began = monotonic()
         policy = self.policy
         cost_of = policy.stages.get(request.protocol_state)
         if cost_of is None:
-            answer(policy.actions.success)
+            asking.answer(policy.actions.success)
             self.observer.passed(request, "", NOT_COUNTED, began)
             self._hint(request, policy.count_mode)
             return
@@ -153,7 +178,7 @@ class Service:
         if self._overrides and charged is not None and charged.key in self._overrides:
             charged, sql_limits = self._overridden(charged, sql_limits)
         if charged is None or (sql_limits is None and not charged.limits):
-            answer(policy.actions.success)
+            asking.answer(policy.actions.success)
             self.observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
             return
         cost = cost_of(request)
@@ -161,23 +186,21 @@ class Service:
         if cost.each:
             # Before anything is waited for: equal requests are numbered in the order in which they come.
             part = self._repetitions.part(part)
-        mail = mail_id(request.instance)
-        key, limits = charged.key, charged.limits
+        asked = _Asked(self, request, charged.key, cost, part, policy, asking, began)
         if sql_limits is None:
-            demand = Demand((Charge(key, RECIPIENTS, cost.amount, limits),), mail, part, cost.settles)
-            self._submit(demand, _Asked(self, request, demand, policy, answer, began).conclude)
-            return
+            self._submit(asked.demand(charged.limits), asked)
+        else:
+            sql_limits.ask(
+                policy.rules.ids_for_query(request, charged), partial(self._found, asked, charged.limits, sql_limits)
+            )
 
-        def go_on(found: Limits | None) -> None:
-            in_force = sql_limits.keeping(limits if found is None else found)
-            if in_force:
-                demand = Demand((Charge(key, RECIPIENTS, cost.amount, in_force),), mail, part, cost.settles)
-                self._submit(demand, _Asked(self, request, demand, policy, answer, began).conclude)
-            else:
-                answer(policy.actions.success)
-                self.observer.passed(request, key, NOT_LIMITED, began)
-
-        sql_limits.ask(policy.rules.ids_for_query(request, charged), go_on)
+    def _found(self, asked: _Asked, limits: Limits, sql_limits: LimitsOfIds, found: Limits | None) -> None:
+        """The table has told of the limits of whom ``asked`` charges; those of the configuration are ``limits``."""
+        limits = sql_limits.keeping(limits if found is None else found)
+        if limits:
+            self._submit(asked.demand(limits), asked)
+        else:
+            asked.pass_by()
 
     def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
         """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""
@@ -196,7 +219,7 @@ class Service:
         return Charged(charged.key, limits), None
 
     def unanswered(self, request: Request) -> None:
-        """``request`` was asked, and the answer did not reach the client: Postfix will ask again."""
+        """See :meth:`PolicyService.unanswered`."""
         cost_of = self.policy.stages.get(request.protocol_state)
         cost = cost_of(request) if cost_of else None
         if cost is not None and cost.each:
@@ -214,33 +237,48 @@ class Service:
             )
 
 
-class _Asked:
-    """A request that waits for the verdict on its demand."""
-
-    __slots__ = ("_answer", "_began", "_demand", "_policy", "_request", "_service")
+class _Asked(Waiting):
+    """A request that waits for the verdict on what it charges."""
 
     def __init__(
         self,
         service: Service,
         request: Request,
-        demand: Demand,
+        key: str,
+        cost: Cost,
+        part: str,
         policy: Policy,
-        answer: Callable[[str | None], None],
+        asking: Asking,
         began: float,
     ) -> None:
         self._service = service
         self._request = request
-        self._demand = demand
+        self._key = key
+        self._cost = cost
+        self._part = part
         self._policy = policy
-        self._answer = answer
+        self._asking = asking
         self._began = began
+        self._demand: Demand | None = None
+
+    def demand(self, limits: Limits) -> Demand:
+        """What it demands of whom it charges, within ``limits``."""
+        charges = (Charge(self._key, RECIPIENTS, self._cost.amount, limits),)
+        demand = self._demand = Demand(charges, mail_id(self._request.instance), self._part, self._cost.settles)
+        return demand
+
+    def pass_by(self) -> None:
+        """There is no limit."""
+        self._asking.answer(self._policy.actions.success)
+        self._service.observer.passed(self._request, self._key, NOT_LIMITED, self._began)
 
     def conclude(self, result: Verdict | Exception) -> None:
         """Answer it."""
         action = _action(self._policy.actions, result)
         if action is None and isinstance(result, StoreUnavailable):
             action = self._service.policy.actions.away  # set while this waited for the store
-        self._answer(action)
+        self._asking.answer(action)
+        assert self._demand is not None  # noqa: S101 - a result is that of a demand
         self._service.observer.decided(self._request, self._demand, result, action, self._began)
 
 

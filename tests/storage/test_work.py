@@ -22,12 +22,12 @@ import pytest
 
 from policyd_rate_limit import stores
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+from policyd_rate_limit.domain.charge import Demand, Entry, Verdict, Waiting
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.protocol.codec import Decoder
-from policyd_rate_limit.service import Actions, Policy, Service
+from policyd_rate_limit.service import Actions, Observer, Policy, Service
 from policyd_rate_limit.storage import redis
 from policyd_rate_limit.storage.base import Underway
 from policyd_rate_limit.storage.memory import Memory
@@ -36,6 +36,7 @@ from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.sqlite import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.sqlite_checkpoint import PAGE_BYTES
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
+from support.callbacks import Answering
 from support.redis_servers import RedisServer
 from support.stores_for_daemons import STORES
 from support.wait import wait_until
@@ -59,10 +60,10 @@ BYTES = {"postgresql": 60, "mariadb": 64, "redis": 138}
 STATEMENTS = 4
 WRITTEN_BYTES = 330  # to SQLite's log, for each mail of a batch
 # From the bytes of a request to the action, SQLite included. Other versions of Python count otherwise.
-INSTRUCTIONS_ADMITTED = 1_230
+INSTRUCTIONS_ADMITTED = 1_260
 INSTRUCTIONS_REFUSED = 1_060
 OF_ANOTHER_PYTHON = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
-INSTRUCTIONS_REDIS = 680  # of sending one mail of a batch and taking its answer
+INSTRUCTIONS_REDIS = 690  # of sending one mail of a batch and taking its answer
 BYTES_PER_ID = 205
 
 
@@ -210,14 +211,14 @@ def test_instructions_of_a_batch_under_way_to_redis(tmp_path: pathlib.Path, monk
         store.close()
 
 
-class Way:
+class Way(Observer):
     """The way of requests from bytes to actions, through one thread; nobody is told of decisions."""
 
     def __init__(self, store: CleanableStore) -> None:
         self.store = store
         self.decoder = Decoder()
         self.demands: list[Demand] = []
-        self.waiting: list[Any] = []
+        self.waiting: list[Waiting] = []
         self.actions: list[str | None] = []
         self.service = Service(
             Policy(RULES, Actions("dunno", "defer_if_permit later", None), None),
@@ -228,9 +229,9 @@ class Way:
             clock=lambda: 0.0,
         )
 
-    def _submit(self, demanded: Demand, done: Any) -> None:
+    def _submit(self, demanded: Demand, waiting: Waiting) -> None:
         self.demands.append(demanded)
-        self.waiting.append(done)
+        self.waiting.append(waiting)
 
     def passed(self, *_: object) -> None:
         """Somebody is not limited."""
@@ -246,9 +247,9 @@ class Way:
         """Answer all that is in ``data``."""
         self.actions.clear()
         for request in self.decoder.feed(data):
-            self.service.ask(request, self.actions.append)
-        for done, verdict in zip(self.waiting, admit(self.store, self.demands), strict=True):
-            done(verdict)
+            self.service.ask(request, Answering(self.actions.append))
+        for waiting, verdict in zip(self.waiting, admit(self.store, self.demands), strict=True):
+            waiting.conclude(verdict)
         self.demands.clear()
         self.waiting.clear()
 

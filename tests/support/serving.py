@@ -14,6 +14,7 @@ import pytest
 
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.server import Connection, Server
+from policyd_rate_limit.service import Asking, PolicyService
 from policyd_rate_limit.system.logs import Throttle
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
@@ -24,7 +25,7 @@ Scenario = Coroutine[Any, Any, None]
 Run = Callable[[Scenario], None]
 
 
-class Service:
+class Service(PolicyService):
     """Keeps what is asked; the scenario answers. ``at_once``: the answer to everything, right away."""
 
     def __init__(self) -> None:
@@ -33,11 +34,11 @@ class Service:
         self.given_up: list[str] = []
         self.at_once: Callable[[str], str | None] | None = None
 
-    def ask(self, request: Request, answer: Callable[[str | None], None]) -> None:
+    def ask(self, request: Request, asking: Asking) -> None:
         self.asked.append(request.instance)
-        self.answers.append(answer)
+        self.answers.append(asking.answer)
         if self.at_once is not None:
-            answer(self.at_once(request.instance))
+            asking.answer(self.at_once(request.instance))
 
     def unanswered(self, request: Request) -> None:
         self.given_up.append(request.instance)

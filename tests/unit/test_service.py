@@ -10,14 +10,15 @@ from functools import partial
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Policy, Service
+from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Observer, Policy, Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.logs import Throttle
+from support.callbacks import Answering
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
 ADMITTED = Verdict(True, charged=1)
@@ -37,7 +38,7 @@ def rules(limits: Limits, limit_by_sasl: bool = True) -> Rules:
     )
 
 
-class World:
+class World(Observer):
     """A service, what it submits, what it answers, and a clock for its throttles."""
 
     def __init__(
@@ -53,7 +54,7 @@ class World:
         self.demands: list[Demand] = []
         self.answers: list[str | None] = []
         self.told: list[tuple[object, ...]] = []
-        self.undecided: list[Callable[[Verdict | Exception], None]] = []
+        self.undecided: list[Waiting] = []
         self.service = Service(
             Policy(rules(LIMITS, limit_by_sasl), Actions("OK go on", "550 stop", away), count_mode, sql_limits),
             self._submit,
@@ -63,12 +64,12 @@ class World:
             clock=lambda: self.now,
         )
 
-    def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
+    def _submit(self, demand: Demand, waiting: Waiting) -> None:
         self.demands.append(demand)
         if self.result is None:
-            self.undecided.append(done)
+            self.undecided.append(waiting)
         else:
-            done(self.result)
+            waiting.conclude(self.result)
 
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
         assert began <= time.monotonic()
@@ -81,8 +82,11 @@ class World:
         assert action is None or str(self.answers[-1]).endswith(action)  # the answer has left
         self.told.append((request, demand, result, len(self.answers)))
 
+    def submit(self, request: Request) -> None:
+        self.service.ask(request, Answering(self.answers.append))
+
     def ask(self, request: Request = ALICE) -> str | None:
-        self.service.ask(request, self.answers.append)
+        self.submit(request)
         return self.answers[-1]
 
     def demand(self, request: Request = ALICE) -> Demand:
@@ -191,17 +195,16 @@ def test_the_action_of_each_result(result: Verdict | Exception, away: str | None
 @pytest.mark.parametrize("result", [ADMITTED, REFUSED])
 def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
     world = World()
-    waiting: list[Callable[[Verdict | Exception], None]] = []
-    world.service._submit = lambda demand, done: waiting.append(done)
+    world.result = None
 
     def keep(number: int, action: str | None) -> None:
         world.answers.append(f"{number} {action}")
 
     for number in range(3):
-        world.service.ask(ALICE, partial(keep, number))
+        world.service.ask(ALICE, Answering(partial(keep, number)))
     assert not world.answers
     for number in (2, 0, 1):
-        waiting[number](result)
+        world.undecided[number].conclude(result)
     action = "OK go on" if result.admitted else "550 stop"
     assert world.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
 
@@ -236,7 +239,7 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
     table = Table({"alice": own, "free": own, "bob": ()}, at_once=at_once)
     world = World(sql_limits=table)
     for name in ("Alice", "free", "bob", "carol"):
-        world.service.ask(replace(ALICE, sasl_username=name, instance=name), world.answers.append)
+        world.submit(replace(ALICE, sasl_username=name, instance=name))
     for tell in table.later:
         tell()
     assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
@@ -267,15 +270,15 @@ def test_equal_requests_are_numbered_before_the_table_answers() -> None:
     table = Table({}, at_once=False)
     world = World(count_mode=0, sql_limits=table)
     for _ in range(2):
-        world.service.ask(ALICE, world.answers.append)
+        world.submit(ALICE)
     for tell in reversed(table.later):
         tell()
     second, first = (demand.part for demand in world.demands)
     assert second == f"{first}-1"
     # The client has gone before the table has answered: when it asks again, that is the same request.
-    world.service.ask(ALICE, world.answers.append)
+    world.submit(ALICE)
     world.service.unanswered(ALICE)
-    world.service.ask(ALICE, world.answers.append)
+    world.submit(ALICE)
     for tell in table.later[2:]:
         tell()
     assert world.demands[2] == world.demands[3]
@@ -285,18 +288,18 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     table = Table({}, at_once=False)
     world = World(result=None, sql_limits=table)
     for _ in range(3):
-        world.service.ask(ALICE, world.answers.append)
+        world.submit(ALICE)
     new = (Limit(1, 5),)
     world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away"), 2)
     data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
-        world.service.ask(data, world.answers.append)
+        world.submit(data)
     for tell in table.later:
         tell()
     assert [demand.charges[0].limits for demand in world.demands] == [new] * 3 + [(*LIMITS, LONGEST)] * 3
     results: list[Verdict | Exception] = [ADMITTED, REFUSED, StoreUnavailable("away")]
-    for done, result in zip(world.undecided, results * 2, strict=True):
-        done(result)
+    for waiting, result in zip(world.undecided, results * 2, strict=True):
+        waiting.conclude(result)
     assert world.answers == ["OK new", "450 new", "450 away", "OK go on", "550 stop", "450 away"]
 
 

@@ -19,6 +19,7 @@ from policyd_rate_limit.storage import pace as pace_module
 from policyd_rate_limit.storage import worker as worker_module
 from policyd_rate_limit.storage.base import Commit
 from policyd_rate_limit.storage.worker import Worker
+from support.callbacks import Concluding
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
 RARELY = 3600.0
@@ -95,7 +96,7 @@ class World:
     def submit(self, *numbers: int) -> None:
         for number in numbers:
             self.submitted += 1
-            self.worker.submit(demand(number), partial(self._keep, number))
+            self.worker.submit(demand(number), Concluding(partial(self._keep, number)))
 
     def explain(self, *numbers: int) -> None:
         for number in numbers:
@@ -311,7 +312,7 @@ def test_an_answer_that_fails_keeps_nobody_from_theirs(run: Run, caplog: pytest.
         world = World()
         await world.start()
         await world.busy_with(1)
-        world.worker.submit(demand(2), fails)
+        world.worker.submit(demand(2), Concluding(fails))
         world.submit(3)
         world.store.gates["admit"].set()
         await world.until(lambda: world.answered == [1, 3])
@@ -336,7 +337,7 @@ def test_a_demand_may_be_submitted_from_within_an_answer(run: Run) -> None:
         def again(number: int) -> None:
             world.results.append((number, Verdict(True)))
             if number < 20:
-                world.worker.submit(demand(number + 1), lambda _result: again(number + 1))
+                world.worker.submit(demand(number + 1), Concluding(lambda _result: again(number + 1)))
 
         again(0)
         await world.until(lambda: world.answered == list(range(21)))
@@ -372,7 +373,7 @@ def test_maintenance_comes_under_load(run: Run, monkeypatch: pytest.MonkeyPatch)
 
         def again(_result: object = None) -> None:
             if loaded:
-                world.worker.submit(demand(1), again)
+                world.worker.submit(demand(1), Concluding(again))
 
         for _ in range(10):
             again()

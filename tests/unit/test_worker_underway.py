@@ -22,6 +22,7 @@ from policyd_rate_limit.storage import worker as worker_module
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
 from policyd_rate_limit.storage.pace import Pace
 from policyd_rate_limit.storage.worker import Worker
+from support.callbacks import Concluding
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
 RARELY = 3600.0
@@ -116,7 +117,7 @@ class World:
         """These have come at once, and the worker has looked at them."""
         for cost in costs:
             demand = Demand((Charge("k", "", cost, (Limit(1, 1),)),))
-            self.worker.submit(demand, partial(self._keep, cost))
+            self.worker.submit(demand, Concluding(partial(self._keep, cost)))
         for _ in range(3):
             await asyncio.sleep(0)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from policyd_rate_limit.compiling import mypyc_attr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 RECIPIENTS: Final = ""  # the unit that every limit counts in today
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Charge:
     """``cost`` more for ``key``, within ``limits``. What a key stands for is nobody's business here.
@@ -37,6 +41,7 @@ class Charge:
         return self.key + self.unit
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Demand:
     """The charges of one policy request, of a different counter each: admitted all or none.
@@ -62,6 +67,7 @@ class Demand:
         self.settles = settles
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Verdict:
     """The answer to a :class:`Demand`.
@@ -81,6 +87,14 @@ class Verdict:
         self.key = key
         self.exceeded = exceeded
         self.charged = charged
+
+
+class Waiting(ABC):
+    """Whoever waits for the verdict on a demand."""
+
+    @abstractmethod
+    def conclude(self, result: Verdict | Exception) -> None:
+        """The verdict, or the error that prevented it."""
 
 
 class Usage(NamedTuple):
@@ -110,6 +124,7 @@ def free_in(usages: Iterable[Usage]) -> int | None:
     return latest
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Entry:
     """One line of the ledger: ``amount`` on ``counter`` at ``date`` (Unix second), for a part of a mail or for none.

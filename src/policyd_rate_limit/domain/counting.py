@@ -9,12 +9,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.compiling import mypyc_attr
+from policyd_rate_limit.domain.request import Request
 
 QUESTIONS_PER_GENERATION: Final = 50_000
 MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
@@ -29,6 +31,7 @@ _HOOKS = {
 }
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Cost:
     """What one request costs; see :class:`policyd_rate_limit.domain.charge.Demand` for ``part`` and ``settles``.

@@ -20,6 +20,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.limits import Limits
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MOST_ADDRESS: Final = 64
 """The most characters of an address: 45, and the zone of a link-local one."""
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Charged:
     """The ``key`` of the counter that is charged, and the ``limits`` of that key; none: unlimited."""

@@ -59,7 +59,7 @@ class Ledger:
             entry = Entry(counter, cost, windows.date, mail, part)
             entries.append(entry)
             if mail:
-                self.mails.add(entry)
+                self.mails.begin(entry) if not before else self.mails.add(entry)
             return _ADMITTED[cost] if cost < len(_ADMITTED) else Verdict(True, charged=cost)
         exceeding = self._exceeding(charges)
         if exceeding is not None:

@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policyd_rate_limit.domain.charge import Entry
 
 ENTRIES_PER_GENERATION: Final = 50_000
 MOST_ENTRIES_OF_A_MAIL: Final = 2_000  # twice Postfix's smtpd_recipient_limit
 REMEMBERED_SECONDS: Final = 900  # of what a restarted daemon reads back: three times Postfix's smtpd_timeout
-
-
-_NOTHING: Final[list[Entry]] = []
 
 
 class Mails:
@@ -29,56 +28,69 @@ class Mails:
     """
 
     def __init__(self) -> None:
-        self._young: dict[str, list[Entry]] = {}
-        self._old: dict[str, list[Entry]] = {}
+        # Tuples of what cannot be part of a cycle are nothing that the garbage collector visits for long.
+        self._young: dict[str, tuple[Entry, ...]] = {}
+        self._old: dict[str, tuple[Entry, ...]] = {}
         self._entries = 0
 
     def __len__(self) -> int:
         """How many mails are remembered."""
         return len(self._young) + len(self._old)
 
-    def entries(self, mail: str) -> list[Entry]:
+    def entries(self, mail: str) -> tuple[Entry, ...]:
         """What was charged for ``mail``, in order, less what was given back."""
         found = self._young.get(mail)
         if found is None and self._old:
             found = self._old.get(mail)
-        return _NOTHING if found is None else found
+        return () if found is None else found
 
     def add(self, entry: Entry) -> None:
         """Remember a charge of the mail that ``entry`` names, or take one back when its amount is negative."""
         mail = entry.mail
-        if entry.amount < 0:
-            _take_back(self.entries(mail), entry)
-            return
-        found = self._young.get(mail)
-        if found is None:
-            found = self._old.pop(mail, None) if self._old else None
-            if found is None:
-                self._young[mail] = [entry]
+        before = self.entries(mail)
+        if not before:
+            if entry.amount >= 0:
+                self.begin(entry)
+        elif entry.amount < 0:
+            (self._young if mail in self._young else self._old)[mail] = _less(before, entry)
+        else:
+            if mail not in self._young:
+                del self._old[mail]
+                self._entries += len(before)
+            if len(before) < MOST_ENTRIES_OF_A_MAIL:
+                before = (*before, entry)
                 self._entries += 1
-            else:
-                self._young[mail] = found
-                self._entries += len(found)
-        if found is not None and len(found) < MOST_ENTRIES_OF_A_MAIL:
-            found.append(entry)
-            self._entries += 1
+            self._young[mail] = before
+            if self._entries >= ENTRIES_PER_GENERATION:
+                self._age()
+
+    def begin(self, entry: Entry) -> None:
+        """Remember ``entry``, the first charge of its mail."""
+        self._young[entry.mail] = (entry,)
+        self._entries += 1
         if self._entries >= ENTRIES_PER_GENERATION:
-            self._old = self._young
-            self._young = {}
-            self._entries = 0
+            self._age()
 
     def redate(self, latest: int) -> None:
         """The clock stepped back: what is dated later than ``latest`` (Unix second) happened just then."""
-        for entries in (*self._young.values(), *self._old.values()):
-            entries[:] = [replace(entry, date=min(entry.date, latest)) for entry in entries]
+        for generation in (self._young, self._old):
+            for mail, entries in generation.items():
+                generation[mail] = tuple(replace(entry, date=min(entry.date, latest)) for entry in entries)
+
+    def _age(self) -> None:
+        self._old = self._young
+        self._young = {}
+        self._entries = 0
 
 
-def _take_back(entries: list[Entry], taken: Entry) -> None:
-    """Newest first, as it was given back."""
+def _less(entries: Sequence[Entry], taken: Entry) -> tuple[Entry, ...]:
+    """``entries`` less what was given back: the newest first."""
     left = -taken.amount
-    for index in range(len(entries) - 1, -1, -1):
-        entry = entries[index]
+    kept = list(entries)
+    for index in range(len(kept) - 1, -1, -1):
+        entry = kept[index]
         if left and entry.counter == taken.counter and entry.amount > 0:
             amount = min(left, entry.amount)
-            entries[index] = replace(entry, amount=entry.amount - amount)
+            kept[index] = replace(entry, amount=entry.amount - amount)
             left -= amount
+    return tuple(kept)

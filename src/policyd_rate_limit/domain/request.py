@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from policyd_rate_limit.compiling import mypyc_attr
+
 RCPT: Final = "RCPT"
 DATA: Final = "DATA"
 END_OF_MESSAGE: Final = "END-OF-MESSAGE"
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Request:
     """The attributes of one policy request that decide or explain an answer.

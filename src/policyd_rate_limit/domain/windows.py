@@ -70,8 +70,12 @@ class Windows:
         self._layouts: dict[Limits, int] = {}
         self._longest: dict[int, int] = {}
         self._limits: Limits | None = None
+        self._maxima: list[int] = []
+        self._seconds: list[int] = []
         self._tag = 0
         self._bare = self._new_tag(0)
+        self._one = array("q", (0, 1))  # one charged now
+        self._new = array("q", (self._bare, 0, 1))  # the log of whoever is charged one for the first time now
         self._sweeping = 0
 
     def __len__(self) -> int:
@@ -91,10 +95,11 @@ class Windows:
     def advance(self, time: float) -> bool:
         """The clock shows ``time`` (Unix seconds); whether it has stepped back since the last call."""
         now = math.floor(time)
+        date = math.ceil(time)
         stepped_back = now < self.now
         self.time = time
         self.now = now
-        self.date = math.ceil(time)
+        self.date = date
         if stepped_back:
             # A later step to an earlier moment makes the earlier ones pointless.
             while self._steps and self._steps[-1][1] >= self.date:
@@ -104,7 +109,10 @@ class Windows:
             self._longest.clear()
             self._limits = None
             self._settled_from = self._bare = self._new_tag(0)
-            self._steps.append((self._bare, self.date))
+            self._steps.append((self._bare, date))
+        if stepped_back or self._one[0] != date:
+            self._one = array("q", (date, 1))
+            self._new = array("q", (self._bare, date, 1))
         return stepped_back
 
     def exceeded(self, key: str, cost: int, limits: Limits) -> Limit | None:
@@ -118,9 +126,9 @@ class Windows:
             return None
         if limits is not self._limits:
             self._use(limits)
-        if log[0] != self._tag:
-            if len(log) <= _LONGEST_BARE and self._is_bare(log):
-                log[0] = self._tag & ~_COUNT_MASK
+        tag = log[0]
+        if tag != self._tag:
+            if len(log) <= _LONGEST_BARE and self._is_bare(tag):
                 return self._look_through(key, log, cost, limits)
             self._lay_out(log, limits)
         now = self.now
@@ -128,10 +136,10 @@ class Windows:
         oldest = end
         found = None
         at = 1
-        for limit in limits:
+        for index, seconds in enumerate(self._seconds):
             head = log[at]
             total = log[at + 1]
-            horizon = now - limit.seconds
+            horizon = now - seconds
             if head < end and log[head] <= horizon:
                 while head < end and log[head] <= horizon:
                     total -= log[head + 1]
@@ -140,8 +148,8 @@ class Windows:
                 log[at + 1] = total
             if head < oldest:
                 oldest = head
-            if found is None and total + cost > limit.maximum:
-                found = limit
+            if found is None and total + cost > self._maxima[index]:
+                found = limits[index]
             at += 2
         if oldest - at > (end - at) >> 1:
             self._trim(key, log, oldest, at)
@@ -149,21 +157,25 @@ class Windows:
 
     def _look_through(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
         """As :meth:`exceeded`, for a short log without heads."""
+        values = log.tolist()  # at the price of reading two of them one by one
+        bare = self._tag & ~_COUNT_MASK
+        if values[0] != bare:
+            log[0] = bare
         now = self.now
-        end = len(log)
+        end = len(values)
         oldest = end
         found = None
-        for limit in limits:
-            horizon = now - limit.seconds
+        for index, seconds in enumerate(self._seconds):
+            horizon = now - seconds
             total = cost
             at = end - 2
-            while at > 0 and log[at] > horizon:
-                total += log[at + 1]
+            while at > 0 and values[at] > horizon:
+                total += values[at + 1]
                 at -= 2
             if at + 2 < oldest:
                 oldest = at + 2
-            if found is None and total > limit.maximum:
-                found = limit
+            if found is None and total > self._maxima[index]:
+                found = limits[index]
         if oldest > 1:
             self._trim(key, log, oldest, 1)
         return found
@@ -176,7 +188,7 @@ class Windows:
             if not self._overflow and self._keys < self.max_keys:
                 found = _too_much(cost, limits)
                 if found is None:
-                    shard[key] = array("q", (self._bare, self.date, cost))
+                    shard[key] = self._new_log(cost)
                     self._keys += 1
                 return found
             found = self.exceeded(key, cost, limits)
@@ -188,7 +200,7 @@ class Windows:
             if log:
                 self._append(log, self.date, cost)
             else:
-                self._begin(key, array("q", (self._bare, self.date, cost)))
+                self._begin(key, self._new_log(cost))
         return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
@@ -234,8 +246,10 @@ class Windows:
             self._append(log, date, amount)
 
     def _append(self, log: array[int], date: int, amount: int) -> None:
-        if log[0] < self._settled_from:
+        tag = log[0]
+        if tag < self._settled_from:
             self._make_bare(log)
+            tag = self._bare
         newest = log[-2]
         if newest > date:
             self._make_bare(log)
@@ -244,10 +258,9 @@ class Windows:
         if newest == date:
             log[-1] += amount
         else:
-            log.append(date)
-            log.append(amount)
+            log += self._one if amount == 1 and date == self.date else array("q", (date, amount))
         end = len(log)
-        for at in range(2, 1 + 2 * (log[0] & _COUNT_MASK), 2):
+        for at in range(2, 1 + 2 * (tag & _COUNT_MASK), 2):
             if log[at - 1] < end:  # else ``date`` has left this window: somebody tells of it late
                 log[at] += amount
 
@@ -310,6 +323,13 @@ class Windows:
         else:
             self._overflow[hash(key) % OVERFLOW_BUCKETS] = log
 
+    def _new_log(self, cost: int) -> array[int]:
+        """The log of someone who has been charged ``cost`` now, and nothing before."""
+        log = self._new[:]  # faster than making one
+        if cost != 1:
+            log[2] = cost
+        return log
+
     def _trim(self, key: str, log: array[int], oldest: int, first: int) -> None:
         if oldest < len(log):
             del log[first:oldest]
@@ -344,6 +364,8 @@ class Windows:
             tag = self._layouts[limits] = self._new_tag(len(limits))
             self._longest[tag] = self._longest[tag & ~_COUNT_MASK] = longest_of(limits)
         self._limits = limits
+        self._maxima = [limit.maximum for limit in limits]
+        self._seconds = [limit.seconds for limit in limits]
         self._tag = tag
 
     def _settled(self, log: array[int], date: int) -> int:
@@ -354,9 +376,9 @@ class Windows:
                 return min(date, moment)
         return date
 
-    def _is_bare(self, log: array[int]) -> bool:
-        """Whether ``log`` has neither heads nor sums, and dates that hold."""
-        return not log[0] & _COUNT_MASK and log[0] >= self._settled_from
+    def _is_bare(self, tag: int) -> bool:
+        """Whether a log with ``tag`` has neither heads nor sums, and dates that hold."""
+        return not tag & _COUNT_MASK and tag >= self._settled_from
 
     def _make_bare(self, log: array[int]) -> None:
         """Drop heads and sums, and mend the dates."""
@@ -371,7 +393,7 @@ class Windows:
 
     def _lay_out(self, log: array[int], limits: Limits) -> None:
         """Give ``log`` a head and a sum for each of ``limits``."""
-        if not self._is_bare(log):
+        if not self._is_bare(log[0]):
             self._make_bare(log)
         first = 1 + 2 * len(limits)
         total = log[2] if len(log) == 3 else sum(log[2::2])  # most have been charged once

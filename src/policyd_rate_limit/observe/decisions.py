@@ -14,6 +14,7 @@ from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.service import Observer
 from policyd_rate_limit.system.fields import Line, Shown
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Listener(Protocol):
         """A refusal that was wanted, with the use of each limit where that could be found out."""
 
 
-class Decisions:
+class Decisions(Observer):
     """Is told of each decision by the service, and tells others.
 
     ``explain`` finds out how the limits of a demand stand: :meth:`policyd_rate_limit.storage.worker.Worker.explain`.
@@ -71,23 +72,24 @@ class Decisions:
         self._explain = explain
         self._refused = refused
         self._listeners = listeners
+        self.heed_level()
+
+    def heed_level(self) -> None:
+        """Call it when another level may be logged than before: finding that out for each decision takes long."""
+        self._each = _logger.isEnabledFor(logging.DEBUG)
 
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
-        """``request``, which came at ``began`` of the monotonic clock, was let pass without any counting."""
+        """See :meth:`policyd_rate_limit.service.Observer.passed`."""
         seconds = monotonic() - began
         self._count(key, verdict, seconds)
-        if _logger.isEnabledFor(logging.DEBUG):
+        if self._each:
             _log(logging.DEBUG, Decision(request, verdict, key, seconds=seconds))
 
     def decided(
         self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
     ) -> None:
-        """``demand``, which ``request`` had made at ``began`` of the monotonic clock, was decided, or could not be.
-
-        ``action`` was the answer; None: there was none.
-        """
-        each = _logger.isEnabledFor(logging.DEBUG)
-        if self._metrics is None and not each and isinstance(result, Verdict) and result.admitted:
+        """See :meth:`policyd_rate_limit.service.Observer.decided`."""
+        if self._metrics is None and not self._each and isinstance(result, Verdict) and result.admitted:
             return  # most are of no interest to anybody
         seconds = monotonic() - began
         charge = demand.charges[0]
@@ -95,9 +97,9 @@ class Decisions:
         if isinstance(result, Verdict):
             if result.admitted:
                 self._count(key, ADMITTED, seconds)
-                if each:
+                if self._each:
                     decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=seconds)
-                    self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
+                    self._tell_of_admission(decision, demand)
             else:
                 self._told_of_refusal(request, demand, result, seconds)
         else:
@@ -107,6 +109,9 @@ class Decisions:
     def _count(self, key: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.decided(key, verdict, seconds)
+
+    def _tell_of_admission(self, decision: Decision, demand: Demand) -> None:
+        self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
 
     def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
         key, exceeded = result.key or "", result.exceeded
@@ -138,7 +143,7 @@ class Decisions:
         self._count(decision.key, decision.verdict, decision.seconds)
         if decision.verdict != NONE:
             # That the database is away, or the journal full, has been said once.
-            if _logger.isEnabledFor(logging.DEBUG):
+            if self._each:
                 _log(logging.DEBUG, decision)
             return
         log_it, suppressed = self._refused.hit(type(failure).__name__)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from json.encoder import encode_basestring_ascii as _text
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
@@ -16,6 +15,10 @@ from policyd_rate_limit.domain.limits import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_QUOTES_OF_ENTRY: Final = b'"' * 6
+# What a string in JSON may hold unescaped (RFC 8259, section 7), as far as it is ASCII.
+_AS_THEY_ARE: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 
 ENTRIES_PER_RECORD: Final = 1_000  # where a record is not a batch of requests
 
@@ -64,18 +67,26 @@ def _entry(row: Sequence[Any], latest: int) -> Entry:
 
 def pack(writer: int, number: int, date: int, entries: Sequence[Entry]) -> Record:
     """A record of ``entries``."""
-    # Put together by hand, in half the time that it takes to have a list of lists encoded.
+    # Put together by hand, in half the time that it takes to have a list of lists encoded; and looked at only once.
     rows = [
-        f"[{_text(entry.counter)},{entry.amount},{0 if entry.date == date else entry.date},"
-        f"{_text(entry.mail)},{_text(entry.part)}]"
+        f'["{entry.counter}",{entry.amount},{0 if entry.date == date else entry.date},"{entry.mail}","{entry.part}"]'
         for entry in entries
     ]
-    return Record(writer, number, date, len(rows), f"[{','.join(rows)}]")
+    text = f"[{','.join(rows)}]"
+    if not text.isascii() or text.encode().translate(None, _AS_THEY_ARE) != _QUOTES_OF_ENTRY * len(rows):
+        text = json.dumps(
+            [
+                (entry.counter, entry.amount, 0 if entry.date == date else entry.date, entry.mail, entry.part)
+                for entry in entries
+            ],
+            separators=(",", ":"),
+        )
+    return Record(writer, number, date, len(rows), text)
 
 
 def mark_of(counter: str) -> str:
     """How ``counter`` stands in the text of a record."""
-    return _text(counter)
+    return json.dumps(counter)
 
 
 def in_records(entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record]) -> Iterator[Record]:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, Waiting
     from policyd_rate_limit.storage.base import Commit
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
-_Waiting = list["Callable[[Verdict | Exception], None]"]
+_Job = tuple["Callable[[], Sequence[Verdict]]", list["Waiting"]]
 
 MOST_DEMANDS: Final = 1_000  # of one batch, so that no answer waits for much more than its own commit
 MAINTENANCE_SECONDS: Final = 1.0
@@ -78,7 +78,7 @@ class Worker:
         self._store = store
         self._loop = loop
         self._demands: list[Demand] = []
-        self._waiting: _Waiting = []
+        self._waiting: list[Waiting] = []
         self._unexplained: _Unexplained = []
         # For the metrics: how many demands there have been, and how many batches by the length of their size in bits.
         self.batched = 0
@@ -93,8 +93,8 @@ class Worker:
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Sequence[Verdict]], _Waiting] | None] = queue.SimpleQueue()
-        self._underway: deque[tuple[Underway, _Waiting]] = deque()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._underway: deque[tuple[Underway, list[Waiting]]] = deque()
         self._worth = 1  # so many demands have to wait for one more batch
         self._watched: set[int] = set()  # descriptors
         self._timer: asyncio.TimerHandle | None = None
@@ -105,11 +105,12 @@ class Worker:
         self._store_thread.start()
         self._maintain()
 
-    def submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
-        """Have ``demand`` decided, and ``done`` called in the event loop with its verdict or the error."""
+    def submit(self, demand: Demand, waiting: Waiting) -> None:
+        """Have ``demand`` decided, and ``waiting`` told of its verdict, or of the error, in the event loop."""
         self._demands.append(demand)
-        self._waiting.append(done)
-        self._begin()
+        self._waiting.append(waiting)
+        if not self._is_due:
+            self._begin()
 
     def explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
         """Have ``done`` called in the event loop with how the limits of ``demand`` stand once it has been decided.
@@ -192,23 +193,23 @@ class Worker:
         else:
             self._put(job or partial(self._store.admit, demands), waiting)
 
-    def _put(self, job: Callable[[], Sequence[Verdict]], waiting: _Waiting) -> None:
+    def _put(self, job: Callable[[], Sequence[Verdict]], waiting: list[Waiting]) -> None:
         """Have the thread do ``job``, after what is under way."""
         self._hand_over()
         self._running += 1
         self._jobs.put((job, waiting))
 
-    def _deliver(self, waiting: _Waiting, results: Sequence[Verdict | Exception] | Exception) -> None:
+    def _deliver(self, waiting: list[Waiting], results: Sequence[Verdict | Exception] | Exception) -> None:
         self._running -= 1
         if isinstance(results, Exception):
             results = (results,) * len(waiting)
         self._answer(waiting, results)
         self._begin_later()
 
-    def _answer(self, waiting: _Waiting, results: Sequence[Verdict | Exception]) -> None:
-        for call, result in zip(waiting, results, strict=True):
+    def _answer(self, waiting: list[Waiting], results: Sequence[Verdict | Exception]) -> None:
+        for one, result in zip(waiting, results, strict=True):
             try:
-                call(result)
+                one.conclude(result)
             except Exception:
                 # The others wait for their answers all the same.
                 _logger.exception("an answer")
@@ -220,7 +221,7 @@ class Worker:
             # Two turns of the event loop: between them it reads.
             self._loop.call_soon(self._loop.call_soon, self._look)
 
-    def _watch(self, batch: Underway, waiting: _Waiting) -> None:
+    def _watch(self, batch: Underway, waiting: list[Waiting]) -> None:
         """Look after ``batch`` in the event loop."""
         self._share = MOST_UNDERWAY
         self._underway.append((batch, waiting))

@@ -6,14 +6,13 @@ The model keeps, for each mail, what was charged for whom, and adds it all up ea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+from policyd_rate_limit.domain.charge import Demand, Entry, Waiting
 from policyd_rate_limit.domain.counting import (
     MOST_INSTANCE,
     QUESTIONS_PER_GENERATION,
@@ -28,7 +27,8 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
-from policyd_rate_limit.service import Actions, Policy, Service
+from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from support.callbacks import Answering
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -54,7 +54,7 @@ class Everybody:
         return Charged(request.sasl_username, LIMITS)
 
 
-class Nobody:
+class Nobody(Observer):
     """Is told of decisions."""
 
     def passed(self, *_: object) -> None: ...
@@ -88,8 +88,8 @@ class Daemon:
             policy_service="unix:policy",
         )
 
-    def _submit(self, demand: Demand, done: Callable[[Verdict | Exception], None]) -> None:
-        done(self.ledger.decide(demand, self.entries))
+    def _submit(self, demand: Demand, waiting: Waiting) -> None:
+        waiting.conclude(self.ledger.decide(demand, self.entries))
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
@@ -98,7 +98,7 @@ class Daemon:
     def ask(self, asked: Request) -> bool:
         """Whether ``asked`` is admitted."""
         answers: list[str | None] = []
-        self.service.ask(asked, answers.append)
+        self.service.ask(asked, Answering(answers.append))
         assert answers in (["success"], ["fail"])
         return answers == ["success"]
 

@@ -27,7 +27,7 @@ def test_charges_come_back_in_order() -> None:
     charges = [entry("m", number, f"part{number}") for number in range(1, 4)]
     for charge in charges:
         mails.add(charge)
-    assert mails.entries("m") == charges
+    assert list(mails.entries("m")) == charges
     assert len(mails) == 1
 
 
@@ -58,7 +58,7 @@ def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tup
             assert sum(remembered) <= 2 * generation + most
             assert max(remembered) <= most
             for mail, all_of_it in known.items():
-                entries = mails.entries(mail)
+                entries = list(mails.entries(mail))
                 if not entries:
                     # Each addition brings at most what was known of its mail, and itself.
                     assert (number - last_seen[mail]) * (most + 1) >= generation
