@@ -25,6 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULES = (
     "domain/charge.py",
     "domain/counting.py",
+    "domain/decision.py",
     "domain/identity.py",
     "domain/ledger.py",
     "domain/limits.py",
@@ -32,7 +33,9 @@ MODULES = (
     "domain/request.py",
     "domain/windows.py",
     "observe/decisions.py",
+    "observe/hits.py",
     "protocol/codec.py",
+    "report/notifier.py",
     "server.py",
     "service.py",
     "storage/fallback.py",
@@ -46,6 +49,7 @@ MODULES = (
     "storage/redis_nodes.py",
     "storage/sqlite.py",
     "storage/worker.py",
+    "system/throttle.py",
 )
 PACKAGE = "policyd_rate_limit"
 # Types are checked elsewhere, with what the extras bring; here the compiler only needs to know them.

@@ -37,6 +37,7 @@ from policyd_rate_limit.system import accounts, logs, sockets
 from policyd_rate_limit.system.directories import ensure_directory
 from policyd_rate_limit.system.notify import ServiceManager, Supervision
 from policyd_rate_limit.system.pidfile import Pidfile
+from policyd_rate_limit.system.throttle import Throttle
 
 if TYPE_CHECKING:
     import socket
@@ -260,7 +261,7 @@ async def _serve(
     notifier = Notifier(os.uname().nodename, time.time)
     decisions = Decisions(
         worker.explain,
-        refused=logs.Throttle(REFUSAL_SECONDS, loop.time),
+        refused=Throttle(REFUSAL_SECONDS, loop.time),
         listeners=[hits, notifier],
         metrics=monitoring.metrics if monitoring else None,
     )
@@ -268,14 +269,14 @@ async def _serve(
         _policy(settings, rules, sql_limits),
         worker.submit,
         observer=decisions,
-        uncounted=logs.Throttle(HINT_SECONDS, loop.time),
+        uncounted=Throttle(HINT_SECONDS, loop.time),
         policy_service=policy_service,
         clock=notices.clock,
     )
     server = Server(
         service,
         idle_seconds=settings.delay_to_close,
-        bad_client=logs.Throttle(BAD_CLIENT_SECONDS, loop.time),
+        bad_client=Throttle(BAD_CLIENT_SECONDS, loop.time),
     )
     worker.pace = Pace(server.clients)
     supervision = Supervision(manager, status, pulse.alive)

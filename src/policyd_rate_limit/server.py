@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from policyd_rate_limit.domain.request import Request
-    from policyd_rate_limit.service import PolicyService, Throttle
+    from policyd_rate_limit.service import PolicyService
+    from policyd_rate_limit.system.throttle import Throttle
 
 MAX_CONNECTIONS: Final = 8_192  # Postfix needs one for each smtpd process, default_process_limit (100) of them
 MAX_PIPELINED: Final = 64  # requests of one connection without an answer; Postfix sends one at a time

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.system.throttle import Throttle
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
@@ -39,13 +40,6 @@ class Actions(NamedTuple):
     success: str
     fail: str
     away: str | None
-
-
-class Throttle(Protocol):
-    """Says how often a line may be logged."""
-
-    def hit(self, key: str) -> tuple[bool, int]:
-        """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
 
 
 class Asking(ABC):
@@ -226,7 +220,7 @@ class Service(PolicyService):
             self._repetitions.unanswered(cost.part)
 
     def _hint(self, request: Request, count_mode: int | None) -> None:
-        log_it, suppressed = self._uncounted.hit("")
+        log_it, suppressed = self._uncounted.hit()
         if log_it:
             _logger.warning(
                 "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",

@@ -28,7 +28,7 @@ from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
 from policyd_rate_limit.storage.sql_log import SqlLog
 from policyd_rate_limit.storage.sql_lookup import SqliteLookup
 from policyd_rate_limit.storage.sqlite import SqliteLog
-from policyd_rate_limit.system import logs
+from policyd_rate_limit.system.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +149,7 @@ def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisS
         timeout=settings.db_timeout,
         longest=max(longest_window(settings), store.reach),
         need=store.need,
-        may_log=logs.Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
+        may_log=Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.domain.counting import MOST_INSTANCE
-from policyd_rate_limit.system.logs import THROTTLE_KEYS
+from policyd_rate_limit.system.throttle import THROTTLE_KEYS
 from support.daemon import Client, Daemon, connect, encode, mail
 from support.logfmt import parse
 from support.programs import require_root

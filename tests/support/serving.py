@@ -15,7 +15,7 @@ import pytest
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.server import Connection, Server
 from policyd_rate_limit.service import Asking, PolicyService
-from policyd_rate_limit.system.logs import Throttle
+from policyd_rate_limit.system.throttle import Throttle
 
 PATIENCE = 20.0  # seconds, for a machine that is very busy
 IDLE = 300.0

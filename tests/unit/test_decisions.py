@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
-from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
+from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision, Listener
 from policyd_rate_limit.domain.limits import LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe import decisions as decisions_module
 from policyd_rate_limit.observe.decisions import MOST_LIMITS_TOLD, Decisions, line
 from policyd_rate_limit.system.fields import MOST_CHARACTERS
-from policyd_rate_limit.system.logs import LINE_CHARACTERS, THROTTLE_KEYS, Throttle
+from policyd_rate_limit.system.logs import LINE_CHARACTERS
+from policyd_rate_limit.system.throttle import THROTTLE_KEYS, Throttle
 from support.logfmt import parse
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
@@ -37,7 +38,7 @@ def demand(key: str = "user:alice", cost: int = 1) -> Demand:
     return Demand((Charge(key, RECIPIENTS, cost, LIMITS),), "1f3a.65", "part")
 
 
-class Keen:
+class Keen(Listener):
     """Wants to be told of refusals of one key."""
 
     def __init__(self, key: str) -> None:

@@ -26,7 +26,6 @@ from policyd_rate_limit.system.logs import (
     NAME,
     QUEUED_BYTES,
     Handler,
-    Throttle,
     one_line,
     under_journal,
 )
@@ -372,56 +371,3 @@ def test_in_background_ends_with_what_it_was_given(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="text"):
         go_wrong()
     assert pipe.lines() == ["<6>INFO before it went wrong"]
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_throttle_says_it_once_per_interval() -> None:
-    clock = Clock()
-    throttle = Throttle(60, clock)
-    assert throttle.hit() == (True, 0)
-    assert throttle.hit() == (False, 1)
-    clock.now += 59.9
-    assert throttle.hit() == (False, 2)
-    clock.now += 0.1
-    assert throttle.hit() == (True, 2)
-    clock.now += 60
-    assert throttle.hit() == (True, 0)
-
-
-def test_throttle_keeps_keys_apart() -> None:
-    throttle = Throttle(60, Clock())
-    assert throttle.hit("a") == (True, 0)
-    assert throttle.hit("b") == (True, 0)
-    assert throttle.hit("a") == (False, 1)
-
-
-def test_throttle_lets_the_keys_beyond_its_bound_share_one_turn() -> None:
-    clock = Clock()
-    throttle = Throttle(60, clock, keys=2)
-    assert [throttle.hit(key)[0] for key in "abcdef"] == [True, True, True, False, False, False]
-    clock.now += 60
-    assert throttle.hit("g") == (True, 0)
-    # What was not said about those that are forgotten by now is told with what is said next.
-    assert throttle.hit("h") == (True, 3)
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20))))
-def test_throttle_is_bounded_in_keys_and_in_what_is_said(hits: list[tuple[int, int]]) -> None:
-    clock = Clock()
-    throttle = Throttle(60, clock, keys=4)
-    said: list[float] = []
-    for wait, key in hits:
-        clock.now += wait
-        if throttle.hit(key)[0]:
-            said.append(clock.now)
-        assert len(throttle._said) <= 5
-        assert sum(clock.now - moment < 60 for moment in said) <= 5

@@ -17,7 +17,7 @@ from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.health import LOOP_SECONDS, Health, health
 from policyd_rate_limit.observe.metrics import MOST_LIMITS, OTHER, SECONDS, Metrics
-from policyd_rate_limit.system.logs import Throttle
+from policyd_rate_limit.system.throttle import Throttle
 
 REQUEST = Request(RCPT, "", "", "", "", "", "", 0)
 LIMIT = Limit(10, 60)

@@ -10,7 +10,7 @@ import pytest
 
 from policyd_rate_limit import server as server_module
 from policyd_rate_limit.server import Server
-from policyd_rate_limit.system.logs import Throttle
+from policyd_rate_limit.system.throttle import Throttle
 from support.serving import IDLE, Run, Service, messages, requested, serving
 
 

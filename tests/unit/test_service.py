@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Reques
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Observer, Policy, Service
 from policyd_rate_limit.storage.administration import Override
-from policyd_rate_limit.system.logs import Throttle
+from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))

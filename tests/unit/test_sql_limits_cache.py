@@ -22,7 +22,7 @@ from policyd_rate_limit.storage.sql_limits import (
     Unreachable,
     look_up,
 )
-from policyd_rate_limit.system.logs import Throttle
+from policyd_rate_limit.system.throttle import Throttle
 
 TTL = 60.0
 HOUR = 3600

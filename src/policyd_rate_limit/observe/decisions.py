@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.charge import Verdict
-from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
+from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision, Listener
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.service import Observer
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage
-    from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.observe.metrics import Metrics
+    from policyd_rate_limit.system.throttle import Throttle
 
     Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
 
@@ -33,23 +33,6 @@ MOST_LIMITS_TOLD: Final = 6
 NEVER: Final = Shown("never", None)
 
 _logger = logging.getLogger(__name__)
-
-
-class Throttle(Protocol):
-    """Says how often a line may be logged."""
-
-    def hit(self, key: str) -> tuple[bool, int]:
-        """Whether to log a line about ``key`` now, and how many were suppressed since the last one."""
-
-
-class Listener(Protocol):
-    """Someone who is told of refusals, in the event loop: of those only that are wanted."""
-
-    def wants(self, key: str, exceeded: Limit) -> bool:
-        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
-
-    def tell(self, decision: Decision) -> None:
-        """A refusal that was wanted, with the use of each limit where that could be found out."""
 
 
 class Decisions(Observer):
@@ -119,11 +102,27 @@ class Decisions(Observer):
         if self._metrics is not None and exceeded is not None:
             self._metrics.refused(exceeded)
         log_it, suppressed = self._refused.hit(key)
-        wanted = [one for one in self._listeners if exceeded is not None and one.wants(key, exceeded)]
-        level = logging.INFO if log_it else logging.DEBUG
-        log_it = _logger.isEnabledFor(level)
-        if not (log_it or wanted):
-            return
+        level = 0  # not logged
+        if log_it and _logger.isEnabledFor(logging.INFO):
+            level = logging.INFO
+        elif self._each:
+            level = logging.DEBUG
+        wanted = [] if exceeded is None else [one for one in self._listeners if one.wants(key, exceeded)]
+        if level or wanted:
+            self._explain_refusal(request, demand, result, seconds, level, suppressed if log_it else 0, wanted)
+
+    def _explain_refusal(
+        self,
+        request: Request,
+        demand: Demand,
+        result: Verdict,
+        seconds: float,
+        level: int,
+        suppressed: int,
+        wanted: Sequence[Listener],
+    ) -> None:
+        """Find out how the limits stand; then log it, unless ``level`` is 0, and tell those who want to know."""
+        key, exceeded = result.key or "", result.exceeded
         charge = next(charge for charge in demand.charges if charge.key == key)
         impossible = any(charge.cost > limit.maximum for limit in charge.limits)
         decision = Decision(request, REFUSED, key, charge.cost, 0, exceeded, (), impossible, seconds)
@@ -132,8 +131,8 @@ class Decisions(Observer):
             of_key = tuple(usage for usage in usages if usage.key == key)
             never = any(usage.free_in is None for usage in of_key) if of_key else impossible
             explained = decision._replace(usages=of_key, impossible=never)
-            if log_it:
-                _log(level, explained, suppressed if level == logging.INFO else 0)
+            if level:
+                _log(level, explained, suppressed)
             for one in wanted:
                 one.tell(explained)
 

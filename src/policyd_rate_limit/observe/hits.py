@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.decision import Listener
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limit
 
 
-class ReportedHits:
-    """A :class:`policyd_rate_limit.observe.decisions.Listener` that is content with knowing who and which limit.
+class ReportedHits(Listener):
+    """Is content with knowing who and which limit.
 
     ``windows`` (seconds) are those whose limits are reported; they may be replaced at any time.
     """

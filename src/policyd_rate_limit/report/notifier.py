@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.decision import Listener
 from policyd_rate_limit.report.first_hits import FirstHits
 from policyd_rate_limit.report.notice import Notice
 from policyd_rate_limit.report.outbox import Outbox
@@ -21,7 +22,7 @@ STOP_SECONDS = 3.0
 """How long the end of the daemon waits for the last notices."""
 
 
-class Notifier:
+class Notifier(Listener):
     """Sends notices on the ways of :meth:`configure`; before that, and without ways, it costs nothing.
 
     ``host`` is what this machine is called; ``clock`` gives Unix seconds.
@@ -45,7 +46,7 @@ class Notifier:
             outbox.start()
 
     def wants(self, key: str, exceeded: Limit) -> bool:
-        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
+        """See :meth:`policyd_rate_limit.domain.decision.Listener.wants`."""
         return bool(self._outboxes) and self._first_hits.hit(key, exceeded)
 
     def tell(self, decision: Decision) -> None:

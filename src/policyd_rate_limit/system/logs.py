@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,6 @@ LINE_CHARACTERS = 4096
 
 FLUSH_SECONDS = 2.0
 """How long the end of the daemon waits until what is left has been taken."""
-
-THROTTLE_KEYS = 1024
 
 
 def one_line(text: str) -> str:
@@ -233,44 +231,3 @@ def in_background() -> Iterator[None]:
         yield
     finally:
         _handler.stop()
-
-
-class Throttle:
-    """Lets something be said once per ``interval`` seconds and key.
-
-    For warnings that a client can cause at will. ``clock`` is a monotonic clock in seconds. At most ``keys``
-    keys are known at a time; those beyond share one turn, so that many keys do not make many lines.
-    """
-
-    _OTHERS = object()
-
-    def __init__(self, interval: float, clock: Callable[[], float], keys: int = THROTTLE_KEYS) -> None:
-        self._interval = interval
-        self._clock = clock
-        self._keys = keys
-        # key -> when it was said last, how often it was not said since; in the order of the former
-        self._said: dict[Hashable, tuple[float, int]] = {}
-        self._forgotten = 0  # of what was not said, about keys that are no longer known
-
-    def hit(self, key: Hashable = None) -> tuple[bool, int]:
-        """Whether to say it now, and how often it was not said since the last time.
-
-        That is about ``key``, and about keys that have been forgotten since without being told of.
-        """
-        now = self._clock()
-        said = self._said
-        if key not in said:
-            while len(said) >= self._keys:
-                oldest = next(iter(said))
-                if now - said[oldest][0] < self._interval:
-                    key = self._OTHERS
-                    break
-                self._forgotten += said.pop(oldest)[1]
-        last, suppressed = said.get(key, (float("-inf"), 0))
-        if now - last < self._interval:
-            said[key] = last, suppressed + 1
-            return False, suppressed + 1
-        said.pop(key, None)
-        said[key] = now, 0
-        suppressed, self._forgotten = suppressed + self._forgotten, 0
-        return True, suppressed

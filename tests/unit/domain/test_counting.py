@@ -28,6 +28,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
 
 T0 = 1_700_000_000.0
@@ -38,13 +39,6 @@ LIMITS = (Limit(5, 10), Limit(9, 60))
 
 def request(stage: str = RCPT, mail: str = "mail", recipient: str = "", count: int = 0) -> Request:
     return Request(stage, mail, "", "alice", "alice@example.org", recipient, "192.0.2.1", count)
-
-
-class Quiet:
-    """Logs nothing."""
-
-    def hit(self, key: str) -> tuple[bool, int]:
-        return False, 0
 
 
 class Everybody:
@@ -84,7 +78,7 @@ class Daemon:
             ),
             self._submit,
             observer=Nobody(),
-            uncounted=Quiet(),
+            uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
         )
 
