@@ -25,10 +25,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULES = (
     "domain/charge.py",
     "domain/counting.py",
-    "domain/decision.py",
     "domain/identity.py",
     "domain/ledger.py",
     "domain/limits.py",
+    "domain/listener.py",
     "domain/mails.py",
     "domain/request.py",
     "domain/windows.py",

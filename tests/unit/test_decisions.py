@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
-from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision, Listener
+from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
 from policyd_rate_limit.domain.limits import LARGEST, MOST_LIMITS, Limit
+from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe import decisions as decisions_module

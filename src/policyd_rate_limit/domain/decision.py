@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import free_in
@@ -64,15 +63,3 @@ class Decision(NamedTuple):
     def free_in(self) -> int | None:
         """Seconds until the same would be admitted; None: that is not known, or ``impossible``."""
         return free_in(self.usages) if self.usages and not self.impossible else None
-
-
-class Listener(ABC):
-    """Someone who is told of refusals, in the event loop: of those only that are wanted."""
-
-    @abstractmethod
-    def wants(self, key: str, exceeded: Limit) -> bool:
-        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
-
-    @abstractmethod
-    def tell(self, decision: Decision) -> None:
-        """A refusal that was wanted, with the use of each limit where that could be found out. Never waits."""

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.charge import Verdict
-from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision, Listener
+from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.service import Observer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage
+    from policyd_rate_limit.domain.listener import Listener
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.observe.metrics import Metrics
     from policyd_rate_limit.system.throttle import Throttle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.decision import Listener
+from policyd_rate_limit.domain.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

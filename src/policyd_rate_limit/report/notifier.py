@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.decision import Listener
+from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.report.first_hits import FirstHits
 from policyd_rate_limit.report.notice import Notice
 from policyd_rate_limit.report.outbox import Outbox
