@@ -166,6 +166,15 @@ def test_each_of_two_batches_counts_once(world: World, fates: tuple[str, ...]) -
     assert world.count(BOB) == 3
 
 
+def test_a_batch_of_which_every_other_mail_was_refused_counts_once(world: World) -> None:
+    """What the counter remembers of it is long then."""
+    world.meet("unanswered")
+    batch = [charge(ALICE, cost) for cost in (1, MOST + 1) * (MOST - 1)]
+    [verdicts] = world.conclude(world.send(batch))
+    assert [verdict.admitted for verdict in verdicts] == [True, False] * (MOST - 1)
+    assert world.count(ALICE) == MOST - 1
+
+
 @pytest.mark.parametrize("fates", FATES)
 def test_a_mail_that_is_in_two_batches_is_charged_once(world: World, fates: tuple[str, ...]) -> None:
     world.meet(*fates)

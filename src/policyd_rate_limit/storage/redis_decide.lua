@@ -760,9 +760,9 @@ local function values(packed)
     return unpack_message(substring(packed, byte(packed) == 0xDC and 4 or 2))
 end
 
--- Of which batch a mark is, the first value of a short array.
+-- Of which batch a mark is: its first value.
 local function number_of(mark)
-    local _, found = unpack_one(mark, 1)
+    local _, found = unpack_one(mark, byte(mark) == 0xDC and 3 or 1)
     return found
 end
 
