@@ -18,6 +18,7 @@ import pytest
 
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report.notice import as_json, as_text, subject
+from policyd_rate_limit.report.outbox import Outbox
 from policyd_rate_limit.report.smtp import MailServer
 from policyd_rate_limit.report.ways import ENVIRONMENT, Command, Mail, Url, sign
 from support.notices import a_notice, http_server
@@ -157,7 +158,6 @@ def test_a_program_that_is_abandoned(tmp_path: pathlib.Path) -> None:
         except DeliveryFailed as failure:
             failures.append(failure)
 
-    way.abandon()  # there is none yet
     thread = threading.Thread(target=deliver)
     thread.start()
     for name in ("parent", "child"):
@@ -167,6 +167,29 @@ def test_a_program_that_is_abandoned(tmp_path: pathlib.Path) -> None:
     assert "killed by signal 9" in str(failures[0])
     wait_until(lambda: ended(tmp_path / "child"), "the end of the child")
     way.abandon()  # nobody else's process is killed
+    with pytest.raises(DeliveryFailed, match="the daemon ends"):
+        way.deliver(NOTICE)
+
+
+def test_a_program_that_is_abandoned_before_it_runs() -> None:
+    way = Command(["/bin/true"])
+    way.deliver(NOTICE)
+    way.abandon()
+    with pytest.raises(DeliveryFailed, match="/bin/true: not started, the daemon ends"):
+        way.deliver(NOTICE)
+
+
+def test_after_the_end_no_program_is_started_for_what_waits(tmp_path: pathlib.Path) -> None:
+    started = tmp_path / "started"
+    outbox = Outbox(Command(["/bin/sh", "-c", f"echo >>{started}; exec sleep 600"], seconds=60))
+    outbox.start()
+    for _ in range(3):
+        outbox.put(NOTICE)
+    wait_until(partial(has_text, started), "the first")
+    outbox.stop()
+    outbox.join(0)
+    wait_until(lambda: not outbox.is_alive(), "the end of the thread")
+    assert started.read_text() == "\n"
 
 
 # URLs

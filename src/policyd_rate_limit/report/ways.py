@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -74,35 +75,45 @@ class Command:
     def __init__(self, arguments: Sequence[str], seconds: float = COMMAND_SECONDS) -> None:
         self._arguments = tuple(arguments)
         self._seconds = seconds
+        self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._abandoned = False
 
     def deliver(self, notice: Notice) -> None:
         """Run the program, with the notice as JSON on its standard input. What it writes to standard error is left
         where the daemon's goes.
         """
         program = self._arguments[0]
-        try:
-            self._process = process = subprocess.Popen(  # noqa: S603 - the administrator's own program
-                self._arguments,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env=ENVIRONMENT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise DeliveryFailed(f"{program}: {error.strerror or error}") from error
+        with self._starting:
+            if self._abandoned:  # a program that is started now would outlive the daemon
+                raise DeliveryFailed(f"{program}: not started, the daemon ends")
+            try:
+                self._process = process = subprocess.Popen(  # noqa: S603 - the administrator's own program
+                    self._arguments,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    env=ENVIRONMENT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise DeliveryFailed(f"{program}: {error.strerror or error}") from error
         try:
             process.communicate(as_json(notice), timeout=self._seconds)
         except subprocess.TimeoutExpired:
-            self.abandon()
+            self._kill()
             process.wait()
             raise DeliveryFailed(f"{program}: killed after {self._seconds:g} seconds") from None
         if process.returncode:
             raise DeliveryFailed(f"{program}: {_ended(process.returncode)}")
 
     def abandon(self) -> None:
-        """Kill the program if it still runs, and what it has started in its process group."""
+        """Kill the program if it still runs, and what it has started in its process group; start no other."""
+        with self._starting:
+            self._abandoned = True
+        self._kill()
+
+    def _kill(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
