@@ -88,6 +88,36 @@ def test_the_write_ahead_log_stays_bounded_with_two_daemons(
     assert len(rows(sqlite)) == 3000
 
 
+def test_the_write_ahead_log_stays_bounded_beside_clean(
+    memory_directory: pathlib.Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --clean writes, --clean copies into the file, so that no daemon has to on the way of a batch."""
+    monkeypatch.setattr("policyd_rate_limit.storage.sqlite.STEP_OF_CLEAN", 0.0)  # small steps, as of a slow machine
+    database = SqliteDatabase(memory_directory)
+    daemon, cleaning = database.store(clock), database.store(clock)
+    with contextlib.closing(sqlite3.connect(database.path)) as connection, connection:
+        daemon.admit((), (), PATIENCE)
+        connection.execute(
+            "WITH RECURSIVE row(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM row WHERE n < 200000)"
+            " INSERT INTO policyd_batch (seq, date, writer, number, size, entries)"
+            """ SELECT n, 1, 1, n, 1, '[["user:a",1,0,"",""]]' FROM row"""
+        )
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    deleted: list[int] = []
+    thread = threading.Thread(target=lambda: deleted.append(cleaning.clean(PATIENCE)))
+    thread.start()
+    longest = 0
+    while thread.is_alive():
+        assert admitted(daemon, demand("user:b", 10**9)) == [True]
+        longest = max(longest, wal(database))
+        time.sleep(0.001)
+    assert deleted == [200_000]
+    assert longest < 4 << 20
+    for store in (daemon, cleaning):
+        store.close()
+
+
 WRITER = """
 import sys
 from policyd_rate_limit.storage import sqlite_checkpoint

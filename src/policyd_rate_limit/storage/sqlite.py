@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import random
 import sqlite3
@@ -29,6 +30,8 @@ ROWS_PER_CLEAN = 500
 PAGES_PER_VACUUM = 100
 STEP_OF_CLEAN = 0.002  # seconds of deleting after which a transaction of --clean ends
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean, for the daemons that wait for the lock
+STEPS_PER_CHECKPOINT = 8  # of --clean, some megabytes of log
+CHECKPOINT_PATIENCE = 50  # milliseconds that a checkpoint of --clean waits for the daemons
 OPEN_PATIENCE = 1.0  # seconds to wait for others while the file is opened
 BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in the background not come
 WAL_BYTES_KEPT = 16 << 20
@@ -389,7 +392,9 @@ class SqliteLog:
     def _in_steps(self, delete: Callable[[], int | None], patience: float) -> int:
         """Call ``delete`` until it finds nothing, without holding up the daemons; the sum of what it returned."""
         deleted = 0
-        while True:
+        # So that the daemons wait for no disk of ours; what a power failure brings back is deleted the next time.
+        self._execute("PRAGMA synchronous=NORMAL")
+        for step in itertools.count(1):
             self.begin(patience)
             end = time.monotonic() + STEP_OF_CLEAN
             while (entries := delete()) is not None:
@@ -398,8 +403,23 @@ class SqliteLog:
                     break
             self.commit()
             if entries is None:
-                return deleted
+                break
+            if step % STEPS_PER_CHECKPOINT == 0:
+                self._checkpoint()
             time.sleep(PAUSE_OF_CLEAN)
+        self._execute("PRAGMA synchronous=FULL")
+        return deleted
+
+    def _checkpoint(self) -> None:
+        """Copy what --clean has written into the file, or the write-ahead log would grow until a daemon has to do that.
+
+        The log begins anew only when all of it is copied and nobody has appended to it meanwhile: most is copied beside
+        the daemons, and the little that they have added then under the lock.
+        """
+        self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._execute(f"PRAGMA busy_timeout={CHECKPOINT_PATIENCE}")
+        self._execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+        self._execute("PRAGMA busy_timeout=0")
 
     def _delete_until(self, last: int) -> int | None:
         """Delete the oldest of the rows up to ``last``; how many entries they had, None when there are none."""
