@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from policyd_rate_limit.errors import ProtocolError
@@ -145,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._peer = ""
         self._decoder = Decoder()
-        self._answers: deque[_Answer] = deque()
+        self._answers: list[_Answer] = []  # in the order of the requests; MAX_PIPELINED at the most
         self._answered: Request | None = None
         self._heard = server.now
         self._count = -1
@@ -210,10 +209,14 @@ class Connection(asyncio.Protocol):
         """Send the answers that are known, as far as their order allows."""
         answers = self._answers
         data = b""
-        while answers and answers[0].data is not None:
-            answer = answers.popleft()
-            data += answer.data or b""
+        known = 0
+        for answer in answers:
+            if answer.data is None:
+                break
+            data = data + answer.data if known else answer.data
+            known += 1
             self._answered = answer.request
+        del answers[:known]
         transport = self._transport
         if transport is None:
             return

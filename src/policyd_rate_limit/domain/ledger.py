@@ -6,7 +6,7 @@ What was decided is told in entries, which a store makes durable and which rebui
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
@@ -15,8 +15,8 @@ from policyd_rate_limit.domain.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_ALREADY_CHARGED = Verdict(admitted=True)
-_ADMITTED = [Verdict(admitted=True, charged=cost) for cost in range(256)]
+_ALREADY_CHARGED: Final = Verdict(admitted=True)
+_ADMITTED: Final = [Verdict(admitted=True, charged=cost) for cost in range(256)]
 
 
 class Ledger:

@@ -53,8 +53,8 @@ class Memory:
     def decide(self, demands: Sequence[Demand]) -> tuple[list[Verdict], Record | None]:
         """Decide ``demands`` in order; the record is what is to be made durable, None when nothing was counted."""
         entries: list[Entry] = []
-        decide = self.ledger.decide
-        verdicts = [decide(demand, entries) for demand in demands]
+        ledger = self.ledger
+        verdicts = [ledger.decide(demand, entries) for demand in demands]
         return verdicts, self.record(entries) if entries else None
 
     def next_number(self, *, beside: bool = False) -> int:
