@@ -216,7 +216,10 @@ class Connection(asyncio.Protocol):
             data = data + answer.data if known else answer.data
             known += 1
             self._answered = answer.request
-        del answers[:known]
+        if known == len(answers):
+            answers.clear()
+        else:
+            del answers[:known]
         transport = self._transport
         if transport is None:
             return

@@ -222,6 +222,30 @@ def test_answers_that_come_at_once_are_all_taken(run: Run) -> None:
     run(scenario)
 
 
+def test_many_clients_share_what_may_be_under_way(run: Run) -> None:
+    """Else all of them would wait for one batch, and nobody would have anything to do meanwhile."""
+
+    async def scenario(world: World) -> None:
+        await world.submit(1)  # the worker learns that batches of this store are under way
+        world.store.answer()
+        await world.until(lambda: world.answered == [1])
+        world.worker.pace._counted = asyncio.get_running_loop().time() + RARELY
+        world.worker.pace.clients = 40
+        await world.submit(*range(2, 42))
+        assert world.store.batches[1:] == [[*range(2, 22)], [*range(22, 42)]]
+        world.store.answer()
+        world.store.answer()
+        await world.until(lambda: len(world.answered) == 41)
+        # Of few there are no halves.
+        world.worker.pace.clients = 4
+        await world.submit(*range(42, 46))
+        assert world.store.batches[3:] == [[*range(42, 46)]]
+        world.store.answer()
+        await world.until(lambda: len(world.answered) == 45)
+
+    run(scenario)
+
+
 def test_the_thread_concludes_what_went_wrong_and_what_is_behind_it(run: Run) -> None:
     async def scenario(world: World) -> None:
         await world.submit(1)

@@ -55,7 +55,7 @@ class Decisions(Observer):
         self._metrics = metrics
         self._explain = explain
         self._refused = refused
-        self._listeners = listeners
+        self._listeners = list(listeners)
         self.heed_level()
 
     def heed_level(self) -> None:

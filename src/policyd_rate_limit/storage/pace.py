@@ -20,13 +20,15 @@ PERIOD_SECONDS = 0.1  # for so long, or a little longer, clients are counted
 class Pace:
     """How far apart batches begin. Times are of a monotonic clock, in seconds.
 
-    ``clients`` says how many clients have asked since it was called last. ``enough``: so many demands begin at once.
-    They are a quarter of the clients that ask these days: enough to share the cost of a commit.
+    ``count`` says how many clients have asked since it was called last; ``clients`` are those that ask these days, 0
+    where that is not known. ``enough``: so many demands begin at once. They are a quarter of the clients: enough to
+    share the cost of a commit.
     """
 
-    def __init__(self, clients: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
+        self.clients = 0
         self.enough = 1
-        self._clients = clients
+        self._count = count
         self._began = 0.0
         self._counted = 0.0  # when the clients were
 
@@ -40,6 +42,7 @@ class Pace:
         period = now - self._counted
         if period >= PERIOD_SECONDS:
             self._counted = now
-            clients = self._clients()
+            clients = self._count()
             # After a rest they are those of long ago.
-            self.enough = max(1, clients // 4) if period < 2 * PERIOD_SECONDS else 1
+            self.clients = clients if period < 2 * PERIOD_SECONDS else 0
+            self.enough = max(1, self.clients // 4)

@@ -37,6 +37,7 @@ _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 _Job = tuple["Callable[[], Sequence[Verdict]]", list["Waiting"]]
 
 MOST_DEMANDS: Final = 1_000  # of one batch, so that no answer waits for much more than its own commit
+LEAST_SHARE: Final = 8  # demands: fewer are no reason to have two batches of what could be one
 MAINTENANCE_SECONDS: Final = 1.0
 
 _logger = logging.getLogger(__name__)
@@ -174,9 +175,13 @@ class Worker:
             self._delayed = None
         self.pace.begin(self._loop.time())
         demands, waiting = self._demands, self._waiting
-        if len(demands) > MOST_DEMANDS:
-            self._demands, self._waiting = demands[MOST_DEMANDS:], waiting[MOST_DEMANDS:]
-            del demands[MOST_DEMANDS:], waiting[MOST_DEMANDS:]
+        most = MOST_DEMANDS
+        if self._share > 1 and self.pace.clients:
+            # Or all of them would wait for one batch, with nothing to do for the daemon until it is answered.
+            most = min(most, max(LEAST_SHARE, self.pace.clients // self._share))
+        if len(demands) > most:
+            self._demands, self._waiting = demands[most:], waiting[most:]
+            del demands[most:], waiting[most:]
         else:
             self._demands, self._waiting = [], []
         self.batched += len(demands)
@@ -187,6 +192,8 @@ class Worker:
             job = partial(_raise, error)
         if isinstance(job, Underway):
             self._watch(job, waiting)
+            if self._demands:
+                self._begin()
         elif isinstance(job, list):
             self._running += 1
             self._loop.call_soon(self._deliver, waiting, job)
