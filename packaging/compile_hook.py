@@ -71,7 +71,7 @@ class CompileHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """What the environment of the build must hold."""
-        return ["mypy[mypyc]>=1.18"] if self._is_wanted else []
+        return ["mypy[mypyc]>=2.4"] if self._is_wanted else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before a wheel is put together; one for an editable installation stays as it is."""

@@ -35,10 +35,10 @@ def test_batches_of_many_clients_keep_a_distance() -> None:
     assert pace.delay(now + 1.01 * DISTANCE_SECONDS, 1) <= 0
 
 
-def test_a_quarter_of_the_clients_is_enough() -> None:
+def test_half_of_the_clients_are_enough() -> None:
     pace, now = busy(40)
-    assert pace.enough == 10
-    assert pace.delay(now, 10) <= 0
+    assert pace.enough == 20
+    assert pace.delay(now, 20) <= 0
 
 
 def test_the_clients_are_counted_anew_each_period() -> None:
@@ -51,7 +51,7 @@ def test_the_clients_are_counted_anew_each_period() -> None:
         pace.begin(now + PERIOD_SECONDS / 2)
         assert pace.enough == found[-1]
         now += PERIOD_SECONDS
-    assert found == [1, 10, 4, 1]
+    assert found == [1, 20, 8, 1]
 
 
 def test_clients_from_before_a_rest_are_not_waited_for() -> None:
