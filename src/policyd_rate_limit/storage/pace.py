@@ -22,8 +22,8 @@ class Pace:
     """How far apart batches begin. Times are of a monotonic clock, in seconds.
 
     ``count`` says how many clients have asked since it was called last; ``clients`` are those that ask these days, 0
-    where that is not known. ``enough``: so many demands begin at once. They are half of the clients: enough to share the
-    cost of a commit, and the other half keeps the processors busy.
+    where that is not known. ``enough``: so many demands begin at once. They are half of the clients: enough to share
+    the cost of a commit, and the other half keeps the processors busy.
     """
 
     def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
