@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ import loads
 import machine
 import processes
 from contenders import CONTENDERS, DURABLE_FLOOR, FLOOR, PEERS, POSTFWD, VERSION_1_2_0, Fill, find_places
+from options import add_options
 
 QUICK = ("base", "refused")
 PLACE = pathlib.Path("var/bench")
@@ -72,23 +72,8 @@ def table(measurements: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description="Requests per second beside 1.2.0 and the machine's floors.")
-    parser.add_argument("--peer", metavar="COMMAND", help="policyd-rate-limit 1.2.0; else pip installs it")
-    parser.add_argument(
-        "--ours", metavar="COMMAND", default=str(pathlib.Path(sys.executable).parent / "policyd-rate-limit")
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.7, help="of one measurement; the base takes twice that")
+    add_options(parser, seconds=0.7)
     parser.add_argument("--ids", type=int, default=100_000, help="how many a store holds at the start")
-    parser.add_argument(
-        "--directory", type=pathlib.Path, help="of the databases: on a real disk, or durability is free"
-    )
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=[one.key for one in CONTENDERS],
-        metavar="CONTENDER",
-        help="any of %(choices)s",
-    )
     parser.add_argument(
         "--load", action="append", choices=[one.key for one in loads.LOADS], metavar="LOAD", help="any of %(choices)s"
     )

@@ -17,7 +17,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -83,7 +84,7 @@ class Fill(NamedTuple):
 
     ids: int = 0
     spent: int = SPENT_IDS
-    hot: dict[str, int] = {}  # noqa: RUF012 - nobody changes it
+    hot: Mapping[str, int] = MappingProxyType({})
 
 
 class Contender(NamedTuple):
@@ -319,7 +320,7 @@ def fill_ours(contestant: Contestant, fill: Fill) -> None:
     sizes = (f"--ids={fill.ids}", f"--spent={fill.spent}", "--hot=/dev/stdin")
     subprocess.run(
         [sys.executable, str(HERE / "fill.py"), *sizes, str(contestant.config)],
-        input=json.dumps(fill.hot).encode(),
+        input=json.dumps(dict(fill.hot)).encode(),
         check=True,
     )
 

@@ -25,6 +25,7 @@ import machine
 import page
 import processes
 from contenders import CONTENDERS, Contender, find_places
+from options import add_options
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -50,24 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says, and write the page."""
     parser = argparse.ArgumentParser(description="Measure this daemon beside others, and write docs/benchmark.md.")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given more than once")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=[one.key for one in CONTENDERS],
-        metavar="CONTENDER",
-        help="any of %(choices)s, not in the part postfix; the results are of these alone",
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement; the base takes twice that")
+    add_options(parser, seconds=1.0, only=", not in the part postfix; the results are of these alone")
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes in the part growth")
     parser.add_argument("--render", action="store_true", help="measure nothing")
-    parser.add_argument("--peer", metavar="COMMAND", help="policyd-rate-limit 1.2.0; else pip installs it")
-    parser.add_argument(
-        "--ours", metavar="COMMAND", default=str(pathlib.Path(sys.executable).parent / "policyd-rate-limit")
-    )
-    parser.add_argument(
-        "--directory", type=pathlib.Path, help="of the databases: on a real disk, or durability is free"
-    )
     parser.add_argument("--results", metavar="DIRECTORY", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
 

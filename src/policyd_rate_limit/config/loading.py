@@ -112,7 +112,7 @@ def _warn_of_unknown(source: Source, names: list[str]) -> None:
     known = {setting.lower(): setting for setting in SETTINGS}
     for index, name in enumerate(names):
         # Where a colon or a comma went wrong, YAML takes a value, which may be a secret, for a name or a part of one.
-        word = _WORD.match(name)[0]  # type: ignore[index]  # it matches nothing at all, too
+        word = _WORD.match(name)[0]  # type: ignore[index]  # the pattern matches any text, even an empty one
         near = get_close_matches(word.lower()[:_LONGEST_NAME], known, 1) if index < _MOST_HINTS else []
         hint = f"; did you mean {known[near[0]]}?" if near else ""
         shown = _one_line(word) + "…" * (word != name) if near or source.values[name] is not None else "without a value"

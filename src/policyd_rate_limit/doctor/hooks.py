@@ -154,7 +154,7 @@ class Hooks:
             queue = self._postfix.queue_directory
             return f"unix:{path.relative_to(queue) if path.is_relative_to(queue) else path}"
         host, port = where
-        host = "127.0.0.1" if host in ("0.0.0.0", "") else "::1" if host == "::" else host  # noqa: S104 - likewise
+        host = "127.0.0.1" if host in ("0.0.0.0", "") else "::1" if host == "::" else host  # noqa: S104 - nothing is bound
         return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
 
     def reached(self, hook: Hook) -> Address | None:
