@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed
-from policyd_rate_limit.storage.redis_nodes import Servers
+from policyd_rate_limit.storage.redis_servers import Servers
 from storage.redis_stores import SHORT, TIMEOUT, ask, new_store, refused, store_on
 from storage.stores import admitted, demand
 from support.daemon import free_port

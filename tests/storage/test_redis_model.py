@@ -24,7 +24,7 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.base import MOST_UNDERWAY
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_nodes import SCRIPT
+from policyd_rate_limit.storage.redis_node import SCRIPT
 from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer
 

@@ -27,7 +27,8 @@ from policyd_rate_limit.storage import redis as redis_module
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_nodes import Command, NodeError, Remedy, Session
+from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis_session import Session
 from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer
 
@@ -74,7 +75,7 @@ class Network:
         self._late: list[list[Command]] = []
 
     def connect(self) -> Any:
-        """A session, as :meth:`policyd_rate_limit.storage.redis_nodes.Servers.connect` returns one."""
+        """A session, as :meth:`policyd_rate_limit.storage.redis_servers.Servers.connect` returns one."""
         if self.down:
             self.down -= 1
             raise NodeError("no connection", Remedy.RECONNECT)

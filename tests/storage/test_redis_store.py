@@ -17,7 +17,8 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_keys import Keys
-from policyd_rate_limit.storage.redis_nodes import NodeError, Remedy, Session
+from policyd_rate_limit.storage.redis_node import NodeError, Remedy
+from policyd_rate_limit.storage.redis_session import Session
 from storage.redis_stores import SHORT, TIMEOUT, ask, new_prefix, store_on
 from storage.stores import admitted, demand, new_memory
 from support.redis_servers import External, RedisServer

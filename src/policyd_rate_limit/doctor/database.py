@@ -220,7 +220,8 @@ def _sql(settings: Settings) -> Told:
 def _redis(settings: Settings) -> Told:
     """Ask Redis. Raises ValueError when it is away."""
     from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX
-    from policyd_rate_limit.storage.redis_nodes import Command, Servers, script
+    from policyd_rate_limit.storage.redis_node import Command, script
+    from policyd_rate_limit.storage.redis_servers import Servers
 
     key = f"{settings.redis_config.get('prefix') or DEFAULT_PREFIX}:doctor".encode()
     clock = Command(None, "TIME")

@@ -14,15 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.storage.drivers import check_options, missing_driver
 from policyd_rate_limit.storage.log import LogError
-from policyd_rate_limit.storage.sql_log import (
-    LONG_SECONDS,
-    SqlLog,
-    TableExists,
-    TableMissing,
-    check_options,
-    missing_driver,
-)
+from policyd_rate_limit.storage.sql_log import LONG_SECONDS, SqlLog, TableExists, TableMissing
 from policyd_rate_limit.storage.watchdog import resolve
 
 try:

@@ -44,8 +44,10 @@ from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_batch import Batch, terms_of
 from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX, Keys, escaped, lane_of
-from policyd_rate_limit.storage.redis_nodes import Command, NodeError, Remedy, Servers, Session, script
+from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis_replay import Replays
+from policyd_rate_limit.storage.redis_servers import Servers
+from policyd_rate_limit.storage.redis_session import Session
 from policyd_rate_limit.storage.redis_tables import RedisTables
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_batch import Question
-    from policyd_rate_limit.storage.redis_nodes import Argument
+    from policyd_rate_limit.storage.redis_node import Argument
 
 BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
 COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout

@@ -22,8 +22,8 @@ COUNTERS_PER_PAGE = 100
 class RedisAdministration:
     """See :class:`policyd_rate_limit.storage.administration.Administration`; ``store`` is for nobody else.
 
-    A key of more than :data:`policyd_rate_limit.storage.redis.LONGEST_TAG` characters is found by its name, but has
-    none where all are asked for: it comes as ``#`` and a digest then.
+    A key of more than :data:`policyd_rate_limit.storage.redis_keys.LONGEST_TAG` characters is found by its name, but
+    has none where all are asked for: it comes as ``#`` and a digest then.
     """
 
     def __init__(self, store: RedisStore) -> None:

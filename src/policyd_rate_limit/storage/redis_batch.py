@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Entry, Verdict
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
-from policyd_rate_limit.storage.redis_nodes import script
+from policyd_rate_limit.storage.redis_node import script
 from policyd_rate_limit.storage.redis_tables import packed
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Charge, Demand
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.redis_keys import Keys
-    from policyd_rate_limit.storage.redis_nodes import Argument, Command
+    from policyd_rate_limit.storage.redis_node import Argument, Command
 
 MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
 MOST_VERDICTS_KEPT = 256  # amounts that are often charged

@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
 from policyd_rate_limit.storage.base import MOST_UNDERWAY
-from policyd_rate_limit.storage.redis_nodes import slot_of
+from policyd_rate_limit.storage.redis_node import slot_of
 from policyd_rate_limit.storage.redis_tables import decoded, encoded
 
 if TYPE_CHECKING:

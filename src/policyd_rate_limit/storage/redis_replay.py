@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
-from policyd_rate_limit.storage.redis_nodes import script
+from policyd_rate_limit.storage.redis_node import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Entry
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_keys import Keys
-    from policyd_rate_limit.storage.redis_nodes import Argument, Command
+    from policyd_rate_limit.storage.redis_node import Argument, Command
 
 
 class Replays:

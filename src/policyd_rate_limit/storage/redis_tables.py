@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
-from policyd_rate_limit.storage.redis_nodes import Command, script
+from policyd_rate_limit.storage.redis_node import Command, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-    from policyd_rate_limit.storage.redis_nodes import Argument
+    from policyd_rate_limit.storage.redis_node import Argument
 
 HITS_PER_SCRIPT = 500
 

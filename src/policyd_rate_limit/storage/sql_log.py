@@ -23,7 +23,6 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.log import LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 
@@ -51,24 +50,6 @@ class TableMissing(LogError):
 
 class TableExists(LogError):
     """A table was there already. The connection is still of use."""
-
-
-def missing_driver(database: str, extra: str, error: ImportError) -> ConfigError:
-    """The Python package that speaks to ``database`` is not installed."""
-    wanted = f"a driver for {database}, which this installs: pip install 'policyd-rate-limit[{extra}]'"
-    return ConfigError([Problem("configuration", 0, "backend", wanted, f"none ({error})")])
-
-
-def check_options(setting: str, function: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """:raises ConfigError: there are ``options`` that are not ``known``. (Their values may be secret.)"""
-    known = frozenset(known)
-    problems = [
-        Problem("configuration", 0, f"{setting}.{name}", f"a keyword argument of {function}", "another name")
-        for name in options
-        if name not in known
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 class SqlLog(ABC):
