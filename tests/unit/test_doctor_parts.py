@@ -14,6 +14,7 @@ import pytest
 import policyd_rate_limit.doctor
 from policyd_rate_limit.doctor import clock, restrictions
 from policyd_rate_limit.doctor.child import run_as
+from policyd_rate_limit.doctor.database import least_difference
 from policyd_rate_limit.doctor.hooks import address, is_same
 from policyd_rate_limit.doctor.postfix import seconds
 
@@ -152,6 +153,23 @@ def test_what_a_child_does_and_how_it_fails(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         run_as(None, lambda: time.sleep(60), 0.1)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("told", "took", "expected"),
+    [
+        (1000.0, 0.0, 0.0),
+        (1100.5, 0.0, 100.5),
+        (899.5, 0.0, -100.5),
+        # A server that takes a minute for its answer may have looked at its clock at any time of it.
+        (1000.0, 60.0, 0.0),
+        (1060.0, 60.0, 0.0),
+        (1100.5, 60.0, 40.5),
+        (899.5, 60.0, -100.5),
+    ],
+)
+def test_how_much_two_clocks_differ(told: float, took: float, expected: float) -> None:
+    assert least_difference(told, 1000.0, 1000.0 + took) == expected
 
 
 def test_every_check_is_documented() -> None:

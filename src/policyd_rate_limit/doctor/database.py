@@ -159,7 +159,6 @@ def _may_write(path: Path, mode: int, account: Account | None) -> Iterator[Findi
 def _server(settings: Settings, account: Account | None) -> Iterator[Finding]:
     place = _SETTINGS[settings.backend]
     probe = _redis if place == "redis_config" else _sql
-    before = time.time()
     try:
         told = run_as(account, partial(probe, settings), 4 * settings.db_timeout + PATIENCE)
     except (OSError, ValueError) as failure:
@@ -171,15 +170,13 @@ def _server(settings: Settings, account: Account | None) -> Iterator[Finding]:
             f"policyd-rate-limit --get-config {place}   # and see the server's log",
         )
         return
-    refused, clock, risks = told
+    refused, difference, risks = told
     if refused:
         yield error("database-rights", place, refused, f"The daemon cannot count there. {_AWAY}", _GRANTS[place])
     else:
         yield ok("database", place, "reachable, and the rights suffice")
     for risk in risks:
         yield warning("database-durability", place, risk, "What was counted may be forgotten.", _DURABLE)
-    # Asked at some time in between.
-    difference = clock - (before + time.time()) / 2
     if abs(difference) > LARGEST_DIFFERENCE:
         yield warning(
             "database-clock",
@@ -200,19 +197,29 @@ _GRANTS = {
 _DURABLE = "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction"
 
 Told = tuple[str, float, list[str]]
-"""What is refused, or empty; the database's time (Unix seconds); what puts counts at risk."""
+"""What is refused, or empty; the :func:`least_difference` of its clock; what puts counts at risk."""
+
+
+def least_difference(told: float, before: float, after: float) -> float:
+    """Seconds that a clock is ahead of this host's at the least; negative: behind.
+
+    It was ``told`` when here it was some time from ``before`` to ``after`` (Unix seconds, all three): an answer that
+    takes long is no difference.
+    """
+    return max(0.0, told - after) + min(0.0, told - before)
 
 
 def _sql(settings: Settings) -> Told:
     """Ask PostgreSQL or MySQL. Raises ValueError when it is away."""
     try:
         with contextlib.closing(stores.open_sql_log(settings)) as log:
-            clock = log.time()
+            before = time.time()
+            difference = least_difference(log.time(), before, time.time())
             try:
                 log.try_rights(settings.db_timeout)
             except StoreError as refusal:
-                return str(refusal), clock, []
-            return "", clock, []
+                return str(refusal), difference, []
+            return "", difference, []
     except (StoreError, ConfigError) as failure:
         raise ValueError(str(failure)) from failure
 
@@ -237,9 +244,14 @@ def _redis(settings: Settings) -> Told:
     ]
     try:
         with contextlib.closing(Servers(settings.redis_config, settings.db_timeout).connect()) as session:
+            before = time.time()
             refusal = session.exchange([clock, *tries], time.monotonic() + settings.db_timeout)
+            after = time.time()
             risks = list(session.warnings)
     except (StoreError, ConfigError) as failure:
         raise ValueError(str(failure)) from failure
-    now = int(clock.reply[0]) if clock.reply else time.time()
-    return str(refusal or ""), now, risks
+    difference = 0.0
+    if clock.reply:
+        seconds, microseconds = map(int, clock.reply)
+        difference = least_difference(seconds + microseconds / 1e6, before, after)
+    return str(refusal or ""), difference, risks
