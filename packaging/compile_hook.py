@@ -46,6 +46,7 @@ MODULES = (
     "storage/redis.py",
     "storage/redis_batch.py",
     "storage/redis_keys.py",
+    "storage/redis_link.py",
     "storage/redis_node.py",
     "storage/redis_servers.py",
     "storage/redis_session.py",

@@ -25,7 +25,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture, server: RedisServer, **options
     with store_on(server, **options) as store:
         for number in range(3):
             assert admitted(store, demand(f"user:{number}")) == [True]
-            store._disconnect()
+            store._link.disconnect()
     return [record.getMessage() for record in caplog.records]
 
 

@@ -85,7 +85,7 @@ def test_a_script_of_somebody_else_that_does_not_end(tmp_path: pathlib.Path) -> 
         thread = threading.Thread(target=run)
         thread.start()
         wait_until(lambda: is_busy(client), "the script runs")
-        store._timeout = SHORT
+        store._link.timeout = SHORT
         refused(store, "BUSY")
         client.script_kill()
         thread.join()
@@ -173,7 +173,7 @@ def test_a_server_that_hangs(own: RedisServer) -> None:
         record = failure.value.record
         assert record is not None
         own.signal(signal.SIGCONT)
-        store._timeout = TIMEOUT
+        store._link.timeout = TIMEOUT
         assert store.admit((), [record], 1.0) == []
         assert store.admit([demand(maximum=4), demand(maximum=4)], [record], 1.0) == [
             Verdict(True, charged=1),
@@ -196,7 +196,7 @@ def test_a_name_that_the_resolver_takes_long_for(monkeypatch: pytest.MonkeyPatch
         return Late()
 
     monkeypatch.setattr(Servers, "connect", connect)
-    monkeypatch.setattr("policyd_rate_limit.storage.redis.Session", Late)
+    monkeypatch.setattr("policyd_rate_limit.storage.redis_link.Session", Late)
     with contextlib.closing(new_store({}, timeout=0.1)) as store:
         with pytest.raises(StoreUnavailable, match="no connection in time"):
             store.admit((), (), 0.0)

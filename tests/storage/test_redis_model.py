@@ -150,8 +150,7 @@ def test_replays_as_the_ledger_does(
         entries = [Entry(key, amount, date - before, "", "") for key, amount, before in amounts if amount]
         record = pack(WRITER, number, date, entries)
         store.admit((), [record], 1.0)
-        store._replays.done.clear()
-        store._replays._former.clear()
+        store._replays.forget()
         assert store.admit(demands, [record], 1.0) == decided(ledger, entries, demands)
         clock.now += seconds
     store.close()

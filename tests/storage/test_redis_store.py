@@ -182,7 +182,7 @@ def test_a_connection_that_is_cut_while_it_is_made_is_no_outage(
     server: RedisServer | External, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store_on(server) as store:
-        connect, cuts = store._servers.connect, [True, True]
+        connect, cuts = store._link.servers.connect, [True, True]
 
         def cut() -> Session:
             if cuts:
@@ -190,7 +190,7 @@ def test_a_connection_that_is_cut_while_it_is_made_is_no_outage(
                 raise NodeError("cut", Remedy.RECONNECT)
             return connect()
 
-        monkeypatch.setattr(store._servers, "connect", cut)
+        monkeypatch.setattr(store._link.servers, "connect", cut)
         assert admitted(store, demand()) == [True]
         assert not cuts
 

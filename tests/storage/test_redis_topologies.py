@@ -206,7 +206,7 @@ def test_what_was_decided_while_the_cluster_was_away_is_replayed_everywhere(
         records.append(record)
     for _ in range(2):
         store.admit((), records, 1.0)
-        store._disconnect()
+        store._link.disconnect()
     assert [used(store, key) for key in keys] == [6, 6, 6]
 
 
@@ -268,7 +268,7 @@ def test_a_master_that_is_away_leaves_the_others_answers(nodes: list[RedisServer
         record = failure.value.record
         assert record is not None
         nodes[1].signal(CONTINUE)
-        store._timeout = TIMEOUT
+        store._link.timeout = TIMEOUT
         wait_until(lambda: tries(lambda: store.admit(again, [record], 1.0)), "the Cluster is whole")
         assert [used(store, key) for key in keys] == [3, 3, 3]
 

@@ -98,12 +98,12 @@ class World:
         config = {"url": server.url, "prefix": next(_prefixes)}
         self.store = RedisStore(config, self.memory, longest=HOUR, timeout=PATIENCE, clock=self.clock)
         self.late: list[list[Command]] = []
-        self.connect = self.store._servers.connect
+        self.connect = self.store._link.servers.connect
         self.store.admit((), (), PATIENCE)
 
     def meet(self, *fates: str) -> None:
-        assert self.store._session is not None
-        self.store._session = cast("Session", Wire(self.store._session, list(fates), self.late))
+        assert self.store._link.session is not None
+        self.store._link.session = cast("Session", Wire(self.store._link.session, list(fates), self.late))
 
     def send(self, *batches: Sequence[Demand]) -> list[Underway]:
         prepared = [self.store.prepare(batch, PATIENCE) for batch in batches]
@@ -131,8 +131,8 @@ class World:
         return usage.used
 
     def has_answers_to_second(self) -> bool:
-        assert self.store._session is not None
-        self.store._session.take()
+        assert self.store._link.session is not None
+        self.store._link.session.take()
         return self.store._flights[1].clock.reply is not None
 
     def deliver_late(self) -> None:
@@ -198,11 +198,11 @@ def test_what_is_given_up_stays_within_the_limit(
     def away() -> Session:
         raise NodeError("away", Remedy.NONE)
 
-    world.store._timeout = 0.3
+    world.store._link.timeout = 0.3
     underway = world.send([charge(ALICE, 1)], [charge(ALICE, 1), charge(BOB, 1)])
     if fates[1] == "well":
         wait_until(world.has_answers_to_second, "the answers are there")
-    monkeypatch.setattr(world.store._servers, "connect", away)
+    monkeypatch.setattr(world.store._link.servers, "connect", away)
     told: list[Verdict] = []
     records: list[Record] = []
     for batch in underway:
@@ -214,7 +214,7 @@ def test_what_is_given_up_stays_within_the_limit(
     assert [verdict.admitted for verdict in told].count(True) == 2
     assert told[2].admitted
     monkeypatch.undo()
-    world.store._timeout = PATIENCE
+    world.store._link.timeout = PATIENCE
     world.store.admit((), records, PATIENCE)
     assert world.count(ALICE) == MOST
     assert world.count(BOB) == 1

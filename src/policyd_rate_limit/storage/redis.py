@@ -28,12 +28,7 @@ that will ever be heeded have been counted there: as soon as one batch is given 
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
 import random
-import threading
-import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,10 +39,9 @@ from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_batch import Batch, terms_of
 from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX, Keys, escaped, lane_of
+from policyd_rate_limit.storage.redis_link import Link
 from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis_replay import Replays
-from policyd_rate_limit.storage.redis_servers import Servers
-from policyd_rate_limit.storage.redis_session import Session
 from policyd_rate_limit.storage.redis_tables import RedisTables
 
 if TYPE_CHECKING:
@@ -61,16 +55,10 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_batch import Question
     from policyd_rate_limit.storage.redis_node import Argument
+    from policyd_rate_limit.storage.redis_session import Session
 
 BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
-COMMANDS_PER_EXCHANGE = 500  # of a replay, so that each exchange ends within the timeout
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
-CONNECTING_SECONDS = 0.5  # for tries to connect, one of which may meet with an accident
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two tries within the time of a batch
-
-_LATER = 3  # what the script replies to a record whose predecessor it does not know
-
-_logger = logging.getLogger(__name__)
 
 
 class RedisStore:
@@ -93,28 +81,24 @@ class RedisStore:
         timeout: float,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._servers = Servers(config, timeout)
+        self._link = Link(config, timeout, clock)
         self._memory = memory
         self._longest = longest
-        self._timeout = timeout
-        self._clock = clock
         self._keys = Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
-        self._session: Session | None = None
-        self._spare: Session | None = None  # opened by a probe
         self._flights: deque[_Flight] = deque()  # what is under way, in order
-        self._replays = Replays()
+        self._replays = Replays(self._link, self._keys, self._exchange)
         self._overrides_version: Hashable = None
-        self.tables = RedisTables(self._keys.prefix, lambda commands: self._run(commands, self._end()))
+        self.tables = RedisTables(self._keys.prefix, self._exchange)
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: the batch is sent."""
-        session = self._session
+        session = self._link.session
         if session is None or session.is_broken:
             return None
         batch = self._batch(demands)
         if batch.is_split:
             return None
-        flight = _Flight(batch, self._end())
+        flight = _Flight(batch, self._link.end())
         flight.send(session)
         self._flights.append(flight)
         commit = partial(self._finish, flight)
@@ -128,21 +112,21 @@ class RedisStore:
         There is no lock here, and nobody to wait for: a longer ``patience`` than the timeout is one for connecting.
         """
         try:
-            self._connect(max(patience, self._timeout))
-            self._replay(pending)
+            self._link.connect(max(patience, self._link.timeout))
+            self._replays.bring_in(pending, self._longest)
             if not demands:
-                self._run((), self._end())
+                self._exchange(())
                 return []
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
-        flight = _Flight(self._batch(demands), self._end())
+        flight = _Flight(self._batch(demands), self._link.end())
         self._flights.append(flight)
         return self._finish(flight)
 
     def _batch(self, demands: Sequence[Demand]) -> Batch:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
         number = self._memory.next_number(beside=bool(self._flights))
-        return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._time, demands)
+        return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
 
     def _receive(self, flight: _Flight) -> list[Verdict] | None:
         """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
@@ -156,7 +140,7 @@ class RedisStore:
                 if session is None or session.is_broken:
                     raise NodeError("Redis: the connection to another master is broken", Remedy.RECONNECT)
                 return None
-        self._synchronise(flight.clock)
+        self._memory.synchronise(self._link.time_of(flight.clock))
         flight.batch.take()
         verdicts = self._conclude(flight.batch)
         self._flights.popleft()
@@ -227,9 +211,10 @@ class RedisStore:
             for _, charge in together:
                 terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
                 arguments += (terms, b"")
-            commands.append((script(keys, (lane_of(self._memory.writer, 0), 0, 0, self._time, *arguments)), together))
+            common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time)
+            commands.append((script(keys, (*common, *arguments)), together))
         try:
-            self._run([command for command, _ in commands], time.monotonic() + min(self._timeout, EXPLAIN_SECONDS))
+            self._run([command for command, _ in commands], self._link.end(EXPLAIN_SECONDS))
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         found: list[list[Usage]] = [[] for _ in demands]
@@ -243,9 +228,7 @@ class RedisStore:
 
     def probe(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.probe`."""
-        spare, self._spare = self._spare, self._servers.connect()
-        if spare is not None:
-            spare.close()
+        self._link.probe()
 
     def reload(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.reload`: there is nothing to be read."""
@@ -268,7 +251,7 @@ class RedisStore:
 
     def overrides(self) -> list[Override] | None:
         """See :meth:`policyd_rate_limit.storage.base.Store.overrides`."""
-        if self._session is None:
+        if self._link.session is None:
             return None
         try:
             version = self.tables.overrides_version()
@@ -285,20 +268,20 @@ class RedisStore:
 
         :raises StoreError: it does not answer; from the following as well.
         """
-        self._run((), self._end())
+        self._exchange(())
         return self._memory.ledger.windows.now
 
     def reset(self, counter: str) -> int:
         """Empty ``counter``; how much was in its windows. What daemons did to it last stays known."""
-        command = script([self._keys.counter(counter)], ("", 0, self._longest, self._time, "reset"))
-        self._run([command], self._end())
+        command = script([self._keys.counter(counter)], ("", 0, self._longest, self._link.time, "reset"))
+        self._exchange([command])
         return int(command.reply)
 
     def counters(self, count: int) -> Iterator[list[tuple[str, bytes]]]:
         """Name and key of all counters, about ``count`` at a time; each once, unless it is new."""
         pattern = escaped(self._keys.counters) + b"*"
         seen: set[int] = set()
-        for node in self._connect(self._timeout).nodes:
+        for node in self._link.connect(self._link.timeout).nodes:
             cursor = None
             while cursor != b"0":
                 cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", count)
@@ -313,7 +296,7 @@ class RedisStore:
     def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
         """Name and content of ``counters``, as HGETALL has it."""
         commands = [Command(key, "HGETALL", key) for _, key in counters]
-        self._run(commands, self._end())
+        self._exchange(commands)
         return [(name, command.reply) for (name, _), command in zip(counters, commands, strict=True)]
 
     def maintain(self) -> None:
@@ -327,7 +310,7 @@ class RedisStore:
         :raises StoreUnavailable: it is not there.
         """
         try:
-            self._connect(patience)
+            self._link.connect(patience)
             self.tables.remove_expired(self.now())
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
@@ -335,121 +318,17 @@ class RedisStore:
 
     def close(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
-        self._disconnect()
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
-
-    @property
-    def _time(self) -> str:
-        """The time as the script takes it; empty for the server's own."""
-        return repr(self._clock()) if self._clock else ""
-
-    def _end(self) -> float:
-        """When what begins now has to be done, by the monotonic clock."""
-        return time.monotonic() + self._timeout
-
-    def _connect(self, seconds: float) -> Session:
-        """The connections in use, or new ones within ``seconds``.
-
-        One that is cut while it is made says little: a server that is there is tried again before it counts as away.
-        """
-        spare, self._spare = self._spare, None
-        if self._session is not None and self._session.is_broken:
-            self._disconnect()
-        if self._session is None:
-            end = time.monotonic() + seconds
-            last_try = min(time.monotonic() + CONNECTING_SECONDS, end)
-            while spare is None:
-                try:
-                    spare = _within(end - time.monotonic(), self._servers.connect)
-                except NodeError:
-                    if time.monotonic() + FIRST_PAUSE >= last_try:
-                        raise
-                    time.sleep(FIRST_PAUSE)
-            self._session = spare
-            for warning in self._session.warnings:
-                _logger.warning("%s", warning)
-        elif spare is not None:
-            spare.close()
-        return self._session
-
-    def _disconnect(self) -> None:
-        self._replays = Replays()
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        self._link.close()
 
     def _run(
         self, commands: Sequence[Command], end: float, clock: Command | None = None, sent: Session | None = None
     ) -> None:
-        """Have ``commands`` answered until ``end`` (of the monotonic clock), and memory know the server's time.
+        """Have ``commands`` answered, see :meth:`Link.run`, and memory know the servers' time."""
+        self._memory.synchronise(self._link.run(commands, end, clock, sent))
 
-        What has no answer is sent again, over new connections if need be. ``sent``: where all, with ``clock``, which
-        asks for the time, has been sent already.
-        """
-        clock = clock or Command(None, "TIME")
-        waiting = [*commands, clock]
-        pause = FIRST_PAUSE
-        session = sent if sent is self._session else None
-        while True:
-            try:
-                if session is None:
-                    session = self._connect(end - time.monotonic())
-                    session.send(waiting)
-                failure = session.receive(waiting, end)
-            except NodeError as error:
-                if not any(command.open for command in waiting):
-                    raise  # nothing is to be found out by waiting
-                failure = error
-            for command in waiting:
-                if command.reply == [_LATER]:
-                    command.reply = None
-            waiting = [command for command in waiting if command.reply is None]
-            if not waiting:
-                self._synchronise(clock)
-                return
-            if failure is None:
-                failure = NodeError("Redis has lost what was replayed before", Remedy.NONE)
-            left = end - time.monotonic()
-            if session is not None and (session.is_broken or any(command.open for command in waiting)):
-                self._disconnect()
-            session = None
-            if failure.remedy is Remedy.NONE or left <= pause:
-                raise failure
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _synchronise(self, clock: Command) -> None:
-        seconds, microseconds = map(int, clock.reply)
-        self._memory.synchronise(self._clock() if self._clock else seconds + microseconds / 1e6)
-
-    def _replay(self, pending: Sequence[Record]) -> None:
-        """Bring in ``pending``, for as long as one batch may take; NodeError where that is not enough."""
-        replays = self._replays
-        waiting = [record for record in pending if record[:2] not in replays.done]
-        end = self._end()
-        while waiting:
-            if time.monotonic() >= end:
-                raise NodeError(f"{len(waiting)} batches are still to be brought into Redis", Remedy.REPEAT)
-            commands: list[Command] = []
-            count = 0
-            for record in waiting:
-                if len(commands) >= COMMANDS_PER_EXCHANGE:
-                    break
-                try:
-                    commands += replays.commands(record, self._keys, self._longest, self._time)
-                except ValueError as error:
-                    _logger.error("a batch of the journal cannot be understood and does not count: %s", error)
-                count += 1
-            try:
-                self._run(commands, self._end())
-            except NodeError:
-                # Which of them are done is known to the server.
-                self._replays = Replays()
-                raise
-            replays.done.update(record[:2] for record in waiting[:count])
-            del waiting[:count]
+    def _exchange(self, commands: Sequence[Command]) -> None:
+        """Likewise, in the time that one batch has."""
+        self._run(commands, self._link.end())
 
     def _decide_rest(self, batch: Batch) -> tuple[list[Verdict], Record]:
         """Decide from memory what has no answer; what has one is counted there.
@@ -517,37 +396,3 @@ class _Flight:
         """Send all over ``session``, without waiting."""
         self.session = session
         session.send(self.all)
-
-
-def _within(seconds: float, connect: Callable[[], Session]) -> Session:
-    """What ``connect`` returns. It takes as long as the resolver and all servers together take; this does not."""
-    outcome: queue.SimpleQueue[Session | NodeError] = queue.SimpleQueue()
-    late = threading.Event()
-
-    def run() -> None:
-        try:
-            outcome.put(connect())
-        except NodeError as error:
-            outcome.put(error)
-        if late.is_set():
-            close_late()
-
-    def close_late() -> None:
-        with contextlib.suppress(queue.Empty):
-            found = outcome.get_nowait()
-            if isinstance(found, Session):
-                found.close()
-
-    try:
-        threading.Thread(target=run, name="connect", daemon=True).start()
-    except RuntimeError as error:  # the system has no room for another thread
-        raise NodeError(f"Redis: {error}", Remedy.RECONNECT) from error
-    try:
-        found = outcome.get(timeout=max(seconds, 0))
-    except queue.Empty:
-        late.set()
-        close_late()
-        raise NodeError("Redis: no connection in time", Remedy.RECONNECT) from None
-    if isinstance(found, NodeError):
-        raise found
-    return found

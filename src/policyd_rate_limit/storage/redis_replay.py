@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
-from policyd_rate_limit.storage.redis_node import script
+from policyd_rate_limit.storage.redis_node import NodeError, Remedy, script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_keys import Keys
+    from policyd_rate_limit.storage.redis_link import Link
     from policyd_rate_limit.storage.redis_node import Argument, Command
+    from policyd_rate_limit.storage.redis_session import Session
+
+COMMANDS_PER_EXCHANGE = 500  # so that each ends within the timeout
+
+_logger = logging.getLogger(__name__)
 
 
 class Replays:
-    """Makes the commands that bring in records, in the order in which they were written.
+    """Brings in records, in the order in which they were written.
 
-    ``done``: (writer, number) of the records that are in.
+    ``run`` has commands answered, or raises NodeError. ``done``: (writer, number) of the records that are in. New
+    connections may lead to servers that know nothing of those.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link, keys: Keys, run: Callable[[Sequence[Command]], object]) -> None:
         self.done: set[tuple[int, int]] = set()
         self._former: dict[tuple[bytes, str], int] = {}  # lane, counter -> number of the last record
+        self._session: Session | None = None  # over which they are in
+        self._link = link
+        self._keys = keys
+        self._run = run
 
-    def commands(self, record: Record, keys: Keys, keep: int, time: str) -> Iterator[Command]:
+    def bring_in(self, records: Sequence[Record], keep: int) -> None:
+        """Bring in ``records``, which the servers are to remember for ``keep`` seconds at the least.
+
+        :raises NodeError: that takes longer than one batch may, or the servers do not do it.
+        """
+        if self._session is not self._link.session:
+            self.forget()
+            self._session = self._link.session
+        waiting = [record for record in records if record[:2] not in self.done]
+        end = self._link.end()
+        while waiting:
+            if time.monotonic() >= end:
+                raise NodeError(f"{len(waiting)} batches are still to be brought into Redis", Remedy.REPEAT)
+            commands: list[Command] = []
+            count = 0
+            for record in waiting:
+                if len(commands) >= COMMANDS_PER_EXCHANGE:
+                    break
+                try:
+                    commands += self._commands(record, keep)
+                except ValueError as error:
+                    _logger.error("a batch of the journal cannot be understood and does not count: %s", error)
+                count += 1
+            try:
+                self._run(commands)
+            except NodeError:
+                # Which of them are done is known to the server.
+                self.forget()
+                raise
+            self.done.update(record[:2] for record in waiting[:count])
+            del waiting[:count]
+
+    def forget(self) -> None:
+        """Whether any are in is no more known."""
+        self.done.clear()
+        self._former.clear()
+
+    def _commands(self, record: Record, keep: int) -> Iterator[Command]:
         """One command for each counter of ``record``."""
         entries: dict[str, list[Entry]] = defaultdict(list)
         for entry in record.dated_until(record.date):
@@ -45,8 +95,8 @@ class Replays:
                 elif mail:
                     field = settled_field(record.writer, record.number)
                 arguments += (entry.amount, entry.date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
-            names = [keys.counter(counter), *(keys.mail(counter, mail) for mail in mails)]
-            yield script(names, (lane, record.number, keep, time, *arguments))
+            names = [self._keys.counter(counter), *(self._keys.mail(counter, mail) for mail in mails)]
+            yield script(names, (lane, record.number, keep, self._link.time, *arguments))
             self._former[lane, counter] = record.number
 
 
