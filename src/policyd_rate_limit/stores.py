@@ -56,20 +56,11 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
 
     :raises ConfigError: the driver is not installed, or its options are wrong.
     """
-    longest = longest_window(settings)
     if settings.backend in _LOGS:
-        open_log = _LOGS[settings.backend](settings)
-        return LogStore(
-            open_log,
-            memory,
-            longest=longest,
-            counters_of_old_id=rules.keys_of_old_id,
-            # Which windows a query will name is not known yet.
-            carried=LARGEST if settings.sql_limits_by_id else None,
-        )
+        return _log_store(settings, rules, memory)
     from policyd_rate_limit.storage.redis import RedisStore
 
-    return RedisStore(settings.redis_config, memory, longest=longest, timeout=settings.db_timeout)
+    return RedisStore(settings.redis_config, memory, longest=longest_window(settings), timeout=settings.db_timeout)
 
 
 def open_sql_log(settings: Settings) -> SqlLog:
@@ -88,12 +79,12 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
 
     :raises ConfigError: the driver is not installed, or its options are wrong.
     """
-    memory = Memory(Ledger(settings.max_ids), time.time)
-    store = make_store(settings, rules, memory)
-    if not isinstance(store, LogStore):
+    if settings.backend not in _LOGS:
         from policyd_rate_limit.storage.redis_administration import RedisAdministration
 
-        return RedisAdministration(store)
+        return RedisAdministration(settings.redis_config, longest=longest_window(settings), timeout=settings.db_timeout)
+    memory = Memory(Ledger(settings.max_ids), time.time)
+    store = _log_store(settings, rules, memory)
     return LogAdministration(
         partial(store.connect, PATIENCE),
         memory,
@@ -213,6 +204,17 @@ def state_directories(settings: Settings) -> tuple[Path, ...]:
     if settings.backend == SQLITE_DB:
         return (_database(settings).parent, settings.journal_home)
     return (settings.journal_home,)
+
+
+def _log_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore:
+    return LogStore(
+        _LOGS[settings.backend](settings),
+        memory,
+        longest=longest_window(settings),
+        counters_of_old_id=rules.keys_of_old_id,
+        # Which windows a query will name is not known yet.
+        carried=LARGEST if settings.sql_limits_by_id else None,
+    )
 
 
 def _sqlite(settings: Settings) -> Callable[[], Log]:

@@ -13,7 +13,7 @@ from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_administration import RedisAdministration
 from storage.logs import TIMEOUT, Logs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, CleanableStore, new_memory
+from storage.stores import HOUR, PATIENCE, CleanableStore, new_memory
 
 
 class Administered(ABC):
@@ -92,7 +92,7 @@ class AdministeredRedis(Administered):
         return self.database.store(None)
 
     def _administration(self) -> RedisAdministration:
-        return RedisAdministration(self._store())
+        return RedisAdministration(self.database.config, longest=HOUR, timeout=PATIENCE)
 
     def break_connections(self) -> None:
         """See :meth:`Administered.break_connections`."""

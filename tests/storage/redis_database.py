@@ -8,6 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis import Redis
@@ -46,6 +47,12 @@ class RedisDatabase:
         with self._administrator() as client:
             client.acl_setuser(self.user, enabled=True, nopass=True, keys=[f"{self.user}:*"], commands=["+@all"])
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """``redis_config``."""
+        place = urlsplit(self.url)
+        return {"url": f"redis://{self.user}:any@{place.hostname}:{place.port}{place.path}", "prefix": self.user}
+
     def store(
         self,
         clock: Callable[[], float] | None,
@@ -55,10 +62,8 @@ class RedisDatabase:
         counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (),
     ) -> RedisStore:
         """See :meth:`storage.stores.Database.store`; there is nothing old in Redis. Without a clock: the server's."""
-        place = urlsplit(self.url)
-        config = {"url": f"redis://{self.user}:any@{place.hostname}:{place.port}{place.path}", "prefix": self.user}
         return RedisStore(
-            config, memory or new_memory(clock or time.time), longest=longest, timeout=PATIENCE, clock=clock
+            self.config, memory or new_memory(clock or time.time), longest=longest, timeout=PATIENCE, clock=clock
         )
 
     @contextlib.contextmanager

@@ -13,8 +13,8 @@ import pytest
 from policyd_rate_limit.errors import ConfigError, StoreError
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.redis_administration import RedisAdministration
-from storage.redis_stores import SECRET, new_store, refused, store_on
-from storage.stores import admitted, demand
+from storage.redis_stores import SECRET, TIMEOUT, new_store, refused, store_on
+from storage.stores import HOUR, admitted, demand
 from support.daemon import free_port
 from support.programs import require
 from support.redis_servers import RedisServer
@@ -63,8 +63,11 @@ def test_the_least_rights_that_suffice(own: RedisServer, caplog: pytest.LogCaptu
     for _ in range(10):
         with store_on(own, **options) as store:
             assert admitted(store, demand("user:c", 20)) == [True]
-    with store_on(own, **options) as store:
-        administration = RedisAdministration(store)
+    config = {"url": own.url, **options}
+    with (
+        store_on(own, **options) as store,
+        contextlib.closing(RedisAdministration(config, longest=HOUR, timeout=TIMEOUT)) as administration,
+    ):
         administration.set_override(Override("user:b", (), administration.now() + 60))
         assert administration.remove_override("user:b")
         store.add_hits([Hits("user:b", 60, 1, 1)])

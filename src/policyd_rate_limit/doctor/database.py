@@ -226,11 +226,11 @@ def _sql(settings: Settings) -> Told:
 
 def _redis(settings: Settings) -> Told:
     """Ask Redis. Raises ValueError when it is away."""
-    from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX
+    from policyd_rate_limit.storage.redis_keys import keys_of
     from policyd_rate_limit.storage.redis_node import Command, script
     from policyd_rate_limit.storage.redis_servers import Servers
 
-    key = f"{settings.redis_config.get('prefix') or DEFAULT_PREFIX}:doctor".encode()
+    key = f"{keys_of(settings.redis_config).prefix}:doctor".encode()
     clock = Command(None, "TIME")
     # There is no such key: nothing is deleted, and nothing is to expire. And the script is asked to decide nothing.
     tries = [

@@ -38,14 +38,14 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.base import CommitFailed, Underway
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_batch import Batch, terms_of
-from policyd_rate_limit.storage.redis_keys import DEFAULT_PREFIX, Keys, escaped, lane_of
+from policyd_rate_limit.storage.redis_keys import keys_of, lane_of
 from policyd_rate_limit.storage.redis_link import Link
 from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis_replay import Replays
 from policyd_rate_limit.storage.redis_tables import RedisTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
     from policyd_rate_limit.errors import StoreError
@@ -84,11 +84,11 @@ class RedisStore:
         self._link = Link(config, timeout, clock)
         self._memory = memory
         self._longest = longest
-        self._keys = Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
+        self._keys = keys_of(config)
         self._flights: deque[_Flight] = deque()  # what is under way, in order
         self._replays = Replays(self._link, self._keys, self._exchange)
         self._overrides_version: Hashable = None
-        self.tables = RedisTables(self._keys.prefix, self._exchange)
+        self._tables = RedisTables(self._keys.prefix, self._exchange)
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: the batch is sent."""
@@ -245,7 +245,7 @@ class RedisStore:
     def add_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.add_hits`."""
         try:
-            self.tables.add_hits(hits)
+            self._tables.add_hits(hits)
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -254,50 +254,14 @@ class RedisStore:
         if self._link.session is None:
             return None
         try:
-            version = self.tables.overrides_version()
+            version = self._tables.overrides_version()
             if version == self._overrides_version:
                 return None
-            found = self.tables.overrides(self.now())
+            found = self._tables.overrides(self._now())
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         self._overrides_version = version
         return found
-
-    def now(self) -> int:
-        """The Unix second of the server.
-
-        :raises StoreError: it does not answer; from the following as well.
-        """
-        self._exchange(())
-        return self._memory.ledger.windows.now
-
-    def reset(self, counter: str) -> int:
-        """Empty ``counter``; how much was in its windows. What daemons did to it last stays known."""
-        command = script([self._keys.counter(counter)], ("", 0, self._longest, self._link.time, "reset"))
-        self._exchange([command])
-        return int(command.reply)
-
-    def counters(self, count: int) -> Iterator[list[tuple[str, bytes]]]:
-        """Name and key of all counters, about ``count`` at a time; each once, unless it is new."""
-        pattern = escaped(self._keys.counters) + b"*"
-        seen: set[int] = set()
-        for node in self._link.connect(self._link.timeout).nodes:
-            cursor = None
-            while cursor != b"0":
-                cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", count)
-                new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
-                seen.update(map(hash, new))
-                yield [(self._keys.name(key), key) for key in new]
-
-    def key(self, counter: str) -> tuple[str, bytes]:
-        """Name and key of ``counter``."""
-        return counter, self._keys.counter(counter)
-
-    def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
-        """Name and content of ``counters``, as HGETALL has it."""
-        commands = [Command(key, "HGETALL", key) for _, key in counters]
-        self._exchange(commands)
-        return [(name, command.reply) for (name, _), command in zip(counters, commands, strict=True)]
 
     def maintain(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.maintain`."""
@@ -311,7 +275,7 @@ class RedisStore:
         """
         try:
             self._link.connect(patience)
-            self.tables.remove_expired(self.now())
+            self._tables.remove_expired(self._now())
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         return 0
@@ -319,6 +283,11 @@ class RedisStore:
     def close(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.close`."""
         self._link.close()
+
+    def _now(self) -> int:
+        """The Unix second of the server; NodeError where it does not answer."""
+        self._exchange(())
+        return self._memory.ledger.windows.now
 
     def _run(
         self, commands: Sequence[Command], end: float, clock: Command | None = None, sent: Session | None = None

@@ -5,33 +5,43 @@ Redis keeps no log: what is still known of a counter lies in its windows, a sum 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.storage.redis_tables import charges_of
+from policyd_rate_limit.storage.redis_keys import escaped, keys_of
+from policyd_rate_limit.storage.redis_link import Link
+from policyd_rate_limit.storage.redis_node import Command, script
+from policyd_rate_limit.storage.redis_tables import RedisTables, charges_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.administration import Hits, Override
-    from policyd_rate_limit.storage.redis import RedisStore
 
 COUNTERS_PER_PAGE = 100
 
 
 class RedisAdministration:
-    """See :class:`policyd_rate_limit.storage.administration.Administration`; ``store`` is for nobody else.
+    """See :class:`policyd_rate_limit.storage.administration.Administration`.
+
+    ``config`` is ``redis_config``. ``longest`` is the longest window in use (seconds), ``timeout`` (seconds) bounds
+    each exchange.
 
     A key of more than :data:`policyd_rate_limit.storage.redis_keys.LONGEST_TAG` characters is found by its name, but
     has none where all are asked for: it comes as ``#`` and a digest then.
+
+    :raises ConfigError: something in ``config`` is wrong.
     """
 
-    def __init__(self, store: RedisStore) -> None:
-        self._store = store
+    def __init__(self, config: Mapping[str, Any], *, longest: int, timeout: float) -> None:
+        self._link = Link(config, timeout)
+        self._keys = keys_of(config)
+        self._longest = longest
+        self._tables = RedisTables(self._keys.prefix, self._run)
 
     def now(self) -> int:
         """See :meth:`Administration.now`."""
-        return self._store.now()
+        return int(self._run(()))
 
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
         """See :meth:`Administration.entries`; what was given back is no more there, nor what it was taken from."""
@@ -58,38 +68,62 @@ class RedisAdministration:
 
     def reset(self, key: str) -> int:
         """See :meth:`Administration.reset`. A daemon that has lost its server goes on with what it had counted."""
-        return self._store.reset(key)
+        # What daemons did to it last stays known.
+        command = script([self._keys.counter(key)], ("", 0, self._longest, self._link.time, "reset"))
+        self._run([command])
+        return int(command.reply)
 
     def overrides(self) -> list[Override]:
         """See :meth:`Administration.overrides`."""
-        return self._store.tables.overrides(self.now())
+        return self._tables.overrides(self.now())
 
     def set_override(self, override: Override) -> None:
         """See :meth:`Administration.set_override`."""
-        self._store.tables.set_override(override, self.now())
+        self._tables.set_override(override, self.now())
 
     def remove_override(self, key: str) -> bool:
         """See :meth:`Administration.remove_override`."""
-        return self._store.tables.remove_override(key, self.now())
+        return self._tables.remove_override(key, self.now())
 
     def hits(self) -> list[Hits]:
         """See :meth:`Administration.hits`."""
-        return self._store.tables.hits()
+        return self._tables.hits()
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`Administration.forget_hits`."""
-        self._store.tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
+        self._tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
 
     def close(self) -> None:
         """See :meth:`Administration.close`."""
-        self._store.close()
+        self._link.close()
 
     def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[tuple[str, int, int]]]:
         """Counter, date and amount of what lies in ``keys``, None for all."""
-        store = self._store
-        for counters in store.counters(COUNTERS_PER_PAGE) if keys is None else [[store.key(key) for key in keys]]:
+        for counters in self._counters() if keys is None else [[(key, self._keys.counter(key)) for key in keys]]:
             yield (
                 (counter, date, amount)
-                for counter, fields in store.read(counters)
+                for counter, fields in self._read(counters)
                 for date, amount in charges_of(fields)
             )
+
+    def _counters(self) -> Iterator[list[tuple[str, bytes]]]:
+        """Name and key of all counters, some at a time; each once, unless it is new."""
+        pattern = escaped(self._keys.counters) + b"*"
+        seen: set[int] = set()
+        for node in self._link.connect(self._link.timeout).nodes:
+            cursor = None
+            while cursor != b"0":
+                cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", COUNTERS_PER_PAGE)
+                new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
+                seen.update(map(hash, new))
+                yield [(self._keys.name(key), key) for key in new]
+
+    def _read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
+        """Name and content of ``counters``, as HGETALL has it."""
+        commands = [Command(key, "HGETALL", key) for _, key in counters]
+        self._run(commands)
+        return [(name, command.reply) for (name, _), command in zip(counters, commands, strict=True)]
+
+    def _run(self, commands: Sequence[Command]) -> float:
+        """Have ``commands`` answered; the time of the servers (Unix seconds)."""
+        return self._link.run(commands, self._link.end())

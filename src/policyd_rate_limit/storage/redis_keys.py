@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from policyd_rate_limit.storage.base import MOST_UNDERWAY
 from policyd_rate_limit.storage.redis_node import slot_of
 from policyd_rate_limit.storage.redis_tables import decoded, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge
 
@@ -74,6 +74,11 @@ class Keys:
         for place in places:
             for first in range(0, len(place), DEMANDS_PER_SCRIPT):
                 yield place[first : first + DEMANDS_PER_SCRIPT]
+
+
+def keys_of(config: Mapping[str, Any]) -> Keys:
+    """Those that ``config``, which is ``redis_config``, asks for."""
+    return Keys(str(config.get("prefix") or DEFAULT_PREFIX), clustered=bool(config.get("cluster")))
 
 
 def lane_of(writer: int, number: int) -> bytes:
