@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_keys import Keys
 from policyd_rate_limit.storage.redis_node import NodeError, Remedy
 from policyd_rate_limit.storage.redis_session import Session
-from storage.redis_stores import SHORT, TIMEOUT, ask, new_prefix, store_on
+from storage.redis_stores import TIMEOUT, ask, new_prefix, store_on
 from storage.stores import admitted, demand, new_memory
 from support.redis_servers import External, RedisServer
 
@@ -170,11 +170,11 @@ def test_the_servers_clock_is_the_clock(server: RedisServer | External) -> None:
 
 
 def test_clean_says_that_nothing_needed_to_be_deleted(own: RedisServer) -> None:
-    with store_on(own, SHORT) as store:
+    with store_on(own) as store:
         ask(store, demand())
         assert store.clean(1.0) == 0
     own.kill()
-    with store_on(own, SHORT) as store, pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+    with store_on(own) as store, pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
         store.clean(1.0)
 
 
@@ -199,7 +199,7 @@ def test_without_room_for_a_thread_it_is_away(server: RedisServer | External, mo
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with store_on(server, timeout=SHORT) as store:
+    with store_on(server) as store:
         monkeypatch.setattr(threading.Thread, "start", start)
         with pytest.raises(StoreUnavailable, match="can't start new thread"):
             admitted(store, demand())

@@ -256,11 +256,12 @@ def test_a_slot_that_moves_keeps_its_counts(store: RedisStore, nodes: list[Redis
 def test_a_master_that_is_away_leaves_the_others_answers(nodes: list[RedisServer]) -> None:
     """What the others decided holds, memory decides the rest, and everything is counted once afterwards."""
     config = {"url": nodes[0].url, "cluster": True, "prefix": next(_prefixes)}
-    with contextlib.closing(new_store(config, timeout=0.5)) as store:
+    with contextlib.closing(new_store(config)) as store:
         keys = on_each_node(store)
         asks = [demand(key, 50, mail="m", part="r") for key in keys]
         assert admitted(store, *asks) == [True] * 3
         nodes[1].signal(STOP)
+        store._link.timeout = 0.5
         again = [demand(key, 50, cost=2, mail=f"n{key}", part="r") for key in keys]
         with pytest.raises(CommitFailed) as failure:
             store.admit(again, (), 1.0)
@@ -290,7 +291,7 @@ def test_a_failover_by_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Non
     """The master dies, the replica becomes master: what it had heard of counts, and the store goes on with it."""
     with (
         Replicated(tmp_path_factory.mktemp("sentinel")) as servers,
-        contextlib.closing(new_store(servers.config(), timeout=1.0)) as store,
+        contextlib.closing(new_store(servers.config())) as store,
     ):
         assert admitted(store, *([demand("user:a", 5)] * 3)) == [True] * 3
         with servers.replica.client() as replica:
@@ -306,7 +307,7 @@ def test_a_master_that_became_a_replica_is_left(tmp_path_factory: pytest.TempPat
     """It still answers, with READONLY: the store asks the Sentinels again."""
     with (
         Replicated(tmp_path_factory.mktemp("sentinel")) as servers,
-        contextlib.closing(new_store(servers.config(), timeout=1.0)) as store,
+        contextlib.closing(new_store(servers.config())) as store,
     ):
         assert admitted(store, demand("user:a", 5)) == [True]
         with servers.replica.client() as replica:

@@ -15,8 +15,8 @@ import pytest
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.mysql_lookup import MysqlLookup
 from policyd_rate_limit.storage.postgresql_lookup import PostgresqlLookup
-from policyd_rate_limit.storage.sql_limits import Lookup, QueryFailed, Unreachable, look_up
-from policyd_rate_limit.storage.sql_lookup import SqliteLookup
+from policyd_rate_limit.storage.sql_limits import QueryFailed, Unreachable, look_up
+from policyd_rate_limit.storage.sql_lookup import SqliteLookup, SqlLookup
 from support import sql_servers
 from support.tcp_proxy import TcpProxy
 
@@ -56,7 +56,7 @@ class Table(ABC):
         """Add a row."""
 
     @abstractmethod
-    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> Lookup:
+    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> SqlLookup:
         """A lookup with ``query``, which is the usual one unless given."""
 
     def query(self) -> str:
@@ -89,7 +89,7 @@ class SqliteTable(Table):
         with contextlib.closing(sqlite3.connect(self.path)) as database, database:
             database.execute("INSERT INTO rate_limits VALUES (?, ?)", (identifier, limits))
 
-    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **_: Any) -> Lookup:
+    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **_: Any) -> SqlLookup:
         return SqliteLookup(self.path, query or self.query(), timeout)
 
 
@@ -127,7 +127,7 @@ class PostgresqlTable(ServerTable):
         id_, its = (_literal(text, "'") for text in (identifier, limits))
         self.execute(f"INSERT INTO rate_limits VALUES ({id_}, {its})")
 
-    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> Lookup:
+    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> SqlLookup:
         return PostgresqlLookup({**self.config, **options}, query or self.query(), timeout)
 
 
@@ -145,7 +145,7 @@ class MariadbTable(ServerTable):
         id_, its = (_literal(text, "'\\") for text in (identifier, limits))
         self.execute("SET NAMES utf8mb4", f"INSERT INTO rate_limits VALUES ({id_}, {its})")
 
-    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> Lookup:
+    def lookup(self, query: str | None = None, timeout: float = TIMEOUT, **options: Any) -> SqlLookup:
         return MysqlLookup({**self.config, **options}, query or self.query(), timeout)
 
 
@@ -176,7 +176,7 @@ def server_table(request: pytest.FixtureRequest) -> Iterator[ServerTable]:
 
 
 @contextlib.contextmanager
-def closing(lookup: Lookup) -> Iterator[Lookup]:
+def closing(lookup: SqlLookup) -> Iterator[SqlLookup]:
     try:
         yield lookup
     finally:
@@ -258,8 +258,9 @@ def test_a_slow_query_is_bounded(table: Table) -> None:
 
 def test_a_server_that_is_frozen_is_waited_for_no_longer(server_table: ServerTable) -> None:
     server_table.insert("alice", "[[5, 60]]")
-    with closing(server_table.lookup(timeout=0.5)) as lookup:
+    with closing(server_table.lookup()) as lookup:
         assert look_up(lookup, ("alice",)) == FIVE
+        lookup._timeout = 0.5
         with server_table.server.frozen():
             start = time.monotonic()
             with pytest.raises(Unreachable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from types import TracebackType
 
 import uvloop
 
-from support.daemon import Client, encode, mail
+from support.daemon import Client, Daemon, encode, mail
 from support.wait import wait_until
 
 Address = str | tuple[str, int]
@@ -19,6 +20,7 @@ SUCCESS = "dunno"
 REFUSAL = "defer_if_permit "
 ANSWER_SECONDS = 30.0
 RECONNECT_SECONDS = 0.02
+BUSY = 3  # times as long as another daemon may one take whose database is away, where both take long
 
 
 class Tally:
@@ -44,6 +46,24 @@ class Tally:
             self.refused[user] += 1
         else:
             self.others[action] += 1
+
+
+def answer_times(daemons: Sequence[Daemon], seconds: float) -> list[list[float]]:
+    """What each of ``daemons`` takes to answer (seconds), sorted, while they are asked by turns for ``seconds``.
+
+    A machine that is busy is so for all of them. Any answer but success is an AssertionError.
+    """
+    times: list[list[float]] = [[] for _ in daemons]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(daemon.address)) for daemon in daemons]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for client, its in zip(clients, times, strict=True):
+                began = time.monotonic()
+                assert client.ask(**mail("alice")) == SUCCESS
+                its.append(time.monotonic() - began)
+            time.sleep(0.01)
+    return [sorted(its) for its in times]
 
 
 async def _open(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -235,7 +235,7 @@ def test_a_batch_waits_for_a_moment_only(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_batch_that_waits_does_not_keep_the_worker_from_its_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.05)
+    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", RARELY)
 
     async def scenario() -> None:
         world = World()
@@ -244,9 +244,11 @@ def test_a_batch_that_waits_does_not_keep_the_worker_from_its_end(run: Run, monk
         await world.until(lambda: world.answered == [1])
         world.worker.pace.enough = 4
         world.submit(2)
-        await asyncio.sleep(0.01)
+        await world.until(lambda: world.worker._delayed)
         await world.worker.stop()
-        await asyncio.sleep(0.1)
+        # Its moment comes all the same.
+        monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.0)
+        world.worker._go_on()
         assert world.store.batches == [[1]]
         assert world.store.calls[-1] == "close"
 
