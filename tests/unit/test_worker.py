@@ -249,6 +249,7 @@ def test_a_batch_that_waits_does_not_keep_the_worker_from_its_end(run: Run, monk
         # Its moment comes all the same.
         monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.0)
         world.worker._go_on()
+        assert world.worker.batched == 1
         assert world.store.batches == [[1]]
         assert world.store.calls[-1] == "close"
 
