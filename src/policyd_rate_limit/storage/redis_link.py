@@ -68,12 +68,14 @@ class Link:
         if self.session is None:
             end = time.monotonic() + seconds
             last_try = min(time.monotonic() + CONNECTING_SECONDS, end)
+            until = end  # there is a second try, however long the first takes
             while spare is None:
                 try:
                     spare = _within(end - time.monotonic(), self.servers.connect)
                 except NodeError:
-                    if time.monotonic() + FIRST_PAUSE >= last_try:
+                    if time.monotonic() + FIRST_PAUSE >= until:
                         raise
+                    until = last_try
                     time.sleep(FIRST_PAUSE)
             self.session = spare
             for warning in self.session.warnings:
