@@ -382,7 +382,7 @@ def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpPro
     def intercept(piece: bytes) -> bytes | None:
         if b"INSERT INTO policyd_batch" not in piece:
             return piece
-        proxy.answers = False
+        proxy.swallow()
         if not arrives:
             proxy.refuse()
             return None
@@ -392,7 +392,6 @@ def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpPro
     proxy.intercept = intercept
     assert fallback.admit([demand(maximum=3)])[0].admitted  # from the journal
     proxy.intercept = lambda piece: piece
-    proxy.answers = True
     wait_for = time.monotonic() + 20
     while counted(logs) != 1 + arrives:
         assert time.monotonic() < wait_for

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with a reset
@@ -24,12 +25,12 @@ class TcpProxy:
         self.target = target
         self.delay = 0.0
         self.intercept: Callable[[bytes], bytes | None] = lambda piece: piece
-        self.answers = True  # whether the server's answers are passed on
         self.connections = 0
         self._flowing = threading.Event()
         self._flowing.set()
         self._refusing = False
         self._open: set[socket.socket] = set()
+        self._unanswered: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -41,6 +42,10 @@ class TcpProxy:
     def unmute(self) -> None:
         """What was held back goes through."""
         self._flowing.set()
+
+    def swallow(self) -> None:
+        """What the server answers on the connections of now gets lost; on later ones it does not."""
+        self._unanswered |= self._open
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -79,11 +84,12 @@ class TcpProxy:
             return
         server.settimeout(None)
         self._open |= {client, server}
-        back = threading.Thread(target=self._pass, args=(server, client, self._answer), daemon=True)
+        back = threading.Thread(target=self._pass, args=(server, client, partial(self._answer, server)), daemon=True)
         back.start()
         self._pass(client, server, self._request)
         back.join()
         self._open -= {client, server}
+        self._unanswered -= {client, server}
         client.close()
         server.close()
 
@@ -92,8 +98,8 @@ class TcpProxy:
             time.sleep(self.delay)
         return self.intercept(piece)
 
-    def _answer(self, piece: bytes) -> bytes | None:
-        return piece if self.answers else b""
+    def _answer(self, server: socket.socket, piece: bytes) -> bytes | None:
+        return b"" if server in self._unanswered else piece
 
     def _pass(self, source: socket.socket, sink: socket.socket, change: Callable[[bytes], bytes | None]) -> None:
         with contextlib.suppress(OSError):

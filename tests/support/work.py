@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -71,6 +72,6 @@ class CountingProxy(TcpProxy):
         self._answered = False
         return super()._request(piece)
 
-    def _answer(self, piece: bytes) -> bytes | None:
+    def _answer(self, server: socket.socket, piece: bytes) -> bytes | None:
         self._answered = True
-        return super()._answer(piece)
+        return super()._answer(server, piece)
