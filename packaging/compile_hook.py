@@ -34,6 +34,7 @@ MODULES = (
     "domain/windows.py",
     "observe/decisions.py",
     "observe/hits.py",
+    "protocol/attributes.py",
     "protocol/codec.py",
     "report/notifier.py",
     "server.py",

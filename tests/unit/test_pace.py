@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from policyd_rate_limit.storage.pace import DISTANCE_SECONDS, PERIOD_SECONDS, Pace
+from policyd_rate_limit.storage.pace import DISTANCE_SECONDS, LEAST_CLIENTS, PERIOD_SECONDS, Pace
 
 LONG_AGO = 1_000.0
 
 
-def busy(clients: int) -> tuple[Pace, float]:
-    """A pace after a time in which ``clients`` asked, and when its last batch began."""
+def busy(clients: int, demands: int = 1_000) -> tuple[Pace, float]:
+    """A pace after a period in which ``clients`` made ``demands``, and when its last batch began."""
     pace = Pace(lambda: clients)
-    pace.begin(LONG_AGO)
+    pace.begin(LONG_AGO, 1)
     now = LONG_AGO + PERIOD_SECONDS
-    pace.begin(now)
+    pace.begin(now, demands)
     return pace, now
 
 
@@ -46,9 +46,9 @@ def test_the_clients_are_counted_anew_each_period() -> None:
     pace = Pace(lambda: counts.pop(0))
     now, found = LONG_AGO, []
     while counts:
-        pace.begin(now)
+        pace.begin(now, 1)
         found.append(pace.enough)
-        pace.begin(now + PERIOD_SECONDS / 2)
+        pace.begin(now + PERIOD_SECONDS / 2, 1)
         assert pace.enough == found[-1]
         now += PERIOD_SECONDS
     assert found == [1, 20, 8, 1]
@@ -57,5 +57,30 @@ def test_the_clients_are_counted_anew_each_period() -> None:
 def test_clients_from_before_a_rest_are_not_waited_for() -> None:
     pace, now = busy(40)
     now += 3 * PERIOD_SECONDS
-    pace.begin(now)
+    pace.begin(now, 1)
     assert pace.delay(now, 1) <= 0
+    assert not pace.rests
+
+
+@pytest.mark.parametrize("clients", [LEAST_CLIENTS, 40, 1_000])
+def test_whoever_waits_rests_while_fewer_are_expected_than_are_enough(clients: int) -> None:
+    enough = clients // 2
+    per_period = (enough - 1) * PERIOD_SECONDS / DISTANCE_SECONDS
+    assert busy(clients, int(0.9 * per_period))[0].rests
+    assert not busy(clients, int(1.1 * per_period) + 1)[0].rests
+
+
+def test_few_clients_are_not_rested_for() -> None:
+    assert not busy(LEAST_CLIENTS - 1, 1)[0].rests
+
+
+def test_more_than_expected_end_the_rests_until_the_next_period() -> None:
+    pace, now = busy(40, 1)
+    pace.begin(now + 0.01, 19)
+    assert pace.rests
+    pace.begin(now + 0.02, 20)
+    assert not pace.rests
+    pace.begin(now + 0.03, 1)
+    assert not pace.rests
+    pace.begin(now + PERIOD_SECONDS + 0.01, 1)
+    assert pace.rests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -229,6 +230,38 @@ def test_a_batch_waits_for_a_moment_only(run: Run, monkeypatch: pytest.MonkeyPat
         await world.until(lambda: world.answered == [1, 2])
         assert world.store.batches == [[1], [2]]
         await world.until(lambda: world.store.maintained == 2)
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_what_comes_while_all_rest_is_read_before_the_batch_begins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "DISTANCE_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        world = World()
+        await world.start()
+        world.submit(1)
+        await world.until(lambda: world.answered == [1])
+        world.worker.pace.enough = 4
+        world.worker.pace.rests = True
+        ours, theirs = socket.socketpair()
+        reads: list[float] = []
+
+        def read() -> None:
+            reads.append(asyncio.get_running_loop().time())
+            world.submit(*ours.recv(10))
+
+        asyncio.get_running_loop().add_reader(ours, read)
+        world.submit(2)
+        for number in (3, 4):
+            threading.Timer(0.05 * number, theirs.send, [bytes([number])]).start()
+        await world.until(lambda: world.answered == [1, 2, 3, 4])
+        assert world.store.batches == [[1], [2, 3, 4]]
+        assert len(reads) == 1
+        asyncio.get_running_loop().remove_reader(ours)
+        ours.close()
+        theirs.close()
         await world.worker.stop()
 
     run(scenario())

@@ -13,10 +13,9 @@ from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from policyd_rate_limit.compiling import mypyc_attr
-from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.domain.request import Request
 
 QUESTIONS_PER_GENERATION: Final = 50_000
 MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
@@ -99,7 +98,7 @@ def _recipients_of_each_request(request: Request) -> Cost:
     return Cost(max(1, request.recipient_count), _question(request), each=True)
 
 
-_MODES: dict[int | None, Mapping[str, Callable[[Request], Cost]]] = {
+_MODES: dict[int | None, dict[str, Callable[[Request], Cost]]] = {
     None: {RCPT: _recipient, DATA: _all_recipients, END_OF_MESSAGE: _all_recipients},
     0: {RCPT: _each_request},
     1: {DATA: _recipients_of_each_request},
@@ -107,7 +106,7 @@ _MODES: dict[int | None, Mapping[str, Callable[[Request], Cost]]] = {
 }
 
 
-def stages(count_mode: int | None) -> Mapping[str, Callable[[Request], Cost]]:
+def stages(count_mode: int | None) -> dict[str, Callable[[Request], Cost]]:
     """What a request at each counted stage costs, under ``count_mode``."""
     return _MODES[count_mode]
 

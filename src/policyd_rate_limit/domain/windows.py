@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 MOST_BARE: Final = 3
 _LONGEST_BARE: Final = 1 + 2 * MOST_BARE
-SHARDS: Final = 256  # so that neither growing a dictionary nor sweeping one holds up anybody for long
+SHARDS: Final = 1024  # so that neither growing a dictionary nor sweeping one holds up anybody for long
+SWEEPS: Final = 256  # look at all keys, where the longest window is no longer than
+LONGEST_SWEPT: Final = 16 * SWEEPS  # seconds; with a longer one it takes as many more
 MOST_LAYOUTS: Final = 1024
 MOST_STEPS: Final = 64
 OVERFLOW_BUCKETS: Final = 4096
@@ -72,11 +74,13 @@ class Windows:
         self._limits: Limits | None = None
         self._maxima: list[int] = []
         self._seconds: list[int] = []
-        self._tag = 0
+        self._least = 0  # of the maxima
+        self._tag = self._tag_bare = 0
         self._bare = self._new_tag(0)
         self._one = array("q", (0, 1))  # one charged now
-        self._new = array("q", (self._bare, 0, 1))  # the log of whoever is charged one for the first time now
+        self._new = array("q", (0, 0, 1))  # the log of whoever is charged one for the first time now
         self._sweeping = 0
+        self._unswept = 0.0  # shards that are due
 
     def __len__(self) -> int:
         """How many keys have a log of their own."""
@@ -112,7 +116,7 @@ class Windows:
             self._steps.append((self._bare, date))
         if stepped_back or self._one[0] != date:
             self._one = array("q", (date, 1))
-            self._new = array("q", (self._bare, date, 1))
+            self._renew()
         return stepped_back
 
     def exceeded(self, key: str, cost: int, limits: Limits) -> Limit | None:
@@ -158,9 +162,8 @@ class Windows:
     def _look_through(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
         """As :meth:`exceeded`, for a short log without heads."""
         values = log.tolist()  # at the price of reading two of them one by one
-        bare = self._tag & ~_COUNT_MASK
-        if values[0] != bare:
-            log[0] = bare
+        if values[0] != self._tag_bare:
+            log[0] = self._tag_bare
         now = self.now
         end = len(values)
         oldest = end
@@ -182,6 +185,11 @@ class Windows:
 
     def charge(self, key: str, cost: int, limits: Limits) -> Limit | None:
         """As :meth:`exceeded`; when all of ``limits`` admit it, ``cost`` is counted now."""
+        if not limits:
+            self.add(key, self.date, cost)
+            return None
+        if limits is not self._limits:
+            self._use(limits)
         shard = self._shards[hash(key) % SHARDS]
         log = shard.get(key)
         if log is None:
@@ -195,6 +203,8 @@ class Windows:
             if found is None:
                 self.add(key, self.date, cost)
             return found
+        if len(log) <= _LONGEST_BARE and self._charge_below(log, cost):
+            return None
         found = self._exceeded(key, log, cost, limits)
         if found is None:
             if log:
@@ -202,6 +212,26 @@ class Windows:
             else:
                 self._begin(key, self._new_log(cost))
         return found
+
+    def _charge_below(self, log: array[int], cost: int) -> bool:
+        """Count ``cost`` now in a short ``log`` without heads, where all that is in it is less than any limit."""
+        values = log.tolist()  # at the price of reading two of them one by one
+        tag, end = values[0], len(values)
+        if tag != self._bare and tag != self._tag_bare:
+            return False
+        total = cost
+        for at in range(2, end, 2):
+            total += values[at]
+        newest, date = values[end - 2], self.date
+        if total > self._least or newest > date:
+            return False
+        if newest == date:
+            log[-1] = values[end - 1] + cost
+        elif end < _LONGEST_BARE:
+            log += self._one if cost == 1 else array("q", (date, cost))
+        else:
+            return False  # something in it may have expired
+        return True
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits`` now."""
@@ -288,10 +318,18 @@ class Windows:
             at -= 2
 
     def sweep(self, longest: int) -> None:
-        """Forget the keys of one shard, of :data:`SHARDS`, all of whose charges have expired.
+        """Forget keys all of whose charges have expired; called about once a second.
 
-        ``longest``: the longest window of anybody (seconds), for keys whose limits are not known here yet.
+        :data:`SWEEPS` of these look at all keys, more where windows are longer than :data:`LONGEST_SWEPT`: looking at a
+        key that nobody has asked for takes as long as deciding. ``longest``: the longest window of anybody (seconds), for
+        keys whose limits are not known here yet.
         """
+        self._unswept += SHARDS / SWEEPS * min(1.0, LONGEST_SWEPT / max(1, longest))
+        while self._unswept >= 1:
+            self._unswept -= 1
+            self._sweep_one(longest)
+
+    def _sweep_one(self, longest: int) -> None:
         shard = self._shards[self._sweeping]
         self._sweeping = (self._sweeping + 1) % SHARDS
         expired = [key for key, log in shard.items() if self._expired(log, longest)]
@@ -330,6 +368,9 @@ class Windows:
             log[2] = cost
         return log
 
+    def _renew(self) -> None:
+        self._new = array("q", (self._tag_bare, self.date, 1))
+
     def _trim(self, key: str, log: array[int], oldest: int, first: int) -> None:
         if oldest < len(log):
             del log[first:oldest]
@@ -366,7 +407,10 @@ class Windows:
         self._limits = limits
         self._maxima = [limit.maximum for limit in limits]
         self._seconds = [limit.seconds for limit in limits]
+        self._least = min(self._maxima, default=0)
         self._tag = tag
+        self._tag_bare = tag & ~_COUNT_MASK
+        self._renew()
 
     def _settled(self, log: array[int], date: int) -> int:
         """``date`` of ``log``, no later than any step back of the clock that the log has not seen."""

@@ -157,6 +157,9 @@ class Worker:
             delay = self.pace.delay(self._loop.time(), waiting * self._share)
             if delay <= 0:
                 self._give()
+            elif self.pace.rests and not self._underway:
+                time.sleep(delay)  # what comes meanwhile would only wait as well, and is read all at once
+                self._begin_later()
             elif self._delayed is None:
                 self._delayed = self._loop.call_later(delay, self._go_on)
         if self._unexplained or self._maintenance_due:
@@ -173,8 +176,8 @@ class Worker:
         if self._delayed is not None:
             self._delayed.cancel()
             self._delayed = None
-        self.pace.begin(self._loop.time())
         demands, waiting = self._demands, self._waiting
+        self.pace.begin(self._loop.time(), len(demands) * self._share)
         most = MOST_DEMANDS
         if self._share > 1 and self.pace.clients:
             # Or all of them would wait for one batch, with nothing to do for the daemon until it is answered.
