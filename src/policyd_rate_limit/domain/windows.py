@@ -320,9 +320,9 @@ class Windows:
     def sweep(self, longest: int) -> None:
         """Forget keys all of whose charges have expired; called about once a second.
 
-        :data:`SWEEPS` of these look at all keys, more where windows are longer than :data:`LONGEST_SWEPT`: looking at a
-        key that nobody has asked for takes as long as deciding. ``longest``: the longest window of anybody (seconds), for
-        keys whose limits are not known here yet.
+        :data:`SWEEPS` of these look at all keys, more where windows are longer than :data:`LONGEST_SWEPT`: looking at
+        a key that nobody has asked for takes as long as deciding. ``longest``: the longest window of anybody (seconds),
+        for keys whose limits are not known here yet.
         """
         self._unswept += SHARDS / SWEEPS * min(1.0, LONGEST_SWEPT / max(1, longest))
         while self._unswept >= 1:

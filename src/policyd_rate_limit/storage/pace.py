@@ -5,8 +5,8 @@ more of the processors than all the rest. So batches keep a distance from each o
 not there, nor for those that cannot ask since they wait themselves. PostgreSQL's ``commit_delay`` and
 ``commit_siblings`` are the same idea.
 
-Being woken for each demand costs as much again as what is done about it then. So where few are to be expected, the event
-loop rests meanwhile, and reads at once what has come: what network cards do with their interrupts.
+Being woken for each demand costs as much again as what is done about it then. So where few are to be expected, the
+event loop rests meanwhile, and reads at once what has come: what network cards do with their interrupts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Pace:
 
     ``count`` says how many clients have asked since it was called last; ``clients`` are those that ask these days, 0
     where that is not known. ``enough``: so many demands begin at once. They are half of the clients: enough to share
-    the cost of a commit, and the other half keeps the processors busy. ``rests``: fewer than that are expected until the
-    next batch, so that whoever has to wait for it may as well sleep.
+    the cost of a commit, and the other half keeps the processors busy. ``rests``: fewer than that are expected until
+    the next batch, so that whoever has to wait for it may as well sleep.
     """
 
     def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
