@@ -76,11 +76,8 @@ def test_few_clients_are_not_rested_for() -> None:
 
 def test_more_than_expected_end_the_rests_until_the_next_period() -> None:
     pace, now = busy(40, 1)
-    pace.begin(now + 0.01, 19)
-    assert pace.rests
-    pace.begin(now + 0.02, 20)
-    assert not pace.rests
-    pace.begin(now + 0.03, 1)
-    assert not pace.rests
-    pace.begin(now + PERIOD_SECONDS + 0.01, 1)
-    assert pace.rests
+    found = []
+    for after, demands in ((0.01, 19), (0.02, 20), (0.03, 1), (PERIOD_SECONDS + 0.01, 1)):
+        pace.begin(now + after, demands)
+        found.append(pace.rests)
+    assert found == [True, False, False, True]
