@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd_rate_limit.storage.pace import DISTANCE_SECONDS, LEAST_CLIENTS, PERIOD_SECONDS, Pace
+from policyd_rate_limit.storage.pace import DISTANCE_SECONDS, LEAST_CLIENTS, LEAST_REST_SECONDS, PERIOD_SECONDS, Pace
 
 LONG_AGO = 1_000.0
 
@@ -59,25 +59,31 @@ def test_clients_from_before_a_rest_are_not_waited_for() -> None:
     now += 3 * PERIOD_SECONDS
     pace.begin(now, 1)
     assert pace.delay(now, 1) <= 0
-    assert not pace.rests
+    assert not pace.rest(DISTANCE_SECONDS, 1)
 
 
-@pytest.mark.parametrize("clients", [LEAST_CLIENTS, 40, 1_000])
-def test_whoever_waits_rests_while_fewer_are_expected_than_are_enough(clients: int) -> None:
-    enough = clients // 2
-    per_period = (enough - 1) * PERIOD_SECONDS / DISTANCE_SECONDS
-    assert busy(clients, int(0.9 * per_period))[0].rests
-    assert not busy(clients, int(1.1 * per_period) + 1)[0].rests
+def test_a_rest_ends_when_as_many_are_expected_as_are_enough() -> None:
+    pace, _ = busy(40, demands=100)  # one in a millisecond
+    assert pace.rest(DISTANCE_SECONDS, 9) == pytest.approx(0.010)
+    assert pace.rest(0.005, 9) == 0.005
+    assert pace.rest(DISTANCE_SECONDS, 19) == 0
+
+
+def test_a_rest_that_is_not_worth_it_is_not_taken() -> None:
+    pace, _ = busy(40, demands=100)
+    assert pace.rest(LEAST_REST_SECONDS, 1) == LEAST_REST_SECONDS
+    assert pace.rest(0.99 * LEAST_REST_SECONDS, 1) == 0
+    assert busy(40, demands=10_000)[0].rest(DISTANCE_SECONDS, 1) == 0
 
 
 def test_few_clients_are_not_rested_for() -> None:
-    assert not busy(LEAST_CLIENTS - 1, 1)[0].rests
+    assert not busy(LEAST_CLIENTS - 1, demands=1)[0].rest(DISTANCE_SECONDS, 1)
 
 
-def test_more_than_expected_end_the_rests_until_the_next_period() -> None:
-    pace, now = busy(40, 1)
+def test_when_all_wait_there_is_no_rest_until_the_next_period() -> None:
+    pace, now = busy(40, demands=1)
     found = []
-    for after, demands in ((0.01, 19), (0.02, 20), (0.03, 1), (PERIOD_SECONDS + 0.01, 1)):
+    for after, demands in ((0.01, 39), (0.02, 40), (0.03, 1), (PERIOD_SECONDS + 0.01, 1)):
         pace.begin(now + after, demands)
-        found.append(pace.rests)
+        found.append(pace.rest(DISTANCE_SECONDS, 1) > 0)
     assert found == [True, False, False, True]

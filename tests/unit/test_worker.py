@@ -244,7 +244,7 @@ def test_what_comes_while_all_rest_is_read_before_the_batch_begins(run: Run, mon
         world.submit(1)
         await world.until(lambda: world.answered == [1])
         world.worker.pace.enough = 4
-        world.worker.pace.rests = True
+        world.worker.pace._rate = 1.0
         ours, theirs = socket.socketpair()
         reads: list[float] = []
 

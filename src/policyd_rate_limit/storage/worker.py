@@ -157,15 +157,19 @@ class Worker:
             delay = self.pace.delay(self._loop.time(), waiting * self._share)
             if delay <= 0:
                 self._give()
-            elif self.pace.rests and not self._underway:
-                time.sleep(delay)  # what comes meanwhile would only wait as well, and is read all at once
-                self._begin_later()
             elif self._delayed is None:
-                self._delayed = self._loop.call_later(delay, self._go_on)
+                self._wait(delay)
         if self._unexplained or self._maintenance_due:
             unexplained, self._unexplained = self._unexplained, []
             maintain, self._maintenance_due = self._maintenance_due, False
             self._put(partial(self._do_besides, unexplained, maintain=maintain), [])
+
+    def _wait(self, delay: float) -> None:
+        """For ``delay`` seconds, or until there are enough."""
+        rest = 0.0 if self._underway else self.pace.rest(delay, len(self._demands) * self._share)
+        if rest:
+            time.sleep(rest)  # what comes meanwhile would only wait as well, and is read all at once
+        self._delayed = self._loop.call_later(delay - rest, self._go_on)
 
     def _go_on(self) -> None:
         """The next batch has waited long enough."""
