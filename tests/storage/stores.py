@@ -14,7 +14,7 @@ from typing import Protocol
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.base import Store
+from policyd_rate_limit.storage.base import Decided, Store
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.record import Record
@@ -76,6 +76,8 @@ class PreparingStore(LogStore):
         prepared = None if pending else self.prepare(demands, patience)
         if prepared is None:
             return super().admit(demands, pending, patience)
+        if isinstance(prepared, Decided):
+            prepared = prepared.commit
         return prepared if isinstance(prepared, list) else prepared()
 
 

@@ -24,7 +24,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage import fallback as fallback_module
 from policyd_rate_limit.storage import redis_link, redis_replay
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.base import MOST_UNDERWAY, Decided, Underway
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy
@@ -235,7 +235,7 @@ class Daemon:
                 self.finish()  # the time is over
         else:
             self.finish()
-            assert not isinstance(prepared, list)
+            assert not isinstance(prepared, (list, Decided))
             self._heed(unique, prepared() if prepared else self.fallback.admit(unique))
 
     def _receive(self) -> None:

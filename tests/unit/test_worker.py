@@ -18,7 +18,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage import pace as pace_module
 from policyd_rate_limit.storage import worker as worker_module
-from policyd_rate_limit.storage.base import Commit
+from policyd_rate_limit.storage.base import Commit, Decided
 from policyd_rate_limit.storage.worker import Worker
 from support.callbacks import Concluding
 
@@ -60,7 +60,7 @@ class Store:
     def open(self) -> None:
         self._call("open")
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | None:
         assert threading.get_ident() not in self.threads
         if "prepare" in self.fails:
             raise self.fails["prepare"]
@@ -87,8 +87,8 @@ class Store:
 class World:
     """A worker, its store, and the results in the order in which they came."""
 
-    def __init__(self) -> None:
-        self.store = Store()
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store()
         self.worker = Worker(self.store, asyncio.get_running_loop())
         self.submitted = 0
         self.results: list[tuple[int, Verdict | Exception]] = []
@@ -190,6 +190,52 @@ def test_batches_form_while_the_store_is_busy(run: Run) -> None:
         await world.until(lambda: len(world.results) == 5)
         assert world.store.batches == [[1], [2, 3, 4, 5]]
         assert world.results == [(number, Verdict(True, charged=number)) for number in range(1, 6)]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+class Deciding(Store):
+    """Decides at once, and refuses odd numbers; an admission waits for the gate of ``admit``."""
+
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | None:
+        costs = [demand.charges[0].cost for demand in demands]
+        verdicts = [Verdict(False, "k") if cost % 2 else Verdict(True, charged=cost) for cost in costs]
+
+        def commit() -> list[Verdict]:
+            self.batches.append(costs)
+            self._call("admit")
+            return verdicts
+
+        return Decided(verdicts, commit)
+
+
+def test_a_refusal_does_not_wait_for_the_disk(run: Run) -> None:
+    async def scenario() -> None:
+        world = World(Deciding())
+        await world.start()
+        world.store.gates["admit"].clear()
+        world.submit(1, 2, 3, 4)
+        await world.until(lambda: world.answered == [1, 3])
+        assert world.results == [(1, Verdict(False, "k")), (3, Verdict(False, "k"))]
+        world.store.gates["admit"].set()
+        await world.until(lambda: len(world.results) == 4)
+        assert world.results[2:] == [(2, Verdict(True, charged=2)), (4, Verdict(True, charged=4))]
+        assert world.store.batches == [[1, 2, 3, 4]]
+        await world.worker.stop()
+
+    run(scenario())
+
+
+def test_an_admission_whose_commit_fails_beside_refusals(run: Run) -> None:
+    async def scenario() -> None:
+        world = World(Deciding())
+        await world.start()
+        world.store.fails["admit"] = failure = StoreUnavailable("gone")
+        world.submit(1, 2, 3, 4)
+        await world.until(lambda: len(world.results) == 4)
+        refused = Verdict(False, "k")
+        assert world.results == [(1, refused), (3, refused), (2, failure), (4, failure)]
         await world.worker.stop()
 
     run(scenario())

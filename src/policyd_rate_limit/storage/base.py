@@ -32,6 +32,17 @@ Commit = Callable[[], "list[Verdict]"]
 """Makes durable what was decided, and gives the verdicts, which hold from then on; blocks, and raises as ``admit``."""
 
 
+class Decided(NamedTuple):
+    """A batch that is decided, and has to be made durable by ``commit``.
+
+    Of ``verdicts`` the refusals hold at once, since nothing of them has to be kept. Should the commit fail, they may have
+    been too strict.
+    """
+
+    verdicts: Sequence[Verdict]
+    commit: Commit
+
+
 MOST_UNDERWAY = 2
 """So many batches may be on their way to a database at once: one is worked on there, one here."""
 
@@ -55,7 +66,7 @@ class Underway(NamedTuple):
 class Store(Protocol):
     """A database that several daemons may share. One thread at a time calls its methods; all but ``prepare`` block."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | Underway | list[Verdict] | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
         What is left is to commit: until that is done no other method may be called. Or to receive the verdicts: until

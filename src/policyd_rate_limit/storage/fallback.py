@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed, Underway
+from policyd_rate_limit.storage.base import CommitFailed, Decided, Underway
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Fallback:
                 return verdicts
         return self._without_database(demands)
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | Underway | list[Verdict] | None:
         """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
 
         What is left may block, and raises as :meth:`admit`.
@@ -144,6 +144,8 @@ class Fallback:
         prepared = self._store.prepare(demands, self._patience)
         if prepared is None or isinstance(prepared, list):
             return prepared
+        if isinstance(prepared, Decided):
+            return Decided(prepared.verdicts, partial(self._conclude, prepared.commit, demands))
         if isinstance(prepared, Underway):
             return prepared._replace(commit=partial(self._conclude, prepared.commit, demands))
         return partial(self._conclude, prepared, demands)

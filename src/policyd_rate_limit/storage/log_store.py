@@ -23,7 +23,7 @@ from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import longest_window
-from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.base import CommitFailed, Decided
 from policyd_rate_limit.storage.log import LogError, LogReplaced
 from policyd_rate_limit.storage.record import in_records, pack
 
@@ -48,13 +48,6 @@ class _Reach(NamedTuple):
 
     seconds: int
     readings: int = 0
-
-
-class _Decided(NamedTuple):
-    """``commit`` is what is left to do; ``writes``: it takes a disk."""
-
-    commit: Commit
-    writes: bool
 
 
 class LogStore:
@@ -105,9 +98,10 @@ class LogStore:
         except BaseException:
             self._distrust()
             raise
-        return self._decide(log, demands, appended).commit()
+        decided, _ = self._decide(log, demands, appended)
+        return decided.commit()
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | list[Verdict] | None:
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`."""
         log = self._log
         if log is None or not self._loaded or log.identity != self._identity or self._needed > self._longest:
@@ -120,16 +114,16 @@ class LogStore:
             self._read_on(log)
         except LogError as error:
             return partial(self._admit_after, error, demands, patience)
-        commit, writes = self._decide(log, demands, [])
+        decided, writes = self._decide(log, demands, [])
         if writes:
-            return commit
+            return decided
         try:
-            return commit()
+            return decided.commit()
         except CommitFailed as failure:
             return partial(_raise, failure)
 
-    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> _Decided:
-        """Decide ``demands`` under the lock of ``log``, and add them to what was ``appended`` to it."""
+    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> tuple[Decided, bool]:
+        """Decide ``demands`` under the lock of ``log``, add them to what was ``appended`` to it, and tell whether."""
         try:
             verdicts, record = self._memory.decide(demands)
         except BaseException:
@@ -141,7 +135,8 @@ class LogStore:
                 appended.append((log.append(record), record))
             except LogError as error:
                 failure = error
-        return _Decided(partial(self._commit, log, appended, verdicts, record, failure), record is not None)
+        commit = partial(self._commit, log, appended, verdicts, record, failure)
+        return Decided(verdicts, commit), record is not None
 
     def _commit(
         self,

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.base import MOST_UNDERWAY, Decided, Underway
 from policyd_rate_limit.storage.pace import Pace
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Decider(Protocol):
     def open(self) -> None:
         """Called first."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | Underway | list[Verdict] | None:
         """In the event loop: decide ``demands`` in order, or have them decided, where that is possible.
 
         See :meth:`policyd_rate_limit.storage.base.Store.prepare`.
@@ -201,11 +201,24 @@ class Worker:
             self._watch(job, waiting)
             if self._demands:
                 self._begin()
+        elif isinstance(job, Decided):
+            self._commit(job, waiting)
         elif isinstance(job, list):
             self._running += 1
             self._loop.call_soon(self._deliver, waiting, job)
         else:
             self._put(job or partial(self._store.admit, demands), waiting)
+
+    def _commit(self, batch: Decided, waiting: list[Waiting]) -> None:
+        """Have the thread commit ``batch``; whoever is refused does not wait for that."""
+        verdicts, commit = batch
+        refused = [index for index, verdict in enumerate(verdicts) if not verdict.admitted]
+        if not refused:
+            self._put(commit, waiting)
+            return
+        admitted = [index for index, verdict in enumerate(verdicts) if verdict.admitted]
+        self._put(partial(_some_of, commit, admitted), [waiting[index] for index in admitted])
+        self._answer([waiting[index] for index in refused], [verdicts[index] for index in refused])
 
     def _put(self, job: Callable[[], Sequence[Verdict]], waiting: list[Waiting]) -> None:
         """Have the thread do ``job``, after what is under way."""
@@ -347,6 +360,11 @@ def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> 
             done(usages)
         except Exception:
             _logger.exception("an explanation")
+
+
+def _some_of(commit: Commit, indices: Sequence[int]) -> list[Verdict]:
+    verdicts = commit()
+    return [verdicts[index] for index in indices]
 
 
 def _raise(error: Exception) -> NoReturn:
