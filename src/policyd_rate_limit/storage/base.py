@@ -35,8 +35,8 @@ Commit = Callable[[], "list[Verdict]"]
 class Decided(NamedTuple):
     """A batch that is decided, and has to be made durable by ``commit``.
 
-    Of ``verdicts`` the refusals hold at once, since nothing of them has to be kept. Should the commit fail, they may have
-    been too strict.
+    Of ``verdicts`` the refusals hold at once, since nothing of them has to be kept. Should the commit fail, they may
+    have been too strict.
     """
 
     verdicts: Sequence[Verdict]
