@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
 from policyd_rate_limit.domain.limits import Limit, Limits
-from policyd_rate_limit.domain.windows import MOST_LAYOUTS, MOST_LIMITS, OVERFLOW_BUCKETS, SHARDS, Windows
+from policyd_rate_limit.domain.windows import (
+    LONGEST_SWEPT,
+    MOST_LAYOUTS,
+    MOST_LIMITS,
+    OVERFLOW_BUCKETS,
+    SHARDS,
+    SWEEPS,
+    Windows,
+)
 
 T0 = 1_700_000_000.0
 TWO = (Limit(3, 10), Limit(5, 60))
@@ -314,6 +323,29 @@ def test_expired_keys_are_forgotten() -> None:
     for _ in range(SHARDS):
         windows.sweep(longest=100)
     assert len(windows) == 0
+
+
+@pytest.mark.parametrize(("longest", "calls"), [(60, SWEEPS), (LONGEST_SWEPT, SWEEPS), (4 * LONGEST_SWEPT, 4 * SWEEPS)])
+def test_looking_at_all_keys_takes_the_longer_the_longer_windows_are(longest: int, calls: int) -> None:
+    windows = Windows()
+    windows.advance(T0)
+    for number in range(5_000):
+        windows.add(f"k{number}", windows.date, 1)
+    windows.advance(T0 + longest)
+    left = []
+    for _ in range(calls):
+        windows.sweep(longest)
+        left.append(len(windows))
+    assert left[-1] == 0
+    assert 1_500 < left[calls // 2] < 3_500
+    assert max(before - after for before, after in pairwise([5_000, *left])) < 100
+
+
+def test_what_is_charged_without_limits_is_counted_for_those_to_come() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    assert windows.charge("k", 3, ()) is None
+    assert windows.exceeded("k", 1, TWO) == TWO[0]
 
 
 def test_a_key_that_is_asked_for_is_forgotten_at_once_when_all_has_expired() -> None:
