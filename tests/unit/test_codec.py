@@ -14,12 +14,12 @@ from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.attributes import (
     MAX_ATTRIBUTES,
-    MAX_LAID_OUT,
+    MAX_IN_ORDER,
     MAX_LINE,
     MAX_RECIPIENT_COUNT,
     MAX_REQUEST,
     SHOWN,
-    Layout,
+    Reader,
     decode,
 )
 from policyd_rate_limit.protocol.codec import Decoder, encode
@@ -137,13 +137,6 @@ def test_a_request_and_the_beginning_of_the_next() -> None:
     assert not decoder.partial
 
 
-def learned(request: bytes) -> Layout:
-    """The layout of ``request``, without its empty line."""
-    layout = Layout()
-    layout.learn(request)
-    return layout
-
-
 def like_postfix(known: dict[str, bytes], others: bytes, behind: bytes) -> bytes:
     """A request as Postfix has it, with its empty line; ``others``: the values of what matters to nobody."""
     request = b""
@@ -155,40 +148,33 @@ def like_postfix(known: dict[str, bytes], others: bytes, behind: bytes) -> bytes
 
 
 @given(st.fixed_dictionaries({name: counts if name == "recipient_count" else values for name in NAMES}), values, values)
-def test_a_layout_finds_what_a_search_finds(known: dict[str, bytes], others: bytes, behind: bytes) -> None:
-    layout = learned(POSTFIX[:-1])
+def test_in_order_the_same_is_found_as_in_any(known: dict[str, bytes], others: bytes, behind: bytes) -> None:
+    reader = Reader()
     for last in (b"", b"new=" + behind + b"\n", b""):
         request = like_postfix(known, others, last)
-        assert layout.decode(request) == decode(request[:-1])
+        assert reader.read(request) == reader.read(request) == decode(request[:-1])
 
 
 @given(st.integers(0, len(POSTFIX) - 1), st.sampled_from([b"", b"\n", b"x", b"\n\n", b"=", b"a=b\n", POSTFIX]))
 @example(len(POSTFIX) - 1, b"\n")
 @example(len(POSTFIX) - 1, POSTFIX)
-def test_a_layout_is_sure_or_says_nothing(at: int, change: bytes) -> None:
-    layout = learned(POSTFIX[:-1])
-    for changed in (POSTFIX[:at] + change + POSTFIX[at + 1 :], POSTFIX[:at] + change + POSTFIX[at:]):
-        found = layout.decode(changed)
-        assert found is None or (changed.find(b"\n\n") == len(changed) - 2 and found == decode(changed[:-1]))
+@example(POSTFIX.index(b"sender="), b"\n")
+@example(POSTFIX.index(b"sasl_sender="), b"\n")
+def test_the_reader_is_sure_or_says_nothing(at: int, change: bytes) -> None:
+    for before in ([], [POSTFIX]):
+        reader = Reader()
+        for request in before:
+            assert reader.read(request) == FROM_POSTFIX
+        for changed in (POSTFIX[:at] + change + POSTFIX[at + 1 :], POSTFIX[:at] + change + POSTFIX[at:]):
+            found = reader.read(changed)
+            assert found is None or (changed.find(b"\n\n") == len(changed) - 2 and found == decode(changed[:-1]))
 
 
-def test_no_layout_is_learned_from_what_is_not_laid_out_as_postfix_does() -> None:
-    reordered = b"".join(sorted(POSTFIX[:-1].splitlines(keepends=True)))
-    for request in (
-        KIND,
-        reordered,
-        POSTFIX[:-1].replace(b"sender=", b"x="),
-        POSTFIX[:-1] + b"x" * MAX_LAID_OUT + b"=\n",
-    ):
-        assert learned(request).decode(POSTFIX) is None
-
-
-def test_a_layout_that_no_longer_holds_is_learned_anew() -> None:
-    longer = POSTFIX.replace(b"helo_name", b"new=1\nhelo_name")
-    decoder = Decoder()
-    for request in (POSTFIX, POSTFIX, longer, longer, POSTFIX):
-        assert decoder.feed(request) == [FROM_POSTFIX]
-        assert decoder._layout.decode(request) == FROM_POSTFIX
+def test_what_is_not_laid_out_as_postfix_does_is_not_read_in_order() -> None:
+    reordered = b"".join(sorted(POSTFIX[:-1].splitlines(keepends=True))) + b"\n"
+    incomplete = POSTFIX.replace(b"sender=", b"x=")
+    for request in (KIND + b"\n", reordered, incomplete, POSTFIX[:-1] + b"x" * MAX_IN_ORDER + b"=\n\n"):
+        assert Reader().read(request) is None
 
 
 def test_no_attribute_but_the_kind() -> None:

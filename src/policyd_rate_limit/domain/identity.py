@@ -217,15 +217,19 @@ class Rules:
             name = request.sasl_username.casefold()
             if len(name) > MOST_NAME:
                 name = _shortened(name)
-            return Charged("user:" + name, self._limits_of_name.get(name, self._limits))
+            return Charged("user:" + name, self._limits_named(name))
         if self._by_sender and request.sender:
             name = request.sender.casefold()
             if len(name) > MOST_NAME:
                 name = _shortened(name)
-            return Charged("sender:" + name, self._limits_of_name.get(name, self._limits))
+            return Charged("sender:" + name, self._limits_named(name))
         if self._by_ip and len(request.client_address) <= MOST_ADDRESS:
             return self._client(request.client_address)
         return None
+
+    def _limits_named(self, name: str) -> Limits:
+        limits_of_name = self._limits_of_name
+        return limits_of_name.get(name, self._limits) if limits_of_name else self._limits
 
     def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
         """The ids by which a table may know who ``request`` has charged; the first that it knows counts.

@@ -133,7 +133,7 @@ class Windows:
         tag = log[0]
         if tag != self._tag:
             if len(log) <= _LONGEST_BARE and self._is_bare(tag):
-                return self._look_through(key, log, cost, limits)
+                return self._look_through(key, log, log.tolist(), cost, limits)
             self._lay_out(log, limits)
         now = self.now
         end = len(log)
@@ -159,9 +159,8 @@ class Windows:
             self._trim(key, log, oldest, at)
         return found
 
-    def _look_through(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
-        """As :meth:`exceeded`, for a short log without heads."""
-        values = log.tolist()  # at the price of reading two of them one by one
+    def _look_through(self, key: str, log: array[int], values: list[int], cost: int, limits: Limits) -> Limit | None:
+        """As :meth:`exceeded`, for a short ``log`` of ``values``, without heads."""
         if values[0] != self._tag_bare:
             log[0] = self._tag_bare
         now = self.now
@@ -203,9 +202,13 @@ class Windows:
             if found is None:
                 self.add(key, self.date, cost)
             return found
-        if len(log) <= _LONGEST_BARE and self._charge_below(log, cost):
+        values = log.tolist() if len(log) <= _LONGEST_BARE else None  # at the price of reading two of them one by one
+        if values is None or not self._is_bare(values[0]):
+            found = self._exceeded(key, log, cost, limits)
+        elif self._charge_below(log, values, cost):
             return None
-        found = self._exceeded(key, log, cost, limits)
+        else:
+            found = self._look_through(key, log, values, cost, limits)
         if found is None:
             if log:
                 self._append(log, self.date, cost)
@@ -213,16 +216,13 @@ class Windows:
                 self._begin(key, self._new_log(cost))
         return found
 
-    def _charge_below(self, log: array[int], cost: int) -> bool:
-        """Count ``cost`` now in a short ``log`` without heads, where all that is in it is less than any limit."""
-        values = log.tolist()  # at the price of reading two of them one by one
-        tag, end = values[0], len(values)
-        if tag != self._bare and tag != self._tag_bare:
-            return False
+    def _charge_below(self, log: array[int], values: list[int], cost: int) -> bool:
+        """Count ``cost`` now in a short ``log`` of ``values``, where all that is in it is less than any limit."""
+        end, date = len(values), self.date
         total = cost
         for at in range(2, end, 2):
             total += values[at]
-        newest, date = values[end - 2], self.date
+        newest = values[end - 2]
         if total > self._least or newest > date:
             return False
         if newest == date:

@@ -1,23 +1,20 @@
 """The attributes of one policy request: lines of ``name=value``, as far as they matter here.
 
-https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description". They may come in any order. Postfix has 29 or
-more, always in the same: a :class:`Layout` knows where to look for the eight that matter.
+https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description". They may come in any order. Postfix
+sends 29 or more, of which nine matter.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.errors import ProtocolError
 
-if TYPE_CHECKING:
-    from mypy_extensions import i64
-
 MAX_LINE: Final = 16_384  # bytes of one line: name, "=", value and newline
 MAX_REQUEST: Final = 65_536  # bytes of one request
 MAX_ATTRIBUTES: Final = 256  # of one request; Postfix 3.9 sends 32
-MAX_LAID_OUT: Final = 2_048  # bytes of a request that is looked for in its layout, where nobody counts attributes
+MAX_IN_ORDER: Final = 2_048  # bytes of a request whose attributes nobody counts when they come in Postfix's order
 MAX_RECIPIENT_COUNT: Final = 1_000_000_000
 SHOWN: Final = 60  # bytes of what came, in an error
 
@@ -33,72 +30,61 @@ _INSTANCE: Final = "\ninstance="
 _USER: Final = "\nsasl_username="
 
 
-class Layout:
-    """On which lines the attributes that matter are in the requests of one client, which has them all alike.
+class Reader:
+    """Reads the requests of one client where it lays them out as Postfix does, in an order that each version keeps.
 
-    It is learned from one request. Of an attribute that comes twice, which Postfix does not do, either one counts.
+    Each attribute is looked for behind the one before. Of one that comes twice, which Postfix does not do, either
+    counts.
     """
 
-    __slots__ = ("_before_client", "_before_sender", "_before_user", "_behind_user", "_known")
+    __slots__ = ("_rest",)
 
     def __init__(self) -> None:
-        self._known = False
-        self._before_client: i64 = 0  # lines between protocol_state and client_address
-        self._before_sender: i64 = 0  # between client_address and sender; four others follow at once
-        self._before_user: i64 = 0  # between instance and sasl_username
-        self._behind_user = ""  # all that the last request had behind that, which is the same in most
+        self._rest = ""  # what the last request had behind its sasl_username: that is the same in most
 
-    def learn(self, request: bytes) -> None:
-        """Where the attributes are in ``request``, of whole lines; what Postfix does not send teaches nothing."""
-        if len(request) > MAX_LAID_OUT:
-            return
-        names = [line.partition(b"=")[0].decode("utf-8", "surrogateescape") for line in request.split(b"\n")]
-        try:
-            client, sender, user = names.index("client_address"), names.index("sender"), names.index("sasl_username")
-        except ValueError:
-            return
-        self._known = 1 < client < sender and sender + 4 < user
-        self._before_client = client - 2
-        self._before_sender = sender - client - 1
-        self._before_user = user - sender - 5
+    def read(self, data: bytes) -> Request | None:
+        """The request that ``data`` is, with the empty line at its end.
 
-    def decode(self, data: bytes) -> Request | None:
-        """The request that ``data`` is, with the empty line behind it.
+        None: it is laid out otherwise, or it is not just one whole request.
 
-        None: it is not laid out so, or it is not just one whole request.
+        :raises ProtocolError: its recipient_count is no number.
         """
-        if not self._known or len(data) > MAX_LAID_OUT:
+        if len(data) > MAX_IN_ORDER:
             return None
         text = data.decode("utf-8", "surrogateescape")
         if not text.startswith(_BEGIN):
             return None
-        # Each is the newline before the attribute, or -1, as all that follow.
         state_end = text.find("\n", len(_BEGIN))
-        client = _skip(text, state_end, self._before_client)
-        client_end = _skip(text, client, 1)
-        sender = _skip(text, client_end, self._before_sender)
-        recipient = _skip(text, sender, 1)
-        count = _skip(text, recipient, 1)
-        queue_id = _skip(text, count, 1)
-        instance = _skip(text, queue_id, 1)
-        instance_end = _skip(text, instance, 1)
-        user = _skip(text, instance_end, self._before_user)
-        user_end = _skip(text, user, 1)
+        # Where one is missing, -1 is what all that follow are looked for behind, and there is none.
+        client = text.find(_CLIENT, state_end)
+        client_end = text.find("\n", client + 1)
+        sender = text.find(_SENDER, client_end)
+        recipient = text.find("\n", sender + 1)
+        count = text.find("\n", recipient + 1)
+        queue_id = text.find("\n", count + 1)
+        instance = text.find("\n", queue_id + 1)
+        instance_end = text.find("\n", instance + 1)
+        user = text.find(_USER, instance_end)
+        user_end = text.find("\n", user + 1)
         if (
-            user_end < 0
-            or text[client : client + len(_CLIENT)] != _CLIENT
-            or text[sender : sender + len(_SENDER)] != _SENDER
+            client < 0
+            or sender < 0
+            or user < 0
+            or user_end < 0
             or text[recipient : recipient + len(_RECIPIENT)] != _RECIPIENT
             or text[count : count + len(_COUNT)] != _COUNT
             or text[queue_id : queue_id + len(_QUEUE_ID)] != _QUEUE_ID
             or text[instance : instance + len(_INSTANCE)] != _INSTANCE
-            or text[user : user + len(_USER)] != _USER
         ):
             return None
-        if text[user_end:] != self._behind_user:
-            if text.find("\n\n", user_end) != len(text) - 2:
+        rest = text[user_end:]
+        if rest == self._rest:
+            if text.find("\n\n", 0, user_end + 1) >= 0:
                 return None
-            self._behind_user = text[user_end:]
+        elif text.find("\n\n") == len(text) - 2:
+            self._rest = rest
+        else:
+            return None
         return Request(
             text[len(_BEGIN) : state_end],
             text[instance + len(_INSTANCE) : instance_end],
@@ -109,19 +95,6 @@ class Layout:
             text[client + len(_CLIENT) : client_end],
             _number(text[count + len(_COUNT) : queue_id]),
         )
-
-
-def _skip(text: str, newline: int, lines: i64) -> int:
-    """The newline that ends the last of the ``lines`` behind ``newline``; -1 when one is empty, or not whole."""
-    if newline < 0:
-        return -1
-    while lines > 0:
-        begin = newline + 1
-        newline = text.find("\n", begin)
-        if newline <= begin:
-            return -1
-        lines -= 1
-    return newline
 
 
 def decode(request: bytes) -> Request:

@@ -13,7 +13,7 @@ from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.attributes import (
     MAX_LINE,
     MAX_REQUEST,
-    Layout,
+    Reader,
     check_lines,
     decode,
     line_too_long,
@@ -29,13 +29,13 @@ MOST_ENCODED: Final = 64  # answers that are kept as bytes
 class Decoder:
     """Takes what comes over one connection, split anywhere, and gives the requests in it."""
 
-    __slots__ = ("_data", "_layout", "_searched", "_start")
+    __slots__ = ("_data", "_reader", "_searched", "_start")
 
     def __init__(self) -> None:
         self._data = b""
         self._start = 0  # of the next request
         self._searched = 0  # before this there is no end of it
-        self._layout = Layout()
+        self._reader = Reader()
 
     @property
     def partial(self) -> bool:
@@ -73,7 +73,7 @@ class Decoder:
             return None
         if not start:
             # Postfix sends one, and waits for its answer.
-            request = self._layout.decode(data)
+            request = self._reader.read(data)
             if request is not None:
                 self._start = len(data)
                 return request
@@ -82,10 +82,7 @@ class Decoder:
             self._check_rest()
             return None
         self._start = self._searched = end + 2
-        lines = data[start : end + 1]
-        request = decode(lines)
-        self._layout.learn(lines)
-        return request
+        return self._reader.read(data[start : end + 2]) or decode(data[start : end + 1])
 
     def _check_rest(self) -> None:
         """Hold a request that is not whole against the bounds."""
