@@ -265,16 +265,17 @@ class Rules:
         kind, _, rest = name.partition(":")
         if kind in ("user", "sender") and rest:
             return (f"{kind}:{fold(rest)}",)
-        address = rest if kind == "client" else name
+        is_client = name.startswith("client:")
+        address = rest if is_client else name
         try:
             network = parse_address(address) or parse_network(address)
         except ValueError:
-            if kind == "client":
+            if is_client:
                 raise
             return self._keys_of_name(name)
-        if kind != "client" and not self._by_ip:
+        if not is_client and not self._by_ip:
             raise ValueError(f"clients are not charged: limit_by_ip is not set; user:{name} is the user of that name")
-        if kind != "client" and not self._clients.are_limited(network):
+        if not is_client and not self._clients.are_limited(network):
             raise ValueError(f"{network} is not charged: it lies in none of limited_networks")
         if network.is_address:
             return (self._clients.charge(network).key,)

@@ -203,7 +203,7 @@ class Windows:
                 self.add(key, self.date, cost)
             return found
         values = log.tolist() if len(log) <= _LONGEST_BARE else None  # at the price of reading two of them one by one
-        if values is None or not self._is_bare(values[0]):
+        if values is None or (values[0] != self._tag_bare and values[0] != self._bare):
             found = self._exceeded(key, log, cost, limits)
         elif self._charge_below(log, values, cost):
             return None
