@@ -182,6 +182,7 @@ class Connection(asyncio.Protocol):
         if self._count != server.count:
             self._count = server.count
             server.asking += 1
+        self._answered = None  # whoever asks on has read it
         self._decoder.push(data)
         if not self._paused:
             self._take()

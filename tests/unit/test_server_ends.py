@@ -79,6 +79,24 @@ def test_what_was_answered_and_read_is_never_given_up(run: Run) -> None:
     run(scenario())
 
 
+def test_an_answer_before_the_last_request_has_been_read(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as world:
+            client = await world.connect()
+            await client.ask("a")
+            await world.until(lambda: len(world.service.answers) == 1)
+            world.service.answers[0]("a")
+            await client.answers("a")
+            await client.ask("b")
+            await world.until(lambda: len(world.service.answers) == 2)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.socket.close()
+            await world.until(lambda: not world.connections)
+            assert world.service.given_up == ["b"]
+
+    run(scenario())
+
+
 def test_what_was_answered_and_never_read_is_given_up(run: Run) -> None:
     """The client was gone when the answer came; it asks again over another connection."""
 

@@ -75,7 +75,7 @@ class Decoder:
             # Postfix sends one, and waits for its answer.
             request = self._reader.read(data)
             if request is not None:
-                self._start = len(data)
+                self._data = b""  # the memory is used for the next that comes, while it is in the processor's cache
                 return request
         end = data.find(b"\n\n", self._searched)
         if end < 0:
