@@ -1,8 +1,7 @@
 """In front of a real Postfix: how long a mail takes without a policy server, with the floors, with ours, with 1.2.0.
 
-One Postfix serves all: each contender is asked by an smtpd with a port of its own. They take turns of less than a
-second, so that all meet the same moods of the machine, and a turn begins when the mails of the one before have left the
-queue.
+One Postfix serves all: each contender is asked by an smtpd with a port of its own. They take turns of a
+second or so, and a turn begins when the mails of the one before have left the queue.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from support.postfix import Postfix, write_cf
 from support.programs import require
 
 SESSIONS = 20
-MAILS = 3_000
-TURNS = 10  # in which they are sent
+MAILS = 5_000
+TURNS = 5  # in which they are sent
 OLD_ROWS = 1_000_000  # in the database of those that have one
 DRAIN_SECONDS = 60.0
 WITHOUT = "without"
