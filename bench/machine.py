@@ -88,11 +88,10 @@ def _cpu_model() -> str:
 
 
 def _version() -> str:
-    """The commit that was measured, where it is known."""
-    done = subprocess.run(
-        ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
+    """The commit that was measured, where it is known, and whether what it is measured with or of was changed since."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent.parent)]
+    commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", "src", "packaging", "bench/*.py", "bench/*.c"], check=False
     )
-    return done.stdout.strip() or "unknown"
+    return f"{commit}-dirty" if commit and changed.returncode else commit or "unknown"

@@ -29,9 +29,14 @@ def median(rounds: Rounds) -> float | None:
     return float(statistics.median(rounds.values())) if rounds else None
 
 
+def ratios(above: Rounds, below: Rounds) -> Rounds:
+    """The ratio within each round."""
+    return {number: above[number] / below[number] for number in above if below.get(number)}
+
+
 def ratio(above: Rounds, below: Rounds) -> float | None:
     """The median of the ratios within each round."""
-    return median({number: above[number] / below[number] for number in above if below.get(number)})
+    return median(ratios(above, below))
 
 
 class Results:

@@ -28,7 +28,7 @@ from contenders import (
 )
 from front import IN_FRONT, WITHOUT
 from loads import BASE, LOADS
-from measured import Results, Rounds, figures, median, ratio
+from measured import Results, Rounds, figures, median, ratio, ratios
 
 HERE = pathlib.Path(__file__).resolve().parent
 NAMES = {one.key: one.name for one in CONTENDERS} | {WITHOUT: "no policy server"}
@@ -204,7 +204,7 @@ def _postfix_table(results: Results) -> str:
                 spread({number: 1e3 * one / mails for number, one in seconds.items()}),
                 number(median({number: 1e3 * one / mails for number, one in measured(key, "taken_seconds").items()})),
                 number(ratio(seconds, measured(WITHOUT, "seconds"))),
-                number(ratio(seconds, measured(FLOOR.key, "seconds"))),
+                spread(ratios(seconds, measured(FLOOR.key, "seconds"))),
                 number(median(measured(key, "cpu_us"))),
             ]
         )
