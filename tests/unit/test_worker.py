@@ -120,6 +120,13 @@ class World:
         self.worker.start()
         await self.until(lambda: self.store.maintained and not self.worker._running)
 
+    async def start_paced(self, enough: int) -> None:
+        """With a first batch answered, of demand 1; what comes next waits until there is ``enough``, or for a while."""
+        await self.start()
+        self.submit(1)
+        await self.until(lambda: self.answered == [1])
+        self.worker.pace.enough = enough
+
     async def busy_with(self, number: int) -> None:
         """The store has ``number`` in hand, until its gate opens."""
         self.store.gates["admit"].clear()
@@ -246,10 +253,7 @@ def test_a_batch_waits_for_more_until_there_are_enough(run: Run, monkeypatch: py
 
     async def scenario() -> None:
         world = World()
-        await world.start()
-        world.submit(1)
-        await world.until(lambda: world.answered == [1])
-        world.worker.pace.enough = 4
+        await world.start_paced(4)
         for number in (2, 3, 4):
             world.submit(number)
             await asyncio.sleep(0.01)
@@ -286,10 +290,7 @@ def test_what_comes_while_all_rest_is_read_before_the_batch_begins(run: Run, mon
 
     async def scenario() -> None:
         world = World()
-        await world.start()
-        world.submit(1)
-        await world.until(lambda: world.answered == [1])
-        world.worker.pace.enough = 4
+        await world.start_paced(4)
         world.worker.pace._rate = 1.0
         ours, theirs = socket.socketpair()
         reads: list[float] = []
@@ -318,10 +319,7 @@ def test_a_batch_that_waits_does_not_keep_the_worker_from_its_end(run: Run, monk
 
     async def scenario() -> None:
         world = World()
-        await world.start()
-        world.submit(1)
-        await world.until(lambda: world.answered == [1])
-        world.worker.pace.enough = 4
+        await world.start_paced(4)
         world.submit(2)
         await world.until(lambda: world.worker._delayed)
         await world.worker.stop()

@@ -165,7 +165,8 @@ class _Writer:
 
 def _extent(node: ast.stmt | ast.expr | None) -> tuple[int, int]:
     """The first and the last line of ``node``."""
-    assert node is not None and node.end_lineno is not None  # noqa: S101, PT018 - it was parsed, and nothing is unpacked
+    assert node is not None  # noqa: S101 - each setting and each value of it was parsed
+    assert node.end_lineno is not None  # noqa: S101 - the parser sets it for each node
     return node.lineno, node.end_lineno
 
 
