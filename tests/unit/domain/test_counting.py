@@ -5,7 +5,11 @@ The model keeps, for each mail, what was charged for whom, and adds it all up ea
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+from functools import reduce
+from operator import and_, or_
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from policyd_rate_limit.domain.charge import Demand, Entry, Waiting
 from policyd_rate_limit.domain.counting import (
+    DIGEST_CHARACTERS,
     MOST_INSTANCE,
     QUESTIONS_PER_GENERATION,
     Repetitions,
@@ -381,7 +386,28 @@ def test_the_id_of_a_mail_is_bounded(instance: str) -> None:
 def test_digests_take_any_bytes() -> None:
     texts = ["", "a", "A", "ä", "\udcff", "\udcfe", "a" * 100_000]
     assert len({digest(text) for text in texts}) == len(texts)
-    assert {len(digest(text)) for text in texts} == {16}
+    assert {len(digest(text)) for text in texts} == {DIGEST_CHARACTERS}
+
+
+def test_a_digest_is_too_long_to_be_searched_for() -> None:
+    """Two texts with one digest are found after 2**72 tries, and need a longer time than anybody has."""
+    bits = 8 * len(base64.b64decode(digest("alice@example.org"), validate=True))
+    assert bits >= 128
+    # No bit of it is always the same.
+    digests = [int.from_bytes(base64.b64decode(digest(str(number)))) for number in range(200)]
+    assert reduce(or_, digests) == 2**bits - 1
+    assert reduce(and_, digests) == 0
+
+
+@pytest.mark.parametrize("count_mode", MODES)
+def test_recipients_that_were_found_for_their_digests_are_counted_each(count_mode: int | None) -> None:
+    """These two have the same one of 64 bits by BLAKE2b, which recipients were known by once."""
+    found = ("victim1+illhemgffcimnjlp@e.com", "victim1+ighahnahhkenbjng@e.com")
+    assert len({hashlib.blake2b(address.encode(), digest_size=8).digest() for address in found}) == 1
+    daemon = Daemon(count_mode)
+    for address in found:
+        assert daemon.ask(request(RCPT, recipient=address))
+    assert daemon.usage() == ((2, 2) if RCPT in COUNTED[count_mode] else (0, 0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""What the versions before have kept goes on counting: ``kept/*.json`` was written by them.
+
+In ``short_digests.json`` recipients, requests and the ids of mails are known by 64 bits. Alice (10 mails an hour) has
+sent to two recipients of one mail and to one of another, whose ``instance`` is long; while the database was away
+somebody with a long name has sent two mails, where each request counts, and alice to a third recipient of the first.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import pathlib
+import sqlite3
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.counting import mail_id, stages
+from policyd_rate_limit.domain.identity import fold
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.request import DATA, RCPT, Request
+from storage.daemon import Daemon
+from storage.redis_database import RedisDatabase
+from storage.stores import HOUR, PATIENCE, CleanableStore, Clock, SqliteDatabase, usage
+
+KEPT = pathlib.Path(__file__).with_name("kept")
+ALICE, LONG = "user:alice", f"user:{fold('b' * 400 + '@example.org')}"
+SHORT_INSTANCE, LONG_INSTANCE = "1a2b.655b3c9e.4d5e6.0", "9" * 80
+
+
+def asked(stage: str, recipient: str = "", count: int = 0, instance: str = SHORT_INSTANCE) -> Demand:
+    """What a request of alice's demands with ``count_mode`` unset, as the service makes it."""
+    request = Request(stage, instance, "", "alice", "s@example.org", recipient, "192.0.2.1", count)
+    cost = stages(None)[stage](request)
+    charge = Charge(ALICE, RECIPIENTS, cost.amount, (Limit(10, HOUR),))
+    return Demand((charge,), mail_id(instance), cost.part, cost.settles)
+
+
+def charged(store: CleanableStore, *demands: Demand) -> list[int]:
+    """What is counted for each of ``demands``, all of which are admitted."""
+    verdicts = store.admit(demands, (), PATIENCE)
+    assert all(verdict.admitted for verdict in verdicts)
+    return [verdict.charged for verdict in verdicts]
+
+
+@pytest.fixture
+def kept() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((KEPT / "short_digests.json").read_text())
+    return found
+
+
+def goes_on_counting(store: CleanableStore, *, instance_is_known: int = 2) -> None:
+    """A recipient who is asked about again across the upgrade is counted again, until DATA says how many there are."""
+    before = usage(store, [ALICE])[ALICE]
+    assert charged(store, asked(RCPT, "one@example.org"), asked(DATA, count=instance_is_known)) == [1, -1]
+    assert charged(store, asked(RCPT, "five@example.org"), asked(RCPT, "five@example.org")) == [1, 0]
+    assert usage(store, [ALICE]) == {ALICE: before + 1}
+
+
+def test_a_database_and_a_journal_of_short_digests(kept: dict[str, Any], sqlite: SqliteDatabase, clock: Clock) -> None:
+    sqlite.store(clock).clean(PATIENCE)  # makes the tables
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as database, database:
+        database.executemany("INSERT INTO policyd_batch VALUES (?, ?, ?, ?, ?, ?)", kept["rows"])
+    journal = base64.b64decode(kept["journal"])
+    (sqlite.home / f"{sqlite.path.name}-0.journal").write_bytes(journal.ljust(1 << 16, b"\0"))
+    daemon = Daemon(sqlite, clock)
+    daemon.ask()
+    assert (daemon.used(ALICE), daemon.used(LONG)) == (4, 2)
+    assert sqlite.usage(clock.now) == {ALICE: 4, LONG: 2}
+    goes_on_counting(daemon.store, instance_is_known=3)
+    daemon.close()
+
+
+def test_keys_of_redis_with_short_digests(
+    kept: dict[str, Any], redis_url: str, tmp_path: pathlib.Path, clock: Clock
+) -> None:
+    database = RedisDatabase(tmp_path, redis_url)
+    with database._administrator() as client:
+        for name, value in kept["redis"].items():
+            key = f"{database.user}:{name}"
+            if isinstance(value, str):
+                client.set(key, bytes.fromhex(value))
+            else:
+                client.hset(key, mapping={bytes.fromhex(field): bytes.fromhex(of) for field, of in value.items()})
+            client.expire(key, HOUR)
+    with contextlib.closing(database.store(clock)) as store:
+        assert usage(store, [ALICE, LONG]) == {ALICE: 3, LONG: 2}
+        goes_on_counting(store)
