@@ -52,7 +52,8 @@ class Windows:
     """The logs of all keys.
 
     ``max_keys`` bounds the memory: keys beyond it share :data:`OVERFLOW_BUCKETS` common logs. Whoever shares a
-    log may be refused too early, never too late.
+    log may be refused too early, never too late: what has left the windows of one key may lie in those of another, so
+    that only :meth:`sweep` shortens a common log, by the longest window of all.
 
     ``now`` is the second at which charges are judged, ``date`` the one that a charge made now is given.
     """
@@ -71,6 +72,7 @@ class Windows:
         self._steps: list[tuple[int, int]] = []
         self._layouts: dict[Limits, int] = {}
         self._longest: dict[int, int] = {}
+        self._longest_of_all = 0  # of all limits that anything has been asked about
         self._limits: Limits | None = None
         self._maxima: list[int] = []
         self._seconds: list[int] = []
@@ -125,7 +127,7 @@ class Windows:
         return _too_much(cost, limits) if log is None else self._exceeded(key, log, cost, limits)
 
     def _exceeded(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
-        """As :meth:`exceeded`, by the ``log`` of ``key``; it is empty afterwards when all of it has expired."""
+        """As :meth:`exceeded`, by the ``log`` of ``key``; its own is empty afterwards when all of it has expired."""
         if not limits:
             return None
         if limits is not self._limits:
@@ -248,13 +250,7 @@ class Windows:
 
         0: now; None: never. See :class:`policyd_rate_limit.domain.charge.Usage` for how exact that is.
         """
-        log = self._log(key)
-        if log is not None and limits:
-            self._use(limits)
-            if log[0] != self._tag:
-                self._lay_out(log, limits)
-            self._exceeded(key, log, cost, limits)  # brings heads and sums up to this moment
-        log = self._log(key)
+        log = self._up_to_date(key, limits)
         found: list[tuple[int, int | None]] = []
         for at, limit in zip(range(1, 1 + 2 * len(limits), 2), limits, strict=True):
             used = 0 if log is None else log[at + 1]
@@ -266,6 +262,18 @@ class Windows:
             else:
                 found.append((used, _date_of(log, log[at], excess) + limit.seconds - self.now))
         return tuple(found)
+
+    def _up_to_date(self, key: str, limits: Limits) -> array[int] | None:
+        """The log of ``key`` with heads and sums as they are now, for ``limits``; None: nothing is counted."""
+        log = self._log(key)
+        if log is None or not limits:
+            return None
+        self._use(limits)
+        if log[0] != self._tag:
+            self._lay_out(log, limits)
+        self._exceeded(key, log, 0, limits)
+        # Where all of its own has expired, the next charge meets a common log.
+        return log if log else self._up_to_date(key, limits)
 
     def add(self, key: str, date: int, amount: int) -> None:
         """Count ``amount`` for ``key`` at ``date``; dates may come in any order."""
@@ -330,15 +338,31 @@ class Windows:
             self._sweep_one(longest)
 
     def _sweep_one(self, longest: int) -> None:
-        shard = self._shards[self._sweeping]
-        self._sweeping = (self._sweeping + 1) % SHARDS
+        number = self._sweeping
+        shard = self._shards[number]
+        self._sweeping = (number + 1) % SHARDS
         expired = [key for key, log in shard.items() if self._expired(log, longest)]
         for key in expired:
             del shard[key]
         self._keys -= len(expired)
-        if self._overflow and self._sweeping == 0:
-            for bucket in [bucket for bucket, log in self._overflow.items() if self._expired(log, longest)]:
-                del self._overflow[bucket]
+        if self._overflow:
+            horizon = self.now - max(longest, self._longest_of_all)
+            for bucket in range(number, OVERFLOW_BUCKETS, SHARDS):
+                log = self._overflow.get(bucket)
+                if log is not None:
+                    self._shorten(log, horizon)
+                    if len(log) == 1:
+                        del self._overflow[bucket]
+
+    def _shorten(self, log: array[int], horizon: int) -> None:
+        """Drop what is dated ``horizon`` or earlier from a common log."""
+        if self._settled(log, log[_base(log)]) > horizon:
+            return
+        self._make_bare(log)
+        end = 1
+        while end < len(log) and log[end] <= horizon:
+            end += 2
+        del log[1:end]
 
     def charges(self) -> Iterator[tuple[str, int, int]]:
         """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
@@ -372,18 +396,18 @@ class Windows:
         self._new = array("q", (self._tag_bare, self.date, 1))
 
     def _trim(self, key: str, log: array[int], oldest: int, first: int) -> None:
+        """Drop from ``key``'s own ``log`` what lies before the index ``oldest``; a common log stays as it is."""
+        shard = self._shards[hash(key) % SHARDS]
+        if self._overflow and key not in shard:
+            return
         if oldest < len(log):
             del log[first:oldest]
             for at in range(1, first, 2):
                 log[at] -= oldest - first
             return
         del log[:]  # for whoever holds it
-        shard = self._shards[hash(key) % SHARDS]
-        if key in shard:
-            del shard[key]
-            self._keys -= 1
-        else:
-            del self._overflow[hash(key) % OVERFLOW_BUCKETS]
+        del shard[key]
+        self._keys -= 1
 
     def _expired(self, log: array[int], longest: int) -> bool:
         span = self._longest.get(log[0], longest)
@@ -403,7 +427,8 @@ class Windows:
                 self._layouts.clear()
                 self._longest.clear()
             tag = self._layouts[limits] = self._new_tag(len(limits))
-            self._longest[tag] = self._longest[tag & ~_COUNT_MASK] = longest_of(limits)
+            longest = self._longest[tag] = self._longest[tag & ~_COUNT_MASK] = longest_of(limits)
+            self._longest_of_all = max(self._longest_of_all, longest)
         self._limits = limits
         self._maxima = [limit.maximum for limit in limits]
         self._seconds = [limit.seconds for limit in limits]
@@ -437,11 +462,12 @@ class Windows:
 
     def _lay_out(self, log: array[int], limits: Limits) -> None:
         """Give ``log`` a head and a sum for each of ``limits``."""
-        if not self._is_bare(log[0]):
+        if log[0] < self._settled_from:
             self._make_bare(log)
+        before = _base(log)
         first = 1 + 2 * len(limits)
-        total = log[2] if len(log) == 3 else sum(log[2::2])  # most have been charged once
-        log[:1] = array("q", (self._tag, *(first, total) * len(limits)))
+        total = log[2] if len(log) == 3 else sum(log[before + 1 :: 2])  # most have been charged once
+        log[:before] = array("q", (self._tag, *(first, total) * len(limits)))
 
 
 def _too_much(cost: int, limits: Limits) -> Limit | None:

@@ -15,6 +15,8 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict, fre
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.domain.windows import SWEEPS
+from support.sharing import keys_that_share
 
 T0 = 1_700_000_000.0
 LIMITS: dict[str, Limits] = {
@@ -75,8 +77,8 @@ class Model:
         return Verdict(True, charged=next(iter(missing.values())))
 
 
-def rebuilt(entries: list[Entry], now: float) -> Ledger:
-    ledger = Ledger(1000)
+def rebuilt(entries: list[Entry], now: float, max_keys: int = 1000) -> Ledger:
+    ledger = Ledger(max_keys)
     ledger.advance(now)
     for entry in entries:
         ledger.apply(entry)
@@ -123,6 +125,39 @@ def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, 
                 usage = ledger.windows.usage(key + unit, limits)
                 assert usage == model.usage(key + unit, limits, now)
                 assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
+
+
+SHARED: dict[str, Limits] = dict(zip(keys_that_share(3), LIMITS.values(), strict=True))
+
+
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(SHARED), st.sampled_from([0, 0, 1, SWEEPS])),
+        max_size=40,
+    ),
+    st.integers(0, 2),
+)
+def test_beyond_max_keys_nothing_is_admitted_that_the_model_refuses(
+    steps: list[tuple[float, Demand, int]], max_keys: int
+) -> None:
+    """With mails that are settled, several charges in a demand, and restarts."""
+    now = T0
+    model, entries = Model(), list[Entry]()
+    ledger = rebuilt(entries, now, max_keys)
+    for seconds, demand, sweeps in steps:
+        now += seconds
+        ledger.advance(now)
+        for _ in range(sweeps):
+            ledger.windows.sweep(600)
+        if sweeps == 1:
+            ledger = rebuilt(entries, now, max_keys)
+        verdict = ledger.decide(demand, entries)
+        if verdict.admitted:
+            assert model.decide(demand, now) == verdict
+        for key, limits in SHARED.items():
+            for unit in ("", "#"):
+                kept, exact = ledger.windows.usage(key + unit, limits), model.usage(key + unit, limits, now)
+                assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
 
 
 @given(

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
@@ -20,7 +20,9 @@ from policyd_rate_limit.domain.windows import (
     SWEEPS,
     Windows,
 )
+from support.sharing import keys_that_share
 
+KEYS_THAT_SHARE = keys_that_share(4)
 T0 = 1_700_000_000.0
 TWO = (Limit(3, 10), Limit(5, 60))
 
@@ -34,6 +36,10 @@ class Model:
     def step_back(self, now: float) -> None:
         """What lies in the future has happened just now."""
         self.charges = [(min(time, now), amount) for time, amount in self.charges]
+
+    def forget(self, seconds: int, now: float) -> None:
+        """What has left a window of so many seconds is forgotten, whatever the clock will show later."""
+        self.charges = [charge for charge in self.charges if math.ceil(charge[0]) + seconds > math.floor(now)]
 
     def used(self, seconds: int, now: float) -> int:
         return sum(amount for time, amount in self.charges if math.ceil(time) + seconds > math.floor(now))
@@ -147,7 +153,7 @@ def test_clock_steps_and_changing_limits(all_limits: list[Limits], requests: lis
         remembers = strict.setdefault(key, Model())
         forgets = lenient.setdefault(key, Model())
         longest = max(limit.seconds for limit in limits)
-        forgets.charges = [c for c in forgets.charges if math.ceil(c[0]) + longest > math.floor(now)]
+        forgets.forget(longest, now)
         found = windows.exceeded(key, cost, limits)
         usage = windows.usage(key, limits)
         for used, limit in zip(usage, limits, strict=True):
@@ -391,13 +397,115 @@ def test_beyond_max_keys_the_error_is_to_the_strict_side() -> None:
     assert len(windows) == 1
 
 
-def test_a_common_log_is_forgotten_when_it_is_asked_for_and_has_expired() -> None:
+def test_a_common_log_is_forgotten_once_all_of_it_has_left_the_longest_window() -> None:
     windows = Windows(max_keys=0)
     windows.advance(T0)
     charge(windows, "k", 1, TWO)
     windows.advance(T0 + 60)
     assert windows.exceeded("k", 1, TWO) is None
+    for longest in (100, 60):
+        assert windows.overflowing == 1
+        for _ in range(SWEEPS):
+            windows.sweep(longest)
     assert windows.overflowing == 0
+
+
+def test_who_shares_a_log_with_shorter_windows_is_held_to_the_longer_ones() -> None:
+    """20 an hour, beside ids of 3 in 2 seconds."""
+    hour, brief = (Limit(20, 3600),), (Limit(3, 2),)
+    first, *others = keys_that_share(3)
+    windows = Windows(max_keys=0)
+    admitted = 0
+    for minute in range(59):
+        windows.advance(T0 + 60 * minute)
+        admitted += sum(charge(windows, first, 1, hour) for _ in range(2))
+        windows.advance(T0 + 60 * minute + 2)
+        for key in others:
+            windows.exceeded(key, 1, brief)
+        for _ in range(SWEEPS):
+            windows.sweep(longest=3600)
+    assert admitted == 20
+    assert windows.usage(first, brief) == (0,)
+    # What nobody's window holds any more is no burden.
+    windows.advance(T0 + 3600 + 60 * 9)
+    for _ in range(SWEEPS):
+        windows.sweep(longest=3600)
+    assert windows.usage(first, (Limit(20, 10**6),)) == (0,)
+    assert windows.overflowing == 0
+
+
+def test_the_outlook_of_whoever_has_a_common_log_once_its_own_has_expired() -> None:
+    own, other = keys_that_share(2)
+    windows = Windows(max_keys=1)
+    windows.advance(T0)
+    assert charge(windows, own, 1, TWO)
+    windows.advance(T0 + 60)
+    windows.add(other, windows.date, 2)
+    assert windows.outlook(own, 2, TWO) == ((2, 10), (2, 0))
+    assert not charge(windows, own, 2, TWO)
+
+
+shared_steps = st.one_of(st.just(0.0), st.floats(0, 3), st.floats(0, 50), st.floats(-20, 0))
+shared_acts = st.one_of(
+    st.tuples(st.just("charge"), costs),
+    st.tuples(st.just("charge"), costs),
+    st.tuples(st.just("add"), costs),
+    st.tuples(st.just("give back"), costs),
+    st.tuples(st.just("sweep"), st.integers(1, 2 * SWEEPS)),
+    st.tuples(st.just("outlook"), costs),
+)
+
+
+@given(
+    st.lists(limits_lists, min_size=2, max_size=4),
+    st.integers(0, 2),
+    st.lists(st.tuples(shared_steps, st.integers(0, 3), shared_acts), max_size=80),
+)
+@settings(max_examples=300)
+def test_whoever_shares_a_log_is_never_refused_too_late(
+    all_limits: list[Limits], max_keys: int, steps: list[tuple[float, int, tuple[str, int]]]
+) -> None:
+    """Each key has a model of its own, and none is admitted what that would refuse.
+
+    Whatever the others' limits are, what other daemons count (``add``) and what is given back.
+    """
+    windows, now = Windows(max_keys=max_keys), T0
+    windows.advance(now)
+    keys = KEYS_THAT_SHARE[: len(all_limits)]
+    models = {key: Model() for key in keys}
+    longest = max(limit.seconds for limits in all_limits for limit in limits)
+    for step, which, (act, amount) in steps:
+        now += step
+        if windows.advance(now):
+            for model in models.values():
+                model.step_back(now)
+        for key, limits in zip(keys, all_limits, strict=True):
+            models[key].forget(max(limit.seconds for limit in limits), now)
+        key, limits = keys[which % len(keys)], all_limits[which % len(keys)]
+        model = models[key]
+        if act == "sweep":
+            for _ in range(amount):
+                windows.sweep(longest)
+        elif act == "outlook":
+            windows.outlook(key, amount, limits)
+        elif act == "give back":
+            for index, (time, counted) in enumerate(model.charges):
+                taken = min(counted, amount)
+                windows.give_back(key, math.ceil(time), taken)
+                model.charges[index] = time, counted - taken
+                amount -= taken
+        elif act == "add" or model.exceeded(amount, limits, now) is None:
+            if act == "add":
+                windows.add(key, windows.date, amount)
+            if act == "add" or charge(windows, key, amount, limits):
+                model.charges.append((now, amount))
+        else:
+            assert not charge(windows, key, amount, limits)
+        for key, limits in zip(keys, all_limits, strict=True):
+            used = windows.usage(key, limits)
+            least = tuple(models[key].used(limit.seconds, now) for limit in limits)
+            assert all(mine >= exact for mine, exact in zip(used, least, strict=True))
+            assert all(mine >= exact for (mine, _), exact in zip(windows.outlook(key, 1, limits), least, strict=True))
 
 
 def test_more_sets_of_limits_than_are_remembered() -> None:
