@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hin
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
+from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ class Service(PolicyService):
         if cost_of is None:
             asking.answer(policy.actions.success)
             self.observer.passed(request, "", NOT_COUNTED, began)
-            self._hint(request, policy.count_mode)
+            if request.protocol_state not in WITHOUT_MAIL:
+                self._hint(request, policy.count_mode)
             return
         charged = policy.rules.charged(request)
         sql_limits = policy.sql_limits

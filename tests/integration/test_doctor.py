@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from policyd_rate_limit.doctor.postfix import Postfix
+from policyd_rate_limit.doctor.restriction_names import NAMES, REMOVED, RestrictionNames
 from support.daemon import COMMAND
 from support.doctor import CHECK, MASTER_CF, SMTP, SUBMISSION, Host, doctor, mend, only, settings, wrong
 from support.postfix import write_cf
@@ -120,6 +123,47 @@ BROKEN: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "content_filter = smtp:[127.0.0.1]:10024",
         "smtp inet n - y - - smtpd\n127.0.0.1:10025 inet n - y - - smtpd\n  -o content_filter=\n",
         CLIENTS,
+    ),
+    "counted again behind a filter on another host": (
+        "counted-twice",
+        "content_filter = smtp:[192.0.2.25]:10024",
+        "smtp inet n - y - - smtpd\n0.0.0.0:10025 inet n - y - - smtpd\n  -o content_filter=\n",
+        CLIENTS,
+    ),
+    "counted again behind a proxy": (
+        "counted-twice",
+        "",
+        "smtp inet n - y - - smtpd\n  -o smtpd_proxy_filter=192.0.2.25:10024\n"
+        "10025 inet n - y - - smtpd\n  -o smtpd_authorized_xforward_hosts=192.0.2.0/24\n",
+        CLIENTS,
+    ),
+    "options without braces": (
+        "unknown-restriction",
+        "smtpd_recipient_restrictions = check_policy_service unix:ratelimit/policy, default_action=DUNNO, reject",
+        "",
+        {},
+    ),
+    "an option of another name": (
+        "unknown-restriction",
+        "smtpd_recipient_restrictions ="
+        " check_policy_service { unix:ratelimit/policy, default_acton=DUNNO, default_action=DUNNO }, reject",
+        "",
+        {},
+    ),
+    "a restriction of another name": (
+        "unknown-restriction",
+        f"smtpd_recipient_restrictions = {CHECK}, reject_unauth_destinaton",
+        "",
+        {},
+    ),
+    "a word that is no restriction": ("unknown-restriction", "smtpd_helo_restrictions = DUNNO, permit", "", {}),
+    "a restriction without its argument": ("unknown-restriction", f"smtpd_data_restrictions = {CHECK}, sleep", "", {}),
+    "a table alone where none may be": ("unknown-restriction", "smtpd_data_restrictions = hash:/etc/postfix/x", "", {}),
+    "a slip in a restriction class": (
+        "unknown-restriction",
+        "smtpd_restriction_classes = strict\nstrict = rejct",
+        "",
+        {},
     ),
     "more recipients than any limit": (
         "recipient-limit",
@@ -236,11 +280,78 @@ def test_no_postfix(host: Host, tmp_path: Path) -> None:
     assert finding["check"] == "postfix"
 
 
-def test_restriction_classes_may_be_meant_by_tables(host: Host, tmp_path: Path) -> None:
-    main_cf = f"smtpd_restriction_classes = limited\nlimited = {CHECK}\nsmtpd_recipient_restrictions = reject\n"
-    finding = only(doctor(host.daemon.path, host.configure(tmp_path / "etc", main_cf)))
+def test_a_restriction_class_that_an_access_table_may_name(host: Host, tmp_path: Path) -> None:
+    """Nobody can tell from here whom the table leads to the class: that is no error, and nobody else is hooked."""
+    main_cf = f"smtpd_restriction_classes = limited\nlimited = {CHECK}\nsmtpd_recipient_restrictions ="
+    table = "check_sender_access hash:/etc/postfix/senders, reject"
+    findings = doctor(host.daemon.path, host.configure(tmp_path / "etc", f"{main_cf} {table}\n"))
+    assert wrong(findings) == []
+    notes = [finding for finding in findings if finding["severity"] == "note"]
+    assert {finding["check"] for finding in notes} == {"asked-by-class"}
+    assert [finding["found"].split()[0] for finding in notes] == ["smtp/inet", "submission/inet"]
+    assert "limited" in notes[0]["found"]
+    # No table, so nothing leads there.
+    finding = only(doctor(host.daemon.path, host.configure(tmp_path / "etc", f"{main_cf} reject\n")))
     assert finding["check"] == "not-hooked"
-    assert "limited may, where an access table says so" in finding["found"]
+
+
+def test_tables_alone_are_restrictions_where_postfix_takes_them(host: Host, tmp_path: Path) -> None:
+    lists = ("client", "helo", "sender", "recipient", "relay", "etrn")
+    main_cf = "".join(f"smtpd_{name}_restrictions = {CHECK}, hash:/etc/postfix/x, reject\n" for name in lists)
+    assert wrong(doctor(host.daemon.path, host.configure(tmp_path / "etc", main_cf))) == []
+
+
+def test_the_restrictions_of_this_postfix_are_known(host: Host, tmp_path: Path) -> None:
+    """The names that doctor holds for Postfix's are those of the smtpd that is installed here."""
+    postfix = Postfix(None, host.configure(tmp_path / "etc"))
+    program = (Path(postfix.value("daemon_directory")) / "smtpd").read_bytes()
+    assert [name for name in NAMES if name.encode() + b"\0" not in program] == []
+    others = [match.decode() for match in re.findall(rb"\0((?:reject_un|permit_)[a-z_]+)\0", program)]
+    names = RestrictionNames(postfix)
+    assert len(others) > 10
+    assert all(names.knows(name) for name in others if name not in REMOVED)
+
+
+DEBIAN_SUBMISSION = (
+    f"{SUBMISSION}  -o smtpd_recipient_restrictions=\n  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("master_cf", "changed", "steps"),
+    [
+        (MASTER_CF, {}, ["not-hooked", "recipient-limit"]),
+        (f"{SMTP}{DEBIAN_SUBMISSION}", {}, ["not-hooked", "recipient-limit"]),
+        (f"{SMTP}{DEBIAN_SUBMISSION}", {"count_mode": 2}, ["not-hooked"]),
+        (f"{SMTP}{DEBIAN_SUBMISSION}", {"count_mode": 1}, ["not-hooked", "recipient-limit"]),
+        (f"{SMTP}{DEBIAN_SUBMISSION}", {"count_mode": 0}, ["not-hooked"]),
+        (f"{SMTP}  -o smtpd_sasl_auth_enable=no\n{SUBMISSION}", CLIENTS, ["not-hooked", "recipient-limit"]),
+    ],
+)
+def test_following_the_doctor_leads_to_the_end(
+    host: Host, tmp_path: Path, master_cf: str, changed: dict[str, Any], steps: list[str]
+) -> None:
+    """What mends one finding is no other finding, as far as the settings allow it."""
+    configuration = settings(host, tmp_path, **changed)
+    postfix = host.configure(tmp_path / "etc", "smtpd_recipient_restrictions = reject_unauth_destination\n", master_cf)
+    done = []
+    while found := wrong(doctor(configuration, postfix)):
+        done.append(found[0]["check"])
+        assert len(done) <= len(steps) + 1
+        mend(found[0], postfix)
+    assert done == steps
+
+
+def test_a_bound_of_recipients_is_not_proposed_for_mail_of_other_servers(host: Host, tmp_path: Path) -> None:
+    main_cf = f"smtpd_sasl_auth_enable = yes\nsmtpd_recipient_restrictions =\nsmtpd_data_restrictions = {CHECK}\n"
+    finding = only(doctor(host.daemon.path, host.configure(tmp_path / "etc", main_cf, SMTP)))
+    assert finding["check"] == "recipient-limit"
+    assert finding["mend"] == f"smtpd_recipient_restrictions = {CHECK}"
+    # Of two services the one at which users authenticate.
+    only_submission = f"smtpd_recipient_restrictions =\nsmtpd_data_restrictions = {CHECK}\n"
+    finding = only(doctor(host.daemon.path, host.configure(tmp_path / "etc", only_submission)))
+    assert finding["place"] == "master.cf, submission/inet"
+    assert finding["mend"] == "  -o { smtpd_recipient_limit = 10 }"
 
 
 # The database, and who is to write to it
@@ -330,7 +441,7 @@ def test_for_people(host: Host, tmp_path: Path) -> None:
         [COMMAND, "-f", host.daemon.path, "doctor", *options], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "error   not-hooked: main.cf: smtpd_recipient_restrictions\n" in done.stdout
-    assert f"\n          smtpd_recipient_restrictions = {CHECK}, reject_unauth_destination\n" in done.stdout
+    assert "error   not-hooked: main.cf: smtpd_data_restrictions\n" in done.stdout
+    assert f"\n          smtpd_data_restrictions = {CHECK}\n" in done.stdout
     assert "\nok      " in done.stdout
     assert done.stdout.endswith("\n1 errors, 0 warnings\n")

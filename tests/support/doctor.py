@@ -71,7 +71,7 @@ def doctor(configuration: Path, postfix: Path, *options: str) -> list[dict[str, 
 
 
 def wrong(findings: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [finding for finding in findings if finding["severity"] != "ok"]
+    return [finding for finding in findings if finding["severity"] in ("error", "warning")]
 
 
 def only(findings: list[dict[str, str]]) -> dict[str, str]:

@@ -15,8 +15,9 @@ import policyd_rate_limit.doctor
 from policyd_rate_limit.doctor import clock, restrictions
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.database import least_difference
-from policyd_rate_limit.doctor.hooks import address, is_same
+from policyd_rate_limit.doctor.hook import address, is_same
 from policyd_rate_limit.doctor.postfix import seconds
+from policyd_rate_limit.doctor.restriction_names import RestrictionNames
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +48,77 @@ ROOT = Path(__file__).parents[2]
 def test_a_list_of_restrictions(text: str, expected: list[str]) -> None:
     classes = {"outgoing": "inner, check_policy_service unix:a", "inner": "permit_mynetworks"}
     assert [str(one) for one in restrictions.parse(text, classes)] == [one.strip() for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "stray", "options"),
+    [
+        ("unix:a, default_action=DUNNO, reject", ("default_action=DUNNO",), {"default_action": "DUNNO"}),
+        (
+            "unix:a { timeout = 9s } max_idle=3s",
+            ("{ timeout = 9s }", "max_idle=3s"),
+            {"timeout": "9s", "max_idle": "3s"},
+        ),
+        (
+            "{ unix:a, timeout=9s } default_action=451 4.3.5 later reject",
+            ("default_action=451", "4.3.5", "later"),
+            {"timeout": "9s", "default_action": "451 4.3.5 later"},
+        ),
+        ("unix:a, default_acton=DUNNO", (), {}),
+        ("unix:a hash:/etc/x default_action=DUNNO", (), {}),
+        ("unix:a default_action=DUNNO outgoing", ("default_action=DUNNO",), {"default_action": "DUNNO"}),
+    ],
+)
+def test_options_of_a_policy_service_outside_of_its_braces(
+    text: str, stray: tuple[str, ...], options: dict[str, str]
+) -> None:
+    first, *_ = restrictions.parse(f"check_policy_service {text}", {"outgoing": "reject"}, expand=False)
+    assert first.stray == stray
+    assert restrictions.policy_service(first.argument, first.stray).options == options
+
+
+def test_a_list_with_the_names_of_its_classes() -> None:
+    found = restrictions.parse("reject_rbl_x, permit", {"reject_rbl_x": "reject"}, expand=False)
+    assert [str(one) for one in found] == ["reject_rbl_x", "permit"]
+
+
+class StubPostfix:
+    """What a Postfix of some version says of itself."""
+
+    def __init__(self, version: str, directory: Path) -> None:
+        self._values = {"mail_version": version, "daemon_directory": str(directory)}
+
+    def value(self, name: str) -> str:
+        return self._values[name]
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "known"),
+    [
+        ("3.7.11", "reject_unauth_destination", True),
+        ("3.8.4", "reject_maps_rbl", True),
+        ("3.9.0", "reject_maps_rbl", False),
+        ("3.10.5", "permit_naked_ip_address", False),
+        ("4.0-20300101", "check_relay_domains", False),
+        ("3.10.5", "reject_newcomers", True),  # the program knows it
+        ("3.10.5", "reject_newcomer", False),
+        ("3.10.5", "default_action=dunno", False),
+        ("3.10.5", "smtpd_sender_restrictions", False),
+        ("unknown", "permit_mynetworks", True),
+    ],
+)
+def test_whether_a_restriction_is_known(tmp_path: Path, version: str, name: str, known: bool) -> None:
+    (tmp_path / "smtpd").write_bytes(b"\0smtpd_sender_restrictions\0xx_reject_newcomers\0default_action=dunno\0")
+    names = RestrictionNames(StubPostfix(version, tmp_path))  # type: ignore[arg-type] # all that is asked of it
+    assert names.knows(name) is known
+
+
+def test_the_program_may_not_be_there(tmp_path: Path) -> None:
+    names = RestrictionNames(StubPostfix("3.7.11", tmp_path))  # type: ignore[arg-type] # as above
+    assert names.knows("permit_mynetworks")
+    assert not names.knows("permit_newcomers")
+    assert names.nearest("reject_unauth_destinaton") == "reject_unauth_destination"
+    assert names.nearest("DUNNO") is None
 
 
 def test_classes_that_hold_each_other_come_to_an_end() -> None:
@@ -179,7 +251,7 @@ def test_every_check_is_documented() -> None:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and node.func.id in ("error", "warning", "make")
+                and node.func.id in ("error", "warning", "note", "make")
             ):
                 name = node.args[0]
                 assert isinstance(name, ast.Constant)

@@ -13,7 +13,7 @@ import pytest
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
-from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Observer, Policy, Service
 from policyd_rate_limit.storage.administration import Override
@@ -154,6 +154,18 @@ def test_the_hint_comes_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     world.ask()
     assert len(caplog.records) == 2
     assert "(99 more such requests since the last line)" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize("stage", WITHOUT_MAIL)
+@pytest.mark.parametrize("count_mode", [None, 0, 1, 2])
+def test_a_command_that_sends_no_mail_is_no_sign_of_a_wrong_hook(
+    count_mode: int | None, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any stranger may type VRFY, and smtpd asks in the list that is right."""
+    world = World(count_mode)
+    assert world.ask(replace(ALICE, protocol_state=stage)) == "OK go on"
+    assert not world.demands
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

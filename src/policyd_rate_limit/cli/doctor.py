@@ -13,7 +13,7 @@ from policyd_rate_limit.cli.output import json_option, write_json
 from policyd_rate_limit.doctor import Finding, Severity, examine
 from policyd_rate_limit.system.logs import one_line
 
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.OK: "green"}
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan", Severity.OK: "green"}
 _WIDTH = 100
 
 
@@ -45,7 +45,7 @@ def command(
             _tell(finding)
         counted = Counter(finding.severity for finding in findings)
         click.echo(f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings")
-    return Exit.OK if all(finding.severity is Severity.OK for finding in findings) else Exit.NO
+    return Exit.NO if any(finding.severity.is_wrong for finding in findings) else Exit.OK
 
 
 def _tell(finding: Finding) -> None:

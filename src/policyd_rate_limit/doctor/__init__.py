@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
-from policyd_rate_limit.doctor import clock, database, local_mail, reach, settings
+from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.doctor.postfix import Postfix
@@ -64,6 +64,7 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
 
 def _about_postfix(postfix: Postfix, found: Settings) -> Iterator[Finding]:
     hooks = Hooks(postfix, found)
+    yield from lists.examine(postfix, hooks.names)
     yield from hooks.examine()
     yield from settings.examine_with(postfix, found, hooks)
     yield from reach.examine(postfix, found, hooks)

@@ -13,7 +13,14 @@ class Severity(enum.StrEnum):
     """Something is not limited, or does not work."""
     WARNING = "warning"
     """It works, and not as one would want; or it will not work one day."""
+    NOTE = "note"
+    """Something that cannot be seen from here, for whoever knows it to judge."""
     OK = "ok"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something is to be done about it."""
+        return self in (Severity.ERROR, Severity.WARNING)
 
 
 class Finding(NamedTuple):
@@ -39,6 +46,11 @@ def error(check: str, place: str, found: str, why: str, mend: str) -> Finding:
 def warning(check: str, place: str, found: str, why: str, mend: str) -> Finding:
     """A finding of severity WARNING."""
     return Finding(Severity.WARNING, check, place, found, why, mend)
+
+
+def note(check: str, place: str, found: str, why: str, mend: str) -> Finding:
+    """A finding of severity NOTE."""
+    return Finding(Severity.NOTE, check, place, found, why, mend)
 
 
 def ok(check: str, place: str, found: str) -> Finding:

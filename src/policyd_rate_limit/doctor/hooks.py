@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policyd_rate_limit.doctor import restrictions
-from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
+from policyd_rate_limit.doctor.finding import Finding, error, note, ok, warning
+from policyd_rate_limit.doctor.hook import (
+    LISTS,
+    RECIPIENT,
+    Address,
+    ClassHook,
+    Hook,
+    address,
+    class_hooks,
+    hooks,
+    is_same,
+    listed,
+)
+from policyd_rate_limit.doctor.lists import cleaned
 from policyd_rate_limit.doctor.postfix import seconds
+from policyd_rate_limit.doctor.restriction_names import RestrictionNames
 from policyd_rate_limit.doctor.restrictions import PolicyService, Restriction
 from policyd_rate_limit.domain.counting import stages
-from policyd_rate_limit.domain.identity import parse_address
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 
 if TYPE_CHECKING:
@@ -21,107 +33,11 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.doctor.postfix import Postfix, Service
 
-Address = str | tuple[str, int]
-
-RECIPIENT = "smtpd_recipient_restrictions"
-DATA_LIST = "smtpd_data_restrictions"
-END_OF_DATA = "smtpd_end_of_data_restrictions"
-
-# When a list is looked at, as protocol_state says it; with smtpd_delay_reject, the first three at RCPT.
-_STAGES = {
-    "smtpd_client_restrictions": "CONNECT",
-    "smtpd_helo_restrictions": "EHLO",
-    "smtpd_sender_restrictions": "MAIL",
-    "smtpd_relay_restrictions": RCPT,
-    RECIPIENT: RCPT,
-    DATA_LIST: DATA,
-    END_OF_DATA: END_OF_MESSAGE,
-}
-_DELAYED = ("CONNECT", "EHLO", "MAIL")
-_LISTS = {RCPT: RECIPIENT, DATA: DATA_LIST, END_OF_MESSAGE: END_OF_DATA}
+_BEST_FIRST = (DATA, RCPT, END_OF_MESSAGE)
+"""One request for each mail, and before its text is transferred."""
 
 _ENDS = ("permit", "reject", "defer")
-_ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - nothing is bound
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class Hook(NamedTuple):
-    """A place where smtpd asks a policy service."""
-
-    service: Service
-    parameter: str
-    stage: str
-    restrictions: tuple[Restriction, ...]
-    """The whole list."""
-    position: int
-    """Where in it the policy service is asked, from 0."""
-    asked: PolicyService
-
-    @property
-    def restriction(self) -> Restriction:
-        """The check_policy_service itself."""
-        return self.restrictions[self.position]
-
-    @property
-    def before(self) -> tuple[Restriction, ...]:
-        """What smtpd does before."""
-        return self.restrictions[: self.position]
-
-    @property
-    def others(self) -> str:
-        """The list without the policy service."""
-        return _text(*self.before, *self.restrictions[self.position + 1 :])
-
-    def changed(self, restriction: Restriction | str) -> str:
-        """The list with ``restriction`` in place of the policy service."""
-        return _text(*self.before, restriction, *self.restrictions[self.position + 1 :])
-
-
-def _text(*restrictions: Restriction | str) -> str:
-    return ", ".join(map(str, restrictions))
-
-
-def address(endpoint: str, root: Path | None, directory: Path) -> Address | None:
-    """Where an endpoint leads on this host, from a process in ``directory`` that is chrooted to ``root``.
-
-    None: it is not understood.
-    """
-    kind, _, where = endpoint.partition(":")
-    if kind == "unix":
-        if not where.startswith("/"):
-            return os.path.normpath(directory / where)
-        return os.path.normpath(f"{root or ''}{where}")
-    host, _, port = where.rpartition(":")
-    if kind != "inet" or not port:
-        return None
-    try:
-        return host.strip("[]"), int(port) if port.isdigit() else socket.getservbyname(port, "tcp")
-    except OSError:
-        return None
-
-
-def is_same(one: Address | None, other: Address) -> bool:
-    """Whether two addresses are one: ``one`` as smtpd has it, ``other`` as the daemon listens."""
-    if one is None or isinstance(one, str) or isinstance(other, str):
-        return isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other)
-    if one[1] != other[1]:
-        return False
-    if other[0] in _ANYWHERE or (one[0] in _LOOPBACK and other[0] in _LOOPBACK and "localhost" in (one[0], other[0])):
-        return True
-    return (parse_address(one[0]) or one[0]) == (parse_address(other[0]) or other[0])
-
-
-def hooks(postfix: Postfix, service: Service) -> Iterator[Hook]:
-    """Where ``service`` asks any policy service."""
-    classes = postfix.classes(service)
-    delayed = postfix.is_on("smtpd_delay_reject", service)
-    for parameter, stage in _STAGES.items():
-        found = tuple(restrictions.parse(postfix.value(parameter, service), classes))
-        for index, restriction in enumerate(found):
-            if restriction.name == "check_policy_service":
-                asked_at = RCPT if delayed and stage in _DELAYED else stage
-                asked = restrictions.policy_service(restriction.argument)
-                yield Hook(service, parameter, asked_at, found, index, asked)
+_SUBMISSION = ("submission", "submissions", "smtps", "587", "465")
 
 
 class Hooks:
@@ -134,11 +50,30 @@ class Hooks:
         self.all = [hook for service in postfix.smtpd for hook in hooks(postfix, service)]
         self.ours = [hook for hook in self.all if self._is_meant(hook)]
         self.counting = [hook for hook in self.ours if hook.stage in self._counted]
+        self.names = RestrictionNames(postfix)
+        self._by_class = [
+            hook
+            for service in postfix.smtpd
+            for hook in class_hooks(postfix, service, self._counted)
+            if self._is_meant(hook)
+        ]
 
     @property
-    def parameter(self) -> str:
-        """The list in which a request counts: the first one."""
-        return _LISTS[next(iter(self._counted))]
+    def earliest_list(self) -> str:
+        """The first list in which a request counts."""
+        return LISTS[next(iter(self._counted))]
+
+    @property
+    def proposed_list(self) -> str:
+        """Where one line of main.cf hooks all services whose mail is charged: no service has its own."""
+        possible = [LISTS[stage] for stage in _BEST_FIRST if stage in self._counted]
+        charged = [service for service in self._postfix.smtpd if self._may_carry(service)]
+        shared = (
+            parameter
+            for parameter in possible
+            if not any(self._postfix.override(parameter, service) is not None for service in charged)
+        )
+        return next(shared, possible[0])
 
     @property
     def line(self) -> str:
@@ -171,22 +106,24 @@ class Hooks:
         if not self._has_default_action(hook):
             options["default_action"] = "DUNNO"
         asked = PolicyService(endpoint, options)
-        argument = hook.restriction.argument if asked == hook.asked else str(asked)
-        restriction = Restriction(hook.restriction.name, argument)
-        if any(self._ends(before, hook) for before in hook.before):
-            value = f"{restriction}, {hook.others}"
+        as_it_is = asked == hook.asked and not hook.restriction.stray
+        restriction = Restriction(hook.restriction.name, hook.restriction.argument if as_it_is else str(asked))
+        before = cleaned(hook.before, self.names)
+        after = cleaned(hook.restrictions[hook.position + 1 :], self.names)
+        if any(self._ends(passed, hook) for passed in before):
+            value = listed(restriction, *before, *after)
         else:
-            value = hook.changed(restriction)
+            value = listed(*before, restriction, *after)
         return self._postfix.line(hook.parameter, value, hook.service)
 
-    def _is_meant(self, hook: Hook) -> bool:
+    def _is_meant(self, hook: Hook | ClassHook) -> bool:
         """Whether ``hook`` means the daemon, even where it cannot reach it: seen from inside or outside the chroot."""
         queue = self._postfix.queue_directory
         return any(is_same(address(hook.asked.endpoint, root, queue), self._settings.SOCKET) for root in (queue, None))
 
     def examine(self) -> Iterator[Finding]:
         """All that is wrong with the lists."""
-        if not self.ours:
+        if not self.ours and not self._by_class:
             yield self._not_hooked()
             return
         for service in self._postfix.smtpd:
@@ -196,6 +133,8 @@ class Hooks:
                 yield from self._about(counting)
             elif ours:
                 yield self._stage_not_counted(ours[0])
+            elif by_class := [hook for hook in self._by_class if hook.service == service]:
+                yield self._perhaps_asked(by_class)
             elif self._may_carry(service):
                 yield self._service_not_limited(service)
         yield from self._counted_twice()
@@ -218,40 +157,46 @@ class Hooks:
 
     def _not_hooked(self) -> Finding:
         # Where mail comes in: a service may have a list of its own in place of main.cf's.
-        service = next(iter(sorted(self._postfix.smtpd, key=lambda service: service.is_local)), None)
-        value = self._postfix.value(self.parameter, service)
+        carrying = [service for service in self._postfix.smtpd if self._may_carry(service)]
+        service = next(iter(carrying or self._postfix.smtpd), None)
+        parameter = self.proposed_list
         found = f"no list of restrictions asks {self.endpoint}, which is SOCKET"
-        classes = self._postfix.classes(service) if service else {}
-        in_classes = [name for name, text in classes.items() if "check_policy_service" in text]
-        if in_classes:
-            found += f"; {', '.join(in_classes)} may, where an access table says so"
         others = sorted({hook.asked.endpoint for hook in self.all})
         if others:
             found += f"; they ask {', '.join(others)}"
         return error(
             "not-hooked",
-            self._postfix.place(self.parameter, service),
+            self._postfix.place(parameter, service),
             found,
             "Nobody asks the daemon: nothing is limited.",
-            self._postfix.line(self.parameter, self._with_line(value), service),
+            self._hooking(parameter, service),
+        )
+
+    def _perhaps_asked(self, found: list[ClassHook]) -> Finding:
+        names = ", ".join(dict.fromkeys(hook.name for hook in found))
+        return note(
+            "asked-by-class",
+            self._postfix.place(found[0].name, found[0].service),
+            f"{found[0].service.key} asks {self.endpoint} in the restriction class {names}, for whom an access table in"
+            f" {' or '.join(found[0].lists)} names it",
+            "What the table says is not looked at: whoever it does not lead to the class is not limited.",
+            "postmap -q user@example.org hash:/etc/postfix/table   # with your table: says whether the class is named",
         )
 
     def _stage_not_counted(self, hook: Hook) -> Finding:
         place = self._postfix.place(hook.parameter, hook.service)
-        right = self.parameter
-        value = self._with_line(self._postfix.value(right, hook.service))
         mode = self._settings.count_mode
         found = (
             f"asks at {hook.stage}; count_mode {'unset' if mode is None else mode} counts at {', '.join(self._counted)}"
         )
         why = "A mail passes uncounted: nothing is limited."
-        return error("stage-not-counted", place, found, why, self._postfix.line(right, value, hook.service))
+        return error("stage-not-counted", place, found, why, self._hooking(self.proposed_list, hook.service))
 
     def _service_not_limited(self, service: Service) -> Finding:
         dropped = [
             hook.parameter for hook in self.counting if self._postfix.override(hook.parameter, service) is not None
         ]
-        parameter = dropped[0] if dropped else self.parameter
+        parameter = dropped[0] if dropped else self.proposed_list
         value = self._postfix.override(parameter, service)
         if value is None:
             value = self._postfix.value(parameter)
@@ -260,7 +205,7 @@ class Hooks:
             found = f"{parameter} of master.cf takes the place of main.cf's, and does not ask {self.endpoint}"
         else:
             found = f"does not ask {self.endpoint}, and users authenticate there"
-        mend = f"  -o {{ {parameter} = {self._with_line(value)} }}"
+        mend = f"  -o {{ {parameter} = {self._with_line(value, service)} }}"
         return error("service-not-limited", place, found, "Whoever sends mail through it is not limited.", mend)
 
     def _unreachable(self, hook: Hook) -> Iterator[Finding]:
@@ -297,8 +242,14 @@ class Hooks:
             return "the clients in mynetworks"
         return ""
 
-    def _with_line(self, value: str) -> str:
-        return f"{self.line}, {value}" if value else self.line
+    def _hooking(self, parameter: str, service: Service | None) -> str:
+        """The line with which ``parameter`` asks the daemon."""
+        value = self._postfix.value(parameter, service)
+        return self._postfix.line(parameter, self._with_line(value, service), service)
+
+    def _with_line(self, value: str, service: Service | None) -> str:
+        classes = self._postfix.classes(service) if service else {}
+        return listed(self.line, *cleaned(restrictions.parse(value, classes, expand=False), self.names, classes))
 
     # How it asks
 
@@ -369,24 +320,42 @@ class Hooks:
     def _counted_twice(self) -> Iterator[Finding]:
         """Mail that comes back from a content filter."""
         postfix = self._postfix
-        filters = [
-            (service, name)
+        filters = {
+            service: postfix.value(name, service)
             for service in postfix.smtpd
             for name in ("content_filter", "smtpd_proxy_filter")
-            if not service.is_local and postfix.value(name, service)
-        ]
-        again = [hook for hook in self.counting if hook.service.is_local]
-        first = [hook for hook in self.counting if any(hook.service == service for service, _ in filters)]
+            if postfix.value(name, service) and not service.is_local
+        }
+        first = [hook for hook in self.counting if hook.service in filters]
+        again = [hook for hook in self.counting if hook.service not in filters and self._takes_back(hook.service)]
         if not again or not first or not (self._settings.limit_by_sender or self._settings.limit_by_ip):
             return
         hook = again[0]
-        through = next(postfix.value(name, service) for service, name in filters if service == first[0].service)
         yield warning(
             "counted-twice",
             f"master.cf, {hook.service.key}",
-            f"asks the daemon, as does {first[0].service.key}, whose mail goes through {through}",
+            f"asks the daemon, as does {first[0].service.key}, whose mail goes through {filters[first[0].service]}",
             "If the filter hands mail back to this service, each mail counts twice.",
             f"  -o {{ {hook.parameter} = {hook.others} }}",
+        )
+
+    def _takes_back(self, service: Service) -> bool:
+        """Whether ``service`` looks like one to which a content filter hands mail back.
+
+        FILTER_README and SMTPD_PROXY_README have it switch off in master.cf what was done before the filter, and
+        believe what the filter says of the client. It may listen anywhere.
+        """
+        postfix = self._postfix
+        if self._is_for_users(service) or service in postfix.behind_pickup:
+            return False
+        options = postfix.override("receive_override_options", service) or ""
+        return (
+            service.is_local
+            or postfix.override("content_filter", service) == ""
+            or postfix.override("smtpd_proxy_filter", service) == ""
+            or bool(postfix.override("smtpd_authorized_xforward_hosts", service))
+            or "no_header_body_checks" in options
+            or "no_unknown_recipient_checks" in options
         )
 
     def _too_many_recipients(self) -> Iterator[Finding]:
@@ -397,21 +366,45 @@ class Hooks:
             return
         for service in dict.fromkeys(hook.service for hook in self.counting):
             most = int(postfix.value("smtpd_recipient_limit", service) or 0)
-            if RCPT in {hook.stage for hook in self.counting if hook.service == service} or most <= smallest:
+            at_rcpt = RCPT in {hook.stage for hook in self.counting if hook.service == service}
+            if at_rcpt or most <= smallest or not self._may_charge(service):
                 continue
-            yield warning(
-                "recipient-limit",
-                postfix.place("smtpd_recipient_limit", service),
-                f"takes {most} recipients a mail, of which limits admit {smallest}",
-                "A mail to more of them is refused as a whole, however often it is tried. With the line below smtpd"
-                " tells the client at the first recipient too many to send the rest by itself (RFC 5321, 4.5.3.1.10).",
-                postfix.line("smtpd_recipient_limit", str(smallest), service),
-            )
+            why = "A mail to more of them is refused as a whole, however often it is tried."
+            if self._is_for_users(service):
+                place = f"master.cf, {service.key}"
+                why += (
+                    " With the line below smtpd tells the client at the first recipient too many to send the rest by"
+                    " itself (RFC 5321, 4.5.3.1.10)."
+                )
+                mend = f"  -o {{ smtpd_recipient_limit = {smallest} }}"
+            else:
+                # A lower smtpd_recipient_limit would hold for mail from other servers, too, which may have a hundred.
+                place = postfix.place(RECIPIENT, service)
+                why += " Asked at RCPT, the daemon decides on each of them: those within the limits pass."
+                mend = self._hooking(RECIPIENT, service)
+                if settings.count_mode is not None:
+                    mend = (
+                        f"# in {settings.config_file or 'the configuration'}, count_mode left out; in main.cf:\n{mend}"
+                    )
+            found = f"takes {most} recipients a mail, of which limits admit {smallest}"
+            yield warning("recipient-limit", place, found, why, mend)
 
     # Who sends
 
     def _may_carry(self, service: Service) -> bool:
-        """Whether users whom the daemon should limit send through ``service``, which does not ask it."""
-        if service.is_local:
-            return False  # where content filters hand mail back
+        """Whether users whom the daemon should limit send through ``service``."""
+        if not self._is_for_users(service) and self._takes_back(service):
+            return False
         return self._settings.limit_by_sasl and self._postfix.is_on("smtpd_sasl_auth_enable", service)
+
+    def _may_charge(self, service: Service) -> bool:
+        """Whether anybody is charged for what comes through ``service``."""
+        settings = self._settings
+        by_user = settings.limit_by_sasl and self._postfix.is_on("smtpd_sasl_auth_enable", service)
+        return by_user or settings.limit_by_sender or settings.limit_by_ip
+
+    def _is_for_users(self, service: Service) -> bool:
+        """Whether only users send through ``service``: it has them authenticate, where others need not."""
+        return (
+            self._postfix.override("smtpd_sasl_auth_enable", service) or ""
+        ).lower() == "yes" or service.name in _SUBMISSION

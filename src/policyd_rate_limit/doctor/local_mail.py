@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.doctor.finding import Finding, ok, warning
-from policyd_rate_limit.doctor.hooks import RECIPIENT
+from policyd_rate_limit.doctor.hook import RECIPIENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +28,11 @@ def examine(postfix: Postfix, hooks: Hooks) -> Iterator[Finding]:
     if not users or not users[0].startswith("static:"):
         yield ok("local-mail", f"main.cf: {_USERS}", " ".join(users) or "nobody")
         return
-    # smtp:[127.0.0.1]:10027 leads to the service 127.0.0.1:10027.
-    leads_to = postfix.value("content_filter", pickup).partition(":")[2].replace("[", "").replace("]", "")
-    if leads_to in {hook.service.name.replace("[", "").replace("]", "") for hook in hooks.counting}:
-        yield ok("local-mail", f"master.cf, {pickup.key}", f"goes through {leads_to}, which asks the daemon")
+    leads_to = next((hook.service for hook in hooks.counting if hook.service in postfix.behind_pickup), None)
+    if leads_to is not None:
+        yield ok("local-mail", f"master.cf, {pickup.key}", f"goes through {leads_to.name}, which asks the daemon")
         return
-    asks = f"{hooks.line}, permit_mynetworks, reject" if hooks.parameter == RECIPIENT else hooks.line
+    asks = f"{hooks.line}, permit_mynetworks, reject" if hooks.earliest_list == RECIPIENT else hooks.line
     yield warning(
         "local-mail",
         f"main.cf: {_USERS}",
@@ -48,5 +47,5 @@ def examine(postfix: Postfix, hooks: Hooks) -> Iterator[Finding]:
         "             -o receive_override_options=no_address_mappings\n"
         f"           127.0.0.1:{PORT} inet n - n - - smtpd\n"
         "             -o content_filter=\n"
-        f"             -o {{ {hooks.parameter} = {asks} }}",
+        f"             -o {{ {hooks.earliest_list} = {asks} }}",
     )

@@ -65,6 +65,14 @@ class Postfix:
         """The services that receive mail by SMTP."""
         return [service for service in self.services if service.program == "smtpd"]
 
+    @property
+    def behind_pickup(self) -> list[Service]:
+        """The smtpd services to which pickup(8) hands what sendmail(1) takes: its content_filter."""
+        pickup = next((service for service in self.services if service.program == "pickup"), None)
+        # smtp:[127.0.0.1]:10027 leads to the service 127.0.0.1:10027.
+        place = self.value("content_filter", pickup).partition(":")[2] if pickup else ""
+        return [service for service in self.smtpd if place and _bare(service.name) == _bare(place)]
+
     def value(self, name: str, service: Service | None = None) -> str:
         """The value of a parameter, expanded; empty when there is none. ``service``: as that service has it."""
         value = self.override(name, service)
@@ -127,6 +135,10 @@ class Postfix:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise SystemRefusal(said[-1] if said else f"{' '.join(self._command)}: exit status {done.returncode}")
         return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def _bare(place: str) -> str:
+    return place.replace("[", "").replace("]", "")
 
 
 def seconds(text: str) -> float:

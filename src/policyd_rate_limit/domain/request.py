@@ -14,6 +14,9 @@ RCPT: Final = "RCPT"
 DATA: Final = "DATA"
 END_OF_MESSAGE: Final = "END-OF-MESSAGE"
 
+WITHOUT_MAIL: Final = ("VRFY", "ETRN")
+"""Commands with which no mail is sent. smtpd looks at its client, sender and recipient lists for them as well."""
+
 
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
