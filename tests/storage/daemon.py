@@ -78,7 +78,7 @@ class Daemon:
     def die(self) -> None:
         """The process is killed: the kernel closes what it had open."""
         self.store.close()
-        for journal in (self.fallback._journal, *self.fallback._adopted):
+        for journal in (self.fallback._journal, self.fallback._aside, *self.fallback._adopted):
             if journal is not None:
                 journal.close()
 

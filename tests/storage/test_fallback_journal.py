@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.base import CommitFailed
 from policyd_rate_limit.storage.journal import Journal
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import LIMIT, Daemon, ask, found, journals
-from storage.stores import Clock, Database, SqliteDatabase, demand, usage
+from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand, usage
 from support.outages import small_disk
 
 NAME = "db.sqlite3"
@@ -97,6 +97,11 @@ class CommitsThatFail:
     def overrides(self) -> list[Override] | None:
         """Likewise."""
         raise AssertionError
+
+    @property
+    def reach(self) -> int:
+        """An hour."""
+        return HOUR
 
     def probe(self) -> None:
         """It is there, as far as anybody can see."""

@@ -16,7 +16,7 @@ from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import redis_link
-from policyd_rate_limit.storage.base import CommitFailed
+from policyd_rate_limit.storage.base import CommitFailed, Refused
 from policyd_rate_limit.storage.redis_servers import Servers
 from storage.redis_stores import SHORT, TIMEOUT, Unresting, ask, new_store, refused, store_on
 from storage.stores import admitted, demand
@@ -133,7 +133,7 @@ def test_a_counter_of_a_newer_version_is_left_alone(server: RedisServer | Extern
     with store_on(server) as store, server.client() as client:
         key = f"{store._keys.prefix}:c:{{12:user:refused}}"
         client.hset(key, "m", b"\x91\x7f")
-        with pytest.raises(CommitFailed, match="another version of policyd-rate-limit"):
+        with pytest.raises(Refused, match="another version of policyd-rate-limit"):
             ask(store, demand("user:refused", 1))
         client.delete(key)
         assert admitted(store, demand("user:refused", 1)) == [True]

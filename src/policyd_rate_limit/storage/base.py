@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.administration import Hits, Override
@@ -26,6 +26,27 @@ class CommitFailed(StoreError):
         super().__init__(message)
         self.verdicts = verdicts
         self.record = record
+
+
+class Refused(StoreError):
+    """All is decided and in the database, but for what that does not take and will not take as it is.
+
+    ``records`` are that: to be kept elsewhere, and to be offered again now and then. ``verdicts`` hold; those at
+    ``unkept`` only once ``records`` are kept. ``reasons``: counter -> why.
+    """
+
+    def __init__(
+        self,
+        verdicts: list[Verdict],
+        records: Sequence[Record],
+        reasons: Mapping[str, str],
+        unkept: Sequence[int] = (),
+    ) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.verdicts = verdicts
+        self.records = records
+        self.reasons = reasons
+        self.unkept = unkept
 
 
 Commit = Callable[[], "list[Verdict]"]
@@ -66,6 +87,10 @@ class Underway(NamedTuple):
 class Store(Protocol):
     """A database that several daemons may share. One thread at a time calls its methods; all but ``prepare`` block."""
 
+    @property
+    def reach(self) -> int:
+        """The longest window (seconds) that anybody may be judged by: what is older counts for nothing."""
+
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | Underway | list[Verdict] | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
@@ -83,6 +108,7 @@ class Store(Protocol):
 
         :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped.
         :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
+        :raises Refused: decided; but for what that names all is stored, ``pending`` too.
         """
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:

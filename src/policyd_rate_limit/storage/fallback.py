@@ -14,16 +14,18 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed, Decided, Underway
+from policyd_rate_limit.storage.aside import Aside
+from policyd_rate_limit.storage.base import CommitFailed, Decided, Refused, Underway
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Usage
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.base import Commit, Store
     from policyd_rate_limit.storage.memory import Memory
@@ -59,6 +61,13 @@ class Backoff:
     def succeeded(self) -> None:
         """A try has succeeded."""
         self._delay = self._due = 0.0
+
+
+class _Leisure(Backoff):
+    """When to offer again what the database refuses: somebody has to mend something first."""
+
+    FIRST = 60.0
+    MOST = 3600.0
 
 
 class Fallback:
@@ -106,6 +115,8 @@ class Fallback:
         self.waiting_bytes = 0
         self._probe: threading.Thread | None = None
         self._reached = False
+        self._aside = Aside(memory, partial(Journal.create, journal_directory, journal_name))
+        self._leisure = _Leisure(monotonic)
 
     def open(self) -> None:
         """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
@@ -151,7 +162,7 @@ class Fallback:
         return partial(self._conclude, prepared, demands)
 
     def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
-        verdicts = self._outcome(commit)
+        verdicts = self._outcome(commit, demands)
         return self._without_database(demands) if verdicts is None else verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
@@ -190,6 +201,8 @@ class Fallback:
             self._store.maintain()
         if self._may_try():
             self._try(())
+        if self._aside.records and not self._away and self._leisure.due:
+            self._offer()
         if self._notices_backoff.due:
             self._exchange_notices()
         if self._notices is not None and not self._has_published:
@@ -203,6 +216,7 @@ class Fallback:
             self._try(())
         self._exchange_notices()
         self._store.close()
+        self._aside.close()
         if self._pending and self._journal is None:
             _logger.error("%d batches could be written nowhere and are lost", len(self._pending))
         for journal in (self._journal, *self._adopted):
@@ -278,18 +292,49 @@ class Fallback:
     def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
         """Have the database decide; None when it is away and has decided nothing."""
         patience = PATIENCE_WHILE_AWAY if self._away else self._patience
-        return self._outcome(partial(self._admit, demands, patience))
+        return self._outcome(partial(self._admit, demands, patience), demands)
 
     def _admit(self, demands: Sequence[Demand], patience: float) -> list[Verdict]:
         """Have the database decide, and take what waits; raises as the store."""
-        verdicts = self._store.admit(demands, self._pending, patience)
+        try:
+            verdicts = self._store.admit(demands, self._pending, patience)
+        except Refused as refused:
+            verdicts = self._set_aside(refused, demands)
         self._found()
         return verdicts
 
-    def _outcome(self, commit: Commit) -> list[Verdict] | None:
+    def _set_aside(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
+        """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""
+        self._leisure.failed()
+        verdicts = list(refused.verdicts)
+        if not self._aside.keep(refused.records, refused.reasons, required=not refused.unkept):
+            for index in refused.unkept:
+                charge = demands[index].charges[0]
+                verdicts[index] = Verdict(False, charge.key, charge.limits[0])
+        return verdicts
+
+    def _offer(self) -> None:
+        """See whether the database takes by now what it has refused."""
+        records, reasons = self._aside.needed(self._store.reach), {}
+        try:
+            self._store.admit((), records, self._patience)
+        except Refused as refused:
+            self._leisure.failed()
+            records, reasons = list(refused.records), dict(refused.reasons)
+        except (StoreUnavailable, CommitFailed) as failure:
+            self._lost(failure)
+            return
+        else:
+            records = []
+        if records != self._aside.records:
+            self._aside.replace(records, reasons)
+
+    def _outcome(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict] | None:
         """What ``commit`` gives; None when the database is away and has decided nothing."""
         try:
             verdicts = commit()
+        except Refused as refused:
+            return self._set_aside(refused, demands)
         except CommitFailed as failure:
             self._lost(failure)
             if not self._enforce:

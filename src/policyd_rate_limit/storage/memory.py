@@ -28,6 +28,7 @@ class Memory:
         self._ahead = 0.0  # seconds of the shared clock
         self._number = 0
         self._applied: dict[int, int] = {}  # writer -> number of its newest record that is in the ledger
+        self.set_aside: Sequence[Record] = ()  # what the database refuses: counted, and known nowhere else
 
     @property
     def date(self) -> int:
@@ -82,8 +83,10 @@ class Memory:
         return [pack(writer, number, self.date, ()) for writer, number in self._applied.items()]
 
     def forget(self) -> None:
-        """Empty the ledger, for reading it anew from the database."""
+        """Empty the ledger, for reading it anew from the database; what that refuses stays."""
         time = self.ledger.windows.time
         self.ledger.clear()
         self.ledger.windows.advance(time)
         self._applied.clear()
+        for record in self.set_aside:
+            self.apply(record)

@@ -29,15 +29,17 @@ that will ever be heeded have been counted there: as soon as one batch is given 
 from __future__ import annotations
 
 import random
+import secrets
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Usage
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Demand, Entry, Usage
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed, Underway
+from policyd_rate_limit.storage.base import CommitFailed, Refused, Underway
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_batch import Batch, terms_of
+from policyd_rate_limit.storage.redis_canary import Canary
 from policyd_rate_limit.storage.redis_keys import keys_of, lane_of
 from policyd_rate_limit.storage.redis_link import Link
 from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy, script
@@ -47,7 +49,7 @@ from policyd_rate_limit.storage.redis_tables import RedisTables
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
+    from policyd_rate_limit.domain.charge import Charge, Verdict
     from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.base import Commit
@@ -86,9 +88,15 @@ class RedisStore:
         self._longest = longest
         self._keys = keys_of(config)
         self._flights: deque[_Flight] = deque()  # what is under way, in order
-        self._replays = Replays(self._link, self._keys, self._exchange)
+        self._canary = Canary(memory, self._keys, self._link)
+        self._replays = Replays(self._link, self._keys, self._exchange, self._canary.check)
         self._overrides_version: Hashable = None
         self._tables = RedisTables(self._keys.prefix, self._exchange)
+
+    @property
+    def reach(self) -> int:
+        """See :meth:`policyd_rate_limit.storage.base.Store.reach`."""
+        return self._longest
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`: the batch is sent."""
@@ -116,12 +124,19 @@ class RedisStore:
             self._replays.bring_in(pending, self._longest)
             if not demands:
                 self._exchange(())
+                self._replays.raise_refused([])
                 return []
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         flight = _Flight(self._batch(demands), self._link.end())
         self._flights.append(flight)
-        return self._finish(flight)
+        try:
+            verdicts = self._finish(flight)
+        except Refused as refused:
+            self._replays.raise_refused(refused.verdicts, refused)
+            raise
+        self._replays.raise_refused(verdicts)
+        return verdicts
 
     def _batch(self, demands: Sequence[Demand]) -> Batch:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
@@ -157,6 +172,9 @@ class RedisStore:
             self._flights.popleft()
         if flight.given_up is not None:
             raise flight.given_up
+        failed = flight.batch.failed
+        if failed:
+            self._set_aside(flight.batch, failed)
         return self._conclude(flight.batch)
 
     def _ask(self, flight: _Flight) -> None:
@@ -166,23 +184,56 @@ class RedisStore:
             self._run(flight.commands, flight.end, flight.clock, flight.session)
         finally:
             batch.take()
+        self._ask_one_by_one(batch, flight.end)
         while commands := batch.ask():
             try:
                 self._run(commands, flight.end)
             finally:
                 batch.take()
+            self._ask_one_by_one(batch, flight.end)
+        if batch.failed:
+            self._canary.check()
         rest = batch.rest()
         if rest:
             self._run([command for command, _, _ in rest], flight.end)
             for command, question, group in rest:
                 question.conclude(command.reply[1], group)
 
+    def _ask_one_by_one(self, batch: Batch, end: float) -> None:
+        """Find out for whose keys a command was refused."""
+        for command, question in batch.one_by_one():
+            self._run((command,), end)
+            batch.take_single(command, question)
+
+    def _set_aside(self, batch: Batch, failed: Sequence[Question]) -> NoReturn:
+        """Decide from memory what the servers cannot decide, all else is as they say.
+
+        :raises Refused: always.
+        """
+        entries: list[Entry] = []
+        for question in batch.questions:
+            if not question.failure:
+                self._count(question)
+                continue
+            question.entries.clear()
+            question.verdict = self._memory.ledger.decide(question.demand, question.entries)
+            entries += question.entries
+        reasons = {charge.counter: question.failure for question in failed for charge in question.demand.charges}
+        # Of a writer of its own: the server knows others of this one.
+        records = [pack(secrets.randbits(62), 1, self._memory.date, entries)] if entries else []
+        unkept = [at for at, question in enumerate(batch.questions) if question.failure and question.entries]
+        raise Refused([question.result for question in batch.questions], records, reasons, unkept)
+
     def _conclude(self, batch: Batch) -> list[Verdict]:
-        """Have memory know what the server has counted; the verdicts."""
+        """Have memory know what the server has counted; the verdicts.
+
+        :raises NodeError: there is none on some of it.
+        """
+        verdicts = [question.result for question in batch.questions]
         trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
         for question in batch.questions:
             self._count(question, trims=trims)
-        return [question.result for question in batch.questions]
+        return verdicts
 
     def _give_up(self, error: NodeError) -> None:
         """Decide from memory what is under way and has no answer: none will be heeded any more."""
@@ -220,6 +271,9 @@ class RedisStore:
         found: list[list[Usage]] = [[] for _ in demands]
         for command, together in commands:
             for (number, charge), reply in zip(together, command.reply[1:], strict=True):
+                if len(reply) != 2 * len(charge.limits) or isinstance(reply[-1], bytes):
+                    found[number] += self._memory.ledger.explain(Demand((charge,)))  # its key is of no use
+                    continue
                 found[number] += (
                     Usage(charge.key, limit, used, None if free_in < 0 else free_in)
                     for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)

@@ -5,12 +5,13 @@ Redis keeps no log: what is still known of a counter lies in its windows, a sum 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.storage.redis_keys import escaped, keys_of
 from policyd_rate_limit.storage.redis_link import Link
-from policyd_rate_limit.storage.redis_node import Command, script
+from policyd_rate_limit.storage.redis_node import Command, refusable, script
 from policyd_rate_limit.storage.redis_tables import RedisTables, charges_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Hits, Override
 
 COUNTERS_PER_PAGE = 100
+
+_logger = logging.getLogger(__name__)
 
 
 class RedisAdministration:
@@ -119,10 +122,18 @@ class RedisAdministration:
                 yield [(self._keys.name(key), key) for key in new]
 
     def _read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
-        """Name and content of ``counters``, as HGETALL has it."""
-        commands = [Command(key, "HGETALL", key) for _, key in counters]
+        """Name and content of ``counters``, as HGETALL has it; those of another type are left out, and named."""
+        commands = [refusable(Command(key, "HGETALL", key)) for _, key in counters]
         self._run(commands)
-        return [(name, command.reply) for (name, _), command in zip(counters, commands, strict=True)]
+        found = []
+        for (name, _), command in zip(counters, commands, strict=True):
+            if command.reply is not None:
+                found.append((name, command.reply))
+            elif command.failure is not None:
+                _logger.warning("what is counted for %s cannot be read: %s", name, command.failure)
+        if commands and not found and commands[0].failure is not None and commands[0].failure.code == "NOPERM":
+            raise commands[0].failure  # nobody's may be read
+        return found
 
     def _run(self, commands: Sequence[Command]) -> float:
         """Have ``commands`` answered; the time of the servers (Unix seconds)."""

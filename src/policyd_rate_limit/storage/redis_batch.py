@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Entry, Verdict
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
-from policyd_rate_limit.storage.redis_node import script
+from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy, refusable, script
 from policyd_rate_limit.storage.redis_tables import packed
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Charge, Demand
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.redis_keys import Keys
-    from policyd_rate_limit.storage.redis_node import Argument, Command
+    from policyd_rate_limit.storage.redis_node import Argument
 
 MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
 MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 
 _SAME = b""  # instead of the terms of a demand
-_REFUSED = 0  # what a reply of the script begins with
+_REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
+_COMMON = 4  # arguments of the script before those of the demands
 
 
 class Question:
@@ -34,7 +35,7 @@ class Question:
     counted something of it.
     """
 
-    __slots__ = ("demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
+    __slots__ = ("_failure", "demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
 
     def __init__(self, demand: Demand, field: bytes, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
         self.demand = demand
@@ -47,10 +48,18 @@ class Question:
 
     @property
     def result(self) -> Verdict:
-        """The verdict, once there is one."""
+        """The verdict, once there is one.
+
+        :raises NodeError: there will be none.
+        """
         if self.verdict is None:
-            raise AssertionError(f"no verdict on {self.demand}")
+            raise NodeError(self.failure or f"no verdict on {self.demand}", Remedy.NONE)
         return self.verdict
+
+    @property
+    def failure(self) -> str:
+        """Why the servers cannot decide this one, such as a key that is of another type; empty: they can."""
+        return getattr(self, "_failure", "")  # what nearly none has costs nothing
 
     @property
     def is_answered(self) -> bool:
@@ -60,7 +69,14 @@ class Question:
     @property
     def has_reserved(self) -> bool:
         """Whether some charges were counted before another one was refused."""
-        return bool(self.entries) and self.verdict is not None and not self.verdict.admitted
+        if not self.entries:
+            return False
+        return bool(self.failure) if self.verdict is None else not self.verdict.admitted
+
+    def fail(self, why: str, *, may_be_counted: bool) -> None:
+        """The servers cannot decide this one."""
+        self._failure = why
+        self.may_be_counted = self.may_be_counted or may_be_counted
 
     def take(self, reply: Sequence[int] | int, date: int) -> None:
         """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
@@ -75,6 +91,9 @@ class Question:
         elif reply[0] == _REFUSED:
             charge = group[reply[1] - 1]
             self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
+            return
+        elif reply[0] == _FAILED:
+            self.fail(_text(reply[1]), may_be_counted=True)
             return
         else:
             self._note(group, reply)
@@ -115,7 +134,9 @@ class Batch:
         self._ordinals: dict[str, int] = {}
         self._own_fields = 0
         self._asked: list[tuple[Command, Sequence[Question]]] = []
+        self._refused: list[tuple[Command, Sequence[Question]]] = []
         self.is_split = False  # some demands need several scripts
+        self._is_new = True
         self.questions = [self._question(demand) for demand in demands]
 
     def _question(self, demand: Demand) -> Question:
@@ -135,6 +156,9 @@ class Batch:
     def ask(self) -> list[Command]:
         """Ask for what is to be known next of each question that has no verdict; none: all have one."""
         asked = [question for question in self.questions if question.verdict is None]
+        if not self._is_new:
+            asked = [question for question in asked if not question.failure]
+        self._is_new = False
         for together in self._keys.in_scripts(asked, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
@@ -155,13 +179,16 @@ class Batch:
                     before = charge
                     arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits),)))
                 arguments.append(question.field)
-            self._asked.append((script(keys, (*self._common, *arguments)), together))
+            self._asked.append((refusable(script(keys, (*self._common, *arguments))), together))
         return [command for command, _ in self._asked]
 
     def take(self) -> None:
         """Take the replies to what has been asked, as far as there are any."""
         unanswered = []
         for command, together in self._asked:
+            if command.is_refused:
+                self._refused.append((command, together))
+                continue
             if command.reply is None:
                 unanswered.append((command, together))
                 for question in together:
@@ -171,6 +198,35 @@ class Batch:
             for question, reply in zip(together, replies, strict=True):
                 question.take(reply, date)
         self._asked = unanswered
+
+    @property
+    def failed(self) -> list[Question]:
+        """What the servers cannot decide."""
+        return [question for question in self.questions if question.failure]
+
+    def one_by_one(self) -> list[tuple[Command, Question]]:
+        """Once more, each by itself, what was refused together: for the keys of one, as it seems."""
+        refused, self._refused = self._refused, []
+        return [single for command, together in refused for single in self._singles(command, together)]
+
+    def _singles(self, command: Command, together: Sequence[Question]) -> Iterator[tuple[Command, Question]]:
+        _, _, count, *rest = command.arguments
+        keys, arguments = rest[: int(count)], rest[int(count) + _COMMON :]
+        terms: Argument = _SAME
+        for index, question in enumerate(together):
+            size = len(question.groups[0]) * (2 if question.field else 1)
+            own = [bytes(key) for key in keys[:size] if isinstance(key, bytes)]
+            del keys[:size]
+            terms = arguments[2 * index] or terms
+            yield refusable(script(own, (*self._common, terms, question.field))), question
+
+    def take_single(self, command: Command, question: Question) -> None:
+        """Take the reply to one of :meth:`one_by_one`."""
+        if command.reply is None:
+            question.fail(str(command.failure), may_be_counted=command.open)
+        else:
+            date, reply = command.reply
+            question.take(reply, date)
 
     def rest(self) -> list[tuple[Command, Question, Sequence[Charge]]]:
         """What is to be said about questions that all have a verdict."""
@@ -217,3 +273,7 @@ def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits]
 @lru_cache(MOST_VERDICTS_KEPT)
 def _admitted(amount: int) -> Verdict:
     return Verdict(True, charged=amount)
+
+
+def _text(reply: object) -> str:
+    return " ".join(reply.decode("utf-8", "replace").split()) if isinstance(reply, bytes) else str(reply)

@@ -29,6 +29,7 @@
 --
 -- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit}, {KNOWN},
 -- {COUNTED, charge, amount, date, charge, amount, ...}, or AS_ASKED: its one charge was counted, in that second;
+-- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows.
 --
@@ -46,7 +47,7 @@
 -- costs what has expired since.
 
 local FORMAT = 1
-local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED = 0, 1, 2, 3, 4
+local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED, FAILED = 0, 1, 2, 3, 4, 5
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
 local REMEMBERED_TEXT = tostring(REMEMBERED) -- as an argument: to write a number costs a third of a command
 local LONGEST_VALUE = 64 -- bytes that Redis' default, hash-max-listpack-value, has lie close together
@@ -899,7 +900,11 @@ end
 -- What an administrator asks ---------------------------------------------------------------------------------------
 
 local function reset()
-    local counter = read(KEYS[1])
+    local is_readable, counter = pcall(read, KEYS[1])
+    if not is_readable then
+        call('DEL', KEYS[1]) -- what somebody has put there, or damaged
+        return 0
+    end
     local total = 0
     if counter.tail < counter.first then
         return total
@@ -947,32 +952,55 @@ elseif ARGV[5] == 'hits' then
 elseif ARGV[5] == 'replay' then
     return replay(tonumber(ARGV[6]), math.min(tonumber(ARGV[7]), date))
 end
-local replies, key, terms = {date}, 1, nil
-for at = 5, #ARGV, 2 do
-    local packed, field = ARGV[at], ARGV[at + 1]
-    if packed ~= '' then
-        terms = unpack_message(packed)
-        terms.is_plain = is_plain(terms)
-    end
-    local mail = field ~= '' and KEYS[key + 1]
-    local reply = terms.is_plain and charge_quickly(terms, KEYS[key], mail, field)
-    if reply then
-        key = key + (mail and 2 or 1)
-    else
-        local charges = {}
-        for index = 3, #terms do
-            local asked = terms[index]
-            local charge = {counter = read(KEYS[key]), ordinal = asked[1], amount = asked[2], last = asked[3]}
-            key = key + 1
-            if mail then
-                charge.mail = KEYS[key]
-                homes[charge.mail] = charge.counter.key
-                key = key + 1
-            end
-            charges[index - 2] = charge
+local replies, at, key, terms = {date}, 5, 1, nil
+
+-- Decides one demand after the other.
+local function answer_all()
+    while at <= #ARGV do
+        local packed, field = ARGV[at], ARGV[at + 1]
+        if packed ~= '' then
+            terms = unpack_message(packed)
+            terms.is_plain = is_plain(terms)
         end
-        reply = answer(terms[1], charges, field, terms[2] ~= '' and terms[2] or field)
+        local mail = field ~= '' and KEYS[key + 1]
+        local reply = terms.is_plain and charge_quickly(terms, KEYS[key], mail, field)
+        if not reply then
+            local charges, next = {}, key
+            for index = 3, #terms do
+                local asked = terms[index]
+                local charge = {counter = read(KEYS[next]), ordinal = asked[1], amount = asked[2], last = asked[3]}
+                next = next + 1
+                if mail then
+                    charge.mail = KEYS[next]
+                    homes[charge.mail] = charge.counter.key
+                    next = next + 1
+                end
+                charges[index - 2] = charge
+            end
+            reply = answer(terms[1], charges, field, terms[2] ~= '' and terms[2] or field)
+        end
+        replies[#replies + 1] = reply
+        key = key + (#terms - 2) * (mail and 2 or 1)
+        at = at + 2
     end
-    replies[#replies + 1] = reply
 end
+
+-- What the server says to everybody, older ones behind words of their own.
+local OF_SERVER = {'OOM ', 'MISCONF ', 'READONLY ', 'NOREPLICAS ', 'MASTERDOWN ', 'NOPERM '}
+
+repeat
+    local ended, problem = pcall(answer_all)
+    if not ended then
+        local why = tostring(type(problem) == 'table' and problem.err or problem)
+        for _, beginning in ipairs(OF_SERVER) do
+            local from = string.find(why, beginning, 1, true)
+            if from then
+                return {err = substring(why, from)}
+            end
+        end
+        replies[#replies + 1] = {FAILED, why}
+        key = key + (#terms - 2) * (ARGV[at + 1] ~= '' and 2 or 1)
+        at = at + 2
+    end
+until ended
 return replies

@@ -108,7 +108,7 @@ class Link:
         asks for the time, has been sent already.
 
         :returns: the time of the servers (Unix seconds).
-        :raises NodeError: not all have a reply.
+        :raises NodeError: not all have a reply, or are refused for their keys where that may be.
         """
         clock = clock or Command(None, "TIME")
         waiting = [*commands, clock]
@@ -127,7 +127,7 @@ class Link:
             for command in waiting:
                 if command.reply == [_LATER]:
                     command.reply = None
-            waiting = [command for command in waiting if command.reply is None]
+            waiting = [command for command in waiting if command.reply is None and not command.is_refused]
             if not waiting:
                 return self.time_of(clock)
             if failure is None:

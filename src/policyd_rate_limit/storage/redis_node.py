@@ -46,6 +46,11 @@ _BEFORE_ANYTHING = frozenset(
     {"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"}
     | {"NOPERM", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN"}
 )
+# What a server says to everybody, whatever they ask for; older ones put it behind words of their own.
+_OF_SERVER = frozenset(
+    {"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH"}
+    | {"NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "WRONGPASS"}
+)
 _NOT_NOW = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
 _NOTHING = object()  # what has no end yet is no reply
 
@@ -67,6 +72,13 @@ class NodeError(StoreError):
         self.code = code  # the first word of what the server has answered, and the others
         self.rest = rest
 
+    @property
+    def may_be_of_keys(self) -> bool:
+        """Whether a command with other keys may well be carried out: a key may be of another type, for instance."""
+        return (
+            bool(self.code) and self.code not in _OF_SERVER and not any(f"-{code} " in self.rest for code in _OF_SERVER)
+        )
+
 
 class Address(NamedTuple):
     """Of one server; a UNIX socket has its path as the host."""
@@ -83,9 +95,10 @@ class Command:
 
     ``reply`` stays None until there is one; ``failure`` is why there will be none, as long as it is not sent again.
     ``open``: it was sent, and nobody knows whether it was carried out.
+    ``may_be_refused``: that its keys are refused is an answer as well, and no failure of the server.
     """
 
-    __slots__ = ("arguments", "asks", "failure", "key", "node", "open", "reply")
+    __slots__ = ("arguments", "asks", "failure", "key", "may_be_refused", "node", "open", "reply")
 
     def __init__(self, key: bytes | None, *arguments: Argument) -> None:
         self.key = key
@@ -93,13 +106,25 @@ class Command:
         self.reply: Any = None
         self.failure: NodeError | None = None
         self.open = False
+        self.may_be_refused = False
         self.node: Node | None = None  # to which it was sent last
         self.asks: Address | None = None  # whom to ask this once, while a Cluster moves a slot
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server has refused it for its keys, as it seems."""
+        return self.may_be_refused and self.failure is not None and self.failure.may_be_of_keys
 
 
 def script(keys: Sequence[bytes], arguments: Iterable[Argument]) -> Command:
     """A call of the script with ``keys``, which are of one slot, and ``arguments``."""
     return Command(keys[0], "EVALSHA", SCRIPT_SHA, len(keys), *keys, *arguments)
+
+
+def refusable(command: Command) -> Command:
+    """``command``, with ``may_be_refused``."""
+    command.may_be_refused = True
+    return command
 
 
 def slot_of(key: bytes) -> int:

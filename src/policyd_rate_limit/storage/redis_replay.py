@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.storage.base import Refused
+from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
-from policyd_rate_limit.storage.redis_node import NodeError, Remedy, script
+from policyd_rate_limit.storage.redis_node import NodeError, Remedy, refusable, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.charge import Entry, Verdict
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis_keys import Keys
     from policyd_rate_limit.storage.redis_link import Link
@@ -29,17 +32,23 @@ _logger = logging.getLogger(__name__)
 class Replays:
     """Brings in records, in the order in which they were written.
 
-    ``run`` has commands answered, or raises NodeError. ``done``: (writer, number) of the records that are in. New
+    ``run`` has commands answered, or raises NodeError; ``check`` raises it where the servers refuse everybody.
+    ``done``: (writer, number) of the records that are in. New
     connections may lead to servers that know nothing of those.
     """
 
-    def __init__(self, link: Link, keys: Keys, run: Callable[[Sequence[Command]], object]) -> None:
+    def __init__(
+        self, link: Link, keys: Keys, run: Callable[[Sequence[Command]], object], check: Callable[[], None]
+    ) -> None:
         self.done: set[tuple[int, int]] = set()
         self._former: dict[tuple[bytes, str], int] = {}  # lane, counter -> number of the last record
         self._session: Session | None = None  # over which they are in
         self._link = link
         self._keys = keys
         self._run = run
+        self._check = check
+        self._refused: list[Record] = []
+        self._reasons: dict[str, str] = {}  # counter -> why
 
     def bring_in(self, records: Sequence[Record], keep: int) -> None:
         """Bring in ``records``, which the servers are to remember for ``keep`` seconds at the least.
@@ -54,7 +63,7 @@ class Replays:
         while waiting:
             if time.monotonic() >= end:
                 raise NodeError(f"{len(waiting)} batches are still to be brought into Redis", Remedy.REPEAT)
-            commands: list[Command] = []
+            commands: list[tuple[Command, int, Sequence[Entry]]] = []
             count = 0
             for record in waiting:
                 if len(commands) >= COMMANDS_PER_EXCHANGE:
@@ -65,7 +74,8 @@ class Replays:
                     _logger.error("a batch of the journal cannot be understood and does not count: %s", error)
                 count += 1
             try:
-                self._run(commands)
+                self._run([command for command, _, _ in commands])
+                self._set_aside(commands)
             except NodeError:
                 # Which of them are done is known to the server.
                 self.forget()
@@ -77,9 +87,35 @@ class Replays:
         """Whether any are in is no more known."""
         self.done.clear()
         self._former.clear()
+        self._refused = []
+        self._reasons = {}
 
-    def _commands(self, record: Record, keep: int) -> Iterator[Command]:
-        """One command for each counter of ``record``."""
+    def raise_refused(self, verdicts: list[Verdict], besides: Refused | None = None) -> None:
+        """Say what the servers have refused of what was brought in, with what they refuse ``besides``.
+
+        :raises Refused: if there is anything.
+        """
+        if self._refused:
+            records, reasons = self._refused, self._reasons
+            self._refused, self._reasons = [], {}
+            if besides is not None:
+                records, reasons = [*records, *besides.records], {**reasons, **besides.reasons}
+            raise Refused(verdicts, records, reasons)
+
+    def _set_aside(self, commands: Sequence[tuple[Command, int, Sequence[Entry]]]) -> None:
+        """Remember which of ``commands`` were refused."""
+        refused = [(command, date, entries) for command, date, entries in commands if command.reply is None]
+        if refused:
+            self._check()
+        for command, date, entries in refused:
+            counted = [entry for entry in entries if entry.amount]
+            if counted:
+                # Of a writer of its own, since what else is in its record is done.
+                self._refused.append(pack(secrets.randbits(62), 1, date, counted))
+            self._reasons[entries[0].counter] = str(command.failure)
+
+    def _commands(self, record: Record, keep: int) -> Iterator[tuple[Command, int, Sequence[Entry]]]:
+        """One command for each counter of ``record``, with the date of the record and the entries."""
         entries: dict[str, list[Entry]] = defaultdict(list)
         for entry in record.dated_until(record.date):
             entries[entry.counter].append(entry)
@@ -96,7 +132,8 @@ class Replays:
                     field = settled_field(record.writer, record.number)
                 arguments += (entry.amount, entry.date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
             names = [self._keys.counter(counter), *(self._keys.mail(counter, mail) for mail in mails)]
-            yield script(names, (lane, record.number, keep, self._link.time, *arguments))
+            command = script(names, (lane, record.number, keep, self._link.time, *arguments))
+            yield refusable(command), record.date, of_counter
             self._former[lane, counter] = record.number
 
 

@@ -85,7 +85,8 @@ class Session:
         for command in commands:
             if command.failure is not None:
                 self._judge(command, command.failure)
-                failures.append(command.failure)
+                if not command.is_refused:
+                    failures.append(command.failure)
         for node in {c.node for c in commands if c.node and c.failure and c.failure.code == "NOSCRIPT"}:
             try:
                 node.load_script()
