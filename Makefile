@@ -45,6 +45,16 @@ test-domain: test-venv
 	.venv/bin/pytest --numprocesses $$(nproc) --dist worksteal tests/unit/domain --cov --cov-report=
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
 
+# CI=true looks for the same examples each time. What this finds becomes an @example of its test.
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+EXAMPLES := 2000
+TESTS := tests/unit tests/storage
+.PHONY: test-random
+test-random: test-venv ## hold each property against 2,000 new examples; SEED=... repeats a run, TESTS=... names some
+	@echo "seed $(SEED): make test-random SEED=$(SEED) EXAMPLES=$(EXAMPLES) TESTS='$(TESTS)'"
+	PYTHONHASHSEED=$(SEED) POLICYD_TEST_EXAMPLES=$(EXAMPLES) .venv/bin/pytest --hypothesis-seed=$(SEED) -m hypothesis \
+	  --numprocesses $$(nproc) --dist worksteal --timeout 3600 $(TESTS)
+
 $(OLD_VERSION): | test-venv
 	rm -rf .venv-1.2.0
 	.venv/bin/python -m venv .venv-1.2.0

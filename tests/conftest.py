@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hypothesis
 import pytest
 
+from support.examples import load_profile
 from support.programs import require_root
 
-# A busy machine is no fault of the code.
-hypothesis.settings.register_profile("policyd", deadline=None)
-hypothesis.settings.load_profile("policyd")
+load_profile()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

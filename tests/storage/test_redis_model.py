@@ -26,6 +26,7 @@ from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import RedisStore
 from policyd_rate_limit.storage.redis_node import SCRIPT
 from storage.stores import Clock, new_memory
+from support.examples import examples
 from support.redis_servers import External, RedisServer
 
 Server = RedisServer | External
@@ -72,7 +73,7 @@ def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
 DEMANDS = st.lists(st.sampled_from(sorted(LIMITS)), min_size=1, max_size=3, unique=True).map(tuple).flatmap(demand_on)
 FORWARD = st.one_of(st.just(0.0), st.floats(0, 1), st.floats(0, 20), st.floats(0, 700))
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example takes minutes

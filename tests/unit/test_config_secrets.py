@@ -16,6 +16,7 @@ from policyd_rate_limit import config
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.errors import ConfigError
 from support.configuration import Load
+from support.examples import examples
 
 SECRET = "hunter2"
 SECRETS = {
@@ -66,7 +67,9 @@ def test_a_value_that_is_taken_for_a_name_is_not_shown(load: Load, text: str, sh
 
 
 @given(data=st.data(), conf=st.booleans())
-@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@hypothesis_settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(300)
+)
 def test_no_slip_of_the_pen_shows_a_secret(tmp_path: Path, data: st.DataObject, conf: bool) -> None:
     if conf:
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in SECRETS.items())

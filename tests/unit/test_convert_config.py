@@ -17,6 +17,7 @@ from policyd_rate_limit.config.converting import convert
 from policyd_rate_limit.config.loading import check
 from policyd_rate_limit.config.yaml_file import read_yaml
 from policyd_rate_limit.errors import ConfigError
+from support.examples import examples
 
 
 def yaml_of(text: str) -> str:
@@ -247,7 +248,7 @@ def conf_files(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 @given(conf_files())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_the_settings_are_equal_and_no_comment_is_lost(file: tuple[str, list[str]]) -> None:
     text, comments = file
     before = check(read_conf(text, "x.conf")).settings

@@ -35,6 +35,7 @@ from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Reques
 from policyd_rate_limit.service import Actions, Observer, Policy, Service
 from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
+from support.examples import examples
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -262,7 +263,7 @@ class PostfixAsks(RuleBasedStateMachine):
 
 
 TestPostfixAsks = PostfixAsks.TestCase
-TestPostfixAsks.settings = settings(max_examples=100, stateful_step_count=40)
+TestPostfixAsks.settings = settings(max_examples=examples(100), stateful_step_count=40)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.windows import SWEEPS
+from support.examples import examples
 from support.sharing import keys_that_share
 
 T0 = 1_700_000_000.0
@@ -212,7 +213,7 @@ real_demands = st.one_of(
         max_size=40,
     )
 )
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_what_is_forgotten_errs_to_the_strict_side(steps: list[tuple[float, Demand, bool]]) -> None:
     """With a memory of next to nothing, and restarts that remember the last mails alone."""
     now = T0
@@ -235,7 +236,7 @@ def test_what_is_forgotten_errs_to_the_strict_side(steps: list[tuple[float, Dema
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), demands_of({"k": GENEROUS})), max_size=20))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) -> None:
     now, entries = T0, list[Entry]()
     ledger = rebuilt(entries, now)

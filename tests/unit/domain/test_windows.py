@@ -20,6 +20,7 @@ from policyd_rate_limit.domain.windows import (
     SWEEPS,
     Windows,
 )
+from support.examples import examples
 from support.sharing import keys_that_share
 
 KEYS_THAT_SHARE = keys_that_share(4)
@@ -461,7 +462,7 @@ shared_acts = st.one_of(
     st.integers(0, 2),
     st.lists(st.tuples(shared_steps, st.integers(0, 3), shared_acts), max_size=80),
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_whoever_shares_a_log_is_never_refused_too_late(
     all_limits: list[Limits], max_keys: int, steps: list[tuple[float, int, tuple[str, int]]]
 ) -> None:
