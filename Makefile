@@ -73,6 +73,14 @@ check: test-venv ## static checks: ruff, mypy, import-linter
 	.venv/bin/mypy
 	.venv/bin/lint-imports --verbose
 
+# TARGETS=... names some of tests/fuzz/targets, FUZZ_SECONDS how long each is fed, once not compiled and once compiled.
+FUZZ_SECONDS := 300
+.PHONY: fuzz
+fuzz: test-venv $(COMPILED) ## feed the readers of what others write with random input, minutes for each
+	.venv/bin/pip install --quiet --disable-pip-version-check 'atheris>=2.3'
+	.venv/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
+	.venv-compiled/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
+
 .PHONY: bench
 bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, half an hour, and write docs/benchmark.md
 	@packaging/make-venv.sh bench

@@ -99,6 +99,15 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise refuse("a file that can be read", reason) from None
+    return decode(data, str(path))
+
+
+def decode(data: bytes, file: str) -> str:
+    """The text of a configuration file of these bytes. Raises ConfigError."""
+
+    def refuse(expected: str, found: str, line: int = 0) -> ConfigError:
+        return ConfigError([Problem(file, line, "", expected, found)])
+
     if len(data) > MOST_BYTES:
         raise refuse(f"at most {MOST_BYTES} bytes", "more")
     try:

@@ -1,0 +1,1 @@
+"""Fuzzing of whatever reads bytes that others have written; `make fuzz` runs it, see CONTRIBUTING.md."""
