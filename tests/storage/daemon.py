@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import pathlib
-import threading
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
@@ -66,10 +65,16 @@ class Daemon:
         """The time of the next try comes, and the database is tried."""
         self.monotonic.now += 10
         self.fallback.maintain()
-        for thread in threading.enumerate():
-            if thread.name == "probe":
-                thread.join()
+        self.probed()
         self.fallback.maintain()
+
+    def probed(self) -> None:
+        """Wait for the thread that probes the database to end, if there is one.
+
+        Not by way of ``threading.enumerate()``: since Python 3.13 a thread that is no longer in it may still be alive.
+        """
+        if self.fallback._probe is not None:
+            self.fallback._probe.join()
 
     def close(self) -> None:
         """The daemon ends in order."""

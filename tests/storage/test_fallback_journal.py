@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import pathlib
-import threading
 from collections.abc import Sequence
 from unittest import mock
 
@@ -129,9 +128,7 @@ def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabas
         with contextlib.suppress(StoreFull):
             kept += sum(daemon.ask(demand(f"user:{number}")))
         daemon.monotonic.now += 10
-        for thread in threading.enumerate():
-            if thread.name == "probe":
-                thread.join()
+        daemon.probed()
     assert 5 < kept < 60
     assert len(in_journal(daemon)) == kept
     daemon.fallback._store = store

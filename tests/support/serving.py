@@ -145,6 +145,8 @@ async def serving(path: Path | None = None, *more: socket.socket) -> AsyncIterat
     listener.bind(str(path) if path else ("127.0.0.1", 0))
     world = World(listener)
     await world.server.start([world.listener, *more], 100)
+    # A whole second: what is added to another time is rounded, up or down by how long the machine has been up.
+    world.server.now = float(int(world.server.now))
     try:
         yield world
     finally:

@@ -436,6 +436,7 @@ def test_whoever_can_read_the_file_may_ask() -> None:
     script = """
 import sys
 import encodings.utf_8_sig
+import policyd_rate_limit.config.yaml_file
 from policyd_rate_limit.cli import get_config, main
 from policyd_rate_limit.system.accounts import Account, drop_privileges
 drop_privileges(Account("54321", 54321, 54322, (54322,)))
