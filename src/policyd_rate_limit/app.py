@@ -27,6 +27,7 @@ from policyd_rate_limit.report.notifier import Notifier
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.standing import Desk
+from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.notices import Notices
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.observe.monitoring import Monitoring
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.copying import Copied
     from policyd_rate_limit.storage.fallback import Fallback
+    from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
 
@@ -221,6 +224,32 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
         store.close()
         if lookup is not None:
             lookup.close()
+
+
+def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:
+    """Bring what the database of ``old`` holds into that of ``new``: what that was, and what waits in which journal.
+
+    As :func:`open_desk`, but root makes the directories of the new database first.
+
+    :raises PolicydError: that is not possible; what was brought until then is there, and is not brought again.
+    """
+    source = stores.open_administration(old, _rules(old))
+    target = stores.open_administration(new, _rules(new))
+    if os.geteuid() == 0:
+        account = accounts.resolve(old.user, old.group)
+        if accounts.resolve(new.user, new.group) != account:
+            raise SystemRefusal("user and group have to be the same in both configurations: they own what is made")
+        make_state_directories(new, account)
+        accounts.drop_privileges(account)
+    os.umask(UMASK)
+    stores.check_access(old)
+    stores.check_access(new)
+    try:
+        copied = copying.copy(source, target, stores.make_copier)
+        return copied, stores.waiting(old)
+    finally:
+        source.close()
+        target.close()
 
 
 def mail_report(settings: Settings) -> None:

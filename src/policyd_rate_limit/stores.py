@@ -22,6 +22,7 @@ from policyd_rate_limit.storage import journal
 from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log_administration import LogAdministration
+from policyd_rate_limit.storage.log_copying import LogCopying
 from policyd_rate_limit.storage.log_store import LogStore
 from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration
+    from policyd_rate_limit.storage.copying import Copier
     from policyd_rate_limit.storage.log import Log
     from policyd_rate_limit.storage.notices import Notices
     from policyd_rate_limit.storage.record import Record
@@ -92,6 +94,17 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
         longest=LARGEST if settings.sql_limits_by_id else longest_window(settings),
         key_of_old_id=lambda old_id: rules.keys_of_old_id(old_id)[0],
     )
+
+
+def make_copier(store: Administration) -> Copier:
+    """The counts of ``store``, which :func:`open_administration` has opened, for a copy."""
+    if isinstance(store, LogAdministration):
+        return LogCopying(store)
+    from policyd_rate_limit.storage.redis_administration import RedisAdministration
+    from policyd_rate_limit.storage.redis_copying import RedisCopying
+
+    assert isinstance(store, RedisAdministration)  # noqa: S101 - there are no others
+    return RedisCopying(store)
 
 
 def name(settings: Settings) -> str:

@@ -62,6 +62,12 @@ class Store:
     def remove_override(self, key: str) -> bool:
         raise NotImplementedError
 
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        raise NotImplementedError
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        raise NotImplementedError
+
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         raise NotImplementedError
 

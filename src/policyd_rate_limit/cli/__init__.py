@@ -30,6 +30,7 @@ COMMANDS = {
     "allow": "allow",
     "block": "block",
     "revoke": "revoke",
+    "copy-to": "copy_to",
     "check-config": "check_config",
     "convert-config": "convert_config",
     "doctor": "doctor",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_OVERRIDES = 10_000  # in force at once
 MOST_HITS = 100_000  # that are told at once
+HITS_AT_ONCE = 500  # that are counted all or none
 LONGEST_NOTE = 1_000  # characters
 PATIENCE = 30.0  # seconds to wait for the daemons, where they have to be kept from the database
 
@@ -81,6 +82,18 @@ class Administration(Protocol):
 
     def hits(self) -> list[Hits]:
         """Those since the last report, those of the most hits first, and :data:`MOST_HITS` at the most."""
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """Count ``hits``, of a key and a window at most once each; up to :data:`HITS_AT_ONCE` in one step.
+
+        Those of windows of 0 and less seconds are notes of a copy: see :meth:`copied`.
+        """
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """The notes of :mod:`policyd_rate_limit.copying` in this database: (name, 0 or less) -> number.
+
+        They are kept as hits are, of windows that there are not, so that both change in one step; no report tells them.
+        """
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """These were reported: take them off. What came meanwhile stays."""

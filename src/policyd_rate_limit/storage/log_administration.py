@@ -42,36 +42,36 @@ class LogAdministration:
 
     def now(self) -> int:
         """See :meth:`Administration.now`."""
-        return int(self._open().time())
+        return int(self.open().time())
 
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
         """See :meth:`Administration.entries`."""
         for page in iter(self._reader(since).page, []):
             for record in page:
-                yield from _entries(record, keys, since)
+                yield from entries_of(record, keys, since)
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
         """See :meth:`Administration.follow`."""
         reader = self._reader(since)
         while True:
             page = reader.page()
-            entries = [entry for record in page for entry in _entries(record, None, since)]
+            entries = [entry for record in page for entry in entries_of(record, None, since)]
             if entries or not page:
                 yield entries
 
     def reset(self, key: str) -> int:
         """See :meth:`Administration.reset`: a record that gives back is appended, which every daemon reads."""
-        log = self._open()
+        log = self.open()
         self._memory.forget()
         self._memory.synchronise(log.time())
         mails: set[str] = set()
         in_force = log_tables.overrides(log, self._memory.date)
         since = self._memory.date - max(self._longest, longest_window(in_force))
-        reader = _Reader(log, log.last_before(since))
+        reader = Reader(log, log.last_before(since))
 
         def count(page: Sequence[Record]) -> None:
             for record in page:
-                for entry in _entries(record, (key,), since):
+                for entry in entries_of(record, (key,), since):
                     self._memory.ledger.apply(entry)
                     mails.add(entry.mail)
 
@@ -90,26 +90,34 @@ class LogAdministration:
 
     def overrides(self) -> list[Override]:
         """See :meth:`Administration.overrides`."""
-        log = self._open()
+        log = self.open()
         return log_tables.overrides(log, int(log.time()))
 
     def set_override(self, override: Override) -> None:
         """See :meth:`Administration.set_override`."""
-        log = self._open()
+        log = self.open()
         log_tables.set_override(log, override, int(log.time()), PATIENCE)
 
     def remove_override(self, key: str) -> bool:
         """See :meth:`Administration.remove_override`."""
-        log = self._open()
+        log = self.open()
         return log_tables.remove_override(log, key, int(log.time()), PATIENCE)
 
     def hits(self) -> list[Hits]:
         """See :meth:`Administration.hits`."""
-        return log_tables.hits(self._open(), self._key_of_old_id)
+        return log_tables.hits(self.open(), self._key_of_old_id)
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.add_hits`."""
+        log_tables.add_hits(self.open(), hits, PATIENCE)
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`Administration.copied`."""
+        return log_tables.copied(self.open())
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`Administration.forget_hits`."""
-        log_tables.subtract_hits(self._open(), hits, self._key_of_old_id, PATIENCE)
+        log_tables.subtract_hits(self.open(), hits, self._key_of_old_id, PATIENCE)
 
     def close(self) -> None:
         """See :meth:`Administration.close`."""
@@ -117,11 +125,11 @@ class LogAdministration:
             self._log.close()
             self._log = None
 
-    def _reader(self, since: int) -> _Reader:
-        log = self._open()
-        return _Reader(log, log.last_before(since))
+    def _reader(self, since: int) -> Reader:
+        log = self.open()
+        return Reader(log, log.last_before(since))
 
-    def _open(self) -> Log:
+    def open(self) -> Log:
         """The connection in use; a new one where that was lost, as it is after a few seconds in which nobody asked."""
         if self._log is not None:
             try:
@@ -133,7 +141,7 @@ class LogAdministration:
         return self._log
 
 
-class _Reader:
+class Reader:
     """Reads a log from behind ``seq`` on, without its lock or with it."""
 
     def __init__(self, log: Log, seq: int) -> None:
@@ -156,7 +164,7 @@ class _Reader:
         return found
 
 
-def _entries(record: Record, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
+def entries_of(record: Record, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
     """What ``record`` holds of ``keys``, dated ``since`` or later."""
     if keys is not None and not any(record.may_hold(mark_of(key)) for key in keys):
         return

@@ -9,6 +9,8 @@
 JSON in ASCII: a database holds them whatever its encoding, and whatever bytes a client has sent. ``stamp`` is random
 and new with each change, so that the sum of all tells whether anything has changed.
 
+Rows of policyd_hit whose ``seconds`` are 0 or less are notes of a copy, and no hits.
+
 ``limit_report`` of version 1.2.0 counts as well, as long as it has rows.
 """
 
@@ -119,7 +121,7 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
     """Those of the most hits first."""
     found: dict[tuple[str, int], Hits] = {}
     for counter, seconds, count, last in log.read(
-        f"SELECT counter, seconds, hits, last FROM policyd_hit ORDER BY hits DESC LIMIT {MOST_HITS}"  # noqa: S608 - a number
+        f"SELECT counter, seconds, hits, last FROM policyd_hit WHERE seconds > 0 ORDER BY hits DESC LIMIT {MOST_HITS}"  # noqa: S608 - a number
     ):
         try:
             hit = Hits(_text(counter), int(seconds), int(count), int(last))
@@ -132,6 +134,12 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
         known = found.get((key, seconds), Hits(key, seconds, 0, 0))
         found[key, seconds] = known._replace(hits=known.hits + count)
     return sorted(found.values(), key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
+
+
+def copied(log: Log) -> dict[tuple[str, int], int]:
+    """See :meth:`policyd_rate_limit.storage.administration.Administration.copied`."""
+    rows = log.read("SELECT counter, seconds, hits FROM policyd_hit WHERE seconds <= 0")
+    return {(_text(counter), int(seconds)): int(count) for counter, seconds, count in rows}
 
 
 def subtract_hits(log: Log, reported: Iterable[Hits], key_of_old_id: Callable[[str], str], patience: float) -> None:

@@ -38,13 +38,13 @@ class RedisAdministration:
 
     def __init__(self, config: Mapping[str, Any], *, longest: int, timeout: float) -> None:
         self._link = Link(config, timeout)
-        self._keys = keys_of(config)
-        self._longest = longest
-        self._tables = RedisTables(self._keys.prefix, self._run)
+        self.keys = keys_of(config)
+        self.longest = longest
+        self._tables = RedisTables(self.keys.prefix, self.run)
 
     def now(self) -> int:
         """See :meth:`Administration.now`."""
-        return int(self._run(()))
+        return int(self.run(()))
 
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
         """See :meth:`Administration.entries`; what was given back is no more there, nor what it was taken from."""
@@ -72,8 +72,8 @@ class RedisAdministration:
     def reset(self, key: str) -> int:
         """See :meth:`Administration.reset`. A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
-        command = script([self._keys.counter(key)], ("", 0, self._longest, self._link.time, "reset"))
-        self._run([command])
+        command = script([self.keys.counter(key)], ("", 0, self.longest, self._link.time, "reset"))
+        self.run([command])
         return int(command.reply)
 
     def overrides(self) -> list[Override]:
@@ -92,6 +92,14 @@ class RedisAdministration:
         """See :meth:`Administration.hits`."""
         return self._tables.hits()
 
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.add_hits`."""
+        self._tables.add_hits(hits)
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`Administration.copied`."""
+        return self._tables.copied()
+
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """See :meth:`Administration.forget_hits`."""
         self._tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
@@ -102,16 +110,16 @@ class RedisAdministration:
 
     def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[tuple[str, int, int]]]:
         """Counter, date and amount of what lies in ``keys``, None for all."""
-        for counters in self._counters() if keys is None else [[(key, self._keys.counter(key)) for key in keys]]:
+        for counters in self.counters() if keys is None else [[(key, self.keys.counter(key)) for key in keys]]:
             yield (
                 (counter, date, amount)
-                for counter, fields in self._read(counters)
+                for counter, fields in self.read(counters)
                 for date, amount in charges_of(fields)
             )
 
-    def _counters(self) -> Iterator[list[tuple[str, bytes]]]:
+    def counters(self) -> Iterator[list[tuple[str, bytes]]]:
         """Name and key of all counters, some at a time; each once, unless it is new."""
-        pattern = escaped(self._keys.counters) + b"*"
+        pattern = escaped(self.keys.counters) + b"*"
         seen: set[int] = set()
         for node in self._link.connect(self._link.timeout).nodes:
             cursor = None
@@ -119,12 +127,12 @@ class RedisAdministration:
                 cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", COUNTERS_PER_PAGE)
                 new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
                 seen.update(map(hash, new))
-                yield [(self._keys.name(key), key) for key in new]
+                yield [(self.keys.name(key), key) for key in new]
 
-    def _read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
+    def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
         """Name and content of ``counters``, as HGETALL has it; those of another type are left out, and named."""
         commands = [refusable(Command(key, "HGETALL", key)) for _, key in counters]
-        self._run(commands)
+        self.run(commands)
         found = []
         for (name, _), command in zip(counters, commands, strict=True):
             if command.reply is not None:
@@ -135,6 +143,6 @@ class RedisAdministration:
             raise commands[0].failure  # nobody's may be read
         return found
 
-    def _run(self, commands: Sequence[Command]) -> float:
+    def run(self, commands: Sequence[Command]) -> float:
         """Have ``commands`` answered; the time of the servers (Unix seconds)."""
         return self._link.run(commands, self._link.end())

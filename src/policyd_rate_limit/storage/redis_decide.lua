@@ -23,6 +23,8 @@
 --          7  latest date
 --          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field
 --       or, with one counter only, 5  "reset"
+--       or, with one counter and what a copy has brought of it, 5  "copy"
+--          6, ...  for each second: Unix second, how much of it was brought before, how much it is to be
 --       or, with the hits as the only key, 5  "hits"
 --          6  a name for this call, which is heeded once
 --          7, ...  for each field: how many more, Unix second of the last
@@ -31,7 +33,8 @@
 -- {COUNTED, charge, amount, date, charge, amount, ...}, or AS_ASKED: its one charge was counted, in that second;
 -- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
--- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows.
+-- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows;
+-- to copy: how many seconds were changed.
 --
 -- A counter is a hash.
 -- "m": as MessagePack, relative to `seen` where that is shorter: format, seen, first, count, seen - date and amount of the
@@ -923,6 +926,36 @@ local function reset()
     return total
 end
 
+-- What a copy brings from another database, each second once: where "copied" says that it has brought `old` of a second,
+-- it is to have brought `new`. How many seconds that changed.
+local function copy(copied)
+    local counter = read(KEYS[1])
+    advance(counter, {})
+    local longest, noted = 0, {}
+    for _, window in ipairs(counter.windows) do
+        longest = math.max(longest, window.seconds)
+    end
+    local expired = now - (longest > 0 and longest or keep)
+    for at = 6, #ARGV, 3 do
+        local old, new = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+        if old ~= new and tonumber(call('HGET', copied, ARGV[at]) or 0) == old then
+            local when = math.min(tonumber(ARGV[at]), date)
+            if new < old then
+                give_back(counter, when, old - new)
+            elseif when > expired then
+                insert(counter, when, new - old)
+            end
+            noted[#noted + 1], noted[#noted + 2] = ARGV[at], ARGV[at + 2]
+        end
+    end
+    if #noted > 0 then
+        save(counter)
+        call('HSET', copied, unpack(noted))
+        call('EXPIRE', copied, math.max(keep, longest, REMEMBERED) + 60)
+    end
+    return #noted / 2
+end
+
 local function add_hits(key, name)
     if call('HGET', key, '') == name then
         return
@@ -946,6 +979,8 @@ end
 
 if ARGV[5] == 'reset' then
     return reset()
+elseif ARGV[5] == 'copy' then
+    return copy(KEYS[2])
 elseif ARGV[5] == 'hits' then
     add_hits(KEYS[1], ARGV[6])
     return {COUNTED}

@@ -54,6 +54,10 @@ class Keys:
         tag = _tag(counter)
         return encoded(self._counter + tag), encoded(self._mail + tag + mail)
 
+    def copy(self, counter: str, source: int) -> bytes:
+        """The key of what a copy has brought of ``counter`` from the database ``source``."""
+        return encoded(f"{self.prefix}:k:{_tag(counter)}{source:x}")
+
     def together(self, charges: Sequence[Charge]) -> Sequence[Sequence[Charge]]:
         """``charges`` in groups that one script can decide."""
         if not self._clustered or len(charges) == 1:
@@ -107,6 +111,8 @@ def escaped(text: bytes) -> bytes:
 
 def _tag(counter: str) -> str:
     """What has a Cluster keep all keys of ``counter`` together: it counts what lies between the braces only."""
+    if counter.startswith("#"):  # a digest in place of a name, as Keys.name() has it
+        return f"{{{counter}}}"
     if len(counter) <= LONGEST_TAG:
         # With its length no two counters have keys in common, whatever characters they are made of.
         return f"{{{len(counter)}:{counter}}}"

@@ -3,7 +3,8 @@
 Two keys, which a Cluster keeps together::
 
     policyd:{administration}:override   hash: counter -> limits, end and note as JSON
-    policyd:{administration}:hits       hash: window:counter -> hits and last as MessagePack
+    policyd:{administration}:hits       hash: window:counter -> hits and last as MessagePack;
+                                        of windows of 0 and less: notes of a copy
 
 In both, "" -> what is random and new with each change.
 """
@@ -18,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.administration import (
+    HITS_AT_ONCE,
+    MOST_HITS,
+    MOST_OVERRIDES,
+    Hits,
+    Override,
+)
 from policyd_rate_limit.storage.redis_node import Command, script
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.storage.redis_node import Argument
 
-HITS_PER_SCRIPT = 500
+HITS_PER_SCRIPT = HITS_AT_ONCE
 
 _STAMP = b""  # no counter has this name
 
@@ -82,13 +89,19 @@ class RedisTables:
 
     def hits(self) -> list[Hits]:
         """Those of the most hits first."""
-        found = []
+        found = [hit for hit in self._all_hits() if hit.seconds > 0]
+        return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`policyd_rate_limit.storage.administration.Administration.copied`."""
+        return {(hit.key, hit.seconds): hit.hits for hit in self._all_hits() if hit.seconds <= 0}
+
+    def _all_hits(self) -> Iterator[Hits]:
         for field, value in _pairs(self._ask(self._hits, "HGETALL")):
             if field != _STAMP:
                 seconds, _, key = field.partition(b":")
                 count, last = unpacked(value)
-                found.append(Hits(decoded(key), int(seconds), count, last))
-        return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
+                yield Hits(decoded(key), int(seconds), count, last)
 
     def _all_overrides(self) -> Iterator[Override]:
         for field, value in _pairs(self._ask(self._override, "HGETALL")):

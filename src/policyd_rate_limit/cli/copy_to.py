@@ -1,0 +1,72 @@
+"""``copy-to NEW``: bring what the database holds into another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from policyd_rate_limit import app, config, stores
+from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.output import Cell, json_option, write, write_json
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.domain.quantity import quantity
+
+
+@click.command(short_help="Bring counts, overrides and hits into another database.")
+@click.argument("new", metavar="NEW", type=click.Path(readable=False, path_type=Path))
+@json_option
+@click.pass_obj
+def command(path: Path | None, new: Path, as_json: bool) -> Exit:
+    """Bring the counts, overrides and hits of the database in use into that of another configuration, NEW.
+
+    Daemons may use both meanwhile. What has been brought before is not brought again: copy, have all daemons use NEW,
+    copy once more for what the old database was given in between. docs/backup.md says how.
+
+    Exits with 1 when something is left out: batches that wait in a journal for the old database, ids of more than 300
+    characters, whose names Redis does not keep, and what cannot be read or written.
+    """
+    old = load(path)
+    target = config.load(new).settings
+    copied, waiting = app.copy(old, target)
+    batches = sum(len(records) for _, records in waiting)
+    if as_json:
+        told = {
+            "from": stores.describe(old),
+            "to": stores.describe(target),
+            "counts": copied.counts,
+            "overrides": copied.overrides,
+            "revoked": copied.revoked,
+            "hits": copied.hits,
+            "kept_overrides": copied.kept,
+            "skipped_ids": copied.skipped,
+            "refused": copied.refused,
+            "waiting_batches": batches,
+        }
+        write_json(told)
+    else:
+        brought = [quantity(copied.counts, "count"), quantity(copied.overrides, "override")]
+        if copied.revoked:
+            brought.append(f"the end of {quantity(copied.revoked, 'override')}")
+        brought.append(quantity(copied.hits, "hit"))
+        page = [
+            Cell(f"from {stores.describe(old)}"),
+            Cell(f"to {stores.describe(target)}"),
+            Cell(f"brought {', '.join(brought[:-1])} and {brought[-1]}"),
+        ]
+        page += [Cell(f"{key}: the override in the new database differs, and stays") for key in copied.kept]
+        if copied.skipped:
+            page.append(Cell(f"left out: {quantity(copied.skipped, 'id')} whose name Redis does not keep", "yellow"))
+        if copied.refused:
+            refused = quantity(copied.refused, "counter or record", "counters or records")
+            page.append(Cell(f"left out: {refused} that cannot be read or written; the lines above say why", "yellow"))
+        page += [
+            Cell(
+                f"left out: {quantity(len(records), 'batch', 'batches')} in {journal}, which a daemon on the old"
+                " database has to bring in first",
+                "yellow",
+            )
+            for journal, records in waiting
+        ]
+        write(page)
+    return Exit.NO if batches or copied.skipped or copied.refused else Exit.OK
