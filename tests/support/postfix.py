@@ -6,6 +6,7 @@ further than ``discard(8)``, which logs each delivery.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
@@ -74,14 +75,6 @@ log_path = {root}/dovecot.log
 protocols =
 ssl = no
 auth_mechanisms = plain login
-passdb {{
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u {root}/users
-}}
-userdb {{
-  driver = static
-  args = uid=nobody gid=nogroup home=/nonexistent
-}}
 service auth {{
   unix_listener {root}/queue/private/auth {{
     mode = 0600
@@ -94,6 +87,45 @@ service stats {{
   }}
 }}
 """
+DOVECOT_2_3_USERS = """\
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {root}/users
+}}
+userdb {{
+  driver = static
+  args = uid=nobody gid=nogroup home=/nonexistent
+}}
+"""
+# These two settings come first.
+DOVECOT_2_4_VERSION = """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+"""
+DOVECOT_2_4_USERS = """\
+passdb passwd-file {{
+  default_password_scheme = PLAIN
+  auth_username_format = %{{user}}
+  passwd_file_path = {root}/users
+}}
+userdb static {{
+  fields {{
+    uid = nobody
+    gid = nogroup
+    home = /nonexistent
+  }}
+}}
+"""
+
+
+@functools.cache
+def dovecot_conf(dovecot: pathlib.Path) -> str:
+    """The configuration, with the place of ``{root}``, that the installed version of Dovecot wants."""
+    said = subprocess.run([dovecot, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    major, minor = map(int, said.split()[0].split(".")[:2])
+    if (major, minor) < (2, 4):
+        return DOVECOT_CONF + DOVECOT_2_3_USERS
+    return DOVECOT_2_4_VERSION + DOVECOT_CONF + DOVECOT_2_4_USERS
 
 
 # A kernel dates files a moment later than programs see the time; on some machines Postfix remarks on that.
@@ -186,7 +218,7 @@ class Postfix:
         write_cf(self.config / "main.cf", MAIN_CF.format_map(self.values) + extra)
         write_cf(self.config / "master.cf", MASTER_CF.format_map(self.values))
         (self.root / "users").write_text("".join(f"{user}:{PASSWORD}\n" for user in USERS))
-        (self.root / "dovecot.conf").write_text(DOVECOT_CONF.format_map(self.values))
+        (self.root / "dovecot.conf").write_text(dovecot_conf(self.dovecot).format_map(self.values))
         self.authenticator: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str) -> None:
