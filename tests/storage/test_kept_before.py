@@ -60,7 +60,8 @@ def goes_on_counting(store: CleanableStore, *, instance_is_known: int = 2) -> No
 
 
 def test_a_database_and_a_journal_of_short_digests(kept: dict[str, Any], sqlite: SqliteDatabase, clock: Clock) -> None:
-    sqlite.store(clock).clean(PATIENCE)  # makes the tables
+    with contextlib.closing(sqlite.store(clock)) as store:
+        store.clean(PATIENCE)  # makes the tables
     with contextlib.closing(sqlite3.connect(sqlite.path)) as database, database:
         database.executemany("INSERT INTO policyd_batch VALUES (?, ?, ?, ?, ?, ?)", kept["rows"])
     journal = base64.b64decode(kept["journal"])
