@@ -440,7 +440,9 @@ def _reported(settings: Settings) -> frozenset[int]:
 
 
 def _policy(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> Policy:
-    actions = Actions(settings.success_action, settings.fail_action, settings.db_error_action)
+    actions = Actions(
+        settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
+    )
     return Policy(rules, actions, settings.count_mode, sql_limits)
 
 

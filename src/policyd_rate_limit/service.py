@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from functools import partial
+from math import ceil
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -36,11 +37,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Actions(NamedTuple):
-    """What Postfix is told, each an action of access(5). ``away`` None: memory decides while the database is away."""
+    """What Postfix is told, each an action of access(5). ``away`` None: memory decides while the database is away.
+
+    ``block``: of whom an administrator has blocked.
+    """
 
     success: str
     fail: str
     away: str | None
+    block: str
 
 
 class Asking(ABC):
@@ -81,6 +86,13 @@ class Observer(ABC):
         """``demand``, which ``request`` had made, was decided, or could not be.
 
         ``action`` was the answer; None: there was none.
+        """
+
+    @abstractmethod
+    def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
+        """``request``, which charges ``cost`` to ``key``, was refused without asking the store: an override blocks it.
+
+        ``limit`` is the one of the override that lets nothing pass, ``free_in`` the seconds until it ends.
         """
 
 
@@ -172,6 +184,8 @@ class Service(PolicyService):
         charged = policy.rules.charged(request)
         sql_limits = policy.sql_limits
         if self._overrides and charged is not None and charged.key in self._overrides:
+            if self._is_blocked(request, charged.key, policy, asking, began):
+                return
             charged, sql_limits = self._overridden(charged, sql_limits)
         if charged is None or (sql_limits is None and not charged.limits):
             asking.answer(policy.actions.success)
@@ -197,6 +211,19 @@ class Service(PolicyService):
             self._submit(asked.demand(limits), asked)
         else:
             asked.pass_by()
+
+    def _is_blocked(self, request: Request, key: str, policy: Policy, asking: Asking, began: float) -> bool:
+        """Whether ``key`` is blocked; then that is answered, whatever the database and the journal are up to."""
+        override = self._overrides[key]
+        left = override.until - self._clock()
+        limit = next((limit for limit in override.limits if limit.maximum == 0), None)
+        if limit is None or left <= 0:
+            return False
+        asking.answer(policy.actions.block)
+        self.observer.blocked(
+            request, key, policy.stages[request.protocol_state](request).amount, limit, ceil(left), began
+        )
+        return True
 
     def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
         """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""

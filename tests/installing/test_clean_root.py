@@ -24,7 +24,7 @@ SOCKET = "/var/spool/postfix/ratelimit/policy"
 DATABASE = "/var/lib/policyd-rate-limit/db.sqlite3"
 PIDFILE = "/run/policyd-rate-limit/policyd-rate-limit.pid"
 INIT = "/etc/init.d/policyd-rate-limit"
-REFUSAL = "defer_if_permit Rate limit reach, retry later"
+REFUSAL = "defer_if_permit Rate limit reached, retry later"  # of the sample configuration
 UNITS = "policyd-rate-limit.socket policyd-rate-limit.service policyd-rate-limit-clean.timer"
 LIMIT = 10  # mails in a minute: the first of the default limits
 

@@ -18,6 +18,7 @@ from policyd_rate_limit.storage.administration import Administration, Override
 from support.daemon import COMMAND, Client, Daemon, mail, running
 from support.faketime import Clock
 from support.stores_for_daemons import STORES
+from support.tcp_proxy import TcpProxy
 from support.wait import wait_until
 
 HOUR, DAY = 3600, 86_400
@@ -56,6 +57,11 @@ def refuses(daemon: Daemon, user: str = "alice") -> bool:
     return not passes(daemon, user)
 
 
+def is_blocked(daemon: Daemon, user: str = "bob") -> bool:
+    with Client(daemon.address) as client:
+        return client.ask(**mail(user)) == "reject 5.7.1 Sending mail is blocked for this account"
+
+
 def admitted(daemon: Daemon, mails: int, user: str = "alice") -> int:
     with Client(daemon.address) as client:
         return sum(client.ask(**mail(user)) == "dunno" for _ in range(mails))
@@ -85,10 +91,11 @@ def test_two_daemons_heed_an_administrator(tmp_path: pathlib.Path, kind: str) ->
             administration.set_override(Override("user:alice", (Limit(LIMIT + 2, HOUR), Limit(99, DAY)), until))
             administration.set_override(Override("user:bob", BLOCK, until))
             for daemon in (one, two):
-                wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+                wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
             assert passes(one)
             assert passes(two)
-            assert refuses(one)
+            with Client(one.address) as client:  # beyond a limit that was raised: as beyond any other
+                assert client.ask(**mail("alice")) == "defer_if_permit Rate limit reach, retry later"
 
             assert administration.remove_override("user:alice")
             assert administration.remove_override("user:bob")
@@ -113,7 +120,7 @@ def test_a_block_ends_by_itself_and_what_was_counted_still_counts(tmp_path: path
         assert admitted(daemon, LIMIT - 1) == LIMIT - 1
         for user in ("alice", "bob"):
             administration.set_override(Override(f"user:{user}", BLOCK, administration.now() + HOUR // 2))
-        wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+        wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
         clock.forward(HOUR // 2 - 60)
         assert refuses(daemon)
         clock.forward(61)
@@ -137,11 +144,11 @@ def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.
         until = administration.now() + 2 * DAY
         administration.set_override(Override("user:alice", (Limit(3 * LIMIT + 2, DAY),), until))
         administration.set_override(Override("user:bob", BLOCK, until))
-        wait_until(partial(refuses, daemon, "bob"), "overrides are heeded", 10)
+        wait_until(partial(is_blocked, daemon), "overrides are heeded", 10)
         assert admitted(daemon, 3) == 1
         daemon.kill()
         daemon.start()
-        assert refuses(daemon, "bob")  # from the first request on
+        assert is_blocked(daemon)  # from the first request on
         clock.forward(HOUR)
         assert refuses(daemon)
 
@@ -150,18 +157,37 @@ def test_overrides_and_hits_outlive_an_absence_of_the_database(tmp_path: pathlib
     path = tmp_path / "db.sqlite3"
     with running(tmp_path, db_timeout=0.2, **SETTINGS) as daemon, administering(daemon) as administration:
         administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR))
-        wait_until(partial(refuses, daemon, "bob"), "bob is blocked", 10)
+        wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
         administration.close()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             assert admitted(daemon, LIMIT + 3) == LIMIT
-            assert refuses(daemon, "bob")
+            assert is_blocked(daemon)
             wait_until(lambda: "limits go on from memory" in daemon.log_text(), "the database is away", 10)
-            assert refuses(daemon, "bob")
+            assert is_blocked(daemon)
             other.execute("ROLLBACK")
         wait_until(administration.hits, "the hits are there")
         assert [hit[:3] for hit in administration.hits()] == [("user:alice", HOUR, 3)]
         assert daemon.log_text().count("cannot be exchanged") == 0
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb", "redis"])
+def test_whom_a_block_is_for_stays_blocked_while_the_database_is_away(tmp_path: pathlib.Path, kind: str) -> None:
+    """Even where whoever else asks then is let pass."""
+    with STORES[kind](tmp_path) as store:
+        assert store.server is not None
+        with TcpProxy(store.server.address) as proxy:
+            settings = {**SETTINGS, "db_error_action": "dunno", "db_timeout": 0.5, "block_action": "521 5.7.1 begone"}
+            reached = store.server.settings_at("127.0.0.1", proxy.port)
+            with running(tmp_path / "host", **settings, **reached) as daemon, Client(daemon.address) as client:
+                with administering(daemon) as administration:
+                    administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR))
+                wait_until(lambda: client.ask(**mail("bob")) == "521 5.7.1 begone", "bob is blocked", 10)
+                proxy.refuse()
+                wait_until(lambda: admitted(daemon, LIMIT + 1) == LIMIT + 1, "the database is away", 20)
+                assert client.ask(**mail("bob")) == "521 5.7.1 begone"
+                line = next(line for line in daemon.log_text().splitlines() if "id=bob" in line and "refused" in line)
+                assert " limit=blocked free_in=3" in line
 
 
 def test_a_daemon_that_is_killed_while_it_writes_hits_loses_the_last_ones_only(tmp_path: pathlib.Path) -> None:

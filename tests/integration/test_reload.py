@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from support import outages
-from support.daemon import Client, Daemon, mail, running
+from support.daemon import COMMAND, Client, Daemon, mail, running
 from support.faketime import Clock
 from support.load import Background, Tally
 from support.programs import require_root
@@ -86,6 +86,12 @@ def test_settings_change_between_two_requests_on_one_connection(tmp_path: Path) 
         assert client.ask(**mail("alice")) == "450 no"
         assert client.ask(**mail("bob")) == "OK"
         reload(daemon, success_action="dunno")
+
+        block = [str(COMMAND), "-f", str(daemon.path), "block", "mallory", "--for", "1h"]
+        subprocess.run(block, stdout=subprocess.DEVNULL, check=True, timeout=60)
+        wait_until(lambda: client.ask(**mail("mallory")).startswith("reject 5.7.1 "), "mallory is blocked")
+        reload(daemon, block_action="554 begone")
+        assert client.ask(**mail("mallory")) == "554 begone"
 
         sender: dict[str, object] = {"sasl_username": "", "sender": "carol@example.org"}
         assert admitted(client, "carol", 5, **sender) == 5

@@ -222,7 +222,7 @@ class Way(Observer):
         self.waiting: list[Waiting] = []
         self.actions: list[str | None] = []
         self.service = Service(
-            Policy(RULES, Actions("dunno", "defer_if_permit later", None), None),
+            Policy(RULES, Actions("dunno", "defer_if_permit later", None, "reject"), None),
             self._submit,
             observer=self,
             uncounted=Throttle(60, lambda: 0.0),
@@ -239,6 +239,9 @@ class Way(Observer):
 
     def decided(self, *_: object) -> None:
         """Something was decided."""
+
+    def blocked(self, *_: object) -> None:
+        """Somebody is blocked."""
 
     def go(self, data: Sequence[bytes]) -> None:
         """Answer the requests in ``data``, which come one by one."""

@@ -49,6 +49,7 @@ IN_THE_DAEMON = {
     "count_mode",
     "success_action",
     "fail_action",
+    "block_action",
     "config_file",
 }
 # Shown in integration/test_notices.py.

@@ -16,6 +16,8 @@ from policyd_rate_limit.config.schema import SETTINGS
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 AGAIN = "python -m policyd_rate_limit.config.samples docs/settings.md"
 SAMPLES = ["policyd-rate-limit.yaml", "policyd-rate-limit.conf"]
+OTHER_THAN_DEFAULT = {"fail_action": "defer_if_permit Rate limit reached, retry later"}
+"""What the samples set to something else: the defaults of the old versions stay, for whoever upgrades."""
 
 
 def test_files_are_what_the_schema_makes() -> None:
@@ -34,7 +36,8 @@ def test_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_are_the_defaults(name: str) -> None:
     path = DIRECTORY / name
-    assert config.load(path) == (Settings(config_file=str(path)), ())
+    assert config.load(path) == (Settings(config_file=str(path), **OTHER_THAN_DEFAULT), ())
+    assert {setting.name: setting.sample for setting in SETTINGS.values() if setting.sample} == OTHER_THAN_DEFAULT
 
 
 def test_samples_say_the_same_to_other_readers() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
-from policyd_rate_limit.domain.limits import LARGEST, MOST_LIMITS, Limit
+from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
@@ -310,3 +310,18 @@ def test_bounds_of_the_documentation() -> None:
     assert f"each of {THROTTLE_KEYS:,} ids" in text
     assert f"more than {MOST_CHARACTERS} characters" in text
     assert MOST_LIMITS_TOLD == 6
+
+
+def test_a_block_is_told_with_its_end_and_without_asking_the_store(lines: Lines) -> None:
+    world = World()
+    world.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3412, 1000.0)
+    world.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3411, 1000.0)  # within the minute
+    [fields] = lines()
+    assert (fields["verdict"], fields["limit"], fields["free_in"], fields["charged"]) == (
+        "refused",
+        "blocked",
+        "3412",
+        "0",
+    )
+    assert "usage" not in fields
+    assert world.explained == []

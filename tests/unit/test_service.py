@@ -56,7 +56,12 @@ class World(Observer):
         self.told: list[tuple[object, ...]] = []
         self.undecided: list[Waiting] = []
         self.service = Service(
-            Policy(rules(LIMITS, limit_by_sasl), Actions("OK go on", "550 stop", away), count_mode, sql_limits),
+            Policy(
+                rules(LIMITS, limit_by_sasl),
+                Actions("OK go on", "550 stop", away, "reject blocked"),
+                count_mode,
+                sql_limits,
+            ),
             self._submit,
             observer=self,
             uncounted=Throttle(3600, lambda: self.now),
@@ -81,6 +86,10 @@ class World(Observer):
         assert began <= time.monotonic()
         assert action is None or str(self.answers[-1]).endswith(action)  # the answer has left
         self.told.append((request, demand, result, len(self.answers)))
+
+    def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
+        assert began <= time.monotonic()
+        self.told.append((request, key, cost, limit, free_in, len(self.answers)))
 
     def submit(self, request: Request) -> None:
         self.service.ask(request, Answering(self.answers.append))
@@ -302,7 +311,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     for _ in range(3):
         world.submit(ALICE)
     new = (Limit(1, 5),)
-    world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away"), 2)
+    world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
     data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
         world.submit(data)
@@ -319,6 +328,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
 
 DAY = 86400
 BLOCK = (Limit(0, 1),)
+FEWER = (Limit(1, 1),)
 
 
 def limits_asked(world: World, request: Request = ALICE) -> Limits:
@@ -328,11 +338,11 @@ def limits_asked(world: World, request: Request = ALICE) -> Limits:
 def test_an_override_counts_before_all_else_until_it_ends() -> None:
     world = World()
     more = (Limit(500, DAY), Limit(1000, 7 * DAY))
-    world.service.override([Override("user:alice", more, 100), Override("user:free", BLOCK, 100)])
+    world.service.override([Override("user:alice", more, 100), Override("user:free", FEWER, 100)])
     assert limits_asked(world) == more
     assert limits_asked(world, replace(ALICE, sasl_username="ALICE")) == more
     assert limits_asked(world, replace(ALICE, sasl_username="bob")) == LIMITS
-    assert limits_asked(world, replace(ALICE, sasl_username="free")) == BLOCK  # unlimited else
+    assert limits_asked(world, replace(ALICE, sasl_username="free")) == FEWER  # unlimited else
     world.now = 99.9
     assert limits_asked(world) == more
     world.now = 100.0
@@ -344,6 +354,7 @@ def test_an_override_counts_before_all_else_until_it_ends() -> None:
 def test_other_overrides_take_the_place_of_those_before() -> None:
     world = World()
     world.service.override([Override("user:alice", BLOCK, 100)])
+    assert world.ask() == "reject blocked"
     world.service.override([Override("user:bob", BLOCK, 100)])
     assert limits_asked(world) == LIMITS
     world.service.override([])
@@ -352,8 +363,49 @@ def test_other_overrides_take_the_place_of_those_before() -> None:
 
 def test_a_short_override_forgets_nothing_that_the_usual_limits_need() -> None:
     world = World()
+    world.service.override([Override("user:alice", FEWER, 100)])
+    assert limits_asked(world) == (*FEWER, Limit(LARGEST, DAY))
+
+
+@pytest.mark.parametrize("limits", [BLOCK, (Limit(5, DAY), Limit(0, 60))])
+def test_whom_an_override_blocks_is_refused_for_good_until_it_ends(limits: Limits) -> None:
+    """Nobody else is asked: neither a store, which may be away, nor a table, nor what a mail was charged before."""
+    world = World(sql_limits=Table({"alice": LIMITS}), result=StoreUnavailable("away"), away="dunno")
+    world.service.override([Override("user:alice", limits, 100), Override("user:free", limits, 100)])
+    world.now = 40.5
+    assert world.ask() == "reject blocked"
+    assert world.told == [(ALICE, "user:alice", 1, limits[-1], 60, 1)]
+    assert world.ask(replace(ALICE, protocol_state=DATA, recipient="", recipient_count=7)) == "reject blocked"
+    assert world.told[-1][2] == 7
+    assert world.ask(replace(ALICE, sasl_username="free")) == "reject blocked"
+    assert world.ask(replace(ALICE, protocol_state="CONNECT")) == "OK go on"  # a stage that does not count
+    assert world.demands == []
+    assert world.ask(replace(ALICE, sasl_username="bob")) == "dunno"
+    world.now = 100
+    assert world.ask() == "dunno"
+    assert world.demands[-1].charges[0].limits[: len(LIMITS)] == LIMITS
+
+
+def test_an_override_that_raises_is_beyond_its_limits_as_others_are() -> None:
+    world = World(result=Verdict(False, "user:alice", Limit(500, DAY)))
+    world.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
+    assert world.ask() == "550 stop"
     world.service.override([Override("user:alice", BLOCK, 100)])
-    assert limits_asked(world) == (*BLOCK, Limit(LARGEST, DAY))
+    assert world.ask() == "reject blocked"
+    world.service.override([])
+    assert world.ask() == "550 stop"
+
+
+def test_a_limit_of_0_of_the_configuration_is_no_block() -> None:
+    world = World(result=Verdict(False, "user:alice", Limit(0, 60)))
+    assert world.ask() == "550 stop"
+
+
+def test_a_reload_changes_what_the_blocked_are_told() -> None:
+    world = World()
+    world.service.override([Override("user:alice", BLOCK, 100)])
+    world.service.policy = Policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
+    assert world.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
 
 
 def test_an_override_without_limits_lets_pass() -> None:

@@ -68,6 +68,12 @@ class Setting:
     secret: bool
     may_be_empty: bool
     heading: str
+    sample: Any = None
+
+    @property
+    def sampled(self) -> Any:
+        """Its value in the sample files: the default, unless another one is better for whoever begins today."""
+        return self.default if self.sample is None else self.sample
 
 
 def _setting(
@@ -79,11 +85,13 @@ def _setting(
     secret: bool = False,
     may_be_empty: bool = False,
     heading: str = "",
+    sample: object = None,
 ) -> Any:
     """Declare a setting.
 
     ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
-    that gives it no value leaves it at its default. ``heading``: begins a part of the sample files.
+    that gives it no value leaves it at its default. ``heading``: begins a part of the sample files. ``sample``: the
+    value there, where that is not the default.
     """
     about = {
         "unit": unit,
@@ -91,6 +99,7 @@ def _setting(
         "secret": secret,
         "may_be_empty": may_be_empty,
         "heading": heading,
+        "sample": sample,
     }
     return Field(
         default,
@@ -333,6 +342,15 @@ class Settings(BaseModel):
         "The answer beyond a limit: any action of access(5).",
         reload=True,
         may_be_empty=True,
+        sample="defer_if_permit Rate limit reached, retry later",
+    )
+    block_action: Annotated[str, ACTION] = _setting(
+        "reject 5.7.1 Sending mail is blocked for this account",
+        """
+        The answer to whom the command block has blocked: any action of access(5). A permanent refusal, so that clients
+        say so at once and servers do not come again.
+        """,
+        reload=True,
     )
 
     report: Annotated[bool, FLAG] = _setting(

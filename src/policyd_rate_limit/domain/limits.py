@@ -34,6 +34,9 @@ class Limit(NamedTuple):
     seconds: int
 
 
+BLOCKED: Final = Limit(0, 1)
+"""The limit of whom an administrator has blocked."""
+
 Limits = tuple[Limit, ...]
 """All the limits of one id, which hold at once; empty: unlimited."""
 
@@ -130,6 +133,11 @@ def spell_period(seconds: int) -> str:
 def spell_limit(limit: Limit) -> str:
     """``limit`` as a configuration has it: ``"10/1m"``."""
     return f"{limit.maximum}/{spell_period(limit.seconds)}"
+
+
+def shown_limit(limit: Limit) -> str:
+    """``limit`` as people read it: as :func:`spell_limit`, or that its id is blocked."""
+    return "blocked" if limit == BLOCKED else spell_limit(limit)
 
 
 def _pair(entry: object) -> Limit:

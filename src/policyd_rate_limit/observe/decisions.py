@@ -10,9 +10,9 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import Verdict
+from policyd_rate_limit.domain.charge import Usage, Verdict
 from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
-from policyd_rate_limit.domain.limits import spell_limit
+from policyd_rate_limit.domain.limits import BLOCKED, shown_limit
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.service import Observer
 from policyd_rate_limit.system.fields import Line, Shown
@@ -20,7 +20,8 @@ from policyd_rate_limit.system.fields import Line, Shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Usage
+    from policyd_rate_limit.domain.charge import Demand
+    from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.listener import Listener
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.observe.metrics import Metrics
@@ -90,6 +91,13 @@ class Decisions(Observer):
             verdict = NONE if action is None else FULL if isinstance(result, StoreFull) else AWAY
             self._told_of_failure(Decision(request, verdict, key, cost, seconds=seconds), result)
 
+    def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
+        """See :meth:`policyd_rate_limit.service.Observer.blocked`."""
+        seconds = monotonic() - began
+        usages = (Usage(key, limit, 0, free_in),)
+        level, suppressed, wanted = self._who_wants(key, limit, seconds)
+        self._tell(Decision(request, REFUSED, key, cost, 0, limit, usages, False, seconds), level, suppressed, wanted)
+
     def _count(self, key: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.decided(key, verdict, seconds)
@@ -98,7 +106,12 @@ class Decisions(Observer):
         self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
 
     def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
-        key, exceeded = result.key or "", result.exceeded
+        level, suppressed, wanted = self._who_wants(result.key or "", result.exceeded, seconds)
+        if level or wanted:
+            self._explain_refusal(request, demand, result, seconds, level, suppressed, wanted)
+
+    def _who_wants(self, key: str, exceeded: Limit | None, seconds: float) -> tuple[int, int, list[Listener]]:
+        """Count a refusal; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
         self._count(key, REFUSED, seconds)
         if self._metrics is not None and exceeded is not None:
             self._metrics.refused(exceeded)
@@ -109,8 +122,13 @@ class Decisions(Observer):
         elif self._each:
             level = logging.DEBUG
         wanted = [] if exceeded is None else [one for one in self._listeners if one.wants(key, exceeded)]
-        if level or wanted:
-            self._explain_refusal(request, demand, result, seconds, level, suppressed if log_it else 0, wanted)
+        return level, suppressed if log_it else 0, wanted
+
+    def _tell(self, decision: Decision, level: int, suppressed: int, wanted: Sequence[Listener]) -> None:
+        if level:
+            _log(level, decision, suppressed)
+        for one in wanted:
+            one.tell(decision)
 
     def _explain_refusal(
         self,
@@ -132,10 +150,7 @@ class Decisions(Observer):
             of_key = tuple(usage for usage in usages if usage.key == key)
             never = any(usage.free_in is None for usage in of_key) if of_key else impossible
             explained = decision._replace(usages=of_key, impossible=never)
-            if level:
-                _log(level, explained, suppressed)
-            for one in wanted:
-                one.tell(explained)
+            self._tell(explained, level, suppressed, wanted)
 
         self._explain(demand, go_on)
 
@@ -166,9 +181,9 @@ def line(decision: Decision, suppressed: int = 0) -> Line:
         stage=request.protocol_state,
         cost=decision.cost if decision.cost else "",
         charged=decision.charged if decision.cost else "",
-        limit=spell_limit(decision.exceeded) if decision.exceeded else "",
+        limit=shown_limit(decision.exceeded) if decision.exceeded else "",
         free_in=NEVER if decision.impossible else "" if free_in is None else free_in,
-        usage=_usage(decision.usages[:MOST_LIMITS_TOLD]) if decision.usages else "",
+        usage=_usage(decision.usages[:MOST_LIMITS_TOLD]) if decision.usages and decision.exceeded != BLOCKED else "",
         ms=1000 * decision.seconds,
         queue_id=request.queue_id,
         instance=request.instance,
@@ -182,6 +197,6 @@ def line(decision: Decision, suppressed: int = 0) -> Line:
 
 def _usage(usages: Sequence[Usage]) -> Shown:
     return Shown(
-        ",".join(f"{usage.used}/{spell_limit(usage.limit)}" for usage in usages),
+        ",".join(f"{usage.used}/{shown_limit(usage.limit)}" for usage in usages),
         [{"used": usage.used, "maximum": usage.limit.maximum, "seconds": usage.limit.seconds} for usage in usages],
     )

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.decision import KINDS, NOBODY, VERDICTS
-from policyd_rate_limit.domain.limits import spell_limit
+from policyd_rate_limit.domain.limits import shown_limit
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limit
@@ -50,7 +50,7 @@ class Metrics:
         label = self._labels.get(limit)
         if label is None:
             if len(self._labels) < MOST_LIMITS:
-                label = self._labels[limit] = spell_limit(limit)
+                label = self._labels[limit] = shown_limit(limit)
             else:
                 label = OTHER
         self.refusals[label] = self.refusals.get(label, 0) + 1

@@ -59,6 +59,7 @@ class Nobody(Observer):
 
     def passed(self, *_: object) -> None: ...
     def decided(self, *_: object) -> None: ...
+    def blocked(self, *_: object) -> None: ...
 
 
 class Daemon:
@@ -79,7 +80,7 @@ class Daemon:
         self.service = Service(
             Policy(
                 Everybody(),  # type: ignore[arg-type] # rules that need no configuration
-                Actions("success", "fail", None),
+                Actions("success", "fail", None, "block"),
                 self.count_mode,
             ),
             self._submit,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.config.kinds import PERMISSION
 from policyd_rate_limit.config.schema import SETTINGS
@@ -26,7 +26,7 @@ _DECLARED = [setting for setting in SETTINGS.values() if setting.name != "config
 
 
 def yaml_sample() -> str:
-    """``policyd-rate-limit.yaml``, with every setting at its default."""
+    """``policyd-rate-limit.yaml``, with every setting, at its default unless it has another sample."""
     return _sample(
         "The configuration of policyd-rate-limit, in YAML 1.1: /etc/policyd-rate-limit.yaml.",
         lambda setting: f"{setting.name}:{_yaml(setting)}",
@@ -34,7 +34,7 @@ def yaml_sample() -> str:
 
 
 def conf_sample() -> str:
-    """``policyd-rate-limit.conf``, with every setting at its default."""
+    """``policyd-rate-limit.conf``, likewise."""
     return _sample(
         "The configuration of policyd-rate-limit, in the syntax of Python: /etc/policyd-rate-limit.conf."
         " It is read, never run: literals, arithmetic on them and names assigned before.",
@@ -90,20 +90,24 @@ def _comment(text: str) -> str:
 
 
 def _yaml(setting: Setting) -> str:
-    """The default in YAML, with what leads to it behind the colon."""
-    if isinstance(setting.default, dict) and setting.default:
-        return "".join(f"\n    {key}: {json.dumps(value)}" for key, value in setting.default.items())
-    return f" {spell_default(setting)}"
+    """The value in YAML, with what leads to it behind the colon."""
+    if isinstance(setting.sampled, dict) and setting.sampled:
+        return "".join(f"\n    {key}: {json.dumps(value)}" for key, value in setting.sampled.items())
+    return f" {_spelled(setting, setting.sampled)}"
 
 
 def spell_default(setting: Setting) -> str:
     """The default on one line of YAML; JSON is YAML, but for octal numbers."""
-    return f"0{setting.default:o}" if setting.kind is PERMISSION else json.dumps(setting.default)
+    return _spelled(setting, setting.default)
+
+
+def _spelled(setting: Setting, value: Any) -> str:
+    return f"0{value:o}" if setting.kind is PERMISSION else json.dumps(value)
 
 
 def _python(setting: Setting) -> str:
     # By way of JSON, which makes lists of all tuples.
-    return f"0o{setting.default:o}" if setting.kind is PERMISSION else repr(json.loads(json.dumps(setting.default)))
+    return f"0o{setting.sampled:o}" if setting.kind is PERMISSION else repr(json.loads(json.dumps(setting.sampled)))
 
 
 def _escaped(text: str) -> str:
