@@ -39,6 +39,7 @@ MODULES = (
     "report/notifier.py",
     "server.py",
     "service.py",
+    "sharing.py",
     "storage/fallback.py",
     "storage/log_store.py",
     "storage/memory.py",

@@ -324,7 +324,7 @@ async def _serve(
         await asyncio.wait_for(live.has_begun.wait(), FIRST_OVERRIDES_SECONDS)
     await server.start(listeners, sockets.BACKLOG)
     if monitoring is not None:
-        monitoring.start(server, worker, fallback, most_connections=MAX_CONNECTIONS, alive=pulse.alive)
+        monitoring.start(server, worker, fallback, most_connections=server.most_connections, alive=pulse.alive)
     _logger.info("ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", policy_service)
     supervision.ready()
     reloader.start()

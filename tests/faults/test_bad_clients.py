@@ -12,6 +12,8 @@ import pathlib
 import random
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,8 @@ import pytest
 from support.daemon import Client, Daemon, connect, encode, mail, running
 from support.load import admit_until_refused
 from support.probe import Probe
+from support.programs import missing, require_root
+from support.public import public_directory
 from support.wait import wait_until
 
 P99_SECONDS = 0.050
@@ -241,6 +245,82 @@ def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: A
         wait_until(lambda: descriptors(daemon) <= files + 2, "connections that have gone are closed")
         assert daemon.process.poll() is None
         assert "Traceback" not in daemon.log_text()
+
+
+HOSTILE = """
+import os, socket, sys, time
+path, number, kind, uid = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+os.nice(10)  # bad clients have processors of their own
+os.setgid(uid)
+os.setuid(uid)
+lines = b"request=smtpd_access_policy\\nprotocol_state=RCPT\\nsasl_username=%d\\ninstance=%d\\n\\n"
+block = {"idle": b"", "pipelining": b"".join(lines % (i, i) for i in range(60)), "endless": b"a=" + b"b" * 9000}[kind]
+clients = []
+for _ in range(number):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    client.setblocking(False)
+    clients.append(client)
+print("connected", flush=True)
+while True:
+    for client in clients:
+        try:
+            client.send(block)
+            client.recv(65536)
+        except OSError:
+            pass
+    time.sleep(0.01)
+"""
+NOBODY = 65534
+MANY_FILES = 20_000
+MEMORY_OF_MANY = 160 << 20  # 64 MiB of what they send, and some KB for each connection
+FEW_SECONDS = 2.0  # an attacked daemon on two cores that are busy with much else; without fairness it is a minute
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """The daemon, and the attacker, may open as many files as they like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < MANY_FILES:
+        missing(f"a hard limit of {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MANY_FILES, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.parametrize(
+    ("kind", "number"), [("idle", 8300), ("pipelining", 1000), ("pipelining", 8000), ("endless", 3000)]
+)
+def test_a_user_of_the_host_does_not_keep_others_from_their_answers(kind: str, number: int) -> None:
+    """New clients of another user are all served, and soon; memory stays bounded."""
+    require_root()
+    with (
+        public_directory() as directory,
+        running(directory, limits=LIMITS, SOCKET=str(directory / "policy")) as daemon,
+    ):
+        memory = resident(daemon)
+        command = [sys.executable, "-c", HOSTILE, str(daemon.address), str(number), kind, str(NOBODY)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as hostile:
+            try:
+                assert hostile.stdout is not None
+                assert hostile.stdout.readline() == b"connected\n"
+                longest = 0.0
+                for _ in range(20):
+                    begin = time.monotonic()
+                    with Client(daemon.address) as client:
+                        assert client.ask(**mail("good")) == "dunno"
+                        assert client.ask(**mail("good")) == "dunno"
+                    longest = max(longest, time.monotonic() - begin)
+                highest = resident(daemon)
+            finally:
+                hostile.kill()
+        assert longest < FEW_SECONDS
+        assert highest - memory < MEMORY_OF_MANY, f"{(highest - memory) >> 20} MB more"
+        assert "Traceback" not in daemon.log_text()
+        if kind == "idle":
+            assert "closing the longest idle of uid 65534 on the UNIX socket" in daemon.log_text()
 
 
 @pytest.mark.parametrize(

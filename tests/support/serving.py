@@ -133,9 +133,7 @@ class World:
 
     def pass_time(self, seconds: float) -> None:
         """As the server's tick does it."""
-        self.server.now += seconds
-        for connection in tuple(self.connections):
-            connection.check_time(self.server.now, IDLE)
+        self.server.look_at_the_time(self.server.now + seconds)
 
 
 @contextlib.asynccontextmanager

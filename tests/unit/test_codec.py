@@ -262,6 +262,64 @@ def test_a_line_without_a_value_as_soon_as_it_has_come(data: bytes) -> None:
             feed_each(chunks)
 
 
+def outcome(chunks: list[bytes]) -> tuple[list[Request], str]:
+    """The requests in a stream, and what ends it."""
+    decoder = Decoder()
+    found = []
+    try:
+        for chunk in chunks:
+            decoder.push(chunk)
+            while (request := decoder.next_request()) is not None:
+                found.append(request)
+    except ProtocolError as error:
+        return found, str(error).partition(", found")[0]
+    return found, "partial" if decoder.partial else ""
+
+
+def without_a_value() -> list[bytes]:
+    """What Postfix sends, with one line that has no ``=``, in its place or behind a line that has two."""
+    request = POSTFIX.splitlines(keepends=True)
+    return [
+        b"".join([*request[:at], *before, b"nothing\n", *request[at:]])
+        for at in range(1, len(request))
+        for before in ((), (b"two==\n",))
+    ]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        *without_a_value(),
+        KIND + b"a=b=c\nnothing\n\n",
+        KIND + b"nothing\na=b=c\n\n",
+        POSTFIX[:-1] + b"a=\n" * MAX_ATTRIBUTES + b"\n",
+        KIND + b"a=\n" * MAX_ATTRIBUTES + b"\n",
+        POSTFIX[:-1] + b"a=\n" * (MAX_ATTRIBUTES - POSTFIX.count(b"=\n")) + b"\n",
+        POSTFIX.replace(b"recipient_count=12", b"recipient_count=x"),
+    ],
+)
+def test_one_answer_wherever_the_bytes_are_split(request_: bytes) -> None:
+    for data in (request_, POSTFIX + request_, request_ + POSTFIX):
+        expected = outcome([data])
+        for cut in range(1, len(data)):
+            assert outcome([data[:cut], data[cut:]]) == expected
+        assert outcome([data[at : at + 1] for at in range(len(data))]) == expected
+
+
+@pytest.mark.parametrize("request_", without_a_value())
+def test_a_line_without_a_value_is_refused_among_whatever_others(request_: bytes) -> None:
+    assert outcome([request_]) == ([], "expected name=value")
+
+
+@given(
+    st.lists(st.sampled_from([*POSTFIX.splitlines(keepends=True), b"a=b=c\n", b"nothing\n", b"\n"]), max_size=40),
+    st.lists(st.integers(0, 1500), max_size=8),
+)
+def test_one_answer_for_any_lines_in_any_order(lines: list[bytes], cuts: list[int]) -> None:
+    data = KIND + b"".join(lines)
+    assert outcome(parts(data, cuts)) == outcome([data])
+
+
 def test_crlf_between_attributes_belongs_to_their_values() -> None:
     """Postfix ends its lines with a newline alone; such a client asks for something else, and is told so."""
     with pytest.raises(ProtocolError, match=r"found 'smtpd_access_policy\\r'"):

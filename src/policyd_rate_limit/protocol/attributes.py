@@ -14,7 +14,7 @@ from policyd_rate_limit.errors import ProtocolError
 MAX_LINE: Final = 16_384  # bytes of one line: name, "=", value and newline
 MAX_REQUEST: Final = 65_536  # bytes of one request
 MAX_ATTRIBUTES: Final = 256  # of one request; Postfix 3.9 sends 32
-MAX_IN_ORDER: Final = 2_048  # bytes of a request whose attributes nobody counts when they come in Postfix's order
+MAX_IN_ORDER: Final = 2_048  # bytes of a request that is looked at for Postfix's order
 MAX_RECIPIENT_COUNT: Final = 1_000_000_000
 SHOWN: Final = 60  # bytes of what came, in an error
 
@@ -28,6 +28,7 @@ _COUNT: Final = "\nrecipient_count="
 _QUEUE_ID: Final = "\nqueue_id="
 _INSTANCE: Final = "\ninstance="
 _USER: Final = "\nsasl_username="
+_KNOWN: Final = 9  # attributes: these, request and protocol_state
 
 
 class Reader:
@@ -37,10 +38,10 @@ class Reader:
     counts.
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_others",)
 
     def __init__(self) -> None:
-        self._rest = ""  # what the last request had behind its sasl_username: that is the same in most
+        self._others = ""  # what the last request had besides, which is within the bounds: it is the same in most
 
     def read(self, data: bytes) -> Request | None:
         """The request that ``data`` is, with the empty line at its end.
@@ -77,14 +78,11 @@ class Reader:
             or text[instance : instance + len(_INSTANCE)] != _INSTANCE
         ):
             return None
-        rest = text[user_end:]
-        if rest == self._rest:
-            if text.find("\n\n", 0, user_end + 1) >= 0:
+        others = text[state_end:client] + text[client_end:sender] + text[instance_end:user] + text[user_end:]
+        if others != self._others:
+            if not _are_lines(others):
                 return None
-        elif text.find("\n\n") == len(text) - 2:
-            self._rest = rest
-        else:
-            return None
+            self._others = others
         return Request(
             text[len(_BEGIN) : state_end],
             text[instance + len(_INSTANCE) : instance_end],
@@ -119,6 +117,22 @@ def decode(request: bytes) -> Request:
     )
 
 
+def _are_lines(others: str) -> bool:
+    """Whether ``others``, of a request in Postfix's order, are attributes, and all that it has at the end of it."""
+    end = len(others) - 2
+    if others.find("\n\n") != end:
+        return False
+    if not end:
+        return True
+    lines = others[1:end].split("\n")
+    if len(lines) > MAX_ATTRIBUTES - _KNOWN:
+        return False
+    for line in lines:  # noqa: SIM110 - all() takes a generator, which is not compiled
+        if "=" not in line:
+            return False
+    return True
+
+
 def check_lines(lines: bytes) -> None:
     """Hold whole lines against the bounds.
 
@@ -129,12 +143,11 @@ def check_lines(lines: bytes) -> None:
         raise ProtocolError(f"expected at most {MAX_ATTRIBUTES} attributes, found more: {shown(lines)}")
     if len(lines) > MAX_REQUEST:
         raise ProtocolError(f"expected a request of at most {MAX_REQUEST} bytes, found {len(lines)}: {shown(lines)}")
-    if len(lines) > MAX_LINE or lines.count(b"=") < count:
-        for line in lines.split(b"\n")[:-1]:
-            if len(line) >= MAX_LINE:
-                raise ProtocolError(line_too_long(line))
-            if b"=" not in line:
-                raise ProtocolError(f"expected name=value, found {shown(line)}")
+    for line in lines.split(b"\n")[:-1]:
+        if len(line) >= MAX_LINE:
+            raise ProtocolError(line_too_long(line))
+        if b"=" not in line:
+            raise ProtocolError(f"expected name=value, found {shown(line)}")
 
 
 def line_too_long(line: bytes) -> str:

@@ -42,6 +42,11 @@ class Decoder:
         """Whether there is something behind the last request that was taken."""
         return len(self._data) > self._start
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory for what has come and was not taken yet."""
+        return len(self._data)
+
     def feed(self, data: bytes) -> list[Request]:
         """The requests that ``data`` completes, in order.
 
@@ -81,7 +86,11 @@ class Decoder:
         if end < 0:
             self._check_rest()
             return None
-        self._start = self._searched = end + 2
+        if end + 2 == len(data):
+            self._data = b""
+            self._start = self._searched = 0
+        else:
+            self._start = self._searched = end + 2
         return self._reader.read(data[start : end + 2]) or decode(data[start : end + 1])
 
     def _check_rest(self) -> None:

@@ -1,0 +1,380 @@
+"""Peers beside each other: places, turns and memory that no peer takes from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from policyd_rate_limit import server as server_module
+from policyd_rate_limit.server import SPARE_FILES
+from policyd_rate_limit.system import peers
+from support.serving import Client, Run, World, messages, requested, serving
+
+
+class Peers:
+    """Of whom the next connections are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.next = "attacker"
+        monkeypatch.setattr(server_module, "peer_of", lambda _connection: self.next)
+
+    async def connect(self, world: World, name: str, number: int = 1) -> list[Client]:
+        self.next = name
+        before = world.server.accepted
+        clients = [await world.connect_in_vain() for _ in range(number)]
+        await world.until(lambda: world.server.accepted == before + number)
+        return clients
+
+    async def refused(self, world: World, name: str) -> None:
+        self.next = name
+        await (await world.connect_in_vain()).end()
+
+
+@pytest.fixture
+def peers_(monkeypatch: pytest.MonkeyPatch) -> Peers:
+    return Peers(monkeypatch)
+
+
+async def answered(*clients: Client) -> None:
+    for client in clients:
+        await client.ask("a")
+        await client.answers("a")
+
+
+def test_beyond_the_bound_the_longest_idle_of_the_heaviest_peer_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 6)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            postfix = await peers_.connect(world, "postfix")
+            attackers = await peers_.connect(world, "attacker", 5)
+            world.pass_time(1)
+            await answered(attackers[0])
+            world.pass_time(1)
+            for oldest in (attackers[1], attackers[2]):
+                [one] = await peers_.connect(world, "postfix")
+                await answered(one)
+                await oldest.end()
+                postfix.append(one)
+            # They are not served at the cost of others any more.
+            for oldest in (attackers[3], attackers[4]):
+                attackers += await peers_.connect(world, "attacker")
+                await oldest.end()
+            await answered(*postfix, attackers[0], *attackers[5:])
+            assert len(world.connections) == world.server.connections == 6
+
+    run(scenario())
+    [message] = messages(caplog)
+    assert message == "more than 6 connections, closing the longest idle of attacker, which has 5"
+
+
+def test_who_waits_for_an_answer_is_not_ended_for_a_peer_that_has_about_as_much(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            clients = await peers_.connect(world, "postfix", 4)
+            for number, client in enumerate(clients):
+                await client.ask(str(number))
+            await world.asked(*"0123")
+            await peers_.refused(world, "postfix")
+            world.service.answers[2]("2")
+            await clients[2].answers("2")
+            await peers_.connect(world, "postfix")
+            await clients[2].end()
+            for number in (0, 1, 3):
+                world.service.answers[number](str(number))
+                await clients[number].answers(str(number))
+
+    run(scenario())
+    [message] = messages(caplog)
+    assert message == "more than 4 connections, closing new ones"
+
+
+def test_places_are_as_many_as_there_are_descriptors(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+) -> None:
+    """Those of connections never take the descriptors that a database needs to connect again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = socket.socket()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (SPARE_FILES + lowest.fileno() + 60, hard))
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            clients = []
+            while not messages(caplog):
+                clients += await peers_.connect(world, "attacker")
+                assert len(clients) < 100
+            [good] = await peers_.connect(world, "postfix")
+            await answered(good)
+            assert all(client.socket.fileno() < soft for client in clients)
+
+    run(scenario())
+    lowest.close()
+    [message] = messages(caplog)
+    assert "fewer than 32 descriptors left, closing the longest idle of attacker" in message
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers, number: int
+) -> None:
+    monkeypatch.setattr(server_module, "ACCEPT_REST_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            attackers = await peers_.connect(world, "attacker", 3)
+            tries = 0
+
+            class Failing:
+                """As the listener, out of descriptors for some time."""
+
+                fileno = world.listener.fileno
+
+                def accept(self) -> tuple[socket.socket, object]:
+                    nonlocal tries
+                    tries += 1
+                    if tries <= 3:
+                        raise OSError(number, "no more of them")
+                    return world.listener.accept()
+
+                def close(self) -> None: ...
+
+            failing = Failing()
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(world.listener.fileno())
+            world.server._listeners[:] = [failing]  # type: ignore[list-item]  # as much of a socket as it needs
+            world.server._listen(failing)  # type: ignore[arg-type]
+            peers_.next = "postfix"
+            client = await world.connect_in_vain()
+            await answered(client)
+            for attacker in attackers:  # in the hope that this helps
+                await attacker.end()
+
+    run(scenario())
+    [message] = messages(caplog)
+    assert message.startswith("cannot accept a connection: no more of them; closing the longest idle of attacker")
+
+
+def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(server_module, "MAX_PIPELINED", 3)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            attackers = await peers_.connect(world, "attacker", 3)
+            for number, attacker in enumerate(attackers):
+                await attacker.ask(*[f"x{number}"] * 9)
+                await world.settled()
+            assert world.server.in_flight == 4
+            postfix = await peers_.connect(world, "postfix", 2)
+            for number, client in enumerate(postfix):
+                await client.ask(f"good{number}")
+            await world.settled()
+            assert len(world.service.asked) == 4
+            for number in range(4):  # of what was asked before
+                world.service.answers[number]("first")
+                await world.settled()
+                assert world.server.in_flight == 4
+            assert {"good0", "good1"} <= set(world.service.asked[4:8])
+            # All are answered in the end, each in its order.
+            world.service.at_once = lambda _name: "later"
+            for number in range(4, 8):
+                world.service.answers[number]("second")
+            for client, answers in zip([*attackers, *postfix], (9, 9, 9, 1, 1), strict=True):
+                data = b""
+                while data.count(b"\n\n") < answers:
+                    data += await asyncio.get_running_loop().sock_recv(client.socket, 65536)
+                assert data.count(b"\n\n") == answers
+                assert client.silent()
+            assert world.server.in_flight == 0
+            assert not world.server.shares.held
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("end", ["reset", "half closed", "fails", "no answer"])
+def test_nothing_stays_in_flight_of_who_is_gone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers, end: str
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 3)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            [client] = await peers_.connect(world, "a")
+            if end == "fails":
+                world.service.at_once = lambda _name: str(1 // 0)
+            await client.ask("1", "2", "3", "4", "5")
+            if end == "fails":
+                await client.end()
+                world.service.at_once = None
+            else:
+                await world.asked("1", "2", "3")
+                if end == "reset":
+                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    client.socket.close()
+                    await world.until(lambda: not world.connections)
+                elif end == "half closed":
+                    client.socket.shutdown(socket.SHUT_WR)
+                    await world.until(lambda: world.service.given_up == ["1", "2", "3"])
+                for number in range(3):
+                    world.service.answers[number](None if end == "no answer" else "x")
+            world.service.at_once = lambda _name: "x"
+            if end == "half closed":
+                await client.answers(*"xxxxx")
+                await client.end()
+                assert world.service.given_up == ["1", "2", "3"]
+            await world.until(lambda: not world.connections)
+            assert world.server.in_flight == 0
+            assert not world.server.shares.held
+            await answered_by_x(*await peers_.connect(world, "b", 4))
+
+    run(scenario())
+
+
+async def answered_by_x(*clients: Client) -> None:
+    for client in clients:
+        await client.ask("a")
+        await client.answers("x")
+
+
+def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            clients = await peers_.connect(world, "postfix", 5)
+            for number, client in enumerate(clients):
+                await client.ask(f"{number}")
+                await world.settled()
+            await world.asked("0", "1")
+            stopping = asyncio.create_task(world.server.stop())
+            for number, client in enumerate(clients):
+                await world.until(lambda least=number: len(world.service.answers) > least)  # type: ignore[misc]
+                world.service.answers[number]("x")
+                await client.answers("x")
+                await client.end()
+            await stopping
+            assert not world.connections
+
+    run(scenario())
+
+
+def test_what_waits_is_bounded_in_all_and_the_greediest_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_HELD", 100_000)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            [half] = await peers_.connect(world, "postfix")
+            await half.send(requested("a")[:20])
+            attackers = await peers_.connect(world, "attacker", 30)
+            highest = 0
+            for attacker in attackers:
+                await attacker.send(b"a=" + b"b" * 9_000)
+                for _ in range(5):
+                    await asyncio.sleep(0.001)
+                    highest = max(highest, world.server.shares.held)
+            assert highest <= 100_000
+            assert 1 + 9 <= len(world.connections) < 20
+            assert world.server.complaints["memory"] == 31 - len(world.connections)
+            await half.send(requested("a")[20:])
+            await half.answers("a")
+
+    run(scenario())
+    [message] = messages(caplog)
+    assert "of requests wait; closing" in message
+
+
+def test_who_sends_without_end_is_read_by_turns(run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers) -> None:
+    """In one turn of the loop a connection brings one buffer, however much the kernel has of it."""
+    monkeypatch.setattr(server_module, "READ_BYTES", 100)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            [client] = await peers_.connect(world, "attacker")
+            connection = world.connection
+            read: list[int] = []
+            turns = 0
+            push = connection._decoder.push
+
+            class Watching:
+                def __getattr__(self, name: str) -> object:
+                    return getattr(decoder, name)
+
+                def push(self, data: bytes) -> None:
+                    read.append(turns)
+                    assert len(data) <= 100
+                    push(data)
+
+            decoder = connection._decoder
+            connection._decoder = Watching()  # type: ignore[assignment]
+            await client.send(b"a=" + b"b" * 5_000)
+            for _ in range(200):
+                turns += 1
+                await asyncio.sleep(0)
+            assert sum(1 for _ in read) > 10
+            assert max(read.count(turn) for turn in read) == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("::ffff:192.0.2.1", "[192.0.2.1]"),
+        ("127.0.0.1", peers.LOOPBACK),
+        ("127.200.3.4", peers.LOOPBACK),
+        ("::1", peers.LOOPBACK),
+        ("::ffff:127.0.0.9", peers.LOOPBACK),
+        ("2001:db8:1:2:3:4:5:6", "[2001:db8:1:2::]/64"),
+        ("2001:db8:1:2::", "[2001:db8:1:2::]/64"),
+        ("fe80::1%eth0", "[fe80::]/64"),
+    ],
+)
+def test_an_address_is_a_peer(address: str, peer: str) -> None:
+    assert peers._of_address(address) == peer
+
+
+def test_real_connections_have_peers(tmp_path: Path) -> None:
+    listeners: list[Callable[[], socket.socket]] = [
+        lambda: socket.create_server(("127.0.0.1", 0)),
+        lambda: socket.create_server(("::1", 0), family=socket.AF_INET6),
+        lambda: _unix(tmp_path),
+    ]
+    found = []
+    for make in listeners:
+        with make() as listener, socket.socket(listener.family) as client:
+            client.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                found.append(peers.peer_of(accepted))
+    assert found == [peers.LOOPBACK, peers.LOOPBACK, f"uid {os.getuid()} on the UNIX socket"]
+
+
+def _unix(directory: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(directory / "s"))
+    listener.listen()
+    return listener
