@@ -25,6 +25,7 @@ user=$name
 command=$PREFIX/bin/$name
 init=/etc/init.d/$name
 cron=/etc/cron.daily/$name
+replaced=$PREFIX/lib/$name/replaced # what was in the place of these two, and is dpkg's
 state=/var/lib/$name
 units=("$name".service "$name".socket "$name"-clean.service "$name"-clean.timer)
 completions=(
@@ -38,6 +39,7 @@ die() {
     exit 1
 }
 
+[[ $EXTRAS =~ ^[a-z,]*$ ]] || die "EXTRAS are names of databases with commas between them: $EXTRAS"
 for path in "$PREFIX" "$VENV" "$UNITDIR" ${DESTDIR:+"$DESTDIR"}; do
     # They go into the first lines of scripts and into units.
     [[ $path =~ ^/[A-Za-z0-9/._+~-]*$ ]] || die "not an absolute path of letters, digits and /._+~-: $path"
@@ -45,6 +47,10 @@ done
 
 staged() {
     [ -n "$DESTDIR" ]
+}
+
+is_installed_as_package() {
+    ! staged && [ "$(dpkg-query --show --showformat='${db:Status-Status}' $name 2>/dev/null)" = installed ]
 }
 
 booted_with_systemd() {
@@ -55,16 +61,18 @@ is_recent() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 } 2>/dev/null
 
-interpreter() { # not the one in root's path, which may be root's own
+# Not the one in root's path, which may be root's own. And the program itself, such as /usr/bin/python3.11, not a link to it: an
+# upgrade of Debian points /usr/bin/python3 at another version, but leaves the one before until `apt autoremove`.
+interpreter() {
     local python
     if [ -n "${PYTHON:-}" ]; then
         is_recent "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or later"
-        echo "$PYTHON"
+        readlink -f "$(command -v "$PYTHON")"
         return
     fi
     for python in /usr/bin/python3{,.14,.13,.12,.11} /usr/local/bin/python3{,.14,.13,.12,.11}; do
         if is_recent "$python"; then
-            echo "$python"
+            readlink -f "$python"
             return
         fi
     done
@@ -81,7 +89,7 @@ make_account() {
 make_venv() {
     local venv=$DESTDIR$VENV python
     python=$(interpreter)
-    if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then # none yet, or one of an interpreter that is gone
+    if [ "$(readlink -f "$venv/bin/python")" != "$python" ] || ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         "$python" -c 'import ensurepip, venv' 2>/dev/null ||
             packaging/debian-install.sh "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
         "$python" -m venv --clear "$venv"
@@ -99,6 +107,35 @@ put() { # put MODE FILE PATH: a file that names the command
     sed "s|/usr/local/bin/$name|$command|g" "$2" >"$DESTDIR$3"
 }
 
+# A package that was removed and not purged still has its files in /etc, and wants them back when it is installed again.
+is_conffile() { # PATH
+    ! staged && [ -x /usr/bin/dpkg-query ] &&
+        dpkg-query --show --showformat='${Conffiles}' $name 2>/dev/null | grep --quiet --fixed-strings " $1 "
+}
+
+put_over() { # MODE FILE PATH: as put, and keep what dpkg has there
+    if [ -e "$3" ] && is_conffile "$3" && [ ! -e "$replaced/${3//\//+}" ]; then
+        install -d "$replaced"
+        cp --preserve "$3" "$replaced/${3//\//+}"
+    fi
+    put "$@"
+}
+
+take_away() { # PATH, which put_over has put there; false when something is left in its place
+    if is_conffile "$1"; then
+        [ ! -e "$replaced/${1//\//+}" ] || cp --preserve "$replaced/${1//\//+}" "$1"
+        return 1
+    fi
+    rm -f "$DESTDIR$1"
+}
+
+put_command() {
+    rm -f "$DESTDIR$command" # it was a link into the virtual environment once
+    install -D -m 0755 /dev/null "$DESTDIR$command"
+    sed -e "s|^venv=.*|venv=$VENV|" -e "s|^python=.*|python=$(interpreter)|" -e "s|^extras=.*|extras=$EXTRAS|" \
+        packaging/command >"$DESTDIR$command"
+}
+
 put_configuration() {
     local sample=src/policyd_rate_limit/config/samples/$name.conf target=$DESTDIR/etc/$name.conf
     [ ! -e "$target" ] && [ ! -e "$DESTDIR/etc/$name.yaml" ] || return 0
@@ -109,16 +146,15 @@ put_configuration() {
 
 install_all() {
     if ! staged; then
-        if [ "$(dpkg-query --show --showformat='${db:Status-Status}' $name 2>/dev/null)" = installed ]; then
+        if is_installed_as_package; then
             die "The Debian package $name is installed. Remove it first: apt-get remove $name leaves configuration and counts."
         fi
         make_account
     fi
     make_venv
-    install -d "$DESTDIR$PREFIX/bin"
-    ln -sfn "$VENV/bin/$name" "$DESTDIR$command"
-    put 0755 packaging/$name.init $init
-    put 0755 packaging/$name.cron $cron
+    put_command
+    put_over 0755 packaging/$name.init $init
+    put_over 0755 packaging/$name.cron $cron
     for unit in "${units[@]}"; do
         put 0644 "packaging/$unit" "$UNITDIR/$unit"
     done
@@ -146,22 +182,32 @@ uninstall_all() {
     elif ! staged && [ -x $init ]; then
         $init stop
     fi
-    if ! staged && [ -x /usr/sbin/update-rc.d ]; then
-        rm -f $init
-        update-rc.d $name remove
-    fi
+    if take_away $init && ! staged && [ -x /usr/sbin/update-rc.d ]; then update-rc.d $name remove; fi
+    take_away $cron || true
+    rm -rf "$DESTDIR$PREFIX/lib/$name"
     [ ! -e "$DESTDIR$VENV/pyvenv.cfg" ] || rm -rf "$DESTDIR$VENV"
-    rm -f "$DESTDIR$command" "$DESTDIR$init" "$DESTDIR$cron" "${units[@]/#/$DESTDIR$UNITDIR/}"
+    rm -f "$DESTDIR$command" "${units[@]/#/$DESTDIR$UNITDIR/}"
     rm -f "$DESTDIR$PREFIX"/share/man/man[1-9]/$name{,.conf,.yaml}.[1-9]
     for completion in "${completions[@]}"; do
         rm -f "$DESTDIR${completion#* }"
     done
     ! booted_with_systemd || systemctl daemon-reload
+    if is_installed_as_package; then
+        echo "The Debian package $name is installed and stopped. To start it: apt-get install --reinstall $name" >&2
+    fi
 }
 
 purge_all() {
+    ! is_installed_as_package || die "The Debian package $name is installed; its configuration and counts: apt-get purge $name"
     uninstall_all
-    rm -f "$DESTDIR"/etc/$name.{conf,yaml} "$DESTDIR/var/lib/systemd/timers/stamp-$name-clean.timer"
+    for file in /etc/$name.{conf,yaml}; do
+        if is_conffile "$file"; then
+            echo "$file is of the Debian package $name, which was removed: dpkg --purge $name"
+        else
+            rm -f "$DESTDIR$file"
+        fi
+    done
+    rm -f "$DESTDIR/var/lib/systemd/timers/stamp-$name-clean.timer"
     rm -rf "$DESTDIR$state" "$DESTDIR/var/run/$name" "$DESTDIR/var/spool/postfix/ratelimit"
     if ! staged; then
         if getent passwd $user >/dev/null; then userdel $user; fi

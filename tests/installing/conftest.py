@@ -7,11 +7,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from support.clean_root import make_base, shared
+from support.clean_root import NEXT_RELEASE, CleanRoot, Machine, debian_release, make_base, make_upgradable, shared
 from support.programs import require
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -104,3 +105,25 @@ def base(run_directory: Path) -> Iterator[Path]:
         if kept:
             subprocess.run(["cp", "--archive", path, kept], check=True)
         yield path
+
+
+@pytest.fixture(scope="session")
+def upgradable(base: Path, run_directory: Path) -> Iterator[Path]:
+    """The same, with all that apt needs to upgrade it to the next release of Debian."""
+    if debian_release() not in NEXT_RELEASE:
+        pytest.skip(f"Debian {debian_release()} is the newest release")
+    with shared(run_directory, "upgradable", lambda directory: make_upgradable(base, directory)) as path:
+        yield path
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Makes a machine of a file system, with the given process 1."""
+    share = tmp_path / "shared"
+    share.mkdir()
+    with ExitStack() as machines:
+
+        def make(base: Path, init: tuple[str, ...]) -> CleanRoot:
+            return machines.enter_context(CleanRoot(base, tmp_path / "machine", share, init))
+
+        yield make

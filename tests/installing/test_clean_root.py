@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from support.clean_root import NO_INIT, SYSTEMD, CleanRoot
+from support.clean_root import NO_INIT, SYSTEMD, Machine
 from support.daemon import Client, mail
+from support.installed import (
+    DATABASE,
+    INIT,
+    LIMIT,
+    PIDFILE,
+    REFUSAL,
+    SOCKET,
+    TRACES,
+    UNITS,
+    ask,
+    daemon_pid,
+    install,
+    is_active,
+    share,
+    the_package,
+)
 from support.wait import wait_until
 
 pytestmark = [
@@ -20,71 +34,9 @@ pytestmark = [
     pytest.mark.timeout(900),  # the first of them waits for what all share
 ]
 
-SOCKET = "/var/spool/postfix/ratelimit/policy"
-DATABASE = "/var/lib/policyd-rate-limit/db.sqlite3"
-PIDFILE = "/run/policyd-rate-limit/policyd-rate-limit.pid"
-INIT = "/etc/init.d/policyd-rate-limit"
-REFUSAL = "defer_if_permit Rate limit reached, retry later"  # of the sample configuration
-UNITS = "policyd-rate-limit.socket policyd-rate-limit.service policyd-rate-limit-clean.timer"
-LIMIT = 10  # mails in a minute: the first of the default limits
 
-# What may be left of an installation. Debian's tools keep backups and marks of their own.
-TRACES = (
-    "find / -xdev -regextype posix-extended -iregex '.*policyd.?rate.?limit.*' -not -path '/shared/*' "
-    "-not -path '/packages/*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/var/log/journal/*'; "
-    "grep -E '^policyd-rate-limit:' /etc/passwd /etc/group /etc/shadow || true"
-)
-
-Machine = Callable[[tuple[str, ...]], CleanRoot]
-
-
-@pytest.fixture
-def machine(base: Path, tmp_path: Path) -> Iterator[Machine]:
-    """Makes a machine with the given process 1."""
-    share = tmp_path / "shared"
-    share.mkdir()
-    with ExitStack() as machines:
-
-        def make(init: tuple[str, ...]) -> CleanRoot:
-            return machines.enter_context(CleanRoot(base, tmp_path / "machine", share, init))
-
-        yield make
-
-
-def share(source: Path, tmp_path: Path, name: str) -> str:
-    """Show ``source`` to the machine; its path there."""
-    target = tmp_path / "shared" / name
-    shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    return f"/shared/{name}"
-
-
-def install(root: CleanRoot, package: Path, tmp_path: Path) -> str:
-    """Install the Debian package; what dpkg said."""
-    # A question would end it: dpkg has no terminal here.
-    return root.do(f"dpkg --install {share(package, tmp_path, package.name)} 2>&1")
-
-
-def ask(root: CleanRoot, count: int = 1) -> list[str]:
-    """The answers to ``count`` mails of one user over the socket that Postfix uses."""
-    with Client(str(root.path(SOCKET))) as client:
-        return [client.ask(**mail("alice")) for _ in range(count)]
-
-
-def the_package(directory: Path) -> Path:
-    (package,) = directory.glob("policyd-rate-limit_*.deb")
-    return package
-
-
-def is_active(root: CleanRoot, unit: str = "policyd-rate-limit.service") -> bool:
-    return root.status(f"systemctl is-active --quiet {unit}") == 0
-
-
-def daemon_pid(root: CleanRoot) -> str:
-    return root.do("systemctl show --property MainPID --value policyd-rate-limit").strip()
-
-
-def test_the_package_on_a_machine_with_systemd(machine: Machine, packages: Path, tmp_path: Path) -> None:
-    root = machine(SYSTEMD)
+def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
+    root = machine(base, SYSTEMD)
     untouched = root.do(TRACES)
     install(root, the_package(packages), tmp_path)
 
@@ -146,8 +98,70 @@ def test_the_package_on_a_machine_with_systemd(machine: Machine, packages: Path,
     assert root.do(TRACES) == untouched
 
 
-def test_the_package_on_a_machine_without_systemd(machine: Machine, packages: Path, tmp_path: Path) -> None:
-    root = machine(NO_INIT)
+def test_a_mistake_in_the_configuration(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
+    root = machine(base, SYSTEMD)
+    install(root, the_package(packages), tmp_path)
+    configuration = root.path("/etc/policyd-rate-limit.conf")
+    good = configuration.read_text()
+    running = daemon_pid(root)
+
+    # Reloading says so, and changes nothing: also where an override names another file.
+    configuration.write_text(good + "limits = 7\n")
+    assert root.status("systemctl reload policyd-rate-limit") != 0
+    assert "limits: expected" in root.do("journalctl --unit policyd-rate-limit --output cat")
+    assert (is_active(root), daemon_pid(root)) == (True, running)
+    assert ask(root) == ["dunno"]
+    root.do("cp -p /etc/policyd-rate-limit.conf /etc/other.conf")
+    configuration.write_text(good)
+    root.do("systemctl reload policyd-rate-limit")
+    root.do("""
+        mkdir /etc/systemd/system/policyd-rate-limit.service.d
+        cat >/etc/systemd/system/policyd-rate-limit.service.d/other.conf <<END
+[Service]
+ExecStart=
+ExecStart=/usr/bin/policyd-rate-limit -f /etc/other.conf
+END
+        sed -i '/limits = 7/d' /etc/other.conf
+        systemctl daemon-reload; systemctl restart policyd-rate-limit; systemctl reload policyd-rate-limit
+        echo 'limits = 7' >>/etc/other.conf
+    """)
+    assert root.status("systemctl reload policyd-rate-limit") != 0
+    root.do("rm -r /etc/systemd/system/policyd-rate-limit.service.d; systemctl daemon-reload")
+
+    # Restarting with it fails, and goes on failing while Postfix asks. The socket stays, and who has asked is answered
+    # when the mistake is gone, without anybody starting anything.
+    configuration.write_text(good + "limits = 7\n")
+    assert root.status("systemctl restart policyd-rate-limit") != 0
+    with Client(str(root.path(SOCKET))) as client:
+        client.send(**mail("alice"))
+        restarts = "systemctl show --property NRestarts --value policyd-rate-limit"
+        wait_until(lambda: int(root.do(restarts)) >= 6, "it is started as often as a limit on that would allow", 60)
+        assert is_active(root, "policyd-rate-limit.socket")
+        configuration.write_text(good)
+        assert client.answer() == "dunno"
+    assert is_active(root)
+    assert ask(root) == ["dunno"]
+
+    # One that was stopped by hand: the daemon makes its own, and doctor sees that.
+    def found() -> list[str]:
+        said = root.run("policyd-rate-limit doctor --json").stdout
+        findings = json.loads(said)["findings"]
+        return [finding["severity"] for finding in findings if finding["check"] == "socket-unit"]
+
+    assert found() == ["ok"]
+    root.do(
+        "systemctl stop policyd-rate-limit.service policyd-rate-limit.socket 2>&1; systemctl start policyd-rate-limit"
+    )
+    assert ask(root) == ["dunno"]
+    assert found() == ["error"]
+    mend = json.loads(root.run("policyd-rate-limit doctor --json").stdout)["findings"]
+    root.do(next(one["mend"] for one in mend if one["check"] == "socket-unit"))
+    assert found() == ["ok"]
+    assert ask(root) == ["dunno"]
+
+
+def test_the_package_on_a_machine_without_systemd(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
+    root = machine(base, NO_INIT)
     untouched = root.do(TRACES)
     install(root, the_package(packages), tmp_path)
     assert root.status(f"{INIT} status") == 3
@@ -171,6 +185,10 @@ def test_the_package_on_a_machine_without_systemd(machine: Machine, packages: Pa
     configuration = root.path("/etc/policyd-rate-limit.conf")
     good = configuration.read_text()
     configuration.write_text(good + "limits = 7\n")
+    failed = root.run(f"{INIT} reload")
+    assert failed.returncode == 1
+    assert "limits: expected" in failed.stdout
+    assert ask(root) == [REFUSAL]
     root.do(f"{INIT} stop")
     assert not pidfile.exists()
     failed = root.run(f"{INIT} start")
@@ -199,8 +217,8 @@ def test_the_package_on_a_machine_without_systemd(machine: Machine, packages: Pa
     assert root.do(TRACES) == untouched
 
 
-def test_the_package_over_the_one_of_debian(machine: Machine, packages: Path, tmp_path: Path) -> None:
-    root = machine(SYSTEMD)
+def test_the_package_over_the_one_of_debian(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
+    root = machine(base, SYSTEMD)
     configuration = "/etc/policyd-rate-limit.yaml"
     root.do("mkdir -p /var/spool/postfix/ratelimit; dpkg --install /packages/policyd-rate-limit_*.deb 2>&1")
     old = root.do("dpkg-query --show --showformat='${Version}' policyd-rate-limit")
@@ -211,12 +229,14 @@ def test_the_package_over_the_one_of_debian(machine: Machine, packages: Path, tm
     assert ask(root, LIMIT - 1) == ["dunno"] * (LIMIT - 1)
     account = root.do("getent passwd policyd-rate-limit")
 
-    install(root, the_package(packages), tmp_path)
+    said = install(root, the_package(packages), tmp_path)
 
+    assert "Could not execute" not in said
+    for unit in UNITS.split():
+        assert is_active(root, unit), root.run(f"systemctl status {unit}").stdout
     assert root.path(configuration).read_text() == changed
     assert not root.path("/etc/policyd-rate-limit.conf").exists()
     assert root.do("getent passwd policyd-rate-limit") == account
-    assert is_active(root), root.run("systemctl status policyd-rate-limit").stdout
     assert ask(root, 2) == ["dunno", "reject as before"]
 
     root.do("dpkg --purge policyd-rate-limit 2>&1")
@@ -225,9 +245,9 @@ def test_the_package_over_the_one_of_debian(machine: Machine, packages: Path, tm
 
 
 def test_the_socket_unit_stays_out_of_the_way_of_another_socket(
-    machine: Machine, packages: Path, tmp_path: Path
+    base: Path, machine: Machine, packages: Path, tmp_path: Path
 ) -> None:
-    root = machine(SYSTEMD)
+    root = machine(base, SYSTEMD)
     root.path("/etc/policyd-rate-limit.yaml").write_text("SOCKET: ['127.0.0.1', 10033]\n")
     install(root, the_package(packages), tmp_path)
     assert is_active(root)
@@ -236,15 +256,20 @@ def test_the_socket_unit_stays_out_of_the_way_of_another_socket(
     assert not root.path("/etc/policyd-rate-limit.conf").exists()
 
 
-def test_make_install(machine: Machine, artefacts: Path, wheels: Path, tmp_path: Path) -> None:
-    root = machine(SYSTEMD)
-    untouched = root.do(TRACES)
+def unpacked(artefacts: Path, wheels: Path, tmp_path: Path) -> str:
+    """Show the unpacked sdist to the machine; the beginning of a command that is run there."""
     (sdist,) = artefacts.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (source,) = (tmp_path / "unpacked").iterdir()
     share(wheels, tmp_path, "wheels")
-    offline = f"cd {share(source, tmp_path, 'source')}; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/shared/wheels; umask 077;"
+    return f"cd {share(source, tmp_path, 'source')}; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/shared/wheels; umask 077;"
+
+
+def test_make_install(base: Path, machine: Machine, artefacts: Path, wheels: Path, tmp_path: Path) -> None:
+    root = machine(base, SYSTEMD)
+    untouched = root.do(TRACES)
+    offline = unpacked(artefacts, wheels, tmp_path)
 
     root.do(f"{offline} make install 2>&1")
     root.do(f"systemctl enable --now {UNITS} 2>&1")
@@ -259,6 +284,17 @@ def test_make_install(machine: Machine, artefacts: Path, wheels: Path, tmp_path:
     assert configuration.read_text() == changed
     assert ask(root, 2) == ["dunno", "reject too many"]
     root.do("cd /; policyd-rate-limit --version; systemctl start policyd-rate-limit-clean")
+
+    # Its Python goes away, as with an upgrade of Debian: the log says so, and what to type.
+    python = root.do("readlink -f /usr/bin/python3").strip()
+    root.do(f"mv {python} {python}.gone")
+    assert root.status("systemctl restart policyd-rate-limit") != 0
+    log = root.do("journalctl --unit policyd-rate-limit --output cat --priority err")
+    assert f"/opt/policyd-rate-limit was made with {python}, which is gone" in log
+    assert "    make install && systemctl restart policyd-rate-limit" in log
+    assert "status=69" in root.run("systemctl status --no-pager policyd-rate-limit").stdout
+    root.do(f"mv {python}.gone {python}")
+    wait_until(lambda: is_active(root), "it starts again by itself")
 
     for _ in range(2):
         root.do(f"{offline} make uninstall 2>&1")
@@ -279,7 +315,7 @@ def test_make_install(machine: Machine, artefacts: Path, wheels: Path, tmp_path:
     )
     assert root.do("grep -rl /tmp/staged /tmp/staged --include='*' --exclude-dir=__pycache__ || true") == ""
     root.do("/tmp/staged/usr/lib/x/bin/python -m policyd_rate_limit --version")
-    assert root.path("/tmp/staged/usr/bin/policyd-rate-limit").readlink() == Path("/usr/lib/x/bin/policyd-rate-limit")
+    assert "venv=/usr/lib/x\n" in root.path("/tmp/staged/usr/bin/policyd-rate-limit").read_text()
     root.do(
         "grep -q ExecStart=/usr/bin/policyd-rate-limit /tmp/staged/usr/lib/systemd/system/policyd-rate-limit.service"
     )
@@ -288,3 +324,32 @@ def test_make_install(machine: Machine, artefacts: Path, wheels: Path, tmp_path:
         root.do(f"{offline} make purge 2>&1")
     root.do("rm -rf /tmp/staged /tmp/policyd-rate-limit.conf")
     assert root.do(TRACES) == untouched
+
+
+def test_make_install_leaves_what_is_of_dpkg(
+    base: Path, machine: Machine, artefacts: Path, wheels: Path, tmp_path: Path
+) -> None:
+    """A package that was removed and not purged, as 1.0.1.1 or 1.2.0 of Debian, comes back as it was."""
+    root = machine(base, SYSTEMD)
+    root.do("mkdir -p /var/spool/postfix/ratelimit; dpkg --install /packages/policyd-rate-limit_*.deb 2>&1")
+    root.do("dpkg --remove policyd-rate-limit 2>&1")
+    conffiles = "dpkg-query --show --showformat='${Conffiles}' policyd-rate-limit | awk 'NF { print $1 }'"
+    state = f"for file in $({conffiles}); do stat -c '%n %a' $file; md5sum $file; done"
+    before = root.do(state)
+    assert INIT in before
+    offline = unpacked(artefacts, wheels, tmp_path)
+    root.do(f"{offline} make install 2>&1; systemctl enable --now {UNITS} 2>&1")
+    assert root.do(state) != before
+    assert ask(root) == ["dunno"]
+    for _ in range(2):
+        root.do(f"{offline} make uninstall 2>&1")
+        assert root.do(state) == before
+    root.do("dpkg --install /packages/policyd-rate-limit_*.deb 2>&1")
+    assert "conffile" not in root.do("dpkg --audit 2>&1")
+    assert root.do(f"test -x {INIT}; dpkg --verify policyd-rate-limit") == ""
+
+    # Where it is installed, purging is dpkg's.
+    assert root.status(f"{offline} make purge 2>&1") != 0
+    root.do("dpkg --remove policyd-rate-limit 2>&1")
+    root.do(f"{offline} make purge 2>&1")
+    assert root.do(state) == before

@@ -15,6 +15,8 @@ from typing import Self
 from support.programs import missing, require
 
 PACKAGES = ("adduser", "make", "python3", "python3-venv", "python3-yaml", "systemd", "systemd-sysv")
+LIBRARIES = ("python3-hiredis", "python3-pydantic", "python3-uvloop")
+NEXT_RELEASE = {"bookworm": "trixie"}
 SYSTEMD = ("/lib/systemd/systemd", "--system", "--show-status=no", "--log-target=journal")
 NO_INIT = ("/bin/bash", "-c", "sleep infinity & wait")
 READY_SECONDS = 60.0
@@ -50,6 +52,20 @@ def make_base(directory: Path) -> None:
             directory,
         ]
     )
+
+
+def make_upgradable(base: Path, directory: Path) -> None:
+    """Copy ``base`` into ``directory`` and download there all that an upgrade to the next release of Debian takes."""
+    _run(["cp", "--archive", f"{base}/.", directory])
+    release = debian_release()
+    script = f"""
+        set -e
+        sed -i s/{release}/{NEXT_RELEASE[release]}/ /etc/apt/sources.list
+        apt-get --quiet update
+        apt-get --quiet --yes --download-only full-upgrade
+        apt-get --quiet --yes --download-only --no-install-recommends install {" ".join(LIBRARIES)}
+    """
+    _run(["chroot", directory, "/bin/bash", "-c", script])
 
 
 def _run(command: Sequence[str | Path]) -> None:
@@ -136,7 +152,7 @@ class CleanRoot:
             time.sleep(0.1)
         raise AssertionError(f"the machine is not up after {READY_SECONDS} s")
 
-    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run ``script`` with bash, as root; its status, and what it wrote to both stdout and stderr."""
         namespaces = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--root", "--wd")
         environment = (
@@ -151,7 +167,7 @@ class CleanRoot:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=COMMAND_SECONDS,
+            timeout=seconds,
         )
 
     def path(self, path: str) -> Path:
@@ -161,12 +177,16 @@ class CleanRoot:
         """
         return Path(f"/proc/{self._target}/root{path}")
 
-    def do(self, script: str) -> str:
+    def do(self, script: str, seconds: float = COMMAND_SECONDS) -> str:
         """Run ``script``, up to its first command that fails, which fails the test; what it wrote."""
-        done = self.run(f"set -euo pipefail\n{script}")
+        done = self.run(f"set -euo pipefail\n{script}", seconds)
         assert done.returncode == 0, f"status {done.returncode} of\n{script}\n\n{done.stdout}"
         return done.stdout
 
     def status(self, script: str) -> int:
         """The exit status of ``script``."""
         return self.run(script).returncode
+
+
+Machine = Callable[[Path, tuple[str, ...]], CleanRoot]
+"""Makes a machine of a file system, with the given process 1."""

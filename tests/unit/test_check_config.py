@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from policyd_rate_limit import config
 from policyd_rate_limit.cli import main
 
 
@@ -104,3 +108,52 @@ def test_old_flags_go_with_no_command(flag: list[str], capsys: pytest.CaptureFix
         main([*flag, "check-config"])
     assert ended.value.code == 64
     assert "go with no command" in capsys.readouterr().err
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Starts what looks like the daemon, with the arguments given; its process id."""
+    command = tmp_path / "policyd-rate-limit"
+    command.write_text("#!/bin/sh\necho started\nread -r end\n")
+    command.chmod(0o755)
+    with ExitStack() as started:
+
+        def start(*arguments: str, command: Path = command) -> int:
+            process = subprocess.Popen(
+                [command, *arguments], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            started.enter_context(process)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"  # it has become the program
+            return process.pid
+
+        yield start
+
+
+@pytest.mark.parametrize("arguments", [("-f", "wrong.yaml"), ("--file=wrong.yaml",), ("-fwrong.yaml",)])
+def test_the_file_of_a_running_daemon(
+    daemon: Callable[..., int], wrong: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("--pid", daemon(*arguments)) == 1
+    assert f"error: {wrong}:1: limits[0]" in capsys.readouterr().out
+
+
+def test_the_file_of_a_running_daemon_that_was_started_without_one(
+    daemon: Callable[..., int], wrong: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(config, "find", lambda: wrong)
+    assert check("--pid", daemon()) == 1
+    assert f"error: {wrong}:1: limits[0]" in capsys.readouterr().out
+
+
+def test_a_process_that_is_not_the_daemon(
+    daemon: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    (tmp_path / "policyd-rate-limit").rename(other)
+    pid = daemon(command=other)
+    assert check("--pid", pid) == 6
+    assert capsys.readouterr().err == f"policyd-rate-limit: process {pid} is not policyd-rate-limit\n"
+    assert check("--pid", 2**22 + 1) == 6  # beyond the highest that Linux gives
+    assert "No such file or directory" in capsys.readouterr().err
+    assert check("--pid", pid, "x.yaml") == 64

@@ -9,19 +9,30 @@ import click
 from policyd_rate_limit import app, config
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import json_option, write_json
+from policyd_rate_limit.cli.process import directory_of, words_of
 from policyd_rate_limit.errors import ConfigError, Problem
-from policyd_rate_limit.system.logs import one_line
+from policyd_rate_limit.system.logs import NAME, one_line
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
+@click.option(
+    "--pid",
+    metavar="PID",
+    type=click.IntRange(1),
+    help="Check the file that the daemon of this process id was started with, before it is to reload.",
+)
 @json_option
 @click.pass_obj
-def command(path: Path | None, file: Path | None, as_json: bool) -> Exit:
+def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool) -> Exit:
     """Say all that is wrong, or odd, in a configuration file.
 
     FILE is the one that the daemon would read unless it is named. Exits with 1 when the daemon would not start with it.
     """
+    if pid is not None:
+        if file is not None or path is not None:
+            raise click.UsageError("--pid goes without a file")
+        file = _file_of(pid)
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     file = file or path or config.find()
@@ -45,6 +56,14 @@ def command(path: Path | None, file: Path | None, as_json: bool) -> Exit:
         if not problems and not warnings:
             click.echo(f"{file}: nothing wrong")
     return Exit.NO if problems else Exit.OK
+
+
+def _file_of(pid: int) -> Path | None:
+    """What ``-f`` named when the process ``pid`` was started; None: nothing. Raises SystemRefusal."""
+    from policyd_rate_limit.cli import command as daemon
+
+    named: Path | None = daemon.make_context(NAME, words_of(pid), resilient_parsing=True).params["path"]
+    return named if named is None or named.is_absolute() else directory_of(pid) / named
 
 
 def _facts(problem: Problem) -> dict[str, str | int | None]:

@@ -27,6 +27,8 @@ class Exit(enum.IntEnum):
     CLEAN_FAILED = 8, "--clean failed"
     # sysexits.h; click's own 2 for a usage error and Python's 1 for an exception mean something else above.
     USAGE = 64, "wrong usage of this command"
+    # Not from here: the commands that start this one, packaging/debian/command and packaging/command.
+    UNAVAILABLE = 69, "as it was installed it cannot run with this Python; what to type is said"
     SOFTWARE = 70, "an error of the program itself"
     # As a shell has it: 128 and the number of SIGINT.
     INTERRUPTED = 130, "interrupted by Ctrl-C, when it does not serve"

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
-from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings
+from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings, socket_unit
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.doctor.postfix import Postfix
@@ -58,6 +58,7 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
     else:
         yield ok("postfix", str(postfix.directory), f"Postfix {postfix.value('mail_version')}")
         yield from _about_postfix(postfix, found)
+    yield from socket_unit.examine(found, socket_unit.properties())
     yield from database.examine(found)
     yield from clock.examine(clock.estimated_error())
 
