@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -9,8 +10,9 @@ import click
 from policyd_rate_limit import app, config
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import json_option, write_json
-from policyd_rate_limit.cli.process import directory_of, words_of
+from policyd_rate_limit.cli.process import look_at
 from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.system.accounts import drop_privileges
 from policyd_rate_limit.system.logs import NAME, one_line
 
 
@@ -32,7 +34,7 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
     if pid is not None:
         if file is not None or path is not None:
             raise click.UsageError("--pid goes without a file")
-        file = _file_of(pid)
+        file = _as_the_daemon(pid)
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     file = file or path or config.find()
@@ -58,12 +60,21 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
     return Exit.NO if problems else Exit.OK
 
 
-def _file_of(pid: int) -> Path | None:
-    """What ``-f`` named when the process ``pid`` was started; None: nothing. Raises SystemRefusal."""
+def _as_the_daemon(pid: int) -> Path | None:
+    """Become who the daemon ``pid`` is, and find the file that it was started with.
+
+    The file that ``-f`` named; None: it named none. Raises SystemRefusal.
+    """
     from policyd_rate_limit.cli import command as daemon
 
-    named: Path | None = daemon.make_context(NAME, words_of(pid), resilient_parsing=True).params["path"]
-    return named if named is None or named.is_absolute() else directory_of(pid) / named
+    process = look_at(pid)
+    if os.geteuid() == 0:
+        # It reads the file with its own rights; and what it says of itself is no reason for root to open anything.
+        drop_privileges(process.account)
+    if process.home:
+        os.environ["HOME"] = process.home
+    named: Path | None = daemon.make_context(NAME, process.words, resilient_parsing=True).params["path"]
+    return named if named is None or named.is_absolute() else process.directory / named
 
 
 def _facts(problem: Problem) -> dict[str, str | int | None]:

@@ -62,7 +62,7 @@ class Log(Protocol):
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
         """Under the lock, once per connection: make the table if it is missing; whether it was.
 
-        ``carry_over`` is then given all (id, date, recipients) of the tables of 0.4 or 1.2.0, if there are any, and
+        ``carry_over`` is then given all (id, date, recipients) of the tables of an older version, if there are any, and
         returns the records that the table begins with.
         """
 

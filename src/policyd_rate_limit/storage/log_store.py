@@ -55,7 +55,7 @@ class LogStore:
 
     ``open_log`` connects to the database, or raises LogError. ``memory`` is shared with whoever decides while that is
     away. ``longest`` is the longest window in use (seconds): so far back the log is read. ``counters_of_old_id`` names
-    the counters that an id in a database of 0.4 or 1.2.0 stands for; ``carried`` (seconds) how far back its counts are
+    the counters that an id in a database of an older one stands for; ``carried`` (seconds) how far back its counts are
     taken over, twice the longest window unless given.
     """
 

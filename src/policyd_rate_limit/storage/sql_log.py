@@ -103,7 +103,7 @@ class SqlLog(ABC):
 
     @abstractmethod
     def _old_counts(self) -> OldCounts:
-        """All (id, date, recipients) of the table of 0.4 or 1.2.0, the oldest first; takes LONG_SECONDS."""
+        """All (id, date, recipients) of the table of 0.4, 1.0.1.1 or 1.2.0, the oldest first; takes LONG_SECONDS."""
 
     @abstractmethod
     def _delete_old_counts(self, before: int) -> int:

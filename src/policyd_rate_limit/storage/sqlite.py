@@ -441,7 +441,7 @@ class SqliteLog:
         return free or None
 
     def _delete_old(self, before: int) -> int | None:
-        """Delete some of the rows of 0.4 and 1.2.0; how many, None when there are none."""
+        """Delete some of the rows of 0.4, 1.0.1.1 and 1.2.0; how many, None when there are none."""
         deleted: int = self._execute(
             "DELETE FROM mail_count WHERE rowid IN (SELECT rowid FROM mail_count WHERE date < ? LIMIT ?)",
             (before, ROWS_PER_CLEAN),
