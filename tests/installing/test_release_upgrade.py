@@ -60,6 +60,7 @@ def test_the_package_stays_and_limits(upgradable: Path, machine: Machine, packag
 
     # Who asks meanwhile waits for the socket of the unit, and is answered once that has been typed.
     with Client(str(root.path(SOCKET))) as client:
+        client.send(**mail("alice"))
         root.do(line.replace("apt-get", f"{APT} --no-install-recommends", 1), UPGRADE_SECONDS)
         wait_until(lambda: is_active(root), "the daemon serves")
-        assert client.ask(**mail("alice")) == REFUSAL
+        assert client.answer() == REFUSAL
