@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What builds the Debian package.
 DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server sqlite3 systemd $(DEB_PACKAGES) lintian mmdebstrap buildah groff-base
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server sqlite3 systemd $(DEB_PACKAGES) lintian mmdebstrap groff-base
 DOMAIN := src/policyd_rate_limit/domain
 # Two more than there are processors: tests of daemons wait half of their time.
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
