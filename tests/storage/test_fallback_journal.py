@@ -102,6 +102,10 @@ class CommitsThatFail:
         """An hour."""
         return HOUR
 
+    def offer(self, records: Sequence[Record], patience: float) -> None:
+        """Nothing was refused."""
+        raise AssertionError
+
     def probe(self) -> None:
         """It is there, as far as anybody can see."""
 

@@ -46,6 +46,8 @@ class Aside:
         On disk when this returns, where there is a disk to write to.
         """
         self._name(reasons)
+        if not records:
+            return True
         needed = sum(map(_size, records))
         if not required and self._bytes + needed > ASIDE_BYTES:
             _logger.error("what the database refuses fills %d bytes: no more of it is admitted", self._bytes)

@@ -31,8 +31,8 @@ class CommitFailed(StoreError):
 class Refused(StoreError):
     """All is decided and in the database, but for what that does not take and will not take as it is.
 
-    ``records`` are that: to be kept elsewhere, and to be offered again now and then. ``verdicts`` hold; those at
-    ``unkept`` only once ``records`` are kept. ``reasons``: counter -> why.
+    ``records`` are that, and ``waited`` what was pending: to be kept elsewhere, and to be offered again now and then.
+    ``verdicts`` hold; those at ``unkept`` only once ``records`` are kept. ``reasons``: counter -> why.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Refused(StoreError):
         records: Sequence[Record],
         reasons: Mapping[str, str],
         unkept: Sequence[int] = (),
+        waited: Sequence[Record] = (),
     ) -> None:
         super().__init__("; ".join(dict.fromkeys(reasons.values())))
         self.verdicts = verdicts
         self.records = records
         self.reasons = reasons
         self.unkept = unkept
+        self.waited = waited
 
 
 Commit = Callable[[], "list[Verdict]"]
@@ -102,13 +104,20 @@ class Store(Protocol):
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """Decide ``demands`` in order; the verdicts are durable when this returns.
 
-        ``pending`` are records that were decided while the database was away: they are stored first, in the same
-        transaction, each of them once, whatever of them may be there already. ``patience``: how many seconds to
+        ``pending`` are records that were decided while the database was away: they are stored first, each of them once,
+        whatever of them may be there already. ``patience``: how many seconds to
         wait for others at the most.
 
         :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped.
         :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
         :raises Refused: decided; but for what that names all is stored, ``pending`` too.
+        """
+
+    def offer(self, records: Sequence[Record], patience: float) -> None:
+        """See whether the database takes by now what it has refused; what it takes is stored once.
+
+        :raises Refused: it does not take what that names.
+        :raises StoreUnavailable: it does not answer.
         """
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:

@@ -307,7 +307,8 @@ class Fallback:
         """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""
         self._leisure.failed()
         verdicts = list(refused.verdicts)
-        if not self._aside.keep(refused.records, refused.reasons, required=not refused.unkept):
+        self._aside.keep(refused.waited, refused.reasons, required=True)
+        if not self._aside.keep(refused.records, refused.reasons, required=False):
             for index in refused.unkept:
                 charge = demands[index].charges[0]
                 verdicts[index] = Verdict(False, charge.key, charge.limits[0])
@@ -317,10 +318,10 @@ class Fallback:
         """See whether the database takes by now what it has refused."""
         records, reasons = self._aside.needed(self._store.reach), {}
         try:
-            self._store.admit((), records, self._patience)
+            self._store.offer(records, self._patience)
         except Refused as refused:
             self._leisure.failed()
-            records, reasons = list(refused.records), dict(refused.reasons)
+            records, reasons = list(refused.waited), dict(refused.reasons)
         except (StoreUnavailable, CommitFailed) as failure:
             self._lost(failure)
             return

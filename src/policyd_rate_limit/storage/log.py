@@ -36,6 +36,13 @@ class LogReplaced(LogError):
     """The table was removed or another one has taken its place; connecting again finds what is there now."""
 
 
+class RecordRefused(LogError):
+    """The database does not take something of what was appended, and will not as it is; others it may take.
+
+    The connection is of no more use, the transaction is rolled back.
+    """
+
+
 class Log(Protocol):
     """One connection to the table. Every method raises :class:`LogError`, and nothing else of the driver's.
 
@@ -45,6 +52,10 @@ class Log(Protocol):
     @property
     def identity(self) -> Hashable:
         """What tells this table from another one that takes its place: as of :meth:`begin` or :meth:`prepare`."""
+
+    @property
+    def longest_row(self) -> int:
+        """Characters of the entries of a record, at the most; a longer one is refused."""
 
     def begin(self, patience: float) -> float:
         """Take the lock that all daemons share, waiting for at most ``patience`` seconds.
@@ -73,7 +84,10 @@ class Log(Protocol):
         """
 
     def append(self, record: Record) -> int:
-        """Add ``record``; its seq."""
+        """Add ``record``; its seq.
+
+        :raises RecordRefused: the database does not take it; that may show later, until :meth:`commit`.
+        """
 
     def redate(self, date: int) -> None:
         """The clock has stepped back to ``date``: rows that lie in the future are dated then."""

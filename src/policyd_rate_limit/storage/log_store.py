@@ -24,8 +24,9 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed, Decided
-from policyd_rate_limit.storage.log import LogError, LogReplaced
-from policyd_rate_limit.storage.record import in_records, pack
+from policyd_rate_limit.storage.log import LogError, LogReplaced, RecordRefused
+from policyd_rate_limit.storage.log_refusals import MOST_REFUSED, Refusals, find_refused
+from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD, in_records, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
 
+CHARACTERS_PER_TRANSACTION = 1 << 22  # of what waited: binary logs and clusters have bounds of their own
 MAINTENANCE_PATIENCE = 0.2  # seconds that what is not urgent may hold up answers while it waits for others
 
 _logger = logging.getLogger(__name__)
@@ -86,20 +88,71 @@ class LogStore:
         self._overrides: list[Override] = []
         self._overrides_version: Hashable = None
         self._lacks_overrides = False  # a table that was made anew
+        self._refused: dict[str, str] = {}  # counter -> why the database takes nothing of it
+        self._unsaid = Refusals(())  # of what waited
+        self._parts_writer = secrets.randbits(62)  # of records that were too long
+        self._parts = 0
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
+        """See :meth:`policyd_rate_limit.storage.base.Store.admit`; what is pending has transactions of its own."""
+        for some in _in_transactions(pending):
+            self._unsaid.add(self._bring_in(some, patience))
         try:
             log = self._begin(patience)
-            appended = self._replay(log, pending)
         except LogError as error:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error
         except BaseException:
             self._distrust()
             raise
-        decided, _ = self._decide(log, demands, appended)
+        decided, _ = self._decide(log, demands, Refusals(demands))
         return decided.commit()
+
+    def offer(self, records: Sequence[Record], patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.offer`."""
+        for record in records:
+            for entry in record.dated_until(record.date):
+                self._refused.pop(entry.counter, None)
+        self.admit((), records, patience)
+
+    def _bring_in(self, records: Sequence[Record], patience: float) -> Refusals:
+        """Store ``records``, each once, but for what the database refuses, which is returned.
+
+        :raises StoreUnavailable: perhaps none is stored.
+        """
+        for is_last in (False, True):
+            try:
+                log = self._begin(patience)
+                refusals = Refusals(())
+                appended = self._replay(log, records, refusals)
+                log.commit()
+            except RecordRefused as error:
+                self._give_up(error)
+                if is_last or not self._find_refused(records, error, patience):
+                    raise StoreUnavailable(str(error)) from error
+            except LogError as error:
+                self._give_up(error)
+                raise StoreUnavailable(str(error)) from error
+            except BaseException:
+                self._distrust()
+                raise
+            else:
+                self._committed(log, appended)
+                return refusals
+        raise AssertionError
+
+    def _find_refused(self, records: Sequence[Record], error: LogError, patience: float) -> bool:
+        """Whether it is the fault of some of ``records``, whose counters are refused from here on."""
+        entries = [entry for record in records for entry in record.dated_until(record.date)]
+        try:
+            found = find_refused(self._open_log, entries, self._memory.date, patience)
+        except LogError as failure:
+            _logger.warning("%s", failure)
+            return False
+        if len(self._refused) + len(found) > MOST_REFUSED:
+            self._refused.clear()
+        self._refused.update((counter, str(error)) for counter in found)
+        return bool(found)
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | list[Verdict] | None:
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`."""
@@ -114,7 +167,7 @@ class LogStore:
             self._read_on(log)
         except LogError as error:
             return partial(self._admit_after, error, demands, patience)
-        decided, writes = self._decide(log, demands, [])
+        decided, writes = self._decide(log, demands, Refusals(demands))
         if writes:
             return decided
         try:
@@ -122,20 +175,21 @@ class LogStore:
         except CommitFailed as failure:
             return partial(_raise, failure)
 
-    def _decide(self, log: Log, demands: Sequence[Demand], appended: list[tuple[int, Record]]) -> tuple[Decided, bool]:
-        """Decide ``demands`` under the lock of ``log``, add them to what was ``appended`` to it, and tell whether."""
+    def _decide(self, log: Log, demands: Sequence[Demand], refusals: Refusals) -> tuple[Decided, bool]:
+        """Decide ``demands`` under the lock of ``log``, append them to it, and tell whether there was anything."""
         try:
             verdicts, record = self._memory.decide(demands)
         except BaseException:
             self._distrust()
             raise
         failure = None
+        appended: Sequence[tuple[int, Record]] = ()
         if record is not None:
             try:
-                appended.append((log.append(record), record))
+                appended = self._append(log, record, refusals)
             except LogError as error:
                 failure = error
-        commit = partial(self._commit, log, appended, verdicts, record, failure)
+        commit = partial(self._commit, log, appended, verdicts, record, failure, refusals)
         return Decided(verdicts, commit), record is not None
 
     def _commit(
@@ -145,6 +199,7 @@ class LogStore:
         verdicts: list[Verdict],
         record: Record | None,
         failure: LogError | None,
+        refusals: Refusals,
     ) -> list[Verdict]:
         try:
             if failure is not None:
@@ -152,7 +207,20 @@ class LogStore:
             log.commit()
         except LogError as error:
             self._give_up(error)
-            raise CommitFailed(str(error), verdicts, record) from error
+            if not isinstance(error, RecordRefused) or record is None:
+                raise CommitFailed(str(error), verdicts, record) from error
+            try:
+                # At once, or the others would have to do without the database for the sake of one.
+                refusals.instead(self._bring_in((record,), MAINTENANCE_PATIENCE))
+            except StoreUnavailable as unavailable:
+                raise CommitFailed(str(unavailable), verdicts, record) from error
+        else:
+            self._committed(log, appended)
+        waited, self._unsaid = self._unsaid, Refusals(())
+        refusals.say(verdicts, waited, self._memory)
+        return verdicts
+
+    def _committed(self, log: Log, appended: Iterable[tuple[int, Record]]) -> None:
         # Not before: what was read or written in a transaction that fails may never have been there.
         self._loaded = True
         self._identity = log.identity
@@ -160,7 +228,23 @@ class LogStore:
         self._date = self._memory.date
         for seq, stored in appended:
             self._note(seq, stored)
-        return verdicts
+
+    def _append(self, log: Log, record: Record, refusals: Refusals) -> list[tuple[int, Record]]:
+        """Append ``record``, in parts where it is too long for a row, without what is refused."""
+        longest = min(CHARACTERS_PER_RECORD, log.longest_row)
+        if not self._refused and len(record.entries) <= longest:
+            return [(log.append(record), record)]
+        taken = refusals.taken(record, self._refused, log.longest_row)
+        parts = list(in_records(taken, lambda some: self._part(record.date, some), longest))
+        if not parts and not record.size:
+            return [(log.append(record), record)]
+        # What says that the record is there has its name; the parts have others, and come in the same transaction.
+        parts.append(pack(record.writer, record.number, record.date, ()))
+        return [(log.append(part), part) for part in parts]
+
+    def _part(self, date: int, entries: Sequence[Entry]) -> Record:
+        self._parts += 1
+        return pack(self._parts_writer, self._parts, date, entries)
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """See :meth:`policyd_rate_limit.storage.base.Store.explain`: memory knows what the last batch has found."""
@@ -377,16 +461,15 @@ class LogStore:
         if record.number > self._stored.get(record.writer, 0):
             self._stored[record.writer] = record.number
 
-    def _replay(self, log: Log, pending: Iterable[Record]) -> list[tuple[int, Record]]:
+    def _replay(self, log: Log, pending: Iterable[Record], refusals: Refusals) -> list[tuple[int, Record]]:
         """Store those of ``pending`` that are not in the table, and count those that are not in memory."""
-        appended = []
+        appended: list[tuple[int, Record]] = []
         newest: dict[int, int] = {}
         for record in pending:
             if record.number > newest.get(record.writer, self._stored.get(record.writer, 0)):
                 newest[record.writer] = record.number
                 self._memory.apply(record)
-                dated = record.dated(self._memory.date)
-                appended.append((log.append(dated), dated))
+                appended += self._append(log, record.dated(self._memory.date), refusals)
         return appended
 
     def _first_records(self, old_counts: OldCounts) -> Iterator[Record]:
@@ -438,6 +521,20 @@ class LogStore:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def _in_transactions(pending: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """``pending`` as it is stored together."""
+    some: list[Record] = []
+    characters = 0
+    for record in pending:
+        some.append(record)
+        characters += len(record.entries)
+        if characters > CHARACTERS_PER_TRANSACTION:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
 
 
 def _raise(error: Exception) -> NoReturn:

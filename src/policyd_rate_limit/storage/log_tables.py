@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.log import Log
 
 ROWS_PER_STATEMENT = 500
+CHARACTERS_PER_STATEMENT = 1 << 17
 
 _logger = logging.getLogger(__name__)
 
@@ -186,4 +187,13 @@ def _text(value: object) -> str:
 
 
 def _in_parts(rows: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (rows[first : first + ROWS_PER_STATEMENT] for first in range(0, len(rows), ROWS_PER_STATEMENT))
+    part: list[str] = []
+    characters = 0
+    for row in rows:
+        if part and (len(part) == ROWS_PER_STATEMENT or characters + len(row) > CHARACTERS_PER_STATEMENT):
+            yield part
+            part, characters = [], 0
+        part.append(row)
+        characters += len(row)
+    if part:
+        yield part

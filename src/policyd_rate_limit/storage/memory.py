@@ -78,6 +78,10 @@ class Memory:
             for entry in record.dated_until(self.date):
                 self.ledger.apply(entry)
 
+    def knows(self, record: Record) -> None:
+        """``record`` is in the ledger, under another name."""
+        self._applied[record.writer] = record.number
+
     def marks(self) -> list[Record]:
         """Empty records that say up to which number the records of each writer are in the ledger."""
         return [pack(writer, number, self.date, ()) for writer, number in self._applied.items()]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.drivers import check_options, missing_driver
-from policyd_rate_limit.storage.log import LogError
+from policyd_rate_limit.storage.log import LogError, RecordRefused
 from policyd_rate_limit.storage.sql_log import LONG_SECONDS, SqlLog, TableMissing
 from policyd_rate_limit.storage.watchdog import Watchdog, resolve
 
@@ -45,6 +45,7 @@ DEFAULT_PORT = 3306
 DEFAULT_SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")  # noqa: S108 - its name
 OPTION_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf", "~/.my.cnf")
 OLD_ROWS_PER_CLEAN = 10_000
+PACKET_OVERHEAD = 512  # bytes of max_allowed_packet that are not for rows
 IDLE_SECONDS = 10  # after which the server ends a session whose daemon was cut off, and lets go of its lock
 
 _OF_MYSQLDB = frozenset(
@@ -56,6 +57,12 @@ _WITHOUT_MEANING = frozenset(
     {"charset", "collation", "use_unicode", "conv", "cursorclass", "autocommit", "compress", "named_pipe"}
     | {"client_flag", "multi_statements", "sql_mode", "local_infile", "local_infile_dir", "binary_prefix"}
     | {"auth_plugin", "read_timeout", "write_timeout"}
+)
+# What is about what was to be written: data, constraints, triggers (SIGNAL), the size of a row.
+_REFUSALS = frozenset(
+    {ER.DATA_TOO_LONG, ER.WARN_DATA_OUT_OF_RANGE, ER.TRUNCATED_WRONG_VALUE_FOR_FIELD, ER.TRUNCATED_WRONG_VALUE}
+    | {ER.BAD_NULL_ERROR, ER.NO_REFERENCED_ROW_2, ER.NO_DEFAULT_FOR_FIELD, ER.NET_PACKET_TOO_LARGE}
+    | {1644, 3819, 4025}  # SIGNAL, CHECK of MySQL and of MariaDB, which PyMySQL does not name
 )
 _SSL_MODES = frozenset({"DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"})
 _SSL_OPTIONS = frozenset({"ca", "capath", "cert", "key", "cipher"})
@@ -140,20 +147,28 @@ class MysqlLog(SqlLog):
         except Exception as error:
             raise self._translated(error) from error
         start = time.monotonic()
-        *_, wsrep_on = self._query(
+        *_, packet, wsrep_on = self._query(
             # Without summer time, in which one hour of the year comes twice.
             "SET SESSION time_zone = '+00:00'",
             "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             # A daemon that is cut off while it holds the lock must not keep it.
             f"SET SESSION wait_timeout = {max(IDLE_SECONDS, math.ceil(timeout))} "
             f"/*M!100300 , idle_transaction_timeout = {math.ceil(timeout)} */",
+            "SELECT @@max_allowed_packet",
             "SHOW SESSION VARIABLES LIKE 'wsrep_on'",
         )
         self._round_trip = time.monotonic() - start
+        self._packet = int(packet[0][0]) - PACKET_OVERHEAD
+        self._most_characters = min(self._most_characters, self._packet)
         self._is_galera = bool(wsrep_on) and wsrep_on[0][1] == "ON"
         if self._is_galera:
             # See what was committed on another node before.
             self._query("SET SESSION wsrep_sync_wait = 1")
+
+    @property
+    def longest_row(self) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.longest_row`: all of it may have to be escaped."""
+        return max(0, (self._packet - PACKET_OVERHEAD) // 2)
 
     def commit(self) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.commit`."""
@@ -198,6 +213,8 @@ class MysqlLog(SqlLog):
         code, message = error.args[:2]
         if code == ER.NO_SUCH_TABLE:
             return TableMissing(str(message))
+        if code in _REFUSALS:
+            return RecordRefused(str(self._failure(f"{message} ({code})")))
         return self._failure(f"{message} ({code})")
 
     def _failure(self, message: str) -> LogError:

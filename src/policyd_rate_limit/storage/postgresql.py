@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.drivers import check_options, missing_driver
-from policyd_rate_limit.storage.log import LogError
+from policyd_rate_limit.storage.log import LogError, RecordRefused
 from policyd_rate_limit.storage.sql_log import LONG_SECONDS, SqlLog, TableExists, TableMissing
 from policyd_rate_limit.storage.watchdog import resolve
 
@@ -40,6 +40,9 @@ _OF_PSYCOPG2 = frozenset({"connection_factory", "cursor_factory", "async", "asyn
 _UNDEFINED_TABLE = "42P01"
 # duplicate_table, duplicate_object, unique_violation: what CREATE TABLE meets while another makes the same table.
 _TABLE_EXISTS = frozenset({"42P07", "42710", "23505"})
+
+# Classes of errors that are about what was to be written: data, constraints, views, triggers, limits of a statement.
+_REFUSALS = ("22", "23", "44", "54", "P0")
 
 _SYNCHRONOUS_COMMIT_OFF = "off"
 
@@ -207,6 +210,8 @@ class PostgresqlLog(SqlLog):
             return TableMissing(message)
         if state in _TABLE_EXISTS:
             return TableExists(message)
+        if state.startswith(_REFUSALS):
+            return RecordRefused(str(self._failure(message)))
         return self._failure(message)
 
     def _failure(self, message: str) -> LogError:

@@ -6,7 +6,6 @@ record is already known: after a connection that broke during a commit, after a 
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +21,8 @@ _ONE_NOW: Final = '",1,0,"'  # between counter and mail, as it mostly is
 _AS_THEY_ARE: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 
 ENTRIES_PER_RECORD: Final = 1_000  # where a record is not a batch of requests
+# A row of a database is not to be longer, unless one entry alone is: MySQL takes 1 to 16 MiB at once.
+CHARACTERS_PER_RECORD: Final = 1 << 18
 
 
 class Record(NamedTuple):
@@ -91,8 +92,28 @@ def mark_of(counter: str) -> str:
     return json.dumps(counter)
 
 
-def in_records(entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record]) -> Iterator[Record]:
-    """``entries`` in records of :data:`ENTRIES_PER_RECORD`, each made by ``pack``."""
-    iterator = iter(entries)
-    while chunk := list(itertools.islice(iterator, ENTRIES_PER_RECORD)):
+def in_records(
+    entries: Iterable[Entry], pack: Callable[[Sequence[Entry]], Record], characters: int = CHARACTERS_PER_RECORD
+) -> Iterator[Record]:
+    """``entries`` in records of :data:`ENTRIES_PER_RECORD` and ``characters`` at the most, each made by ``pack``.
+
+    An entry that has more has a record of its own.
+    """
+    chunk: list[Entry] = []
+    size = 2
+    for entry in entries:
+        more = _most_characters(entry)
+        if chunk and (len(chunk) == ENTRIES_PER_RECORD or size + more > characters):
+            yield pack(chunk)
+            chunk, size = [], 2
+        chunk.append(entry)
+        size += more
+    if chunk:
         yield pack(chunk)
+
+
+def _most_characters(entry: Entry) -> int:
+    """How long ``entry`` is as JSON, at the most."""
+    text = entry.counter + entry.mail + entry.part
+    # Quotes and backslashes have one in front of them; others are six characters, or twice six.
+    return 56 + len(text) * (2 if text.isascii() and text.isprintable() else 12)

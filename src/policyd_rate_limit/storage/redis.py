@@ -138,6 +138,10 @@ class RedisStore:
         self._replays.raise_refused(verdicts)
         return verdicts
 
+    def offer(self, records: Sequence[Record], patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.offer`."""
+        self.admit((), records, patience)
+
     def _batch(self, demands: Sequence[Demand]) -> Batch:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
         number = self._memory.next_number(beside=bool(self._flights))

@@ -98,9 +98,9 @@ class Replays:
         if self._refused:
             records, reasons = self._refused, self._reasons
             self._refused, self._reasons = [], {}
-            if besides is not None:
-                records, reasons = [*records, *besides.records], {**reasons, **besides.reasons}
-            raise Refused(verdicts, records, reasons)
+            if besides is None:
+                raise Refused(verdicts, (), reasons, waited=records)
+            raise Refused(verdicts, besides.records, {**reasons, **besides.reasons}, besides.unkept, records)
 
     def _set_aside(self, commands: Sequence[tuple[Command, int, Sequence[Entry]]]) -> None:
         """Remember which of ``commands`` were refused."""

@@ -37,7 +37,8 @@ SCHEMA_VERSION = 2  # 1: without policyd_override and policyd_hit
 LONGEST_STEP = 1 << 16  # between two seqs: a row is mistaken for a lost one in one case of 32,000
 ROWS_PER_READ = 1_000
 ROWS_PER_CLEAN = 500
-CHARACTERS_PER_SEND = 1 << 18  # of rows that are appended; what is beyond is sent before the commit
+CHARACTERS_PER_SEND = 1 << 18  # of statements that append rows; what is beyond is sent before the commit
+LONGEST_ROW = 1 << 28  # characters: a quarter of what PostgreSQL's columns take
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean
 LONG_SECONDS = 60.0  # for what is done once in years, on tables of any size: taking over, dating back
 NETWORK_SECONDS = 0.05  # at the least, beside the time that is spent waiting for the lock
@@ -83,6 +84,12 @@ class SqlLog(ABC):
         self._has_appended = False  # in this transaction
         self._inserts: list[str] = []
         self._characters = 0
+        self._most_characters = CHARACTERS_PER_SEND
+
+    @property
+    def longest_row(self) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.longest_row`."""
+        return LONGEST_ROW
 
     @abstractmethod
     def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
@@ -90,6 +97,7 @@ class SqlLog(ABC):
 
         :raises TableMissing: so it is.
         :raises TableExists: so it is.
+        :raises RecordRefused: something that was to be written is not taken; the connection is closed then.
         :raises LogError: anything else; the connection is closed then.
         """
 
@@ -197,13 +205,15 @@ class SqlLog(ABC):
         """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
         if self._newest is None:
             _, self._newest = self._edges()
-        if self._characters + len(record.entries) > CHARACTERS_PER_SEND:
+        newest = self._newest + random.randint(1, LONGEST_STEP)  # noqa: S311 - no secret
+        statement = self._insert(newest, record)
+        if self._characters + len(statement) > self._most_characters:
             self._send()
         self._has_appended = True
-        self._newest += random.randint(1, LONGEST_STEP)  # noqa: S311 - no secret
-        self._inserts.append(self._insert(self._newest, record))
-        self._characters += len(record.entries)
-        return self._newest
+        self._newest = newest
+        self._inserts.append(statement)
+        self._characters += len(statement)
+        return newest
 
     def redate(self, date: int) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
@@ -310,7 +320,7 @@ class SqlLog(ABC):
         characters = 0
         try:
             for statement in (*self._start(patience), *statements, "COMMIT"):
-                if characters + len(statement) > CHARACTERS_PER_SEND and batch:
+                if characters + len(statement) > self._most_characters and batch:
                     self._query(*batch)
                     batch, characters = [], 0
                 batch.append(statement)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, on_conflict
+from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, RecordRefused, on_conflict
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 
@@ -38,6 +38,9 @@ WAL_BYTES_KEPT = 16 << 20
 _LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-off goes up to 100 ms
 # What no waiting mends.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# What is about what was to be written: constraints, triggers, the size of a row.
+_REFUSALS = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+LONGEST_ROW = 1 << 28  # characters: a quarter of what SQLite takes
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS policyd_batch (
@@ -103,6 +106,11 @@ class SqliteLog:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def longest_row(self) -> int:
+        """See :meth:`policyd_rate_limit.storage.log.Log.longest_row`."""
+        return LONGEST_ROW
 
     def begin(self, patience: float) -> float:
         """See :meth:`policyd_rate_limit.storage.log.Log.begin`."""
@@ -270,6 +278,8 @@ class SqliteLog:
     def lost(self, error: sqlite3.Error) -> LogError:
         """What ``error`` means to the store; a damaged file is renamed, after reading what can be read."""
         message = f"SQLite database {self._path}: {error}"
+        if _primary_code(error) in _REFUSALS:
+            return RecordRefused(message)
         if _primary_code(error) not in _DAMAGE:
             return LogError(message)
         if self._connection is not None:

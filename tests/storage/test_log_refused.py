@@ -1,0 +1,290 @@
+"""What a database with a log refuses of one id is that id's matter alone; what is too long for a row is split."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.log_store import CHARACTERS_PER_TRANSACTION, LogStore
+from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
+from storage.daemon import journals
+from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
+from storage.stores import HOUR, Clock, demand, new_memory, usage
+
+WRONG = "user:alice"
+LIMIT = 10
+LOGS: dict[str, Callable[[pathlib.Path], Logs]] = {
+    "sqlite": SqliteLogs,
+    "postgresql": PostgresqlLogs,
+    "mariadb": MariadbLogs,
+}
+# Triggers that let nothing of WRONG in: as somebody might have them who keeps an audit of his tables.
+TRIGGERS: dict[type[Logs], tuple[str, ...]] = {
+    SqliteLogs: (
+        "CREATE TRIGGER audit BEFORE INSERT ON policyd_batch WHEN NEW.entries LIKE '%{wrong}%' "
+        "BEGIN SELECT RAISE(ABORT, 'not into my table'); END",
+    ),
+    PostgresqlLogs: (
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.entries LIKE '%{wrong}%' THEN RAISE 'not into my table'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER audit BEFORE INSERT ON policyd_batch FOR EACH ROW EXECUTE FUNCTION audit()",
+    ),
+    MariadbLogs: (
+        "CREATE TRIGGER audit BEFORE INSERT ON policyd_batch FOR EACH ROW "
+        "IF NEW.entries LIKE '%{wrong}%' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not into my table'; END IF",
+    ),
+}
+UNDO: dict[type[Logs], str] = {
+    SqliteLogs: "DROP TRIGGER audit",
+    PostgresqlLogs: "DROP TRIGGER audit ON policyd_batch",
+    MariadbLogs: "DROP TRIGGER audit",
+}
+
+
+@pytest.fixture(params=LOGS)
+def any_logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Logs]:
+    """An empty database of each kind that keeps a log."""
+    made = LOGS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+class World:
+    """Daemons on one database."""
+
+    def __init__(self, logs: Logs) -> None:
+        self.logs = logs
+        self.monotonic = Clock(0.0)
+        self.memories: list[Memory] = []
+        logs.ready()
+
+    def store(self, memory: Memory | None = None) -> LogStore:
+        return LogStore(
+            self.logs.open, memory or new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: ()
+        )
+
+    def daemon(self) -> Fallback:
+        memory = new_memory(time.time)
+        self.memories.append(memory)
+        fallback = Fallback(
+            self.store(memory),
+            memory,
+            journal_directory=self.logs.directory / "journals",
+            journal_name="log",
+            journal_size=1 << 24,
+            enforce=True,
+            patience=TIMEOUT,
+            monotonic=self.monotonic,
+        )
+        fallback.open()
+        return fallback
+
+    def found(self, *keys: str) -> list[int]:
+        """What a daemon that starts now finds in the database."""
+        with contextlib.closing(self.store()) as store:
+            return list(usage(store, keys).values())
+
+    def journals(self) -> list[str]:
+        return journals(self.logs.directory / "journals")
+
+    def refuse(self, wrong: str = WRONG) -> None:
+        self.logs.execute(*(statement.replace("{wrong}", wrong) for statement in TRIGGERS[type(self.logs)]))
+
+    def take(self) -> None:
+        self.logs.execute(UNDO[type(self.logs)])
+
+
+@pytest.fixture
+def world(any_logs: Logs) -> World:
+    """Daemons on an empty database."""
+    return World(any_logs)
+
+
+def mails(key: str, maximum: int = LIMIT) -> Demand:
+    return demand(key, maximum)
+
+
+def admitted(daemon: Fallback, *demands: Demand) -> list[bool]:
+    return [verdict.admitted for verdict in daemon.admit(demands)]
+
+
+def names(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Who is said to be refused."""
+    said = "the database refuses what concerns "
+    return [line.removeprefix(said).partition(": ")[0] for line in caplog.messages if line.startswith(said)]
+
+
+def test_the_others_are_counted_over_all_daemons(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = world.daemon(), world.daemon()
+    world.refuse()
+    both = [mails(WRONG), mails("user:bob", 2 * LIMIT)] * 2
+    totals = [0, 0]
+    for _ in range(LIMIT):
+        for daemon in (one, two):
+            answers = admitted(daemon, *both)
+            totals[0] += answers[0] + answers[2]
+            totals[1] += answers[1] + answers[3]
+    assert totals == [2 * LIMIT, 2 * LIMIT]  # alice has her limit in each
+    assert names(caplog) == [WRONG, WRONG]
+    assert "not into my table" in caplog.text
+    assert one.away_since is None
+    assert two.away_since is None
+    assert [record for record in caplog.records if "limits go on" in record.getMessage()] == []
+    one.close()
+    two.close()
+
+
+def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(world: World) -> None:
+    one = world.daemon()
+    world.refuse()
+    assert admitted(one, *[mails(WRONG)] * 4, mails("user:bob")) == [True] * 5
+    one.close()
+    assert world.found(WRONG, "user:bob") == [0, 1]
+    assert len(world.journals()) == 1
+    two = world.daemon()
+    assert admitted(two, *[mails(WRONG)] * 3, mails("user:bob")) == [True] * 4
+    assert two.waiting == 0
+    two._store.reload()  # what was set aside is not forgotten with what is read anew
+    assert admitted(two, *[mails(WRONG)] * 4) == [True] * 3 + [False]
+    world.monotonic.now += HOUR
+    two.maintain()
+    assert world.found(WRONG, "user:bob") == [0, 2]
+    world.take()
+    world.monotonic.now += HOUR
+    two.maintain()
+    assert world.found(WRONG, "user:bob") == [LIMIT, 2]
+    assert admitted(two, mails(WRONG), mails("user:bob")) == [False, True]
+    two.close()
+    assert world.journals() == []
+
+
+def test_a_replay_of_an_outage_sets_aside_what_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Among many others in many records, which are stored once."""
+    daemon = world.daemon()
+    world.refuse()
+    others = [f"user:{number}" for number in range(40)]
+    daemon._away = True
+    daemon._backoff.failed()
+    for first in range(0, 40, 8):
+        admitted(daemon, *(mails(key) for key in (*others[first : first + 8], WRONG)))
+    assert daemon.waiting == 5
+    world.monotonic.now += 10
+    daemon._reached, daemon._away = True, False
+    assert admitted(daemon, mails("user:bob")) == [True]
+    assert daemon.waiting == 0
+    assert names(caplog) == [WRONG]
+    assert world.found(*others, "user:bob", WRONG) == [1] * 41 + [0]
+    assert admitted(daemon, *[mails(WRONG)] * 6) == [True] * 5 + [False]
+    daemon.close()
+
+
+def test_a_database_that_refuses_everybody_is_away(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    daemon = world.daemon()
+    world.refuse("")
+    assert admitted(daemon, mails(WRONG), mails("user:bob")) == [True, True]
+    assert daemon.away_since is not None
+    assert names(caplog) == []
+    assert daemon.waiting == 1
+    world.take()
+    daemon._away = False
+    assert admitted(daemon) == []
+    assert world.found(WRONG, "user:bob") == [1, 1]
+    daemon.close()
+
+
+def test_a_journal_of_its_own_that_is_full_refuses_only_this_id(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("policyd_rate_limit.storage.aside.ASIDE_BYTES", 600)
+    daemon = world.daemon()
+    world.refuse()
+    answers = [admitted(daemon, mails(WRONG), mails("user:bob")) for _ in range(6)]
+    assert all(bob for _, bob in answers)
+    assert [alice for alice, _ in answers] == sorted((alice for alice, _ in answers), reverse=True)
+    assert {alice for alice, _ in answers} == {True, False}
+    assert "no more of it is admitted" in caplog.text
+    daemon.close()
+
+
+LONG = [f"user:{number}" + "\udcff" * 16_000 for number in range(20)]  # as long as a line may be, not UTF-8
+
+
+def test_a_batch_that_is_long_is_split(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A row takes what a server with small packets takes, too; a restarted daemon has all of it, once."""
+    daemon = world.daemon()
+    assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
+    assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
+    assert caplog.messages == []
+    longest = max(len(str(entries)) for (entries,) in world.logs.execute("SELECT entries FROM policyd_batch"))
+    assert longest <= CHARACTERS_PER_RECORD
+    assert world.found(*LONG) == [2] * len(LONG)
+    daemon.close()
+
+
+def test_a_long_replay_is_split_and_stored_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """In several transactions; offered twice, as after a commit whose answer was lost."""
+    daemon = world.daemon()
+    daemon._away = True
+    daemon._backoff.failed()
+    for _ in range(5):
+        assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
+    records = list(daemon._pending)
+    assert sum(len(record.entries) for record in records) > CHARACTERS_PER_TRANSACTION
+    daemon._away = False
+    assert admitted(daemon, mails("user:bob")) == [True]
+    with contextlib.closing(world.store()) as other:
+        assert other.admit((), records, TIMEOUT) == []
+    assert world.found(*LONG, "user:bob") == [5] * len(LONG) + [1]
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    daemon.close()
+
+
+@pytest.fixture
+def small_packets(tmp_path: pathlib.Path) -> Iterator[MariadbLogs]:
+    """A server that takes 16 KiB at once."""
+    logs = MariadbLogs(tmp_path)
+    ((before,),) = logs.execute("SELECT @@GLOBAL.max_allowed_packet")
+    logs.execute("SET GLOBAL max_allowed_packet = 16384")
+    try:
+        yield logs
+    finally:
+        logs.server.admin(f"SET GLOBAL max_allowed_packet = {before}")
+        logs.close()
+
+
+@pytest.mark.xdist_group("max_allowed_packet")
+def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.LogCaptureFixture) -> None:
+    """Batches are split; one entry that is too long for it is set aside, and counts in memory."""
+    world = World(small_packets)
+    daemon, other = world.daemon(), world.daemon()
+    keys = [f"user:{number}@" + "x" * 300 for number in range(200)]
+    asked = [mails(key, 3) for key in keys] + [mails(LONG[0], 1)]
+    assert admitted(daemon, *asked) == [True] * 201
+    assert admitted(other, *asked[:-1]) == [True] * 200
+    assert admitted(daemon, *asked) == [True] * 200 + [False]
+    assert admitted(other, *asked[:-1]) == [False] * 200
+    assert names(caplog) == [LONG[0]]
+    assert daemon.away_since is None
+    assert world.found(*keys[:20]) == [3] * 20
+    daemon.close()
+    assert len(world.journals()) == 2  # the other is still open
+    other.close()
+
+
+def test_hits_of_long_ids_are_kept(world: World) -> None:
+    """In statements that no server finds too long."""
+    from policyd_rate_limit.storage import log_tables
+    from policyd_rate_limit.storage.administration import Hits
+
+    log = world.logs.ready()
+    hits = [Hits(key, 60, 1, 1) for key in LONG]
+    log_tables.add_hits(log, hits, TIMEOUT)
+    assert sorted(log_tables.hits(log, lambda old_id: old_id)) == sorted(hits)
