@@ -221,6 +221,7 @@ def usual_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.alone
+@pytest.mark.depends_on_machine(reason="what else the machine does counts in the 50 ms that an answer may take")
 @pytest.mark.usefixtures("usual_descriptors")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_well_behaved_client_does_not_notice(tmp_path: pathlib.Path, attack: Attack) -> None:

@@ -30,6 +30,7 @@ from support.wait import wait_until
 
 pytestmark = [
     pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="systemd boots, and packages are unpacked, within times of their own"),
     pytest.mark.long(60),
     pytest.mark.timeout(900),  # the first of them waits for what all share
 ]

@@ -16,7 +16,11 @@ from support.postfix import Postfix, write_cf
 from support.programs import require
 from support.wait import wait_until
 
-pytestmark = [pytest.mark.needs_postfix, pytest.mark.needs_root]
+pytestmark = [
+    pytest.mark.needs_postfix,
+    pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix wants, not the test"),
+]
 
 CHECK = "check_policy_service { unix:ratelimit/policy, default_action=DUNNO }"
 

@@ -11,7 +11,11 @@ from support.doctor import CHECK, doctor, mend, wrong
 from support.postfix import Postfix
 from support.wait import wait_until
 
-pytestmark = [pytest.mark.needs_postfix, pytest.mark.needs_root]
+pytestmark = [
+    pytest.mark.needs_postfix,
+    pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix wants, not the test"),
+]
 
 IGNORED = ("--ignore", "local-mail", "--ignore", "default-action")
 WITHOUT_BRACES = "check_policy_service unix:ratelimit/policy, default_action=DUNNO, permit_sasl_authenticated"

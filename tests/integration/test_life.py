@@ -226,7 +226,7 @@ def test_starts_again_after_kill_9(directory: Path) -> None:
 @pytest.mark.parametrize("content", ["", "garbage", "999999999", "{own}"])
 def test_a_stale_pidfile_is_taken_over(tmp_path: Path, content: str) -> None:
     pidfile = tmp_path / "policyd.pid"
-    # The number of a live process that is another program: the one that runs the tests.
+    # The number of a live process that is another program: the one that runs the tests, maybe in a directory of our name.
     pidfile.write_text(content.format(own=os.getppid()))
     with running(tmp_path, pidfile=str(pidfile)) as daemon:
         assert pidfile.read_text() == f"{daemon.process.pid}\n"
@@ -449,6 +449,7 @@ def test_whoever_is_not_root_stays_who_they_are(directory: Path) -> None:
     script = """
 import sys
 import encodings.utf_8_sig
+import policyd_rate_limit.config.yaml_file
 from policyd_rate_limit.cli import main, run
 from policyd_rate_limit.system.accounts import Account, drop_privileges
 drop_privileges(Account("54321", 54321, 54322, (54322,)))

@@ -18,7 +18,11 @@ from support.programs import require
 from support.proxy import LossyProxy
 from support.public import public_directory
 
-pytestmark = [pytest.mark.needs_postfix, pytest.mark.needs_root]
+pytestmark = [
+    pytest.mark.needs_postfix,
+    pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix wants, not the test"),
+]
 
 RESTRICTIONS = {
     "RCPT": "smtpd_recipient_restrictions",

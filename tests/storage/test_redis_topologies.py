@@ -25,6 +25,7 @@ from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until
 
 TIMEOUT = 10.0
+ELECTION = "Sentinels that get no processor for a second begin another election"
 _prefixes = (f"test{number}" for number in itertools.count())
 
 
@@ -287,6 +288,7 @@ def tries(step: Callable[[], object]) -> bool:
     return True
 
 
+@pytest.mark.depends_on_machine(reason=ELECTION)
 @pytest.mark.long(8)
 def test_a_failover_by_sentinel(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The master dies, the replica becomes master: what it had heard of counts, and the store goes on with it."""
@@ -304,6 +306,7 @@ def test_a_failover_by_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Non
         assert admitted(store, *([demand("user:a", 5)] * 4)) == [True, True, False, False]
 
 
+@pytest.mark.depends_on_machine(reason=ELECTION)
 def test_a_master_that_became_a_replica_is_left(tmp_path_factory: pytest.TempPathFactory) -> None:
     """It still answers, with READONLY: the store asks the Sentinels again."""
     with (

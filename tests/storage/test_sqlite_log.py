@@ -294,11 +294,12 @@ def test_recovery_by_another_daemon_is_waited_for(
 
 def test_opening_waits_for_nobody(sqlite: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose write lock is held is opened at once: only the transaction has to wait."""
-    sqlite.store(clock).clean(PATIENCE)
+    with contextlib.closing(sqlite.store(clock)) as store:
+        store.clean(PATIENCE)
     monkeypatch.setattr(sqlite_module, "OPEN_PATIENCE", 6 * PATIENCE)
-    with sqlite.outage():
+    with sqlite.outage(), contextlib.closing(sqlite.store(clock)) as store:
         began = time.monotonic()
-        sqlite.store(clock).probe()
+        store.probe()
         assert time.monotonic() - began < 6 * PATIENCE
 
 

@@ -24,26 +24,33 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "daemon.pid"
 
 
-@pytest.fixture
-def namesake() -> Iterator[subprocess.Popen[bytes]]:
+@pytest.fixture(
+    params=[
+        ["policyd-rate-limit"],
+        ["python3", "/usr/bin/policyd-rate-limit", "-f", "/etc/x.yaml"],
+        ["python3", "-m", "policyd_rate_limit"],
+    ],
+    ids=["its name", "a script", "a module"],
+)
+def namesake(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is called as the daemon is, and holds no lock."""
-    with sleeper("policyd-rate-limit") as process:
+    with sleeper(*request.param) as process:
         yield process
         process.kill()
 
 
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of another program."""
-    with sleeper("something-else") as process:
+    """A process of another program, which runs and edits what has a name like the daemon's."""
+    with sleeper("/opt/policyd-rate-limit/bin/something-else", "/etc/policyd-rate-limit.conf") as process:
         yield process
         process.kill()
 
 
-def sleeper(name: str) -> subprocess.Popen[bytes]:
-    """A process named ``name`` that waits for ever; returns once it bears that name."""
+def sleeper(name: str, *words: str) -> subprocess.Popen[bytes]:
+    """A process named ``name``, with ``words`` behind that, that waits for ever; returns once it bears that name."""
     process = subprocess.Popen(
-        [name, "-c", "print(flush=True); input()"],
+        [name, "-c", "print(flush=True); input()", *words],
         executable=sys.executable,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -106,7 +113,8 @@ def test_a_number_that_another_program_got_is_stale(path: Path, stranger: subpro
 
 def test_our_own_number_is_stale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a container the daemon has the same number at every start."""
-    monkeypatch.setattr(pidfile, "_PROGRAMS", (b"python",))
+    name = Path("/proc/self/cmdline").read_bytes().split(b"\0")[0]
+    monkeypatch.setattr(pidfile, "_PROGRAMS", (name.rpartition(b"/")[2],))
     path.write_text(f"{os.getpid()}\n")
     with Pidfile(path):
         pass

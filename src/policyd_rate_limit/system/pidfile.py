@@ -18,7 +18,7 @@ from typing import Self
 from policyd_rate_limit.errors import AlreadyRunning, SystemRefusal
 from policyd_rate_limit.system.accounts import Account
 
-_PROGRAMS = (b"policyd-rate-limit", b"policyd_rate_limit")
+_PROGRAMS = (b"policyd-rate-limit", b"policyd_rate_limit")  # the command, and the module after -m
 _LONGEST_NUMBER = 32
 
 
@@ -146,7 +146,9 @@ def _runs_us(number: int) -> bool:
         command = Path(f"/proc/{number}/cmdline").read_bytes()
     except OSError:
         return _lives(number)
-    return any(program in command for program in _PROGRAMS)
+    # The last part of a word alone: an editor of /etc/policyd-rate-limit.conf is not the daemon, nor is what runs in a
+    # virtual environment below /opt/policyd-rate-limit.
+    return any(word.rpartition(b"/")[2] in _PROGRAMS for word in command.split(b"\0"))
 
 
 def _lives(number: int) -> bool:
