@@ -9,13 +9,19 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What builds the Debian package.
 DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
+# Debian 13 has Valkey beside Redis.
+REDIS := $(shell . /etc/os-release && [ "$${VERSION_ID:-13}" -lt 13 ] && echo redis-server || echo valkey-server)
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server redis-server sqlite3 systemd $(DEB_PACKAGES) lintian mmdebstrap groff-base
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap groff-base
 DOMAIN := src/policyd_rate_limit/domain
 # Two more than there are processors: tests of daemons wait half of their time.
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
-# A machine that is too busy for a moment lets tests of real servers fail; what was run again is listed.
-RERUNS := --reruns 2
+# Of the tests that are marked depends_on_machine alone; what was run again is listed.
+RERUNS := --reruns-on-machine 2
+# The files and directories whose tests `make test` runs.
+ONLY := tests
+# These run against the compiled modules too; the others import those of the checkout.
+COMPILED_TESTS := tests/unit/domain tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py
 # The version before, which makes databases for ours to take over. On Python 3.12 and later it lacks a module of the
 # standard library, which a package brings back.
 OLD_VERSION := .venv-1.2.0/bin/policyd-rate-limit
@@ -34,10 +40,10 @@ run: venv ## start the daemon in the foreground, with packaging/development.yaml
 # What needs nothing but a processor runs beside the compiler of C. What must run alone comes before what takes long: it
 # leaves the tests compiled, which each process of the others would do for itself.
 .PHONY: test
-test: test-packages test-venv ## install what the tests need, then all checks and all tests
-	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain $(OLD_VERSION) $(COMPILED)
-	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone
-	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain
+test: test-packages test-venv ## install what the tests need, then all checks and all tests; ONLY=tests/unit: those
+	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled $(OLD_VERSION)
+	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ONLY) || [ $$? = 5 -a '$(ONLY)' != tests ] # 5: there is none
+	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
 
 # Looking at each line takes three times as long: that is done only where every one must be covered.
 .PHONY: test-domain
@@ -45,6 +51,24 @@ test-domain: test-venv
 	@rm -f .coverage .coverage.*
 	.venv/bin/pytest --numprocesses $$(nproc) --dist worksteal tests/unit/domain --cov --cov-report=
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
+
+# With the stubs of the tests in place of compiled classes, not every module can be tested so.
+.PHONY: test-compiled
+test-compiled: $(COMPILED)
+	POLICYD_TEST_COMPILED=1 .venv-compiled/bin/python -m pytest --numprocesses $$(nproc) --dist worksteal $(COMPILED_TESTS)
+
+SUITE := trixie
+.PHONY: test-debian
+test-debian: ## as root: make test on a freshly installed Debian, SUITE=bookworm or trixie; ONLY=tests/unit: those
+	@packaging/test-debian.sh $(SUITE) $(ONLY)
+
+.PHONY: test-pythons
+test-pythons: ## static checks and unit tests on every version of Python that is found
+	@packaging/test-pythons.sh pythons
+
+.PHONY: test-oldest
+test-oldest: ## unit tests and those of the stores with the oldest libraries that pyproject.toml allows
+	@packaging/test-pythons.sh oldest tests/unit tests/storage
 
 # CI=true looks for the same examples each time. What this finds becomes an @example of its test.
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')

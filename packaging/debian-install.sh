@@ -45,6 +45,7 @@ if [ -x /usr/bin/systemctl ]; then
             dovecot-core) systemctl disable --quiet dovecot.service dovecot.socket || true ;;
             postgresql) systemctl disable --quiet postgresql.service || true ;;
             mariadb-server) systemctl disable --quiet mariadb.service || true ;;
+            redis-server | valkey-server) systemctl disable --quiet "$package.service" || true ;;
         esac
     done
 fi

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+
 import pytest
 
-from support.examples import load_profile
 from support import reruns
+from support.examples import load_profile
 from support.programs import require_root
 
 load_profile()
@@ -24,6 +27,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     reruns.pytest_collection_modifyitems(config, items)
     items.sort(key=seconds, reverse=True)
+
+
+def pytest_sessionstart() -> None:
+    """With ``POLICYD_TEST_COMPILED=1`` the modules that the tests import must be the compiled ones."""
+    if os.environ.get("POLICYD_TEST_COMPILED") != "1":
+        return
+    for name in ("domain.windows", "protocol.codec", "storage.memory", "storage.pace", "storage.record"):
+        module = importlib.import_module(f"policyd_rate_limit.{name}")
+        if not str(module.__file__).endswith(".so"):
+            status = pytest.ExitCode.USAGE_ERROR if os.environ.get("CI") == "true" else pytest.ExitCode.OK
+            pytest.exit(f"{module.__file__} is not compiled: is there a C compiler?", status)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

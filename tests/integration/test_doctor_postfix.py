@@ -14,7 +14,7 @@ from support.wait import wait_until
 pytestmark = [
     pytest.mark.needs_postfix,
     pytest.mark.needs_root,
-    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix wants, not the test"),
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
 ]
 
 IGNORED = ("--ignore", "local-mail", "--ignore", "default-action")

@@ -226,7 +226,7 @@ def test_starts_again_after_kill_9(directory: Path) -> None:
 @pytest.mark.parametrize("content", ["", "garbage", "999999999", "{own}"])
 def test_a_stale_pidfile_is_taken_over(tmp_path: Path, content: str) -> None:
     pidfile = tmp_path / "policyd.pid"
-    # The number of a live process that is another program: the one that runs the tests, maybe in a directory of our name.
+    # A live process of another program: the one that runs the tests, maybe in a directory of our name.
     pidfile.write_text(content.format(own=os.getppid()))
     with running(tmp_path, pidfile=str(pidfile)) as daemon:
         assert pidfile.read_text() == f"{daemon.process.pid}\n"

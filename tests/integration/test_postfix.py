@@ -21,7 +21,7 @@ from support.public import public_directory
 pytestmark = [
     pytest.mark.needs_postfix,
     pytest.mark.needs_root,
-    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix wants, not the test"),
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
 ]
 
 RESTRICTIONS = {

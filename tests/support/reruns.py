@@ -1,7 +1,7 @@
 """Which tests may be run again when they fail: those of real servers that say what of the machine they depend on.
 
-Such a test is marked ``@pytest.mark.depends_on_machine(reason="...")``. With ``--reruns-on-machine N`` it is run up to N
-times more; what was run again is listed at the end, with the reason. Every other test must pass at once. The
+Such a test is marked ``@pytest.mark.depends_on_machine(reason="...")``. With ``--reruns-on-machine N`` it is run up to
+N times more; what was run again is listed at the end, with the reason. Every other test must pass at once. The
 ``--reruns`` of pytest-rerunfailures, which covers all tests, is refused.
 """
 
