@@ -15,6 +15,9 @@ mkdir "$work/source"
 tar --extract --file "$work"/*.tar.gz --directory "$work/source" --strip-components 1
 cd "$work/source"
 cp -r packaging/debian debian
+# What is built on the next release of Debian is newer, so that apt takes it after an upgrade of Debian.
+release=$(. /etc/os-release && echo "${ID:-linux}${VERSION_ID:-}" | sed 's/^debian/deb/; s/[^a-z0-9.]//g')
+sed -i "1s/)/+$release)/" debian/changelog
 dpkg-buildpackage --build=binary --unsigned-source --unsigned-changes >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 mkdir -p "$target"
 mv "$work"/*.changes "$work"/*.buildinfo "$target"
