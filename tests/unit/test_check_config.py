@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pwd
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from policyd_rate_limit import config
 from policyd_rate_limit.cli import main
+from support.programs import require_root
 
 
 def check(*arguments: object) -> int:
@@ -157,3 +160,30 @@ def test_a_process_that_is_not_the_daemon(
     assert check("--pid", 2**22 + 1) == 6  # beyond the highest that Linux gives
     assert "No such file or directory" in capsys.readouterr().err
     assert check("--pid", pid, "x.yaml") == 64
+
+
+@pytest.mark.needs_root
+def test_root_reads_the_file_of_a_running_daemon_as_its_user_and_no_other(tmp_path: Path) -> None:
+    """What the daemon says that it was started with is its own word: it may name what only root can read."""
+    require_root()
+    nobody = pwd.getpwnam("nobody")
+    secret = tmp_path / "secret.yaml"
+    secret.write_text("limits: [[1, 60]]\n")
+    secret.chmod(0o600)
+    words = ["sh", "-c", "echo started; read -r end", "policyd-rate-limit", "-f", str(secret)]
+    with subprocess.Popen(
+        words,
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        check_it = [sys.executable, "-m", "policyd_rate_limit", "check-config", "--pid", str(process.pid)]
+        done = subprocess.run(check_it, capture_output=True, text=True)
+        process.communicate("")
+    assert done.returncode == 1
+    assert done.stdout == f"error: {secret}: expected a file that can be read, found Permission denied\n"
