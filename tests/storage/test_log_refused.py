@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Hits
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log_store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.memory import Memory
@@ -251,6 +253,7 @@ def test_a_long_replay_is_split_and_stored_once(world: World, caplog: pytest.Log
 def small_packets(tmp_path: pathlib.Path) -> Iterator[MariadbLogs]:
     """A server that takes 16 KiB at once."""
     logs = MariadbLogs(tmp_path)
+    assert logs.server.home  # no server that others use at the same time
     ((before,),) = logs.execute("SELECT @@GLOBAL.max_allowed_packet")
     logs.execute("SET GLOBAL max_allowed_packet = 16384")
     try:
@@ -260,7 +263,6 @@ def small_packets(tmp_path: pathlib.Path) -> Iterator[MariadbLogs]:
         logs.close()
 
 
-@pytest.mark.xdist_group("max_allowed_packet")
 def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.LogCaptureFixture) -> None:
     """Batches are split; one entry that is too long for it is set aside, and counts in memory."""
     world = World(small_packets)
@@ -281,9 +283,6 @@ def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.
 
 def test_hits_of_long_ids_are_kept(world: World) -> None:
     """In statements that no server finds too long."""
-    from policyd_rate_limit.storage import log_tables
-    from policyd_rate_limit.storage.administration import Hits
-
     log = world.logs.ready()
     hits = [Hits(key, 60, 1, 1) for key in LONG]
     log_tables.add_hits(log, hits, TIMEOUT)
