@@ -181,7 +181,7 @@ def test_administration_leaves_it_out(
     with contextlib.closing(administration):
         assert {entry.counter: entry.amount for entry in administration.entries(None, 0)} == {"user:bob": 2}
         assert list(administration.entries([WRONG], 0)) == []
-        assert f"what is counted for {WRONG} cannot be read" in caplog.messages[0]
+        assert f"what is counted for {WRONG!r} cannot be read" in caplog.messages[0]
     daemon.close()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
 
 ASIDE_BYTES = 1 << 20  # the most that lies here; more is not admitted
+LONGEST_NAME = 320  # characters of a counter in the log
 MOST_NAMED = 1_000  # counters that are named in the log before all is taken again
 
 _logger = logging.getLogger(__name__)
@@ -102,9 +103,15 @@ class Aside:
             _logger.error(
                 "the database refuses what concerns %s: %s; its limits hold from the memory of this daemon alone, "
                 "and what is admitted is set aside until the database takes it",
-                counter,
+                _shown(counter),
                 reason,
             )
+
+
+def _shown(counter: str) -> str:
+    """``counter`` in a line of the log, whatever it is made of."""
+    text = ascii(counter)[1:-1]
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def _size(record: Record) -> int:

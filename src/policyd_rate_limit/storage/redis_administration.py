@@ -138,7 +138,7 @@ class RedisAdministration:
             if command.reply is not None:
                 found.append((name, command.reply))
             elif command.failure is not None:
-                _logger.warning("what is counted for %s cannot be read: %s", name, command.failure)
+                _logger.warning("what is counted for %r cannot be read: %s", name, command.failure)
         if commands and not found and commands[0].failure is not None and commands[0].failure.code == "NOPERM":
             raise commands[0].failure  # nobody's may be read
         return found
