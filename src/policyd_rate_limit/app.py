@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
-FILES_BESIDE_CONNECTIONS = 64
+FILES_BESIDE_CONNECTIONS = 128
 METRICS_PERMISSION = 0o660  # of a UNIX socket for the metrics
 UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count

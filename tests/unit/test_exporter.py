@@ -118,21 +118,66 @@ def test_what_is_no_request(world: World, data: bytes, status: bytes) -> None:
     assert world.ask("/healthz")[0] == 200
 
 
-def test_connections_are_bounded_and_whoever_sends_nothing_loses_his(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    idle = [world.connect() for _ in range(MOST_CONNECTIONS)]
-    wait_until(lambda: world.exporter._connections == MOST_CONNECTIONS, "all are connected")
-    with world.connect() as one_more:
-        assert ended(one_more)
-    monkeypatch.setattr(exporter_module, "REQUEST_SECONDS", 0.05)
-    idle.pop().close()
-    wait_until(lambda: world.exporter._connections < MOST_CONNECTIONS, "one is gone")
-    with world.connect() as silent:
-        assert ended(silent)  # for want of a request
-    assert world.ask("/healthz")[0] == 200
-    for client in idle:
+def test_silent_connections_keep_nobody_from_an_answer(world: World) -> None:
+    silent = [world.connect() for _ in range(2 * MOST_CONNECTIONS)]
+    for _ in range(2 * MOST_CONNECTIONS):
+        assert world.ask("/healthz")[0] == 200
+        silent.append(world.connect())
+    assert len(world.exporter._connections) <= MOST_CONNECTIONS
+    assert ended(silent[0])
+    for client in silent:
         client.close()
+
+
+def test_the_longest_silent_of_whoever_has_most_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = iter(["few", *["many"] * (MOST_CONNECTIONS - 1), "new", "few"])
+    monkeypatch.setattr(exporter_module, "peer_of", lambda _socket: next(peers))
+    clients = []
+    for _ in range(MOST_CONNECTIONS):
+        clients.append(world.connect())
+        wait_until(lambda: len(world.exporter._connections) == len(clients), "it is connected")
+    for victim in clients[1:3]:
+        clients.append(world.connect())
+        assert ended(victim)
+    assert len(world.exporter._connections) == MOST_CONNECTIONS
+    for client in clients:
+        client.close()
+
+
+def test_whoever_sends_nothing_loses_his_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter_module, "REQUEST_SECONDS", 0.05)
+    with world.connect() as silent:
+        assert ended(silent)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/plain;version=x", "text/plain"),
+        ("application/openmetrics-text; version=1..0", "application/openmetrics-text"),
+        ("application/openmetrics-text; version=", "application/openmetrics-text"),
+        ("application/openmetrics-text;version=99999999999999999999.1;escaping=x", "application/openmetrics-text"),
+        ("application/openmetrics-text;q=x", "application/openmetrics-text"),
+        ("application/openmetrics-text;q=nan, text/plain;q=0.5", "application/openmetrics-text"),
+        ("application/openmetrics-text;q=0", "text/plain"),
+        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", "text/plain"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "application/openm"),
+        (";q=x", "text/plain"),
+        (";;;,,,==", "text/plain"),
+        ("\xe9;q=\xff", "text/plain"),
+        ("a," * 3000, "text/plain"),
+        ("text/plain; escaping=allow-utf-8; version=1.0.0", "text/plain"),
+    ],
+)
+def test_whatever_is_accepted_there_is_an_answer(
+    world: World, accept: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.gauge.set(7)
+    status, found, body = world.ask("/metrics", Accept=accept)
+    assert status == 200
+    assert found.startswith(kind)
+    assert "a_gauge 7.0" in body
+    assert not caplog.records
 
 
 def test_who_goes_away_is_nobodys_problem(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +186,7 @@ def test_who_goes_away_is_nobodys_problem(world: World, caplog: pytest.LogCaptur
         client.sendall(data)
         client.close()
     assert world.ask("/healthz")[0] == 200
-    wait_until(lambda: world.exporter._connections == 0, "all are gone")
+    wait_until(lambda: not world.exporter._connections, "all are gone")
     assert not caplog.records
 
 
@@ -155,7 +200,7 @@ def test_a_fault_of_ours_is_logged_and_ends_nothing(world: World, caplog: pytest
 
 def test_it_stops_although_somebody_is_connected(world: World) -> None:
     with world.connect() as client:
-        wait_until(lambda: world.exporter._connections == 1, "it is connected")
+        wait_until(lambda: len(world.exporter._connections) == 1, "it is connected")
         world.exporter.stop()
         assert not world.exporter._thread.is_alive()
         assert ended(client)

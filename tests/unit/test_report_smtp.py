@@ -7,6 +7,7 @@ import logging
 import pathlib
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable
 from email.message import EmailMessage
 
@@ -15,6 +16,7 @@ import pytest
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report import smtp
 from policyd_rate_limit.report.message import compose
+from policyd_rate_limit.report.network import MOST_SAID
 from policyd_rate_limit.report.smtp import MailServer
 from support.smtp import PASSWORD, STEPS, USER, authority, hang, smtp_peer, smtp_server
 
@@ -220,3 +222,23 @@ def test_addresses_that_are_not_ascii_need_smtputf8() -> None:
     assert mail.message["To"] == "häns@example.org"
     with smtp_peer("QUIT", hang) as port, pytest.raises(DeliveryFailed, match="SMTPUTF8"):
         MailServer("127.0.0.1", port).send(message)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_server_that_never_ends_a_reply(step: str) -> None:
+    """220- lines as fast as they go: no more of them is kept than anybody could want to know."""
+    said = 0
+
+    def flood(connection: socket.socket) -> None:
+        nonlocal said
+        while True:
+            said += connection.send(b"220-and so on\r\n" * 500)
+
+    tracemalloc.start()
+    try:
+        with smtp_peer(step, flood) as port, pytest.raises(DeliveryFailed, match=r"more than \d+ bytes of replies"):
+            MailServer("127.0.0.1", port).send(a_mail())
+        _, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert highest < 20 * MOST_SAID

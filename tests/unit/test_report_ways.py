@@ -331,3 +331,16 @@ def test_nobody_listens() -> None:
 def test_they_leave_nothing_to_abandon() -> None:
     Url("http://127.0.0.1:1").abandon()
     Mail(MailServer("127.0.0.1", 1), "a@b", "c@d").abandon()
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 OK\r\nx: y\r\n" + b"x: " + b"y" * 60_000 + b"\r\n"]
+)
+def test_a_server_that_never_ends_its_answer(said: bytes) -> None:
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(said)
+        while True:
+            connection.sendall(said if said.endswith(b"\r\n\r\n") else b"x: " + b"y" * 60_000 + b"\r\n")
+
+    with peer(flood) as port, pytest.raises(DeliveryFailed, match=r"127.0.0.1: more than \d+ bytes of answers"):
+        Url(f"http://127.0.0.1:{port}/").deliver(NOTICE)

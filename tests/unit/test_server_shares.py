@@ -125,7 +125,7 @@ def test_places_are_as_many_as_there_are_descriptors(
     run(scenario())
     lowest.close()
     [message] = messages(caplog)
-    assert "fewer than 32 descriptors left, closing the longest idle of attacker" in message
+    assert "fewer than 64 descriptors left, closing the longest idle of attacker" in message
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])

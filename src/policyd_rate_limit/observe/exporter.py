@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.exposition import choose_encoder
+
+from policyd_rate_limit.sharing import Shares
+from policyd_rate_limit.system.peers import peer_of
 
 if TYPE_CHECKING:
     import socket
@@ -21,9 +25,10 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from policyd_rate_limit.observe.health import Health
+    from policyd_rate_limit.sharing import Sharer
 
-MOST_CONNECTIONS = 16
-"""At once; a further one is closed at once."""
+MOST_CONNECTIONS = 32
+"""At once; beyond that the one that has been silent for longest is closed, of the peer with most of them."""
 
 MOST_BYTES = 8_192
 """Of a request."""
@@ -33,6 +38,11 @@ REQUEST_SECONDS = 5.0
 
 STOP_SECONDS = 2.0
 
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+"""The Accept field by which the library chooses OpenMetrics."""
+
+_WEIGHT = re.compile(r"q=((?:0(?:\.[0-9]{0,3})?)|(?:1(?:\.0{0,3})?))")  # RFC 9110, section 12.4.2
+
 _logger = logging.getLogger(__name__)
 
 
@@ -40,6 +50,27 @@ class _Response(NamedTuple):
     status: str
     body: bytes
     kind: str = "text/plain; charset=utf-8"
+
+
+class _Connection:
+    """A place of one that asks: :class:`policyd_rate_limit.sharing.Sharer`."""
+
+    def __init__(self, shares: Shares, name: str, transport: asyncio.WriteTransport, heard: float) -> None:
+        self.name = name
+        self.heard = heard
+        self.held = 0
+        self.waits = False  # its request has come
+        self._transport = transport
+        self._shares = shares
+        self._peer = shares.join(name, self)
+
+    def take_turn(self) -> None:
+        """Nobody here has to wait for a turn."""
+
+    def abort(self) -> None:
+        """See :meth:`policyd_rate_limit.sharing.Sharer.abort`."""
+        self._shares.leave(self._peer, self)
+        self._transport.abort()
 
 
 class Exporter:
@@ -52,7 +83,8 @@ class Exporter:
         self._listener = listener
         self._registry = registry
         self._health = health
-        self._connections = 0
+        self._connections: set[Sharer] = set()
+        self._shares = Shares()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._end = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -81,13 +113,25 @@ class Exporter:
         server.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= MOST_CONNECTIONS:
+        try:
+            peer = peer_of(writer.get_extra_info("socket"))
+        except (OSError, ValueError):  # it has gone
             writer.transport.abort()
             return
-        self._connections += 1
+        now = self._loop.time()
+        if len(self._connections) >= MOST_CONNECTIONS:
+            found = self._shares.replaceable(peer, now)
+            if found is None:
+                writer.transport.abort()
+                return
+            _, silent = found
+            silent.abort()
+            self._connections.discard(silent)
+        connection = _Connection(self._shares, peer, writer.transport, now)
+        self._connections.add(connection)
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                await self._answer(reader, writer)
+                await self._answer(reader, writer, connection)
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -95,12 +139,15 @@ class Exporter:
         except Exception:
             _logger.exception("metrics")
         finally:
-            self._connections -= 1
-            writer.transport.abort()
+            self._connections.discard(connection)
+            connection.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: _Connection
+    ) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            connection.waits = True
         except asyncio.LimitOverrunError:
             response, method = _Response("431 Request Header Fields Too Large", b"too long\n"), ""
         else:
@@ -124,7 +171,7 @@ class Exporter:
             return _Response("405 Method Not Allowed", b"GET or HEAD\n"), method
         match target.partition("?")[0]:
             case "/metrics":
-                encode, kind = choose_encoder(_field(fields, "accept"))
+                encode, kind = choose_encoder(OPENMETRICS if _wants_openmetrics(_field(fields, "accept")) else "")
                 return _Response("200 OK", encode(self._registry), kind), method
             case "/healthz":
                 health = self._health()
@@ -132,6 +179,20 @@ class Exporter:
                 return _Response(status, f"{health.text}\n".encode()), method
             case _:
                 return _Response("404 Not Found", b"there are /metrics and /healthz\n"), method
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    """Whether ``accept`` (RFC 9110, section 12.5.1) prefers OpenMetrics to Prometheus' text.
+
+    Nothing else of it matters, such as versions: what a client makes up is not for a library to choke on.
+    """
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for one in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in one.split(";"))
+        if kind in best:
+            weights = [float(found[1]) for parameter in parameters if (found := _WEIGHT.fullmatch(parameter))]
+            best[kind] = max(best[kind], weights[0] if weights else 1.0)
+    return best["application/openmetrics-text"] > 0 and best["application/openmetrics-text"] >= best["text/plain"]
 
 
 def _field(fields: list[str], name: str) -> str:

@@ -7,13 +7,16 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, BinaryIO, Self
 
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report.wording import printable
 
 LONGEST_REASON = 500
 """The most characters of what a server says."""
+
+MOST_SAID = 262_144
+"""The most bytes that a server may say in one connection: a reply of SMTP has 512 (RFC 5321, section 4.5.3.1.5)."""
 
 AGAIN_SECONDS = 0.5  # a socket may have been in the hands of a TLS handshake, which has an end of its own
 
@@ -56,6 +59,45 @@ class Deadline:
                 with contextlib.suppress(OSError):
                     # Not SSLSocket's own, which first takes TLS off: what is sent at this moment would go in clear.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+class TooMuchSaid(Exception):
+    """A server says more than anybody wants to know. No OSError: smtplib would make something else of that."""
+
+
+class Allowance:
+    """How many bytes a server may still say. ``of``: what it is called in an error."""
+
+    def __init__(self, size: int = MOST_SAID, of: str = "answers") -> None:
+        self._size = size
+        self._left = size
+        self._of = of
+
+    def take(self, size: int) -> None:
+        """``size`` more bytes have come.
+
+        :raises TooMuchSaid: they are too many.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise TooMuchSaid(f"more than {self._size} bytes of {self._of}")
+
+
+class Bounded:
+    """``file``, which reads from a server, as long as ``allowance`` lasts."""
+
+    def __init__(self, file: BinaryIO, allowance: Allowance) -> None:
+        self._file = file
+        self._allowance = allowance
+
+    def readline(self, limit: int = -1) -> bytes:
+        """As of the file."""
+        line = self._file.readline(limit)
+        self._allowance.take(len(line))
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def tls_context(setting: str, ca_file: str | None) -> ssl.SSLContext:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report.message import addresses
-from policyd_rate_limit.report.network import LONGEST_REASON, Deadline, reason, tls_context
+from policyd_rate_limit.report.network import (
+    LONGEST_REASON,
+    Allowance,
+    Bounded,
+    Deadline,
+    TooMuchSaid,
+    reason,
+    tls_context,
+)
 from policyd_rate_limit.report.wording import printable
 
 if TYPE_CHECKING:
@@ -37,6 +45,13 @@ class _Client(smtplib.SMTP):
     def __init__(self, host: str, timeout: float) -> None:
         super().__init__(timeout=timeout)
         self._host = host  # whom the certificate is to name
+        self._allowance = Allowance(of="replies")
+
+    def getreply(self) -> tuple[int, bytes]:
+        """See smtplib. A reply may have lines without end there."""
+        if self.file is None and self.sock is not None:
+            self.file = Bounded(self.sock.makefile("rb"), self._allowance)
+        return super().getreply()
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class MailServer:
             return self._send(message, context)
         except (OSError, UnicodeError) as error:
             raise DeliveryFailed(f"SMTP server {self.host}:{self.port}: {_reason(error)}") from error
+        except TooMuchSaid as error:
+            raise DeliveryFailed(f"SMTP server {self.host}:{self.port}: {error}") from error
 
     def _send(self, message: EmailMessage, context: ssl.SSLContext | None) -> dict[str, str]:
         client = _Client(self.host, self.step_seconds)

@@ -13,16 +13,17 @@ import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report.message import compose
-from policyd_rate_limit.report.network import Deadline, reason, tls_context
+from policyd_rate_limit.report.network import Allowance, Bounded, Deadline, TooMuchSaid, reason, tls_context
 from policyd_rate_limit.report.notice import as_json, as_text, subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import BufferedReader
 
     from policyd_rate_limit.report.notice import Notice
     from policyd_rate_limit.report.smtp import MailServer
@@ -120,6 +121,14 @@ class Command:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer of which no more is read than is allowed: http.client takes headers of 6 MB."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.fp = cast("BufferedReader", Bounded(self.fp, Allowance()))
+
+
 class Url:
     """``notify_url``, signed with ``secret`` as Standard Webhooks have it; ``ca_file`` as in
     :class:`policyd_rate_limit.report.smtp.MailServer`.
@@ -146,6 +155,7 @@ class Url:
             headers["webhook-signature"] = sign(self._secret, notice.number, timestamp, body)
         target = self._parts._replace(scheme="", netloc="", fragment="", path=self._parts.path or "/").geturl()
         connection = self._connection(where)
+        connection.response_class = _Response
         try:
             with contextlib.closing(connection), Deadline(self._seconds, lambda: connection.sock) as deadline:
                 try:
@@ -153,7 +163,7 @@ class Url:
                     status = connection.getresponse().status
                 finally:
                     deadline.check()
-        except (OSError, UnicodeError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException, TooMuchSaid) as error:
             raise DeliveryFailed(f"{where}: {reason(error)}") from error
         if not 200 <= status <= 299:
             raise DeliveryFailed(f"{where}: answered with status {status}")
