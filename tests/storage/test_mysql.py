@@ -289,7 +289,7 @@ def test_a_server_gets_no_local_file(logs: MariadbLogs, tmp_path: pathlib.Path) 
         "autocommit = 0",
         "binlog_format = 'STATEMENT'",
         "innodb_snapshot_isolation = 1",
-        "max_statement_time = 5",
+        "max_statement_time = 0.1",
         "character_set_server = 'latin1'",
     ],
 )

@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
+from policyd_rate_limit.storage import log_tables
+from policyd_rate_limit.storage.administration import Hits
 from policyd_rate_limit.storage.log import LogError
 from policyd_rate_limit.storage.postgresql import PostgresqlLog, connection_options
+from policyd_rate_limit.storage.record import Record
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
 from support.daemon import free_port
 from support.sql_servers import PASSWORD, PostgresqlServer, SqlServer, running
@@ -216,6 +219,7 @@ def standby_of(primary: SqlServer) -> PostgresqlServer:
         "default_transaction_deferrable = on",
         "search_path = nowhere, public",
         "client_encoding = latin1",
+        "client_encoding = sql_ascii",
         "datestyle = german",
         "timezone = 'America/St_Johns'",
         "enable_indexscan = off",
@@ -234,6 +238,45 @@ def test_settings_of_the_server_do_no_harm(logs: PostgresqlLogs, setting: str) -
     assert list(log.rows_after(0)) == list(zip(seqs, records, strict=True))
     log.commit()
     assert log.clean(1 << 40, TIMEOUT) == 3
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_counts_of_a_database_in_another_encoding_are_carried_over(logs: PostgresqlLogs, encoding: str) -> None:
+    """What 1.2.0 has put there is no UTF-8: as bytes where the database knows no encoding, else as what they mean."""
+    name = f"{logs.database}_old"
+    user = logs.config["user"]
+    logs.server.admin(
+        f"CREATE DATABASE {name} OWNER {user} TEMPLATE template0 ENCODING {encoding} LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        columns = ("mail_count (id text, date bigint)", "limit_report (id text, delta int, hit int)")
+        for table in columns:
+            logs.server.admin(f"CREATE TABLE {table}", f"ALTER TABLE {table.split()[0]} OWNER TO {user}", database=name)
+        joerg = "convert_from('\\x6af67267'::bytea, 'LATIN1')" if encoding == "LATIN1" else "E'j\\xF6rg'"
+        logs.server.admin(
+            f"INSERT INTO mail_count VALUES ({joerg}, 1000)",
+            f"INSERT INTO limit_report VALUES ({joerg}, 60, 3)",
+            database=name,
+        )
+        log = logs.open_with(database=name)
+        log.begin(TIMEOUT)
+        found: list[tuple[str, int, int]] = []
+
+        def carry_over(counts: Iterable[tuple[str, int, int]]) -> Iterator[Record]:
+            found.extend(counts)
+            yield from ()
+
+        assert log.prepare(carry_over)
+        log.commit()
+        expected = "j\u00f6rg" if encoding == "LATIN1" else "j\udcf6rg"
+        assert found == [(expected, 1000, 1)]
+        hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")
+        assert hits == [Hits(f"user:{expected}", 60, 3, 0)]
+        log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
+        assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
+        log.close()
+    finally:
+        logs.server.admin(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_commit_waits_for_the_disk_whatever_the_server_usually_does(logs: PostgresqlLogs) -> None:

@@ -153,7 +153,7 @@ class MysqlLog(SqlLog):
             "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             # A daemon that is cut off while it holds the lock must not keep it.
             f"SET SESSION wait_timeout = {max(IDLE_SECONDS, math.ceil(timeout))} "
-            f"/*M!100300 , idle_transaction_timeout = {math.ceil(timeout)} */",
+            f"/*M!100300 , idle_transaction_timeout = {math.ceil(timeout)}, max_statement_time = 0 */",
             "SELECT @@max_allowed_packet",
             "SHOW SESSION VARIABLES LIKE 'wsrep_on'",
         )

@@ -104,7 +104,7 @@ class PostgresqlLog(SqlLog):
 
     def __init__(self, config: Mapping[str, Any], timeout: float) -> None:
         super().__init__(timeout)
-        options = connection_options(config)
+        options = {**connection_options(config), "client_encoding": "UTF8"}
         self._name = f"PostgreSQL {options.get('dbname', '')}@{options.get('host', 'localhost')}"
         self._connection: pq.abc.PGconn | None = None
         self._durability: tuple[str, ...] = ()
@@ -116,6 +116,8 @@ class PostgresqlLog(SqlLog):
             self._connection.nonblocking = 1
         except Error as error:
             raise self._failure(_first_line(str(error))) from error
+        if self._connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
+            self._query("SET client_encoding = SQL_ASCII")  # which takes and gives any bytes
         start = time.monotonic()
         (((synchronous_commit,),),) = self._query("SHOW synchronous_commit")
         self._round_trip = time.monotonic() - start
@@ -178,7 +180,7 @@ class PostgresqlLog(SqlLog):
         if connection is None:
             raise LogError(f"{self._name}: the connection is closed")
         try:
-            connection.send_query("; ".join(statements).encode())
+            connection.send_query("; ".join(statements).encode("utf-8", "surrogateescape"))
             while connection.flush():
                 if _wait(connection.socket, select.POLLIN | select.POLLOUT, self._end) & select.POLLIN:
                     connection.consume_input()
@@ -222,7 +224,8 @@ class PostgresqlLog(SqlLog):
         """See :meth:`policyd_rate_limit.storage.log.Log.literal`."""
         if self._connection is None:
             raise LogError(f"{self._name}: the connection is closed")
-        return pq.Escaping(self._connection).escape_literal(text.encode()).decode()
+        data = text.encode("utf-8", "surrogateescape")
+        return pq.Escaping(self._connection).escape_literal(data).decode("utf-8", "surrogateescape")
 
     def _start(self, wait: float) -> list[str]:
         # LOCAL, since behind a pool of connections the session may be another one's next.
@@ -353,7 +356,11 @@ def _wait(descriptor: int, events: int, end: float) -> int:
 def _rows(result: pq.abc.PGresult) -> list[list[str | None]]:
     columns = range(result.nfields)
     return [
-        [None if (value := result.get_value(row, column)) is None else value.decode() for column in columns]
+        [
+            # A database in SQL_ASCII gives back whatever bytes an older version has put there.
+            None if (value := result.get_value(row, column)) is None else value.decode("utf-8", "surrogateescape")
+            for column in columns
+        ]
         for row in range(result.ntuples)
     ]
 

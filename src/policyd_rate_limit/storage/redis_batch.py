@@ -179,17 +179,19 @@ class Batch:
                     before = charge
                     arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits),)))
                 arguments.append(question.field)
-            self._asked.append((refusable(script(keys, (*self._common, *arguments))), together))
+            command = script(keys, (*self._common, *arguments))
+            command.may_be_refused = True
+            self._asked.append((command, together))
         return [command for command, _ in self._asked]
 
     def take(self) -> None:
         """Take the replies to what has been asked, as far as there are any."""
         unanswered = []
         for command, together in self._asked:
-            if command.is_refused:
-                self._refused.append((command, together))
-                continue
             if command.reply is None:
+                if command.is_refused:
+                    self._refused.append((command, together))
+                    continue
                 unanswered.append((command, together))
                 for question in together:
                     question.may_be_counted = question.may_be_counted or command.open
