@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,11 @@ LOOKUP_WARNING_SECONDS = 60.0  # between two lines about the same trouble with s
 
 _logger = logging.getLogger(__name__)
 
-# Where a database is, and which one of it: what its journal is named after. No secret is among these.
+# Where a database is, and which one of it. No secret is among these.
 _PLACE = ("host", "hostaddr", "port", "unix_socket", "db", "dbname", "database", "service_name", "sentinels", "nodes")
+# What else may lead to another one: what its journal is named after. The user is not among these, who may be renamed.
+_WHICH = (*_PLACE, "prefix", "options", "service", "servicefile", "read_default_file", "read_default_group")
+_WITHOUT_PASSWORD = re.compile(r"""(?<=//)[^@/]*@|\bpassword\s*=\s*(?:'(?:\\.|[^'\\])*'|[^\s&]*)""")
 
 
 def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | RedisStore:
@@ -121,6 +125,7 @@ def with_fallback(
         memory,
         journal_directory=settings.journal_home,
         journal_name=_journal_name(settings),
+        former_journal_name=_former_journal_name(settings),
         journal_size=settings.journal_size,
         enforce=settings.db_error_action is None,
         patience=settings.db_timeout,
@@ -181,9 +186,9 @@ def waiting(settings: Settings) -> list[tuple[Path, list[Record]]]:
     """What waits in which journal until the database is back.
 
     :raises OSError: a journal cannot be read.
-    :raises ValueError: a journal cannot be understood.
     """
-    return list(journal.waiting(settings.journal_home, _journal_name(settings)))
+    name, former_name = _journal_name(settings), _former_journal_name(settings)
+    return list(journal.waiting(settings.journal_home, name, former_name=former_name))
 
 
 def check_access(settings: Settings) -> None:
@@ -290,13 +295,31 @@ def _database(settings: Settings) -> Path:
 
 
 def _journal_name(settings: Settings) -> str:
-    """What tells the journals of one database from those of another in the same directory."""
+    """What tells the journals of one database from those of another in the same directory.
+
+    It is what the configuration says about the place. Two databases may still share it, and one may have two of them:
+    the identity that is kept in the database decides, as soon as it is known.
+    """
     if settings.backend == SQLITE_DB:
         path = _database(settings)
         # Beside the file its name is enough, and whoever looks into the directory sees what belongs together.
         return path.name if settings.journal_directory is None else f"{path.name}-{_digest(str(path))}"
-    name = _SERVERS[settings.backend]
-    return f"{name.removesuffix('_config')}-{_digest(json.dumps(_place(settings), sort_keys=True, default=str))}"
+    options: dict[str, Any] = getattr(settings, _SERVERS[settings.backend])
+    which = {option: options[option] for option in _WHICH if option in options}
+    which["dsn"] = _WITHOUT_PASSWORD.sub("", str(options.get("dsn", "")))
+    url = urlsplit(str(options.get("url", "")))
+    which["url"] = (url.hostname, url.port, url.path, _WITHOUT_PASSWORD.sub("", url.query))
+    return _named_after(settings, which)
+
+
+def _former_journal_name(settings: Settings) -> str:
+    """The same, in the version before."""
+    return _journal_name(settings) if settings.backend == SQLITE_DB else _named_after(settings, _place(settings))
+
+
+def _named_after(settings: Settings, place: Mapping[str, Any]) -> str:
+    name = _SERVERS[settings.backend].removesuffix("_config")
+    return f"{name}-{_digest(json.dumps(place, sort_keys=True, default=str))}"
 
 
 def _place(settings: Settings) -> dict[str, Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import pathlib
+import struct
+import zlib
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.record import Record
 from storage.stores import Clock, Database, demand, new_memory, usage
 
 LIMIT = 10
@@ -26,6 +30,7 @@ class Daemon:
         enforce: bool = True,
         journal_directory: pathlib.Path | None = None,
         journal_name: str = "db.sqlite3",
+        former_journal_name: str = "",
         journal_size: int = 1 << 20,
         patience: float = 0.0,
         notices: Notices | None = None,
@@ -38,6 +43,7 @@ class Daemon:
             self.memory,
             journal_directory=journal_directory or database.home,
             journal_name=journal_name,
+            former_journal_name=former_journal_name,
             journal_size=journal_size,
             enforce=enforce,
             patience=patience,
@@ -83,9 +89,9 @@ class Daemon:
     def die(self) -> None:
         """The process is killed: the kernel closes what it had open."""
         self.store.close()
-        for journal in (self.fallback._journal, self.fallback._aside, *self.fallback._adopted):
-            if journal is not None:
-                journal.close()
+        self.fallback._aside.close()
+        for journal in self.fallback._spool._held:
+            journal.close()
 
 
 def ask(daemon: Daemon, key: str, mails: int) -> int:
@@ -109,3 +115,14 @@ def journals(directory: pathlib.Path) -> list[str]:
 def open_descriptors() -> list[str]:
     """What this process has open."""
     return sorted(path.name for path in pathlib.Path("/proc/self/fd").iterdir())
+
+
+def write_former(path: pathlib.Path, records: list[Record], *, generation: int = 3, size: int = 1 << 16) -> bytes:
+    """Write a journal as the version before did; what is in it."""
+    content = struct.pack("<8sQ", b"policyd1", generation)
+    for one in records:
+        text = f"{json.dumps(one[:-1])}\n{one.entries}".encode()
+        content += struct.pack("<II", len(text), zlib.crc32(text, generation)) + text
+    content = content.ljust(size, b"\0")
+    path.write_bytes(content)
+    return content

@@ -66,7 +66,11 @@ class CommitsThatFail:
 
     def __init__(self, daemon: Daemon) -> None:
         self.memory = daemon.memory
+        self.installation = daemon.store.installation
         self.reloads = 0
+
+    def propose(self, installation: str) -> None:
+        """It has one."""
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> None:
         """Always in the thread."""
@@ -126,7 +130,7 @@ def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabas
     daemon = Daemon(sqlite, clock, journal_size=4096)
     daemon.ask()
     store = daemon.store
-    daemon.fallback._store = CommitsThatFail(daemon)
+    daemon.fallback._store = failing = CommitsThatFail(daemon)
     kept = 0
     for number in range(60):
         with contextlib.suppress(StoreFull):
@@ -135,7 +139,9 @@ def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabas
         daemon.probed()
     assert 5 < kept < 60
     assert len(in_journal(daemon)) == kept
+    assert failing.reloads > 0
     daemon.fallback._store = store
+    store.reload()
     daemon.wait()
     keys = [f"user:{number}" for number in range(60)]
     assert sum(found(sqlite, clock, *keys)) == kept == sum(usage(daemon.store, keys).values())
@@ -144,7 +150,7 @@ def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabas
 
 def in_journal(daemon: Daemon) -> list[Record]:
     """What is in the journal of ``daemon``."""
-    journal = daemon.fallback._journal
+    journal = daemon.fallback._spool._journal
     assert journal is not None
     with contextlib.closing(Journal(journal.path, os.open(journal.path, os.O_RDONLY), journal.size)) as reader:
         return reader.read()

@@ -74,6 +74,23 @@ def test_first_use_makes_the_table_once(logs: Logs) -> None:
     assert first.identity is not None
 
 
+def test_an_installation_has_one_identity(logs: Logs) -> None:
+    """Whoever asks first gives it; it outlives the rows, and the table."""
+    for proposed in ("a" * 32, "b" * 32):
+        log = logs.open()
+        log.begin(TIMEOUT)
+        log.prepare(lambda _: ())
+        assert log.installation(proposed) == "a" * 32
+        assert log.installation("c" * 32) == "a" * 32
+        log.commit()
+    logs.execute("DROP TABLE policyd_batch")
+    log = logs.open()
+    log.begin(TIMEOUT)
+    assert log.prepare(lambda _: ())
+    assert log.installation("d" * 32) == "a" * 32
+    log.commit()
+
+
 def test_first_use_by_many_at_once_makes_one_table(logs: Logs) -> None:
     made = []
 

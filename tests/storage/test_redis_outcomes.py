@@ -327,7 +327,7 @@ def test_every_mail_counts_once(server: RedisServer | External, tmp_path: pathli
     daemon.network.deliver_all()
     daemon.wait()  # the last probe may have failed
     daemon.wait()
-    assert not daemon.fallback._pending
+    assert not daemon.fallback._spool.records
     daemon.network.deliver_all()
     assert daemon.counted == daemon.told
     used = {counter: daemon.memory.ledger.windows.usage(counter, daemon.limits)[0] for counter in COUNTERS}

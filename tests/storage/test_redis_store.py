@@ -115,12 +115,13 @@ def test_no_two_names_share_a_key(one: tuple[str, str], other: tuple[str, str]) 
 
 
 def test_keys_expire_by_themselves(server: RedisServer | External) -> None:
-    """Each with what it is for; nothing stays for ever."""
+    """Each with what it is for; nothing stays for ever but the identity of the installation."""
     with store_on(server) as store, server.client() as client:
         short = [demand("user:short", seconds=60, mail=mail, part="r") for mail in ("first", "m")]
         ask(store, *short, demand("user:long", seconds=86400))
         prefix = store._keys.prefix
         lives = {key: client.ttl(key) for key in client.scan_iter(f"{prefix}:*")}
+        assert lives.pop(f"{prefix}:{{administration}}:installation") == -1  # which does
         assert set(lives) == {
             f"{prefix}:c:{{10:user:short}}",
             f"{prefix}:m:{{10:user:short}}m",

@@ -414,7 +414,7 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
     logs.ready()
 
     def settle(fallback: Fallback) -> None:
-        while fallback._away or fallback._pending:
+        while fallback._away or fallback._spool.records:
             fallback.maintain()
             time.sleep(0.02)
 

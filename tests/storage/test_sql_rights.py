@@ -74,6 +74,7 @@ def test_the_rights_that_the_manual_names_suffice(logs: ServerLogs, manual: Manu
     log = logs.open_with()
     log.begin(TIMEOUT)
     assert log.prepare(lambda counts: (record(number, 1_000) for number, _ in enumerate(counts, 1)))
+    assert [log.installation(proposed * 32) for proposed in "ab"] == ["a" * 32] * 2
     log.commit()
     append(log, record(2, 1_001), record(3, 1_010))
     log.begin(TIMEOUT)
@@ -100,6 +101,26 @@ def test_a_missing_right_is_named(logs: ServerLogs, manual: Manual) -> None:
     logs.execute(manual.take_create.format(database=logs.database, user=logs.config["user"]))
     with pytest.raises(LogError, match=manual.denied):
         logs.open().begin(TIMEOUT)
+
+
+def test_tables_of_the_version_before_suffice(tmp_path: pathlib.Path) -> None:
+    """PostgreSQL, without the right to make another one: the identity of the installation is not kept then."""
+    logs = PostgresqlLogs(tmp_path)
+    append(logs.ready(), record(1))
+    logs.execute(
+        f"ALTER DATABASE {logs.database} OWNER TO postgres",
+        "CREATE TABLE policyd_installation (id smallint, identity text)",  # of somebody else
+    )
+    for another in (True, False):
+        log = logs.open()
+        log.begin(TIMEOUT)
+        assert not log.prepare(lambda _: ())
+        assert log.installation("a" * 32) == ""
+        log.append(record(2 if another else 3))
+        log.commit()
+        logs.execute("DROP TABLE IF EXISTS policyd_installation")
+    assert len(read(logs.open())) == 3
+    logs.close()
 
 
 def test_the_query_in_the_manual_works(logs: ServerLogs, manual: Manual) -> None:

@@ -48,11 +48,14 @@ class Fallback(Protocol):
     """:class:`policyd_rate_limit.storage.fallback.Fallback`, as far as it is counted."""
 
     away_since: float | None
-    waiting_bytes: int
 
     @property
     def waiting(self) -> int:
         """Batches that wait for the database."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What these take up."""
 
     @property
     def journal_bytes(self) -> int:

@@ -93,6 +93,16 @@ class Store(Protocol):
     def reach(self) -> int:
         """The longest window (seconds) that anybody may be judged by: what is older counts for nothing."""
 
+    @property
+    def installation(self) -> str | None:
+        """The identity of the installation whose database this is, made once and kept in the database.
+
+        None: the database has not been reached yet. Empty: it can keep none.
+        """
+
+    def propose(self, installation: str) -> None:
+        """A database that has no identity yet is to have this one, unless it is empty."""
+
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | Underway | list[Verdict] | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
@@ -108,7 +118,8 @@ class Store(Protocol):
         whatever of them may be there already. ``patience``: how many seconds to
         wait for others at the most.
 
-        :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped.
+        :raises StoreUnavailable: nothing was decided; ``pending`` may not be dropped. So it is, once, when a database
+            of another installation has taken the place of the one that was there.
         :raises CommitFailed: decided, but perhaps not stored; ``pending`` may not be dropped.
         :raises Refused: decided; but for what that names all is stored, ``pending`` too.
         """

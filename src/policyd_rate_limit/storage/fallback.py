@@ -2,7 +2,7 @@
 
 Every record that is decided meanwhile goes to the journal before its answers leave, and to the database, once,
 when that is back. Where the journal cannot be written either, the records wait in memory alone, which is said once.
-Beyond the journal's size nothing more is admitted: the gate is never simply open.
+Beyond the journal's size, and on a disk without room for one, nothing more is admitted: the gate is never simply open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.aside import Aside
 from policyd_rate_limit.storage.base import CommitFailed, Decided, Refused, Underway
-from policyd_rate_limit.storage.journal import OVERHEAD, Journal
+from policyd_rate_limit.storage.journal import OVERHEAD
+from policyd_rate_limit.storage.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
 
 PATIENCE_WHILE_AWAY = 0.05  # seconds that a try may hold up the answers that memory could give at once
+ADOPTION_SECONDS = 60.0  # between two looks for journals of daemons that died while this one ran
 
 _logger = logging.getLogger(__name__)
 
@@ -75,8 +77,8 @@ class Fallback:
 
     ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
     meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
-    of the journal and of what waits in memory. ``monotonic``: a clock for the tries, in seconds. ``notices`` are
-    exchanged while the database is there.
+    of the journal and of what waits in memory; ``former_journal_name`` is its name in the version before.
+    ``monotonic``: a clock for the tries, in seconds. ``notices`` are exchanged while the database is there.
     """
 
     def __init__(
@@ -91,12 +93,13 @@ class Fallback:
         patience: float,
         monotonic: Callable[[], float],
         notices: Notices | None = None,
+        former_journal_name: str = "",
     ) -> None:
         self._store = store
         self._memory = memory
-        self._journal_directory = journal_directory
-        self._journal_name = journal_name
-        self._journal_size = journal_size
+        self._spool = Spool(journal_directory, journal_name, journal_size, former_name=former_journal_name)
+        self._sorted_for: str | None = None  # the installation whose records wait; None: not known yet
+        self._adoption_due = 0.0
         self._enforce = enforce
         self._patience = patience
         self._monotonic = monotonic
@@ -108,29 +111,20 @@ class Fallback:
         self._away = False
         self.away_since: float | None = None  # by the monotonic clock; any thread may look
         self._full = False
-        self._without = False
-        self._journal: Journal | None = None
-        self._adopted: list[Journal] = []
-        self._pending: list[Record] = []
-        self.waiting_bytes = 0
         self._probe: threading.Thread | None = None
         self._reached = False
-        self._aside = Aside(memory, partial(Journal.create, journal_directory, journal_name))
+        self._aside = Aside(memory, self._spool.beside)
         self._leisure = _Leisure(monotonic)
 
     def open(self) -> None:
         """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
         self._memory.advance()
-        try:
-            for journal in Journal.adopt(self._journal_directory, self._journal_name):
-                self._adopt(journal)
-        except OSError as error:
-            _logger.warning("journals in %s: %s", self._journal_directory, error)
+        self._spool.adopt("")
         self._count_pending()
-        if self._pending:
-            _logger.info("%d batches wait in the journal of an earlier daemon", len(self._pending))
-        else:
-            self._forget_pending()
+        if self._spool.records:
+            _logger.info("%d batches wait in the journal of an earlier daemon", len(self._spool.records))
+        # A database that is made anew goes on being the one that these were written for.
+        self._store.propose(self._spool.installation())
         self._open_journal()
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
@@ -150,7 +144,7 @@ class Fallback:
 
         What is left may block, and raises as :meth:`admit`.
         """
-        if self._away or self._pending:
+        if self._away or self._spool.records:
             return None
         prepared = self._store.prepare(demands, self._patience)
         if prepared is None or isinstance(prepared, list):
@@ -185,20 +179,24 @@ class Fallback:
     @property
     def waiting(self) -> int:
         """How many batches wait for the database."""
-        return len(self._pending)
+        return len(self._spool.records)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What these take up."""
+        return self._spool.waiting_bytes
 
     @property
     def journal_bytes(self) -> int:
         """The most that may wait."""
-        journal = self._journal
-        return self._journal_size if journal is None else journal.size
+        return self._spool.bytes
 
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""
-        if self._journal is None:
-            self._open_journal()
+        self._open_journal()
         if not self._away:
             self._store.maintain()
+            self._adopt()
         if self._may_try():
             self._try(())
         if self._aside.records and not self._away and self._leisure.due:
@@ -212,19 +210,12 @@ class Fallback:
         """Let go of the database and of the journal; what still waits stays in the journal."""
         if self._probe is not None:
             self._probe.join()
-        if self._pending or self._away:
+        if self._spool.records or self._away:
             self._try(())
         self._exchange_notices()
         self._store.close()
         self._aside.close()
-        if self._pending and self._journal is None:
-            _logger.error("%d batches could be written nowhere and are lost", len(self._pending))
-        for journal in (self._journal, *self._adopted):
-            if journal is not None:
-                if self._pending:
-                    journal.close()
-                else:
-                    journal.remove()
+        self._spool.close(keeps_journal=self._away)
 
     def _exchange_notices(self) -> None:
         """Bring hits into the database, and learn of overrides there."""
@@ -296,12 +287,39 @@ class Fallback:
 
     def _admit(self, demands: Sequence[Demand], patience: float) -> list[Verdict]:
         """Have the database decide, and take what waits; raises as the store."""
+        if self._spool.records and self._sorted_for is None:
+            self._learn(patience)
+        self._sort_out()
         try:
-            verdicts = self._store.admit(demands, self._pending, patience)
+            verdicts = self._store.admit(demands, self._spool.records, patience)
         except Refused as refused:
             verdicts = self._set_aside(refused, demands)
         self._found()
         return verdicts
+
+    def _learn(self, patience: float) -> None:
+        """Find out whose database it is, without bringing anything into it."""
+        with contextlib.suppress(Refused):
+            self._store.admit((), (), patience)
+
+    def _sort_out(self) -> None:
+        """Keep back what was written for another database than the one that is there now."""
+        installation = self._store.installation
+        if installation is None or installation == self._sorted_for:
+            return
+        self._sorted_for = installation
+        if self._spool.sort_out(installation):
+            self._store.reload()
+            self._count_pending()
+            self._open_journal()
+
+    def _adopt(self) -> None:
+        """Look now and then for the journals of daemons that died."""
+        if self._sorted_for and self._monotonic() >= self._adoption_due:
+            self._adoption_due = self._monotonic() + ADOPTION_SECONDS
+            found = self._spool.adopt(self._sorted_for)
+            if found:
+                _logger.info("%d batches wait in the journal of another daemon that died", len(found))
 
     def _set_aside(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
         """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""
@@ -353,7 +371,9 @@ class Fallback:
     def _without_database(self, demands: Sequence[Demand]) -> list[Verdict]:
         if not self._enforce:
             raise StoreUnavailable("the database is away")
-        if self._full or self.waiting_bytes + _most_bytes(demands) > self.journal_bytes:
+        if self._spool.lacks_room:
+            raise StoreFull("there is no room for a journal")
+        if self._full or _most_bytes(demands) > self._spool.room:
             self._say_full()
             raise StoreFull("the journal is full")
         self._memory.advance()
@@ -367,78 +387,27 @@ class Fallback:
 
         :raises StoreFull: it is not kept; the answers that depend on it may not leave.
         """
-        if self._journal is not None:
-            try:
-                self._journal.append(record)
-            except StoreFull:
-                self._store.reload()
+        try:
+            self._spool.keep(record)
+        except StoreFull:
+            self._store.reload()
+            if not self._spool.lacks_room:
                 self._say_full()
-                raise
-            except FileNotFoundError:
-                self._journal.close()
-                self._wait(record)
-                self._open_journal()
-                return
-            except OSError as error:
-                # What is in it already stays there until it is in the database.
-                self._adopted.append(self._journal)
-                self._without_journal(error)
-        self._wait(record)
+            raise
 
     def _say_full(self) -> None:
         if not self._full:
             self._full = True
             _logger.error("the journal is full: nothing more is admitted until the database is back")
 
-    def _adopt(self, journal: Journal) -> None:
-        """Wait with the records of a daemon that died."""
-        try:
-            records = journal.read()
-        except (OSError, ValueError) as error:
-            _logger.warning("journal %s cannot be read: %s", journal.path, error)
-            journal.close()
-            return
-        self._adopted.append(journal)
-        for record in records:
-            self._wait(record)
-
     def _count_pending(self) -> None:
         """Have memory know what waits, whatever the database has made it forget."""
-        for record in self._pending:
+        for record in self._spool.records:
             self._memory.apply(record)
 
-    def _wait(self, record: Record) -> None:
-        self._pending.append(record)
-        self.waiting_bytes += len(record.entries) + OVERHEAD
-
     def _open_journal(self) -> None:
-        """Make the journal, with all that waits already."""
-        self._journal = None
-        if not self._enforce:
-            return
-        try:
-            journal = Journal.create(self._journal_directory, self._journal_name, self._journal_size)
-            try:
-                if self._pending:
-                    journal.extend(self._pending)
-            except BaseException:
-                journal.remove()
-                raise
-        except (OSError, StoreFull) as error:
-            self._without_journal(error)
-        else:
-            self._journal = journal
-            self._without = False
-
-    def _without_journal(self, error: Exception) -> None:
-        self._journal = None
-        if not self._without:
-            self._without = True
-            _logger.warning(
-                "no journal in %s: %s; while the database is away, what is admitted is kept in memory only",
-                self._journal_directory,
-                error,
-            )
+        if self._enforce:
+            self._spool.open(self._sorted_for or "")
 
     def _lost(self, failure: Exception) -> None:
         if not self._away:
@@ -455,24 +424,17 @@ class Fallback:
         if self._away:
             self._away = self._full = False
             self.away_since = None
-            _logger.warning("the database is back; %d batches were kept meanwhile", len(self._pending))
+            _logger.warning("the database is back; %d batches were kept meanwhile", len(self._spool.records))
         self._backoff.succeeded()
-        if self._pending:
+        self._sorted_for = self._store.installation
+        if self._spool.records:
             self._forget_pending()
+        else:
+            self._spool.claim(self._sorted_for or "")
 
     def _forget_pending(self) -> None:
         """All that waited is in the database."""
-        self._pending = []
-        self.waiting_bytes = 0
-        for journal in self._adopted:
-            journal.remove()
-        self._adopted = []
-        if self._journal is not None:
-            try:
-                self._journal.clear()
-            except OSError as error:
-                self._journal.remove()
-                self._without_journal(error)
+        self._spool.clear(self._sorted_for or "")
 
 
 def _most_bytes(demands: Sequence[Demand]) -> int:

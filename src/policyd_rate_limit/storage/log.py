@@ -77,6 +77,13 @@ class Log(Protocol):
         returns the records that the table begins with.
         """
 
+    def installation(self, proposed: str) -> str:
+        """Under the lock, after :meth:`prepare`: the identity of the installation whose tables these are.
+
+        It is made once, and stays whatever becomes of the rows: ``proposed`` where there is none yet. Empty: none can
+        be kept here.
+        """
+
     def rows_after(self, seq: int) -> Generator[tuple[int, Record], None, None]:
         """The rows behind ``seq``, oldest first, each with its seq; with the lock or without it. Close it.
 

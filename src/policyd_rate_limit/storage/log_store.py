@@ -76,6 +76,8 @@ class LogStore:
         self._needs = threading.Lock()
         self._carried = 2 * longest if carried is None else carried
         self._counters_of_old_id = counters_of_old_id
+        self.installation: str | None = None
+        self._proposed = secrets.token_hex(16)
         self._log: Log | None = None
         self._spare: Log | None = None  # opened by a probe
         self._identity: Hashable = None  # of the table that memory was read from
@@ -92,6 +94,10 @@ class LogStore:
         self._unsaid = Refusals(())  # of what waited
         self._parts_writer = secrets.randbits(62)  # of records that were too long
         self._parts = 0
+
+    def propose(self, installation: str) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.propose`."""
+        self._proposed = installation or self._proposed
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.base.Store.admit`; what is pending has transactions of its own."""
@@ -408,6 +414,7 @@ class LogStore:
             self._log = log
             self._memory.synchronise(log.begin(patience))
             made = log.prepare(self._first_records)
+            self._identify(log)
         else:
             self._memory.synchronise(log.begin(patience))
         needed = self._needed
@@ -426,6 +433,16 @@ class LogStore:
         self._longest = needed
         self._read_on(log)
         return log
+
+    def _identify(self, log: Log) -> None:
+        """Learn which installation the tables are of; one that is made anew goes on being the one that it was."""
+        before = self.installation
+        self.installation = log.installation(before or self._proposed)
+        if before and self.installation and self.installation != before:
+            raise LogError(
+                f"the database is another one now (installation {self.installation}, not {before}): "
+                "what waits for the other one is not brought into it"
+            )
 
     def _read_all(self, log: Log) -> None:
         """Read what is there, and let go of the lock for it: the other daemons have no time to wait for that.

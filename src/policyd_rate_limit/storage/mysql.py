@@ -126,6 +126,9 @@ class MysqlLog(SqlLog):
     MAKE_STATE = (
         "INSERT INTO policyd_state VALUES (1, {version}, '{identity}', 0) ON DUPLICATE KEY UPDATE newest = newest"
     )
+    # A row of its own in a table that is there: making a table would end the transaction, and takes a right.
+    INSTALLATION = "SELECT identity FROM policyd_state WHERE id = 2"
+    MAKE_INSTALLATION = "INSERT INTO policyd_state VALUES (2, 0, '{identity}', 0)"
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT UNIX_TIMESTAMP(NOW(6))"
     COUNT_TABLES = (
@@ -251,6 +254,9 @@ class MysqlLog(SqlLog):
         if not self._has_appended:
             return super()._last_statements()
         return f"UPDATE policyd_state SET newest = {self._newest} WHERE id = 1", *super()._last_statements()  # noqa: S608 - a number
+
+    def _may_keep_installation(self) -> bool:
+        return True
 
     def _old_counts(self) -> OldCounts:
         try:

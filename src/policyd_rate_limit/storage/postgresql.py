@@ -97,6 +97,16 @@ class PostgresqlLog(SqlLog):
         ),
     )
     MAKE_STATE = "INSERT INTO policyd_state VALUES (1, {version}, '{identity}') ON CONFLICT DO NOTHING"
+    INSTALLATION = "SELECT identity FROM policyd_installation"
+    MAKE_INSTALLATION = "INSERT INTO policyd_installation VALUES (1, '{identity}')"
+    # Null: there is no such table.
+    MAY_KEEP_INSTALLATION = (
+        "SELECT has_table_privilege(found, 'SELECT') AND has_table_privilege(found, 'INSERT') "
+        "FROM (SELECT to_regclass('policyd_installation')::oid AS found) AS tables"
+    )
+    MAKE_INSTALLATION_TABLE = (
+        "CREATE TABLE policyd_installation (id smallint PRIMARY KEY CHECK (id = 1), identity text NOT NULL)"
+    )
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
     COUNT_TABLES = "SELECT count(to_regclass('{table}'))"
@@ -249,6 +259,13 @@ class PostgresqlLog(SqlLog):
     def _allow(self, seconds: float) -> None:
         self._query(f"SET LOCAL statement_timeout = {math.ceil(seconds * 1000)}")
         super()._allow(seconds)
+
+    def _may_keep_installation(self) -> bool:
+        ((may,),) = self._ask(self.MAY_KEEP_INSTALLATION)
+        if may is None and self._ask(self.MAY_CREATE):
+            self._query(self.MAKE_INSTALLATION_TABLE)
+            return True
+        return str(may) in ("t", "True")
 
     def _old_counts(self) -> OldCounts:
         if not self.has_table("mail_count"):

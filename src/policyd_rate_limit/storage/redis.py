@@ -28,6 +28,7 @@ that will ever be heeded have been counted there: as soon as one batch is given 
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 from collections import deque
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
 
+_logger = logging.getLogger(__name__)
+
 
 class RedisStore:
     """See :class:`policyd_rate_limit.storage.base.Store`.
@@ -92,6 +95,9 @@ class RedisStore:
         self._replays = Replays(self._link, self._keys, self._exchange, self._canary.check)
         self._overrides_version: Hashable = None
         self._tables = RedisTables(self._keys.prefix, self._exchange)
+        self.installation: str | None = None
+        self._proposed = secrets.token_hex(16)
+        self._identified: Session | None = None  # over which the installation was asked for
 
     @property
     def reach(self) -> int:
@@ -120,7 +126,8 @@ class RedisStore:
         There is no lock here, and nobody to wait for: a longer ``patience`` than the timeout is one for connecting.
         """
         try:
-            self._link.connect(max(patience, self._link.timeout))
+            if self._link.connect(max(patience, self._link.timeout)) is not self._identified:
+                self._identify()
             self._replays.bring_in(pending, self._longest)
             if not demands:
                 self._exchange(())
@@ -141,6 +148,28 @@ class RedisStore:
     def offer(self, records: Sequence[Record], patience: float) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.offer`."""
         self.admit((), records, patience)
+
+    def propose(self, installation: str) -> None:
+        """See :meth:`policyd_rate_limit.storage.base.Store.propose`."""
+        self._proposed = installation or self._proposed
+
+    def _identify(self) -> None:
+        """Learn which installation the keys are of; those that were lost go on being of the one that they were."""
+        before = self.installation
+        try:
+            self.installation = self._tables.installation(before or self._proposed)
+        except NodeError as error:
+            if error.code not in ("NOPERM", "WRONGTYPE"):
+                raise
+            _logger.warning("%s: which installation it is of cannot be kept there", error)
+            self.installation = ""
+        self._identified = self._link.session
+        if before and self.installation and self.installation != before:
+            raise NodeError(
+                f"Redis is another database now (installation {self.installation}, not {before}): "
+                "what waits for the other one is not brought into it",
+                Remedy.NONE,
+            )
 
     def _batch(self, demands: Sequence[Demand]) -> Batch:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.

@@ -1,12 +1,13 @@
 """Overrides and hits in Redis, of all daemons, and what lies in a counter as an administrator sees it.
 
-Two keys, which a Cluster keeps together::
+Three keys, which a Cluster keeps together::
 
     policyd:{administration}:override   hash: counter -> limits, end and note as JSON
     policyd:{administration}:hits       hash: window:counter -> hits and last as MessagePack;
                                         of windows of 0 and less: notes of a copy
+    policyd:{administration}:installation  hash: "" -> what tells this installation from all others, made once
 
-In both, "" -> what is random and new with each change.
+In the first two, "" -> what is random and new with each change.
 """
 
 from __future__ import annotations
@@ -46,7 +47,14 @@ class RedisTables:
     def __init__(self, prefix: str, run: Callable[[Sequence[Command]], object]) -> None:
         self._override = f"{prefix}:{{administration}}:override".encode()
         self._hits = f"{prefix}:{{administration}}:hits".encode()
+        self._installation = f"{prefix}:{{administration}}:installation".encode()
         self._run = run
+
+    def installation(self, proposed: str) -> str:
+        """The identity of the installation, ``proposed`` where there is none yet."""
+        self._ask(self._installation, "HSETNX", _STAMP, proposed)
+        found = self._ask(self._installation, "HMGET", _STAMP)[0]
+        return bytes(found or b"").decode("ascii", "replace")
 
     def overrides(self, now: int) -> list[Override]:
         """Those in force ``now``, by key."""

@@ -65,6 +65,8 @@ class SqlLog(ABC):
     # What leads from version 1 to 2, from 2 to 3, once all tables are there; each may run twice.
     UPGRADES: tuple[tuple[str, ...], ...] = ((),)
     MAKE_STATE: str  # adds the row of policyd_state, with {version} and {identity}, unless it is there
+    INSTALLATION: str  # the identity of the installation, if there is one
+    MAKE_INSTALLATION: str  # makes it {identity}
     LOCK: str  # schema_version and identity, locked
     CLOCK: str  # Unix seconds, with fractions
     COUNT_TABLES: str  # how many tables are called {table}: 0 or 1
@@ -175,6 +177,20 @@ class SqlLog(ABC):
             self.append(record)
         self._go_on()
         return True
+
+    def installation(self, proposed: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.installation`."""
+        if not self._may_keep_installation():
+            return ""
+        found = self._ask(self.INSTALLATION)
+        if not found:
+            self._query(self.MAKE_INSTALLATION.format(identity=proposed))
+        self._go_on()
+        return str(found[0][0]) if found else proposed
+
+    @abstractmethod
+    def _may_keep_installation(self) -> bool:
+        """Make sure that there is where to keep the identity of the installation; false: there is not."""
 
     def rows_after(self, seq: int) -> Generator[Row, None, None]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`.

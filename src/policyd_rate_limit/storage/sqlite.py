@@ -72,6 +72,10 @@ SELECT json_extract(value, '$[0]') AS counter,
     last INTEGER NOT NULL,    -- Unix second
     PRIMARY KEY (id, seconds)
 )""",
+    """CREATE TABLE IF NOT EXISTS policyd_installation (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    identity TEXT NOT NULL    -- random, made once; stays when the file is copied or made anew
+)""",
 )
 
 # A damaged row may hold values of any type.
@@ -146,6 +150,14 @@ class SqliteLog:
             for record in carry_over(self._old_counts()):
                 self.append(record)
             return True
+
+    def installation(self, proposed: str) -> str:
+        """See :meth:`policyd_rate_limit.storage.log.Log.installation`."""
+        with self._errors:
+            found = self._execute("SELECT CAST(identity AS TEXT) FROM policyd_installation").fetchone()
+            if found is None:
+                self._execute("INSERT INTO policyd_installation VALUES (1, ?)", (proposed,))
+            return str(found[0]) if found else proposed
 
     def rows_after(self, seq: int) -> Generator[Row, None, None]:
         """See :meth:`policyd_rate_limit.storage.log.Log.rows_after`."""
