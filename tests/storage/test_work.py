@@ -165,6 +165,7 @@ def test_commands_of_a_mail_in_redis(tmp_path: pathlib.Path, before: dict[str, A
         elif before:
             for part in before.pop("part", "part").split("+"):
                 admit(store, [replace(one, part=part, **before) for one in mails(0, BATCH)])
+        admit(store, ())  # whose database it is, is asked once
         client.config_resetstat()
         assert all(verdict.admitted for verdict in admit(store, mails(0, BATCH)))
         calls = {
