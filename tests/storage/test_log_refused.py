@@ -238,7 +238,7 @@ def test_a_long_replay_is_split_and_stored_once(world: World, caplog: pytest.Log
     daemon._backoff.failed()
     for _ in range(5):
         assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
-    records = list(daemon._pending)
+    records = list(daemon._spool.records)
     assert sum(len(record.entries) for record in records) > CHARACTERS_PER_TRANSACTION
     daemon._away = False
     assert admitted(daemon, mails("user:bob")) == [True]
