@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -80,13 +81,44 @@ def test_what_is_in_the_way_is_named(tmp_path: Path, path: str) -> None:
 
 
 def test_another_daemon_creates_the_same_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mkdir = Path.mkdir
+    mkdir = os.mkdir
 
-    def beaten(self: Path, mode: int) -> None:
-        mkdir(self, 0o700)
-        mkdir(self, mode)
+    def beaten(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, 0o700, dir_fd=dir_fd)
+        mkdir(name, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "mkdir", beaten)
+    monkeypatch.setattr(os, "mkdir", beaten)
     ensure_directory(tmp_path / "a", SOMEBODY)
     assert mode(tmp_path / "a") == 0o700
     assert (tmp_path / "a").stat().st_uid == os.geteuid()
+
+
+def test_links_that_go_round_have_an_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(SystemRefusal, match="Too many levels of symbolic links"):
+        ensure_directory(tmp_path / "a" / "x", None)
+
+
+def test_links_up_and_to_the_root(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "up").symlink_to("../y/./..//y")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "x" / "whole").symlink_to(tmp_path / "y")
+    ensure_directory(tmp_path / "x" / "up" / "a" / ".." / "b", None)
+    ensure_directory(tmp_path / "x" / "whole" / "c", None)
+    assert sorted(one.name for one in (tmp_path / "y").iterdir()) == ["a", "b", "c"]
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    before = open_files()
+    for path in ("x", "x/y/z", "file/a", "link/a", "link/a/b", "file"):
+        with contextlib.suppress(SystemRefusal):
+            ensure_directory(tmp_path / path, None)
+    assert open_files() == before

@@ -242,10 +242,10 @@ def test_created_by_another_instance_between_two_looks(path: Path, monkeypatch: 
     real = os.open
     races = iter([True])
 
-    def race(name: Path, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_CREAT and next(races, False):
+    def race(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_CREAT and dir_fd is not None and next(races, False):
             path.write_text("")
-        return real(name, flags, mode)
+        return real(name, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", race)
     with Pidfile(path):

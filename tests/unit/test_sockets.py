@@ -146,9 +146,9 @@ def test_permissions_are_never_wider(path: Path, monkeypatch: pytest.MonkeyPatch
     seen: list[int] = []
     hand_over = sockets._hand_over
 
-    def look(at: Path, owner: Account | None) -> os.stat_result:
+    def look(at: Path, directory: int, owner: Account | None) -> os.stat_result:
         seen.append(stat.S_IMODE(at.stat().st_mode))
-        return hand_over(at, owner)
+        return hand_over(at, directory, owner)
 
     monkeypatch.setattr(sockets, "_hand_over", look)
     bind(str(path), 0o600, None).close()
@@ -313,10 +313,10 @@ def test_a_file_put_in_place_of_the_new_socket_is_not_given_away(
     precious.write_text("precious")
     hand_over = sockets._hand_over
 
-    def attack(at: Path, owner: Account | None) -> os.stat_result:
+    def attack(at: Path, directory: int, owner: Account | None) -> os.stat_result:
         at.unlink()
         at.hardlink_to(precious)
-        return hand_over(at, owner)
+        return hand_over(at, directory, owner)
 
     monkeypatch.setattr(sockets, "_hand_over", attack)
     with pytest.raises(SystemRefusal, match="somebody replaces the socket"):
@@ -325,11 +325,11 @@ def test_a_file_put_in_place_of_the_new_socket_is_not_given_away(
 
 
 def test_a_directory_that_does_not_let_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(self: Path) -> None:
+    def forbidden(_name: str, *, dir_fd: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with bind(str(path), 0o666, None) as listener:
-        monkeypatch.setattr(Path, "unlink", forbidden)
+        monkeypatch.setattr(os, "unlink", forbidden)
         unlink_socket(listener)
     assert path.exists()
 

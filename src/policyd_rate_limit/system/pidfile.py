@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from policyd_rate_limit.errors import AlreadyRunning, SystemRefusal
+from policyd_rate_limit.system import paths
 from policyd_rate_limit.system.accounts import Account
 
 _PROGRAMS = (b"policyd-rate-limit", b"policyd_rate_limit")  # the command, and the module after -m
@@ -30,7 +31,7 @@ class Pidfile:
     """
 
     def __init__(self, path: str | os.PathLike[str], owner: Account | None = None) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.owner = owner
         self._descriptor: int | None = None
 
@@ -40,7 +41,8 @@ class Pidfile:
         Raises AlreadyRunning when another instance runs, SystemRefusal when the file cannot be used.
         """
         try:
-            self._descriptor = self._locked()
+            with paths.directory(self.path.parent) as there:
+                self._descriptor = self._locked(there.descriptor)
         except OSError as error:
             raise SystemRefusal(f"cannot use pidfile {self.path}: {error.strerror}") from error
 
@@ -52,8 +54,9 @@ class Pidfile:
         if self._descriptor is None:
             return
         try:
-            if self._is_at_path(self._descriptor):
-                self.path.unlink()
+            with paths.directory(self.path.parent) as there:
+                if self._is_at_path(self._descriptor, there.descriptor):
+                    os.unlink(self.path.name, dir_fd=there.descriptor)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
@@ -67,27 +70,27 @@ class Pidfile:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _locked(self) -> int:
+    def _locked(self, directory: int) -> int:
         while True:
-            descriptor = self._open()
+            descriptor = self._open(directory)
             try:
-                if self._lock(descriptor):
+                if self._lock(descriptor, directory):
                     return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
 
-    def _open(self) -> int:
+    def _open(self, directory: int) -> int:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         while True:
             # Two steps, because with fs.protected_regular O_CREAT fails on a file of another user in /tmp.
             with contextlib.suppress(FileNotFoundError):
-                return os.open(self.path, flags)
+                return os.open(self.path.name, flags, dir_fd=directory)
             with contextlib.suppress(FileExistsError):
-                return os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                return os.open(self.path.name, flags | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory)
 
-    def _lock(self, descriptor: int) -> bool:
+    def _lock(self, descriptor: int, directory: int) -> bool:
         """Take the file over; False when another instance removed it since we opened it."""
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
@@ -97,7 +100,7 @@ class Pidfile:
         except BlockingIOError:
             number = _number(descriptor)
             raise self._already_running(f"process {number}" if number else "it is locked") from None
-        if not self._is_at_path(descriptor):
+        if not self._is_at_path(descriptor, directory):
             return False
         number = _number(descriptor)
         if number and number != os.getpid() and _runs_us(number):
@@ -108,9 +111,10 @@ class Pidfile:
             os.fchown(descriptor, self.owner.uid, self.owner.gid)
         return True
 
-    def _is_at_path(self, descriptor: int) -> bool:
+    def _is_at_path(self, descriptor: int, directory: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self.path.lstat())
+            there = os.stat(self.path.name, dir_fd=directory, follow_symlinks=False)
+            return os.path.samestat(os.fstat(descriptor), there)
         except FileNotFoundError:
             return False
 

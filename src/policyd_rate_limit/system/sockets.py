@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import ConfigError, Problem, SystemRefusal
+from policyd_rate_limit.system import paths
 from policyd_rate_limit.system.accounts import Account
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ def bind(address: Address, permission: int, owner: Account | None) -> socket.soc
 def unlink_socket(listener: socket.socket) -> None:
     """Remove the file of ``listener`` if it has one that is still its own and the directory lets us."""
     if isinstance(listener, UnixListener):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(listener.path.lstat(), listener.file):
-                listener.path.unlink()
+        path = listener.path
+        with contextlib.suppress(OSError), paths.directory(path.parent) as there:
+            if os.path.samestat(_look(there.descriptor, path.name), listener.file):
+                os.unlink(path.name, dir_fd=there.descriptor)
 
 
 def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
@@ -111,6 +113,8 @@ def _problem(expected: str, found: str) -> Problem:
 
 def address_of(listener: socket.socket) -> Address:
     """Where ``listener`` listens."""
+    if isinstance(listener, UnixListener):
+        return str(listener.path)
     name = listener.getsockname()
     if isinstance(name, tuple):
         return name[0], name[1]
@@ -161,9 +165,10 @@ def _bind_unix(path: Path, permission: int, owner: Account | None) -> UnixListen
         raise SystemRefusal(f"cannot bind {path}: the path has {length} bytes, a UNIX socket allows {SUN_PATH_BYTES}")
     listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _bind_with_permission(listener, path, permission)
-        listener.path = path
-        listener.file = _hand_over(path, owner)
+        with paths.directory(path.parent) as there:
+            _bind_with_permission(listener, path, there, permission)
+            listener.path = path
+            listener.file = _hand_over(path, there.descriptor, owner)
         listener.listen(BACKLOG)
     except (OSError, ValueError) as error:
         listener.close()
@@ -174,44 +179,54 @@ def _bind_unix(path: Path, permission: int, owner: Account | None) -> UnixListen
     return listener
 
 
-def _bind_with_permission(listener: socket.socket, path: Path, permission: int) -> None:
+def _bind_with_permission(listener: socket.socket, path: Path, there: paths.Directory, permission: int) -> None:
+    # bind(2) takes no descriptor of a directory. What it was told is what ss(8) shows: the plain path, if that is sure.
+    name = os.fspath(path) if there.is_safe else f"/proc/self/fd/{there.descriptor}/{path.name}"
     # By the umask and not by chmod(2): else there is a moment in which the wrong people may connect.
     before = os.umask(0o777 & ~permission)
     try:
         try:
-            listener.bind(os.fspath(path))
+            listener.bind(name)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            _remove_stale(path)
-            listener.bind(os.fspath(path))
+            _remove_stale(path, there.descriptor)
+            listener.bind(name)
     finally:
         os.umask(before)
 
 
-def _remove_stale(path: Path) -> None:
+def _look(directory: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def _remove_stale(path: Path, directory: int) -> None:
     """Remove the socket that a daemon left behind; SystemRefusal when ``path`` is anything else."""
-    found = path.lstat()
-    if not stat.S_ISSOCK(found.st_mode):
-        raise SystemRefusal(f"cannot bind {path}: it exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog is a live listener, too
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            pass
-        except BlockingIOError:
-            raise _live(path) from None
-        else:
-            raise _live(path)
-    if os.path.samestat(found, path.lstat()):
-        path.unlink()
+    descriptor = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode):
+            raise SystemRefusal(f"cannot bind {path}: it exists and is not a socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # a full backlog is a live listener, too
+            try:
+                probe.connect(f"/proc/self/fd/{descriptor}")
+            except ConnectionRefusedError:
+                pass
+            except BlockingIOError:
+                raise _live(path) from None
+            else:
+                raise _live(path)
+    finally:
+        os.close(descriptor)
+    if os.path.samestat(found, _look(directory, path.name)):
+        os.unlink(path.name, dir_fd=directory)
 
 
-def _hand_over(path: Path, owner: Account | None) -> os.stat_result:
+def _hand_over(path: Path, directory: int, owner: Account | None) -> os.stat_result:
     """Give the new socket to ``owner``; what identifies its file."""
     # The directory may be the owner's: what is chowned is what was looked at, not what the path says by then.
-    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         file = os.fstat(descriptor)
         if not stat.S_ISSOCK(file.st_mode) or file.st_uid != os.geteuid() or file.st_nlink != 1:
