@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from support.installed import (
     daemon_pid,
     install,
     is_active,
+    listens,
     share,
     the_package,
 )
@@ -226,8 +228,11 @@ def test_the_package_over_the_one_of_debian(base: Path, machine: Machine, packag
     root.do(f"sed -i 's/^fail_action:.*/fail_action: reject as before/' {configuration}")
     changed = root.path(configuration).read_text()
     root.do("chown policyd-rate-limit /var/spool/postfix/ratelimit; systemctl restart policyd-rate-limit")
-    wait_until(lambda: root.path(SOCKET).exists(), f"the daemon of version {old} listens")
-    assert ask(root, LIMIT - 1) == ["dunno"] * (LIMIT - 1)
+    wait_until(lambda: listens(root), f"the daemon of version {old} listens")
+    # 1.0.1.1 counts at RCPT alone; the configuration of 1.2.0 in Debian 13 has count_mode: 1.
+    stage = "RCPT" if old.startswith("1.0.") else "DATA"
+    asked: dict[str, Any] = {"protocol_state": stage, "recipient_count": 1}
+    assert ask(root, LIMIT - 1, **asked) == ["dunno"] * (LIMIT - 1)
     account = root.do("getent passwd policyd-rate-limit")
 
     said = install(root, the_package(packages), tmp_path)
@@ -238,7 +243,15 @@ def test_the_package_over_the_one_of_debian(base: Path, machine: Machine, packag
     assert root.path(configuration).read_text() == changed
     assert not root.path("/etc/policyd-rate-limit.conf").exists()
     assert root.do("getent passwd policyd-rate-limit") == account
-    assert ask(root, 2) == ["dunno", "reject as before"]
+    assert ask(root, 2, **asked) == ["dunno", "reject as before"]
+
+    # There and back.
+    root.do("dpkg --remove policyd-rate-limit 2>&1; dpkg --install /packages/policyd-rate-limit_*.deb 2>&1")
+    assert root.path(configuration).read_text() == changed
+    wait_until(lambda: listens(root), f"the daemon of version {old} listens")
+    assert ask(root, **asked) == ["dunno"]  # it does not know what ours has counted
+    assert root.do("dpkg --verify policyd-rate-limit || true").split()[-1:] in ([], [configuration])
+    install(root, the_package(packages), tmp_path)
 
     root.do("dpkg --purge policyd-rate-limit 2>&1")
     assert not root.path(configuration).exists()

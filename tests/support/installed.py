@@ -37,10 +37,19 @@ def install(root: CleanRoot, package: Path, tmp_path: Path) -> str:
     return root.do(f"dpkg --install {share(package, tmp_path, package.name)} 2>&1")
 
 
-def ask(root: CleanRoot, count: int = 1) -> list[str]:
+def ask(root: CleanRoot, count: int = 1, **attributes: object) -> list[str]:
     """The answers to ``count`` mails of one user over the socket that Postfix uses."""
     with Client(str(root.path(SOCKET))) as client:
-        return [client.ask(**mail("alice")) for _ in range(count)]
+        return [client.ask(**mail("alice", **attributes)) for _ in range(count)]
+
+
+def listens(root: CleanRoot) -> bool:
+    """Whether somebody takes connections there; a socket without anybody may be left behind."""
+    try:
+        with Client(str(root.path(SOCKET))):
+            return True
+    except OSError:
+        return False
 
 
 def the_package(directory: Path) -> Path:
