@@ -25,6 +25,8 @@ COMPILED_TESTS := tests/unit/domain tests/unit/test_codec.py tests/unit/test_pac
 # The version before, which makes databases for ours to take over. On Python 3.12 and later it lacks a module of the
 # standard library, which a package brings back.
 OLD_VERSION := .venv-1.2.0/bin/policyd-rate-limit
+# What runs the tests that it ships.
+OLD_TESTS := .venv-1.2.0/bin/pytest
 
 # As it is installed: its hot path compiled, where there is a compiler.
 COMPILED := .venv-compiled/bin/policyd-rate-limit
@@ -41,7 +43,7 @@ run: venv ## start the daemon in the foreground, with packaging/development.yaml
 # leaves the tests compiled, which each process of the others would do for itself.
 .PHONY: test
 test: test-packages test-venv ## install what the tests need, then all checks and all tests; ONLY=tests/unit: those
-	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled $(OLD_VERSION)
+	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled $(OLD_VERSION) $(OLD_TESTS)
 	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ONLY) || [ $$? = 5 -a '$(ONLY)' != tests ] # 5: there is none
 	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
 
@@ -84,6 +86,9 @@ $(OLD_VERSION): | test-venv
 	rm -rf .venv-1.2.0
 	.venv/bin/python -m venv .venv-1.2.0
 	.venv-1.2.0/bin/pip install --quiet policyd-rate-limit==1.2.0 'zombie-imp; python_version >= "3.12"' || [ "$${CI:-}" != true ]
+
+$(OLD_TESTS): | $(OLD_VERSION)
+	.venv-1.2.0/bin/pip install --quiet pytest || [ "$${CI:-}" != true ]
 
 # What the tests start: the modules that they import themselves are those of the checkout, and not compiled.
 COMMANDS := POLICYD_RATE_LIMIT=$(CURDIR)/$(COMPILED) POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION)

@@ -46,8 +46,13 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        about = f" {self.setting}:" if self.setting else ""
-        return f"{place}:{about} expected {self.expected}, found {self.found}"
+        return f"{place}: {self.statement}"
+
+    @property
+    def statement(self) -> str:
+        """What is wrong, without the place."""
+        about = f"{self.setting}: " if self.setting else ""
+        return f"{about}expected {self.expected}, found {self.found}"
 
 
 class ConfigError(PolicydError):

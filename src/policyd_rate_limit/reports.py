@@ -21,28 +21,28 @@ def mail_report(settings: Settings, administration: Administration, host: str) -
 
     With ``report_only_if_needed``, not when that is nobody.
 
-    :raises DeliveryFailed: nobody has got it, and nothing is forgotten; or some of several recipients were refused,
-        while the others have it.
+    :raises DeliveryFailed: a setting that it needs is broken, or nobody has got it, and nothing is forgotten; or some
+        of several recipients were refused, while the others have it.
     :raises StoreError: the database does not answer.
     """
     from policyd_rate_limit.report.listing import Row, as_html, as_text
-    from policyd_rate_limit.report.message import compose
+    from policyd_rate_limit.report.message import compose, own_address
 
+    _refuse_broken(settings, "report_", "smtp_")
     hits = administration.hits()
     rows = [Row(*hit) for hit in hits if hit.seconds in settings.report_limits]
     if not rows and settings.report_only_if_needed:
         return
-    assert settings.report_from is not None  # noqa: S101 - the schema asks for both where report is on
-    assert settings.report_to is not None  # noqa: S101 - likewise
+    assert settings.report_to is not None  # noqa: S101 - it is broken else
     message = compose(
-        settings.report_from,
+        settings.report_from or own_address(host),
         settings.report_to,
         settings.report_subject,
         time.time(),
         as_text(rows, host),
         html=as_html(rows, host),
     )
-    refused = mail_server(settings).send(message)
+    refused = mail_server(settings).send(message, null_sender=settings.report_from is None)
     administration.forget_hits(hits)
     if refused:
         # Whoever has it must not get the same again and again; whoever looks at the exit status shall see it.
@@ -52,19 +52,45 @@ def mail_report(settings: Settings, administration: Administration, host: str) -
 
 def ways_of_notices(settings: Settings) -> list[Way]:
     """Where notices go: none, one or several ways."""
-    if not (settings.notify_to or settings.notify_command or settings.notify_url):
+    wanted = [name for name in _NEEDED_BY_WAY if getattr(settings, name) is not None or name in settings.broken]
+    if not wanted:
         return []
-    from policyd_rate_limit.report.ways import Command, Mail, Url
+    from policyd_rate_limit.report.ways import Broken, Command, Mail, Url
 
     ways: list[Way] = []
-    if settings.notify_to is not None:
-        assert settings.report_from is not None  # noqa: S101 - the schema asks for it
-        ways.append(Mail(mail_server(settings), settings.report_from, settings.notify_to))
-    if settings.notify_command is not None:
-        ways.append(Command(settings.notify_command))
-    if settings.notify_url is not None:
-        ways.append(Url(settings.notify_url, settings.notify_secret, settings.notify_ca_file))
+    for name in wanted:
+        mistakes = _mistakes(settings, name, *_NEEDED_BY_WAY[name])
+        if mistakes:
+            ways.append(Broken(name, mistakes))
+        elif name == "notify_to":
+            assert settings.notify_to is not None  # noqa: S101 - it is wanted
+            ways.append(Mail(mail_server(settings), settings.report_from, settings.notify_to))
+        elif name == "notify_command":
+            assert settings.notify_command is not None  # noqa: S101 - likewise
+            ways.append(Command(settings.notify_command))
+        else:
+            assert settings.notify_url is not None  # noqa: S101 - likewise
+            ways.append(Url(settings.notify_url, settings.notify_secret, settings.notify_ca_file))
     return ways
+
+
+# How the names begin of what each way of notices needs beside its own.
+_NEEDED_BY_WAY = {
+    "notify_to": ("report_from", "smtp_"),
+    "notify_command": (),
+    "notify_url": ("notify_secret", "notify_ca_file"),
+}
+
+
+def _mistakes(settings: Settings, *beginnings: str) -> str:
+    """What is wrong with settings whose names begin so, on one line; empty: nothing."""
+    return "; ".join(text for name, text in settings.broken.items() if name.startswith(beginnings))
+
+
+def _refuse_broken(settings: Settings, *beginnings: str) -> None:
+    mistakes = _mistakes(settings, *beginnings)
+    if mistakes:
+        raise DeliveryFailed(f"no report: {mistakes}")
 
 
 def mail_server(settings: Settings) -> MailServer:

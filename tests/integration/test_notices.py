@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -180,7 +181,6 @@ def test_a_program_does_not_outlive_the_daemon(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"notify_to": "root@example.org"}, "notify_to: expected nothing, unless report_from is set too"),
         ({"notify_url": "ftp://x/topsecret"}, "notify_url: expected an http or https URL"),
         ({"notify_url": "https://topsecret@x/"}, "notify_url: expected an http or https URL"),
         ({"notify_command": "sleep 600"}, "notify_command: expected a list of a program and its arguments"),
@@ -189,14 +189,23 @@ def test_a_program_does_not_outlive_the_daemon(tmp_path: pathlib.Path) -> None:
         ({"report_from": "no address", "notify_to": "root"}, "report_from: expected a mail address"),
     ],
 )
-def test_a_wrong_setting(tmp_path: pathlib.Path, settings: dict[str, Any], said: str) -> None:
-    daemon = Daemon(tmp_path, **settings).start(wait=False)
-    try:
-        assert daemon.process.wait(20) == 5
-    finally:
-        daemon.kill()
-    assert said in daemon.log_text()
+def test_a_wrong_setting_fails_the_notices_alone(tmp_path: pathlib.Path, settings: dict[str, Any], said: str) -> None:
+    with running(tmp_path, **TIGHT, **settings) as daemon:
+        assert said in daemon.log_text()
+        send(daemon, "alice", 3)
+        if "notify_max_per_hour" not in settings:
+            wait_until(lambda: daemon.log_text().count(said) > 1, "the notice to fail")
+        assert daemon.stop() == 0
     assert "topsecret" not in daemon.log_text()
+
+
+def test_without_report_from_there_is_no_sender(tmp_path: pathlib.Path) -> None:
+    with smtp_server() as server, running(tmp_path, **by_mail(server, report_from=None)) as daemon:
+        send(daemon, "alice", 3)
+        [sent] = server.wait_for(1)
+        assert sent.sender == "<>"
+        assert sent.message["From"] == f"policyd-rate-limit@{os.uname().nodename}"
+        assert daemon.stop() == 0
 
 
 def test_a_reload_changes_where_notices_go(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -171,10 +172,38 @@ def test_with_tls_and_a_password(daemon: Daemon, tmp_path: pathlib.Path) -> None
     assert sent.authenticated
 
 
-@pytest.mark.parametrize("name", ["report_from", "report_to"])
-def test_an_address_is_missing(daemon: Daemon, server: Server, name: str) -> None:
-    done = clean(daemon, **reporting(server, **{name: None}))
-    assert done.returncode == 5
-    [line] = done.stderr.splitlines()
-    assert f"{name}: expected" in line
-    assert "since report is on" in line
+WRONG = [
+    ({"report_to": None}, "report is on, and report_to is not set"),
+    ({"report_to": "a b"}, "report_to: expected a mail address"),
+    ({"report_from": "a b"}, "report_from: expected a mail address"),
+    ({"report_subject": []}, "report_subject: expected one line of text"),
+    ({"report_limits": ["x"]}, "report_limits[0]: expected a whole number of seconds"),
+    ({"smtp_server": ["localhost", "smtp"]}, "smtp_server[1]: expected a port"),
+    ({"smtp_credentials": ["topsecret"]}, "smtp_credentials: expected [user, password]"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), WRONG)
+def test_a_mistake_fails_the_report_alone(daemon: Daemon, server: Server, settings: dict[str, Any], said: str) -> None:
+    done = clean(daemon, **reporting(server, **settings))
+    assert done.returncode == 8
+    assert done.stdout.endswith("records deleted\n")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("policyd-rate-limit: no report: ")
+    assert said in last
+    assert "topsecret" not in done.stderr
+    assert server.mails == []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"smtp_credentials": False}, {"smtp_credentials": ""}, {"smtp_credentials": []}, {"report_from": None}]
+)
+def test_what_1_2_0_mailed_with(daemon: Daemon, server: Server, settings: dict[str, Any]) -> None:
+    done = clean(daemon, **reporting(server, **settings))
+    assert (done.returncode, done.stderr) == (0, "")
+    [sent] = server.mails
+    if "report_from" in settings:
+        assert sent.sender == "<>"
+        assert sent.message["From"] == f"policyd-rate-limit@{os.uname().nodename}"
+    else:
+        assert sent.sender == "policyd@example.org"

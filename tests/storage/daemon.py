@@ -8,6 +8,7 @@ import json
 import pathlib
 import struct
 import zlib
+from collections.abc import Callable
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
@@ -34,6 +35,7 @@ class Daemon:
         journal_size: int = 1 << 20,
         patience: float = 0.0,
         notices: Notices | None = None,
+        signs: Callable[[], object] | None = None,
     ) -> None:
         self.monotonic = Clock(0.0)
         self.memory = new_memory(clock)
@@ -49,6 +51,7 @@ class Daemon:
             patience=patience,
             monotonic=self.monotonic,
             notices=notices,
+            signs=signs,
         )
         self.charged: collections.Counter[str] = collections.Counter()
         self.fallback.open()

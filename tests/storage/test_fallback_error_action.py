@@ -30,6 +30,25 @@ def test_with_db_error_action_nobody_decides_while_the_database_is_away(database
     daemon.close()
 
 
+@pytest.mark.parametrize("enforce", [False, True])
+def test_a_sign_that_somebody_mended_something_has_it_tried_at_once(
+    database: Database, clock: Clock, enforce: bool
+) -> None:
+    """And no other: while nothing changes, the next try waits for its time."""
+    signs = ["nobody may open it"]
+    daemon = Daemon(database, clock, enforce=enforce, signs=lambda: signs[0])
+    with mock.patch.object(daemon.store, "admit", side_effect=StoreUnavailable("away")) as admit:
+        assert ask(daemon, "user:a", 3) == (3 if enforce else 0)
+        assert admit.call_count == 1
+        signs[0] = "another file, which is no better"
+        assert ask(daemon, "user:a", 2) == (2 if enforce else 0)
+        assert admit.call_count == 2
+    signs[0] = "all may open it"
+    assert ask(daemon, "user:a", LIMIT) == LIMIT - (5 if enforce else 0)
+    assert found(database, clock, "user:a") == [LIMIT]
+    daemon.close()
+
+
 def test_with_db_error_action_what_others_count_meanwhile_counts(database: Database, clock: Clock) -> None:
     """The one that was cut off reads it first."""
     daemon, other = Daemon(database, clock, enforce=False), Daemon(database, clock)

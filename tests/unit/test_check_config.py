@@ -29,7 +29,7 @@ def check(*arguments: object) -> int:
 def wrong(tmp_path: Path) -> Path:
     """A file with two errors, a warning and a secret."""
     path = tmp_path / "wrong.yaml"
-    path.write_text("limits: [[10]]\nlimit_by_sasll: true\nSOCKET: 7\nmysql_config: [hunter2]\n")
+    path.write_text("limits: [[10]]\nlimit_by_sasll: true\nSOCKET: 7\nbackend: 1\nmysql_config: [hunter2]\n")
     return path
 
 
@@ -57,7 +57,7 @@ def test_every_error_is_told_and_no_secret(wrong: Path, capsys: pytest.CaptureFi
     assert [line.split(": expected")[0] for line in out.splitlines()] == [
         f"error: {wrong}:1: limits[0]",
         f"error: {wrong}:3: SOCKET",
-        f"error: {wrong}:4: mysql_config",
+        f"error: {wrong}:5: mysql_config",
         f"warning: {wrong}:2: unknown setting limit_by_sasll; did you mean limit_by_sasl?",
     ]
     assert "hunter2" not in out

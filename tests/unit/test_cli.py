@@ -198,22 +198,28 @@ def test_a_missing_configuration(tmp_path: Path, action: list[str], capsys: pyte
 def test_all_problems_are_told_each_on_its_line(
     write: Write, action: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(debug="maybe", limits="10 per hour", delay_to_close=-1)
+    path = write(ipv6_prefix="maybe", limits="10 per hour", delay_to_close="-1")
     assert status("-f", path, *action) == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    for setting, line in zip(("debug", "delay_to_close", "limits"), sorted(lines), strict=True):
+    for setting, line in zip(("delay_to_close", "ipv6_prefix", "limits"), sorted(lines), strict=True):
         assert line.startswith(f"policyd-rate-limit: {path}:")
         assert f" {setting}" in line
 
 
-@pytest.mark.parametrize("address", [["127.0.0.1", 99999], ["127.0.0.1"], 12, ["127.0.0.1", "smtp"]])
+@pytest.mark.parametrize("address", [["127.0.0.1", 99999], ["127.0.0.1"], 12, ["127.0.0.1", "smtp"], ["toto", 1234]])
 def test_a_malformed_socket(write: Write, address: object) -> None:
     assert status("-f", write(SOCKET=address)) == 4
 
 
+@pytest.mark.parametrize("host", ["192.168::1", "1.2.3.4.5", "mx.example.org"])
+def test_an_address_that_nothing_binds_to(write: Write, host: str) -> None:
+    """Version 1.2.0 took it for an address, and failed to bind."""
+    assert status("-f", write(SOCKET=[host, 1234])) == 6
+
+
 def test_a_malformed_socket_among_other_problems(write: Write) -> None:
-    assert status("-f", write(SOCKET=12, debug="maybe")) == 5
+    assert status("-f", write(SOCKET=12, max_ids="maybe")) == 5
 
 
 # Standard streams

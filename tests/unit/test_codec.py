@@ -231,6 +231,9 @@ def test_what_is_no_recipient_count(value: bytes) -> None:
     [
         b"request=junk\n\n",
         b"request=\n\n",
+        b"request=smtpd_access_polixy\n\n",
+        b"request=smpd_access_polcy\n\n",
+        b"request=msmtpd_access_policy\n\n",
         b"sender=a\n\n",
         b"request=smtpd_access_policy \n\n",
         b"Request=smtpd_access_policy\n\n",
@@ -242,6 +245,15 @@ def test_another_kind_of_request(data: bytes) -> None:
     with pytest.raises(ProtocolError, match=r"^expected request=smtpd_access_policy, found '") as error:
         Decoder().feed(data)
     assert len(str(error.value)) < 3 * SHOWN
+
+
+@pytest.mark.parametrize("lost", range(len("smtpd_access_policy")))
+def test_a_kind_that_lacks_a_character_is_answered(lost: int) -> None:
+    """The tests of version 1.2.0 lose one."""
+    kind = bytearray(b"smtpd_access_policy")
+    del kind[lost]
+    [request] = Decoder().feed(b"request=" + kind + b"\nprotocol_state=RCPT\nsasl_username=a\n\n")
+    assert (request.protocol_state, request.sasl_username) == ("RCPT", "a")
 
 
 @pytest.mark.parametrize(

@@ -102,15 +102,16 @@ def test_a_key_twice_is_warned_of() -> None:
 
 
 REFUSED = [
-    "import os",
-    "import policyd_rate_limit.const",
-    "from os import system",
-    "from policyd_rate_limit import const",
-    "from policyd_rate_limit.const import *",
+    "import os\nx = os",
+    "import os\nx = os.environ",
+    "import os, sys as system\nx = system",
+    "from os import path\nx = path",
+    "from os import *\nx = environ",
+    "import policyd_rate_limit.const\nx = policyd_rate_limit.const.SQLITE_DB",
+    "from policyd_rate_limit import const\nx = const.__builtins__",
+    "from policyd_rate_limit import const\nx = const",
     "from policyd_rate_limit.const import __builtins__",
-    "from .policyd_rate_limit.const import SQLITE_DB",
-    "from policyd_rate_limit.const.x import SQLITE_DB",
-    "from __future__ import annotations",
+    "from policyd_rate_limit.const.x import SQLITE_DB\nx = SQLITE_DB",
     "{canary}",
     "x = {canary}",
     "x = [{canary}]",
@@ -186,10 +187,7 @@ REFUSED = [
     "x = 0 ** -1",
     "x = (-1) ** 0.5",
     "x = 10.0 ** 128 * 10.0 ** 128",
-    "x = {{(1, 2): 3}}",
     "x = {{[]: 3}}",
-    "x = {{1.5: 3}}",
-    "x = {{None: 3}}",
     "x = unknown",
     "x = x",
 ]
@@ -251,12 +249,50 @@ def test_nothing_takes_long_or_fills_memory(text: str, canary: str) -> None:
     assert time.thread_time() - began < 20
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os",
+        "import os.path, sys as system",
+        "from os import system",
+        "from os import *",
+        "from .policyd_rate_limit.const import SQLITE_DB",
+        "from __future__ import annotations",
+        "import policyd_rate_limit.const",
+    ],
+)
+def test_an_import_that_nothing_uses_is_left_out(text: str) -> None:
+    source = read(f"x = 1\n{text}\ny = 2\n")
+    assert source.values == {"x": 1, "y": 2}
+    assert source.warnings == ("x.conf:2: an import is not run: it is left out",)
+
+
+def test_a_name_that_is_imported_and_assigned_is_what_was_assigned() -> None:
+    assert values("import os\nos = 3\nx = os") == {"os": 3, "x": 3}
+    [(line, _, found)] = problems("import os as x\na = 1\nb = x\nc = b")
+    assert (line, found) == (3, "a name that is imported: imports are not run")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from policyd_rate_limit.const import *\nbackend = PGSQL_DB",
+        "from policyd_rate_limit import const\nbackend = const.PGSQL_DB",
+        "from policyd_rate_limit import const as c\nbackend = c.PGSQL_DB",
+    ],
+)
+def test_the_names_of_the_databases_come_in_any_way(text: str) -> None:
+    source = read(text)
+    assert source.values == {"backend": 2}
+    assert source.warnings == ()
+
+
 def test_every_problem_is_told_and_none_twice() -> None:
-    found = problems("a = unknown\nb = 1\nimport os\nc = [a, a]\nd: int = c\ne = d\nf = b.x\nb = 2\na = 3\ng = a")
+    found = problems("a = unknown\nb = 1\nint(2)\nc = [a, a]\nd: int = c\ne = d\nf = b.x\nb = 2\na = 3\ng = a")
     assert [line for line, _, _ in found] == [1, 3, 5, 7]
     assert [what for _, _, what in found] == [
         "a name that is not assigned before",
-        "an import",
+        "a call",
         "an annotation",
         "an attribute",
     ]
@@ -289,7 +325,7 @@ SECRET = "hunter2"
         "passwd = hunter2('hunter2', hunter2=1, hunter2=2)",
         "passwd = 'hunter2' hunter2=1",
         "hunter2(",
-        "import hunter2",
+        "import hunter2\nx = hunter2",
         "from policyd_rate_limit.const import hunter2",
         "passwd = 1hunter2",
         "passwd = 0xhunter2",

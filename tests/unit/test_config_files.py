@@ -40,7 +40,8 @@ def test_the_first_file_that_exists_is_read(places: list[Path]) -> None:
         assert config.find() == path
         assert found.settings.config_file == str(path)
         assert found.settings.delay_to_close == number + 1
-        assert found.warnings == ()
+        assert found.warnings == tuple(f"{other} is ignored, since {path} is in use" for other in places[number + 1 :])
+        assert config.load(path).warnings == ()
 
 
 def test_without_a_file_the_defaults_and_one_warning(places: list[Path]) -> None:
@@ -121,6 +122,79 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     for name, text in (("x.yaml", "debug: false"), ("x.conf", "debug = False")):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         assert config.load(tmp_path / name).settings.debug is False
+
+
+@pytest.mark.parametrize(
+    ("data", "subject"),
+    [
+        (b"# \xe9t\xe9\nreport_subject = 'x'  # \xfc\n", "x"),
+        (b"# coding: utf-8\nreport_subject = '\xc3\xa9'  # \xe9\n", "é"),
+        (b"# -*- coding: latin-1 -*-\nreport_subject = '\xe9t\xe9'\n", "été"),
+        (b"#!/usr/bin/python3\n# vim: set fileencoding=cp1252 :\nreport_subject = '\x80'\n", "€"),
+        (b"# coding: no-such-thing\nreport_subject = 'x'\n", "x"),
+        (b"# coding: rot13\nreport_subject = 'x'\n", "x"),
+        (b"# coding: utf-16\nreport_subject = 'x'\n", "x"),
+        (b"report_subject = '\xc3\xa9'\n# coding: latin-1\n", "é"),
+        (b"# coding: latin-1\r\nreport_subject = '\xe9'\r\n# \xe9\r\n", "é"),
+    ],
+)
+def test_a_conf_in_another_encoding(tmp_path: Path, data: bytes, subject: str) -> None:
+    (tmp_path / "x.conf").write_bytes(data)
+    settings, warnings = config.load(tmp_path / "x.conf")
+    assert (settings.report_subject, warnings) == (subject, ())
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"# \xe9\nreport_subject = '\xe9'\n", 1),
+        (b'x = """\n# \xe9\n"""\n', 2),
+        (b"x = '# \xe9'\n", 1),
+        (b"x = 1\ny\xe9 = 1\n", 2),
+        (b"# coding: ascii\nx = 1\ny = '\xe9'\n", 3),
+        (b'x = """\n\xe9\n', 2),
+    ],
+)
+def test_what_encoding_text_is_in_is_not_guessed(tmp_path: Path, data: bytes, line: int) -> None:
+    (tmp_path / "x.conf").write_bytes(data)
+    (problem,) = problems(config.load, tmp_path / "x.conf")
+    assert problem.found == "the byte 0xe9"
+    assert problem.line == line
+
+
+PASSWORDS = [
+    ("mysql_config", {"passwd": "x"}),
+    ("mysql_config", {"password": "x"}),
+    ("pgsql_config", {"password": "x"}),
+    ("pgsql_config", {"dsn": "host=h password=x"}),
+    ("redis_config", {"url": "redis://:x@h/0"}),
+    ("redis_config", {"url": "redis://h/0", "password": "x"}),
+    ("smtp_credentials", ["a", "x"]),
+    ("notify_secret", "x"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), PASSWORDS)
+def test_a_password_that_everybody_may_read_is_warned_of(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "x.conf"
+    path.write_text(f"{name} = {value!r}\ngroup = 'mail'\n")
+    path.chmod(0o644)
+    (warning,) = config.load(path).warnings
+    assert warning == (
+        f"{path} holds a password ({name}), and everybody may read it: chown root:mail {path} && chmod 0640 {path}"
+    )
+    path.chmod(0o640)
+    assert config.load(path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mysql_config = {'passwd': '*****'}", "pgsql_config = {'host': 'h'}", "redis_config = {'url': 'redis://h'}"],
+)
+def test_no_password_is_no_secret(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.conf").write_text(text)
+    (tmp_path / "x.conf").chmod(0o644)
+    assert config.load(tmp_path / "x.conf").warnings == ()
 
 
 def test_a_file_whose_name_is_odd(tmp_path: Path) -> None:

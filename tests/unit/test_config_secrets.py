@@ -62,7 +62,7 @@ def test_a_secret_is_in_no_message(tmp_path: Path, name: str, value: object, con
     ],
 )
 def test_a_value_that_is_taken_for_a_name_is_not_shown(load: Load, text: str, shown: str) -> None:
-    warnings = load(f"{{limits: [], {text}}}\n").warnings
+    warnings = load(f"{{limits: [[1, 1]], {text}}}\n").warnings
     assert [warning.partition("unknown setting ")[2] for warning in warnings] == [shown]
 
 

@@ -141,6 +141,7 @@ def test_examples_of_the_manual_load(tmp_path: Path) -> None:
 def assert_loads(text: str, directory: Path) -> None:
     path = directory / "policyd-rate-limit.yaml"
     path.write_text(text)
+    path.chmod(0o640)  # as the pages have it where there is a password
     assert config.load(path)[1] == ()
 
 

@@ -8,7 +8,7 @@ from typing import Self
 
 import click
 
-from policyd_rate_limit.errors import AlreadyRunning, ConfigError, UnknownAccount
+from policyd_rate_limit.errors import AlreadyRunning, ConfigError, Problem, UnknownAccount
 from policyd_rate_limit.system.logs import NAME, one_line
 
 
@@ -45,7 +45,7 @@ def status_of(error: Exception) -> Exit:
     """The exit status for an error that ends the command."""
     match error:
         case ConfigError() if error.problems and all(_about_socket(one.setting) for one in error.problems):
-            return Exit.SOCKET_MALFORMED
+            return Exit.RUN_TIME if all(_like_an_address(one) for one in error.problems) else Exit.SOCKET_MALFORMED
         case ConfigError():
             return Exit.CONFIGURATION
         case UnknownAccount():
@@ -59,6 +59,11 @@ def status_of(error: Exception) -> Exit:
 def _about_socket(setting: str) -> bool:
     """Whether ``setting`` is SOCKET or a part of it, such as ``SOCKET[1]`` or ``SOCKET.1``."""
     return setting.partition("[")[0].partition(".")[0] == "SOCKET"
+
+
+def _like_an_address(problem: Problem) -> bool:
+    """Whether an address is wrong that version 1.2.0 took for one, and could not bind."""
+    return problem.setting in ("SOCKET[0]", "SOCKET.0") and ("." in problem.found or ":" in problem.found)
 
 
 def tell(error: Exception) -> None:

@@ -11,6 +11,7 @@ from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import Cell, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import naming_an_id, override_facts, period, written_override
+from policyd_rate_limit.domain.identity import looks_like_a_pattern
 from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.storage.administration import LONGEST_NOTE, Override
 
@@ -35,10 +36,20 @@ def _short(_context: click.Context, _parameter: click.Parameter, note: str) -> s
 note_option = click.option("--note", default="", callback=_short, help="Why, for whoever asks status.")
 
 
+def _refuse_patterns(identifier: str) -> None:
+    """Raise ValueError for what looks like many users at once: it would be in force for nobody."""
+    if looks_like_a_pattern(identifier) and not identifier.startswith(("user:", "sender:", "client:")):
+        raise ValueError(
+            f"{identifier} looks like a domain or a pattern, and an id is one user, sender or client;"
+            f" user:{identifier} is the user of exactly that name"
+        )
+
+
 def put(path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, *, as_json: bool) -> Exit:
     """Put ``limits`` in force for ``identifier``, for so many ``seconds``."""
     with app.open_desk(load(path)) as desk:
         with naming_an_id():
+            _refuse_patterns(identifier)
             keys = desk.rules.keys_of_id(identifier)
         now = desk.store.now()
         overrides = [Override(key, limits, now + seconds, note) for key in keys]

@@ -2,7 +2,8 @@
 
 Allowed are assignments of literals, lists, tuples, sets and mappings of them, arithmetic on them, names assigned
 earlier, and ``from policyd_rate_limit.const import ...``. The syntax tree is walked and only these are understood;
-anything else is a problem with its line. No value of the file appears in a message: it could be a password.
+anything else is a problem with its line, but for imports that nothing uses: they are left out. No value of the file
+appears in a message: it could be a password.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class _Reader:
         self._names: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
         self._refused: set[str] = set()
+        self._unimported: set[str] = set()
+        self._modules: set[str] = set()
         self._budget = Budget()
 
     def read(self, statement: ast.stmt) -> None:
@@ -118,6 +121,12 @@ class _Reader:
                 pass  # a docstring
             case ast.ImportFrom("policyd_rate_limit.const", names, 0):
                 self._import(statement, names)
+            case ast.ImportFrom("policyd_rate_limit", [ast.alias("const", name)], 0):
+                self._modules.add(name or "const")
+            case ast.Import(names) | ast.ImportFrom(_, names):
+                # What uses one of these is a problem, with its line.
+                self.source.warn(statement.lineno, "an import is not run: it is left out")
+                self._unimported.update((alias.asname or alias.name).partition(".")[0] for alias in names)
             case ast.Assign(targets, value):
                 self._assign(targets, value)
             case _:
@@ -125,6 +134,10 @@ class _Reader:
 
     def _import(self, statement: ast.stmt, names: list[ast.alias]) -> None:
         for alias in names:
+            if alias.name == "*":
+                self._names.update(_CONST)
+                self._sizes.update(dict.fromkeys(_CONST, 1))
+                continue
             if alias.name not in _CONST:
                 raise _Refused(statement, f"an import of {', '.join(_CONST)}", "another name")
             name = alias.asname or alias.name
@@ -158,6 +171,8 @@ class _Reader:
                 return value
             case ast.Name(name):
                 return self._named(node, name)
+            case ast.Attribute(ast.Name(module), name) if module in self._modules and name in _CONST:
+                return _CONST[name]
             case ast.List(items):
                 return self._items(items, place, depth)
             case ast.Tuple(items) | ast.Set(items):
@@ -174,6 +189,8 @@ class _Reader:
     def _named(self, node: ast.expr, name: str) -> Any:
         if name in self._refused:
             raise _Skipped
+        if name not in self._names and name in self._unimported:
+            raise _Refused(node, _ALLOWED, "a name that is imported: imports are not run")
         if name not in self._names:
             raise _Refused(node, "a name assigned before, or text in quotes", "a name that is not assigned before")
         self.source.helpers.add(name)
@@ -191,8 +208,10 @@ class _Reader:
             if key_node is None:
                 raise _Refused(value_node, "key: value", "an unpacking")
             key = self._value(key_node, (), depth + 1)
-            if not isinstance(key, str | int):
-                raise _Refused(key_node, "text as a key", "something else")
+            try:
+                hash(key)
+            except TypeError:
+                raise _Refused(key_node, "text as a key", "something else") from None
             if key in result:
                 self.source.warn(key_node.lineno, "a key that is given before; this one counts")
             result[key] = self._value(value_node, (*place, key) if place else (), depth + 1)

@@ -24,8 +24,6 @@ from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pydantic_core.core_schema import ValidationInfo
-
 _T = TypeVar("_T")
 
 Place = tuple[object, ...]
@@ -36,6 +34,9 @@ LONGEST_SOCKET_PATH = 107
 
 REDIS = "redis"
 """The ``backend`` that has no number."""
+
+LONGEST_DELAY = 365 * 86_400
+"""Seconds: the most of ``delay_to_close``."""
 
 LONGEST_ACTION = 2000
 """Bytes of an action: Postfix reads lines of ``line_length_limit``, 2048."""
@@ -65,36 +66,24 @@ class Wrong(ValueError):
 class Kind:
     """What a setting expects, and how it is read from what a file holds.
 
-    ``read`` raises :class:`Wrong`. With ``needed_by``, the setting must be set where the setting of that
-    name, declared before it, is on. With ``needs``, the setting of that name, declared before it, must be set
-    where this one is.
+    ``read`` raises :class:`Wrong`.
     """
 
     expected: str
     read: Callable[[Any], Any]
-    needed_by: str = ""
-    needs: str = ""
 
     def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
         """Have pydantic read the setting in our own words."""
-        return core_schema.with_info_plain_validator_function(self._validate)
-
-    def _validate(self, value: object, info: ValidationInfo) -> object:
-        read = self.read(value)
-        if read is None and self.needed_by and info.data.get(self.needed_by):
-            raise Wrong(Fault(value, f"{self.expected}, since {self.needed_by} is on"))
-        if read is not None and self.needs and info.data.get(self.needs, read) is None:
-            raise Wrong(Fault(value, f"nothing, unless {self.needs} is set too"))
-        return read
+        return core_schema.no_info_plain_validator_function(self.read)
 
 
-def unset_or(kind: Kind, needed_by: str = "", needs: str = "") -> Kind:
+def unset_or(kind: Kind) -> Kind:
     """The same kind, or nothing at all."""
 
     def read(value: object) -> object:
         return None if value is None else kind.read(value)
 
-    return Kind(kind.expected, read, needed_by, needs)
+    return Kind(kind.expected, read)
 
 
 def whole(low: int, high: int) -> Kind:
@@ -305,15 +294,21 @@ def _network(value: object) -> str:
         raise wrong from None
 
 
+def has_host_bits(value: str) -> bool:
+    """Whether ``value`` is a network with bits set behind its length: one of the two is a slip."""
+    if "/" not in value:
+        return False
+    try:
+        network = ip_network(value, strict=False)
+    except ValueError:
+        return False
+    return ip_address(value.partition("/")[0]) != network.network_address
+
+
 def _without_host_bits(value: str) -> str:
-    """``value``, unless it is a network with bits set behind its length: one of the two is a slip."""
-    if "/" in value:
-        try:
-            network = ip_network(value, strict=False)
-        except ValueError:
-            return value
-        if ip_address(value.partition("/")[0]) != network.network_address:
-            raise Wrong(Fault(value, f"no bits behind the length of a network, as in {network}"))
+    if has_host_bits(value):
+        network = ip_network(value, strict=False)
+        raise Wrong(Fault(value, f"no bits behind the length of a network, as in {network}"))
     return value
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import stat
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.config.remarks import remarks, secrets_in
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
 from policyd_rate_limit.config.source import Source, read_text
+from policyd_rate_limit.config.tolerance import tolerate
+from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import canonical_id
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError, Problem
@@ -23,6 +28,14 @@ if TYPE_CHECKING:
 _MOST_HINTS = 20  # since to find the nearest name takes a millisecond
 _WORD = re.compile(r"[\w-]*")
 _LONGEST_NAME = 100
+
+# Those of other backends than the one in use are left alone.
+_OPTIONS: dict[str, int | str] = {
+    "sqlite_config": SQLITE_DB,
+    "mysql_config": MYSQL_DB,
+    "pgsql_config": PGSQL_DB,
+    "redis_config": REDIS,
+}
 
 
 class Configuration(NamedTuple):
@@ -52,11 +65,32 @@ def load(path: Path | None = None) -> Configuration:
 
     Raises ConfigError with every problem of the file.
     """
-    path = path or find()
+    ignored: tuple[str, ...] = ()
+    if path is None:
+        existing = [place for place in search_path() if _exists(place)]
+        path = existing[0] if existing else None
+        ignored = tuple(f"{place} is ignored, since {path} is in use" for place in existing[1:])
     if path is None:
         searched = ", ".join(map(str, search_path()))
         return Configuration(Settings(), (f"no configuration file: running on the defaults; searched {searched}",))
-    return check(read(path))
+    settings, warnings = check(read(path))
+    return Configuration(settings, (*ignored, *warnings, *_readable_secrets(path, settings)))
+
+
+def _readable_secrets(path: Path, settings: Settings) -> Iterator[str]:
+    """A warning where everybody may read the passwords in the file at ``path``."""
+    secrets = secrets_in(settings)
+    if not secrets:
+        return
+    try:
+        facts = path.stat()
+    except OSError:
+        return
+    if facts.st_mode & stat.S_IROTH:
+        yield (
+            f"{path} holds a password ({', '.join(secrets)}), and everybody may read it:"
+            f" chown root:{settings.group} {path} && chmod 0640 {path}"
+        )
 
 
 def read(path: Path) -> Source:
@@ -74,17 +108,61 @@ def read(path: Path) -> Source:
 def check(source: Source) -> Configuration:
     """The settings of a file that was read. Raises ConfigError with every problem."""
     spelled = _spelled(source)
-    given = {setting: source.values[name] for setting, name in spelled.items()}
-    for setting in [name for name, value in given.items() if value is None and SETTINGS[name].may_be_empty]:
-        del given[setting]
-    given["config_file"] = source.file
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        problems = sorted(_problems(source, error, spelled), key=lambda problem: problem.line)
-        raise ConfigError(problems, source.warnings) from None
+    given: dict[str, Any] = {"config_file": source.file}
+    for setting, name in spelled.items():
+        if source.values[name] is not None or not SETTINGS[setting].may_be_empty:
+            given[setting] = _tolerated(source, setting, name)
+    settings = _validated(source, given, spelled)
     _warn_of_equal_ids(source, settings)
+    if settings.report and settings.report_to is None and "report_to" not in settings.broken:
+        broken = "report is on, and report_to is not set: the report goes to nobody"
+        source.warn(source.line(("report",)), broken)
+        settings = settings.with_broken({**settings.broken, "report_to": broken})
+    for remark in remarks(settings):
+        first, *rest = remark.place
+        source.warn(source.line((spelled.get(str(first), first), *rest)), remark.text)
     return Configuration(settings, source.warnings)
+
+
+def _tolerated(source: Source, setting: str, name: str) -> object:
+    """The value of ``setting``, spelled ``name``, as its kind can read it; what is odd about it is warned of."""
+    reading = tolerate(setting, source.values[name])
+    for odd in reading.oddities:
+        place = (name, *odd.place)
+        found = "a value that is not shown" if SETTINGS[setting].secret else shown(odd.value)
+        source.warn(source.line(place), f"{_spell(place)}: found {found}: {odd.meaning}")
+    return reading.value
+
+
+def _validated(source: Source, given: dict[str, Any], spelled: dict[str, str]) -> Settings:
+    """The settings of the values ``given``, of those in the file that are ``spelled`` so.
+
+    What nobody is limited by keeps its default where it is wrong, and is warned of. Raises ConfigError.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = list(_problems(source, error, spelled))
+    backend = given.get("backend", SETTINGS["backend"].default)
+    beside = [(name, problem) for name, problem in problems if _is_beside(name, backend)]
+    broken: dict[str, str] = {}
+    for name, problem in beside:
+        reporting = SETTINGS[name].reporting
+        source.warn(
+            problem.line, f"{problem.statement}; {'only what needs it fails' if reporting else 'it is not used'}"
+        )
+        if reporting:
+            broken.setdefault(name, str(problem))
+        given.pop(name, None)
+    wrong = [problem for name, problem in problems if not _is_beside(name, backend)]
+    if wrong:
+        raise ConfigError(sorted(wrong, key=lambda problem: problem.line), source.warnings) from None
+    return Settings(**given).with_broken(broken)
+
+
+def _is_beside(name: str, backend: object) -> bool:
+    """Whether mail is limited as it should be whatever the setting ``name`` is."""
+    return SETTINGS[name].reporting or (name in _OPTIONS and backend in _OPTIONS.values() and _OPTIONS[name] != backend)
 
 
 def _spelled(source: Source) -> dict[str, str]:
@@ -119,18 +197,17 @@ def _warn_of_unknown(source: Source, names: list[str]) -> None:
         source.warn(source.line((name,)), f"unknown setting {shown}{hint}")
 
 
-def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[Problem]:
-    """What is wrong with the values. Nothing of a secret one is shown."""
+def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[tuple[str, Problem]]:
+    """What is wrong with the value of which setting. Nothing of a secret one is shown."""
     for detail in error.errors(include_url=False, include_input=False):
         name = str(detail["loc"][0])
         setting = SETTINGS[name]
         cause = detail["ctx"]["error"]
         for fault in cause.faults:
             place = (spelled.get(name, name), *fault.place)
-            line = source.line(place) or source.line((setting.kind.needed_by,))
             expected = fault.expected or setting.kind.expected
             found = "a value that is not shown" if setting.secret else shown(fault.value)
-            yield source.problem(line, expected, found, _spell(place))
+            yield name, source.problem(source.line(place), expected, found, _spell(place))
 
 
 def _spell(place: Place) -> str:

@@ -5,11 +5,12 @@ The sample files, the documentation's table of settings and the messages about w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from policyd_rate_limit.config.kinds import (
     ACTION,
@@ -26,6 +27,7 @@ from policyd_rate_limit.config.kinds import (
     LOG_FORMAT,
     LOG_LEVEL,
     LOG_TO,
+    LONGEST_DELAY,
     NETWORKS,
     PATH,
     PERIODS,
@@ -67,6 +69,7 @@ class Setting:
     reload: bool
     secret: bool
     may_be_empty: bool
+    reporting: bool
     heading: str
     sample: Any = None
 
@@ -84,20 +87,23 @@ def _setting(
     reload: bool = False,
     secret: bool = False,
     may_be_empty: bool = False,
+    reporting: bool = False,
     heading: str = "",
     sample: object = None,
 ) -> Any:
     """Declare a setting.
 
     ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
-    that gives it no value leaves it at its default. ``heading``: begins a part of the sample files. ``sample``: the
-    value there, where that is not the default.
+    that gives it no value leaves it at its default. ``reporting``: it concerns the report or the notices alone, so
+    that a mistake in it fails only those. ``heading``: begins a part of the sample files. ``sample``: the value there,
+    where that is not the default.
     """
     about = {
         "unit": unit,
         "reload": reload,
         "secret": secret,
         "may_be_empty": may_be_empty,
+        "reporting": reporting,
         "heading": heading,
         "sample": sample,
     }
@@ -249,11 +255,12 @@ class Settings(BaseModel):
         "The permissions of the UNIX socket, unless systemd has made it.",
         may_be_empty=True,
     )
-    delay_to_close: Annotated[float, seconds(0, 365 * _DAY)] = _setting(
+    delay_to_close: Annotated[float, seconds(0, LONGEST_DELAY)] = _setting(
         300,
         "How long a connection may be idle before it is closed.",
         unit="seconds",
         reload=True,
+        may_be_empty=True,
     )
 
     limits: Annotated[Limits, LIMITS] = _setting(
@@ -357,22 +364,29 @@ class Settings(BaseModel):
         False,
         "Mail a report on who ran into a limit, each time --clean is called.",
         reload=True,
+        reporting=True,
         heading="The report",
     )
-    report_from: Annotated[str | None, unset_or(SENDER, needed_by="report")] = _setting(
+    report_from: Annotated[str | None, unset_or(SENDER)] = _setting(
         None,
-        "The address that the report and the notices come from. To be set where report is on, and with notify_to.",
+        """
+        The address that the report and the notices come from. Unset: policyd-rate-limit at this host, with the null
+        sender.
+        """,
         reload=True,
+        reporting=True,
     )
-    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS, needed_by="report")] = _setting(
+    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = _setting(
         None,
         "The address that the report goes to, or a list of them. To be set where report is on.",
         reload=True,
+        reporting=True,
     )
     report_subject: Annotated[str, LINE] = _setting(
         "policyd-rate-limit report",
         "The subject of the report.",
         reload=True,
+        reporting=True,
         may_be_empty=True,
     )
     report_limits: Annotated[tuple[int, ...], PERIODS] = _setting(
@@ -380,17 +394,20 @@ class Settings(BaseModel):
         "The periods of the limits that are reported.",
         unit="seconds",
         reload=True,
+        reporting=True,
         may_be_empty=True,
     )
     report_only_if_needed: Annotated[bool, FLAG] = _setting(
         True,
         "Mail no report when nobody ran into a limit.",
         reload=True,
+        reporting=True,
     )
     smtp_server: Annotated[tuple[str, int], SERVER] = _setting(
         ("localhost", 25),
         "The SMTP server that takes the report and the notices.",
         reload=True,
+        reporting=True,
         may_be_empty=True,
     )
     smtp_starttls: Annotated[bool, FLAG] = _setting(
@@ -399,6 +416,7 @@ class Settings(BaseModel):
         Speak TLS with that server, whose certificate is verified; to be set where there are credentials.
         """,
         reload=True,
+        reporting=True,
     )
     smtp_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
         None,
@@ -407,21 +425,24 @@ class Settings(BaseModel):
         system trusts.
         """,
         reload=True,
+        reporting=True,
     )
     smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = _setting(
         None,
         "[user, password] for that server, or nothing.",
         reload=True,
+        reporting=True,
         secret=True,
     )
 
-    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS, needs="report_from")] = _setting(
+    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = _setting(
         None,
         """
         The address, or a list of them, that gets a mail at once when somebody runs into a limit, from
         report_from by way of smtp_server. One notice for each id and limit in the period of that limit.
         """,
         reload=True,
+        reporting=True,
         heading="Notices",
     )
     notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = _setting(
@@ -431,11 +452,13 @@ class Settings(BaseModel):
         standard input.
         """,
         reload=True,
+        reporting=True,
     )
     notify_url: Annotated[str | None, unset_or(URL)] = _setting(
         None,
         "Where each notice goes as JSON, by POST.",
         reload=True,
+        reporting=True,
         secret=True,
     )
     notify_secret: Annotated[str | None, unset_or(SECRET)] = _setting(
@@ -444,6 +467,7 @@ class Settings(BaseModel):
         What signs these, as Standard Webhooks have it: whsec_ and the key in base64, or text that is the key.
         """,
         reload=True,
+        reporting=True,
         secret=True,
     )
     notify_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
@@ -453,11 +477,13 @@ class Settings(BaseModel):
         that the system trusts.
         """,
         reload=True,
+        reporting=True,
     )
     notify_max_per_hour: Annotated[int, whole(1, 100_000)] = _setting(
         20,
         "The most notices in any hour; the next one says which there would have been.",
         reload=True,
+        reporting=True,
     )
 
     config_file: Annotated[str | None, unset_or(Kind("a path", str))] = _setting(
@@ -465,6 +491,22 @@ class Settings(BaseModel):
         "The path of the configuration file in use. It is set by itself.",
         reload=True,
     )
+
+    _broken: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """The settings for the report and the notices that have a mistake, and which; they are at their defaults.
+
+        The daemon serves with them. Whoever needs one fails, and says why.
+        """
+        return self._broken
+
+    def with_broken(self, broken: Mapping[str, str]) -> Settings:
+        """The same settings, of which those in ``broken`` have these mistakes."""
+        changed = self.model_copy()
+        changed._broken = dict(broken)
+        return changed
 
     @property
     def least_severe(self) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
+import re
 import stat
+import tokenize
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +30,11 @@ MOST_WARNINGS = 100
 
 DEEPEST = 40
 """How deep values may lie inside each other."""
+
+
+_DECLARATION = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
+_UNDECODED = re.compile("[\udc80-\udcff]")  # a byte that is no UTF-8, as surrogateescape has it
+_ASCII = bytes(range(128))
 
 
 @dataclass
@@ -83,6 +92,44 @@ class Budget:
             raise TooMuch
 
 
+def _declared_encoding(data: bytes) -> str | None:
+    """The encoding that a comment in the first two lines declares, as Python has it (PEP 263); None: UTF-8.
+
+    Only those that hold ASCII as it is: others are too slow, or could hide what a file says.
+    """
+    for line in data.split(b"\n", 2)[:2]:
+        match = _DECLARATION.match(line)
+        if match is not None:
+            name = match[1].decode("ascii")
+            try:
+                is_plain = codecs.lookup(name).name != "utf-8" and _ASCII.decode(name) == _ASCII.decode("ascii")
+            except (LookupError, UnicodeError):
+                return None
+            return name if is_plain else None
+        if line.strip() and not line.lstrip().startswith(b"#"):
+            return None
+    return None
+
+
+def _with_odd_comments(data: bytes) -> str | None:
+    """The text, where all that is no UTF-8 is in comments of Python's, which it did not mind; read as Latin-1."""
+    found = [
+        (number, match.start())
+        for number, line in enumerate(data.decode("utf-8-sig", "surrogateescape").split("\n"), 1)
+        for match in _UNDECODED.finditer(line)
+    ]
+    text = _UNDECODED.sub(lambda match: chr(ord(match[0]) - 0xDC00), data.decode("utf-8-sig", "surrogateescape"))
+    try:
+        comments = {
+            token.start[0]: token.start[1]
+            for token in tokenize.generate_tokens(io.StringIO(text, "").readline)
+            if token.type == tokenize.COMMENT
+        }
+    except (tokenize.TokenError, SyntaxError):
+        return None
+    return text if all(column > comments.get(number, len(text)) for number, column in found) else None
+
+
 def read_text(path: Path) -> str:
     """The text of a configuration file. Raises ConfigError, never blocks."""
 
@@ -110,11 +157,16 @@ def decode(data: bytes, file: str) -> str:
 
     if len(data) > MOST_BYTES:
         raise refuse(f"at most {MOST_BYTES} bytes", "more")
+    declared = _declared_encoding(data) if file.endswith(".conf") else None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(declared or "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise refuse("text in UTF-8", f"the byte 0x{data[error.start]:02x}", line) from None
+        commented = _with_odd_comments(data) if file.endswith(".conf") and declared is None else None
+        if commented is None:
+            line = data.count(b"\n", 0, error.start) + 1
+            expected = f"text in {declared or 'UTF-8'}"
+            raise refuse(expected, f"the byte 0x{data[error.start]:02x}", line) from None
+        text = commented
     if "\0" in text:
         raise refuse("text", "a NUL character", text.count("\n", 0, text.index("\0")) + 1)
     return text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.config.placeholders import placeholder
+from policyd_rate_limit.config.remarks import charges_anybody, limits_anybody, refuses_nothing, wrong_query
+from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.doctor.finding import Finding, error, warning
 from policyd_rate_limit.domain.identity import parse_network
 
@@ -20,7 +23,7 @@ _LOOPBACK = (parse_network("127.0.0.1"), parse_network("::1"))
 def examine(settings: Settings) -> Iterator[Finding]:
     """What the configuration alone tells."""
     place = settings.config_file or "configuration"
-    if not (settings.limit_by_sasl or settings.limit_by_sender or settings.limit_by_ip):
+    if not charges_anybody(settings):
         yield error(
             "nobody-charged",
             place,
@@ -36,7 +39,24 @@ def examine(settings: Settings) -> Iterator[Finding]:
             "Clients are charged only when they lie in limited_networks.",
             "limited_networks: [0.0.0.0/0, '::/0']",
         )
-    if not settings.limits and not settings.sql_limits_by_id and not any(settings.limits_by_id.values()):
+    if refuses_nothing(settings.fail_action):
+        yield error(
+            "fail-action",
+            place,
+            f"fail_action is {settings.fail_action!r}",
+            "That refuses nothing: beyond the limits all mail passes.",
+            f"fail_action: {SETTINGS['fail_action'].sampled!r}",
+        )
+    wrong = wrong_query(settings)
+    if wrong is not None:
+        yield error(
+            "sql-limits",
+            place,
+            f"sql_limits_by_id: {wrong}",
+            "The query fails for every id, which then has the limits of the configuration.",
+            f"... WHERE id = {placeholder(settings.backend)}",
+        )
+    if not limits_anybody(settings):
         yield error("no-limits", place, "limits is empty", "Nobody has a limit.", "limits: [[10, 60], [150, 86400]]")
 
 

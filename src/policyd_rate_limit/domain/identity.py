@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -122,6 +123,29 @@ def canonical_id(name: str) -> str:
         return str(parse_address(name) or parse_network(name))
     except ValueError:
         return fold(name)
+
+
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?"
+_TOP_LEVEL: Final = (
+    r"(?:[a-z]{2}|xn--[a-z0-9-]+|com|net|org|edu|gov|mil|int|info|biz|name|pro|arpa|mobi|coop|asia|online|site|shop|cloud"
+    r"|app|dev|tech|email|example|test|invalid|local|localdomain|lan|home|internal|corp|intra)"
+)
+_DOMAIN: Final = re.compile(rf"(?:{_LABEL}\.)+{_TOP_LEVEL}\.?", re.IGNORECASE)
+
+
+def looks_like_a_pattern(name: str) -> bool:
+    """Whether ``name`` seems to stand for many users or senders: ``example.org``, ``@example.org``, ``*@x.org``.
+
+    There is no such id. A user may be named like a domain all the same: then ``user:example.org`` is meant.
+    """
+    if len(name) > MOST_NAME:
+        return False
+    local, at, domain = name.rpartition("@")
+    if at and (not local or not domain):
+        return True
+    if "*" in name or name.startswith((".", "%@")) or (len(name) > 2 and name[0] == name[-1] == "/"):
+        return True
+    return not at and _DOMAIN.fullmatch(name) is not None
 
 
 class _Named(dict[Network, _T]):

@@ -7,6 +7,7 @@ none is given. Several limits hold all at once; none at all, ``[]``, is no limit
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Final, NamedTuple
 
@@ -107,10 +108,70 @@ def parse_limits(value: object) -> Limits:
     return tuple(limits)
 
 
-def parse_limits_text(text: str) -> Limits:
-    """Limits as a database holds them: ``[[5, 60]]``, or any other spelling of :func:`parse_limits`.
+class Odd(NamedTuple):
+    """``found``, at ``place`` among limits, is not as limits should be: what is made of it."""
 
-    The text is read as a literal, never run. Raises LimitsError.
+    found: object
+    meaning: str
+    place: tuple[int, ...]
+
+
+def tolerated_limits(value: object) -> tuple[object, tuple[Odd, ...]]:
+    """What old versions limited by, as :func:`parse_limits` reads it, in doubt to the strict side; and what was odd.
+
+    They took any number: parts of mails and of seconds, the same period twice, a period that has no length. Whatever
+    they could not count with either is left as it is.
+    """
+    if not isinstance(value, list | tuple) or len(value) > MOST_LIMITS:
+        return value, ()
+    if len(value) == 2 and all(isinstance(number, int | float) for number in value):
+        value = (value,)
+    limits: list[object] = []
+    odd: list[Odd] = []
+    lowest: dict[int, int] = {}  # by period
+    for item, entry in enumerate(value):
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            limits.append(entry)
+            continue
+        maximum, seconds = _rounded(entry[0], up=False), _rounded(entry[1], up=True)
+        if maximum is None or seconds is None:
+            limits.append(entry)
+        elif seconds < 1:
+            odd.append(Odd(entry, "it never applies: its period has no length", (item,)))
+        elif seconds in lowest:
+            limits = [limit for limit in limits if limit != (lowest[seconds], seconds)]
+            lowest[seconds] = min(maximum, lowest[seconds])
+            limits.append((lowest[seconds], seconds))
+            odd.append(Odd(entry, "the same period twice: the lower limit counts", (item,)))
+        else:
+            lowest[seconds] = maximum
+            limits.append((maximum, seconds))
+            if not (_is_written(entry[0], maximum) and _is_written(entry[1], seconds)):
+                odd.append(Odd(entry, f"read as [{maximum}, {seconds}]", (item,)))
+    return limits, tuple(odd)
+
+
+def _is_written(number: object, whole: int) -> bool:
+    """Whether ``number`` is a spelling of ``whole``, such as 10.0."""
+    return number == whole and not isinstance(number, bool) if not isinstance(number, str) else _whole(number) == whole
+
+
+def _rounded(number: object, *, up: bool) -> int | None:
+    """``number`` as a whole one from 0 to LARGEST; None where it is no number."""
+    whole = _whole(number)
+    if whole is not None:
+        return max(0, min(whole, LARGEST))
+    if not isinstance(number, int | float) or math.isnan(number):
+        return None
+    if math.isinf(number):
+        return LARGEST if number > 0 else 0
+    return max(0, min(math.ceil(number) if up else math.floor(number), LARGEST))
+
+
+def parse_limits_text(text: str, *, tolerant: bool = False) -> Limits:
+    """Limits as one text: ``[[5, 60]]``, or any other spelling of :func:`parse_limits`.
+
+    The text is read as a literal, never run. ``tolerant``: as :func:`tolerated_limits` has it. Raises LimitsError.
     """
     text = text.strip()
     if len(text) > LONGEST_TEXT:
@@ -121,7 +182,7 @@ def parse_limits_text(text: str) -> Limits:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise LimitsError("limits such as [[10, 60], [150, 86400]]", text) from None
-    return parse_limits(value)
+    return parse_limits(tolerated_limits(value)[0] if tolerant else value)
 
 
 def spell_period(seconds: int) -> str:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+NAME = "policyd-rate-limit"
+"""Whom our mails are from where the configuration does not say."""
+
 _POLICY = SMTP.clone(cte_type="7bit")  # as servers without 8BITMIME want it: RFC 6152
 
 
@@ -46,6 +49,11 @@ def compose(
     if html is not None:
         message.add_alternative(html, subtype="html")
     return message
+
+
+def own_address(host: str) -> str:
+    """The address in From where none is set: RFC 5322 wants one, whoever the sender of the envelope is."""
+    return f"{NAME}@{host}"
 
 
 def _parsed(texts: Sequence[str]) -> list[Address]:

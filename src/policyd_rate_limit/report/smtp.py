@@ -68,8 +68,10 @@ class MailServer:
     step_seconds: float = STEP_SECONDS
     mail_seconds: float = MAIL_SECONDS
 
-    def send(self, message: EmailMessage) -> dict[str, str]:
+    def send(self, message: EmailMessage, *, null_sender: bool = False) -> dict[str, str]:
         """Send ``message`` from the address in From to those in To; the refused ones of them, and why.
+
+        With ``null_sender`` the envelope has none, so that nobody's server answers (RFC 5321, 4.5.5).
 
         The server has accepted the mail for all others, at least one, when this returns.
 
@@ -77,13 +79,13 @@ class MailServer:
         """
         try:
             context = tls_context("smtp_ca_file", self.ca_file) if self.starttls else None
-            return self._send(message, context)
+            return self._send(message, context, null_sender=null_sender)
         except (OSError, UnicodeError) as error:
             raise DeliveryFailed(f"SMTP server {self.host}:{self.port}: {_reason(error)}") from error
         except TooMuchSaid as error:
             raise DeliveryFailed(f"SMTP server {self.host}:{self.port}: {error}") from error
 
-    def _send(self, message: EmailMessage, context: ssl.SSLContext | None) -> dict[str, str]:
+    def _send(self, message: EmailMessage, context: ssl.SSLContext | None, *, null_sender: bool) -> dict[str, str]:
         client = _Client(self.host, self.step_seconds)
         with contextlib.closing(client), Deadline(self.mail_seconds, lambda: client.sock) as deadline:
             try:
@@ -94,7 +96,7 @@ class MailServer:
                     client.starttls(context=context)
                 if self.credentials is not None:
                     self._log_in(client, self.credentials, encrypted=context is not None)
-                [sender] = addresses(message, "From")
+                sender = "" if null_sender else addresses(message, "From")[0]
                 refused = client.send_message(message, sender, addresses(message, "To"))
             finally:
                 deadline.check()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.report.message import compose
+from policyd_rate_limit.report.message import compose, own_address
 from policyd_rate_limit.report.network import Allowance, Bounded, Deadline, TooMuchSaid, reason, tls_context
 from policyd_rate_limit.report.notice import as_json, as_text, subject
 
@@ -42,12 +42,27 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - of a secret in base64, as Standard Webh
 _logger = logging.getLogger(__name__)
 
 
+class Broken:
+    """A way that the configuration asks for, with a mistake."""
+
+    def __init__(self, name: str, mistakes: str) -> None:
+        self.name = name
+        self._mistakes = mistakes
+
+    def deliver(self, notice: Notice) -> None:  # noqa: ARG002 - nothing can be sent
+        """Fail."""
+        raise DeliveryFailed(self._mistakes)
+
+    def abandon(self) -> None:
+        """There is nothing to leave behind."""
+
+
 class Mail:
-    """``notify_to``."""
+    """``notify_to``; ``sender`` None: this host, with the null sender."""
 
     name = "notify_to"
 
-    def __init__(self, server: MailServer, sender: str, recipients: str | Sequence[str]) -> None:
+    def __init__(self, server: MailServer, sender: str | None, recipients: str | Sequence[str]) -> None:
         self._server = server
         self._sender = sender
         self._recipients = recipients
@@ -56,9 +71,14 @@ class Mail:
     def deliver(self, notice: Notice) -> None:
         """Send a mail. Recipients that are refused while others are not are logged when they change."""
         message = compose(
-            self._sender, self._recipients, subject(notice), notice.time, as_text(notice), number=notice.number
+            self._sender or own_address(notice.host),
+            self._recipients,
+            subject(notice),
+            notice.time,
+            as_text(notice),
+            number=notice.number,
         )
-        refused = self._server.send(message)
+        refused = self._server.send(message, null_sender=self._sender is None)
         if refused.keys() != self._refused.keys():
             for recipient, reply in refused.items():
                 _logger.warning("%s: %s is refused: %s", self.name, recipient, reply)

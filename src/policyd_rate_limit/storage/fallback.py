@@ -78,7 +78,9 @@ class Fallback:
     ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
     meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
     of the journal and of what waits in memory; ``former_journal_name`` is its name in the version before.
-    ``monotonic``: a clock for the tries, in seconds. ``notices`` are exchanged while the database is there.
+    ``monotonic``: a clock for the tries, in seconds. ``notices`` are exchanged while the database is there. ``signs``
+    of the database are looked at for each batch while it is away: when they change somebody has mended something, and
+    it is tried at once.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Fallback:
         monotonic: Callable[[], float],
         notices: Notices | None = None,
         former_journal_name: str = "",
+        signs: Callable[[], object] | None = None,
     ) -> None:
         self._store = store
         self._memory = memory
@@ -115,6 +118,8 @@ class Fallback:
         self._reached = False
         self._aside = Aside(memory, self._spool.beside)
         self._leisure = _Leisure(monotonic)
+        self._signs = signs
+        self._seen: object = None
 
     def open(self) -> None:
         """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
@@ -251,6 +256,12 @@ class Fallback:
         """
         if not self._away:
             return True
+        if self._signs is not None and self._signs() != self._seen:
+            if self._probe is not None:
+                self._probe.join(PATIENCE_WHILE_AWAY)
+            if self._probe is None or not self._probe.is_alive():
+                self._probe = None
+                return True
         if self._probe is None:
             if self._backoff.due:
                 probe = threading.Thread(target=self._knock, name="probe", daemon=True)
@@ -410,6 +421,8 @@ class Fallback:
             self._spool.open(self._sorted_for or "")
 
     def _lost(self, failure: Exception) -> None:
+        if self._signs is not None:
+            self._seen = self._signs()
         if not self._away:
             self._away = True
             self.away_since = self._monotonic()

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, parse_limits, parse_limits_text
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, parse_limits, parse_limits_text, tolerated_limits
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def _limits(value: object) -> Limits:
     """Limits as a column holds them: text, or a list where the column is an array or JSON."""
     if isinstance(value, bytes | bytearray | memoryview):
         value = bytes(value).decode()
-    return parse_limits_text(value) if isinstance(value, str) else parse_limits(value)
+    if isinstance(value, str):
+        return parse_limits_text(value, tolerant=True)
+    return parse_limits(tolerated_limits(value)[0])
 
 
 class _Known(NamedTuple):

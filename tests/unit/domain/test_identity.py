@@ -19,6 +19,7 @@ from policyd_rate_limit.domain.identity import (
     Rules,
     canonical_id,
     id_of_key,
+    looks_like_a_pattern,
     parse_address,
     parse_network,
 )
@@ -495,3 +496,18 @@ def test_old_rules_go_by_reference_counts() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["example.org", "a.b.EXAMPLE.", "@example.org", "a@", "*@b", "*", "a*", ".b.org", "%@b.org", "/x/", "a.xn--p1ai"],
+)
+def test_what_looks_like_many_ids(name: str) -> None:
+    assert looks_like_a_pattern(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "alice", "john.doe", "a@example.org", "//", "192.0.2.1", "a-.org", "x" * 400 + ".org", "a%b", "ü.org"]
+)
+def test_what_is_one_id(name: str) -> None:
+    assert not looks_like_a_pattern(name)

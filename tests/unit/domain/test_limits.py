@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from policyd_rate_limit.domain.limits import (
     parse_period,
     spell_limit,
     spell_period,
+    tolerated_limits,
 )
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -145,6 +148,49 @@ def test_units_are_as_long_as_they_are(count: int, unit: str) -> None:
 @pytest.mark.parametrize("text", ["[[5, 60]]", "[(5, 60)]", "((5, 60),)", "[5, 60]", "5/1m", " [['5', '1m']]\n"])
 def test_limits_of_a_database_are_text(text: str) -> None:
     assert parse_limits_text(text) == (Limit(5, 60),)
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "odd"),
+    [
+        ([[10, 60], ["150", "1d"]], ((10, 60), (150, 86400)), 0),
+        ([10.0, 3600.0], ((10, 3600),), 0),
+        ([[10.0, 3600.0]], ((10, 3600),), 0),
+        (((10, 60.5), (1.5, 3600)), ((10, 61), (1, 3600)), 2),
+        ([[10, 0], [5, -1.5], [20, 60]], ((20, 60),), 2),
+        ([[-1, 60]], ((0, 60),), 1),
+        ([[20, 60], [7, 61], [10, 60], [30, 60]], ((7, 61), (10, 60)), 2),
+        ([[True, 60]], ((1, 60),), 1),
+        ([[10**20, 10**20]], ((LARGEST, LARGEST),), 1),
+        ([[math.inf, 60]], ((LARGEST, 60),), 1),
+        ([[10, -math.inf]], (), 1),
+        (["10/1m", [5, 3600.0]], ((10, 60), (5, 3600)), 0),
+        ("10/1m", ((10, 60),), 0),
+    ],
+)
+def test_what_old_versions_limited_by(value: object, read: tuple[Limit, ...], odd: int) -> None:
+    found, oddities = tolerated_limits(value)
+    assert parse_limits(found) == read
+    assert len(oddities) == odd
+    assert parse_limits_text(repr(value).replace("inf", "1e999").strip("'"), tolerant=True) == read
+
+
+@pytest.mark.parametrize("value", [None, 5, [[1, 2, 3]], [[math.nan, 60]], [["x", 1]], [[1, 2]] * (MOST_LIMITS + 1)])
+def test_what_no_version_could_count_with_stays(value: object) -> None:
+    found, oddities = tolerated_limits(value)
+    assert oddities == ()
+    with pytest.raises(LimitsError):
+        parse_limits(found)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-3, 20) | st.floats(-3, 20), st.integers(-3, 20) | st.floats(-3, 20)), max_size=9)
+)
+def test_what_is_tolerated_is_never_looser(pairs: list[tuple[float, float]]) -> None:
+    read = parse_limits(tolerated_limits(pairs)[0])
+    for maximum, seconds in pairs:
+        if seconds > 0:
+            assert any(limit.maximum <= max(0, maximum) and limit.seconds >= seconds for limit in read)
 
 
 def test_no_limits_in_a_database() -> None:

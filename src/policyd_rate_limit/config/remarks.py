@@ -1,0 +1,207 @@
+"""What is odd in settings that are each right by itself: entries that can never apply, and limits that limit nobody."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.config.placeholders import wrong_placeholder
+from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address, parse_network
+from policyd_rate_limit.domain.limits import shown
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.schema import Settings
+    from policyd_rate_limit.domain.identity import Network
+
+MOST_NAMED = 3
+"""The most entries that one remark names."""
+
+# What access(5) and postconf(5) have that lets a mail pass, whatever stands behind it.
+_PASSING = frozenset({"dunno", "ok", "permit", "prepend", "info", "warn", "bcc", "defer_if_reject", "warn_if_reject"})
+_KINDS = ("user:", "sender:", "client:")
+
+
+class Remark(NamedTuple):
+    """``text`` about the value at ``place``, which begins with the name of a setting."""
+
+    place: Place
+    text: str
+
+
+def remarks(settings: Settings) -> Iterator[Remark]:
+    """Whatever can never apply, or does not what it looks like. The daemon serves all the same."""
+    if not charges_anybody(settings):
+        yield Remark(
+            ("limit_by_sasl",), "limit_by_sasl, limit_by_sender and limit_by_ip are all off: nothing is limited"
+        )
+    elif not limits_anybody(settings):
+        yield Remark(("limits",), "limits is empty, and nothing else limits anybody: nothing is limited")
+    if refuses_nothing(settings.fail_action):
+        text = f"fail_action: {shown(settings.fail_action)} refuses nothing: beyond the limits all passes"
+        yield Remark(("fail_action",), text)
+    if settings.limit_by_ip and not settings.limited_networks:
+        text = "limit_by_ip is on, and limited_networks is empty: no client is charged"
+        yield Remark(("limit_by_ip",), text)
+    yield from _of_ids(settings)
+    if settings.report:
+        yield from _of_report_limits(settings)
+    wrong = wrong_query(settings)
+    if wrong is not None:
+        yield Remark(("sql_limits_by_id",), f"sql_limits_by_id: {wrong}; the query fails for every id")
+
+
+def charges_anybody(settings: Settings) -> bool:
+    """Whether anything is on that charges somebody."""
+    return settings.limit_by_sasl or settings.limit_by_sender or settings.limit_by_ip
+
+
+def limits_anybody(settings: Settings) -> bool:
+    """Whether anybody can have a limit."""
+    if settings.limits or settings.sql_limits_by_id.strip():
+        return True
+    never = {name for names in _never(settings).values() for name in names}
+    return any(limits and name not in never for name, limits in settings.limits_by_id.items())
+
+
+def refuses_nothing(action: str) -> bool:
+    """Whether Postfix goes on with a mail, or takes it, when it gets ``action``: access(5)."""
+    words = action.lower().split()
+    if not words:
+        return True
+    if words[0].isascii() and words[0].isdigit():
+        return not (len(words[0]) == 3 and words[0][0] in "45")
+    return words[0] in _PASSING
+
+
+def wrong_query(settings: Settings) -> str | None:
+    """What is wrong with the placeholder of ``sql_limits_by_id``, None when nothing is."""
+    query = settings.sql_limits_by_id
+    if not query.strip() or settings.backend == REDIS:  # for which there is an error of its own
+        return None
+    return wrong_placeholder(query, settings.backend)
+
+
+def secrets_in(settings: Settings) -> list[str]:
+    """The settings that hold a password."""
+    found = [
+        name for name in ("mysql_config", "pgsql_config", "redis_config") if _has_password(getattr(settings, name))
+    ]
+    return found + [name for name in ("smtp_credentials", "notify_secret") if getattr(settings, name)]
+
+
+def _has_password(options: Mapping[str, object]) -> bool:
+    return any(_is_secret(str(key), value) for key, value in options.items())
+
+
+def _is_secret(key: str, value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    if key.endswith(("passwd", "password")):
+        return bool(value.strip("*"))  # as the sample files have it
+    if key == "url":
+        try:
+            return bool(urlsplit(value).password)
+        except ValueError:
+            return False
+    return key == "dsn" and re.search(r"\bpassword\s*=|://[^/@:]*:[^/@]+@", value) is not None
+
+
+def _of_ids(settings: Settings) -> Iterator[Remark]:
+    by_reason = _never(settings)
+    never = {name for names in by_reason.values() for name in names}
+    if settings.limit_by_sender and settings.limit_by_ip:
+        for name in settings.limits_by_id:
+            if name not in never and _network(name) is not None:
+                why = "only to mail without a sender: limit_by_sender charges the sender before the client"
+                by_reason.setdefault(why, []).append(name)
+    for name in settings.limits_by_id:
+        if name not in never and _may_be_a_user(name) and looks_like_a_pattern(name):
+            by_reason.setdefault("to a user of exactly that name, and to no address in a domain", []).append(name)
+    for why, names in by_reason.items():
+        yield _about_ids(names, why)
+
+
+def _never(settings: Settings) -> dict[str, list[str]]:
+    """The ids of ``limits_by_id`` that apply to nobody, by the reason."""
+    never: dict[str, list[str]] = {}
+    limited = _Ranges(settings.limited_networks)
+    names_are_charged = settings.limit_by_sasl or settings.limit_by_sender
+    for name in settings.limits_by_id:
+        network = _network(name)
+        if network is None:
+            why = _why_no_name(name) if names_are_charged else "limit_by_sasl and limit_by_sender are off"
+        elif not settings.limit_by_ip:
+            why = "limit_by_ip is off"
+        else:
+            why = None if limited.meet(network) else "in none of limited_networks"
+        if why is not None:
+            never.setdefault(f"to nobody: {why}", []).append(name)
+    return never
+
+
+def _why_no_name(name: str) -> str | None:
+    """Why no user and no sender has this name, None when one may."""
+    if not name:
+        return "an empty id"
+    if looks_like_a_pattern(name) and not _may_be_a_user(name):
+        return "an id is one user or one sender, no domain and no pattern"
+    return "an id has no kind before it here" if name.lower().startswith(_KINDS) else None
+
+
+def _may_be_a_user(name: str) -> bool:
+    """Whether a user may be called so, for all that it looks like a domain."""
+    return "@" not in name and "*" not in name and not name.startswith((".", "/"))
+
+
+class _Ranges:
+    """Networks as ranges of addresses that do not touch, so that looking into many takes no time."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._ends: dict[int, list[int]] = {4: [], 6: []}
+        self._starts: dict[int, list[int]] = {4: [], 6: []}
+        for version, first, last in sorted(map(_range, map(parse_network, networks))):
+            starts, ends = self._starts[version], self._ends[version]
+            if ends and first <= ends[-1]:
+                ends[-1] = max(ends[-1], last)
+            else:
+                starts.append(first)
+                ends.append(last)
+
+    def meet(self, network: Network) -> bool:
+        """Whether an address of ``network`` lies in one of these."""
+        version, first, last = _range(network)
+        index = bisect_left(self._ends[version], first)
+        return index < len(self._ends[version]) and self._starts[version][index] <= last
+
+
+def _range(network: Network) -> tuple[int, int, int]:
+    width = 32 if network.version == 4 else 128
+    return network.version, network.bits, network.bits + (1 << (width - network.length)) - 1
+
+
+def _about_ids(names: list[str], why: str) -> Remark:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    named = ", ".join(map(shown, names[:MOST_NAMED])) + more
+    applies = "applies" if len(names) == 1 else "apply"
+    return Remark(("limits_by_id", names[0]), f"limits_by_id: {named} {applies} {why}")
+
+
+def _network(name: str) -> Network | None:
+    try:
+        return parse_address(name) or parse_network(name)
+    except ValueError:
+        return None
+
+
+def _of_report_limits(settings: Settings) -> Iterator[Remark]:
+    if settings.sql_limits_by_id.strip():
+        return  # whose periods nobody knows
+    periods = {limit.seconds for limits in (settings.limits, *settings.limits_by_id.values()) for limit in limits}
+    for index, seconds in enumerate(settings.report_limits):
+        if seconds not in periods:
+            yield Remark(("report_limits", index), f"report_limits: no limit has {seconds} seconds")
