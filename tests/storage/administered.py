@@ -22,9 +22,9 @@ class Administered(ABC):
     def __init__(self) -> None:
         self._opened = contextlib.ExitStack()
 
-    def store(self) -> CleanableStore:
-        """A daemon's, with a memory of its own."""
-        store = self._store()
+    def store(self, longest: int = HOUR) -> CleanableStore:
+        """A daemon's, with a memory of its own; ``longest``: its longest window (seconds)."""
+        store = self._store(longest)
         self._opened.callback(store.close)
         return store
 
@@ -35,7 +35,7 @@ class Administered(ABC):
         return administration
 
     @abstractmethod
-    def _store(self) -> CleanableStore: ...
+    def _store(self, longest: int = HOUR) -> CleanableStore: ...
 
     @abstractmethod
     def _administration(self) -> Administration: ...
@@ -56,9 +56,12 @@ class AdministeredLog(Administered):
         super().__init__()
         self.logs = logs
 
-    def _store(self) -> LogStore:
+    def _store(self, longest: int = HOUR) -> LogStore:
         return LogStore(
-            self.logs.open, new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: (f"user:{old_id}",)
+            self.logs.open,
+            new_memory(time.time),
+            longest=longest,
+            counters_of_old_id=lambda old_id: (f"user:{old_id}",),
         )
 
     def _administration(self) -> LogAdministration:
@@ -88,8 +91,8 @@ class AdministeredRedis(Administered):
         super().__init__()
         self.database = database
 
-    def _store(self) -> RedisStore:
-        return self.database.store(None)
+    def _store(self, longest: int = HOUR) -> RedisStore:
+        return self.database.store(None, longest=longest)
 
     def _administration(self) -> RedisAdministration:
         return RedisAdministration(self.database.config, longest=HOUR, timeout=PATIENCE)

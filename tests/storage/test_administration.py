@@ -24,6 +24,7 @@ from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, demand, usa
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
+DAY = 24 * HOUR
 LONG = "user:" + "x" * 5_000
 EVIL = ("user:" + "x" * 290, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
 
@@ -112,6 +113,70 @@ def test_following_shows_everything_once(database: Administered) -> None:
             seen.update(counted(iter(next(pages))))
     assert seen == {"user:0": 7, "user:1": 7, "user:2": 7}
     assert list(next(pages)) == []
+
+
+# --- Windows that others judge by
+
+
+def age(logged: AdministeredLog, seconds: int) -> None:
+    """All that was counted is older by ``seconds``."""
+    logged.logs.execute(f"UPDATE policyd_batch SET date = date - {seconds}")
+
+
+def test_clean_leaves_what_a_longer_window_of_another_daemon_needs(database: Administered) -> None:
+    """Two configurations on one database: one of a day, one of a minute whose ``--clean`` runs at night."""
+    daemon, other = database.store(DAY), database.store(60)
+    asked = demand(maximum=1, seconds=DAY)
+    assert admitted(daemon, asked) == [True]
+    daemon.maintain()
+    assert admitted(other, demand("user:b", seconds=60)) == [True]
+    other.maintain()
+    if isinstance(database, AdministeredLog):
+        age(database, DAY // 2)
+    assert other.clean(PATIENCE) == 0
+    assert admitted(database.store(DAY), asked) == [False]
+    if isinstance(database, AdministeredLog):
+        age(database, 2 * DAY)
+        assert other.clean(PATIENCE) == 2
+
+
+def test_the_window_of_a_daemon_that_is_gone_is_forgotten(logged: AdministeredLog) -> None:
+    """Once nothing that it has counted lies in it."""
+    store = logged.store(DAY)
+    assert admitted(store, demand()) == [True]
+    store.maintain()
+    store.maintain()
+    ((seconds, expires),) = logged.logs.execute("SELECT seconds, expires FROM policyd_window")
+    assert int(seconds) == DAY
+    assert DAY + HOUR < int(expires) - time.time() < DAY + 3 * HOUR
+    other = logged.store(60)
+    age(logged, DAY)
+    assert other.clean(PATIENCE) == 0
+    logged.logs.execute(f"UPDATE policyd_window SET expires = {int(time.time())}")
+    assert other.clean(PATIENCE) == 1
+    assert list(logged.logs.execute("SELECT seconds FROM policyd_window")) == []
+
+
+def test_a_daemon_announces_a_window_that_becomes_longer(logged: AdministeredLog) -> None:
+    """By a reload, or by a query; it is one daemon all the same."""
+    store = logged.store(60)
+    assert admitted(store, demand()) == [True]
+    store.maintain()
+    store.need(DAY)
+    assert admitted(store, demand()) == [True]
+    store.maintain()
+    assert [int(seconds) for (seconds,) in logged.logs.execute("SELECT seconds FROM policyd_window")] == [DAY]
+
+
+def test_a_reset_goes_back_as_far_as_any_daemon_looks(logged: AdministeredLog) -> None:
+    """Whatever the configuration of who resets."""
+    daemon = logged.store(DAY)
+    asked = demand(maximum=1, seconds=DAY)
+    assert admitted(daemon, asked) == [True]
+    daemon.maintain()
+    age(logged, DAY // 2)
+    assert logged.administration().reset("user:a") == 1
+    assert admitted(logged.store(DAY), asked) == [True]
 
 
 # --- Reset

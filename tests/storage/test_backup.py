@@ -138,7 +138,7 @@ def test_mariadb(tmp_path: pathlib.Path) -> None:
 
 def test_redis(own: RedisServer, tmp_path: pathlib.Path) -> None:
     class Served(Administered):
-        def _store(self):  # type: ignore[no-untyped-def]
+        def _store(self, longest: int = HOUR):  # type: ignore[no-untyped-def]
             return new_store({"url": own.url})
 
         def _administration(self) -> RedisAdministration:

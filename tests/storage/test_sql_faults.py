@@ -504,16 +504,17 @@ def test_a_table_of_an_older_version_is_upgraded(logs: ServerLogs, monkeypatch: 
 
 
 @pytest.mark.parametrize("made_by_hand", [False, True])
-def test_a_table_of_version_1_gets_those_of_version_2(logs: ServerLogs, made_by_hand: bool) -> None:
+def test_a_table_of_version_1_gets_those_of_later_ones(logs: ServerLogs, made_by_hand: bool) -> None:
     append(logs.ready(), record(1))
     if not made_by_hand:
-        logs.execute("DROP TABLE policyd_override", "DROP TABLE policyd_hit")
+        logs.execute("DROP TABLE policyd_override", "DROP TABLE policyd_hit", "DROP TABLE policyd_window")
     logs.execute("UPDATE policyd_state SET schema_version = 1")
     log = logs.open()
     assert len(read(log)) == 1
     assert log.read("SELECT * FROM policyd_override") in ((), [])
     assert log.read("SELECT * FROM policyd_hit") in ((), [])
-    assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [2]
+    assert log.read("SELECT * FROM policyd_window") in ((), [])
+    assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [3]
 
 
 def test_a_removed_state_is_made_anew(logs: ServerLogs) -> None:

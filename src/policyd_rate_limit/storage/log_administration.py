@@ -66,7 +66,8 @@ class LogAdministration:
         self._memory.synchronise(log.time())
         mails: set[str] = set()
         in_force = log_tables.overrides(log, self._memory.date)
-        since = self._memory.date - max(self._longest, longest_window(in_force))
+        announced = log_tables.longest_announced(log, self._memory.date)
+        since = self._memory.date - max(self._longest, longest_window(in_force), announced)
         reader = Reader(log, log.last_before(since))
 
         def count(page: Sequence[Record]) -> None:

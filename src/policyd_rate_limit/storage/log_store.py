@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
 
 CHARACTERS_PER_TRANSACTION = 1 << 22  # of what waited: binary logs and clusters have bounds of their own
+ANNOUNCED_EACH = 3600  # seconds
 MAINTENANCE_PATIENCE = 0.2  # seconds that what is not urgent may hold up answers while it waits for others
 
 _logger = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class LogStore:
         self._found: Sequence[tuple[int, Record]] = ()  # rescued by a probe
         self._overrides: list[Override] = []
         self._overrides_version: Hashable = None
+        self._name = secrets.token_hex(16)
+        self._announced: tuple[Hashable, int, int] | None = None
         self._lacks_overrides = False  # a table that was made anew
         self._refused: dict[str, str] = {}  # counter -> why the database takes nothing of it
         self._unsaid = Refusals(())  # of what waited
@@ -323,9 +326,19 @@ class LogStore:
         if self._log is not None:
             try:
                 self._log.maintain()
+                self._announce(self._log)
             except LogError as error:
                 self._give_up(error)
                 _logger.warning("%s", error)
+
+    def _announce(self, log: Log) -> None:
+        """Have everybody's ``--clean`` know how far back this daemon looks; said now and then, and when it changes."""
+        announcement = (log.identity, self._longest.seconds, self._memory.date // ANNOUNCED_EACH)
+        if self._loaded and announcement != self._announced:
+            self._announced = announcement  # or a right that is missing would be met each second
+            # Once it is gone for as long as its longest window, nobody needs what it has counted.
+            expires = self._memory.date + self._longest.seconds + 2 * ANNOUNCED_EACH
+            log_tables.announce_window(log, self._name, self._longest.seconds, expires, MAINTENANCE_PATIENCE)
 
     def connect(self, patience: float) -> Log:
         """Another connection, to tables that are there; memory knows what time it is.
@@ -343,7 +356,7 @@ class LogStore:
         return log
 
     def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
-        """Delete what is older than twice the longest window, while daemons use the table.
+        """Delete what is older than twice the longest window of any daemon, while they use the table.
 
         ``limits_of`` gives the limits of a counter where they are not those of the configuration: it is asked about
         what would be deleted, in case that a longer window still needs it.
@@ -356,7 +369,7 @@ class LogStore:
             now = self._memory.date
             log_tables.remove_expired(log, now, patience)
             in_force = log_tables.overrides(log, now)
-            longest = max(self._longest.seconds, longest_window(in_force))
+            longest = max(self._longest.seconds, longest_window(in_force), log_tables.longest_announced(log, now))
             if limits_of is not None:
                 longest = max(longest, self._longest_window(log, limits_of))
             deleted = log.clean(now - 2 * longest, patience)

@@ -1,15 +1,19 @@
-"""Overrides and hits in the database of a log: two small tables beside it.
+"""Overrides, hits and windows in use in the database of a log: small tables beside it.
 
 ::
 
     policyd_override  id, counter, limits, expires, note, stamp
     policyd_hit       id, seconds, counter, hits, last
+    policyd_window    id, seconds, expires
 
 ``id`` is a digest of the counter, which may be longer than any index takes. ``counter``, ``limits`` and ``note`` are
 JSON in ASCII: a database holds them whatever its encoding, and whatever bytes a client has sent. ``stamp`` is random
 and new with each change, so that the sum of all tells whether anything has changed.
 
 Rows of policyd_hit whose ``seconds`` are 0 or less are notes of a copy, and no hits.
+
+Each daemon announces in ``policyd_window`` how far back it looks, so that nobody's ``--clean`` deletes what others
+need.
 
 ``limit_report`` of version 1.2.0 counts as well, as long as it has rows.
 """
@@ -90,9 +94,28 @@ def remove_override(log: Log, key: str, now: int, patience: float) -> bool:
 
 
 def remove_expired(log: Log, now: int, patience: float) -> None:
-    """Delete the overrides that have ended."""
+    """Delete the overrides that have ended, and the windows of daemons that are long gone."""
+    if int(log.read(f"SELECT count(*) FROM policyd_window WHERE expires <= {now}")[0][0]):  # noqa: S608 - a number
+        log.write([f"DELETE FROM policyd_window WHERE expires <= {now}"], patience)  # noqa: S608 - a number
     if int(log.read(f"SELECT count(*) FROM policyd_override WHERE expires <= {now}")[0][0]):  # noqa: S608 - a number
         log.write([f"DELETE FROM policyd_override WHERE expires <= {now}"], patience)  # noqa: S608 - a number
+
+
+def announce_window(log: Log, daemon: str, seconds: int, expires: int, patience: float) -> None:
+    """``daemon`` (32 hexadecimal digits) judges by windows of up to ``seconds``, for all that is known until then."""
+    update = log.on_conflict("id", dict.fromkeys(("seconds", "expires"), "{new}"))
+    log.write(
+        [
+            f"INSERT INTO policyd_window (id, seconds, expires) VALUES ('{daemon}', {seconds}, {expires}) {update}"  # noqa: S608 - digits
+        ],
+        patience,
+    )
+
+
+def longest_announced(log: Log, now: int) -> int:
+    """The longest window (seconds) that any daemon judges by; 0: none has said so."""
+    rows = log.read(f"SELECT coalesce(max(seconds), 0) FROM policyd_window WHERE expires > {now}")  # noqa: S608 - a number
+    return int(rows[0][0])
 
 
 def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:

@@ -121,6 +121,14 @@ class MysqlLog(SqlLog):
             "PRIMARY KEY (id, seconds)"
             ") ENGINE=InnoDB CHARACTER SET ascii",
         ),
+        (
+            "policyd_window",
+            "CREATE TABLE IF NOT EXISTS policyd_window ("
+            "id CHAR(32) PRIMARY KEY, "
+            "seconds BIGINT NOT NULL, "
+            "expires BIGINT NOT NULL"
+            ") ENGINE=InnoDB CHARACTER SET ascii",
+        ),
     )
     # Not IGNORE: two who wait with the shared lock that this takes would then wait for each other.
     MAKE_STATE = (

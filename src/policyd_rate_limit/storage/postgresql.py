@@ -95,6 +95,10 @@ class PostgresqlLog(SqlLog):
             "last bigint NOT NULL, "
             "PRIMARY KEY (id, seconds))",
         ),
+        (
+            "policyd_window",
+            "CREATE TABLE policyd_window (id char(32) PRIMARY KEY, seconds bigint NOT NULL, expires bigint NOT NULL)",
+        ),
     )
     MAKE_STATE = "INSERT INTO policyd_state VALUES (1, {version}, '{identity}') ON CONFLICT DO NOTHING"
     INSTALLATION = "SELECT identity FROM policyd_installation"

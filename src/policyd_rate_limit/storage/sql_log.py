@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Row = tuple[int, Record]  # seq, record
 
-SCHEMA_VERSION = 2  # 1: without policyd_override and policyd_hit
+SCHEMA_VERSION = 3  # 1: without policyd_override and policyd_hit, 2: without policyd_window
 LONGEST_STEP = 1 << 16  # between two seqs: a row is mistaken for a lost one in one case of 32,000
 ROWS_PER_READ = 1_000
 ROWS_PER_CLEAN = 500
@@ -63,7 +63,7 @@ class SqlLog(ABC):
     # What differs, in SQL.
     SCHEMA: tuple[tuple[str, str], ...]  # table, the statement that makes it
     # What leads from version 1 to 2, from 2 to 3, once all tables are there; each may run twice.
-    UPGRADES: tuple[tuple[str, ...], ...] = ((),)
+    UPGRADES: tuple[tuple[str, ...], ...] = ((), ())
     MAKE_STATE: str  # adds the row of policyd_state, with {version} and {identity}, unless it is there
     INSTALLATION: str  # the identity of the installation, if there is one
     MAKE_INSTALLATION: str  # makes it {identity}

@@ -72,6 +72,11 @@ SELECT json_extract(value, '$[0]') AS counter,
     last INTEGER NOT NULL,    -- Unix second
     PRIMARY KEY (id, seconds)
 )""",
+    """CREATE TABLE IF NOT EXISTS policyd_window (
+    id TEXT PRIMARY KEY,      -- a run of a daemon, at random
+    seconds INTEGER NOT NULL, -- the longest window that it judges by
+    expires INTEGER NOT NULL  -- Unix second
+)""",
     """CREATE TABLE IF NOT EXISTS policyd_installation (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     identity TEXT NOT NULL    -- random, made once; stays when the file is copied or made anew
