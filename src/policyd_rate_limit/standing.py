@@ -168,6 +168,8 @@ class Desk:
         newest: list[tuple[int, int, Event]] = []
         for number, found in enumerate(self.store.entries(keys, 0)):
             entry = _credible(found, now)
+            if not entry.amount:
+                continue  # what a reset means for daemons; what it gave back stands beside it
             ledger.apply(entry)
             event = Event(entry.date, entry.counter, entry.amount, entry.mail)
             heapq.heappush(newest, (event.date, number, event))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.limits import Limit, Limits
 
+RESET: Final = "reset"  # no recipient has a part that is as short
+
 RECIPIENTS: Final = ""  # the unit that every limit counts in today
 
 
@@ -129,7 +131,8 @@ def free_in(usages: Iterable[Usage]) -> int | None:
 class Entry:
     """One line of the ledger: ``amount`` on ``counter`` at ``date`` (Unix second), for a part of a mail or for none.
 
-    A negative amount gives back what was counted at ``date``.
+    A negative amount gives back what was counted at ``date``. The part :data:`RESET`, with an amount of 0, takes back
+    all that is still counted on ``counter`` at ``date`` or before.
     """
 
     counter: str

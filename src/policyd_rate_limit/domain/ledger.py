@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage, Verdict
+from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Usage, Verdict
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -88,8 +88,10 @@ class Ledger:
         counter, amount, date, mail = entry.counter, entry.amount, entry.date, entry.mail
         if amount > 0:
             self.windows.add(counter, date, amount)
-        else:
+        elif amount:
             self.windows.give_back(counter, date, -amount)
+        elif entry.part == RESET:
+            self.windows.empty(counter, date)
         # What is given back is always taken from what is remembered, or it could be given back again.
         if mail and (date > self.windows.now - REMEMBERED_SECONDS or amount < 0):
             self.mails.add(entry)
@@ -97,7 +99,9 @@ class Ledger:
     def reset(self, counter: str, mails: Iterable[str], entries: list[Entry]) -> None:
         """Give back all that is counted for ``counter``, of ``mails`` and of others, and append that to ``entries``.
 
-        ``mails`` are those that may be remembered: what they were charged must not be given back once more.
+        ``mails`` are those that may be remembered: what they were charged must not be given back once more. The last of
+        ``entries`` is for whoever counts more here than this ledger, which knows its own longest window: daemons with
+        another configuration, or with another one later. What is counted from this second on is none of its business.
         """
         for mail in mails:
             for entry in tuple(self.mails.entries(mail)):
@@ -106,6 +110,7 @@ class Ledger:
         for key, date, amount in tuple(self.windows.charges()):
             if key == counter:
                 self._count(Entry(counter, -amount, date, "", ""), entries)
+        self._count(Entry(counter, 0, self.windows.date - 1, "", RESET), entries)
 
     def snapshot(self) -> Iterator[Entry]:
         """All that the windows hold, as entries that rebuild them."""

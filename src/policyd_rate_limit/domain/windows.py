@@ -28,7 +28,7 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
-from policyd_rate_limit.domain.limits import longest_of
+from policyd_rate_limit.domain.limits import LARGEST, longest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,6 +324,11 @@ class Windows:
                     if log[index] <= at:
                         log[index + 1] -= taken
             at -= 2
+
+    def empty(self, key: str, date: int) -> None:
+        """Count nothing any more for ``key`` of what is dated ``date`` or earlier, unless others share its log."""
+        if key in self._shards[hash(key) % SHARDS]:
+            self.give_back(key, date, LARGEST)
 
     def sweep(self, longest: int) -> None:
         """Forget keys all of whose charges have expired; called about once a second.

@@ -65,7 +65,7 @@ class LogAdministration:
         self._memory.forget()
         self._memory.synchronise(log.time())
         mails: set[str] = set()
-        in_force = log_tables.overrides(log, self._memory.date)
+        in_force = log_tables.overrides(log, self._memory.now)
         announced = log_tables.longest_announced(log, self._memory.date)
         since = self._memory.date - max(self._longest, longest_window(in_force), announced)
         reader = Reader(log, log.last_before(since))

@@ -308,12 +308,12 @@ class LogStore:
         try:
             if self._lacks_overrides:
                 for override in self._overrides:
-                    log_tables.set_override(log, override, self._memory.date, MAINTENANCE_PATIENCE)
+                    log_tables.set_override(log, override, self._memory.now, MAINTENANCE_PATIENCE)
                 self._lacks_overrides = False
             version = (log.identity, log_tables.overrides_version(log))
             if version == self._overrides_version:
                 return None
-            self._overrides = log_tables.overrides(log, self._memory.date)
+            self._overrides = log_tables.overrides(log, self._memory.now)
         except LogError as error:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error

@@ -35,6 +35,11 @@ class Memory:
         """The second that a charge made now is dated."""
         return self.ledger.windows.date
 
+    @property
+    def now(self) -> int:
+        """The second in which it is decided: what ends with the next one is in force."""
+        return self.ledger.windows.now
+
     def shared_time(self) -> float:
         """The time (Unix seconds) by the clock that all daemons share, as far as is known; for any thread."""
         return self._clock() + self._ahead

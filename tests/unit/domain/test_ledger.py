@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain import mails as mails_module
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Verdict, free_in
+from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Verdict, free_in
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
@@ -353,7 +353,26 @@ def test_a_reset_gives_back_all_of_one_counter_and_nothing_else() -> None:
         assert one.windows.usage("other", GENEROUS)[-1] == 6
         again: list[Entry] = []
         one.reset("k", ["m0", "m1", "m2"], again)
-        assert again == []
+        assert again == [Entry("k", 0, int(T0) + 19, "", RESET)]
+
+
+def test_a_reset_takes_back_what_only_others_know_of() -> None:
+    """Whose configuration has longer windows; but not what they count at the same time, nor what others share."""
+    own, shared, other = keys_that_share(3)
+    entries: list[Entry] = []
+    with_longer_windows = rebuilt(entries, T0, max_keys=1)
+    for number, key in enumerate((own, shared, other)):
+        with_longer_windows.advance(T0 + 10 * number)
+        assert with_longer_windows.decide(Demand(charge(2, key)), entries).admitted
+    with_longer_windows.advance(T0 + 60)
+    assert with_longer_windows.decide(Demand(charge(1, own)), entries).admitted
+    for key in (own, shared):
+        given_back: list[Entry] = []
+        rebuilt([], T0 + 60).reset(key, [], given_back)
+        for entry in given_back:
+            with_longer_windows.apply(entry)
+    # Two who share a counter keep what may be the other's.
+    assert [with_longer_windows.windows.usage(key, GENEROUS)[-1] for key in (own, shared, other)] == [1, 4, 4]
 
 
 def test_what_a_reset_gave_back_a_mail_does_not_give_back_again() -> None:

@@ -1,0 +1,219 @@
+"""An installation in one process: daemons that share a database and a configuration, and the commands beside them.
+
+Daemons are put together as :mod:`policyd_rate_limit.app` does it, without sockets and threads, on clocks that stand.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
+from policyd_rate_limit.domain.request import Request
+from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from policyd_rate_limit.storage.administration import Administration, Override
+from policyd_rate_limit.storage.base import Decided, Underway
+from policyd_rate_limit.storage.fallback import Fallback
+from policyd_rate_limit.storage.log import Log
+from policyd_rate_limit.storage.log_administration import LogAdministration
+from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.redis_link import Link
+from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.system.throttle import Throttle
+from storage.stores import PATIENCE, Clock, new_memory
+from support.callbacks import Answering
+
+FOR_EVER = 10**6  # seconds, longer than any window
+
+
+class _Nobody(Observer):
+    def passed(self, *_: object) -> None: ...
+    def decided(self, *_: object) -> None: ...
+    def blocked(self, *_: object) -> None: ...
+
+
+class Place(ABC):
+    """A database, which is empty at first, and a directory for journals."""
+
+    def __init__(self, directory: pathlib.Path, clock: Clock) -> None:
+        self.directory = directory
+        self.clock = clock
+
+    @abstractmethod
+    def store(self, memory: Memory, longest: int) -> LogStore | RedisStore:
+        """A daemon's."""
+
+    @abstractmethod
+    def administration(self, longest: int) -> Administration:
+        """A command's."""
+
+
+class LogPlace(Place):
+    """A database that keeps a log: a file of SQLite's."""
+
+    def open_log(self) -> Log:
+        """A connection."""
+        return SqliteLog(self.directory / "db.sqlite3", self.clock)
+
+    def store(self, memory: Memory, longest: int) -> LogStore:
+        """See :meth:`Place.store`."""
+        return LogStore(self.open_log, memory, longest=longest, counters_of_old_id=lambda old_id: (f"user:{old_id}",))
+
+    def administration(self, longest: int) -> LogAdministration:
+        """See :meth:`Place.administration`."""
+        store = self.store(new_memory(self.clock), longest)
+        return LogAdministration(
+            lambda: store.connect(PATIENCE),
+            new_memory(self.clock),
+            longest=longest,
+            key_of_old_id=lambda old_id: f"user:{old_id}",
+        )
+
+
+class PostgresqlPlace(LogPlace):
+    """A database of a server, whose clock is the one of the test."""
+
+    def __init__(self, directory: pathlib.Path, clock: Clock, config: dict[str, Any]) -> None:
+        super().__init__(directory, clock)
+        self._config = config
+
+    def open_log(self) -> Log:
+        """See :meth:`LogPlace.open_log`."""
+        clock = self.clock
+
+        class Timed(PostgresqlLog):
+            @property
+            def CLOCK(self) -> str:  # type: ignore[override] # noqa: N802 - a constant elsewhere
+                return f"SELECT {clock.now}"
+
+        return Timed(self._config, PATIENCE)
+
+
+class RedisPlace(Place):
+    """A prefix on a server of Redis, which is asked by the clock of the test."""
+
+    def __init__(self, directory: pathlib.Path, clock: Clock, config: dict[str, Any]) -> None:
+        super().__init__(directory, clock)
+        self._config = config
+
+    def store(self, memory: Memory, longest: int) -> RedisStore:
+        """See :meth:`Place.store`."""
+        return RedisStore(self._config, memory, longest=longest, timeout=PATIENCE, clock=self.clock)
+
+    def administration(self, longest: int) -> RedisAdministration:
+        """See :meth:`Place.administration`."""
+        administration = RedisAdministration(self._config, longest=longest, timeout=PATIENCE)
+        administration._link = Link(self._config, PATIENCE, self.clock)
+        return administration
+
+
+class Installed:
+    """One daemon at ``place``, with ``limits`` for each SASL user."""
+
+    def __init__(self, place: Place, limits: Limits, count_mode: int | None) -> None:
+        self.limits = limits
+        self._count_mode = count_mode
+        self.memory = new_memory(place.clock)
+        self._store = place.store(self.memory, longest_of(limits))
+        self._notices = Notices(self.memory.shared_time)
+        self._fallback = Fallback(
+            self._store,
+            self.memory,
+            journal_directory=place.directory,
+            journal_name="db.sqlite3",
+            journal_size=1 << 16,
+            enforce=True,
+            patience=PATIENCE,
+            monotonic=Clock(0.0),
+            notices=self._notices,
+        )
+        self._service = Service(
+            self._policy(limits),
+            self._submit,
+            observer=_Nobody(),
+            uncounted=Throttle(60, lambda: 0.0),
+            policy_service="unix:policy",
+            clock=self._notices.clock,
+        )
+        self._has_begun = False
+        self._notices.subscribe(self._heed)
+        self._fallback.open()
+        self.maintain()
+
+    def ask(self, request: Request) -> bool:
+        """Whether ``request`` is admitted."""
+        answers: list[str | None] = []
+        self._service.ask(request, Answering(answers.append))
+        assert answers in (["success"], ["fail"], ["blocked"])
+        return answers == ["success"]
+
+    def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
+        """What lies in the window of each of ``limits``, as the daemon explains its decisions."""
+        self._decide(())  # a log is read
+        asked = (*limits, Limit(LARGEST, FOR_EVER))  # or what has left these windows would be forgotten
+        (usages,) = self._fallback.explain([Demand((Charge(key, RECIPIENTS, 1, asked),))])
+        return tuple(usage.used for usage in usages)
+
+    def maintain(self) -> None:
+        """What is done about once a second: overrides are looked up, among others."""
+        self._fallback.maintain()
+
+    def reload(self, limits: Limits) -> None:
+        """SIGHUP, and the configuration has these ``limits``."""
+        policy = self._policy(limits)
+        if policy.rules.may_look_back_further(self._service.policy.rules):
+            self._store.look_back(longest_of(limits))
+        self._service.policy = policy
+        self.limits = limits
+
+    def close(self) -> None:
+        """The daemon ends in order."""
+        self._fallback.close()
+
+    def die(self) -> None:
+        """The process is killed: the kernel closes what it had open."""
+        self._store.close()
+        self._fallback._aside.close()
+        for journal in self._fallback._spool._held:
+            journal.close()
+
+    def _policy(self, limits: Limits) -> Policy:
+        rules = Rules(
+            limits=limits,
+            limits_by_id={},
+            limit_by_sasl=True,
+            limit_by_sender=False,
+            limit_by_ip=False,
+            limited_networks=(),
+            ipv6_prefix=64,
+        )
+        return Policy(rules, Actions("success", "fail", None, "blocked"), self._count_mode)
+
+    def _heed(self, overrides: Sequence[Override]) -> None:
+        further = self._service.override(overrides)
+        if further and self._has_begun:
+            self._store.look_back(further)
+        elif further:
+            self._store.need(further)
+        self._has_begun = True
+
+    def _submit(self, demand: Demand, waiting: Waiting) -> None:
+        (verdict,) = self._decide((demand,))
+        waiting.conclude(verdict)
+
+    def _decide(self, demands: Sequence[Demand]) -> Sequence[Verdict]:
+        prepared = self._fallback.prepare(demands) if demands else None
+        if prepared is None:
+            return self._fallback.admit(demands)
+        if isinstance(prepared, Decided | Underway):
+            prepared = prepared.commit
+        return prepared if isinstance(prepared, list) else prepared()
