@@ -332,6 +332,33 @@ def test_stop_concludes_what_is_under_way(run: Run) -> None:
     run(scenario)
 
 
+class AtOnce:
+    """The running loop, whose executor is done before anybody waits for it, as it may be since Python 3.14."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def run_in_executor(self, _executor: None, function: Callable[[], None]) -> asyncio.Future[None]:
+        function()
+        done = self._loop.create_future()
+        done.set_result(None)
+        return done
+
+
+def test_stop_does_not_return_before_the_last_answers(run: Run) -> None:
+    async def scenario(world: World) -> None:
+        await world.submit(1)
+        await world.submit(2)
+        world.worker._loop = AtOnce()  # type: ignore[assignment]
+        await world.worker.stop()
+        assert world.answered == [1, 2]
+
+    run(scenario)
+
+
 def test_a_connection_that_ends_while_nothing_is_asked_wakes_nobody(run: Run) -> None:
     async def scenario(world: World) -> None:
         await world.submit(1)

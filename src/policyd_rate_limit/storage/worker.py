@@ -14,6 +14,7 @@ something to do, it gets all that is under way.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import threading
@@ -27,7 +28,6 @@ from policyd_rate_limit.storage.base import MOST_UNDERWAY, Decided, Underway
 from policyd_rate_limit.storage.pace import Pace
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, Waiting
@@ -133,6 +133,8 @@ class Worker:
         self._hand_over()
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._store_thread.join)
+        # Its last answers are in the loop's queue, and since Python 3.14 the executor may be done without a turn of it.
+        await asyncio.sleep(0)
         _tell(self._unexplained, [()] * len(self._unexplained))
 
     def _begin(self) -> None:
