@@ -1,6 +1,6 @@
 """``python -m policyd_rate_limit``: the same as the command ``policyd-rate-limit``."""
 
-from policyd_rate_limit.cli import main
+from policyd_rate_limit.command import main
 
 if __name__ == "__main__":
     main()

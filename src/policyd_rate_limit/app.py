@@ -34,7 +34,7 @@ from policyd_rate_limit.storage.notices import Notices
 from policyd_rate_limit.storage.pace import Pace
 from policyd_rate_limit.storage.pulse import Pulse
 from policyd_rate_limit.storage.worker import Worker
-from policyd_rate_limit.system import accounts, logs, sockets
+from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
 from policyd_rate_limit.system.notify import ServiceManager, Supervision
 from policyd_rate_limit.system.pidfile import Pidfile
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.redis import RedisStore
     from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 FILES_BESIDE_CONNECTIONS = 128
 METRICS_PERMISSION = 0o660  # of a UNIX socket for the metrics
 UMASK = 0o027  # who sends how much is nobody else's business
@@ -75,12 +73,11 @@ def run(settings: Settings) -> None:
 
     :raises PolicydError: the daemon cannot start.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait until the loop handles them
+    signals.hold()  # they wait until the loop handles them
     try:
         _start(settings)
     except BaseException:
-        signal.sigtimedwait({signal.SIGHUP}, 0)  # nobody is left who would read a configuration
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signals.drop()
         raise
 
 
@@ -281,7 +278,7 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in STOP_SIGNALS:
+    for number in signals.STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     policy_service = _policy_service(sockets.address_of(listeners[0]))
     pulse = Pulse(fallback, settings.db_timeout)
@@ -313,15 +310,17 @@ async def _serve(
     notices.subscribe(lambda overrides: loop.call_soon_threadsafe(live.heed, overrides))
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # not later: threads and child processes inherit the mask
+    signals.release()  # not later: threads and child processes inherit the mask
     notifier.configure(ways, settings.notify_max_per_hour)
     _calm_garbage_collection()
     worker.start()
     if sql_limits is not None:
         sql_limits.start(loop)
-    with contextlib.suppress(TimeoutError):
-        # Who is blocked stays so from the first request on; clients wait in the listening sockets' queues.
-        await asyncio.wait_for(live.has_begun.wait(), FIRST_OVERRIDES_SECONDS)
+    # Who is blocked stays so from the first request on; clients wait in the listening sockets' queues.
+    waits = [asyncio.create_task(event.wait()) for event in (live.has_begun, stop)]
+    await asyncio.wait(waits, timeout=FIRST_OVERRIDES_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
     await server.start(listeners, sockets.BACKLOG)
     if monitoring is not None:
         monitoring.start(server, worker, fallback, most_connections=server.most_connections, alive=pulse.alive)
@@ -340,7 +339,7 @@ async def _serve(
     await loop.run_in_executor(None, notifier.stop)
     if monitoring is not None:
         await loop.run_in_executor(None, monitoring.stop)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second one shall not cut the clearing up
+    signals.hold()  # a second one shall not cut the clearing up
     _logger.info("stopped")
 
 

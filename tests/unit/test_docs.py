@@ -15,13 +15,14 @@ import click
 import pytest
 import yaml
 
-from policyd_rate_limit import app, config
+from policyd_rate_limit import config
 from policyd_rate_limit.cli import command as program
 from policyd_rate_limit.cli.manual import __main__, described, pages
 from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.system.logs import NAME
+from policyd_rate_limit.system.signals import SIGNALS
 from support.programs import require
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,7 @@ def test_the_manual_tells_of_every_command_option_and_signal() -> None:
         for option, about in one.options:
             assert option in text
             assert " ".join(about.split()) in " ".join(text.split())
-    for signal in app.SIGNALS:
+    for signal in SIGNALS:
         assert signal.name in text
 
 

@@ -20,6 +20,7 @@ from click.shell_completion import shell_complete
 from policyd_rate_limit import __version__
 from policyd_rate_limit.cli.exits import Exit, status_of, tell
 from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.system import signals
 from policyd_rate_limit.system.logs import NAME
 
 COMMANDS = {
@@ -93,6 +94,8 @@ def command(context: click.Context, path: Path | None, do_clean: bool, setting: 
 
     Without a command, --clean and --get-config it serves until SIGTERM, SIGINT or SIGUSR1.
     """
+    if context.invoked_subcommand is not None or setting is not None or do_clean:
+        signals.release()
     if context.invoked_subcommand is not None:
         if do_clean or setting is not None:
             raise click.UsageError("--clean and --get-config go with no command")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import select
 from typing import Self
 
 import click
 
 from policyd_rate_limit.errors import AlreadyRunning, ConfigError, Problem, UnknownAccount
-from policyd_rate_limit.system.logs import NAME, one_line
+from policyd_rate_limit.system.logs import FOREGROUND_SECONDS, NAME, one_line
 
 
 class Exit(enum.IntEnum):
@@ -69,6 +70,15 @@ def _like_an_address(problem: Problem) -> bool:
 def tell(error: Exception) -> None:
     """Write what went wrong to standard error, each problem on one line."""
     problems = error.problems if isinstance(error, ConfigError) else (error,)
+    if not _is_read():
+        return
     with contextlib.suppress(OSError):
         for problem in problems:
             click.echo(f"{NAME}: {one_line(str(problem))}", err=True)
+
+
+def _is_read() -> bool:
+    """Whether standard error takes anything, within a while: who does not read it must not keep the process alive."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    return bool(poll.poll(1000 * FOREGROUND_SECONDS))

@@ -60,8 +60,11 @@ class Destination(Protocol):
     def encode(self, record: logging.LogRecord) -> Message:
         """``record`` as :meth:`write` takes it."""
 
-    def write(self, messages: Sequence[Message]) -> None:
-        """Write ``messages``. It may block, and raises nothing."""
+    def write(self, messages: Sequence[Message], patience: float | None = None) -> int:
+        """Write ``messages``; how many of them were. It raises nothing, and blocks for some ``patience`` seconds.
+
+        None: for as long as it takes.
+        """
 
     def close(self) -> None:
         """Let go of what is open; nothing more will be written."""
@@ -91,15 +94,17 @@ class Stderr:
             line = f"{self._time} {self._name}: {line}"
         return Message(f"{line}\n".encode())
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Message], patience: float | None = None) -> int:
         """See :meth:`Destination.write`."""
-        self.write_lines([message.data for message in messages])
+        return self.write_lines([message.data for message in messages], patience)
 
     def close(self) -> None:
         """See :meth:`Destination.close`: standard error stays open."""
 
-    def write_lines(self, lines: Sequence[bytes]) -> None:
-        """Write ``lines``, each with its newline."""
+    def write_lines(self, lines: Sequence[bytes], patience: float | None = None) -> int:
+        """Write ``lines``, each with its newline; how many were written within ``patience`` seconds, None: all."""
+        if patience is not None:
+            return self._write_soon(lines, patience)
         data = memoryview(b"".join(lines))
         # Nobody is left to be told that standard error is gone.
         with contextlib.suppress(OSError):
@@ -110,6 +115,19 @@ class Stderr:
                     poll = select.poll()
                     poll.register(self._descriptor, select.POLLOUT)
                     poll.poll()
+        return len(lines)
+
+    def _write_soon(self, lines: Sequence[bytes], patience: float) -> int:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        for number, line in enumerate(lines):
+            for at in range(0, len(line), select.PIPE_BUF):
+                # Where a pipe can be written to, it has room for so much: pipe(7).
+                if not poll.poll(1000 * patience):
+                    return number
+                with contextlib.suppress(OSError):
+                    os.write(self._descriptor, line[at : at + select.PIPE_BUF])
+        return len(lines)
 
 
 class _Daemon:
@@ -136,13 +154,14 @@ class _Daemon:
         """See :meth:`Destination.encode`."""
         return Message(self._datagram(record), self._stderr.encode(record).data)
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Message], patience: float | None = None) -> int:
         """See :meth:`Destination.write`."""
-        sent = self._send(messages) if self._monotonic() >= self._try_again else 0
+        sent = self._send(messages, patience) if self._monotonic() >= self._try_again else 0
         if sent < len(messages):
-            self._stderr.write_lines([message.line for message in messages[sent:]])
+            sent += self._stderr.write_lines([message.line for message in messages[sent:]], patience)
+        return sent
 
-    def _send(self, messages: Sequence[Message]) -> int:
+    def _send(self, messages: Sequence[Message], patience: float | None) -> int:
         """How many of ``messages`` were taken."""
         for sent, message in enumerate(messages):
             try:
@@ -163,7 +182,7 @@ class _Daemon:
                     (self.kind, self._path, error.strerror or "timed out", RETRY_SECONDS),
                     None,
                 )
-                self._stderr.write((self._stderr.encode(away),))
+                self._stderr.write((self._stderr.encode(away),), patience)
                 return sent
         return len(messages)
 

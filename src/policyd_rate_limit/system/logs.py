@@ -31,6 +31,9 @@ QUEUED_BYTES = 4_000_000
 LINE_CHARACTERS = 4096
 """A longer line loses its middle."""
 
+FOREGROUND_SECONDS = 1.0
+"""How long a line may take where no thread writes yet, as while the daemon starts; then it waits for that thread."""
+
 FLUSH_SECONDS = 2.0
 """How long the end of the daemon waits until what is left has been taken."""
 
@@ -89,7 +92,7 @@ FORMATS = {"text": Format(as_text, is_whole=False), "json": Format(as_json, is_w
 
 
 class Handler(logging.Handler):
-    """Hands records to a destination: at once, or from :meth:`start` to :meth:`stop` in a thread.
+    """Hands records to a destination: at once, if it takes them, or from :meth:`start` to :meth:`stop` in a thread.
 
     ``dropped``: how many lines it has dropped since it was made.
     """
@@ -129,8 +132,12 @@ class Handler(logging.Handler):
         except Exception as error:  # noqa: BLE001 - a wrong format string must not end what logs it
             message = destination.encode(_record(record.levelno, "%s (arguments do not fit: %s)", record.msg, error))
         with self._changed:
-            if not self._queues:
-                destination.write([message])
+            # What has been queued already, for want of room in a pipe, comes before.
+            if not self._queues and not self._messages and destination.write([message], FOREGROUND_SECONDS):
+                return
+            if not self._queues and self._bytes >= QUEUED_BYTES:
+                self.dropped += 1
+                self._untold += 1
                 return
             self._messages.append((destination, message))
             self._bytes += len(message.data) + len(message.line)
