@@ -21,7 +21,7 @@ from support.redis_servers import RedisServer
 from support.sql_servers import MariadbServer, PostgresqlServer, SqlServer, shared
 
 DOCUMENTED = (
-    "+select +time +script|exists +script|load +evalsha"
+    "+select +time +script|exists +script|load +evalsha +scan"
     " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +exists +type +expire"
 )
 
@@ -179,6 +179,18 @@ def test_redis_with_the_rights_that_are_documented_and_with_fewer(tmp_path: path
             ((check, found),) = doctor(tmp_path, {"backend": "redis", "redis_config": login})
             assert check == expected
             assert "secret" not in found
+
+
+def test_redis_that_does_not_let_ids_be_listed(tmp_path: pathlib.Path) -> None:
+    """The daemon needs no such right, ``top`` does."""
+    with RedisServer(tmp_path / "server") as server, server.client() as client:
+        rights = DOCUMENTED.replace("+scan", "").split()
+        client.execute_command("ACL", "SETUSER", "policyd", "reset", "on", ">secret", "~policyd:*", *rights)
+        login = {"url": server.url, "username": "policyd", "password": "secret"}
+        fine, (check, found) = doctor(tmp_path, {"backend": "redis", "redis_config": login})
+        assert fine == FINE[0]
+        assert check == "database-rights"
+        assert "scan" in found
 
 
 def test_redis_that_forgets(tmp_path: pathlib.Path) -> None:

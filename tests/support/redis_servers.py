@@ -36,6 +36,11 @@ def program() -> pathlib.Path:
     return require(wanted or "redis-server")
 
 
+def command_line() -> pathlib.Path:
+    """The program that comes with :func:`program`, by which the manual speaks to the server."""
+    return require("valkey-cli" if "valkey" in program().name else "redis-cli")
+
+
 class External:
     """The server that ``POLICYD_TEST_REDIS`` names; nothing stops or changes it."""
 
@@ -82,15 +87,23 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def file(self) -> pathlib.Path:
+        """Its configuration."""
+        return self.directory / "server.conf"
+
+    @property
     def url(self) -> str:
         """As ``redis_config`` has it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self, *arguments: str, wait: bool = True) -> RedisServer:
         """Start it; unless ``wait`` is false, return once it answers."""
-        file = self.directory / "server.conf"
-        file.write_text("".join(f"{name} {value}\n" for name, value in self.options.items()))
-        self.process = subprocess.Popen([program(), file, *arguments])
+        self.file.write_text("".join(f"{name} {value}\n" for name, value in self.options.items()))
+        return self.restart(*arguments, wait=wait)
+
+    def restart(self, *arguments: str, wait: bool = True) -> RedisServer:
+        """Start it with its configuration file as it is."""
+        self.process = subprocess.Popen([program(), self.file, *arguments])
         if wait:
             with self.client() as client:
                 wait_until(lambda: _answers(client), "Redis answers", START_SECONDS)

@@ -24,6 +24,7 @@ from policyd_rate_limit.cli.words import (
 from policyd_rate_limit.domain.limits import spell_period
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.standing import Counted, Desk, Sender, Senders, Standing, share
+from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.system import pidfile
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ class _Journal(NamedTuple):
 
 
 class _Store(NamedTuple):
-    """What the store says, as of ``now`` (Unix second)."""
+    """What the store says, as of ``now`` (Unix second); ``refusal``: why it does not say whom it has counts of."""
 
     now: int
-    counted: Counted
+    counted: Counted | None
     overrides: list[Override]
     heaviest: list[Sender]
+    refusal: str | None = None
 
 
 @click.command(short_help="Say how an id stands, or how the whole does.")
@@ -125,7 +127,10 @@ def _whole(settings: Settings, as_json: bool) -> Exit:
 
 
 def _ask(desk: Desk) -> _Store:
-    counted = desk.counted()
+    try:
+        counted = desk.counted()
+    except MayNotList as refusal:
+        return _Store(desk.store.now(), None, desk.store.overrides(), [], str(refusal))
     senders = Senders(desk, counted.seconds)
     now = senders.look()
     return _Store(now, counted, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
@@ -145,6 +150,8 @@ def _whole_page(place: str, store: _Store | None, process: int | None, journals:
     page: list[Table | Cell] = [Cell(f"daemon: running, process {process}" if process else "daemon: not running")]
     if store is None:
         page.append(Cell(f"store: {place}, AWAY", "bold red"))
+    elif store.counted is None:
+        page.append(Cell(f"store: {place}, there; ids may not be listed: {store.refusal}", "yellow"))
     else:
         period = spell_period(store.counted.seconds)
         page.append(Cell(f"store: {place}, {store.counted.entries} entries of {store.counted.ids} ids in {period}"))
@@ -156,7 +163,7 @@ def _whole_page(place: str, store: _Store | None, process: int | None, journals:
     if store is not None and store.overrides:
         rows = [(Cell(one.key), Cell(written_override(one, store.now))) for one in store.overrides]
         page += [Cell(""), Table((Column("ID"), Column("OVERRIDE")), rows)]
-    if store is not None and store.heaviest:
+    if store is not None and store.counted is not None and store.heaviest:
         page += [Cell(""), top.table(store.heaviest, store.counted.seconds, store.now)]
     return page
 
@@ -164,16 +171,18 @@ def _whole_page(place: str, store: _Store | None, process: int | None, journals:
 def _whole_facts(
     place: str, store: _Store | None, failure: StoreError | None, process: int | None, journals: list[_Journal]
 ) -> dict[str, object]:
+    counted = store.counted if store else None
+    refusal = store.refusal if store else None
     return {
         "daemon": {"running": process is not None, "process": process},
         "store": {
             "place": place,
             "reachable": store is not None,
-            "error": str(failure) if failure else None,
+            "error": str(failure) if failure else refusal,
             "time": store.now if store else None,
-            "seconds": store.counted.seconds if store else None,
-            "entries": store.counted.entries if store else None,
-            "ids": store.counted.ids if store else None,
+            "seconds": counted.seconds if counted else None,
+            "entries": counted.entries if counted else None,
+            "ids": counted.ids if counted else None,
         },
         "journals": [journal._asdict() for journal in journals],
         "overrides": [override_facts(override) for override in store.overrides] if store else None,

@@ -170,11 +170,19 @@ def _server(settings: Settings, account: Account | None) -> Iterator[Finding]:
             f"policyd-rate-limit --get-config {place}   # and see the server's log",
         )
         return
-    refused, difference, risks = told
+    refused, difference, risks, unlisted = told
     if refused:
         yield error("database-rights", place, refused, f"The daemon cannot count there. {_AWAY}", _GRANTS[place])
     else:
         yield ok("database", place, "reachable, and the rights suffice")
+    if unlisted:
+        yield warning(
+            "database-rights",
+            place,
+            unlisted,
+            "The daemon counts all the same; `top` and `status` cannot say who sends.",
+            "ACL SETUSER USER +scan",
+        )
     for risk in risks:
         yield warning("database-durability", place, risk, "What was counted may be forgotten.", _DURABLE)
     if abs(difference) > LARGEST_DIFFERENCE:
@@ -191,13 +199,16 @@ _SETTINGS = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config", REDIS: "redis_c
 _GRANTS = {
     "mysql_config": "GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON DATABASE.* TO 'USER'@'HOST';",
     "pgsql_config": 'ALTER SCHEMA public OWNER TO "USER";   -- and of tables that are there: ALTER TABLE ... OWNER TO',
-    "redis_config": "ACL SETUSER USER ~policyd:* +select +time +script|exists +script|load +evalsha"
+    "redis_config": "ACL SETUSER USER ~policyd:* +select +time +script|exists +script|load +evalsha +scan"
     " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +exists +type +expire",
 }
-_DURABLE = "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction"
+_DURABLE = (
+    "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction\nCONFIG REWRITE"
+)
 
-Told = tuple[str, float, list[str]]
-"""What is refused, or empty; the :func:`least_difference` of its clock; what puts counts at risk."""
+Told = tuple[str, float, list[str], str]
+"""What is refused, or empty; the :func:`least_difference` of its clock; what puts counts at risk; why commands may not
+list ids, or empty."""
 
 
 def least_difference(told: float, before: float, after: float) -> float:
@@ -218,8 +229,8 @@ def _sql(settings: Settings) -> Told:
             try:
                 log.try_rights(settings.db_timeout)
             except StoreError as refusal:
-                return str(refusal), difference, []
-            return "", difference, []
+                return str(refusal), difference, [], ""
+            return "", difference, [], ""
     except (StoreError, ConfigError) as failure:
         raise ValueError(str(failure)) from failure
 
@@ -248,10 +259,12 @@ def _redis(settings: Settings) -> Told:
             refusal = session.exchange([clock, *tries], time.monotonic() + settings.db_timeout)
             after = time.time()
             risks = list(session.warnings)
+            listing = Command(None, "SCAN", 0, "COUNT", 1)
+            unlisted = session.exchange([listing], time.monotonic() + settings.db_timeout)
     except (StoreError, ConfigError) as failure:
         raise ValueError(str(failure)) from failure
     difference = 0.0
     if clock.reply:
         seconds, microseconds = map(int, clock.reply)
         difference = least_difference(seconds + microseconds / 1e6, before, after)
-    return str(refusal or ""), difference, risks
+    return str(refusal or ""), difference, risks, "" if refusal else str(unlisted or "")

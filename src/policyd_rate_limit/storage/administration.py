@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from policyd_rate_limit.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -43,6 +45,10 @@ class Override(NamedTuple):
     limits: Limits
     until: int
     note: str = ""
+
+
+class MayNotList(StoreError):
+    """The database is there, but does not let this user see whom it has counts of."""
 
 
 class Administration(Protocol):

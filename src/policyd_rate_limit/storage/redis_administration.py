@@ -9,9 +9,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.storage.redis_keys import escaped, keys_of
 from policyd_rate_limit.storage.redis_link import Link
-from policyd_rate_limit.storage.redis_node import Command, refusable, script
+from policyd_rate_limit.storage.redis_node import Command, NodeError, refusable, script
 from policyd_rate_limit.storage.redis_tables import RedisTables, charges_of
 
 if TYPE_CHECKING:
@@ -124,7 +125,12 @@ class RedisAdministration:
         for node in self._link.connect(self._link.timeout).nodes:
             cursor = None
             while cursor != b"0":
-                cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", COUNTERS_PER_PAGE)
+                try:
+                    cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", COUNTERS_PER_PAGE)
+                except NodeError as error:
+                    if error.code == "NOPERM":
+                        raise MayNotList(f"{error}; grant +scan") from error
+                    raise
                 new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
                 seen.update(map(hash, new))
                 yield [(self.keys.name(key), key) for key in new]
