@@ -18,7 +18,7 @@ from policyd_rate_limit.domain.decision import REFUSED, Decision
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.report import first_hits
-from policyd_rate_limit.report.first_hits import MOST_NAMED, FirstHits
+from policyd_rate_limit.report.first_hits import MOST_NAMED, MOST_TOLD, FirstHits
 from policyd_rate_limit.report.message import compose
 from policyd_rate_limit.report.notice import Notice, Unsent, as_json, as_text, subject
 from support.notices import ALICE, MINUTE
@@ -182,6 +182,20 @@ def test_whom_the_administrator_has_blocked_is_no_news() -> None:
     world = World()
     assert world.hit("alice", Limit(0, 60)) is None
     assert world.hit("alice", Limit(1, 60)) == NONE
+
+
+def test_whose_notice_is_longest_ago_is_forgotten_first() -> None:
+    """Not whoever was the first that was told of, and has been again."""
+    world = World()
+    assert world.hit("again") == NONE
+    for number in range(MOST_TOLD - 1):
+        assert world.hit(f"{number}", DAY) == NONE
+    world.now += MINUTE.seconds
+    assert world.hit("again") == NONE
+    assert world.hit("one more") == NONE
+    assert world.hit("again") is None
+    assert world.hit("1", DAY) is None
+    assert world.hit("0", DAY) == NONE
 
 
 def test_a_clock_that_is_set_right_silences_nobody() -> None:

@@ -23,11 +23,15 @@ REMEMBERED_SECONDS: Final = 900  # of what a restarted daemon reads back: three 
 class Mails:
     """The entries of the mails of the last moments.
 
-    Two generations of about :data:`ENTRIES_PER_GENERATION` entries each bound the memory. A mail that is
-    forgotten too early is charged again: the error is to the strict side.
+    Two generations of about ``per_generation`` entries each bound the memory, and ``most_of_a_mail`` what one mail
+    takes of it. A mail that is forgotten too early is charged again: the error is to the strict side.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, per_generation: int = ENTRIES_PER_GENERATION, most_of_a_mail: int = MOST_ENTRIES_OF_A_MAIL
+    ) -> None:
+        self._per_generation = per_generation
+        self._most_of_a_mail = most_of_a_mail
         # Tuples of what cannot be part of a cycle are nothing that the garbage collector visits for long.
         self._young: dict[str, tuple[Entry, ...]] = {}
         self._old: dict[str, tuple[Entry, ...]] = {}
@@ -57,18 +61,18 @@ class Mails:
             if mail not in self._young:
                 del self._old[mail]
                 self._entries += len(before)
-            if len(before) < MOST_ENTRIES_OF_A_MAIL:
+            if len(before) < self._most_of_a_mail:
                 before = (*before, entry)
                 self._entries += 1
             self._young[mail] = before
-            if self._entries >= ENTRIES_PER_GENERATION:
+            if self._entries >= self._per_generation:
                 self._age()
 
     def begin(self, entry: Entry) -> None:
         """Remember ``entry``, the first charge of its mail."""
         self._young[entry.mail] = (entry,)
         self._entries += 1
-        if self._entries >= ENTRIES_PER_GENERATION:
+        if self._entries >= self._per_generation:
             self._age()
 
     def redate(self, latest: int) -> None:

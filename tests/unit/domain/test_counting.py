@@ -27,7 +27,7 @@ from policyd_rate_limit.domain.counting import (
     main_cf_hint,
     stages,
 )
-from policyd_rate_limit.domain.identity import Charged
+from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
@@ -47,11 +47,15 @@ def request(stage: str = RCPT, mail: str = "mail", recipient: str = "", count: i
     return Request(stage, mail, "", "alice", "alice@example.org", recipient, "192.0.2.1", count)
 
 
-class Everybody:
-    """Charges the SASL user, within LIMITS."""
-
-    def charged(self, request: Request) -> Charged:
-        return Charged(request.sasl_username, LIMITS)
+EVERYBODY = Rules(
+    limits=LIMITS,
+    limits_by_id={},
+    limit_by_sasl=True,
+    limit_by_sender=False,
+    limit_by_ip=False,
+    limited_networks=(),
+    ipv6_prefix=64,
+)
 
 
 class Nobody(Observer):
@@ -78,11 +82,7 @@ class Daemon:
         for entry in self.entries:
             self.ledger.apply(entry)
         self.service = Service(
-            Policy(
-                Everybody(),  # type: ignore[arg-type] # rules that need no configuration
-                Actions("success", "fail", None, "block"),
-                self.count_mode,
-            ),
+            Policy(EVERYBODY, Actions("success", "fail", None, "block"), self.count_mode),
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),
@@ -104,7 +104,7 @@ class Daemon:
         return answers == ["success"]
 
     def usage(self) -> tuple[int, ...]:
-        return self.ledger.windows.usage("alice", LIMITS)
+        return self.ledger.windows.usage("user:alice", LIMITS)
 
 
 class Model:
@@ -351,9 +351,9 @@ def test_what_is_given_back_late_is_given_back_once() -> None:
     daemon.advance(REMEMBERED_SECONDS + 1)
     for stage in (DATA, END_OF_MESSAGE, END_OF_MESSAGE):
         assert daemon.ask(request(stage, count=1))
-        assert daemon.ledger.windows.usage("alice", limits) == (1,)
+        assert daemon.ledger.windows.usage("user:alice", limits) == (1,)
     daemon.restart()
-    assert daemon.ledger.windows.usage("alice", limits) == (1,)
+    assert daemon.ledger.windows.usage("user:alice", limits) == (1,)
 
 
 def test_unanswered_requests_at_stages_that_do_not_count() -> None:

@@ -325,10 +325,17 @@ def test_remembered_addresses_are_bounded() -> None:
         ("192.0.2.1", "::ffff:192.0.2.1"),
         ("192.0.2.0/24", "::ffff:192.0.2.0/120"),
         ("192.0.2.0/24", "192.0.2.0/255.255.255.0"),
+        ("0.0.0.0/0", "::ffff:0:0/96"),
     ],
 )
 def test_ids_that_are_one(one: str, other: str) -> None:
     assert canonical_id(one) == canonical_id(other)
+
+
+def test_a_network_of_more_than_all_of_ipv4_is_one_of_ipv6() -> None:
+    assert parse_network("::fffe:0:0/95") == (6, 0xFFFE << 32, 95)
+    assert parse_network("::fffe:0:0/96") == (6, 0xFFFE << 32, 96)
+    assert parse_network("::ffff:0:0/96") == (4, 0, 0)
 
 
 def test_networks_are_written_as_they_are_read() -> None:

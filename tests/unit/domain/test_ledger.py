@@ -6,15 +6,13 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain import mails as mails_module
 from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Verdict, free_in
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
-from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import SWEEPS
 from support.examples import examples
 from support.sharing import keys_that_share
@@ -218,21 +216,26 @@ def test_what_is_forgotten_errs_to_the_strict_side(steps: list[tuple[float, Dema
     """With a memory of next to nothing, and restarts that remember the last mails alone."""
     now = T0
     model, entries = Model(), list[Entry]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mails_module, "ENTRIES_PER_GENERATION", 3)
-        patch.setattr(mails_module, "MOST_ENTRIES_OF_A_MAIL", 2)
-        ledger = rebuilt(entries, now)
-        for seconds, demand, restart in steps:
-            now += seconds
-            if restart:
-                ledger = rebuilt(entries, now)
-            ledger.advance(now)
-            assert ledger.decide(demand, entries).admitted
-            model.decide(demand, now)
-            for counter in ("k", "k#"):
-                kept = ledger.windows.usage(counter, GENEROUS)
-                exact = model.usage(counter, GENEROUS, now)
-                assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
+    ledger = forgetful(rebuilt([], now), entries)
+    for seconds, demand, restart in steps:
+        now += seconds
+        if restart:
+            ledger = forgetful(rebuilt([], now), entries)
+        ledger.advance(now)
+        assert ledger.decide(demand, entries).admitted
+        model.decide(demand, now)
+        for counter in ("k", "k#"):
+            kept = ledger.windows.usage(counter, GENEROUS)
+            exact = model.usage(counter, GENEROUS, now)
+            assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
+
+
+def forgetful(ledger: Ledger, entries: list[Entry]) -> Ledger:
+    """``ledger`` with ``entries`` and next to no memory for mails."""
+    ledger.mails = Mails(per_generation=3, most_of_a_mail=2)
+    for entry in entries:
+        ledger.apply(entry)
+    return ledger
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), demands_of({"k": GENEROUS})), max_size=20))

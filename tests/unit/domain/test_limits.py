@@ -221,6 +221,14 @@ def test_other_text_of_a_database_is_refused(text: str) -> None:
         parse_limits_text(text)
 
 
+def test_text_of_a_database_that_is_too_long_is_refused_for_that() -> None:
+    """Whatever it would mean."""
+    longest = "[[5, 60]" + " " * (LONGEST_TEXT - len("[[5, 60]]")) + "]"
+    assert parse_limits_text(f"  {longest}\n") == (Limit(5, 60),)
+    with pytest.raises(LimitsError, match=f"at most {LONGEST_TEXT} characters"):
+        parse_limits_text(longest.replace(" ]", "  ]"))
+
+
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_text_gives_limits_or_an_error_that_says_so(text: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain import mails as mails_module
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.mails import MOST_ENTRIES_OF_A_MAIL, Mails
 
@@ -44,27 +42,32 @@ def test_what_is_given_back_is_the_newest_of_its_counter() -> None:
 def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tuple[int, int]]) -> None:
     """A mail is known as long as fewer entries than a generation holds have come since its last one."""
     generation, most = 8, 3
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mails_module, "ENTRIES_PER_GENERATION", generation)
-        patch.setattr(mails_module, "MOST_ENTRIES_OF_A_MAIL", most)
-        mails, known = Mails(), dict[str, list[Entry]]()
-        last_seen: dict[str, int] = {}
-        for number, (name, part) in enumerate(charges):
-            charge = entry(f"m{name}", 1, f"p{part}")
-            mails.add(charge)
-            last_seen[charge.mail] = number
-            known.setdefault(charge.mail, []).append(charge)
-            remembered = [len(mails.entries(mail)) for mail in known]
-            assert sum(remembered) <= 2 * generation + most
-            assert max(remembered) <= most
-            for mail, all_of_it in known.items():
-                entries = list(mails.entries(mail))
-                if not entries:
-                    # Each addition brings at most what was known of its mail, and itself.
-                    assert (number - last_seen[mail]) * (most + 1) >= generation
-                    all_of_it.clear()
-                else:
-                    assert entries == all_of_it[:most]
+    mails, known = Mails(generation, most), dict[str, list[Entry]]()
+    last_seen: dict[str, int] = {}
+    for number, (name, part) in enumerate(charges):
+        charge = entry(f"m{name}", 1, f"p{part}")
+        mails.add(charge)
+        last_seen[charge.mail] = number
+        known.setdefault(charge.mail, []).append(charge)
+        remembered = [len(mails.entries(mail)) for mail in known]
+        assert sum(remembered) <= 2 * generation + most
+        assert max(remembered) <= most
+        for mail, all_of_it in known.items():
+            entries = list(mails.entries(mail))
+            if not entries:
+                # Each addition brings at most what was known of its mail, and itself.
+                assert (number - last_seen[mail]) * (most + 1) >= generation
+                all_of_it.clear()
+            else:
+                assert entries == all_of_it[:most]
+
+
+def test_as_many_mails_of_one_recipient_are_remembered_as_two_generations_hold() -> None:
+    mails = Mails(per_generation=10)
+    for number in range(100):
+        mails.begin(entry(f"m{number}"))
+        assert len(mails) <= 20
+        assert all(mails.entries(f"m{before}") for before in range(max(0, number - 9), number + 1))
 
 
 def test_a_mail_of_many_recipients() -> None:
