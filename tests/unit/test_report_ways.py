@@ -342,5 +342,7 @@ def test_a_server_that_never_ends_its_answer(said: bytes) -> None:
         while True:
             connection.sendall(said if said.endswith(b"\r\n\r\n") else b"x: " + b"y" * 60_000 + b"\r\n")
 
-    with peer(flood) as port, pytest.raises(DeliveryFailed, match=r"127.0.0.1: more than \d+ bytes of answers"):
+    # Newer releases of Python have a bound of their own for answers that are not the last.
+    bound = r"127\.0\.0\.1: (more than \d+ bytes of answers|got more than \d+ interim responses)"
+    with peer(flood) as port, pytest.raises(DeliveryFailed, match=bound):
         Url(f"http://127.0.0.1:{port}/").deliver(NOTICE)
