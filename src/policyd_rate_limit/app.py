@@ -159,7 +159,8 @@ def _compare(configured: sockets.Address, listeners: Sequence[socket.socket]) ->
 
 def _status(backend: str, memory: Memory, store: Fallback) -> str:
     """What the daemon does, in a few words."""
-    text = f"serving; {backend}; {len(memory.ledger.windows):,} ids"
+    ids = len(memory.ledger.windows)
+    text = f"serving; {backend}; {ids:,} {'id' if ids == 1 else 'ids'}"
     if store.away_since is not None:
         since = time.localtime(time.time() - (time.monotonic() - store.away_since))
         text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)

@@ -8,6 +8,7 @@ import resource
 import socket
 from typing import TYPE_CHECKING, Final, cast
 
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import ProtocolError
 from policyd_rate_limit.protocol.codec import Decoder, encode
 from policyd_rate_limit.service import Asking
@@ -97,7 +98,9 @@ class Server:
         while self._connections and loop.time() < deadline:
             await asyncio.sleep(0.01)
         if self._connections:
-            _logger.warning("%d connections are cut, their clients have not finished", len(self._connections))
+            _logger.warning(
+                "cutting %s, whose clients have not finished", quantity(len(self._connections), "connection")
+            )
         for connection in tuple(self._connections):
             connection.abort()
         if self._tick_handle is not None:
@@ -208,7 +211,7 @@ class Server:
         self.complaints[kind] += 1
         log_it, suppressed = self._bad_client.hit(kind)
         if log_it:
-            more = f" ({suppressed} more such clients since the last line)" if suppressed else ""
+            more = f" ({quantity(suppressed, 'more such client')} since the last line)" if suppressed else ""
             _logger.warning("%s%s%s", f"client {peer}: " if peer else "", message, more)
 
     # --- Turns

@@ -17,6 +17,7 @@ from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hin
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 
@@ -256,7 +257,7 @@ class Service(PolicyService):
                 request.protocol_state or "(none)",
                 "unset" if count_mode is None else count_mode,
                 main_cf_hint(count_mode, self._policy_service),
-                f" ({suppressed} more such requests since the last line)" if suppressed else "",
+                f" ({quantity(suppressed, 'more such request')} since the last line)" if suppressed else "",
             )
 
 

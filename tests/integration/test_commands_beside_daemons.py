@@ -155,18 +155,18 @@ def test_what_waits_in_the_journal_is_told(tmp_path: pathlib.Path) -> None:
 
 
 class Terminal:
-    """The command on a pseudo-terminal of 20 lines."""
+    """The command on a pseudo-terminal of 20 lines of so many ``columns``."""
 
-    def __init__(self, path: pathlib.Path, *arguments: str) -> None:
+    def __init__(self, path: pathlib.Path, *arguments: str, columns: int = 100) -> None:
         self._ours, theirs = os.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, columns, 0, 0))
         self.shown = ""
         self.process = subprocess.Popen(
             [str(COMMAND), "-f", str(path), *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)},  # which counts more than the terminal
             start_new_session=True,
         )
         os.close(theirs)
@@ -235,6 +235,27 @@ def test_a_terminal_gets_all_of_it_at_once_where_that_is_asked(tmp_path: pathlib
             assert terminal.end() == 0
             assert "\x1b[?1049h" not in terminal.shown
             assert terminal.shown
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_ids_are_whole_on_a_narrow_terminal(tmp_path: pathlib.Path, columns: int) -> None:
+    ids = ("client:127.0.0.17", "client:2001:db8:1234:5678::/64", f"sender:{'a-long-name' * 6}@lists.example.org")
+    charged = {"limit_by_ip": True, "limit_by_sender": True, "limited_networks": ["0.0.0.0/0", "::/0"]}
+    with running(tmp_path, **LIMITS, **charged) as daemon, Client(daemon.address) as client:
+        for one in ids:
+            kind, _, name = one.partition(":")
+            attributes = {"sender": name} if kind == "sender" else {"sender": "", "client_address": name.split("/")[0]}
+            assert client.ask(**mail("", sasl_username="", **attributes)) == "dunno"
+        call(daemon.path, "block", ids[0], "--for", "1h", "--note", "as it sends more than anybody should")
+        for arguments in (["top", "--once"], ["status"], *(["history", one] for one in ids), ["status", ids[0]]):
+            with Terminal(daemon.path, *arguments, columns=columns) as terminal:
+                assert terminal.end() == 0
+            lines = COLOUR.sub("", terminal.shown).splitlines()
+            found = [one for one in ids if any(re.search(rf"(^|\s){re.escape(one)}(\s|:|$)", line) for line in lines)]
+            assert found == (list(ids) if len(arguments) < 2 or arguments[1] == "--once" else [arguments[1]])
+            for line in lines:
+                # Beyond the edge is nothing but an id that is longer than a line, or the path of the database.
+                assert len(line) <= columns or len(line.split()) == 1 or str(tmp_path) in line
 
 
 # Whose files

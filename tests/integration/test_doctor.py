@@ -447,4 +447,4 @@ def test_for_people(host: Host, tmp_path: Path) -> None:
     assert "error   not-hooked: main.cf: smtpd_data_restrictions\n" in done.stdout
     assert f"\n          smtpd_data_restrictions = {CHECK}\n" in done.stdout
     assert "\nok      " in done.stdout
-    assert done.stdout.endswith("\n1 errors, 0 warnings\n")
+    assert done.stdout.endswith("\n1 error, 0 warnings\n")

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from policyd_rate_limit.cli import COMMANDS, main, output
-from policyd_rate_limit.cli.output import Cell, Column, Table, duration, moment, write
+from policyd_rate_limit.cli.layout import Cell, Column, Table
+from policyd_rate_limit.cli.output import duration, moment, write
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.storage.administration import LONGEST_NOTE
 from policyd_rate_limit.storage.memory import Memory
@@ -137,7 +138,9 @@ def test_history_in_words(run: Run, tmp_path: Path) -> None:
         "",
         ["COUNTED", "MAILS", "ID", "INSTANCE"],
     ]
-    assert re.fullmatch(r"[\d: -]+ +10  #{40}", lines[1])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d +10  #{40}", lines[1])  # today as well has its date
+    (_, hour, *_) = run("history", "alice").out.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:00 +10  #{40}", hour)
     assert re.fullmatch(r"[\d: -]+ +10  user:alice", lines[4])
     assert len(run("history", "alice", "--last", "0").out.splitlines()) == 2
 
@@ -152,7 +155,11 @@ def test_limits_for_a_while(run: Run, tmp_path: Path) -> None:
     blocked = run("block", "alice", "--for", "1h", "--note", "why", "--json").json
     (override,) = blocked["overrides"]
     assert override == {"key": "user:alice", "limits": [[0, 1]], "until": blocked["time"] + 3600, "note": "why"}
-    assert "not before" in run("status", "alice").out
+    told = run("status", "alice").out
+    assert re.fullmatch(r"user:alice\nlimits: blocked until [\d: -]+, (1 h|59 min \d+ s) more: why\n", told)
+    assert "0/1s" not in told
+    (line,) = (line for line in run("top").out.splitlines() if "alice" in line)
+    assert re.fullmatch(r"user:alice +10 +blocked +not before [\d: -]+ override", line)
     assert run("allow", "alice", "unlimited", "--for", "1h").status == 0
     assert re.search(r"^limits: unlimited until .* more$", run("status", "alice").out, re.MULTILINE)
     assert run("revoke", "alice", "--json").json == {"id": "alice", "revoked": ["user:alice"]}

@@ -215,7 +215,7 @@ def test_stop_cuts_who_does_not_finish(
 
     run(scenario())
     [message] = messages(caplog)
-    assert message.startswith("1 connections are cut")
+    assert message.startswith("cutting 1 connection, ")
 
 
 def test_stop_before_start(run: Run) -> None:

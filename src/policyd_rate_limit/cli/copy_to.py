@@ -8,7 +8,8 @@ import click
 
 from policyd_rate_limit import app, config, stores
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import Cell, json_option, write, write_json
+from policyd_rate_limit.cli.layout import Cell
+from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.domain.quantity import quantity
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import json_option, write_json
+from policyd_rate_limit.cli.layout import words
+from policyd_rate_limit.cli.output import is_terminal, json_option, width, write_json
 from policyd_rate_limit.doctor import Finding, Severity, examine
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.system.logs import one_line
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan", Severity.OK: "green"}
-_WIDTH = 100
+_WIDTH = 100  # of what is explained, at the most
+_BELOW = " " * 8
 
 
 @click.command()
@@ -44,18 +46,21 @@ def command(
         for finding in findings:
             _tell(finding)
         counted = Counter(finding.severity for finding in findings)
-        click.echo(f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings")
+        click.echo(f"{quantity(counted[Severity.ERROR], 'error')}, {quantity(counted[Severity.WARNING], 'warning')}")
     return Exit.NO if any(finding.severity.is_wrong for finding in findings) else Exit.OK
 
 
 def _tell(finding: Finding) -> None:
     severity = click.style(f"{finding.severity:7}", fg=_COLOURS[finding.severity])
     place, found = one_line(finding.place), one_line(finding.found)
-    if finding.severity is Severity.OK:
-        click.echo(f"{severity} {finding.check}: {place}: {found}")
-        return
-    click.echo(f"{severity} {finding.check}: {place}")
-    for line in textwrap.wrap(f"{found}. {finding.why}", _WIDTH, break_long_words=False, break_on_hyphens=False):
-        click.echo(f"        {line}")
+    ok = finding.severity is Severity.OK
+    # A line of a pipe is for grep.
+    room = width() - len(_BELOW) if is_terminal() else None
+    first, *below = words(f"{finding.check}: {place}: {found}" if ok else f"{finding.check}: {place}", room)
+    click.echo(f"{severity} {first}")
+    if not ok:
+        below += words(f"{found}. {finding.why}", min(_WIDTH, width() - len(_BELOW)))
+    for line in below:
+        click.echo(f"{_BELOW}{line}")
     for line in finding.mend.splitlines():
         click.echo(f"          {line}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from policyd_rate_limit import app
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import Cell, Column, Page, Table, json_option, moment, write, write_json
+from policyd_rate_limit.cli.layout import Cell, Column, Table
+from policyd_rate_limit.cli.output import Page, json_option, moment, width, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import id_argument, naming_an_id
 from policyd_rate_limit.domain.history import STEPS, Step
 from policyd_rate_limit.standing import History
 
-LONGEST_BAR = 40  # characters
+LONGEST_BAR, SHORTEST_BAR = 40, 10  # characters
+BESIDE_BAR = 24  # the others of such a line, without the number of mails
 MOST = 10_000
 
 
@@ -44,21 +47,30 @@ def _page(history: History, step: Step) -> Page:
     page: list[Table | Cell] = []
     if history.buckets:
         largest = max(bucket.mails for bucket in history.buckets)
+        longest = max(SHORTEST_BAR, min(LONGEST_BAR, width() - BESIDE_BAR - len(str(largest))))
         rows = [
-            (Cell(moment(begin)), Cell(str(mails)), Cell("#" * -(-mails * LONGEST_BAR // largest), "cyan"))
+            (Cell(_begin(begin, step)), Cell(str(mails)), Cell("#" * -(-mails * longest // largest), "cyan"))
             for begin, mails in history.buckets
         ]
         page.append(Table((Column(step.upper()), Column("MAILS", True), Column("")), rows))
     else:
         page.append(Cell(f"{', '.join(history.keys)}: nothing is counted"))
     if history.last:
-        columns = (Column("COUNTED"), Column("MAILS", True), Column("ID"), Column("INSTANCE"))
+        columns = (Column("COUNTED"), Column("MAILS", True), Column("ID", name=True), Column("INSTANCE"))
         events = [
             (Cell(moment(event.date)), Cell(str(event.amount)), Cell(event.key), Cell(event.instance))
             for event in history.last
         ]
         page += [Cell(""), Table(columns, events)]
     return page
+
+
+def _begin(date: int, step: Step) -> str:
+    """The minute, hour or day that began at ``date`` (Unix second), on the clock of this machine."""
+    try:
+        return f"{datetime.fromtimestamp(date):{'%Y-%m-%d' if step == 'day' else '%Y-%m-%d %H:%M'}}"
+    except (ValueError, OverflowError, OSError):
+        return moment(date)  # no year of a calendar
 
 
 def _facts(history: History) -> dict[str, object]:

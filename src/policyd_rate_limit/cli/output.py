@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
+from policyd_rate_limit.cli.layout import Cell, Line, Table, lines, words
 from policyd_rate_limit.system.logs import one_line
 
 if TYPE_CHECKING:
@@ -23,32 +25,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 REFRESH_SECONDS = 2.0
+USUAL_WIDTH = 100  # of a line that is broken between words, into a pipe
 IDLE_SHARE = 2.0  # a page that takes long to make is made so much less often
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for programs.")
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-
-
-class Column(NamedTuple):
-    """A column of a table; numbers are better read when they end below each other."""
-
-    heading: str
-    right: bool = False
-
-
-class Cell(NamedTuple):
-    """A cell with a style of rich's, which a terminal shows."""
-
-    text: str
-    style: str = ""
-
-
-class Table(NamedTuple):
-    """``rows`` below the headings of ``columns``."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
 
 
 Page = Sequence[Table | Cell]
@@ -65,7 +47,8 @@ def write(page: Page) -> None:
     if is_terminal():
         from rich.console import Console
 
-        Console(highlight=False).print(_renderable(page))
+        console = Console(highlight=False)
+        console.print(_renderable(page, console.width), crop=False)
         return
     for line in _lines(page):
         # As bytes, since a locale such as C cannot say all that a name can.
@@ -85,7 +68,7 @@ def write_again_and_again(make: Callable[[int], Page]) -> None:
             while True:
                 began = time.monotonic()
                 page = make(console.size.height)
-                live.update(_renderable(page), refresh=True)
+                live.update(_renderable(page, console.size.width), refresh=True)
                 time.sleep(max(REFRESH_SECONDS, IDLE_SHARE * (time.monotonic() - began)))
     except KeyboardInterrupt:
         write(page)
@@ -94,6 +77,11 @@ def write_again_and_again(make: Callable[[int], Page]) -> None:
 def is_terminal() -> bool:
     """Whether standard output is a terminal that can do more than write lines."""
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def width() -> int:
+    """How many characters a line has: those of the terminal, and as many as usual where there is none."""
+    return shutil.get_terminal_size().columns if is_terminal() else shutil.get_terminal_size((USUAL_WIDTH, 24)).columns
 
 
 def duration(seconds: int) -> str:
@@ -120,42 +108,31 @@ def _lines(page: Page) -> Iterator[str]:
         if isinstance(part, Cell):
             yield one_line(part.text)
         else:
-            yield from _aligned(part)
+            yield from ("".join(cell.text for cell in line) for line in lines(_printable(part), None))
 
 
-def _aligned(table: Table) -> Iterator[str]:
-    rows = [
-        [column.heading for column in table.columns],
-        *([one_line(cell.text) for cell in row] for row in table.rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            text.rjust(width) if column.right else text.ljust(width)
-            for text, width, column in zip(row, widths, table.columns, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
+def _printable(table: Table) -> Table:
+    rows = [[cell._replace(text=one_line(cell.text)) for cell in row] for row in table.rows]
+    return table._replace(rows=rows)
 
 
-def _renderable(page: Page) -> RenderableType:
+def _renderable(page: Page, width: int) -> RenderableType:
+    from rich.cells import cell_len
     from rich.console import Group
 
-    parts: list[RenderableType] = [_rich_table(part) if isinstance(part, Table) else _text(part) for part in page]
+    parts: list[RenderableType] = []
+    for part in page:
+        if isinstance(part, Table):
+            parts += map(_text, lines(_printable(part), width, cell_len))
+        else:
+            parts += (_text([part._replace(text=text)]) for text in words(one_line(part.text), width))
     return Group(*parts)
 
 
-def _rich_table(table: Table) -> RenderableType:
-    from rich import table as rich_table
-
-    made = rich_table.Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in table.columns:
-        made.add_column(column.heading, justify="right" if column.right else "left", overflow="fold")
-    for row in table.rows:
-        made.add_row(*map(_text, row))
-    return made
-
-
-def _text(cell: Cell) -> Text:
+def _text(line: Line) -> Text:
     from rich.text import Text
 
-    return Text(one_line(cell.text), style=cell.style)
+    text = Text(no_wrap=True, overflow="ignore")
+    for cell in line:
+        text.append(cell.text, cell.style)
+    return text

@@ -8,7 +8,8 @@ import click
 
 from policyd_rate_limit import app
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import Cell, write, write_json
+from policyd_rate_limit.cli.layout import Cell
+from policyd_rate_limit.cli.output import write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import naming_an_id, override_facts, period, written_override
 from policyd_rate_limit.domain.identity import looks_like_a_pattern

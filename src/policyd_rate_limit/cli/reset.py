@@ -8,9 +8,11 @@ import click
 
 from policyd_rate_limit import app
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import Cell, json_option, write, write_json
+from policyd_rate_limit.cli.layout import Cell
+from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import id_argument, naming_an_id
+from policyd_rate_limit.domain.quantity import quantity
 
 
 @click.command(short_help="Take back what was counted for an id.")
@@ -29,5 +31,5 @@ def command(path: Path | None, identifier: str, as_json: bool) -> Exit:
     if as_json:
         write_json({"id": identifier, "reset": [{"key": key, "mails": mails} for key, mails in taken.items()]})
     else:
-        write([Cell(f"{key}: {mails} mails taken back") for key, mails in taken.items()])
+        write([Cell(f"{key}: {quantity(mails, 'mail')} taken back") for key, mails in taken.items()])
     return Exit.OK if any(taken.values()) else Exit.NO

@@ -10,7 +10,8 @@ import click
 from policyd_rate_limit import app, stores
 from policyd_rate_limit.cli import top
 from policyd_rate_limit.cli.exits import Exit, tell
-from policyd_rate_limit.cli.output import Cell, Column, Page, Table, json_option, moment, write, write_json
+from policyd_rate_limit.cli.layout import Cell, Column, Table
+from policyd_rate_limit.cli.output import Page, json_option, moment, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import (
     in_force_facts,
@@ -21,7 +22,8 @@ from policyd_rate_limit.cli.words import (
     written_override,
     written_source,
 )
-from policyd_rate_limit.domain.limits import spell_period
+from policyd_rate_limit.domain.limits import BLOCKED, spell_period
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.standing import Counted, Desk, Sender, Senders, Standing, share
 from policyd_rate_limit.storage.administration import MayNotList
@@ -82,6 +84,8 @@ def _standing_page(standing: Standing, now: int) -> Page:
     key, in_force, usages, hits = standing
     rows = []
     for usage in usages:
+        if usage.limit == BLOCKED:
+            continue  # which the line above says
         used_up = share(usage.used, usage.limit)
         rows.append(
             (
@@ -97,7 +101,7 @@ def _standing_page(standing: Standing, now: int) -> Page:
         page.append(Table(_STANDING, rows))
     for one in hits:
         last = f", last at {moment(one.last)}" if one.last else ""
-        page.append(Cell(f"refused by the limit of {spell_period(one.seconds)}: {one.hits} times{last}"))
+        page.append(Cell(f"refused by the limit of {spell_period(one.seconds)}: {quantity(one.hits, 'time')}{last}"))
     return page
 
 
@@ -154,15 +158,19 @@ def _whole_page(place: str, store: _Store | None, process: int | None, journals:
         page.append(Cell(f"store: {place}, there; ids may not be listed: {store.refusal}", "yellow"))
     else:
         period = spell_period(store.counted.seconds)
-        page.append(Cell(f"store: {place}, {store.counted.entries} entries of {store.counted.ids} ids in {period}"))
+        counted = f"{quantity(store.counted.entries, 'entry', 'entries')} of {quantity(store.counted.ids, 'id')}"
+        page.append(Cell(f"store: {place}, {counted} in {period}"))
     for journal in journals:
-        waiting = journal.error or f"{journal.batches} batches of {journal.mails} entries wait for the database"
+        batches, mails = quantity(journal.batches, "batch", "batches"), quantity(journal.mails, "entry", "entries")
+        waiting = (
+            journal.error or f"{batches} of {mails} {'waits' if journal.batches == 1 else 'wait'} for the database"
+        )
         page.append(Cell(f"journal: {journal.path}: {waiting}", "yellow"))
     if not journals:
         page.append(Cell("journal: nothing waits"))
     if store is not None and store.overrides:
         rows = [(Cell(one.key), Cell(written_override(one, store.now))) for one in store.overrides]
-        page += [Cell(""), Table((Column("ID"), Column("OVERRIDE")), rows)]
+        page += [Cell(""), Table((Column("ID", name=True), Column("OVERRIDE")), rows)]
     if store is not None and store.counted is not None and store.heaviest:
         page += [Cell(""), top.table(store.heaviest, store.counted.seconds, store.now)]
     return page

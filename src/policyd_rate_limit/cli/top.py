@@ -9,12 +9,10 @@ import click
 
 from policyd_rate_limit import app
 from policyd_rate_limit.cli.exits import Exit
+from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import (
     REFRESH_SECONDS,
-    Cell,
-    Column,
     Page,
-    Table,
     is_terminal,
     json_option,
     moment,
@@ -24,7 +22,7 @@ from policyd_rate_limit.cli.output import (
 )
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import in_force_facts, period, shade, when_free
-from policyd_rate_limit.domain.limits import spell_limit, spell_period
+from policyd_rate_limit.domain.limits import BLOCKED, shown_limit, spell_period
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.standing import Desk, Sender, Senders, share
 
@@ -72,13 +70,13 @@ def command(path: Path | None, window: int, most: int, by: str, once: bool, as_j
 def table(heaviest: Sequence[Sender], window: int, now: int) -> Table:
     """A row for each of ``heaviest``, as of ``now`` (Unix second); their mails are those in ``window`` (seconds)."""
     columns = (
-        Column("ID"),
+        Column("ID", name=True),
         Column(f"IN {spell_period(window)}", True),
         Column("USED", True),
         Column("OF", True),
         Column("SHARE", True),
         Column("FREE"),
-        Column("LIMITS FROM"),
+        Column("LIMITS FROM", spare=True),
     )
     return Table(columns, [_row(sender, now) for sender in heaviest])
 
@@ -100,12 +98,13 @@ def _row(sender: Sender, now: int) -> Sequence[Cell]:
         return (name, mails, Cell(""), Cell("unlimited"), Cell(""), Cell(""), source)
     used_up = share(tightest.used, tightest.limit)
     style = shade(used_up)
+    is_blocked = tightest.limit == BLOCKED
     return (
         name,
         mails,
-        Cell(str(tightest.used), style),
-        Cell(spell_limit(tightest.limit)),
-        Cell(f"{used_up:.0%}", style),
+        Cell("" if is_blocked else str(tightest.used), style),
+        Cell(shown_limit(tightest.limit), style if is_blocked else ""),
+        Cell("" if is_blocked else f"{used_up:.0%}", style),
         when_free(sender.usages, sender.in_force, now),
         source,
     )

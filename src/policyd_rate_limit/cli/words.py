@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from policyd_rate_limit.cli.output import Cell, duration, moment
+from policyd_rate_limit.cli.layout import Cell
+from policyd_rate_limit.cli.output import duration, moment
 from policyd_rate_limit.domain.charge import Usage, free_in
-from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, spell_limit, spell_period
+from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown_limit, spell_period
 
 if TYPE_CHECKING:
     from policyd_rate_limit.standing import InForce
@@ -48,7 +49,7 @@ def naming_an_id() -> Iterator[None]:
 
 def written(limits: Limits) -> str:
     """``limits`` in one line, as a configuration has them."""
-    return ", ".join(map(spell_limit, limits)) or "unlimited"
+    return ", ".join(map(shown_limit, limits)) or "unlimited"
 
 
 def written_override(override: Override, now: int) -> str:
@@ -72,7 +73,9 @@ def when_free(usages: Iterable[Usage], in_force: InForce, now: int) -> Cell:
     if seconds is None:
         override = in_force.override
         return Cell(f"not before {moment(override.until)}" if override else "never", FULL)
-    return Cell(f"in {duration(seconds)} ({moment(now + seconds)})", FULL) if seconds else Cell("now")
+    if not seconds:
+        return Cell("now")
+    return Cell(f"in {duration(seconds)} ({moment(now + seconds)})", FULL, short=f"in {duration(seconds)}")
 
 
 def shade(share: float) -> str:

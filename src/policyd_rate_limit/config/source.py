@@ -12,6 +12,7 @@ import tokenize
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Source:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings about this file."""
-        more = (f"{self.file}: {self._untold} more warnings",) if self._untold else ()
+        more = (f"{self.file}: {quantity(self._untold, 'more warning')}",) if self._untold else ()
         return (*self._warnings, *more)
 
 

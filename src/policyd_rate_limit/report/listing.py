@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.limits import spell_period
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.report.wording import local_time, name_and_kind
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def _sorted(rows: Sequence[Row]) -> tuple[list[Row], str]:
     """The rows to show, and what is to be said of the others."""
     by_hits = sorted(rows, key=lambda row: (-row.hits, row.key, row.seconds))
     shown, others = by_hits[:MOST_ROWS], by_hits[MOST_ROWS:]
-    below = f"{len(others)} more, with {sum(row.hits for row in others)} hits in all, are not shown." if others else ""
+    hits = quantity(sum(row.hits for row in others), "hit")
+    verb = "is" if len(others) == 1 else "are"
+    below = f"{len(others)} more, with {hits} in all, {verb} not shown." if others else ""
     return shown, below
 
 
@@ -78,10 +81,7 @@ def _summary(rows: Sequence[Row], host: str) -> str:
     if not rows:
         return f"Nobody ran into a limit on {host} since the last report."
     ids, hits = len({row.key for row in rows}), sum(row.hits for row in rows)
-    return (
-        f"{ids} {'id' if ids == 1 else 'ids'} ran into a limit on {host} since the last report, "
-        f"{hits} {'time' if hits == 1 else 'times'} in all."
-    )
+    return f"{quantity(ids, 'id')} ran into a limit on {host} since the last report, {quantity(hits, 'time')} in all."
 
 
 def _who(key: str) -> str:

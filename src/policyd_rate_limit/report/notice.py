@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.report.wording import local_time, name_and_kind, printable
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _free(wait: int | None) -> str:
 def _unsent(unsent: Unsent) -> str:
     more = unsent.total - len(unsent.first)
     return (
-        f"{unsent.total} more notices were due before this one, and not sent since notify_max_per_hour was reached"
+        f"{quantity(unsent.total, 'more notice')} {'was' if unsent.total == 1 else 'were'} due before this one, and not"
+        " sent since notify_max_per_hour was reached"
         f"{f'; the first {len(unsent.first)} of them' if more else ''}:"
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import LARGEST
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.aside import Aside
 from policyd_rate_limit.storage.base import CommitFailed, Decided, Refused, Underway
@@ -127,7 +128,8 @@ class Fallback:
         self._spool.adopt("")
         self._count_pending()
         if self._spool.records:
-            _logger.info("%d batches wait in the journal of an earlier daemon", len(self._spool.records))
+            count = quantity(len(self._spool.records), "batch", "batches")
+            _logger.info("waiting in the journal of an earlier daemon: %s", count)
         # A database that is made anew goes on being the one that these were written for.
         self._store.propose(self._spool.installation())
         self._open_journal()
@@ -437,7 +439,8 @@ class Fallback:
         if self._away:
             self._away = self._full = False
             self.away_since = None
-            _logger.warning("the database is back; %d batches were kept meanwhile", len(self._spool.records))
+            count = quantity(len(self._spool.records), "batch", "batches")
+            _logger.warning("the database is back; kept meanwhile: %s", count)
         self._backoff.succeeded()
         self._sorted_for = self._store.installation
         if self._spool.records:

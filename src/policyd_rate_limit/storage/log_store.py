@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import longest_window
@@ -527,7 +528,7 @@ class LogStore:
                     entries += 1
                     yield Entry(counter, recipients, min(date + 1, now), "", "")
         if entries:
-            _logger.info("%d counts of an older version carried over", entries)
+            _logger.info("%s of an older version carried over", quantity(entries, "count"))
 
     def _give_up(self, error: LogError) -> None:
         """Let go of the log after ``error``."""

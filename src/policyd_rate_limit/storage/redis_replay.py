@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.storage.base import Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
@@ -62,7 +63,9 @@ class Replays:
         end = self._link.end()
         while waiting:
             if time.monotonic() >= end:
-                raise NodeError(f"{len(waiting)} batches are still to be brought into Redis", Remedy.REPEAT)
+                raise NodeError(
+                    f"still to be brought into Redis: {quantity(len(waiting), 'batch', 'batches')}", Remedy.REPEAT
+                )
             commands: list[tuple[Command, int, Sequence[Entry]]] = []
             count = 0
             for record in waiting:

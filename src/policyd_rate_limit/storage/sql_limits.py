@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, parse_limits, parse_limits_text, tolerated_limits
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
@@ -285,5 +286,5 @@ class SqlLimits:
     def _warn_of(self, ids: tuple[str, ...], error: ValueError) -> None:
         log_it, suppressed = self._may_log(f"id {ids[0]}")
         if log_it:
-            more = f" ({suppressed} more times since the last such line)" if suppressed else ""
+            more = f" ({quantity(suppressed, 'more time')} since the last such line)" if suppressed else ""
             _logger.warning("sql_limits_by_id for %r: %s; it does not count%s", ids[0], error, more)
