@@ -257,11 +257,8 @@ def mail_report(settings: Settings) -> None:
     """
     if not settings.report:
         return
-    administration = stores.open_administration(settings, _rules(settings))
-    try:
-        reports.mail_report(settings, administration, os.uname().nodename)
-    finally:
-        administration.close()
+    with open_desk(settings) as desk:
+        reports.mail_report(settings, desk, os.uname().nodename)
 
 
 async def _serve(

@@ -11,28 +11,36 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.report.smtp import MailServer
-    from policyd_rate_limit.storage.administration import Administration
+    from policyd_rate_limit.standing import Desk
 
 # smtplib, ssl and email take a while to load, and most daemons need none of them.
 
 
-def mail_report(settings: Settings, administration: Administration, host: str) -> None:
+def mail_report(settings: Settings, desk: Desk, host: str) -> None:
     """Mail who ran into the limits of ``report_limits`` since the last report, and forget it once the server has it.
 
-    With ``report_only_if_needed``, not when that is nobody.
+    With ``report_only_if_needed``, not when that is nobody. What a limit admits is what it admits now: of a hit the
+    database knows the window alone.
 
     :raises DeliveryFailed: a setting that it needs is broken, or nobody has got it, and nothing is forgotten; or some
         of several recipients were refused, while the others have it.
     :raises StoreError: the database does not answer.
     """
-    from policyd_rate_limit.report.listing import Row, as_html, as_text
+    from policyd_rate_limit.report.listing import Row, as_html, as_text, sorted_by_hits
     from policyd_rate_limit.report.message import compose, own_address
 
     _refuse_broken(settings, "report_", "smtp_")
-    hits = administration.hits()
+    hits = desk.store.hits()
     rows = [Row(*hit) for hit in hits if hit.seconds in settings.report_limits]
     if not rows and settings.report_only_if_needed:
         return
+    shown, _ = sorted_by_hits(rows)
+    maxima = {
+        (key, limit.seconds): limit.maximum
+        for key, limits in desk.limits({row.key for row in shown}).items()
+        for limit in limits
+    }
+    rows = [row._replace(maximum=maxima.get((row.key, row.seconds))) for row in rows]
     assert settings.report_to is not None  # noqa: S101 - it is broken else
     message = compose(
         settings.report_from or own_address(host),
@@ -43,7 +51,7 @@ def mail_report(settings: Settings, administration: Administration, host: str) -
         html=as_html(rows, host),
     )
     refused = mail_server(settings).send(message, null_sender=settings.report_from is None)
-    administration.forget_hits(hits)
+    desk.store.forget_hits(hits)
     if refused:
         # Whoever has it must not get the same again and again; whoever looks at the exit status shall see it.
         some = "; ".join(f"{recipient}: {reply}" for recipient, reply in refused.items())

@@ -5,7 +5,10 @@ What commands show beside the running daemons. What is counted, and what a windo
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import heapq
+import itertools
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,10 +18,11 @@ from policyd_rate_limit.domain.history import Bucket, buckets
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
-from policyd_rate_limit.storage.administration import longest_window
+from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.administration import MayNotList, longest_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import tzinfo
 
     from policyd_rate_limit.domain.charge import Entry
@@ -29,8 +33,19 @@ if TYPE_CHECKING:
 MOST_LOOKUPS = 1_000
 """The most ids whose limits :class:`Senders` looks up in the table of ``sql_limits_by_id``: those who send most."""
 
+MOST_COMPARED = 20_000
+"""The most ids that :meth:`Desk.stranger` compares with a name, which takes a fraction of a second."""
+
+MOST_READ = 500_000
+"""The most entries that it reads for that, which takes a second or two."""
+
+MOST_NEAREST = 3
+"""The most of them that it tells."""
+
 LOOKS_PER_LOOKUP = 30
 """How often :class:`Senders` looks before it has those limits looked up again."""
+
+LEAST_ALIKE = 0.66  # of difflib's ratio: "bbo" and "bob" have 0.67
 
 MOST_WATCHED = 1_024  # different limits that are kept ready
 
@@ -86,6 +101,13 @@ class History(NamedTuple):
     last: list[Event]
 
 
+class Stranger(NamedTuple):
+    """An id of which nothing is on record; ``nearest``: the keys of ids that are, and are written much like it."""
+
+    keys: tuple[str, ...]
+    nearest: tuple[str, ...]
+
+
 class Counted(NamedTuple):
     """How much is on record in the last ``seconds``: ``entries``, of so many ``ids``."""
 
@@ -138,6 +160,16 @@ class Desk:
             return InForce(from_table, "sql_limits_by_id")
         return InForce(*self.rules.limits_of_key(key))
 
+    def limits(self, keys: Iterable[str]) -> dict[str, Limits]:
+        """The limits of each of ``keys``, without those that the table of ``sql_limits_by_id`` gives no answer for."""
+        overrides = self.overrides()
+        found = {}
+        for key in keys:
+            with contextlib.suppress(StoreError):
+                from_table = self.table(_spellings(key)) if self.table else None
+                found[key] = self.in_force(key, overrides.get(key), from_table).limits
+        return found
+
     def standings(self, name: str) -> list[Standing]:
         """How each of the keys stands that ``name`` stands for. Raises ValueError when it stands for none."""
         keys = self.rules.keys_of_id(name)
@@ -177,6 +209,30 @@ class Desk:
                 heapq.heappop(newest)
         charges = ((date, amount) for _, date, amount in ledger.windows.charges())
         return History(keys, buckets(charges, step, zone), [event for *_, event in sorted(newest)])
+
+    def stranger(self, name: str, overrides: Mapping[str, Override] | None = None) -> Stranger | None:
+        """Whether ``name`` may be a slip of the pen: neither the configuration nor the store knows any of its keys.
+
+        As far back as the store keeps what was counted. ``overrides``: those that count for it, if not all in force.
+        Raises ValueError when it stands for no key.
+        """
+        keys = self.rules.keys_of_id(name)
+        if overrides is None:
+            overrides = self.overrides()
+        if any(self.in_force(key, overrides.get(key), None).source != "limits" for key in keys):
+            return None
+        if self.table is not None and any(self.table(_spellings(key, name)) is not None for key in keys):
+            return None
+        hits = {hit.key for hit in self.store.hits()}
+        if hits & set(keys) or next(iter(self.store.entries(keys, 0)), None) is not None:
+            return None
+        known = {*hits, *overrides, *self.rules.named_keys()}
+        with contextlib.suppress(MayNotList):
+            for entry in itertools.islice(self.store.entries(None, 0), MOST_READ):
+                known.add(entry.counter)
+                if len(known) >= MOST_COMPARED:
+                    break
+        return Stranger(keys, _nearest(keys[0], known))
 
     def counted(self) -> Counted:
         """How much is on record in the longest window in use."""
@@ -267,6 +323,24 @@ class Senders:
         mails, *used, _ = self._ledger.windows.outlook(key, 1, self._watched(in_force.limits))
         usages = (Usage(key, limit, *one) for limit, one in zip(in_force.limits, used, strict=True))
         return Sender(key, mails[0], in_force, tuple(usages))
+
+
+def _nearest(key: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``known`` whose names are much like that of ``key``, the most alike first."""
+    by_name: dict[str, list[str]] = {}
+    by_user: dict[str, list[str]] = {}  # for whoever leaves out the domain, or gives one too many
+    for other in sorted(known):
+        name = id_of_key(other)
+        by_name.setdefault(name, []).append(other)
+        by_user.setdefault(name.partition("@")[0], []).append(other)
+    name = id_of_key(key)
+    alike = [
+        other
+        for found, wanted in ((by_name, name), (by_user, name.partition("@")[0]))
+        for one in difflib.get_close_matches(wanted, found, MOST_NEAREST, LEAST_ALIKE)
+        for other in found[one]
+    ]
+    return tuple(dict.fromkeys(alike))[:MOST_NEAREST]
 
 
 def _usages(ledger: Ledger, key: str, limits: Limits) -> tuple[Usage, ...]:

@@ -98,7 +98,7 @@ def test_commands_beside_a_daemon(tmp_path: pathlib.Path, store: SharedStore) ->
         assert admitted(client, "alice", 7) == 5
         assert [window["used"] for window in ask(daemon.path, "status", "alice")["keys"][0]["windows"]] == [5, 5]
 
-        (override,) = ask(daemon.path, "allow", "alice", "9/600", "--for", "1h", "--note", "é\n")["overrides"]
+        (override,) = ask(daemon.path, "allow", "alice", "9/10m", "--for", "1h", "--note", "é\n")["overrides"]
         assert ask(daemon.path, "status")["overrides"] == [override]
         (alice,) = ask(daemon.path, "status", "alice")["keys"]
         assert (alice["source"], alice["override"], alice["free_in"]) == ("override", override, 0)

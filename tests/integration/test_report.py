@@ -83,9 +83,9 @@ def test_a_report_is_mailed_once(daemon: Daemon, server: Server) -> None:
     lines = text.splitlines()
     assert lines[0].startswith("2 ids ran into a limit on ")
     assert lines[0].endswith(" since the last report, 4 times in all.")
-    assert [(line.split()[:2], line[47:]) for line in lines[3:]] == [
-        (["3", "1d"], f"{NAME} (SASL user)"),
-        (["1", "1d"], "bob (SASL user)"),
+    assert [(line.split()[:2], line[52:]) for line in lines[3:]] == [
+        (["3", "2/1d"], f"{NAME} (SASL user)"),
+        (["1", "2/1d"], "bob (SASL user)"),
     ]
     assert "häns&lt;b&gt;&amp;&quot; (SASL user)" in html
     assert "<b>" not in html

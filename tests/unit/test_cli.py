@@ -109,7 +109,8 @@ def test_help_tells_options_and_statuses(option: str, capsys: pytest.CaptureFixt
     for text in ("-h, --help", "--version", "-f, --file FILE", "--clean", "--get-config NAME"):
         assert text in said
     for one in Exit:
-        assert f"{one:4d}  {one.meaning}\n" in said
+        assert f"\n  {one:4d}  " in said
+        assert f" {one:d} {one.meaning} " in f"{' '.join(said.split())} "
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -241,10 +243,15 @@ def test_what_is_documented_is_what_there_is(run: Run, tmp_path: Path) -> None:
         (["history"], "Missing argument 'ID'"),
         (["history", "alice", "--by", "week"], "minute"),
         (["history", "alice", "-n", "0"], "0 is not in the range"),
-        (["top", "--window", "soon"], "such as 3600"),
+        (["top", "--window", "soon"], "a period such as 90m, 8h or 2d, found 'soon'"),
+        (["top", "--window", "3600"], "without a unit"),
         (["top", "--window", "10w", "--window", "53w"], "at most 366d"),
         (["block", "alice"], "Missing option '--for'"),
-        (["block", "alice", "--for", "0"], "such as 3600"),
+        (["block", "alice", "--for", "0"], "found '0'"),
+        (["block", "alice", "--for", "8"], "8 is without a unit: 8s, 8m, 8h, 8d or 8w?"),
+        (["allow", "alice", "100/1h", "--for", " 8 "], "8 is without a unit"),
+        (["allow", "alice", "100/8", "--for", "8h"], "LIMITS: 8 is without a unit"),
+        (["allow", "alice", "100/1h", "50 / 60", "--for", "8h"], "60 is without a unit"),
         (["block", "alice", "--for", "1000w"], "at most 3660d"),
         (["block", "alice", "--for", "1h", "--note", "x" * (LONGEST_NOTE + 1)], f"at most {LONGEST_NOTE} characters"),
         (["allow", "alice", "--for", "1h"], "Missing argument 'LIMITS...'"),
@@ -400,9 +407,107 @@ def test_bash_completes() -> None:
     assert completed("policyd-rate-limit completion") == ["bash", "fish", "zsh"]
 
 
+def offered(shell: str, words: str, incomplete: str) -> list[str]:
+    """What our command offers a shell for ``incomplete``, which follows ``words``."""
+    asked = f"policyd-rate-limit {words}"
+    environment = {
+        **os.environ,
+        "_POLICYD_RATE_LIMIT_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": f"{asked} {incomplete}" if shell != "fish" else asked,
+        "COMP_CWORD": incomplete if shell == "fish" else str(len(asked.split())),
+    }
+    done = subprocess.run([COMMAND], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    if shell == "zsh":  # three lines each: type, value, help
+        return done.stdout.splitlines()[1::3]
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def configured(tmp_path: Path, **settings: Any) -> Path:
+    """A configuration for whoever runs the tests, and its empty place for a database."""
+    path = tmp_path / "rate.yaml"
+    account = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
+    given = {"sqlite_config": {"database": str(tmp_path / "db.sqlite3")}, **account, **settings}
+    path.write_text(yaml.safe_dump(given), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
+def test_ids_are_completed(tmp_path: Path, shell: str) -> None:
+    path = configured(tmp_path, limits_by_id={"alonso": ["1/1m"]}, unknown_setting=1)
+    assert offered(shell, f"-f {path} status", "al") == []
+    assert not (tmp_path / "db.sqlite3").exists()  # nothing is made by asking
+    store(tmp_path, ("user:alice", 1), ("user:bob", 1), ("sender:Al\n", 1))
+    call = [str(COMMAND), "-f", str(path)]
+    subprocess.run([*call, "block", "albert", "--for", "1h"], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    for command in ("status", "history", "reset", "block", "allow"):
+        assert offered(shell, f"-f {path} {command}", "al") == ["albert", "alice", "alonso"]
+    assert offered(shell, f"-f {path} revoke", "al") == ["albert"]
+    assert offered(shell, f"-f {path} status", "") == ["albert", "alice", "alonso", "bob"]
+    if shell == "fish":  # the others escape or split at colons
+        assert offered(shell, f"-f {path} status", "user:b") == ["user:bob"]
+    path.write_text("limits: [")
+    assert offered(shell, f"-f {path} status", "al") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
+def test_settings_and_checks_are_completed(shell: str) -> None:
+    assert offered(shell, "--get-config", "limits") == ["limits", "limits_by_id"]
+    assert offered(shell, "doctor --ignore", "database-") == [
+        "database-clock",
+        "database-durability",
+        "database-rights",
+    ]
+
+
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
 def test_each_shell_gets_a_script_that_calls_us(run: Run, shell: str) -> None:
     said = run("completion", shell)
     assert (said.status, said.err) == (0, "")
     assert f"_POLICYD_RATE_LIMIT_COMPLETE={shell}_complete" in said.out
     assert "policyd-rate-limit" in said.out
+
+
+# Ids that nobody has seen
+
+
+def test_an_id_that_was_never_seen_is_told(run: Run, tmp_path: Path) -> None:
+    store(tmp_path, ("user:alice@example.org", 1), ("user:bob", 1), ("client:192.0.2.17", 1))
+    charged = {"limit_by_sender": True, "limit_by_ip": True, "limited_networks": ["0.0.0.0/0"]}
+    taken = "never seen, as far as is on record: a typo? Taken for the SASL user {0} and the sender {0}"
+    for name, nearest in {
+        "allice": "user:alice@example.org",
+        "bbo": "user:bob",
+        "alice@example.com": "user:alice@",
+    }.items():
+        said = run("status", name, **charged)
+        assert said.status == 0
+        assert f"{taken.format(name)}; on record are {nearest}" in said.out
+    assert run("status", "zaphod", **charged).out.splitlines()[-1] == taken.format("zaphod")
+    said = run("status", "192.0.2.71", **charged)
+    assert "Taken for the client 192.0.2.71; on record are client:192.0.2.17" in said.out
+    for known in ("bob", "user:bob", "BOB", "192.0.2.17"):
+        assert "never seen" not in run("status", known, **charged).out
+    assert "never seen" not in run("status", "carol", **charged, limits_by_id={"carol": ["1/1m"]}).out
+
+
+@pytest.mark.parametrize("arguments", [["block"], ["allow", "5/1m"]])
+def test_overrides_of_an_id_that_was_never_seen_are_in_force_and_say_so(
+    run: Run, tmp_path: Path, arguments: list[str]
+) -> None:
+    store(tmp_path, ("user:bob", 1))
+    name, *limits = arguments
+    said = run(name, "bbo", *limits, "--for", "1h")
+    assert said.status == 0
+    assert said.out.splitlines()[1].endswith("a typo? Taken for the SASL user bbo; on record are user:bob")
+    assert "never seen" not in run(name, "bbo", *limits, "--for", "2h").out  # since it has an override
+    assert "never seen" not in run(name, "bob", *limits, "--for", "1h").out
+    told = run(name, "bcb", *limits, "--for", "1h", "--json").json
+    assert (told["on_record"], told["nearest"]) == (False, ["user:bob", "user:bbo"])
+    assert run("status", "bob", "--json").json["on_record"] is True
+
+
+def test_summaries_are_whole(run: Run) -> None:
+    said = run("--help").out
+    assert "..." not in said.partition("Commands:")[2]
+    assert max(map(len, said.splitlines())) <= 80

@@ -14,7 +14,7 @@ DAY = 86_400
 ROWS = [
     Row("user:bob", 60, 3, 1_700_000_000),
     Row("client:2001:db8::/64", DAY, 7, 1_700_000_100),
-    Row("user:bob", DAY, 40, 1_700_000_200),
+    Row("user:bob", DAY, 40, 1_700_000_200, 150),
     Row("sender:häns@example.org", 3600, 3, 0),
 ]
 
@@ -52,9 +52,9 @@ class Table(HTMLParser):
 def test_text_is_sorted_by_hits() -> None:
     lines = as_text(ROWS, "mail.test").splitlines()
     assert lines[0] == "3 ids ran into a limit on mail.test since the last report, 53 times in all."
-    assert lines[2].split() == ["hits", "window", "last", "id"]
-    assert [line.split()[:2] for line in lines[3:]] == [["40", "1d"], ["7", "1d"], ["3", "1h"], ["3", "1m"]]
-    assert [line[47:] for line in lines[3:]] == [
+    assert lines[2].split() == ["hits", "limit", "last", "id"]
+    assert [line.split()[:2] for line in lines[3:]] == [["40", "150/1d"], ["7", "1d"], ["3", "1h"], ["3", "1m"]]
+    assert [line[52:] for line in lines[3:]] == [
         "bob (SASL user)",
         "2001:db8::/64 (client)",
         "häns@example.org (sender)",
@@ -69,9 +69,9 @@ def test_html_says_the_same() -> None:
     assert not table.open
     assert "3 ids ran into a limit on mail.test" in table.text
     head, *rows = table.rows
-    assert head == ["id", "window", "hits", "last"]
+    assert head == ["id", "limit", "hits", "last"]
     assert [row[:3] for row in rows] == [
-        ["bob (SASL user)", "1d", "40"],
+        ["bob (SASL user)", "150/1d", "40"],
         ["2001:db8::/64 (client)", "1d", "7"],
         ["häns@example.org (sender)", "1h", "3"],
         ["bob (SASL user)", "1m", "3"],

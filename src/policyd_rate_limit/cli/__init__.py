@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import click
 from click.shell_completion import shell_complete
 
 from policyd_rate_limit import __version__
+from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.exits import Exit, status_of, tell
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.system import signals
@@ -43,7 +45,11 @@ is named here. It gets the path of ``-f``, or None, with ``click.pass_obj`` and 
 COMPLETION_VARIABLE = "_POLICYD_RATE_LIMIT_COMPLETE"
 """Of the environment: with it the shell asks how a command line may go on."""
 
-_STATUSES = "\b\nExit status:\n" + "\n".join(f"{status:4d}  {status.meaning}" for status in Exit)
+_STATUSES = "\b\nExit status:\n" + "\n".join(
+    # click breaks none of these lines, and indents them by two.
+    textwrap.fill(f"{status:4d}  {status.meaning}", 76, subsequent_indent=" " * 6)
+    for status in Exit
+)
 
 
 class _Commands(click.Group):
@@ -86,6 +92,7 @@ class _Commands(click.Group):
     "--get-config",
     "setting",
     metavar="NAME",
+    shell_complete=completing.settings,
     help="Write the value of a setting, and end; dots reach into it (sqlite_config.database).",
 )
 @click.pass_context

@@ -9,7 +9,7 @@ import click
 from policyd_rate_limit.cli import overrides
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import json_option
-from policyd_rate_limit.cli.words import id_argument
+from policyd_rate_limit.cli.words import id_argument, refuse_without_unit
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_limits_text
 
 UNLIMITED = "unlimited"
@@ -27,8 +27,8 @@ def command(
 ) -> Exit:
     """Give an id other limits for a while, in place of all that it has: allow alice 5000/1d --for 8h.
 
-    LIMITS are as in the configuration, such as 100/1h 5000/1d, or the word unlimited. What the id has sent already
-    counts. End it before its time with revoke.
+    LIMITS are as in the configuration, such as 100/1h 5000/1d, each period with its unit, or the word unlimited. What
+    the id has sent already counts. End it before its time with revoke.
     """
     return overrides.put(path, identifier, _limits(limits), seconds, note, as_json=as_json)
 
@@ -40,6 +40,9 @@ def _limits(texts: tuple[str, ...]) -> Limits:
         found = parse_limits([limit for text in texts for limit in parse_limits_text(text)])
     except LimitsError as error:
         raise click.BadParameter(str(error), param_hint="LIMITS") from error
+    for text in texts:
+        if not text.strip().startswith(("[", "(")):
+            refuse_without_unit(text.partition("/")[2], "LIMITS")
     if not found:
         raise click.BadParameter(f"for no limit at all say {UNLIMITED}", param_hint="LIMITS")
     return found

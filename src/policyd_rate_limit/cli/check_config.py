@@ -16,7 +16,7 @@ from policyd_rate_limit.system.accounts import drop_privileges
 from policyd_rate_limit.system.logs import NAME, one_line
 
 
-@click.command()
+@click.command(short_help="Say what is wrong in a configuration file.")
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--pid",

@@ -12,7 +12,7 @@ from policyd_rate_limit.system.logs import NAME
 SHELLS = ("bash", "fish", "zsh")
 
 
-@click.command()
+@click.command(short_help="Write the script for completion by a shell.")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def command(context: click.Context, shell: str) -> Exit:

@@ -21,7 +21,7 @@ MODE = 0o644
 MODE_OF_SECRETS = 0o640
 
 
-@click.command()
+@click.command(short_help="Write a .conf file as .yaml.")
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "-o",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import words
 from policyd_rate_limit.cli.output import is_terminal, json_option, width, write_json
@@ -19,7 +20,7 @@ _WIDTH = 100  # of what is explained, at the most
 _BELOW = " " * 8
 
 
-@click.command()
+@click.command(short_help="Say what is wrong on this host.")
 @click.option(
     "--postfix-config",
     "directory",
@@ -28,7 +29,13 @@ _BELOW = " " * 8
     help="The directory of main.cf and master.cf, if not Postfix's own.",
 )
 @click.option("--postconf", metavar="PROGRAM", type=click.Path(path_type=Path), help="If not the first in PATH.")
-@click.option("--ignore", metavar="CHECK", multiple=True, help="Leave out findings of that name, such as clock.")
+@click.option(
+    "--ignore",
+    metavar="CHECK",
+    multiple=True,
+    shell_complete=completing.checks,
+    help="Leave out findings of that name, such as clock.",
+)
 @json_option
 @click.pass_obj
 def command(

@@ -11,7 +11,14 @@ from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import write, write_json
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.cli.words import naming_an_id, override_facts, period, written_override
+from policyd_rate_limit.cli.words import (
+    naming_an_id,
+    override_facts,
+    period,
+    stranger_facts,
+    written_override,
+    written_stranger,
+)
 from policyd_rate_limit.domain.identity import looks_like_a_pattern
 from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.storage.administration import LONGEST_NOTE, Override
@@ -52,12 +59,16 @@ def put(path: Path | None, identifier: str, limits: Limits, seconds: int, note: 
         with naming_an_id():
             _refuse_patterns(identifier)
             keys = desk.rules.keys_of_id(identifier)
+        before = desk.overrides()
         now = desk.store.now()
         overrides = [Override(key, limits, now + seconds, note) for key in keys]
         for override in overrides:
             desk.store.set_override(override)
+        stranger = desk.stranger(identifier, before)  # not earlier: whoever blocks is in a hurry
     if as_json:
-        write_json({"id": identifier, "time": now, "overrides": [override_facts(override) for override in overrides]})
+        told = {"id": identifier, "time": now, "overrides": [override_facts(override) for override in overrides]}
+        write_json({**told, **stranger_facts(stranger)})
     else:
-        write([Cell(f"{override.key}: {written_override(override, now)}") for override in overrides])
+        page = [Cell(f"{override.key}: {written_override(override, now)}") for override in overrides]
+        write([*page, written_stranger(stranger)] if stranger else page)
     return Exit.OK

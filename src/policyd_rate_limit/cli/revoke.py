@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from policyd_rate_limit import app
+from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.cli.words import id_argument, naming_an_id
+from policyd_rate_limit.cli.words import naming_an_id
 
 
 @click.command(short_help="End what allow or block has begun.")
-@id_argument
+@click.argument("identifier", metavar="ID", shell_complete=completing.overridden_ids)
 @json_option
 @click.pass_obj
 def command(path: Path | None, identifier: str, as_json: bool) -> Exit:

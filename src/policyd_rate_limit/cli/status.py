@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from policyd_rate_limit import app, stores
-from policyd_rate_limit.cli import top
+from policyd_rate_limit.cli import completing, top
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import Page, json_option, moment, write, write_json
@@ -18,9 +18,11 @@ from policyd_rate_limit.cli.words import (
     naming_an_id,
     override_facts,
     shade,
+    stranger_facts,
     when_free,
     written_override,
     written_source,
+    written_stranger,
 )
 from policyd_rate_limit.domain.limits import BLOCKED, spell_period
 from policyd_rate_limit.domain.quantity import quantity
@@ -57,7 +59,7 @@ class _Store(NamedTuple):
 
 
 @click.command(short_help="Say how an id stands, or how the whole does.")
-@click.argument("identifier", metavar="[ID]", required=False)
+@click.argument("identifier", metavar="[ID]", required=False, shell_complete=completing.ids)
 @json_option
 @click.pass_obj
 def command(path: Path | None, identifier: str | None, as_json: bool) -> Exit:
@@ -72,11 +74,14 @@ def command(path: Path | None, identifier: str | None, as_json: bool) -> Exit:
     with app.open_desk(settings) as desk:
         with naming_an_id():
             standings = desk.standings(identifier)
+            stranger = desk.stranger(identifier)
         now = desk.store.now()
     if as_json:
-        write_json({"id": identifier, "time": now, "keys": [_standing_facts(standing) for standing in standings]})
+        told = {"id": identifier, "time": now, "keys": [_standing_facts(standing) for standing in standings]}
+        write_json({**told, **stranger_facts(stranger)})
     else:
-        write([part for standing in standings for part in (Cell(""), *_standing_page(standing, now))][1:])
+        page = [part for standing in standings for part in (Cell(""), *_standing_page(standing, now))][1:]
+        write([*page, written_stranger(stranger)] if stranger else page)
     return Exit.OK
 
 

@@ -30,7 +30,7 @@ LINES_BESIDE = 4  # of the terminal, which the table does not get
 LONGEST_WINDOW = 366 * 86_400
 
 
-@click.command()
+@click.command(short_help="Show the ids that send most.")
 @click.option(
     "--window",
     default="1h",

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, moment
 from policyd_rate_limit.domain.charge import Usage, free_in
-from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown_limit, spell_period
+from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown, shown_limit, spell_period
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.standing import InForce
+    from policyd_rate_limit.standing import InForce, Stranger
     from policyd_rate_limit.storage.administration import Override
 
 FULL, NEARLY = "bold red", "yellow"  # styles of rich
 NEARLY_FULL = 0.8
+_KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
 
-id_argument = click.argument("identifier", metavar="ID")
+id_argument = click.argument("identifier", metavar="ID", shell_complete=completing.ids)
 
 
 def period(longest: int) -> Callable[[click.Context, click.Parameter, str], int]:
@@ -30,12 +33,25 @@ def period(longest: int) -> Callable[[click.Context, click.Parameter, str], int]
         try:
             seconds = parse_period(text)
         except LimitsError as error:
-            raise click.BadParameter(str(error)) from error
+            raise click.BadParameter(f"expected a period such as 90m, 8h or 2d, found {shown(text)}") from error
+        refuse_without_unit(text)
         if seconds > longest:
             raise click.BadParameter(f"at most {spell_period(longest)}, not {text}")
         return seconds
 
     return convert
+
+
+def refuse_without_unit(period: str, hint: str | None = None) -> None:
+    """On a command line 8 is more often meant as hours than as the seconds that a configuration has it for.
+
+    Raises click.BadParameter, about the parameter ``hint``.
+    """
+    number = period.strip()
+    if number.isdecimal():
+        raise click.BadParameter(
+            f"{number} is without a unit: {number}s, {number}m, {number}h, {number}d or {number}w?", param_hint=hint
+        )
 
 
 @contextlib.contextmanager
@@ -81,6 +97,18 @@ def when_free(usages: Iterable[Usage], in_force: InForce, now: int) -> Cell:
 def shade(share: float) -> str:
     """The style of what is used up to this share."""
     return FULL if share >= 1 else NEARLY if share >= NEARLY_FULL else ""
+
+
+def written_stranger(stranger: Stranger) -> Cell:
+    """That an id may be misspelt, or be of another kind than it was taken for."""
+    taken = " and ".join(f"the {_KINDS[key.partition(':')[0]]} {id_of_key(key)}" for key in stranger.keys)
+    nearest = f"; on record are {', '.join(stranger.nearest)}" if stranger.nearest else ""
+    return Cell(f"never seen, as far as is on record: a typo? Taken for {taken}{nearest}", NEARLY)
+
+
+def stranger_facts(stranger: Stranger | None) -> dict[str, object]:
+    """Whether an id is on record, and what is much like it, for JSON."""
+    return {"on_record": stranger is None, "nearest": list(stranger.nearest) if stranger else []}
 
 
 def limits_facts(limits: Limits) -> list[list[int]]:

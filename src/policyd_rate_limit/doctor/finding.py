@@ -23,6 +23,53 @@ class Severity(enum.StrEnum):
         return self in (Severity.ERROR, Severity.WARNING)
 
 
+CHECKS = (
+    "account",
+    "after-permit",
+    "answers",
+    "asked-by-class",
+    "asked-twice",
+    "chroot",
+    "clock",
+    "config",
+    "counted-twice",
+    "database",
+    "database-clock",
+    "database-durability",
+    "database-rights",
+    "default-action",
+    "disk-space",
+    "hooked",
+    "limited-networks",
+    "local-mail",
+    "max-idle",
+    "no-answer",
+    "no-limits",
+    "no-sasl",
+    "nobody-charged",
+    "not-hooked",
+    "not-reachable",
+    "not-running",
+    "other-answer",
+    "other-program",
+    "postfix",
+    "proxied-clients",
+    "recipient-limit",
+    "request-limit",
+    "root",
+    "service-mismatch",
+    "service-not-limited",
+    "slow-answer",
+    "socket-permission",
+    "sql-limits",
+    "stage-not-counted",
+    "timeout",
+    "unknown-restriction",
+    "warn-if-reject",
+)
+"""The names of all checks, for completion by a shell."""
+
+
 class Finding(NamedTuple):
     """One thing that was looked at."""
 

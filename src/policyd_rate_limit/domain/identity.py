@@ -25,7 +25,7 @@ from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from policyd_rate_limit.domain.request import Request
 
@@ -319,6 +319,15 @@ class Rules:
                 network = self._limits_of_network.longest(parse_network(name))
                 found = self._limits_of_network[network] if network else None
         return (self._limits, "limits") if found is None else (found, "limits_by_id")
+
+    def named_keys(self) -> Iterator[str]:
+        """The keys that ``limits_by_id`` names, as far as those are charged."""
+        for name in self._limits_of_name:
+            yield from (
+                f"{kind}:{name}" for kind, charged in (("user", self._by_sasl), ("sender", self._by_sender)) if charged
+            )
+        if self._by_ip:
+            yield from (f"client:{network}" for network in self._limits_of_network)
 
     def may_look_back_further(self, before: Rules) -> bool:
         """Whether an id may have a longer window than it had under ``before``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.limits import spell_period
+from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.report.wording import local_time, name_and_kind
 
@@ -18,25 +18,25 @@ MOST_ROWS = 1_000
 
 class Row(NamedTuple):
     """``hits`` of the counter ``key`` against its limit of ``seconds``; ``last``: the Unix second of the newest, or 0
-    when it is not known.
+    when it is not known. ``maximum``: the mails that the limit admits today, None where there is none of that
+    window any more.
     """
 
     key: str
     seconds: int
     hits: int
     last: int
+    maximum: int | None = None
 
 
 def as_text(rows: Sequence[Row], host: str) -> str:
     """The report in plain text, most hits first."""
-    shown, below = _sorted(rows)
+    shown, below = sorted_by_hits(rows)
     lines = [_summary(rows, host)]
     if shown:
         # The id is the last column, since nobody knows how long it is.
-        lines += ["", f"{'hits':>9}  {'window':>7}  {'last':25}  id"]
-        lines += [
-            f"{row.hits:>9}  {spell_period(row.seconds):>7}  {_last(row):25}  {_who(row.key)}".rstrip() for row in shown
-        ]
+        lines += ["", f"{'hits':>9}  {'limit':>12}  {'last':25}  id"]
+        lines += [f"{row.hits:>9}  {_limit(row):>12}  {_last(row):25}  {_who(row.key)}".rstrip() for row in shown]
     if below:
         lines += ["", below]
     return "\n".join((*lines, ""))
@@ -44,7 +44,7 @@ def as_text(rows: Sequence[Row], host: str) -> str:
 
 def as_html(rows: Sequence[Row], host: str) -> str:
     """The same in HTML."""
-    shown, below = _sorted(rows)
+    shown, below = sorted_by_hits(rows)
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>policyd-rate-limit report</title></head><body>',
@@ -53,11 +53,11 @@ def as_html(rows: Sequence[Row], host: str) -> str:
     if shown:
         lines += [
             '<table border="1" cellpadding="4" style="border-collapse: collapse">',
-            "<thead><tr><th>id</th><th>window</th><th>hits</th><th>last</th></tr></thead>",
+            "<thead><tr><th>id</th><th>limit</th><th>hits</th><th>last</th></tr></thead>",
             "<tbody>",
         ]
         lines += [
-            f"<tr><td>{escape(_who(row.key))}</td><td>{spell_period(row.seconds)}</td>"
+            f"<tr><td>{escape(_who(row.key))}</td><td>{_limit(row)}</td>"
             f'<td align="right">{row.hits}</td><td>{escape(_last(row))}</td></tr>'
             for row in shown
         ]
@@ -67,8 +67,8 @@ def as_html(rows: Sequence[Row], host: str) -> str:
     return "\n".join((*lines, "</body></html>", ""))
 
 
-def _sorted(rows: Sequence[Row]) -> tuple[list[Row], str]:
-    """The rows to show, and what is to be said of the others."""
+def sorted_by_hits(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """The rows to show, :data:`MOST_ROWS` at the most, and what is to be said of the others."""
     by_hits = sorted(rows, key=lambda row: (-row.hits, row.key, row.seconds))
     shown, others = by_hits[:MOST_ROWS], by_hits[MOST_ROWS:]
     hits = quantity(sum(row.hits for row in others), "hit")
@@ -87,6 +87,10 @@ def _summary(rows: Sequence[Row], host: str) -> str:
 def _who(key: str) -> str:
     name, kind = name_and_kind(key)
     return f"{name} ({kind})" if kind else name
+
+
+def _limit(row: Row) -> str:
+    return spell_period(row.seconds) if row.maximum is None else spell_limit(Limit(row.maximum, row.seconds))
 
 
 def _last(row: Row) -> str:

@@ -332,7 +332,8 @@ class Fallback:
             self._adoption_due = self._monotonic() + ADOPTION_SECONDS
             found = self._spool.adopt(self._sorted_for)
             if found:
-                _logger.info("%d batches wait in the journal of another daemon that died", len(found))
+                count = quantity(len(found), "batch", "batches")
+                _logger.info("waiting in the journal of another daemon that died: %s", count)
 
     def _set_aside(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
         """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.journal import OVERHEAD, Journal, could_be_larger, is_disk_full
 
@@ -162,12 +163,12 @@ class Spool:
             if records and journal.path not in self._left:
                 self._left.add(journal.path)
                 _logger.warning(
-                    "%d batches in %s were written for another database than the one that is there now "
-                    "(installation %s, not %s): they are left for that one",
-                    len(records),
+                    "%s: written for another database than the one that is there now "
+                    "(installation %s, not %s), and left for that one: %s",
                     journal.path,
                     journal.installation,
                     installation,
+                    quantity(len(records), "batch", "batches"),
                 )
             if journal is self._journal:
                 self._journal = None
@@ -208,7 +209,8 @@ class Spool:
     def close(self, *, keeps_journal: bool) -> None:
         """Let go of all journals, which stay where anything waits, or where ``keeps_journal``."""
         if self._unkept:
-            _logger.error("%d batches could be written nowhere and are lost", len(self._unkept))
+            count = quantity(len(self._unkept), "batch", "batches")
+            _logger.error("lost, as they could be written nowhere: %s", count)
         for journal, records in self._held.items():
             if records or (keeps_journal and journal is self._journal):
                 journal.close()

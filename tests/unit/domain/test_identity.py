@@ -518,3 +518,10 @@ def test_what_looks_like_many_ids(name: str) -> None:
 )
 def test_what_is_one_id(name: str) -> None:
     assert not looks_like_a_pattern(name)
+
+
+def test_the_keys_that_limits_by_id_names() -> None:
+    named = {"Alice": SHORT, "192.0.2.0/24": SHORT}
+    assert set(rules(by_id=named).named_keys()) == {"user:alice", "sender:alice", "client:192.0.2.0/24"}
+    assert set(rules(by_id=named, sender=False, ip=False).named_keys()) == {"user:alice"}
+    assert set(rules().named_keys()) == set()

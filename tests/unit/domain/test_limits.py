@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.limits import (
+    BLOCKED,
     LARGEST,
     LONGEST_TEXT,
     MOST_LIMITS,
@@ -18,6 +19,7 @@ from policyd_rate_limit.domain.limits import (
     parse_limits,
     parse_limits_text,
     parse_period,
+    shown_limit,
     spell_limit,
     spell_period,
     tolerated_limits,
@@ -258,3 +260,9 @@ def test_limits_are_read_as_they_are_written(pairs: list[tuple[int, int]]) -> No
 def test_the_longest_window() -> None:
     assert longest_of((Limit(150, 86400), Limit(10, 60))) == 86400
     assert longest_of(()) == 0
+
+
+def test_a_block_is_shown_as_one() -> None:
+    assert shown_limit(BLOCKED) == "blocked"
+    assert shown_limit(Limit(0, 60)) == "0/1m"
+    assert shown_limit(Limit(10, 60)) == "10/1m"
