@@ -55,7 +55,7 @@ def write_configuration(directory: pathlib.Path, settings: Mapping[str, Any]) ->
     """``settings`` as ``policyd-rate-limit.yaml`` in ``directory``."""
     path = directory / "policyd-rate-limit.yaml"
     path.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
-    if settings.get("smtp_credentials") or settings.get("notify_secret"):
+    if any(settings.get(name) for name in ("smtp_credentials", "notify_secret", "pgsql_config", "mysql_config")):
         path.chmod(0o600)  # or there is a warning
     return path
 
