@@ -96,6 +96,9 @@ class Log(Protocol):
         :raises RecordRefused: the database does not take it; that may show later, until :meth:`commit`.
         """
 
+    def empty(self) -> None:
+        """Under the lock: drop all rows; what is appended next has a seq that nobody has seen yet."""
+
     def redate(self, date: int) -> None:
         """The clock has stepped back to ``date``: rows that lie in the future are dated then."""
 

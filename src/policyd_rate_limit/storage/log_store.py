@@ -6,7 +6,8 @@ with ten rows in the table and with ten million, nobody ever searches by id, and
 over all daemons.
 
 A table that is removed while daemons run is made anew by the first that notices, from its memory; the others then read
-the new one.
+the new one. One that has lost rows, or in whose place there is another one, gets what memory knows and it does not:
+memory is given up only for a table that has been read, and that lacks nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import itertools
 import logging
 import secrets
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -25,8 +27,10 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed, Decided
+from policyd_rate_limit.storage.journal import OVERHEAD
 from policyd_rate_limit.storage.log import LogError, LogReplaced, RecordRefused
 from policyd_rate_limit.storage.log_refusals import MOST_REFUSED, Refusals, find_refused
+from policyd_rate_limit.storage.memory import MARK
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD, in_records, pack
 
 if TYPE_CHECKING:
@@ -37,11 +41,12 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.base import Commit
     from policyd_rate_limit.storage.log import Log, OldCounts
-    from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.memory import Kept, Memory
     from policyd_rate_limit.storage.record import Record
 
 CHARACTERS_PER_TRANSACTION = 1 << 22  # of what waited: binary logs and clusters have bounds of their own
 ANNOUNCED_EACH = 3600  # seconds
+RECENT_BYTES = 4 << 20  # of the last records, in case that a table is lost of which another daemon knows less
 MAINTENANCE_PATIENCE = 0.2  # seconds that what is not urgent may hold up answers while it waits for others
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +57,14 @@ class _Reach(NamedTuple):
 
     seconds: int
     readings: int = 0
+
+
+class _Place(NamedTuple):
+    """Where in the table memory is: the last row, its date, and the newest number of each writer."""
+
+    seq: int
+    date: int
+    stored: dict[int, int]
 
 
 class LogStore:
@@ -83,10 +96,18 @@ class LogStore:
         self._log: Log | None = None
         self._spare: Log | None = None  # opened by a probe
         self._identity: Hashable = None  # of the table that memory was read from
-        self._loaded = False
+        self._loaded = False  # memory has been read from a table: what is lost can be made anew from it
+        self._trusted = False  # likewise, and nothing is in it that is not in the table
+        self._replaced = False  # the table has lost rows, or another one has taken its place
         self._seq = 0  # of the last row that is in memory
         self._date = 0  # of the last row
         self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the table
+        self._dates: dict[int, int] = {}  # writer -> date of its newest record
+        self._recent: deque[Record] = deque()  # that are in the table, the last ones
+        self._recent_bytes = 0
+        self._dropped: dict[int, int] = {}  # writer -> number of its newest record that is in the table, but not there
+        self._marked: dict[int, int] = {}  # writer -> up to which number a snapshot in the table holds its records
+        self._mended: list[tuple[int, Record]] = []  # appended in this transaction, as the table lacked it
         self._rescued: tuple[Record, ...] = ()
         self._found: Sequence[tuple[int, Record]] = ()  # rescued by a probe
         self._overrides: list[Override] = []
@@ -167,7 +188,7 @@ class LogStore:
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | list[Verdict] | None:
         """See :meth:`policyd_rate_limit.storage.base.Store.prepare`."""
         log = self._log
-        if log is None or not self._loaded or log.identity != self._identity or self._needed > self._longest:
+        if log is None or not self._trusted or log.identity != self._identity or self._needed > self._longest:
             return None
         try:
             now = log.try_begin(self._seq)
@@ -232,12 +253,16 @@ class LogStore:
 
     def _committed(self, log: Log, appended: Iterable[tuple[int, Record]]) -> None:
         # Not before: what was read or written in a transaction that fails may never have been there.
-        self._loaded = True
+        self._loaded = self._trusted = True
+        self._replaced = False
         self._identity = log.identity
         self._rescued = ()
         self._date = self._memory.date
-        for seq, stored in appended:
+        mended, self._mended = self._mended, []
+        for seq, stored in itertools.chain(mended, appended):
             self._note(seq, stored)
+        if mended:
+            self._drop_recent()
 
     def _append(self, log: Log, record: Record, refusals: Refusals) -> list[tuple[int, Record]]:
         """Append ``record``, in parts where it is too long for a row, without what is refused."""
@@ -254,7 +279,9 @@ class LogStore:
 
     def _part(self, date: int, entries: Sequence[Entry]) -> Record:
         self._parts += 1
-        return pack(self._parts_writer, self._parts, date, entries)
+        part = pack(self._parts_writer, self._parts, date, entries)
+        self._memory.mark(part)  # what is in it is decided, and counted
+        return part
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """See :meth:`policyd_rate_limit.storage.base.Store.explain`: memory knows what the last batch has found."""
@@ -273,7 +300,7 @@ class LogStore:
 
     def reload(self) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.reload`."""
-        self._loaded = False
+        self._trusted = False
 
     def need(self, seconds: int) -> None:
         """See :meth:`policyd_rate_limit.storage.base.Store.need`."""
@@ -431,22 +458,83 @@ class LogStore:
             self._identify(log)
         else:
             self._memory.synchronise(log.begin(patience))
+        self._mended = []
         needed = self._needed
         if made and self._loaded:  # the table was made of what is in memory
             self._stored.clear()
             self._seq = 0
             self._lacks_overrides = True
-        elif not self._loaded or log.identity != self._identity or needed > self._longest:
-            self._loaded = False
-            self._memory.forget()
-            self._stored.clear()
-            self._seq = log.last_before(self._memory.date - needed.seconds)
             self._longest = needed
+            self._read_on(log)
+            self._drop_recent()  # all of it is in what the table begins with
+            return log
+        if not self._trusted or self._replaced or log.identity != self._identity or needed > self._longest:
+            self._read_anew(log, needed, patience)
+        else:
+            self._read_on(log)
+        self._longest = needed
+        return log
+
+    def _read_anew(self, log: Log, needed: _Reach, patience: float) -> None:
+        """Read all that is in the table, and see that it has all that was known before."""
+        before = _Place(self._seq, self._date, self._stored)
+        kept = self._memory.leave()
+        self._stored = {}
+        self._marked = {}
+        try:
+            self._seq = log.last_before(self._memory.date - needed.seconds)
+            first = self._seq
             self._read_all(log)
             self._memory.synchronise(log.begin(patience))
+            self._read_on(log)
+        except BaseException:
+            # Until something else has been read, this is all that anybody knows.
+            self._memory.take_back(kept)
+            self._seq, self._date, self._stored = before
+            raise
+        if self._loaded:
+            self._complete(log, kept, before, first)
+        self._drop_recent()
         self._longest = needed
-        self._read_on(log)
-        return log
+
+    def _complete(self, log: Log, kept: Kept, before: _Place, first: int) -> None:
+        """Bring in what memory knew (``kept``), and the table, which was read from behind ``first``, lacks."""
+        lacking = [
+            writer
+            for writer, number in kept.applied.items()
+            if number > self._stored.get(writer, 0)
+            and self._dates.get(writer, self._memory.date) > self._memory.date - self._longest.seconds
+        ]
+        if not lacking or self._was_emptied(log, kept, before):
+            return
+        if all(self._dropped.get(writer, 0) <= self._stored.get(writer, 0) for writer in lacking):
+            self._lacks_overrides = True
+            self._mended = self._replay(log, self._recent, Refusals(()))
+            return
+        unknown = any(number > kept.applied.get(writer, 0) for writer, number in self._stored.items())
+        if unknown and any(self._marked.get(writer, -1) == self._stored.get(writer, 0) for writer in lacking):
+            # Made anew by another daemon, and all is in it that it knew: to add what was known here would count twice.
+            self._mended = self._replay(log, self._recent, Refusals(()))
+            _logger.warning("another daemon has made the table anew, and may have known less: some mails may not count")
+            return
+        _logger.warning("the database has lost counts that this daemon knows: they are written to it again")
+        self._memory.take_back(kept)
+        if unknown:
+            for _, record in log.rows_after(first):
+                with contextlib.suppress(ValueError):  # said when it was read
+                    self._memory.apply(record)
+        log.empty()
+        self._mended = [(log.append(record), record) for record in self._snapshot()]
+        self._stored = {}
+        self._lacks_overrides = True
+
+    def _was_emptied(self, log: Log, kept: Kept, before: _Place) -> bool:
+        """Whether somebody has deleted all rows on purpose, and nothing but that has happened to the table."""
+        return (
+            log.identity == self._identity
+            and not any(0 < number <= kept.applied.get(writer, 0) for writer, number in self._stored.items())
+            and log.last_before(before.date) == 0
+        )
 
     def _identify(self, log: Log) -> None:
         """Learn which installation the tables are of; one that is made anew goes on being the one that it was."""
@@ -467,10 +555,11 @@ class LogStore:
         log.commit()
         with contextlib.closing(log.rows_after(self._seq)) as rows:
             self._read(itertools.takewhile(lambda row: row[0] <= last, rows))
-        # All of this is committed, so memory can be relied on if the table is lost from here on.
-        self._loaded = True
-        self._identity = log.identity
-        self._rescued = ()
+        if not self._loaded:
+            # All of this is committed, so memory can be relied on if the table is lost from here on.
+            self._loaded = True
+            self._identity = log.identity
+            self._rescued = ()
 
     def _read_on(self, log: Log) -> None:
         """Read what is new, under the lock."""
@@ -480,17 +569,34 @@ class LogStore:
 
     def _read(self, rows: Iterable[tuple[int, Record]]) -> None:
         for seq, record in rows:
+            if record.size == 0 and record.entries == MARK:
+                self._marked[record.writer] = record.number
             try:
                 self._memory.apply(record)
             except ValueError as error:
                 _logger.error("row %d of policyd_batch cannot be understood and does not count: %s", seq, error)
-            self._note(seq, record)
+                self._seq = seq
+            else:
+                self._note(seq, record)
 
     def _note(self, seq: int, record: Record) -> None:
         self._seq = seq
         self._date = max(self._date, record.date)
         if record.number > self._stored.get(record.writer, 0):
             self._stored[record.writer] = record.number
+            self._dates[record.writer] = record.date
+            self._recent.append(record)
+            self._recent_bytes += len(record.entries) + OVERHEAD
+            while self._recent_bytes > RECENT_BYTES:
+                oldest = self._recent.popleft()
+                self._recent_bytes -= len(oldest.entries) + OVERHEAD
+                self._dropped[oldest.writer] = oldest.number
+
+    def _drop_recent(self) -> None:
+        """What is in the table by now is known no more record by record."""
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._dropped.update(self._stored)
 
     def _replay(self, log: Log, pending: Iterable[Record], refusals: Refusals) -> list[tuple[int, Record]]:
         """Store those of ``pending`` that are not in the table, and count those that are not in memory."""
@@ -506,9 +612,7 @@ class LogStore:
     def _first_records(self, old_counts: OldCounts) -> Iterator[Record]:
         """What a new table begins with."""
         if self._loaded:
-            # The marks keep the records that the snapshot holds from being replayed, here and by others.
-            yield from self._memory.marks()
-            yield from in_records(self._memory.ledger.snapshot(), self._memory.record)
+            yield from self._snapshot()
         for record in self._rescued:
             with contextlib.suppress(ValueError):  # said when it was rescued
                 yield record.dated(self._memory.date)
@@ -517,6 +621,12 @@ class LogStore:
         yield from in_records(
             self._carried_over(old_counts), lambda entries: pack(writer, next(numbers), self._memory.date, entries)
         )
+
+    def _snapshot(self) -> Iterator[Record]:
+        """All that memory knows."""
+        # The marks keep the records that the snapshot holds from being replayed, here and by others.
+        yield from self._memory.marks()
+        yield from in_records(self._memory.ledger.snapshot(), self._memory.record)
 
     def _carried_over(self, old_counts: OldCounts) -> Iterator[Entry]:
         now = self._memory.date
@@ -533,7 +643,7 @@ class LogStore:
     def _give_up(self, error: LogError) -> None:
         """Let go of the log after ``error``."""
         if isinstance(error, LogReplaced):
-            self._identity = None  # whatever is there now is read from its beginning
+            self._replaced = True  # whatever is there now is read from its beginning
         self._take_over(error.rescued)
         self._disconnect()
 
@@ -545,7 +655,7 @@ class LogStore:
 
     def _distrust(self) -> None:
         """After an error that nobody foresaw: memory may hold what the table does not."""
-        self._loaded = False
+        self._trusted = False
         self._disconnect()
 
     def _disconnect(self) -> None:

@@ -6,8 +6,10 @@ A store keeps it in step with its database; while the database is away it decide
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from policyd_rate_limit.domain.mails import Mails
+from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.storage.base import MOST_UNDERWAY
 from policyd_rate_limit.storage.record import Record, pack
 
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
     from policyd_rate_limit.domain.ledger import Ledger
+
+
+MARK: Final = "[ ]"
+"""The entries of a record that says what a snapshot holds; no batch is written so."""
+
+
+class Kept(NamedTuple):
+    """What was in memory; ``applied``: writer -> number of its newest record that is in there."""
+
+    windows: Windows
+    mails: Mails
+    applied: dict[int, int]
 
 
 class Memory:
@@ -89,7 +103,24 @@ class Memory:
 
     def marks(self) -> list[Record]:
         """Empty records that say up to which number the records of each writer are in the ledger."""
-        return [pack(writer, number, self.date, ()) for writer, number in self._applied.items()]
+        return [Record(writer, number, self.date, 0, MARK) for writer, number in self._applied.items()]
+
+    def mark(self, record: Record) -> None:
+        """What ``record`` says is in the ledger already."""
+        self._applied[record.writer] = max(record.number, self._applied.get(record.writer, 0))
+
+    def leave(self) -> Kept:
+        """Begin with an empty ledger, as :meth:`forget`; what was there until now is kept for :meth:`take_back`."""
+        kept = Kept(self.ledger.windows, self.ledger.mails, self._applied)
+        self._applied = {}
+        self.forget()
+        return kept
+
+    def take_back(self, kept: Kept) -> None:
+        """What was left is there again."""
+        time = self.ledger.windows.time
+        self.ledger.windows, self.ledger.mails, self._applied = kept.windows, kept.mails, kept.applied
+        self.ledger.advance(time)
 
     def forget(self) -> None:
         """Empty the ledger, for reading it anew from the database; what that refuses stays."""

@@ -231,6 +231,14 @@ class SqlLog(ABC):
         self._characters += len(statement)
         return newest
 
+    def empty(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.empty`."""
+        self._send()
+        _, self._newest = self._edges()
+        self._allow(LONG_SECONDS)
+        self._query("DELETE FROM policyd_batch")
+        self._go_on()
+
     def redate(self, date: int) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
         last = self.last_before(date + 1)

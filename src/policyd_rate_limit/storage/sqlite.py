@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, RecordRefused, on_conflict
+from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, on_conflict
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
+from policyd_rate_limit.storage.sqlite_examiner import Examiner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.log import OldCounts
 
 ROWS_PER_CLEAN = 500
+UNSEEN = 1_000_000  # rows, that no daemon may be ahead of another one
 PAGES_PER_VACUUM = 100
 STEP_OF_CLEAN = 0.002  # seconds of deleting after which a transaction of --clean ends
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean, for the daemons that wait for the lock
@@ -105,13 +107,17 @@ class SqliteLog:
         self._appended = 0  # bytes, in the transaction
         self._newest_now: int | None = None  # seq of the last row, where the transaction has looked for it
         self._errors = _Errors(self)
-        self._checkpointer = Checkpointer(path)
+        self._examiner = Examiner(path)
+        self._checkpointer = Checkpointer(path, self._examiner)
+        self._log_bytes = 0  # of the write-ahead log, when it was last looked at
         self._connection: sqlite3.Connection | None = None
+        self._inode = _inode(path)  # of the file, empty or not
         self.identity = identity(path)
         try:
             with self._errors:
                 self._open()
                 self.identity = identity(path)
+                self._examiner.explain()
         except BaseException:
             self.close()
             raise
@@ -174,7 +180,10 @@ class SqliteLog:
             if newest < seq:
                 raise LogReplaced(f"SQLite database {self._path} has lost rows")
             if newest > seq:
-                yield from self._rows("WHERE seq > ? ORDER BY seq", seq)
+                rows = self._rows("WHERE seq >= ? ORDER BY seq", seq)
+                if seq and next(rows)[0] != seq:  # nobody deletes the newest row
+                    raise LogReplaced(f"SQLite database {self._path} has lost rows")
+                yield from rows
 
     def append(self, record: Record) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.append`."""
@@ -186,6 +195,14 @@ class SqliteLog:
         self._appended += len(record.entries)
         return cursor.lastrowid or 0
 
+    def empty(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.Log.empty`."""
+        with self._errors:
+            newest = max(self._newest(), self._known)
+            self._execute("DELETE FROM policyd_batch")
+            # A row for the next one to come behind, further than any daemon has read or written.
+            self._execute("INSERT INTO policyd_batch VALUES (?, 0, 0, 0, 0, '[]')", (newest + UNSEEN,))
+
     def redate(self, date: int) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.redate`."""
         with self._errors:
@@ -194,7 +211,7 @@ class SqliteLog:
     def last_before(self, date: int) -> int:
         """See :meth:`policyd_rate_limit.storage.log.Log.last_before`."""
         with self._errors:
-            low, high = self._execute(
+            low, high = before_all, _ = self._execute(
                 "SELECT coalesce(min(seq), 1) - 1, coalesce(max(seq), 0) FROM policyd_batch"
             ).fetchone()
             while low < high:
@@ -207,7 +224,7 @@ class SqliteLog:
                     low = seq
                 else:
                     high = middle - 1
-            return int(low)
+            return int(low) if low > before_all else 0
 
     def commit(self) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.commit`."""
@@ -279,11 +296,17 @@ class SqliteLog:
         if self._checkpointer.has_ended():
             # What was appended meanwhile is little; with it in the file as well, the write-ahead log starts anew.
             with self._errors:
+                self._examiner.suspect()
                 self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._examiner.explain()
+        self._examiner.look(self._known)
+        if self._connection is not None and _inode(companions(self._path)[1]) != self._companions[1]:
+            raise self._without_companions()
 
     def close(self) -> None:
         """See :meth:`policyd_rate_limit.storage.log.Log.close`."""
         self._checkpointer.stop()
+        self._examiner.stop()
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 # A cursor that somebody still refers to would keep the connection open, and with it the lock.
@@ -294,29 +317,60 @@ class SqliteLog:
 
     def lost(self, error: sqlite3.Error) -> LogError:
         """What ``error`` means to the store; a damaged file is renamed, after reading what can be read."""
-        message = f"SQLite database {self._path}: {error}"
-        if _primary_code(error) in _REFUSALS:
-            return RecordRefused(message)
-        if _primary_code(error) not in _DAMAGE:
-            return LogError(message)
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.rollback()  # rows that were never committed are nothing to rescue
-        rescued = self._readable_rows_after(self._known)
+        if _primary_code(error) in _DAMAGE:
+            return self._damaged(str(error))
+        return LogError(f"SQLite database {self._path}: {error}")
+
+    def _damaged(self, what: str) -> LogError:
+        """Rename the file, after reading what can be read; the error that says so."""
+        message = f"SQLite database {self._path}: {what}"
+        rescued = self._rescue()
         self.close()
         try:
-            aside = set_aside(self._path, self.identity, int(self._clock()))
+            aside = set_aside(self._path, self._inode, int(self._clock()))
         except OSError as failure:
             return LogError(f"{message}; it cannot be renamed: {failure}", rescued)
         return LogError(f"{message}; renamed to {aside}, a new file takes its place" if aside else message, rescued)
 
+    def _rescue(self) -> list[Row]:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()  # rows that were never committed are nothing to rescue
+        return self._readable_rows_after(self._known)
+
     def _begun(self) -> float:
         # Under the lock, so that nobody adds anything more to a file that is being left.
-        if identity(self._path) != self.identity:
+        found = _stat(self._path)
+        if found is None or (found.st_dev, found.st_ino) != self._inode:
             rescued = self._readable_rows_after(self._known)
             self._remove_companions()
             raise LogReplaced(f"SQLite database {self._path} was removed or replaced", rescued)
+        if not found.st_size:
+            raise self._damaged("it was truncated")
+        self._check_log()
+        if self._examiner.damage:
+            raise self._damaged(self._examiner.damage)
+        if self._examiner.has_lost_rows:
+            raise LogReplaced(f"SQLite database {self._path} has lost rows")
         return self._clock()
+
+    def _check_log(self) -> None:
+        """See that what was committed last is where the next start looks for it."""
+        log = _stat(companions(self._path)[0])
+        if log is None or (log.st_dev, log.st_ino) != self._companions[0]:
+            raise self._without_companions()
+        if log.st_size < min(self._log_bytes, WAL_BYTES_KEPT):
+            # All of it is in the file, or somebody has cut it.
+            self._examiner.examine(self._known)
+        self._log_bytes = log.st_size
+
+    def _without_companions(self) -> LogReplaced:
+        """Others would no longer find what is in the write-ahead log, or not know its state."""
+        rescued = self._rescue()
+        with contextlib.suppress(sqlite3.Error):
+            # We have it open still: into the file with all that is in it.
+            self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return LogReplaced(f"what lies beside SQLite database {self._path} was removed or replaced", rescued)
 
     def _lock(self, patience: float) -> None:
         end = time.monotonic() + patience
@@ -363,6 +417,7 @@ class SqliteLog:
                 self._execute(f"PRAGMA {pragma}").fetchall()
             self._execute("SELECT count(*) FROM sqlite_schema").fetchall()  # makes what lies beside the file
             self._companions = tuple(_inode(path) for path in companions(self._path))
+            self._inode = _inode(self._path)
 
     def _remove_companions(self) -> None:
         """Remove what belongs to our file from beside another one: SQLite would play it into that."""
@@ -507,11 +562,15 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def _inode(path: Path, at_least: int = 0) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        if found.st_size >= at_least:
-            return found.st_dev, found.st_ino
-    return None
+    found = _stat(path)
+    return (found.st_dev, found.st_ino) if found is not None and found.st_size >= at_least else None
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def companions(path: Path) -> tuple[Path, Path]:
@@ -522,7 +581,7 @@ def companions(path: Path) -> tuple[Path, Path]:
 def set_aside(path: Path, damaged: tuple[int, int] | None, stamp: int) -> Path | None:
     """Rename the damaged file and its companions; the new name, None when another daemon has done so before."""
     with creation_lock(path):
-        if damaged is None or identity(path) != damaged:
+        if damaged is None or _inode(path) != damaged:
             return None
         aside = Path(f"{path}.damaged-{stamp}")
         for companion in companions(path):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from policyd_rate_limit.storage.sqlite_examiner import Examiner
+
 CHECKPOINT_BYTES = 4 << 20  # of the write-ahead log, as SQLite's own default of 1000 pages
 PAGE_BYTES = 4096
 
@@ -17,10 +19,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Copies the write-ahead log into the file in a thread of its own."""
+    """Copies the write-ahead log into the file in a thread of its own; ``examiner`` is to know whose doing that is."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, examiner: Examiner) -> None:
         self._path = path
+        self._examiner = examiner
         self._bytes = 0
         self._due = threading.Event()
         self._copied = threading.Event()
@@ -60,7 +63,9 @@ class Checkpointer:
                 # Without making a file where somebody has just removed it.
                 connection = sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True, check_same_thread=False)
                 try:
+                    self._examiner.suspect()
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    self._examiner.explain()
                 finally:
                     connection.close()
             except sqlite3.Error as error:

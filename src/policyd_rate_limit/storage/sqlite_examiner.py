@@ -1,0 +1,178 @@
+"""Finds damage that somebody does to an SQLite file while daemons use it, as long as they know what was in it.
+
+SQLite itself notices a damaged page when it reads it, which may be after the next start: then nobody knows any more. So
+the file is examined in a thread of its own: soon after it was written to by somebody else, or has a hole, and else now
+and then, as long as anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOON: Final = 1.0  # seconds after an examination that the next one may begin, where there is a reason
+LATER: Final = 10.0  # likewise, where there is none
+SHARE_SOON: Final = 10  # of the time, one in so many at the most, is spent on it
+SHARE_LATER: Final = 100
+LOG_HEADER_BYTES: Final = 32
+# SQLite's file format, section 4.1: the write-ahead log, with checksums of either byte order.
+_LOG_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_PROGRESS_STEPS: Final = 10_000  # of SQLite's virtual machine, between two looks whether to stop
+
+
+class Examiner:
+    """Examines the file at ``path``; ``explain`` and ``suspect`` may be called by any thread.
+
+    ``damage``: what was found, empty as long as nothing was. ``has_lost_rows``: the file is sound, but is without rows
+    that were there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.damage = ""
+        self.has_lost_rows = False
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._seen: tuple[int, ...] = ()  # of the file, after the last write that is our own
+        self._logged: tuple[int, ...] = ()  # of the write-ahead log, at the last examination
+        self._blocks = 0  # that the file takes up
+        self._hole: int | None = None  # where one begins in the write-ahead log
+        self._has_reason = False
+        self._took = 0.0  # seconds, the last one
+        self._ended = time.monotonic()
+        self._odd: int | None = None  # rows that are no JSON; they were there before
+
+    def explain(self) -> None:
+        """What was written to the file just now was our own doing."""
+        self._seen = _signature(self._path)
+
+    def suspect(self) -> None:
+        """See whether somebody else has written to the file: it is examined soon then."""
+        if _signature(self._path) != self._seen:
+            self._seen = _signature(self._path)
+            self._has_reason = True
+
+    def look(self, known: int) -> None:
+        """Have the file examined if it is time for that; called about once a second.
+
+        ``known``: the seq of a row that is in it.
+        """
+        if self._thread is not None:
+            if self._thread.is_alive():
+                return
+            self._thread = None
+        self.suspect()
+        self._suspect_cuts()
+        if not (_may_be_log(self._log) or _may_be_log(self._log)):
+            # What is committed from here on would not be found by the next start.
+            self.damage = "its write-ahead log was overwritten or cut"
+            return
+        logged = _signature(self._log)
+        share, least = (SHARE_SOON, SOON) if self._has_reason else (SHARE_LATER, LATER)
+        if (self._has_reason or logged != self._logged) and (
+            time.monotonic() >= self._ended + max(least, share * self._took)
+        ):
+            self._has_reason = False
+            self._logged = logged
+            self._thread = threading.Thread(target=self.examine, args=(known,), name="examiner", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the system has no room for another thread
+                self._thread.start()
+                return
+            self._thread = None
+
+    def _suspect_cuts(self) -> None:
+        """What was cut off, and written to behind that, has less on disk than before, or a hole."""
+        with contextlib.suppress(OSError):
+            blocks = self._path.stat().st_blocks
+            if blocks < self._blocks * 9 // 10:
+                self._has_reason = True
+            self._blocks = blocks
+        hole = _hole(self._log)
+        if hole != self._hole:
+            self._hole = hole
+            self._has_reason = True
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def examine(self, known: int) -> None:
+        """Look for damage now."""
+        begin = time.monotonic()
+        try:
+            # Without making a file where somebody has just removed it.
+            connection = sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True, check_same_thread=False)
+            try:
+                connection.text_factory = bytes
+                connection.set_progress_handler(lambda: self._stopped, _PROGRESS_STEPS)
+                self._examine(connection, known)
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", 0)
+            if (
+                code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+                or code == sqlite3.SQLITE_IOERR_SHORT_READ
+            ):
+                self.damage = str(error)
+            # Of everything else the store hears as well.
+        finally:
+            self._ended = time.monotonic()
+            self._took = self._ended - begin
+
+    def _examine(self, connection: sqlite3.Connection, known: int) -> None:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != b"ok":
+            self.damage = found.decode("utf-8", "replace").splitlines()[-1]
+            return
+        odd, newest = connection.execute(
+            "SELECT count(*) FILTER (WHERE NOT json_valid(entries)), coalesce(max(seq), 0) FROM policyd_batch"
+        ).fetchone()
+        if self._odd is not None and odd > self._odd:
+            self.damage = f"{odd - self._odd} rows of policyd_batch were overwritten"
+        elif newest < known:
+            self.has_lost_rows = True
+        self._odd = odd
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size
+    return ()
+
+
+def _hole(path: Path) -> int | None:
+    """Where the first part of the file begins that was never written; None if there is none.
+
+    Not for a file that SQLite has locks on: closing it takes them away.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            found = os.lseek(descriptor, 0, os.SEEK_HOLE) if size else size
+            return found if found < size else None
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def _may_be_log(path: Path) -> bool:
+    """Whether the write-ahead log begins as one does; an empty one has no beginning."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        beginning = file.read(LOG_HEADER_BYTES)
+        return not beginning or (len(beginning) == LOG_HEADER_BYTES and beginning[:4] in _LOG_MAGIC)
+    return True
