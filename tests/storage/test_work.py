@@ -312,8 +312,9 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
     store.close()
 
 
-def test_memory_of_an_id(tmp_path: pathlib.Path) -> None:
-    """Without ``mail``: of recent mails more is remembered, within a bound of its own."""
+def test_memory_of_an_id(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``mail``: of recent mails more is remembered, within a bound of its own; so it is of recent records."""
+    monkeypatch.setattr("policyd_rate_limit.storage.log_store.RECENT_BYTES", 0)
     clock = Clock()
     memory = Memory(Ledger(100_000), clock)
     store = SqliteDatabase(tmp_path).store(clock, memory=memory)

@@ -477,6 +477,7 @@ class LogStore:
 
     def _read_anew(self, log: Log, needed: _Reach, patience: float) -> None:
         """Read all that is in the table, and see that it has all that was known before."""
+        was_loaded = self._loaded
         before = _Place(self._seq, self._date, self._stored)
         kept = self._memory.leave()
         self._stored = {}
@@ -488,11 +489,12 @@ class LogStore:
             self._memory.synchronise(log.begin(patience))
             self._read_on(log)
         except BaseException:
-            # Until something else has been read, this is all that anybody knows.
-            self._memory.take_back(kept)
-            self._seq, self._date, self._stored = before
+            if was_loaded:
+                # Until something else has been read, this is all that anybody knows.
+                self._memory.take_back(kept)
+                self._seq, self._date, self._stored = before
             raise
-        if self._loaded:
+        if was_loaded:
             self._complete(log, kept, before, first)
         self._drop_recent()
         self._longest = needed

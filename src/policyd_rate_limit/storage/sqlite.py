@@ -319,7 +319,8 @@ class SqliteLog:
         """What ``error`` means to the store; a damaged file is renamed, after reading what can be read."""
         if _primary_code(error) in _DAMAGE:
             return self._damaged(str(error))
-        return LogError(f"SQLite database {self._path}: {error}")
+        message = f"SQLite database {self._path}: {error}"
+        return RecordRefused(message) if _primary_code(error) in _REFUSALS else LogError(message)
 
     def _damaged(self, what: str) -> LogError:
         """Rename the file, after reading what can be read; the error that says so."""
