@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, on_conflict
+from policyd_rate_limit.storage.log import ROWS_AT_ONCE, LogError, LogReplaced, RecordRefused, on_conflict
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.sqlite_checkpoint import Checkpointer
 from policyd_rate_limit.storage.sqlite_examiner import Examiner
@@ -358,12 +358,13 @@ class SqliteLog:
     def _check_log(self) -> None:
         """See that what was committed last is where the next start looks for it."""
         log = _stat(companions(self._path)[0])
-        if log is None or (log.st_dev, log.st_ino) != self._companions[0]:
+        if (None if log is None else (log.st_dev, log.st_ino)) != self._companions[0]:
             raise self._without_companions()
-        if log.st_size < min(self._log_bytes, WAL_BYTES_KEPT):
+        size = 0 if log is None else log.st_size
+        if size < min(self._log_bytes, WAL_BYTES_KEPT):
             # All of it is in the file, or somebody has cut it.
-            self._examiner.examine(self._known)
-        self._log_bytes = log.st_size
+            self._examiner.glance(self._known)
+        self._log_bytes = size
 
     def _without_companions(self) -> LogReplaced:
         """Others would no longer find what is in the write-ahead log, or not know its state."""

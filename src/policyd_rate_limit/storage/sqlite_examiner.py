@@ -107,16 +107,28 @@ class Examiner:
             self._thread.join()
             self._thread = None
 
+    def glance(self, known: int) -> None:
+        """See that the newest rows are there, which takes no time, and have all of it examined soon."""
+        self._has_reason = True
+        self._inspect(known, thoroughly=False)
+
     def examine(self, known: int) -> None:
-        """Look for damage now."""
+        """Look for damage now, in all of it."""
         begin = time.monotonic()
+        self._inspect(known, thoroughly=True)
+        self._ended = time.monotonic()
+        self._took = self._ended - begin
+
+    def _inspect(self, known: int, *, thoroughly: bool) -> None:
         try:
             # Without making a file where somebody has just removed it.
             connection = sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True, check_same_thread=False)
             try:
                 connection.text_factory = bytes
                 connection.set_progress_handler(lambda: self._stopped, _PROGRESS_STEPS)
-                self._examine(connection, known)
+                if not thoroughly or self._is_sound(connection):
+                    ((newest,),) = connection.execute("SELECT coalesce(max(seq), 0) FROM policyd_batch")
+                    self.has_lost_rows = newest < known
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
@@ -127,23 +139,17 @@ class Examiner:
             ):
                 self.damage = str(error)
             # Of everything else the store hears as well.
-        finally:
-            self._ended = time.monotonic()
-            self._took = self._ended - begin
 
-    def _examine(self, connection: sqlite3.Connection, known: int) -> None:
+    def _is_sound(self, connection: sqlite3.Connection) -> bool:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != b"ok":
             self.damage = found.decode("utf-8", "replace").splitlines()[-1]
-            return
-        odd, newest = connection.execute(
-            "SELECT count(*) FILTER (WHERE NOT json_valid(entries)), coalesce(max(seq), 0) FROM policyd_batch"
-        ).fetchone()
+            return False
+        ((odd,),) = connection.execute("SELECT count(*) FROM policyd_batch WHERE NOT json_valid(entries)")
         if self._odd is not None and odd > self._odd:
             self.damage = f"{odd - self._odd} rows of policyd_batch were overwritten"
-        elif newest < known:
-            self.has_lost_rows = True
         self._odd = odd
+        return not self.damage
 
 
 def _signature(path: Path) -> tuple[int, ...]:
