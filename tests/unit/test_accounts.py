@@ -34,10 +34,10 @@ print(json.dumps({"facts": {name: value.split() for name, value in facts.items()
 """
 
 
-def drop(account: Account, *prefix: str) -> subprocess.CompletedProcess[str]:
-    """Drop to ``account`` in a new process, started through ``prefix``."""
+def drop(account: Account, *prefix: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Drop to ``account`` in a new process, started through ``prefix``, which runs ``before`` first."""
     return subprocess.run(
-        [*prefix, sys.executable, "-c", DROP, json.dumps(account)],
+        [*prefix, sys.executable, "-c", before + DROP, json.dumps(account)],
         capture_output=True,
         text=True,
         check=False,
@@ -151,6 +151,77 @@ def test_root_that_may_not_change_is_refused(capability: str) -> None:
     setpriv = require("setpriv")
     without = (str(setpriv), "--bounding-set", f"-{capability}")
     done = drop(Account("somebody", 54321, 54322, (54322,)), *without)
+    assert done.returncode == 1
+    assert "SystemRefusal: cannot become user 'somebody': Operation not permitted" in done.stderr
+
+
+# Each leaves a way back to root, as a kernel or a C library would that does not do what it is told.
+WAYS_BACK = {
+    "the saved uid stays": """
+import os
+change = os.setresuid
+os.setresuid = lambda real, effective, saved: change(real, effective, 0 if saved else saved)
+""",
+    "the real uid stays": """
+import os
+change = os.setresuid
+os.setresuid = lambda real, effective, saved: change(0 if real else real, effective, saved)
+""",
+    "no uid changes": """
+import os
+os.setresuid = lambda real, effective, saved: None
+""",
+    "the saved uid stays, and is not shown": """
+import os
+change = os.setresuid
+os.setresuid = lambda real, effective, saved: change(real, effective, 0)
+os.getresuid = lambda: (54321, 54321, 54321)
+""",
+    "the saved gid stays": """
+import os
+change = os.setresgid
+os.setresgid = lambda real, effective, saved: change(real, effective, 0)
+""",
+    "the real gid stays": """
+import os
+change = os.setresgid
+os.setresgid = lambda real, effective, saved: change(0, effective, saved)
+""",
+    "a group stays": """
+import os
+os.setgroups([0, 4])
+os.setgroups = lambda groups: None
+""",
+}
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("way", WAYS_BACK)
+def test_a_way_back_to_root_is_seen(way: str) -> None:
+    require_root()
+    done = drop(Account("somebody", 54321, 54322, (54322,)), before=WAYS_BACK[way])
+    assert done.returncode == 1
+    assert "SystemRefusal: cannot become user 'somebody' for good: root could be had again" in done.stderr
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("call", "result"), [("prctl", 1), ("capset", -1)])
+def test_capabilities_that_cannot_be_given_up_are_seen(call: str, result: int) -> None:
+    require_root()
+    before = f"""
+import ctypes
+class Library:
+    def __init__(self, *arguments, **options):
+        self.real = real(*arguments, **options)
+    def prctl(self, option, *rest):
+        ctypes.set_errno(1)
+        return {result} if {call!r} == "prctl" and option == 38 else self.real.prctl(option, *rest)
+    def capset(self, *arguments):
+        ctypes.set_errno(1)
+        return {result} if {call!r} == "capset" else self.real.capset(*arguments)
+real, ctypes.CDLL = ctypes.CDLL, Library
+"""
+    done = drop(Account("somebody", 54321, 54322, (54322,)), before=before)
     assert done.returncode == 1
     assert "SystemRefusal: cannot become user 'somebody': Operation not permitted" in done.stderr
 

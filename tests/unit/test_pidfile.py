@@ -306,6 +306,14 @@ with Pidfile(sys.argv[1], account):
             pass
 
 
+def test_asking_who_runs_leaves_nothing_open(path: Path) -> None:
+    path.write_text("1\n")
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        pidfile.running(path)
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+
+
 def test_who_runs_can_be_asked_without_a_lock(
     path: Path, namesake: subprocess.Popen[bytes], stranger: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:

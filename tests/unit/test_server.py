@@ -138,6 +138,8 @@ def test_a_client_that_does_not_read_is_not_read_from_until_it_does(run: Run, mo
                 assert sent < 1000
                 await world.until(taken)
                 await world.settled()
+            assert connection._transport is not None
+            assert connection._transport.get_write_buffer_size() <= 20_000 + len(long) + 9  # the bound, and an answer
             asked = len(world.service.asked)
             await client.ask(*["flood"] * 5)
             sent += 5

@@ -113,6 +113,53 @@ def test_what_was_answered_and_never_read_is_given_up(run: Run) -> None:
     run(scenario())
 
 
+def test_what_was_answered_and_not_read_is_given_up_where_the_end_hides_the_reset(run: Run) -> None:
+    """The end of what the client sends is seen first; that it has read nothing shows in SO_ERROR alone."""
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            client = await world.connect()
+            await client.ask("a")
+            await world.until(lambda: not client.silent())
+            client.socket.shutdown(socket.SHUT_WR)
+            client.socket.close()
+            await world.until(lambda: not world.connections)
+            assert world.service.given_up == ["a"]
+
+    run(scenario())
+
+
+def test_what_was_answered_and_read_is_not_given_up_at_the_end_of_the_requests(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            client = await world.connect()
+            await client.ask("a")
+            await client.answers("a")
+            client.socket.shutdown(socket.SHUT_WR)
+            await client.end()
+            await world.until(lambda: not world.connections)
+            assert not world.service.given_up
+
+    run(scenario())
+
+
+def test_what_is_given_up_is_given_up_once(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as world:
+            client = await world.connect()
+            await client.ask("a", "b")
+            await world.asked("a", "b")
+            client.socket.shutdown(socket.SHUT_WR)
+            await world.until(lambda: world.service.given_up == ["a", "b"])
+            world.connection.abort()
+            await world.until(lambda: not world.connections)
+            assert world.service.given_up == ["a", "b"]
+
+    run(scenario())
+
+
 def test_no_answer_closes_the_connection(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with serving() as world:

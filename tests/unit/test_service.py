@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.decision import NOT_LIMITED
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
@@ -274,8 +275,10 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
 
 def test_unlimited_in_the_configuration_and_not_in_the_table() -> None:
     world = World(sql_limits=Table({}))
-    assert world.ask(replace(ALICE, sasl_username="free")) == "OK go on"
+    free = replace(ALICE, sasl_username="free")
+    assert world.ask(free) == "OK go on"
     assert not world.demands
+    assert world.told == [(free, "user:free", NOT_LIMITED, 1)]
 
 
 def test_the_table_is_not_asked_in_vain() -> None:
@@ -406,6 +409,13 @@ def test_a_reload_changes_what_the_blocked_are_told() -> None:
     world.service.override([Override("user:alice", BLOCK, 100)])
     world.service.policy = Policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
     assert world.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
+
+
+@pytest.mark.parametrize("limits", [(Limit(1, 60), Limit(5, DAY)), (Limit(5, DAY),), (Limit(1, 60), Limit(5, DAY + 1))])
+def test_an_override_that_looks_back_as_far_as_the_usual_limits_is_as_it_was_given(limits: Limits) -> None:
+    world = World()
+    world.service.override([Override("user:alice", limits, 100)])
+    assert limits_asked(world) == limits
 
 
 def test_an_override_without_limits_lets_pass() -> None:
