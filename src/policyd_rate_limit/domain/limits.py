@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 LARGEST: Final = 2**53 - 1
 """The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
@@ -111,7 +111,7 @@ def parse_limits(value: object) -> Limits:
 class Odd(NamedTuple):
     """``found``, at ``place`` among limits, is not as limits should be: what is made of it."""
 
-    found: object
+    found: Any  # not object, which mypyc does not find for a tuple
     meaning: str
     place: tuple[int, ...]
 
