@@ -152,15 +152,20 @@ END
         return [finding["severity"] for finding in findings if finding["check"] == "socket-unit"]
 
     assert found() == ["ok"]
-    root.do(
-        "systemctl stop policyd-rate-limit.service policyd-rate-limit.socket 2>&1; systemctl start policyd-rate-limit"
-    )
+    stop = "systemctl stop policyd-rate-limit.service policyd-rate-limit.socket 2>&1"
+    root.do(f"{stop}; systemctl start policyd-rate-limit")
     assert ask(root) == ["dunno"]
     assert found() == ["error"]
     mend = json.loads(root.run("policyd-rate-limit doctor --json").stdout)["findings"]
     root.do(next(one["mend"] for one in mend if one["check"] == "socket-unit"))
     assert found() == ["ok"]
     assert ask(root) == ["dunno"]
+
+    # So does an upgrade of the package.
+    root.do(f"{stop}; systemctl start policyd-rate-limit")
+    install(root, the_package(packages / "newer"), tmp_path)
+    assert found() == ["ok"]
+    assert is_active(root)
 
 
 def test_the_package_on_a_machine_without_systemd(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
