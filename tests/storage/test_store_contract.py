@@ -157,6 +157,24 @@ def test_a_part_of_a_mail_is_charged_once_by_all_daemons(database: Database, clo
     two.close()
 
 
+def test_the_same_part_of_a_mail_is_charged_to_another_user(database: Database, clock: Clock) -> None:
+    """SPEC: charged once is what the same id sends again. An instance that a second user names too is no free mail."""
+    one, two = database.store(clock), database.store(clock)
+    for key in ("user:a", "user:b"):
+        for store in (one, two, one):
+            assert admitted(store, demand(key, 2, mail="m", part="r")) == [True]
+    assert usage(one, ["user:a", "user:b"]) == {"user:a": 1, "user:b": 1}
+    assert admitted(two, demand("user:b", 2, mail="m", part="s"), demand("user:b", 2, mail="m", part="t")) == [
+        True,
+        False,
+    ]
+    assert admitted(two, demand("user:a", 2, mail="m", settles=True, cost=2)) == [True]
+    assert usage(one, ["user:a", "user:b"]) == {"user:a": 2, "user:b": 2}
+    assert admitted(one, demand("user:c", 1, mail="m", settles=True, cost=2)) == [False]
+    one.close()
+    two.close()
+
+
 @pytest.mark.parametrize("recipients", [1, 3, 5])
 def test_a_mail_is_settled_by_another_daemon(database: Database, clock: Clock, recipients: int) -> None:
     """Up or down from what others were asked about, even from what was charged seconds before, and only once."""

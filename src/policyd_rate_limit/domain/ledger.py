@@ -47,7 +47,7 @@ class Ledger:
             if demand.settles:
                 return self._settle(charges, mail, before, entries)
             for entry in before:
-                if entry.part == part:
+                if entry.part == part and _is_of(entry, charges):
                     return _ALREADY_CHARGED
         windows = self.windows
         if len(charges) == 1:
@@ -148,6 +148,15 @@ class Ledger:
             if taken > 0:
                 amount -= taken
                 self._count(replace(entry, amount=-taken), entries)
+
+
+def _is_of(entry: Entry, charges: Sequence[Charge]) -> bool:
+    """Whether ``entry`` is about one of ``charges``: another user's of the same mail is another matter."""
+    counter = entry.counter
+    for charge in charges:  # noqa: SIM110 - a generator costs more than all of this
+        if charge.key + charge.unit == counter:
+            return True
+    return False
 
 
 def _less(charges: Sequence[Charge], before: Sequence[Entry]) -> list[Charge]:

@@ -55,7 +55,8 @@ class Model:
 
     def decide(self, demand: Demand, now: float) -> Verdict:
         of_mail = [charged for charged in self.charged if demand.mail and charged.mail == demand.mail]
-        if not demand.settles and any(charged.part == demand.part for charged in of_mail):
+        of_ids = {charge.counter for charge in demand.charges}
+        if not demand.settles and any(c.part == demand.part and c.counter in of_ids for c in of_mail):
             return Verdict(True)
         missing = {}
         for charge in demand.charges:
