@@ -34,7 +34,7 @@ from policyd_rate_limit.storage.memory import MARK
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD, in_records, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
@@ -65,6 +65,37 @@ class _Place(NamedTuple):
     seq: int
     date: int
     stored: dict[int, int]
+
+
+class _Recent:
+    """The last records that are known to be in the table, in case that it is lost: :data:`RECENT_BYTES` of them."""
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque()
+        self._bytes = 0
+        self._forgotten: dict[int, int] = {}  # writer -> number of its newest record that is no longer there
+
+    def add(self, record: Record) -> None:
+        """Another one is in the table."""
+        self.records.append(record)
+        self._bytes += len(record.entries) + OVERHEAD
+        while self._bytes > RECENT_BYTES:
+            oldest = self.records.popleft()
+            self._bytes -= len(oldest.entries) + OVERHEAD
+            self._forgotten[oldest.writer] = oldest.number
+
+    def covers(self, writers: Iterable[int], stored: Mapping[int, int]) -> bool:
+        """Whether all records of ``writers`` are there whose numbers are greater than those of ``stored``."""
+        return all(self._forgotten.get(writer, 0) <= stored.get(writer, 0) for writer in writers)
+
+    def forget(self, stored: Mapping[int, int]) -> None:
+        """What is there, and what ``stored`` says (writer -> number), is known no more record by record."""
+        for record in self.records:
+            self._forgotten[record.writer] = record.number
+        for writer, number in stored.items():
+            self._forgotten[writer] = max(number, self._forgotten.get(writer, 0))
+        self.records.clear()
+        self._bytes = 0
 
 
 class LogStore:
@@ -103,9 +134,7 @@ class LogStore:
         self._date = 0  # of the last row
         self._stored: dict[int, int] = {}  # writer -> number of its newest record that is known to be in the table
         self._dates: dict[int, int] = {}  # writer -> date of its newest record
-        self._recent: deque[Record] = deque()  # that are in the table, the last ones
-        self._recent_bytes = 0
-        self._dropped: dict[int, int] = {}  # writer -> number of its newest record that is in the table, but not there
+        self._recent = _Recent()
         self._marked: dict[int, int] = {}  # writer -> up to which number a snapshot in the table holds its records
         self._mended: list[tuple[int, Record]] = []  # appended in this transaction, as the table lacked it
         self._rescued: tuple[Record, ...] = ()
@@ -262,7 +291,7 @@ class LogStore:
         for seq, stored in itertools.chain(mended, appended):
             self._note(seq, stored)
         if mended:
-            self._drop_recent()
+            self._recent.forget(self._stored)
 
     def _append(self, log: Log, record: Record, refusals: Refusals) -> list[tuple[int, Record]]:
         """Append ``record``, in parts where it is too long for a row, without what is refused."""
@@ -466,7 +495,7 @@ class LogStore:
             self._lacks_overrides = True
             self._longest = needed
             self._read_on(log)
-            self._drop_recent()  # all of it is in what the table begins with
+            self._recent.forget(self._stored)  # all of it is in what the table begins with
             return log
         if not self._trusted or self._replaced or log.identity != self._identity or needed > self._longest:
             self._read_anew(log, needed, patience)
@@ -480,6 +509,7 @@ class LogStore:
         was_loaded = self._loaded
         before = _Place(self._seq, self._date, self._stored)
         kept = self._memory.leave()
+        recent, self._recent = self._recent, _Recent()
         self._stored = {}
         self._marked = {}
         try:
@@ -493,10 +523,12 @@ class LogStore:
                 # Until something else has been read, this is all that anybody knows.
                 self._memory.take_back(kept)
                 self._seq, self._date, self._stored = before
+                self._recent = recent
             raise
+        self._recent = recent
         if was_loaded:
             self._complete(log, kept, before, first)
-        self._drop_recent()
+        recent.forget(self._stored)
         self._longest = needed
 
     def _complete(self, log: Log, kept: Kept, before: _Place, first: int) -> None:
@@ -509,15 +541,19 @@ class LogStore:
         ]
         if not lacking or self._was_emptied(log, kept, before):
             return
-        if all(self._dropped.get(writer, 0) <= self._stored.get(writer, 0) for writer in lacking):
-            self._lacks_overrides = True
-            self._mended = self._replay(log, self._recent, Refusals(()))
-            return
+        self._lacks_overrides = True
         unknown = any(number > kept.applied.get(writer, 0) for writer, number in self._stored.items())
-        if unknown and any(self._marked.get(writer, -1) == self._stored.get(writer, 0) for writer in lacking):
-            # Made anew by another daemon, and all is in it that it knew: to add what was known here would count twice.
-            self._mended = self._replay(log, self._recent, Refusals(()))
-            _logger.warning("another daemon has made the table anew, and may have known less: some mails may not count")
+        # Another daemon has made it anew of what it knew, and of what we did not tell it since.
+        is_sequel = not self._marked.keys().isdisjoint(kept.applied) and any(
+            self._stored.get(writer, 0) > kept.applied.get(writer, 0) for writer in self._marked
+        )
+        covers = self._recent.covers(lacking, self._stored)
+        if covers or is_sequel:
+            self._mended = self._replay(log, self._recent.records, Refusals(()))
+            if not covers:  # to add all that was known here would count most of it twice
+                _logger.warning(
+                    "another daemon has made the table anew, and may have known less: some mails may not count"
+                )
             return
         _logger.warning("the database has lost counts that this daemon knows: they are written to it again")
         self._memory.take_back(kept)
@@ -528,7 +564,6 @@ class LogStore:
         log.empty()
         self._mended = [(log.append(record), record) for record in self._snapshot()]
         self._stored = {}
-        self._lacks_overrides = True
 
     def _was_emptied(self, log: Log, kept: Kept, before: _Place) -> bool:
         """Whether somebody has deleted all rows on purpose, and nothing but that has happened to the table."""
@@ -587,18 +622,7 @@ class LogStore:
         if record.number > self._stored.get(record.writer, 0):
             self._stored[record.writer] = record.number
             self._dates[record.writer] = record.date
-            self._recent.append(record)
-            self._recent_bytes += len(record.entries) + OVERHEAD
-            while self._recent_bytes > RECENT_BYTES:
-                oldest = self._recent.popleft()
-                self._recent_bytes -= len(oldest.entries) + OVERHEAD
-                self._dropped[oldest.writer] = oldest.number
-
-    def _drop_recent(self) -> None:
-        """What is in the table by now is known no more record by record."""
-        self._recent.clear()
-        self._recent_bytes = 0
-        self._dropped.update(self._stored)
+            self._recent.add(record)
 
     def _replay(self, log: Log, pending: Iterable[Record], refusals: Refusals) -> list[tuple[int, Record]]:
         """Store those of ``pending`` that are not in the table, and count those that are not in memory."""

@@ -103,7 +103,8 @@ class Memory:
 
     def marks(self) -> list[Record]:
         """Empty records that say up to which number the records of each writer are in the ledger."""
-        return [Record(writer, number, self.date, 0, MARK) for writer, number in self._applied.items()]
+        applied = {**self._applied, self.writer: self._number}
+        return [Record(writer, number, self.date, 0, MARK) for writer, number in applied.items()]
 
     def mark(self, record: Record) -> None:
         """What ``record`` says is in the ledger already."""

@@ -85,10 +85,11 @@ SELECT json_extract(value, '$[0]') AS counter,
 )""",
 )
 
-# A damaged row may hold values of any type.
+# A damaged row may hold values of any type, or none.
 _SELECT = (
-    "SELECT seq, CAST(writer AS INTEGER), CAST(number AS INTEGER), CAST(date AS INTEGER), CAST(size AS INTEGER),"
-    " CAST(entries AS TEXT) FROM policyd_batch"
+    "SELECT seq, coalesce(CAST(writer AS INTEGER), 0), coalesce(CAST(number AS INTEGER), 0),"
+    " coalesce(CAST(date AS INTEGER), 0), coalesce(CAST(size AS INTEGER), 0), coalesce(CAST(entries AS TEXT), '')"
+    " FROM policyd_batch"
 )
 
 Row = tuple[int, Record]  # seq, record

@@ -1,0 +1,325 @@
+"""What the store makes of a table that is lost, or is another one, or fails in a way that nobody foresaw."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pytest
+
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.log import LogError, LogReplaced
+from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.sqlite import SqliteLog
+from storage.logs import record as logged
+from storage.stores import (
+    HOUR,
+    PATIENCE,
+    START,
+    Clock,
+    SqliteDatabase,
+    WaitingSqliteDatabase,
+    admitted,
+    demand,
+    new_memory,
+    usage,
+)
+
+USERS = [f"user:{number}" for number in range(20)]
+
+
+@pytest.fixture(params=[SqliteDatabase, WaitingSqliteDatabase], ids=["preparing", "waiting"])
+def database(request: pytest.FixtureRequest, sqlite: SqliteDatabase) -> SqliteDatabase:
+    """Both ways in which a batch is decided."""
+    made: SqliteDatabase = request.param(sqlite.home)
+    return made
+
+
+@pytest.fixture(params=[True, False], ids=["known record by record", "no longer known so"])
+def recent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the last records are kept, or none."""
+    kept: bool = request.param
+    if not kept:
+        monkeypatch.setattr("policyd_rate_limit.storage.log_store.RECENT_BYTES", 0)
+    return kept
+
+
+def copy_of(database: SqliteDatabase) -> bytes:
+    """The whole file, as it is now."""
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+        return connection.serialize()
+
+
+def put_in_place(database: SqliteDatabase, content: bytes) -> None:
+    """Another file with ``content`` takes the place of the database."""
+    fresh = database.home / "fresh"
+    fresh.write_bytes(content)
+    fresh.rename(database.path)
+
+
+def again(store: object, *keys: str) -> list[bool]:
+    """Which of ``keys`` get another mail: at most ten each; the first try finds out what has happened."""
+    assert isinstance(store, LogStore)
+    try:
+        return admitted(store, *(demand(key) for key in keys))
+    except StoreUnavailable:
+        return admitted(store, *(demand(key) for key in keys))
+
+
+def used(database: SqliteDatabase, clock: Clock, *keys: str) -> list[int]:
+    """What a daemon that starts now finds."""
+    with contextlib.closing(database.store(clock)) as store:
+        return list(usage(store, keys).values())
+
+
+@pytest.mark.usefixtures("recent")
+def test_an_older_copy_gets_what_it_lacks(database: SqliteDatabase, clock: Clock) -> None:
+    """By whichever of two daemons notices first; both agree, and nothing counts twice."""
+    one, two = database.store(clock), database.store(clock)
+    for store in (one, two):
+        assert all(admitted(store, *(demand(key) for key in USERS)))
+    older = copy_of(database)
+    for store in (one, two, one):
+        assert all(again(store, *USERS))
+    two.admit((), (), PATIENCE)  # so that it knows of all
+    put_in_place(database, older)
+    assert all(again(one, *USERS))
+    assert all(again(two, *USERS))
+    assert used(database, clock, *USERS) == [7] * 20
+    assert set(usage(one, USERS).values()) == set(usage(two, USERS).values()) == {7}
+    one.close()
+    two.close()
+
+
+@pytest.mark.usefixtures("recent")
+def test_a_file_that_somebody_else_has_begun_gets_what_it_lacks(database: SqliteDatabase, clock: Clock) -> None:
+    """A daemon that starts when the file has just been removed knows nothing; what it admits counts as well."""
+    one = database.store(clock)
+    for _ in range(5):
+        assert all(admitted(one, *(demand(key) for key in USERS)))
+    database.path.unlink()
+    fresh = database.store(clock)
+    assert all(admitted(fresh, *(demand(key) for key in USERS)))
+    assert all(again(one, *USERS))
+    assert used(database, clock, *USERS) == [7] * 20
+    assert all(again(fresh, *USERS))
+    assert set(usage(one, USERS).values()) == set(usage(fresh, USERS).values()) == {8}
+    one.close()
+    fresh.close()
+
+
+def test_what_another_daemon_made_anew_gets_what_that_did_not_know(database: SqliteDatabase, clock: Clock) -> None:
+    """Two daemons, one of which has committed last, and the file is lost in place: nobody can read it any more."""
+    one, two = database.store(clock), database.store(clock)
+    assert all(admitted(one, *(demand(key) for key in USERS)))
+    assert all(admitted(two, *(demand(key) for key in USERS)))  # which the first does not know
+    with mock.patch.object(SqliteLog, "_readable_rows_after", return_value=[]):
+        put_in_place(database, b"")
+        assert all(again(one, *USERS))
+        assert all(again(two, *USERS))
+    assert used(database, clock, *USERS) == [4] * 20
+    assert set(usage(one, USERS).values()) == {4}
+    one.close()
+    two.close()
+
+
+def test_what_cannot_be_told_apart_does_not_count_twice(
+    database: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As before, but too much has been admitted meanwhile: a little may be forgotten then, which is said."""
+    one, two = database.store(clock), database.store(clock)
+    assert all(admitted(one, *(demand(key) for key in USERS)))
+    monkeypatch.setattr("policyd_rate_limit.storage.log_store.RECENT_BYTES", 0)
+    assert all(admitted(two, *(demand(key) for key in USERS)))
+    with mock.patch.object(SqliteLog, "_readable_rows_after", return_value=[]):
+        put_in_place(database, b"")
+        assert all(again(one, *USERS))
+        assert all(again(two, *USERS))
+    assert used(database, clock, *USERS) == [3] * 20
+    assert "may have known less" in caplog.text
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000, None], ids=["empty", "damaged", "a damaged copy"])
+def test_memory_stays_until_something_has_been_read(
+    database: SqliteDatabase, clock: Clock, content: bytes | None
+) -> None:
+    """What takes the place of the file is of no use: whoever is at the limit stays there."""
+    store = database.store(clock)
+    assert admitted(store, *[demand()] * 11) == [True] * 10 + [False]
+    if content is None:
+        for number in range(400):
+            admitted(store, demand(f"user:{number}-{'x' * 300}"))
+        whole = bytearray(copy_of(database))
+        whole[len(whole) // 2 : len(whole) // 2 + 16_384] = bytes(16_384)
+        content = bytes(whole)
+    put_in_place(database, content)
+    for _ in range(3):
+        assert again(store, "user:a") == [False]
+    assert used(database, clock, "user:a") == [10]
+    store.close()
+
+
+def test_a_reading_that_fails_is_no_reading(database: SqliteDatabase, clock: Clock) -> None:
+    """A longer window is asked for, and the file is damaged: the shorter one holds, and what was known is written."""
+    store = database.store(clock)
+    assert admitted(store, *[demand()] * 11) == [True] * 10 + [False]
+    store.need(2 * HOUR)
+    with mock.patch.object(SqliteLog, "rows_after", side_effect=LogError("damaged")), pytest.raises(StoreUnavailable):
+        admitted(store, demand())
+    (known,) = store._memory.ledger.windows.usage("user:a", demand().charges[0].limits)
+    assert known == 10
+    assert again(store, "user:a") == [False]
+    store.close()
+
+
+# --- What a probe finds
+
+
+def test_what_a_probe_rescues_counts(database: SqliteDatabase, clock: Clock) -> None:
+    """The thread that looks for the database meets the damage, and memory belongs to the other one."""
+    store = database.store(clock)
+    assert admitted(store, demand(), demand()) == [True, True]
+    rescued = [(3, logged(1, int(START) + 1, ["user:a"] * 3, writer=99))]
+    with (
+        mock.patch.object(store, "_open_log", side_effect=LogError("damaged", rescued)),
+        pytest.raises(LogError, match="damaged"),
+    ):
+        store.probe()
+    database.path.unlink()
+    assert again(store, "user:a") == [True]
+    assert used(database, clock, "user:a") == [6]
+    store.close()
+
+
+# --- A record in two journals
+
+
+@pytest.mark.parametrize("batches", [1, 2], ids=["known already", "new"])
+def test_a_record_that_waits_twice_is_stored_once(database: SqliteDatabase, clock: Clock, batches: int) -> None:
+    """Two journals may hold it: it is one row."""
+    waiting = [logged(number, int(START), ["user:a"], writer=99) for number in (1, 2)]
+    store = database.store(clock)
+    for _ in range(batches):
+        store.admit((), [*waiting, *waiting], PATIENCE)
+    with contextlib.closing(sqlite3.connect(database.path)) as reader:
+        rows = reader.execute("SELECT number FROM policyd_batch WHERE writer = 99").fetchall()
+    assert rows == [(1,), (2,)]
+    assert usage(store, ["user:a"]) == {"user:a": 2}
+    store.close()
+
+
+# --- Errors that nobody foresaw
+
+
+class Unforeseen(Exception):
+    """An error of ours."""
+
+
+def in_replay(store: LogStore) -> contextlib.AbstractContextManager[object]:
+    """While what waits is stored."""
+    return mock.patch.object(store._memory, "apply", side_effect=Unforeseen)
+
+
+def in_reading(_store: LogStore) -> contextlib.AbstractContextManager[object]:
+    """While the lock is taken."""
+    return mock.patch.object(SqliteLog, "begin", side_effect=Unforeseen)
+
+
+def in_deciding(store: LogStore) -> contextlib.AbstractContextManager[object]:
+    """After some of the batch has been counted in memory."""
+    decide = store._memory.ledger.decide
+    calls = iter([decide])
+
+    def decides_once(*arguments: object) -> object:
+        try:
+            return next(calls)(*arguments)  # type: ignore[arg-type]
+        except StopIteration:
+            raise Unforeseen from None
+
+    return mock.patch.object(store._memory.ledger, "decide", decides_once)
+
+
+@pytest.mark.parametrize("fails", [in_replay, in_reading, in_deciding])
+def test_after_an_unforeseen_error_the_table_is_believed(
+    sqlite: SqliteDatabase, clock: Clock, fails: Callable[[LogStore], contextlib.AbstractContextManager[object]]
+) -> None:
+    """The connection, and with it the lock, is given up; what memory counted and nobody was answered does not count."""
+    waiting = [logged(1, int(START), ["user:b"], writer=99)]
+    memory = new_memory(clock)
+    store = LogStore(
+        lambda: SqliteLog(sqlite.path, clock), memory, longest=HOUR, counters_of_old_id=lambda old_id: (old_id,)
+    )
+    assert admitted(store, demand()) == [True]
+    with fails(store), pytest.raises(Unforeseen):
+        store.admit([demand()] * 3, waiting, PATIENCE)
+    with contextlib.closing(sqlite.store(clock)) as other:
+        assert admitted(other, demand()) == [True]  # nobody holds the lock
+    store.admit((), waiting, PATIENCE)
+    assert usage(store, ["user:a", "user:b"]) == {"user:a": 2, "user:b": 1}
+    assert used(sqlite, clock, "user:a", "user:b") == [2, 1]
+    store.close()
+
+
+def test_a_fault_while_preparing_is_no_outage_of_what_was_decided(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Without waiting, too: memory is not to be believed after it."""
+    memory = new_memory(clock)
+    store = LogStore(
+        lambda: SqliteLog(sqlite.path, clock), memory, longest=HOUR, counters_of_old_id=lambda old_id: (old_id,)
+    )
+    assert admitted(store, demand()) == [True]
+    with in_deciding(store), pytest.raises(Unforeseen):
+        store.prepare([demand()] * 3, PATIENCE)
+    assert store.prepare([demand()], PATIENCE) is None
+    assert usage(store, ["user:a"]) == {"user:a": 1}
+    store.close()
+
+
+@contextlib.contextmanager
+def lost_while_prepared(database: SqliteDatabase, store: LogStore, error: LogError) -> Iterator[None]:
+    """The next batch meets ``error`` when it is prepared."""
+    assert database.path.exists()
+    log = store._log
+    assert log is not None
+    with mock.patch.object(log, "try_begin", side_effect=error):
+        yield
+
+
+def test_a_table_that_was_replaced_is_noticed_while_preparing(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and the batch is decided by what is there now; another error is an outage."""
+    store = sqlite.store(clock)
+    assert admitted(store, demand()) == [True]
+    with lost_while_prepared(sqlite, store, LogReplaced("replaced")):
+        commit = store.prepare([demand()], PATIENCE)
+    assert callable(commit)
+    assert [verdict.admitted for verdict in commit()] == [True]
+    assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
+    with lost_while_prepared(sqlite, store, LogError("gone")):
+        commit = store.prepare([demand()], PATIENCE)
+    assert callable(commit)
+    with pytest.raises(StoreUnavailable, match="gone"):
+        commit()
+    assert again(store, "user:a") == [True]
+    assert used(sqlite, clock, "user:a") == [3]
+    store.close()
+
+
+def test_rows_before_the_first_reading_are_rescued(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """A daemon that starts on a damaged file has no memory yet: the new file begins with what could be read."""
+    rescued: list[tuple[int, Record]] = [(1, logged(1, int(START), ["user:a"] * 4, writer=99))]
+    store = sqlite.store(clock)
+    with (
+        mock.patch.object(store, "_open_log", side_effect=LogError("damaged", rescued)),
+        pytest.raises(StoreUnavailable, match="damaged"),
+    ):
+        admitted(store, demand())
+    assert again(store, "user:a") == [True]
+    assert used(sqlite, clock, "user:a") == [5]
+    store.close()
