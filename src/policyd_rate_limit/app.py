@@ -89,7 +89,8 @@ def _start(settings: Settings) -> None:
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = stores.make_store(settings, rules, memory)
     lookup = stores.make_lookup(settings)
-    sql_limits = stores.make_sql_limits(settings, lookup, store) if lookup else None
+    longest = stores.longest_window(settings)
+    sql_limits = stores.make_sql_limits(settings, lookup, store, longest) if lookup else None
     ways = reports.ways_of_notices(settings)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
@@ -382,13 +383,14 @@ class _Live:
 
     def prepare(self, change: Changes) -> Callable[[], None]:
         """See :class:`policyd_rate_limit.reloading.Reloader`."""
-        rules = _rules(change.settings)
+        rules = _rules(change.settings, partial(time.sleep, 0))
         lookup = stores.make_lookup(change.settings)
         further = rules.may_look_back_further(self._service.policy.rules) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
         ways = reports.ways_of_notices(change.settings)
-        return partial(self._put_into_force, change, rules, lookup, further, ways)
+        longest = stores.longest_window(change.settings)
+        return partial(self._put_into_force, change, rules, lookup, longest, further, ways)
 
     async def stop(self) -> None:
         """End what looks limits up."""
@@ -397,16 +399,23 @@ class _Live:
         await asyncio.gather(*self._retiring)
 
     def _put_into_force(
-        self, change: Changes, rules: Rules, lookup: Lookup | None, further: bool, ways: list[Way]
+        self,
+        change: Changes,
+        rules: Rules,
+        lookup: Lookup | None,
+        longest: int,
+        further: bool,
+        ways: list[Way],
     ) -> None:
         settings = change.settings
         logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
         self._decisions.heed_level()
         if further:
             # Before anybody is judged by the longer windows.
-            self._store.look_back(stores.longest_window(settings))
+            self._store.look_back(longest)
         if change.changed & self._OF_SQL_LIMITS:
-            self._replace_sql_limits(stores.make_sql_limits(settings, lookup, self._store) if lookup else None)
+            new = stores.make_sql_limits(settings, lookup, self._store, longest) if lookup else None
+            self._replace_sql_limits(new)
         # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
         if settings.db_error_action is None:
             self._fallback.enforce(True)
@@ -449,7 +458,7 @@ async def _tick(supervision: Supervision) -> None:
         supervision.tick()
 
 
-def _rules(settings: Settings) -> Rules:
+def _rules(settings: Settings, pause: Callable[[], None] | None = None) -> Rules:
     return Rules(
         limits=settings.limits,
         limits_by_id=settings.limits_by_id,
@@ -458,6 +467,7 @@ def _rules(settings: Settings) -> Rules:
         limit_by_ip=settings.limit_by_ip,
         limited_networks=settings.limited_networks,
         ipv6_prefix=settings.ipv6_prefix,
+        pause=pause,
     )
 
 

@@ -91,7 +91,7 @@ class Reloader:
 
     def _read(self) -> tuple[Changes, tuple[str, ...], Callable[[], None]]:
         file = self.settings.config_file
-        configuration = config.load(Path(file) if file else None)
+        configuration = config.load_apart(Path(file) if file else None)
         change = changes(self.settings, configuration.settings)
         return change, configuration.warnings, self._prepare(change)
 

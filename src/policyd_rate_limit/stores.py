@@ -159,14 +159,17 @@ def make_lookup(settings: Settings) -> Lookup | None:
     return _LOOKUPS[settings.backend](settings)
 
 
-def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisStore) -> SqlLimits:
-    """What answers from ``lookup`` without holding up the event loop, for ``store`` to decide by."""
+def make_sql_limits(settings: Settings, lookup: Lookup, store: LogStore | RedisStore, longest: int) -> SqlLimits:
+    """What answers from ``lookup`` without holding up the event loop, for ``store`` to decide by.
+
+    ``longest``: the :func:`longest_window` of the configuration.
+    """
     assert isinstance(store, LogStore)  # noqa: S101 - the others have no SQL
     return SqlLimits(
         lookup,
         ttl=settings.sql_limits_ttl,
         timeout=settings.db_timeout,
-        longest=max(longest_window(settings), store.reach),
+        longest=max(longest, store.reach),
         need=store.need,
         may_log=Throttle(LOOKUP_WARNING_SECONDS, time.monotonic).hit,
     )

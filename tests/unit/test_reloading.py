@@ -201,7 +201,9 @@ def test_a_file_that_is_gone(world: World, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_daemon_on_the_defaults_finds_a_file_at_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyd_rate_limit.config.loading.search_path", lambda: (world.path,))
+    monkeypatch.setenv("HOME", str(world.path.parent))
+    world.path = world.path.parent / ".config" / world.path.name
+    world.path.parent.mkdir()
     world.reloader.settings = Settings()
 
     async def scenario() -> None:

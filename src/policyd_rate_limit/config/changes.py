@@ -28,13 +28,20 @@ class Changes(NamedTuple):
 
 def changes(running: Settings, read: Settings) -> Changes:
     """What comes of ``running`` when the file says ``read``."""
-    differing = [name for name in SETTINGS if getattr(running, name) != getattr(read, name)]
+    differing = [name for name in SETTINGS if _differ(getattr(running, name), getattr(read, name))]
     fixed = [name for name in differing if not SETTINGS[name].reload]
     return Changes(
         read.model_copy(update={name: getattr(running, name) for name in fixed}),
         frozenset(differing) - set(fixed),
         tuple(_warning(SETTINGS[name], getattr(running, name), getattr(read, name)) for name in fixed),
     )
+
+
+def _differ(old: object, new: object) -> bool:
+    """Whether two values differ; entry by entry, since whoever compares mappings at once lets nobody else run."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return old != new
+    return len(old) != len(new) or any(key not in new or new[key] != value for key, value in old.items())
 
 
 def _warning(setting: Setting, old: object, new: object) -> str:

@@ -22,10 +22,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from policyd_rate_limit.compiling import mypyc_attr
-from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.domain.limits import Limits, longest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from policyd_rate_limit.domain.request import Request
 
@@ -37,6 +37,9 @@ REMEMBERED_ADDRESSES: Final = 65536
 MOST_NAME: Final = 320
 """The most characters of a user or sender that are kept as they are: a local part, an "@" and a domain of the greatest
 lengths (RFC 5321, 4.5.3.1)."""
+
+IDS_AT_ONCE: Final = 256
+"""How many ids are looked at before others may run: a compiled loop never lets go of the interpreter by itself."""
 
 MOST_ADDRESS: Final = 64
 """The most characters of an address: 45, and the zone of a link-local one."""
@@ -151,12 +154,17 @@ def looks_like_a_pattern(name: str) -> bool:
 class _Named(dict[Network, _T]):
     """What is said of networks and addresses by name."""
 
-    def __init__(self, named: Mapping[Network, _T]) -> None:
-        super().__init__(named)
-        self._lengths = {
-            version: sorted({network.length for network in named if network.version == version}, reverse=True)
-            for version in _WIDTHS
-        }
+    def __init__(self) -> None:
+        super().__init__()
+        self._lengths: dict[int, list[int]] = {version: [] for version in _WIDTHS}
+
+    def put(self, network: Network, value: _T) -> None:
+        """Say ``value`` of ``network``."""
+        lengths = self._lengths[network.version]
+        if network.length not in lengths:
+            lengths.append(network.length)
+            lengths.sort(reverse=True)
+        self[network] = value
 
     def longest(self, address: Network) -> Network | None:
         """The longest of the networks that hold ``address``, which may be a network too, None when none does."""
@@ -202,8 +210,8 @@ class Rules:
     """Who is charged within which limits; the parameters are the settings of the same names.
 
     ``limited_networks`` and the ids of ``limits_by_id`` are text. An id that reads as an address or a network
-    names clients, any other names users and senders. ``ipv6_prefix`` is in bits. Raises ValueError when one
-    of ``limited_networks`` is no network.
+    names clients, any other names users and senders. ``ipv6_prefix`` is in bits. ``pause`` is called now and then,
+    so that who shares the interpreter runs meanwhile. Raises ValueError when one of ``limited_networks`` is no network.
     """
 
     def __init__(
@@ -216,21 +224,29 @@ class Rules:
         limit_by_ip: bool,
         limited_networks: Iterable[str],
         ipv6_prefix: int,
+        pause: Callable[[], object] | None = None,
     ) -> None:
+        self._pause = pause
         self._limits = limits
         self._by_sasl = limit_by_sasl
         self._by_sender = limit_by_sender
         self._by_ip = limit_by_ip
         self._ipv6_prefix = ipv6_prefix
         self._limits_of_name: dict[str, Limits] = {}
-        named: dict[Network, Limits] = {}
-        for name, its_limits in limits_by_id.items():
+        named: _Named[Limits] = _Named()
+        for count, (name, its_limits) in enumerate(limits_by_id.items()):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
             try:
-                named[parse_address(name) or parse_network(name)] = its_limits
+                named.put(parse_address(name) or parse_network(name), its_limits)
             except ValueError:
                 self._limits_of_name[fold(name)] = its_limits
-        self._limits_of_network = _Named(named)
-        limited = _Named(dict.fromkeys(map(parse_network, limited_networks)))
+        self._limits_of_network = named
+        limited: _Named[None] = _Named()
+        for count, text in enumerate(limited_networks):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
+            limited.put(parse_network(text), None)
         self._clients = _Clients(limits, self._limits_of_network, limited, ipv6_prefix)
         # Addresses come again and again, and reading one takes ten times as long as all the rest.
         self._client = lru_cache(REMEMBERED_ADDRESSES)(self._clients.read)
@@ -332,21 +348,49 @@ class Rules:
     def may_look_back_further(self, before: Rules) -> bool:
         """Whether an id may have a longer window than it had under ``before``."""
 
-        def longest(limits: Limits) -> int:
-            return max((limit.seconds for limit in limits), default=0)
-
-        names = {*self._limits_of_name, *before._limits_of_name}
-        if longest(self._limits) > longest(before._limits) or any(
-            longest(self._limits_of_name.get(name, self._limits))
-            > longest(before._limits_of_name.get(name, before._limits))
-            for name in names
-        ):
+        if longest_of(self._limits) > longest_of(before._limits):
             return True
-        if self._limits_of_network == before._limits_of_network:
+        if self._any_name_longer(before, self._limits_of_name) or self._any_name_longer(before, before._limits_of_name):
+            return True
+        if self._has_the_networks_of(before):
             return False
         # Which network an address gets its limits from may be another one now.
-        mine = max(map(longest, (self._limits, *self._limits_of_network.values())))
-        return mine > min(map(longest, (before._limits, *before._limits_of_network.values())))
+        mine = longest_of(self._limits)
+        for count, limits in enumerate(self._limits_of_network.values()):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
+            mine = max(mine, longest_of(limits))
+        shortest = longest_of(before._limits)
+        for count, limits in enumerate(before._limits_of_network.values()):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
+            shortest = min(shortest, longest_of(limits))
+        return mine > shortest
+
+    def _any_name_longer(self, before: Rules, names: Iterable[str]) -> bool:
+        """Whether one of ``names`` has a longer window than it had under ``before``."""
+        for count, name in enumerate(names):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
+            mine = self._limits_of_name.get(name, self._limits)
+            if longest_of(mine) > longest_of(before._limits_of_name.get(name, before._limits)):
+                return True
+        return False
+
+    def _has_the_networks_of(self, before: Rules) -> bool:
+        """Whether the networks that are named, and their limits, are those that they were."""
+        if len(self._limits_of_network) != len(before._limits_of_network):
+            return False
+        for count, (network, limits) in enumerate(self._limits_of_network.items()):
+            if count % IDS_AT_ONCE == 0:
+                self._let_others_run()
+            if before._limits_of_network.get(network) != limits:
+                return False
+        return True
+
+    def _let_others_run(self) -> None:
+        if self._pause is not None:
+            self._pause()
 
     def _keys_of_name(self, name: str) -> tuple[str, ...]:
         if not name:

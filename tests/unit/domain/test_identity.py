@@ -7,12 +7,14 @@ import ipaddress
 import itertools
 import weakref
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.identity import (
+    IDS_AT_ONCE,
     MOST_NAME,
     REMEMBERED_ADDRESSES,
     Charged,
@@ -483,6 +485,8 @@ SHORT, LONG = (Limit(1000, 60),), (Limit(1, 60), Limit(9, 86400))
         ((SHORT, {"192.0.2.0/24": LONG, "192.0.2.1": SHORT}), (SHORT, {"192.0.2.0/24": LONG}), True),
         ((SHORT, {}), (SHORT, {"192.0.2.0/24": SHORT}), False),
         ((LONG, {}), (LONG, {"192.0.2.0/24": SHORT}), False),
+        ((SHORT, {"192.0.2.0/24": SHORT}), (SHORT, {"192.0.2.0/24": LONG}), True),
+        ((SHORT, {"192.0.2.0/24": SHORT}), (SHORT, {"198.51.100.0/24": SHORT}), False),
     ],
 )
 def test_whether_anybodys_window_becomes_longer(
@@ -490,6 +494,36 @@ def test_whether_anybodys_window_becomes_longer(
 ) -> None:
     old, new = (rules(limits=limits, by_id=by_id) for limits, by_id in (before, after))
     assert new.may_look_back_further(old) is further
+
+
+def test_who_makes_many_rules_lets_others_run() -> None:
+    """A compiled loop does not by itself."""
+    pauses: list[None] = []
+
+    def made(by_id: Mapping[str, Limits], networks: Sequence[str]) -> Rules:
+        return Rules(
+            limits=SHORT,
+            limits_by_id=by_id,
+            limit_by_sasl=True,
+            limit_by_sender=False,
+            limit_by_ip=True,
+            limited_networks=networks,
+            ipv6_prefix=64,
+            pause=lambda: pauses.append(None),
+        )
+
+    count = 10 * IDS_AT_ONCE
+    addresses = [str(IPv4Address(number)) for number in range(count)]
+    old = made(dict.fromkeys(addresses, SHORT) | {f"user{number}": SHORT for number in range(count)}, addresses)
+    assert len(pauses) == 30
+    pauses.clear()
+    new = made(dict.fromkeys(addresses, SHORT), ())
+    pauses.clear()
+    assert not new.may_look_back_further(old)
+    assert len(pauses) == 20
+    pauses.clear()
+    assert not made(dict.fromkeys(addresses[1:], SHORT), ()).may_look_back_further(old)
+    assert len(pauses) >= 30
 
 
 def test_old_rules_go_by_reference_counts() -> None:

@@ -1,0 +1,119 @@
+"""Reads a configuration in a process of its own, so that whoever reads it while serving holds nobody up.
+
+Python's parsers and PyYAML's keep the interpreter to themselves until they are done, which takes seconds for 100,000
+ids. What comes back comes in slices, between which others run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from policyd_rate_limit.config.loading import Configuration, load
+from policyd_rate_limit.config.schema import Settings
+from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.errors import ConfigError, Problem
+
+READ_SECONDS = 120.0
+"""How long the process may take."""
+
+MOST_MEMORY = 3 << 30
+"""Bytes: the most address space of the process."""
+
+IDS_AT_ONCE = 500
+"""How many ids with limits of their own come in one slice."""
+
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from policyd_rate_limit.config.apart import answer; answer(sys.argv[2])"
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def load_apart(path: Path | None) -> Configuration:
+    """As :func:`policyd_rate_limit.config.loading.load`. It blocks, and lets other threads run meanwhile.
+
+    Where no process can be started, it is read in this one.
+    """
+    if not sys.executable:
+        return load(path)
+    # Isolated: what the environment tells Python is for another one; sys.path is this one's, whatever made it.
+    command = [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path), "" if path is None else os.fspath(path)]
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    try:
+        process = subprocess.Popen(  # noqa: S603 - this very program
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+    except OSError as error:
+        _logger.debug("no process to read the configuration: %s", error)
+        return load(path)
+    timer = threading.Timer(READ_SECONDS, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        with process.stdout as answers:
+            return _received(answers)
+    except (EOFError, pickle.UnpicklingError):
+        status = process.wait()
+        file = "configuration" if path is None else str(path)
+        found = f"a process that ended with status {status}"
+        raise ConfigError([Problem(file, 0, "", "a file that can be read with the memory there is", found)]) from None
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+
+
+def answer(path: str) -> None:
+    """What the process does: write the configuration at ``path``, if not empty, to standard output."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    out = sys.stdout.buffer
+    try:
+        settings, warnings = load(Path(path) if path else None)
+    except ConfigError as error:
+        problems = [(one.file, one.line, one.setting, one.expected, one.found) for one in error.problems]
+        pickle.dump((problems, error.warnings), out)
+    else:
+        values = {name: getattr(settings, name) for name in Settings.model_fields}
+        ids = [(name, _plain(limits)) for name, limits in values.pop("limits_by_id").items()]
+        pickle.dump((None, warnings, values, dict(settings.broken), len(ids)), out)
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            pickle.dump(ids[start : start + IDS_AT_ONCE], out)
+    out.flush()
+    os._exit(0)  # with nothing put away: the memory goes all at once
+
+
+def _received(answers: IO[bytes]) -> Configuration:
+    """What :func:`answer` has written. Raises ConfigError, and EOFError when it did not get to the end."""
+    problems, warnings, *rest = pickle.load(answers)  # noqa: S301 - of this very program
+    if problems is not None:
+        raise ConfigError([Problem(*one) for one in problems], warnings)
+    values, broken, count = rest
+    by_id: dict[str, Limits] = {}
+    same: dict[tuple[tuple[int, int], ...], Limits] = {}
+    while len(by_id) < count:
+        for name, plain in pickle.load(answers):  # noqa: S301 - as above
+            limits = same.get(plain)
+            if limits is None:
+                limits = same[plain] = tuple(Limit(*pair) for pair in plain)
+            by_id[name] = limits
+        time.sleep(0)  # lets go of the interpreter
+    settings: Any = Settings.model_construct(**values, limits_by_id=by_id)
+    return Configuration(settings.with_broken(broken), tuple(warnings))
+
+
+def _plain(limits: Limits) -> tuple[tuple[int, int], ...]:
+    return tuple((limit.maximum, limit.seconds) for limit in limits)
