@@ -54,6 +54,11 @@ STYLE = {
 PERCENTILES = ("p50", "p99", "p99.9")
 
 
+def _name(contender: Contender) -> str:
+    """What a plot calls ``contender``: of ours, which the tables call by their stores, it says that they are ours."""
+    return f"this daemon, {contender.name}" if contender in OURS else contender.name
+
+
 def draw(results: Results, directory: pathlib.Path) -> None:
     """All plots, into ``directory``."""
     directory.mkdir(exist_ok=True)
@@ -110,15 +115,24 @@ def _rows(axes: Any, rows: Sequence[tuple[str, str, Sequence[float]]], label: st
 
 
 def _logarithmic(axes: Any, *names: str) -> None:
-    """Make axes logarithmic, with figures as people write them."""
+    """Make axes logarithmic, with figures as people write them; short ones where they stand side by side."""
     for name in names:
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, short=name == "x": _figure_of(value, short=short)))
         axis.set_minor_formatter(NullFormatter())
         least, most = axis.get_view_interval()
         if most < 100 * least:  # with powers of ten alone there would be one figure, or two
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+
+
+def _figure_of(value: float, *, short: bool) -> str:
+    """``value`` as it stands beside an axis: ``1,000,000``, or ``short``: ``1 M``."""
+    if short:
+        for unit, sign in ((1e6, "M"), (1e3, "k")):
+            if value >= unit:
+                return f"{value / unit:,.9g} {sign}"
+    return f"{value:,.9g}"
 
 
 def _line(axes: Any, contender: Contender, points: Sequence[tuple[float, Sequence[float]]]) -> None:
@@ -131,7 +145,7 @@ def _line(axes: Any, contender: Contender, points: Sequence[tuple[float, Sequenc
         [x for x, _ in points],
         [middle for middle, _, _ in spreads],
         yerr=[[below for _, below, _ in spreads], [above for _, _, above in spreads]],
-        label=contender.name,
+        label=_name(contender),
         color=COLOURS[contender.key],
         marker=MARKERS.get(contender.key, "o"),
         markersize=4,
@@ -148,7 +162,7 @@ def _legend(figure: Figure, axes: Any) -> None:
 
 def _speed(results: Results) -> Figure:
     figure, (axes,) = _figure()
-    rows = [(one.key, one.name, [*results.load(one, "per_second").values()]) for one in CONTENDERS]
+    rows = [(one.key, _name(one), [*results.load(one, "per_second").values()]) for one in CONTENDERS]
     _rows(axes, rows, "requests per second (log): median of the rounds, least and most")
     return figure
 
@@ -161,7 +175,7 @@ def _latency(results: Results) -> Figure:
         axes.plot(values, [place] * len(values), color=COLOURS[one.key], linewidth=1.4)
         for value, marker in zip(values, ("o", "s", "D"), strict=True):
             axes.plot(value, place, marker=marker, color=COLOURS[one.key], markersize=5)
-    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    axes.set_yticks(range(len(shown)), [_name(one) for one in shown])
     _logarithmic(axes, "x")
     axes.set_xlabel("milliseconds (log): median (circle), p99 (square), p99.9 (diamond)")
     return figure
@@ -193,7 +207,7 @@ def _other_loads(results: Results) -> Figure:
                 place + (shift - len(CONTENDERS) / 2) * 0.08,
                 middle,
                 yerr=[[below], [above]],
-                label=one.name if load is BASE else None,
+                label=_name(one) if load is BASE else None,
                 color=COLOURS[one.key],
                 marker=MARKERS.get(one.key, "o"),
                 markersize=4,
@@ -210,23 +224,22 @@ def _other_loads(results: Results) -> Figure:
 def _cost(results: Results) -> Figure:
     figure, (cpu, memory) = _figure(panels=2)
     for axes, own, database, label in (
-        (cpu, "cpu_us", "database_cpu_us", "CPU per request, µs (log)"),
-        (memory, "memory_mb", "database_memory_mb", "peak memory, MB (log)"),
+        (cpu, "cpu_us", "database_cpu_us", "CPU per request, µs (log)\nwith that of the database server"),
+        (memory, "memory_mb", "database_memory_mb", "peak memory, MB (log)\nwith that of the database server"),
     ):
         rows = []
         for one in CONTENDERS:
             beside = results.load(one, database)
             values = [value + beside.get(number, 0.0) for number, value in results.load(one, own).items()]
-            rows.append((one.key, one.name, values))
+            rows.append((one.key, _name(one), values))
         _rows(axes, rows, label)
     memory.set_yticklabels([])
-    figure.suptitle("with the database server", fontsize=9)
     return figure
 
 
 def _postfix(results: Results) -> Figure:
     figure, (axes,) = _figure(height=2.2)
-    names = {WITHOUT: "no policy server", **{one.key: one.name for one in CONTENDERS if one.key in IN_FRONT}}
+    names = {WITHOUT: "no policy server", **{one.key: _name(one) for one in CONTENDERS if one.key in IN_FRONT}}
     rows = []
     for key, name in names.items():
         rows.append(
