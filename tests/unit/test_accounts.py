@@ -155,7 +155,7 @@ def test_root_that_may_not_change_is_refused(capability: str) -> None:
     assert "SystemRefusal: cannot become user 'somebody': Operation not permitted" in done.stderr
 
 
-# Each leaves a way back to root, as a kernel or a C library would that does not do what it is told.
+# Each leaves a way back to root, or another account, as a kernel or a C library would that does not do as it is told.
 WAYS_BACK = {
     "the saved uid stays": """
 import os
@@ -166,6 +166,11 @@ os.setresuid = lambda real, effective, saved: change(real, effective, 0 if saved
 import os
 change = os.setresuid
 os.setresuid = lambda real, effective, saved: change(0 if real else real, effective, saved)
+""",
+    "it becomes somebody else": """
+import os
+change = os.setresuid
+os.setresuid = lambda real, effective, saved: change(54399, 54399, 54399)
 """,
     "no uid changes": """
 import os

@@ -154,7 +154,8 @@ def test_what_is_given_up_is_given_up_once(run: Run) -> None:
             client.socket.shutdown(socket.SHUT_WR)
             await world.until(lambda: world.service.given_up == ["a", "b"])
             world.connection.abort()
-            await world.until(lambda: not world.connections)
+            await client.end()
+            await world.settled()
             assert world.service.given_up == ["a", "b"]
 
     run(scenario())

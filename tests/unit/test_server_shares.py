@@ -209,6 +209,31 @@ def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
     run(scenario())
 
 
+def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    """Also where all is answered at once, so that nothing is ever in flight."""
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            world.service.at_once = lambda name: name
+            attackers = await peers_.connect(world, "attacker", 8)
+            [good] = await peers_.connect(world, "postfix")
+            await world.settled()
+            for _ in range(3):
+                world.service.asked.clear()
+                for attacker in attackers:
+                    attacker.socket.send(requested("x"))
+                good.socket.send(requested("good"))
+                await world.until(lambda: len(world.service.asked) == 9)
+                assert world.service.asked.index("good") <= 4
+                await world.settled()
+                assert world.server.at_once > 0  # who asks now does not have to wait
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("end", ["reset", "half closed", "fails", "no answer"])
 def test_nothing_stays_in_flight_of_who_is_gone(
     run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers, end: str
