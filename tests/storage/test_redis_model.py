@@ -5,12 +5,15 @@ The script takes its time from the store's ``clock`` here, which only tests give
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -21,10 +24,10 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
-from policyd_rate_limit.storage.base import MOST_UNDERWAY
+from policyd_rate_limit.storage.base import MOST_UNDERWAY, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_node import SCRIPT
+from policyd_rate_limit.storage.redis_node import SCRIPT, script
 from storage.stores import Clock, new_memory
 from support.examples import examples
 from support.redis_servers import External, RedisServer
@@ -39,6 +42,7 @@ LIMITS: dict[str, Limits] = {
 }
 LONGEST = 3000
 WRITER = 1
+MANY_MARKS = 16  # as the script has it
 _prefixes = (f"test{number}" for number in itertools.count())
 
 
@@ -95,6 +99,45 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
         demands = remembered(demands, clock)
         assert store.admit(demands, (), 1.0) == [ledger.decide(demand, []) for demand in demands]
         assert store.explain(demands) == [ledger.explain(demand) for demand in demands]
+    store.close()
+
+
+BROKEN = demand_on(("user:a",)).map(lambda demand: replace(demand, charges=(replace(demand.charges[0], key="broken"),)))
+
+
+@EXAMPLES
+@given(
+    steps=st.lists(
+        st.tuples(
+            FORWARD, st.lists(st.one_of(DEMANDS, BROKEN), min_size=1, max_size=5), st.sampled_from(["", "", "set"])
+        ),
+        max_size=20,
+    )
+)
+def test_a_key_of_no_use_changes_nothing_for_the_others(
+    server: Server, steps: list[tuple[float, list[Demand], str]]
+) -> None:
+    """Wherever it stands in a batch; it is itself decided by memory, which knows as much where there is one daemon."""
+    clock = Clock(T0)
+    store, ledger = new_store(server, clock), Ledger(1000)
+    key = store._keys.counter("broken")
+    blamed: set[str] = set()
+    with server.client() as client:
+        client.set(key, "what somebody has put there")
+        for seconds, demands, damage in steps:
+            clock.now += seconds
+            ledger.advance(clock.now)
+            demands = remembered(demands, clock)
+            if damage:
+                client.delete(key)
+                client.hset(key, "m", "\x7f")
+            try:
+                verdicts = store.admit(demands, (), 1.0)
+            except Refused as refused:
+                verdicts = refused.verdicts
+                blamed |= set(refused.reasons)
+            assert verdicts == [ledger.decide(demand, []) for demand in demands]
+    assert blamed <= {"broken"}
     store.close()
 
 
@@ -248,10 +291,10 @@ def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> No
     store.close()
 
 
-def calls(client: Redis) -> int:
-    """How often HGET was called, in scripts too."""
+def calls(client: Redis, command: str = "hget") -> int:
+    """How often a command was called, in scripts too."""
     info: dict[str, dict[str, int]] = client.info("commandstats")
-    return info.get("cmdstat_hget", {"calls": 0})["calls"]
+    return info.get(f"cmdstat_{command}", {"calls": 0})["calls"]
 
 
 def test_a_counter_forgets_daemons_that_are_gone(server: Server) -> None:
@@ -269,6 +312,47 @@ def test_a_counter_forgets_daemons_that_are_gone(server: Server) -> None:
         store.close()
         clock.now += 10.0
     assert max(fields) < 35
+
+
+def test_marks_are_looked_through_when_there_are_many_and_one_is_new(server: Server) -> None:
+    """That reads all of a counter: not for a few, and not for what marks nothing, such as a reset."""
+    clock = Clock(T0)
+    prefix = next(_prefixes)
+    asks = [Demand((Charge("user:a", RECIPIENTS, 1, (Limit(100, 60),)),))]
+
+    def new_daemon() -> RedisStore:
+        config = {"url": server.url, "prefix": prefix}
+        return RedisStore(config, new_memory(clock), longest=60, timeout=20.0, clock=clock)
+
+    def marks(client: Redis) -> int:
+        speaker: Any = client
+        fields: list[bytes] = speaker.execute_command("HKEYS", key, NEVER_DECODE=True)
+        return sum(field.startswith(b"b") for field in fields)
+
+    with server.client() as client, contextlib.ExitStack() as stores:
+        looked = calls(client, "hkeys")
+        asked_here = 0
+        for number in range(1, MANY_MARKS + 1):
+            store = stores.enter_context(contextlib.closing(new_daemon()))
+            key = store._keys.counter("user:a")
+            assert store.admit(asks, (), 1.0)[0].admitted
+            assert marks(client) == number
+            asked_here += 1
+            clock.now += 31.0  # so that most of them count no more
+        assert calls(client, "hkeys") - looked == asked_here
+        one_more = stores.enter_context(contextlib.closing(new_daemon()))
+        assert one_more.admit(asks, (), 1.0)[0].admitted
+        assert calls(client, "hkeys") - looked == asked_here + 1
+        assert marks(client) == 2  # its own, and that of 31 s ago
+        looked = calls(client, "hkeys")
+        for _ in range(MANY_MARKS):
+            store = stores.enter_context(contextlib.closing(new_daemon()))
+            assert store.admit(asks, (), 1.0)[0].admitted
+        assert marks(client) == 2 + MANY_MARKS
+        assert calls(client, "hkeys") > looked
+        looked = calls(client, "hkeys")
+        one_more._run([script([key], (b"", 0, 60, one_more._link.time, "reset"))], time.monotonic() + 20)
+        assert calls(client, "hkeys") == looked
 
 
 def test_the_script_remembers_mails_as_long_as_the_ledger() -> None:
