@@ -170,7 +170,7 @@ os.setresuid = lambda real, effective, saved: change(0 if real else real, effect
     "it becomes somebody else": """
 import os
 change = os.setresuid
-os.setresuid = lambda real, effective, saved: change(54399, 54399, 54399)
+os.setresuid = lambda real, effective, saved: change(54399, 54399, 54399) if real else change(0, 0, 0)
 """,
     "no uid changes": """
 import os

@@ -273,6 +273,28 @@ def test_nothing_stays_in_flight_of_who_is_gone(
     run(scenario())
 
 
+def test_what_waited_for_its_turn_at_the_end_of_the_requests_is_given_up_as_all_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 1)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            [client] = await peers_.connect(world, "a")
+            await client.ask("1", "2")
+            await world.asked("1")
+            client.socket.shutdown(socket.SHUT_WR)
+            await world.until(lambda: world.service.given_up == ["1"])
+            world.service.answers[0]("x")
+            await world.asked("1", "2")
+            assert world.service.given_up == ["1", "2"]
+            world.service.answers[1]("y")
+            await client.answers("x", "y")
+            await client.end()
+
+    run(scenario())
+
+
 async def answered_by_x(*clients: Client) -> None:
     for client in clients:
         await client.ask("a")
