@@ -59,6 +59,17 @@ test-domain: test-venv
 test-compiled: $(COMPILED)
 	POLICYD_TEST_COMPILED=1 .venv-compiled/bin/python -m pytest --numprocesses $$(nproc) --dist worksteal $(COMPILED_TESTS)
 
+# Each of the two that is installed: `make test` takes Valkey where both are.
+REDIS_SERVERS := $(shell for server in redis-server valkey-server; do command -v $$server > /dev/null && echo $$server; done)
+.PHONY: test-redis
+test-redis: test-venv ## the tests on Redis and Valkey: single, with Sentinel, and as a Cluster, on each that is installed
+	@test -n "$(REDIS_SERVERS)" || { echo "neither redis-server nor valkey-server is installed" >&2; exit 1; }
+	@for server in $(REDIS_SERVERS); do \
+	  echo "== $$server" && \
+	  POLICYD_TEST_REDIS_SERVER=$$server .venv/bin/pytest $(PARALLEL) -k redis tests/storage tests/faults tests/integration \
+	  || exit; \
+	done
+
 SUITE := trixie
 .PHONY: test-debian
 test-debian: ## as root: make test on a freshly installed Debian, SUITE=bookworm or trixie; ONLY=tests/unit: those
