@@ -23,7 +23,7 @@ import pytest
 from support.daemon import Client, Daemon, connect, encode, mail, running
 from support.load import admit_until_refused
 from support.probe import Probe
-from support.programs import missing, require_root
+from support.programs import missing, require, require_root
 from support.public import public_directory
 from support.wait import wait_until
 
@@ -400,3 +400,22 @@ def test_half_sent_requests_are_closed_without_waiting_for_ever(tmp_path: pathli
         client.socket.sendall(encode(**mail("half"))[:-1])
         with pytest.raises((EOFError, ConnectionError)):
             client.answer()
+
+
+def test_out_of_descriptors_new_clients_are_served_and_it_is_logged(tmp_path: pathlib.Path) -> None:
+    """Where the daemon may open few files, idle connections give way to new ones, and the database keeps its own."""
+    prefix = (str(require("prlimit")), "--nofile=160:160")
+    with (
+        Daemon(tmp_path, prefix=prefix, limits=[[100, 3600]]) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(300):
+            stack.enter_context(contextlib.closing(connect(daemon.address)))
+        for number in range(20):
+            with Client(daemon.address) as client:
+                assert client.ask(**mail("alice")) == "dunno", number
+        daemon.kill()
+        daemon.start()
+        assert admit_until_refused(daemon.address, "alice", 100) == 80
+        assert "closing the longest idle of this host by TCP" in daemon.log_text()
+        assert "Traceback" not in daemon.log_text()
