@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.config.conf_file import read_conf
-from policyd_rate_limit.config.source import Source
+from policyd_rate_limit.config.source import MOST_BYTES, Source
 from policyd_rate_limit.errors import ConfigError
 
 
@@ -438,3 +438,25 @@ assert not wrong, wrong
 """
     texts = [text.replace("{canary}", "open('canary', 'w')").replace("{{", "{").replace("}}", "}") for text in REFUSED]
     subprocess.run([sys.executable, "-c", script, *texts], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "limits=[" + "[]," * 1_398_000 + "]",
+        "x=1" + "+1" * 2_000_000,
+        "a=1\n" * 1_000_000,
+        "x=[" + "'a'," * 900_000 + "]",
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_made(text: str) -> None:
+    assert len(text) <= MOST_BYTES
+    began = time.thread_time()
+    [(_, expected, found)] = problems(text)
+    assert (expected, found) == ("fewer than 750000 values", "more")
+    assert time.thread_time() - began < 5
+
+
+def test_what_is_in_text_is_no_value() -> None:
+    text = "# " + "[," * 900_000 + "\nx = '" + "[1," * 300_000 + "'\ny = '''" + "\n[" * 300_000 + "'''\n"
+    assert len(str(values(text)["x"])) == 900_000

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.config import yaml_file
-from policyd_rate_limit.config.source import Source
+from policyd_rate_limit.config.source import MOST_BYTES, Source
 from policyd_rate_limit.config.yaml_file import read_yaml
 from policyd_rate_limit.errors import ConfigError
 
@@ -253,3 +253,38 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert all(isinstance(name, str) for name in values(text))
     except ConfigError as error:
         assert len(error.problems) == 1  # noqa: PT017 - either is right
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('a: 1\nb: "x\nc: 2\n', 2, "expected YAML, found a quote that does not end"),
+        ("a: 'it''s\nb: 1", 1, "expected YAML, found a quote that does not end"),
+        ('a: [1, "x\n, 2]\nb: 3\n', 1, "expected YAML, found a quote that does not end"),
+        ("a: [1, 2\nb: 3\n", 2, "expected YAML, found no ',' or ']', in a list that begins in line 1"),
+        ("x: 1\na: {b: 1\nc: 3\n", 3, "expected YAML, found no ',' or '}', in a mapping that begins in line 2"),
+        ("a: b: c", 1, "expected YAML, found mapping values are not allowed in this context"),
+        ('a: "\\q"', 1, "expected YAML, found unknown escape character"),
+    ],
+)
+def test_where_something_begins_that_does_not_end(text: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(text, "x.yaml")
+    assert str(caught.value) == f"x.yaml:{line}: {said}"
+    assert "found found" not in str(caught.value)
+
+
+def test_what_a_value_inside_is_on_the_line_of_is_known() -> None:
+    source = read_yaml("a: [1, [2,\n 3], 4]\nb: {c: 1,\n d: {e: 2, f:\n 3}}\na: [5]\n", "x.yaml")
+    at = {place: source.line(place) for place in [("b",), ("b", "c"), ("b", "d"), ("b", "d", "e"), ("b", "d", "f")]}
+    assert at == {("b",): 3, ("b", "c"): 3, ("b", "d"): 4, ("b", "d", "e"): 4, ("b", "d", "f"): 4}
+    assert source.line(("a",)) == source.line(("a", 0)) == 6
+
+
+@pytest.mark.parametrize("text", ["limits: [" + "[]," * 1_398_000 + "]", "limits: [" + "1," * 2_000_001 + "]"])
+def test_too_many_values_are_refused_before_they_are_made(text: str) -> None:
+    assert len(text) <= MOST_BYTES
+    began = time.thread_time()
+    with pytest.raises(ConfigError, match="expected fewer values, found too many"):
+        read_yaml(text, "x.yaml")
+    assert time.thread_time() - began < 2

@@ -169,7 +169,7 @@ def test_a_slip_in_a_name_stays_one() -> None:
     assert yaml_of("limit_by_sasll = True") == "limit_by_sasll: true\n"
 
 
-@pytest.mark.parametrize("text", ["limits = 7", "import os", "debug = ["])
+@pytest.mark.parametrize("text", ["limits = 7", "int(1)", "debug = ["])
 def test_a_wrong_file_is_told_as_ever(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         convert(text, "x.conf")
@@ -332,3 +332,9 @@ def test_what_cannot_be_converted(tmp_path: Path, name: str, capsys: pytest.Capt
     (tmp_path / "x.yaml").write_text("debug: true")
     assert status("convert-config", tmp_path / name) == 5
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_import_is_left_out(tmp_path: Path) -> None:
+    converted = convert("import os\nfrom policyd_rate_limit.const import *\nbackend = PGSQL_DB\n", "x.conf")
+    assert converted.text == "backend: 2\n"
+    assert converted.notes == ("x.conf:1: an import is left out",)

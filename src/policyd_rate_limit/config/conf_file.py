@@ -11,11 +11,13 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import re
 import warnings
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit import const
-from policyd_rate_limit.config.source import Budget, Source, TooMuch
+from policyd_rate_limit.config.source import MOST_TOKENS, Budget, Source, TooMuch
 from policyd_rate_limit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 _CONST = {name: value for name, value in vars(const).items() if name.isupper()}
 _ALLOWED = "an assignment of literals, of arithmetic on them and of names assigned before"
+
+# A text, a comment (which counts, too: it is cheap), a name or a number, the beginning of a list or a mapping.
+_TOKEN = re.compile(
+    r"""'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\#[^\n]*|\w+|[\[({]""",
+    re.DOTALL,
+)
 
 _LARGEST = 1 << 128  # no number of a setting is larger; what is made of two such takes no time
 _LARGEST_POWER = 128
@@ -67,6 +75,8 @@ class _Skipped(Exception):
 def read_conf(text: str, file: str) -> Source:
     """The settings in the text of a ``.conf`` file. Raises ConfigError with every problem."""
     source = Source(file)
+    if _has_too_many(text):
+        raise ConfigError([source.problem(0, f"fewer than {MOST_TOKENS} values", "more")])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, about backslashes in text
@@ -88,6 +98,13 @@ def read_conf(text: str, file: str) -> Source:
     return source
 
 
+def _has_too_many(text: str) -> bool:
+    """Whether ``text`` has more values and names than a file may have: Python's parser takes kilobytes for each."""
+    if len(text) <= MOST_TOKENS:
+        return False
+    return sum(1 for _ in islice(_TOKEN.finditer(text), MOST_TOKENS + 1)) > MOST_TOKENS
+
+
 class _Reader:
     """Makes the values of one file from its syntax tree."""
 
@@ -100,6 +117,7 @@ class _Reader:
         self._unimported: set[str] = set()
         self._modules: set[str] = set()
         self._budget = Budget()
+        self._is_given_twice = False  # so that lines of another value may be known for a place
 
     def read(self, statement: ast.stmt) -> None:
         """Understand one statement, or remember its problem. Raises TooMuch and RecursionError."""
@@ -149,18 +167,17 @@ class _Reader:
         before = self._budget.left
         if len(names) < len(targets):
             raise _Refused(value, "a name to the left of =", "something else")
-        result = self._value(value, (names[0],), 0)
+        self._is_given_twice = self._is_given_twice or names[0] in self._names
+        result = self._value(value, (names[0],), 0, targets[0].lineno)
         self._refused.difference_update(names)
         for name in names:
             self._names[name] = self.source.values[name] = result
             self._sizes[name] = before - self._budget.left
             self.source.lines[(name,)] = targets[0].lineno
 
-    def _value(self, node: ast.expr, place: Place, depth: int) -> Any:
-        """The value of an expression, at ``place`` in a setting."""
+    def _value(self, node: ast.expr, place: Place, depth: int, line: int = 0) -> Any:
+        """The value of an expression, at ``place`` in a setting, of which ``line`` is known."""
         self._budget.spend(1, depth)
-        if place:
-            self.source.lines[place] = node.lineno
         match node:
             case ast.Constant(int() | float() as value):
                 return self._number(node, value)
@@ -174,11 +191,11 @@ class _Reader:
             case ast.Attribute(ast.Name(module), name) if module in self._modules and name in _CONST:
                 return _CONST[name]
             case ast.List(items):
-                return self._items(items, place, depth)
+                return self._items(items, place, depth, line)
             case ast.Tuple(items) | ast.Set(items):
-                return tuple(self._items(items, place, depth))
+                return tuple(self._items(items, place, depth, line))
             case ast.Dict(keys, values):
-                return self._mapping(keys, values, place, depth)
+                return self._mapping(keys, values, place, depth, line)
             case ast.UnaryOp(op, operand) if type(op) in _UNARY:
                 number = self._number(node, self._value(operand, (), depth + 1))
                 return self._computed(node, _UNARY[type(op)], number)
@@ -197,11 +214,20 @@ class _Reader:
         self._budget.spend(self._sizes[name])
         return self._names[name]
 
-    def _items(self, items: list[ast.expr], place: Place, depth: int) -> list[Any]:
-        return [self._value(item, (*place, index) if place else (), depth + 1) for index, item in enumerate(items)]
+    def _items(self, items: list[ast.expr], place: Place, depth: int, around: int) -> list[Any]:
+        return [self._inside(item, place, index, depth, around) for index, item in enumerate(items)]
+
+    def _inside(self, node: ast.expr, place: Place, key: object, depth: int, around: int) -> Any:
+        """The value of what is at ``key`` of the value at ``place``, of which the line ``around`` is known."""
+        if not place:
+            return self._value(node, (), depth + 1)
+        inner = (*place, key)
+        if node.lineno != around or self._is_given_twice:  # else the line of what is around it is found
+            self.source.lines[inner] = node.lineno
+        return self._value(node, inner, depth + 1, node.lineno)
 
     def _mapping(
-        self, keys: list[ast.expr | None], values: list[ast.expr], place: Place, depth: int
+        self, keys: list[ast.expr | None], values: list[ast.expr], place: Place, depth: int, around: int
     ) -> dict[object, Any]:
         result: dict[object, Any] = {}
         for key_node, value_node in zip(keys, values, strict=True):
@@ -214,7 +240,8 @@ class _Reader:
                 raise _Refused(key_node, "text as a key", "something else") from None
             if key in result:
                 self.source.warn(key_node.lineno, "a key that is given before; this one counts")
-            result[key] = self._value(value_node, (*place, key) if place else (), depth + 1)
+                self._is_given_twice = True
+            result[key] = self._inside(value_node, place, key, depth, around)
         return result
 
     def _binary(self, node: ast.expr, op: ast.operator, left: Any, right: Any) -> Any:

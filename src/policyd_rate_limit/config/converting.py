@@ -122,6 +122,10 @@ class _Writer:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             for line in str(statement.value.value).strip().split("\n"):
                 yield _NOT_IN_A_COMMENT.sub("\ufffd", f"# {line}".rstrip())
+        if isinstance(statement, ast.Import | ast.ImportFrom) and not str(getattr(statement, "module", "")).startswith(
+            "policyd_rate_limit"
+        ):
+            self._note(statement, "an import is left out")
         if not isinstance(statement, ast.Assign):
             return
         for name in dict.fromkeys(target.id for target in statement.targets if isinstance(target, ast.Name)):

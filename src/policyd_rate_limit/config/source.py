@@ -26,6 +26,9 @@ MOST_BYTES = 4 << 20
 MOST_VALUES = 1_000_000
 """The most values that a file may stand for, each as often as it is referred to."""
 
+MOST_TOKENS = 750_000
+"""The most values and names of a ``.conf``: Python's parser takes up to 1.7 KB for each. 90,000 ids with two limits."""
+
 MOST_WARNINGS = 100
 """The most warnings about a file that are told one by one."""
 

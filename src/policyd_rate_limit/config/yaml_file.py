@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from policyd_rate_limit.config.source import DEEPEST, Budget, Source, TooMuch
+from policyd_rate_limit.config.source import DEEPEST, MOST_VALUES, Budget, Source, TooMuch
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.errors import Problem
 
 # The parser in C, ten times as fast, is not in every build of PyYAML.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TAG = "tag:yaml.org,2002:"
+_EXPECTED = "did not find expected "  # how a message of libyaml begins
+_MOST_EVENTS = 3 * MOST_VALUES  # of the parser: a list and a mapping have two, and each key one
+_MOST_SIGNS = 2 * MOST_VALUES
 _LONGEST_SCALAR = 64  # characters of a number or a date; the time to read one grows with the square of them
 
 
@@ -50,8 +54,7 @@ def read_yaml(text: str, file: str) -> Source:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError([source.problem(line, "YAML", _without_names(error.problem or "an error"))]) from None
+        raise ConfigError([_problem(source, error)]) from None
     except yaml.YAMLError:
         raise ConfigError([source.problem(0, "YAML", "characters that it does not allow")]) from None
     except _Refused as refused:
@@ -62,10 +65,29 @@ def read_yaml(text: str, file: str) -> Source:
     return source
 
 
+def _problem(source: Source, error: yaml.MarkedYAMLError) -> Problem:
+    """What PyYAML says is wrong, at the line where what it belongs to begins, if it goes on to the end of the file."""
+    mark, begin = error.problem_mark, error.context_mark
+    found = _without_names(error.problem or "an error").removeprefix("found ")
+    if (error.problem or "").startswith(_EXPECTED):  # signs of YAML's, and nothing of the file
+        found = f"no {(error.problem or '').removeprefix(_EXPECTED)}"
+    if begin is not None and "end of stream" in found and "quoted scalar" in (error.context or ""):
+        return source.problem(begin.line + 1, "YAML", "a quote that does not end")
+    if begin is not None and error.context and "flow" in error.context and (mark is None or mark.line > begin.line):
+        kind = "list" if "sequence" in error.context else "mapping"
+        found = f"{found}, in a {kind} that begins in line {begin.line + 1}"
+    return source.problem(mark.line + 1 if mark else 0, "YAML", found)
+
+
 def _check_depth(text: str) -> None:
-    """Raise TooMuch before values so deep that PyYAML would run out of stack."""
+    """Raise TooMuch before values so many, or so deep, that PyYAML would run out of memory or of stack."""
+    # Each of these is a value of its own, but for those inside of text.
+    if sum(map(text.count, ",[{")) > _MOST_SIGNS:
+        raise TooMuch
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if count > _MOST_EVENTS:
+            raise TooMuch
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
@@ -81,25 +103,35 @@ class _Reader:
         self._loader = loader
         self._source = source
         self._budget = Budget()
+        self._is_given_twice = False  # so that lines of another value may be known for a place
 
     def read(self, root: yaml.Node) -> None:
         """Make all values."""
         if not isinstance(root, yaml.MappingNode):
             raise _Refused(root, "settings, such as debug: true", "something else")
-        self._source.values = self._mapping(root, (), 0)
+        self._source.values = self._mapping(root, (), 0, 0)
 
-    def _value(self, node: yaml.Node, place: Place, depth: int) -> object:
+    def _value(self, node: yaml.Node, place: Place, depth: int, line: int) -> object:
+        """The value of a node at ``place``, of which ``line`` is known."""
         self._budget.spend(1, depth)
-        self._source.lines[place] = _line(node)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
-            return self._mapping(node, place, depth)
+            return self._mapping(node, place, depth, line)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-            return [self._value(item, (*place, index), depth + 1) for index, item in enumerate(node.value)]
+            return [
+                self._value(item, (*place, index), depth + 1, self._keep_line((*place, index), _line(item), line))
+                for index, item in enumerate(node.value)
+            ]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         raise _Refused(node, "a list, a mapping or a plain value", "a value of another type")
 
-    def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, object]:
+    def _keep_line(self, place: Place, line: int, around: int) -> int:
+        """Keep the ``line`` of ``place``, unless it is that of what is around it, which is then found; ``line``."""
+        if line != around or self._is_given_twice:
+            self._source.lines[place] = line
+        return line
+
+    def _mapping(self, node: yaml.MappingNode, place: Place, depth: int, around: int) -> dict[str, object]:
         result: dict[str, object] = {}
         merged: dict[str, object] = {}
         for key_node, value_node in node.value:
@@ -112,15 +144,16 @@ class _Reader:
             if key in result:
                 what = f"{shown(key)} is" if not place else "a key that is"
                 self._source.warn(_line(key_node), f"{what} given before; this one counts")
-            result[key] = self._value(value_node, (*place, key), depth + 1)
-            self._source.lines[*place, key] = _line(key_node)
+                self._is_given_twice = True
+            line = self._keep_line((*place, key), _line(key_node), around)
+            result[key] = self._value(value_node, (*place, key), depth + 1, line)
         return {**merged, **result}
 
     def _merge(self, node: yaml.Node, into: dict[str, object], place: Place, depth: int) -> None:
         """Add the mapping, or the mappings, that ``<<`` names; of equal keys the first one counts."""
         self._budget.spend(1, depth)
         if isinstance(node, yaml.MappingNode):
-            for key, value in self._mapping(node, place, depth).items():
+            for key, value in self._mapping(node, place, depth, _line(node)).items():
                 into.setdefault(key, value)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
