@@ -91,6 +91,7 @@ class Verdict:
         self.charged = charged
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
 class Waiting(ABC):
     """Whoever waits for the verdict on a demand."""
 
