@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage import log_tables
-from policyd_rate_limit.storage.administration import Hits
+from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.log_store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.notices import Notices
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
 from storage.daemon import journals
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
@@ -289,3 +291,35 @@ def test_hits_of_long_ids_are_kept(world: World) -> None:
     hits = [Hits(key, 60, 1, 1) for key in LONG]
     log_tables.add_hits(log, hits, TIMEOUT)
     assert sorted(log_tables.hits(log, lambda old_id: old_id)) == sorted(hits)
+
+
+def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor the overrides."""
+    notices = Notices(time.time)
+    daemon = world.daemon()
+    daemon._notices = notices
+    log = world.logs.ready()
+    triggers = [statement.replace("{wrong}", "alice") for statement in TRIGGERS[type(world.logs)]]
+    world.logs.execute(
+        *(part.replace("policyd_batch", "policyd_hit").replace("NEW.entries", "NEW.counter") for part in triggers)
+    )
+    world.monotonic.now += 10
+    for key in ("user:a", WRONG, "user:b", "user:c"):
+        notices.hit(key, Limit(1, HOUR))
+    assert admitted(daemon, mails("user:bob")) == [True]
+    daemon.maintain()
+    found = log_tables.hits(world.logs.ready(), lambda old_id: old_id)
+    assert [(hit.key, hit.hits) for hit in found] == [("user:a", 1), ("user:b", 1), ("user:c", 1)]
+    assert "the database refuses the hits of 'user:alice'" in caplog.text
+    assert notices.take() == []
+    override = Override("user:bob", (Limit(0, 1),), 1 << 40)
+    log_tables.set_override(log, override, 0, TIMEOUT)
+    notices.hit(WRONG, Limit(1, HOUR))  # alone: whether it is for everybody is not to be told
+    heard: list[list[Override]] = []
+    notices.subscribe(heard.append)
+    for _ in range(3):
+        world.monotonic.now += 10
+        assert len(admitted(daemon, mails("user:bob"))) == 1
+        daemon.maintain()
+    assert heard[-1] == [override]
+    daemon.close()

@@ -111,6 +111,7 @@ class Fallback:
         self._notices = notices
         self._notices_backoff = Backoff(monotonic)
         self._notices_fail = False
+        self._hits_first = False
         self._has_published = False
         self._away = False
         self.away_since: float | None = None  # by the monotonic clock; any thread may look
@@ -225,26 +226,39 @@ class Fallback:
         self._spool.close(keeps_journal=self._away)
 
     def _exchange_notices(self) -> None:
-        """Bring hits into the database, and learn of overrides there."""
+        """Bring hits into the database, and learn of overrides there.
+
+        What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
+        """
         if self._away or self._notices is None:
             return
-        hits = self._notices.take()
+        steps = (self._learn_of_overrides, self._bring_hits)
         try:
-            if hits:
-                self._store.add_hits(hits)
-                hits = []
-            overrides = self._store.overrides()
+            for step in reversed(steps) if self._hits_first else steps:
+                step(self._notices)
         except StoreError as error:
-            self._notices.add(hits)
+            self._hits_first = not self._hits_first
             self._notices_backoff.failed()
             if not self._notices_fail:
                 self._notices_fail = True
                 _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
             return
-        if overrides is not None:
-            self._publish(overrides)
         self._notices_fail = False
         self._notices_backoff.succeeded()
+
+    def _learn_of_overrides(self, _: Notices) -> None:
+        overrides = self._store.overrides()
+        if overrides is not None:
+            self._publish(overrides)
+
+    def _bring_hits(self, notices: Notices) -> None:
+        hits = notices.take()
+        if hits:
+            try:
+                self._store.add_hits(hits)
+            except StoreError:
+                notices.add(hits)
+                raise
 
     def _publish(self, overrides: list[Override]) -> None:
         assert self._notices is not None  # noqa: S101 - the caller has looked

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.base import Refused
-from policyd_rate_limit.storage.log import RecordRefused
+from policyd_rate_limit.storage.log import LogError, RecordRefused
 from policyd_rate_limit.storage.record import in_records, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+    from policyd_rate_limit.storage.administration import Hits
     from policyd_rate_limit.storage.log import Log
     from policyd_rate_limit.storage.memory import Memory
     from policyd_rate_limit.storage.record import Record
@@ -101,6 +104,27 @@ def find_refused(open_log: Callable[[], Log], entries: Sequence[Entry], date: in
             else:
                 suspects += [some[: len(some) // 2], some[len(some) // 2 :]]
     return refused.union(*suspects)
+
+
+def add_hits_in_parts(open_log: Callable[[], Log], hits: Sequence[Hits], patience: float) -> list[Hits]:
+    """Store those of ``hits``, which are refused together, that the database takes; the others. Each counts once."""
+    dropped: list[Hits] = []
+    suspects: list[Sequence[Hits]] = [hits]
+    for _ in range(MOST_TRIES):
+        if not suspects:
+            break
+        some = suspects.pop()
+        try:
+            with contextlib.closing(open_log()) as log:
+                log_tables.add_hits(log, some, patience)
+        except RecordRefused:
+            if len(some) == 1:
+                dropped += some
+            else:
+                suspects += [some[: len(some) // 2], some[len(some) // 2 :]]
+        except LogError:
+            dropped += some  # perhaps stored: not to be counted twice
+    return [*dropped, *(hit for some in suspects for hit in some)]
 
 
 def _takes(open_log: Callable[[], Log], entries: Sequence[Entry], date: int, patience: float) -> bool:

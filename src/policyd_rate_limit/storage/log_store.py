@@ -29,7 +29,7 @@ from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.base import CommitFailed, Decided
 from policyd_rate_limit.storage.journal import OVERHEAD
 from policyd_rate_limit.storage.log import LogError, LogReplaced, RecordRefused
-from policyd_rate_limit.storage.log_refusals import MOST_REFUSED, Refusals, find_refused
+from policyd_rate_limit.storage.log_refusals import MOST_REFUSED, Refusals, add_hits_in_parts, find_refused
 from policyd_rate_limit.storage.memory import MARK
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD, in_records, pack
 
@@ -353,6 +353,13 @@ class LogStore:
             raise StoreUnavailable("there is no connection to the database")
         try:
             log_tables.add_hits(self._log, hits, MAINTENANCE_PATIENCE)
+        except RecordRefused as error:
+            self._give_up(error)
+            dropped = add_hits_in_parts(self._open_log, hits, MAINTENANCE_PATIENCE)
+            if len(dropped) == len(hits):
+                raise StoreUnavailable(str(error)) from error  # nobody's are taken
+            for hit in dropped:
+                _logger.error("the database refuses the hits of %r, which no report will tell of: %s", hit.key, error)
         except LogError as error:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error
