@@ -311,6 +311,13 @@ def test_what_another_daemon_counts_after_a_step_back() -> None:
     assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 4)]
 
 
+def test_an_entry_of_nothing_changes_nothing_but_is_remembered() -> None:
+    """A part that cost nothing, of a mail that was settled before: asked again, it is known."""
+    ledger = rebuilt([Entry("k", 2, int(T0), "m", "a"), Entry("k", 0, int(T0), "m", "b")], T0)
+    assert ledger.windows.usage("k", GENEROUS)[-1] == 2
+    assert ledger.decide(Demand(charge(1), "m", "b"), []) == Verdict(True)
+
+
 def test_clear_forgets_everything() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
