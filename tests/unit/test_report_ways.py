@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -12,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -20,7 +22,7 @@ from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.report.notice import as_json, as_text, subject
 from policyd_rate_limit.report.outbox import Outbox
 from policyd_rate_limit.report.smtp import MailServer
-from policyd_rate_limit.report.ways import ENVIRONMENT, Command, Mail, Url, sign
+from policyd_rate_limit.report.ways import ENVIRONMENT, MOST_LINES, MOST_WRITTEN, Command, Mail, Url, sign
 from support.notices import a_notice, http_server
 from support.smtp import authority, hang, peer, smtp_server
 from support.wait import wait_until
@@ -116,6 +118,28 @@ def test_a_program_that_fails(arguments: list[str], said: str) -> None:
     with pytest.raises(DeliveryFailed) as failure:
         Command(arguments).deliver(NOTICE)
     assert str(failure.value) == said
+
+
+def test_what_a_program_complains_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DeliveryFailed):
+        Command(["/bin/sh", "-c", "echo no such room >&2; echo '\\033[31m' >&2; exit 1"]).deliver(NOTICE)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "notify_command: /bin/sh: no such room"
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("code", ["yes x >&2", "yes >&2 & exit 0"], ids=["the program", "what it leaves behind"])
+def test_a_program_that_writes_without_end(code: str, caplog: pytest.LogCaptureFixture) -> None:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DeliveryFailed):
+            Command(["/bin/sh", "-c", code], seconds=0.5).deliver(NOTICE)
+        _, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert highest < 100 * MOST_WRITTEN + (1 << 20)
+    assert 1 <= len(caplog.records) <= MOST_LINES
+    assert all(thread.name != "standard error" for thread in threading.enumerate())
 
 
 HANGS = """

@@ -8,12 +8,14 @@ import hashlib
 import hmac
 import http.client
 import logging
+import math
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.errors import DeliveryFailed
@@ -33,6 +35,15 @@ COMMAND_SECONDS = 10.0
 
 URL_SECONDS = 10.0
 """How long each step of a POST may take, and how long all of it."""
+
+MOST_WRITTEN = 4_096
+"""The most bytes of what the program writes to standard error that are logged; the rest is read and forgotten."""
+
+MOST_LINES = 10
+"""The most lines of that."""
+
+WRITTEN_SECONDS = 1.0
+"""For which standard error is read on after the end of the program: it may have started others that hold it open."""
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """All that the program gets as its environment."""
@@ -88,6 +99,36 @@ class Mail:
         """The server sees the connection end."""
 
 
+class _Written:
+    """What a program writes to standard error, as long as it is read: in a thread, until :meth:`lines` is called."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._data = b""
+        self._end = math.inf
+        self._thread = threading.Thread(target=self._run, name="standard error", daemon=True)
+        self._thread.start()
+
+    def lines(self) -> list[str]:
+        """The program has ended: its lines, as far as they are kept."""
+        self._end = time.monotonic() + WRITTEN_SECONDS
+        self._thread.join()
+        return self._data.decode("utf-8", "surrogateescape").splitlines()[:MOST_LINES]
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        with self._stream:
+            while time.monotonic() < self._end:
+                if poll.poll(50):
+                    data = os.read(self._stream.fileno(), 65_536)
+                    if not data:
+                        return
+                    self._data += data[: MOST_WRITTEN - len(self._data)]
+                elif self._end < math.inf:
+                    return
+
+
 class Command:
     """``notify_command``."""
 
@@ -101,8 +142,8 @@ class Command:
         self._abandoned = False
 
     def deliver(self, notice: Notice) -> None:
-        """Run the program, with the notice as JSON on its standard input. What it writes to standard error is left
-        where the daemon's goes.
+        """Run the program, with the notice as JSON on its standard input. The beginning of what it writes to standard
+        error is logged.
         """
         program = self._arguments[0]
         with self._starting:
@@ -113,18 +154,25 @@ class Command:
                     self._arguments,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     cwd="/",
                     env=ENVIRONMENT,
                     start_new_session=True,
                 )
             except OSError as error:
                 raise DeliveryFailed(f"{program}: {error.strerror or error}") from error
+        assert process.stderr is not None  # noqa: S101 - a pipe
+        written = _Written(process.stderr)
+        process.stderr = None  # or communicate() would keep all of it
         try:
             process.communicate(as_json(notice), timeout=self._seconds)
         except subprocess.TimeoutExpired:
             self._kill()
             process.wait()
             raise DeliveryFailed(f"{program}: killed after {self._seconds:g} seconds") from None
+        finally:
+            for line in written.lines():
+                _logger.warning("%s: %s: %s", self.name, program, line)
         if process.returncode:
             raise DeliveryFailed(f"{program}: {_ended(process.returncode)}")
 
