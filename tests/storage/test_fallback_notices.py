@@ -68,6 +68,12 @@ def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_s
         assert other.execute("SELECT count(*) FROM policyd_hit").fetchone() == (0,)
         daemon.wait()
         assert other.execute("SELECT hits FROM policyd_hit").fetchone() == (3,)
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
+    caplog.clear()
+    for _ in range(3):
+        notices.hit("user:a", MINUTE)
+        daemon.wait()
+    assert len(caplog.records) == 1  # it is another time
     daemon.close()
 
 

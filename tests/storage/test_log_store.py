@@ -178,6 +178,20 @@ def test_a_reading_that_fails_is_no_reading(database: SqliteDatabase, clock: Clo
     store.close()
 
 
+def test_what_is_carried_over_from_an_old_version(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """What may still lie in a window, and is a mail: dates are seconds, and the old versions wrote the one before."""
+    now = int(START) + 1
+    mails = [("a", now - 2 * HOUR, 1), ("a", now - 2 * HOUR + 1, 2), ("a", now, 4), ("b", now, 0), ("b", now, -3)]
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other, other:
+        other.execute("CREATE TABLE mail_count (id varchar(40), date bigint, recipient_count int)")
+        other.executemany("INSERT INTO mail_count VALUES (?, ?, ?)", mails)
+    with contextlib.closing(sqlite.store(clock)) as store:
+        assert usage(store, ["user:a", "user:b"]) == {"user:a": 4, "user:b": 0}
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as reader:
+        found = reader.execute("SELECT counter, amount, date FROM policyd_entry ORDER BY date").fetchall()
+    assert found == [("user:a", 2, now - 2 * HOUR + 2), ("user:a", 4, now)]
+
+
 # --- What a probe finds
 
 

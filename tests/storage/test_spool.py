@@ -1,0 +1,133 @@
+"""What waits, where the journal fails at one point or another."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.fallback import _most_bytes
+from policyd_rate_limit.storage.journal import Journal
+from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
+from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
+
+EIO = OSError(5, "Input/output error")
+
+
+def test_a_directory_that_cannot_be_read_holds_nobody_up(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is in it waits for the next start."""
+    with mock.patch.object(pathlib.Path, "iterdir", side_effect=EIO):
+        daemon = Daemon(sqlite, clock)
+    assert ask(daemon, "user:a", 1) == 1
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "Input/output error" in caplog.text
+    daemon.close()
+
+
+def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Nor are its descriptors; what waits is in memory, and in the next journal that can be written."""
+    directory = sqlite.home / "journals"
+    directory.write_text("in the way")
+    daemon = Daemon(sqlite, clock, journal_directory=directory)
+    daemon.ask()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 3) == 3
+        directory.unlink()
+        before = open_descriptors()
+        with mock.patch.object(Journal, "extend", side_effect=EIO):
+            daemon.fallback.maintain()
+        assert journals(directory) == []
+        assert open_descriptors() == before
+        daemon.wait()
+        daemon.die()
+        daemon = Daemon(sqlite, clock, journal_directory=directory)
+        assert daemon.used("user:a") == 3
+    daemon.wait()
+    daemon.close()
+    assert found(sqlite, clock, "user:a") == [3]
+
+
+def test_a_journal_that_cannot_be_emptied_is_removed(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that was in it is in the database; another one takes its place."""
+    daemon = Daemon(sqlite, clock)
+    daemon.ask()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 3) == 3
+    with mock.patch.object(Journal, "clear", side_effect=EIO):
+        daemon.wait()
+    assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
+    assert "no journal in" in caplog.text
+    daemon.wait()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 1) == 1
+        assert len(journals(sqlite.home)) == 1
+    daemon.wait()
+    daemon.close()
+    assert found(sqlite, clock, "user:a") == [4]
+
+
+def test_a_journal_is_empty_again_after_an_outage(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """As often as there is one: it is never full of what is in the database."""
+    daemon = Daemon(sqlite, clock, journal_size=4096)
+    daemon.ask()
+    for number in range(20):
+        with sqlite.outage():
+            assert ask(daemon, f"user:{number}", LIMIT) == LIMIT
+            assert daemon.fallback.waiting == LIMIT
+            assert daemon.fallback.waiting_bytes > LIMIT * len("user:0")
+        daemon.wait()
+        assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
+    daemon.close()
+
+
+def test_a_probe_that_fails_as_nobody_foresaw(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said with where it happened; memory decides, and the database is tried again."""
+    daemon = Daemon(sqlite, clock)
+    daemon.ask()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 1) == 1
+    with mock.patch.object(daemon.store, "probe", side_effect=ZeroDivisionError):
+        daemon.wait()
+        daemon.wait()
+        assert ask(daemon, "user:a", 2) == 2
+        assert daemon.fallback.waiting == 3
+    assert any(record.exc_info for record in caplog.records)
+    daemon.wait()
+    assert daemon.fallback.waiting == 0
+    assert found(sqlite, clock, "user:a") == [3]
+    daemon.close()
+
+
+text = st.text(max_size=40)
+
+
+@given(st.lists(st.tuples(text, text, text, st.integers(1, 10**6)), min_size=1, max_size=8))
+def test_a_record_is_never_longer_than_it_may_become(
+    tmp_path_factory: pytest.TempPathFactory, mails: list[tuple[str, str, str, int]]
+) -> None:
+    """What is asked before it is decided: so much room is needed, whatever is in the names."""
+    demands = [
+        Demand((Charge(key, RECIPIENTS, cost, (Limit(10**9, HOUR),)),), mail, part) for key, mail, part, cost in mails
+    ]
+    memory = new_memory(Clock())
+    memory.advance()
+    _, record = memory.decide(demands)
+    assert record is not None
+    journal = Journal.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
+    before = journal.room
+    journal.append(record)
+    taken = before - journal.room
+    journal.remove()
+    assert taken <= _most_bytes(demands)
