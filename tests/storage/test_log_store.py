@@ -181,12 +181,12 @@ def test_a_reading_that_fails_is_no_reading(database: SqliteDatabase, clock: Clo
 def test_what_is_carried_over_from_an_old_version(sqlite: SqliteDatabase, clock: Clock) -> None:
     """What may still lie in a window, and is a mail: dates are seconds, and the old versions wrote the one before."""
     now = int(START) + 1
-    mails = [("a", now - 2 * HOUR, 1), ("a", now - 2 * HOUR + 1, 2), ("a", now, 4), ("b", now, 0), ("b", now, -3)]
+    mails = [("a", now - 2 * HOUR, 1), ("a", now - 2 * HOUR + 1, 2), ("a", now, 4), ("b", now, 0), ("c", now, -3)]
     with contextlib.closing(sqlite3.connect(sqlite.path)) as other, other:
         other.execute("CREATE TABLE mail_count (id varchar(40), date bigint, recipient_count int)")
         other.executemany("INSERT INTO mail_count VALUES (?, ?, ?)", mails)
     with contextlib.closing(sqlite.store(clock)) as store:
-        assert usage(store, ["user:a", "user:b"]) == {"user:a": 4, "user:b": 0}
+        assert usage(store, ["user:a", "user:b", "user:c"]) == {"user:a": 4, "user:b": 0, "user:c": 0}
     with contextlib.closing(sqlite3.connect(sqlite.path)) as reader:
         found = reader.execute("SELECT counter, amount, date FROM policyd_entry ORDER BY date").fetchall()
     assert found == [("user:a", 2, now - 2 * HOUR + 2), ("user:a", 4, now)]
@@ -245,6 +245,11 @@ def in_reading(_store: LogStore) -> contextlib.AbstractContextManager[object]:
     return mock.patch.object(SqliteLog, "begin", side_effect=Unforeseen)
 
 
+def in_following(_store: LogStore) -> contextlib.AbstractContextManager[object]:
+    """After the lock was taken."""
+    return mock.patch.object(SqliteLog, "rows_after", side_effect=Unforeseen)
+
+
 def in_deciding(store: LogStore) -> contextlib.AbstractContextManager[object]:
     """After some of the batch has been counted in memory."""
     decide = store._memory.ledger.decide
@@ -259,12 +264,26 @@ def in_deciding(store: LogStore) -> contextlib.AbstractContextManager[object]:
     return mock.patch.object(store._memory.ledger, "decide", decides_once)
 
 
-@pytest.mark.parametrize("fails", [in_replay, in_reading, in_deciding])
+@pytest.mark.parametrize(
+    ("fails", "waits"),
+    [
+        (in_replay, True),
+        (in_reading, True),
+        (in_reading, False),
+        (in_following, True),
+        (in_following, False),
+        (in_deciding, True),
+        (in_deciding, False),
+    ],
+)
 def test_after_an_unforeseen_error_the_table_is_believed(
-    sqlite: SqliteDatabase, clock: Clock, fails: Callable[[LogStore], contextlib.AbstractContextManager[object]]
+    sqlite: SqliteDatabase,
+    clock: Clock,
+    fails: Callable[[LogStore], contextlib.AbstractContextManager[object]],
+    waits: bool,
 ) -> None:
     """The connection, and with it the lock, is given up; what memory counted and nobody was answered does not count."""
-    waiting = [logged(1, int(START), ["user:b"], writer=99)]
+    waiting = [logged(1, int(START), ["user:b"], writer=99)] if waits else []
     memory = new_memory(clock)
     store = LogStore(
         lambda: SqliteLog(sqlite.path, clock), memory, longest=HOUR, counters_of_old_id=lambda old_id: (old_id,)
@@ -275,8 +294,8 @@ def test_after_an_unforeseen_error_the_table_is_believed(
     with contextlib.closing(sqlite.store(clock)) as other:
         assert admitted(other, demand()) == [True]  # nobody holds the lock
     store.admit((), waiting, PATIENCE)
-    assert usage(store, ["user:a", "user:b"]) == {"user:a": 2, "user:b": 1}
-    assert used(sqlite, clock, "user:a", "user:b") == [2, 1]
+    assert usage(store, ["user:a", "user:b"]) == {"user:a": 2, "user:b": int(waits)}
+    assert used(sqlite, clock, "user:a", "user:b") == [2, int(waits)]
     store.close()
 
 
