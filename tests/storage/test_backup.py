@@ -12,6 +12,7 @@ import pytest
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Override
+from policyd_rate_limit.storage.mysql import MysqlLog
 from policyd_rate_limit.storage.redis_administration import RedisAdministration
 from storage.administered import Administered, AdministeredLog
 from storage.logs import MariadbLogs, PostgresqlLogs, SqliteLogs
@@ -127,6 +128,8 @@ def test_mariadb(tmp_path: pathlib.Path) -> None:
         "default-character-set=utf8mb4\n"
     )
     replaced = {"/var/backups": tmp_path, "policyd_rate_limit": config["db"]}
+    for table, _ in MysqlLog.SCHEMA:
+        assert f" {table} " in commands("backup: mariadb").replace("\n", " ")
     fill(database)
     run("backup: mariadb", replaced, {"HOME": tmp_path})
     spoil(database)
