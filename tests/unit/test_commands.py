@@ -170,6 +170,12 @@ def test_limits_for_a_while(run: Run, tmp_path: Path) -> None:
     assert run("status", "--json").json["overrides"] == []
 
 
+def test_a_user_that_is_called_like_a_domain(run: Run, tmp_path: Path) -> None:
+    blocked = run("block", "user:example.org", "--for", "1h", "--json")
+    assert (blocked.status, blocked.json["overrides"][0]["key"]) == (0, "user:example.org")
+    assert run("revoke", "example.org").status == 0
+
+
 def test_reset(run: Run, tmp_path: Path) -> None:
     store(tmp_path, ("user:alice", 10), ("sender:alice", 2))
     found = run("reset", "alice", "--json", limit_by_sender=True).json
@@ -248,6 +254,9 @@ def test_what_is_documented_is_what_there_is(run: Run, tmp_path: Path) -> None:
         (["top", "--window", "10w", "--window", "53w"], "at most 366d"),
         (["block", "alice"], "Missing option '--for'"),
         (["block", "alice", "--for", "0"], "found '0'"),
+        (["block", "example.org", "--for", "1h"], "example.org looks like a domain or a pattern"),
+        (["block", "@example.org", "--for", "1h"], "@example.org looks like a domain or a pattern"),
+        (["allow", "*@example.org", "5/1h", "--for", "1h"], "*@example.org looks like a domain or a pattern"),
         (["block", "alice", "--for", "8"], "8 is without a unit: 8s, 8m, 8h, 8d or 8w?"),
         (["allow", "alice", "100/1h", "--for", " 8 "], "8 is without a unit"),
         (["allow", "alice", "100/8", "--for", "8h"], "LIMITS: 8 is without a unit"),
