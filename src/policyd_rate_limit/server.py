@@ -27,6 +27,7 @@ MAX_CONNECTIONS: Final = 8_192  # Postfix needs one for each smtpd process, defa
 MAX_IN_FLIGHT: Final = 256  # requests of all connections without an answer; what comes then waits for its turn
 MAX_PIPELINED: Final = 64  # of these, of one connection; Postfix sends one at a time
 READ_BYTES: Final = 4_096  # in one go; a request of Postfix has less than 1,000
+READ_COST: Final = 8  # a turn that reads on, and asks nothing, counts as so many
 MAX_HELD: Final = 64 << 20  # bytes of all connections that have come and are not asked yet
 MAX_UNREAD: Final = 4_096  # bytes of answers that a client has not read, besides what the kernel keeps of them
 PARTIAL_REQUEST_SECONDS: Final = 30.0  # for a request to arrive once it has begun; Postfix sends it in one write
@@ -231,13 +232,14 @@ class Server:
     def _give_turns(self) -> None:
         self._giving_turns = False
         self.at_once = MAX_IN_FLIGHT
-        for _ in range(MAX_IN_FLIGHT):
+        left = MAX_IN_FLIGHT
+        while left > 0:
             if self.in_flight >= MAX_IN_FLIGHT:
                 return  # an answer brings us here again
             connection = self.shares.next_turn()
             if connection is None:
                 return
-            connection.take_turn()
+            left -= 1 if connection.take_turn() else READ_COST
         self.give_turns_soon()
 
     # --- Time
@@ -412,15 +414,17 @@ class Connection(asyncio.BufferedProtocol):
             # Closing takes as long as the client does not read its answers.
             self.abort() if self._unread or self._ending else self.close_when_done()
 
-    def take_turn(self) -> None:
-        """Ask one thing."""
+    def take_turn(self) -> bool:
+        """See :meth:`policyd_rate_limit.sharing.Sharer.take_turn`."""
         self._queued = False
+        asked = False
         if self._transport is not None:
-            self._take()
+            asked = self._take()
             if not self._queued and not self._blocked:
                 self._read_on()
             if self._ending:
                 self.flush()
+        return asked
 
     def close_when_done(self) -> None:
         """Read nothing more, and close the connection once all that has come is answered."""
@@ -448,11 +452,14 @@ class Connection(asyncio.BufferedProtocol):
             self.server.service.unanswered(self._answered)
             self._answered = None
 
-    def _take(self) -> None:
-        """Ask the next that has come. Those behind it wait for their turns, whoever sends much at once."""
+    def _take(self) -> bool:
+        """Ask the next that has come, if it is whole; those behind it wait for their turns, whoever sends much at once.
+
+        :returns: whether something was asked.
+        """
         if self._unread or len(self._answers) >= MAX_PIPELINED:
             self._blocked = True
-            return
+            return False
         server = self.server
         decoder = self._decoder
         try:
@@ -461,12 +468,12 @@ class Connection(asyncio.BufferedProtocol):
             server.complain("protocol", self.name, f"{error}; closing the connection")
             self._drop_rest()
             self.close_when_done()
-            return
+            return False
         if request is None:
             if self._partial_since is None or not decoder.held:
                 self._partial_since = server.now if decoder.held else None
             self._account()
-            return
+            return False
         self._partial_since = None
         answer = _Answer(self, request)
         self._answers.append(answer)
@@ -479,11 +486,12 @@ class Connection(asyncio.BufferedProtocol):
             _logger.exception("a request of client %s", self.name)
             server.in_flight -= 1
             self.abort()
-            return
+            return True
         if self._ended:
             self._give_up_answers()
         if self.held or decoder.held:
             self._account()
+        return True
 
     def _queue(self, *, fresh: bool) -> None:
         self._queued = True

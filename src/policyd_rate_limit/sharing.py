@@ -26,8 +26,8 @@ class Sharer(Protocol):
     def waits(self) -> bool:
         """Whether it waits for an answer."""
 
-    def take_turn(self) -> None:
-        """Ask one thing."""
+    def take_turn(self) -> bool:
+        """Ask one thing, or read on where nothing is whole; whether something was asked."""
 
     def abort(self) -> None:
         """End it at once, and leave."""

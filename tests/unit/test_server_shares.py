@@ -14,6 +14,7 @@ import pytest
 
 from policyd_rate_limit import server as server_module
 from policyd_rate_limit.server import SPARE_FILES
+from policyd_rate_limit.sharing import Sharer
 from policyd_rate_limit.system import peers
 from support.serving import Client, Run, World, messages, requested, serving
 
@@ -382,6 +383,34 @@ def test_who_sends_without_end_is_read_by_turns(run: Run, monkeypatch: pytest.Mo
                 await asyncio.sleep(0)
             assert sum(1 for _ in read) > 10
             assert max(read.count(turn) for turn in read) == 1
+
+    run(scenario())
+
+
+def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loop(
+    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 16)
+
+    async def scenario() -> None:
+        async with serving() as world:
+            clients = await peers_.connect(world, "attacker", 12)
+            for client in clients:
+                await client.send(b"a=" + b"b" * 3 * server_module.READ_BYTES)
+            taken: list[bool] = []
+            next_turn = world.server.shares.next_turn
+
+            def counted() -> Sharer | None:
+                taken.append(True)
+                return next_turn()
+
+            monkeypatch.setattr(world.server.shares, "next_turn", counted)
+            most = 0
+            for _ in range(100):
+                taken.clear()
+                await asyncio.sleep(0)
+                most = max(most, len(taken))
+            assert 1 <= most <= 2  # 16 turns of those who ask
 
     run(scenario())
 

@@ -29,7 +29,7 @@ class Connection:
     def __post_init__(self) -> None:
         self.peer = self.shares.join(self.peer_name, self)
 
-    def take_turn(self) -> None:
+    def take_turn(self) -> bool:
         raise NotImplementedError
 
     def abort(self) -> None:

@@ -64,8 +64,9 @@ class _Connection:
         self._shares = shares
         self._peer = shares.join(name, self)
 
-    def take_turn(self) -> None:
+    def take_turn(self) -> bool:
         """Nobody here has to wait for a turn."""
+        return False
 
     def abort(self) -> None:
         """See :meth:`policyd_rate_limit.sharing.Sharer.abort`."""
