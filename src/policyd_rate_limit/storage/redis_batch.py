@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry, Verdict
 from policyd_rate_limit.storage.redis_keys import lane_of, part_field, settled_field
@@ -93,7 +93,8 @@ class Question:
             self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
             return
         elif reply[0] == _FAILED:
-            self.fail(_text(reply[1]), may_be_counted=True)
+            failed: Any = reply  # the only one that is not of numbers, which a compiled module insists on
+            self.fail(_text(failed[1]), may_be_counted=True)
             return
         else:
             self._note(group, reply)
@@ -107,6 +108,8 @@ class Question:
 
     def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
         """The ``reply`` to a command of :meth:`Batch.rest`."""
+        if reply[0] == _FAILED:
+            return  # what cannot be given back stays counted
         if self.has_reserved:
             counters = {charge.counter for charge in group}
             self.entries = [entry for entry in self.entries if entry.counter not in counters]
