@@ -113,7 +113,7 @@ def test_a_malformed_socket(tmp_path: Path) -> None:
 
 
 def test_a_wrong_configuration(tmp_path: Path) -> None:
-    status, lines = end_of(Daemon(tmp_path, limits="many", debug="perhaps"))
+    status, lines = end_of(Daemon(tmp_path, limits="many", max_ids="perhaps"))
     assert status == 5
     assert len(lines) == 2
     assert not (tmp_path / "policyd.pid").exists()
