@@ -27,6 +27,8 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 IMAGE = "localhost/policyd-rate-limit"
 USER = 10033
 LIMIT = 3
+OPEN_FILES = 1024
+PROCESSES = 32_768
 BUILD_SECONDS = 600.0
 
 
@@ -35,11 +37,15 @@ class Builder:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        # Newer ones would raise the limits of a program to the highest that there may be, which not each root may.
+        limits = [f"nofile={OPEN_FILES}:{OPEN_FILES}", f"nproc={PROCESSES}:{PROCESSES}"]
+        self._settings = directory / "containers.conf"
+        self._settings.write_text(f"[containers]\ndefault_ulimits = {json.dumps(limits)}\n")
         self._options = ("--root", directory / "store", "--runroot", directory / "run", "--storage-driver", "overlay")
 
     def command(self, *arguments: str | Path) -> list[str | Path]:
         """The words of a call of buildah."""
-        return [require("buildah"), *self._options, *arguments]
+        return ["env", f"CONTAINERS_CONF={self._settings}", require("buildah"), *self._options, *arguments]
 
     def call(self, *arguments: str | Path) -> str:
         """What buildah writes to standard output; it must succeed."""
