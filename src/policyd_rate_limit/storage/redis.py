@@ -33,7 +33,7 @@ import random
 import secrets
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Demand, Entry, Usage
 from policyd_rate_limit.errors import StoreUnavailable
@@ -179,8 +179,11 @@ class RedisStore:
     def _receive(self, flight: _Flight) -> list[Verdict] | None:
         """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
         session = flight.session
-        if session is not None and any(command.reply is None for command in flight.all):
-            session.take()
+        if session is not None:
+            for command in flight.all:
+                if command.reply is None:
+                    session.take()
+                    break
         for command in flight.all:
             if command.reply is None:
                 if command.failure is not None:
@@ -218,7 +221,7 @@ class RedisStore:
         finally:
             batch.take()
         self._ask_one_by_one(batch, flight.end)
-        while commands := batch.ask():
+        while commands := batch.ask(again=True):
             try:
                 self._run(commands, flight.end)
             finally:
@@ -262,11 +265,13 @@ class RedisStore:
 
         :raises NodeError: there is none on some of it.
         """
-        verdicts = [question.result for question in batch.questions]
+        verdicts = [question.verdict for question in batch.questions]
+        if not all(verdicts):  # None is the only one that is false
+            raise NodeError("Redis: some keys are of no use", Remedy.NONE)
         trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
         for question in batch.questions:
             self._count(question, trims=trims)
-        return verdicts
+        return cast("list[Verdict]", verdicts)
 
     def _give_up(self, error: NodeError) -> None:
         """Decide from memory what is under way and has no answer: none will be heeded any more."""

@@ -139,7 +139,6 @@ class Batch:
         self._asked: list[tuple[Command, Sequence[Question]]] = []
         self._refused: list[tuple[Command, Sequence[Question]]] = []
         self.is_split = False  # some demands need several scripts
-        self._is_new = True
         self.questions = [self._question(demand) for demand in demands]
 
     def _question(self, demand: Demand) -> Question:
@@ -156,12 +155,14 @@ class Batch:
                 own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
         return Question(demand, field, own_field, groups)
 
-    def ask(self) -> list[Command]:
-        """Ask for what is to be known next of each question that has no verdict; none: all have one."""
+    def ask(self, again: bool = False) -> list[Command]:
+        """Ask for what is to be known next of each question that has no verdict; none: all have one.
+
+        ``again``: some may have failed, and will have none.
+        """
         asked = [question for question in self.questions if question.verdict is None]
-        if not self._is_new:
+        if again:
             asked = [question for question in asked if not question.failure]
-        self._is_new = False
         for together in self._keys.in_scripts(asked, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
