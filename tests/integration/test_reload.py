@@ -314,7 +314,8 @@ def test_what_cannot_change_is_told_without_secrets(tmp_path: Path) -> None:
             f"max_ids {cannot}: it stays 2000000; restart it to have 7",
         ):
             assert [line for line in warnings if part in line], part
-        assert len(warnings) == 4
+        assert "holds a password (mysql_config), and everybody may read it" in warnings[0]
+        assert len(warnings) == 5
         assert "secret" not in daemon.log_text()
         assert admitted(client, "alice", 2) == 1  # the rest is in force
         daemon.settings["SOCKET"] = list(old)
