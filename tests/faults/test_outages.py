@@ -325,7 +325,6 @@ AT_START = (
     Outage("a directory in its place", outages.put_directory_in_place),
     Outage("garbage", garbage_file),
     Outage("locked by another program", locked_file),
-    pytest.param(FULL, marks=pytest.mark.needs_root),
 )
 
 
@@ -344,6 +343,20 @@ def test_start_does_not_need_the_database(tmp_path: pathlib.Path, home: pathlib.
         daemon.start()
         left = left_for_all(daemon.address, ["early", "through", "new"], LIMIT)
         assert left == {"early": 0, "through": LIMIT - 5, "new": LIMIT}
+
+
+@pytest.mark.parametrize("outage", [pytest.param(FULL, marks=pytest.mark.needs_root)], ids=named)
+def test_without_room_at_the_start_nothing_is_admitted_until_there_is(
+    tmp_path: pathlib.Path, home: pathlib.Path, outage: Outage
+) -> None:
+    """Neither the database nor a journal can be made: what is admitted would be known nowhere after a crash."""
+    mend = outage.begin(home / "db.sqlite3")
+    with daemon_on(tmp_path, home) as daemon:
+        assert ask(daemon, "early", 3) == 0
+        wait_until(daemon.log_text, "a warning")
+        mend()
+        wait_until(lambda: ask(daemon, "early", 1) == 1, "there is room", RECOVERY_SECONDS)
+        assert ask(daemon, "early", LIMIT + 3) == LIMIT - 1
 
 
 def test_a_missing_directory_is_made(tmp_path: pathlib.Path) -> None:

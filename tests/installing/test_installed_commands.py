@@ -99,7 +99,7 @@ def test_the_command_of_the_package_finds_its_libraries(tmp_path: Path, bundled:
     script(libraries / "uvloop" / f"loop{suffix}", "")
     package = tmp_path / "policyd_rate_limit"
     script(package / "__init__.py", "")
-    script(package / "cli.py", "import sys\nmain = lambda: print(*sys.path)\n")
+    script(package / "command.py", "import sys\nmain = lambda: print(*sys.path)\n")
     status, out, _ = run(command)
     assert status == 0
     paths = out.split()

@@ -217,7 +217,7 @@ def test_one_line_mends_all_that_is_wrong_with_a_list(host: Host, tmp_path: Path
         ({"limit_by_sasl": False}, "nobody-charged"),
         ({"limit_by_ip": True}, "limited-networks"),
         ({"limits": []}, "no-limits"),
-        ({"limits": [], "limits_by_id": {"a": [], "@example.org": [[1, 60]]}}, "no-limits"),
+        ({"limits": [], "limits_by_id": {"a": []}}, "no-limits"),
         ({"fail_action": "dunno"}, "fail-action"),
         ({"sql_limits_by_id": "SELECT limits FROM rate_limits WHERE id = '?'"}, "sql-limits"),
         ({"delay_to_close": 60}, "max-idle"),
@@ -231,10 +231,17 @@ def test_settings_that_limit_nobody(host: Host, tmp_path: Path, changed: dict[st
     assert str(tmp_path / "policyd-rate-limit.yaml") in finding["place"]
 
 
+def test_limits_of_nobody_are_none(host: Host, tmp_path: Path) -> None:
+    configuration = settings(host, tmp_path, limits=[], limits_by_id={"@example.org": [[1, 60]]})
+    found = wrong(doctor(configuration, host.configure(tmp_path / "etc")))
+    assert [finding["check"] for finding in found] == ["config", "no-limits"]
+    assert "'@example.org' applies to nobody" in found[0]["found"]
+
+
 def test_every_error_of_the_configuration_is_told(host: Host, tmp_path: Path) -> None:
-    found = doctor(settings(host, tmp_path, limits=7, count_mode=9), host.configure(tmp_path / "etc"))
+    found = doctor(settings(host, tmp_path, limits=7, backend=9), host.configure(tmp_path / "etc"))
     assert [finding["check"] for finding in found] == ["config", "config"]
-    assert "count_mode: expected 0, 1, 2 or nothing, found 9" in found[0]["found"] + found[1]["found"]
+    assert "backend: expected" in found[0]["found"] + found[1]["found"]
 
 
 def test_limits_of_single_ids_are_limits(host: Host, tmp_path: Path) -> None:

@@ -31,28 +31,30 @@ class Remark(NamedTuple):
 
     place: Place
     text: str
+    limits_nobody: bool = False
+    """Whether nothing is limited for that reason; ``doctor`` says so in a finding of its own."""
 
 
 def remarks(settings: Settings) -> Iterator[Remark]:
     """Whatever can never apply, or does not what it looks like. The daemon serves all the same."""
     if not charges_anybody(settings):
         yield Remark(
-            ("limit_by_sasl",), "limit_by_sasl, limit_by_sender and limit_by_ip are all off: nothing is limited"
+            ("limit_by_sasl",), "limit_by_sasl, limit_by_sender and limit_by_ip are all off: nothing is limited", True
         )
     elif not limits_anybody(settings):
-        yield Remark(("limits",), "limits is empty, and nothing else limits anybody: nothing is limited")
+        yield Remark(("limits",), "limits is empty, and nothing else limits anybody: nothing is limited", True)
     if refuses_nothing(settings.fail_action):
         text = f"fail_action: {shown(settings.fail_action)} refuses nothing: beyond the limits all passes"
-        yield Remark(("fail_action",), text)
+        yield Remark(("fail_action",), text, True)
     if settings.limit_by_ip and not settings.limited_networks:
         text = "limit_by_ip is on, and limited_networks is empty: no client is charged"
-        yield Remark(("limit_by_ip",), text)
+        yield Remark(("limit_by_ip",), text, True)
     yield from _of_ids(settings)
     if settings.report:
         yield from _of_report_limits(settings)
     wrong = wrong_query(settings)
     if wrong is not None:
-        yield Remark(("sql_limits_by_id",), f"sql_limits_by_id: {wrong}; the query fails for every id")
+        yield Remark(("sql_limits_by_id",), f"sql_limits_by_id: {wrong}; the query fails for every id", True)
 
 
 def charges_anybody(settings: Settings) -> bool:

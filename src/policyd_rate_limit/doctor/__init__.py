@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
+from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings, socket_unit
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
@@ -47,8 +48,10 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
         why = "What smtpd's user and the daemon's may do is not tried: their sockets, the chroot, the files."
         yield warning("root", "this user", "doctor is not run by root", why, "sudo policyd-rate-limit doctor")
     place = found.config_file or "configuration"
+    own = [remark.text for remark in remarks(found) if remark.limits_nobody]
     for text in warnings:
-        yield warning("config", place, text, "It is not what was meant.", "policyd-rate-limit check-config")
+        if not any(remark in text for remark in own):  # settings.examine() says what mends those
+            yield warning("config", place, text, "It is not what was meant.", "policyd-rate-limit check-config")
     yield from settings.examine(found)
     try:
         postfix = Postfix(postconf, postfix_directory)

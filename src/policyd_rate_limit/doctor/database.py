@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit import stores
 from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.config.remarks import wrong_query
 from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
@@ -69,6 +70,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _query(settings: Settings, account: Account | None) -> Iterator[Finding]:
     """Whether ``sql_limits_by_id`` can be asked."""
+    if wrong_query(settings) is not None:  # which doctor.settings has found
+        return
     place = settings.config_file or "configuration"
     try:
         run_as(account, partial(_ask_for_limits, settings), settings.db_timeout + PATIENCE)

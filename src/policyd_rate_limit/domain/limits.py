@@ -182,7 +182,13 @@ def parse_limits_text(text: str, *, tolerant: bool = False) -> Limits:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise LimitsError("limits such as [[10, 60], [150, 86400]]", text) from None
-    return parse_limits(tolerated_limits(value)[0] if tolerant else value)
+    if not tolerant:
+        return parse_limits(value)
+    limits = parse_limits(tolerated_limits(value)[0])
+    if value and not limits:
+        # Nobody is without limits but by [].
+        raise LimitsError("a limit that can apply", text)
+    return limits
 
 
 def spell_period(seconds: int) -> str:

@@ -112,6 +112,9 @@ class Exporter:
         server = await asyncio.start_server(self._talk, sock=self._listener, limit=MOST_BYTES)
         await self._end.wait()
         server.close()
+        for connection in tuple(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)  # in which the transports let go of their sockets
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -166,7 +166,7 @@ def test_limits_of_a_database_are_text(text: str) -> None:
         ([[True, 60]], ((1, 60),), 1),
         ([[10**20, 10**20]], ((LARGEST, LARGEST),), 1),
         ([[math.inf, 60]], ((LARGEST, 60),), 1),
-        ([[10, -math.inf]], (), 1),
+        ([[10, -math.inf], [5, 60]], ((5, 60),), 1),
         (["10/1m", [5, 3600.0]], ((10, 60), (5, 3600)), 0),
         ("10/1m", ((10, 60),), 0),
     ],
@@ -176,6 +176,15 @@ def test_what_old_versions_limited_by(value: object, read: tuple[Limit, ...], od
     assert parse_limits(found) == read
     assert len(oddities) == odd
     assert parse_limits_text(repr(value).replace("inf", "1e999").strip("'"), tolerant=True) == read
+
+
+@pytest.mark.parametrize("value", [[[5, 0]], [[5, -1], [7, -math.inf]]])
+def test_limits_of_which_none_applies_are_no_exemption(value: object) -> None:
+    found, oddities = tolerated_limits(value)
+    assert parse_limits(found) == ()
+    assert oddities
+    with pytest.raises(LimitsError, match="a limit that can apply"):
+        parse_limits_text(repr(value).replace("inf", "1e999"), tolerant=True)
 
 
 @pytest.mark.parametrize("value", [None, 5, [[1, 2, 3]], [[math.nan, 60]], [["x", 1]], [[1, 2]] * (MOST_LIMITS + 1)])
