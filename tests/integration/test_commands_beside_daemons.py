@@ -298,6 +298,7 @@ def test_whoever_may_not_is_told_so(owned_by_nobody: pathlib.Path) -> None:
     script = """
 import sys
 import encodings.utf_8_sig
+import policyd_rate_limit.config.yaml_file
 from policyd_rate_limit.cli import main, status, overrides, block
 from policyd_rate_limit.storage import sqlite
 from policyd_rate_limit.system.accounts import Account, drop_privileges

@@ -34,6 +34,7 @@ main(sys.argv[2:])
 UNPRIVILEGED = """
 import sys
 import encodings.utf_8_sig
+import policyd_rate_limit.config.yaml_file
 from policyd_rate_limit.cli import main, run
 from policyd_rate_limit.system.accounts import Account, drop_privileges
 drop_privileges(Account("54321", 54321, 54322, (54322,)))

@@ -20,7 +20,7 @@ from storage.redis_stores import new_store
 from storage.stores import HOUR, PATIENCE, admitted, demand, usage
 from support import sql_servers
 from support.programs import require
-from support.redis_servers import RedisServer
+from support.redis_servers import RedisServer, command_line
 from support.sql_servers import MariadbServer
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "backup.md"
@@ -153,7 +153,7 @@ def test_redis(own: RedisServer, tmp_path: pathlib.Path) -> None:
     database = Served()
     replaced = {"/var/backups": tmp_path}
     fill(database)
-    run("backup: redis", {**replaced, "redis-cli": f"redis-cli -p {own.port}"}, {})
+    run("backup: redis", {**replaced, "redis-cli": f"{command_line()} -p {own.port}"}, {})
     spoil(database)
 
     def services(verb: str) -> None:

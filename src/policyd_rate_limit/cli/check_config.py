@@ -69,6 +69,7 @@ def _as_the_daemon(pid: int) -> Path | None:
 
     process = look_at(pid)
     if os.geteuid() == 0:
+        config.import_readers()
         # It reads the file with its own rights; and what it says of itself is no reason for root to open anything.
         drop_privileges(process.account)
     if process.home:

@@ -62,7 +62,9 @@ def write_again_and_again(make: Callable[[int], Page]) -> None:
 
     console = Console(highlight=False)
     page: Page = ()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the terminal would stay as it is meanwhile
+    # Or the terminal would stay as it is meanwhile; and whoever starts us may have had SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:

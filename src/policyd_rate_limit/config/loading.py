@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import stat
 from difflib import get_close_matches
@@ -91,6 +92,12 @@ def _readable_secrets(path: Path, settings: Settings) -> Iterator[str]:
             f"{path} holds a password ({', '.join(secrets)}), and everybody may read it:"
             f" chown root:{settings.group} {path} && chmod 0640 {path}"
         )
+
+
+def import_readers() -> None:
+    """Import what reads files, for whoever then becomes an account that may not be able to."""
+    for name in ("conf_file", "yaml_file"):
+        importlib.import_module(f"policyd_rate_limit.config.{name}")
 
 
 def read(path: Path) -> Source:
