@@ -21,8 +21,12 @@ LIMIT = 100
 
 @contextlib.contextmanager
 def daemons(directory: pathlib.Path, **settings: Any) -> Iterator[list[Daemon]]:
-    """Four running daemons that share one database and nothing else."""
+    """Four running daemons that share one database and nothing else.
+
+    They wait for a disk that stalls: an outage, in which each of them decides by itself, is tested elsewhere.
+    """
     database = {"database": str(directory / "shared.sqlite3")}
+    settings = {"db_timeout": 30, **settings}
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(Daemon(directory / f"daemon{number}", sqlite_config=database, **settings))

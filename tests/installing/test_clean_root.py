@@ -279,7 +279,9 @@ def unpacked(artefacts: Path, wheels: Path, tmp_path: Path) -> str:
     """Show the unpacked sdist to the machine; the beginning of a command that is run there."""
     (sdist,) = artefacts.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        if hasattr(tarfile, "data_filter"):  # which the Python of Debian 12 does not have
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(tmp_path / "unpacked")
     (source,) = (tmp_path / "unpacked").iterdir()
     share(wheels, tmp_path, "wheels")
     return f"cd {share(source, tmp_path, 'source')}; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/shared/wheels; umask 077;"

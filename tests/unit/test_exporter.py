@@ -142,6 +142,7 @@ def test_the_longest_silent_of_whoever_has_most_is_closed(world: World, monkeypa
     assert len(world.exporter._connections) == MOST_CONNECTIONS
     for client in clients:
         client.close()
+    wait_until(lambda: not world.exporter._connections, "all have gone")
 
 
 def test_whoever_sends_nothing_loses_his_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
