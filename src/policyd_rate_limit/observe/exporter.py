@@ -52,6 +52,10 @@ class _Response(NamedTuple):
     kind: str = "text/plain; charset=utf-8"
 
 
+LAST_TURNS = 8
+"""Turns of the event loop at the end: who was just accepted appears, and transports let go of their sockets."""
+
+
 class _Connection:
     """A place of one that asks: :class:`policyd_rate_limit.sharing.Sharer`."""
 
@@ -112,9 +116,10 @@ class Exporter:
         server = await asyncio.start_server(self._talk, sock=self._listener, limit=MOST_BYTES)
         await self._end.wait()
         server.close()
-        for connection in tuple(self._connections):
-            connection.abort()
-        await asyncio.sleep(0)  # in which the transports let go of their sockets
+        for _ in range(LAST_TURNS):
+            for connection in tuple(self._connections):
+                connection.abort()
+            await asyncio.sleep(0)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
