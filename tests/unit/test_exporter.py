@@ -127,6 +127,8 @@ def test_silent_connections_keep_nobody_from_an_answer(world: World) -> None:
     assert ended(silent[0])
     for client in silent:
         client.close()
+    assert world.ask("/healthz")[0] == 200  # it was accepted after all others
+    wait_until(lambda: not world.exporter._connections, "all have gone")
 
 
 def test_the_longest_silent_of_whoever_has_most_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
