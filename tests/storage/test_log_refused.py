@@ -156,7 +156,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(worl
     two = world.daemon()
     assert admitted(two, *[mails(WRONG)] * 3, mails("user:bob")) == [True] * 4
     assert two.waiting == 0
-    two._store.reload()  # what was set aside is not forgotten with what is read anew
+    two._store.reload()  # reloading keeps what was set aside
     assert admitted(two, *[mails(WRONG)] * 4) == [True] * 3 + [False]
     world.monotonic.now += HOUR
     two.maintain()
