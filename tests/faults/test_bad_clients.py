@@ -321,7 +321,7 @@ def test_a_user_of_the_host_does_not_keep_others_from_their_answers(kind: str, n
         assert highest - memory < MEMORY_OF_MANY, f"{(highest - memory) >> 20} MB more"
         assert "Traceback" not in daemon.log_text()
         if kind == "idle":
-            assert "closing the longest idle of uid 65534 on the UNIX socket" in daemon.log_text()
+            daemon.logged("closing the longest idle of uid 65534 on the UNIX socket")
 
 
 @pytest.mark.parametrize(
@@ -417,5 +417,5 @@ def test_out_of_descriptors_new_clients_are_served_and_it_is_logged(tmp_path: pa
         daemon.kill()
         daemon.start()
         assert admit_until_refused(daemon.address, "alice", 100) == 80
-        assert "closing the longest idle of this host by TCP" in daemon.log_text()
+        daemon.logged("closing the longest idle of this host by TCP")
         assert "Traceback" not in daemon.log_text()

@@ -251,10 +251,12 @@ def test_each_change_of_state_is_logged_once(tmp_path: pathlib.Path, home: pathl
         before = len(daemon.log_text().splitlines())
         mend = outage.begin(home / "db.sqlite3")
         ask(daemon, "during", 200)
+        wait_until(lambda: daemon.log_text().splitlines()[before:], "the line about the beginning")
         during = daemon.log_text().splitlines()[before:]
         mend()
         wait_for_replay(daemon, "during")
         ask(daemon, "alice", 200)
+        wait_until(lambda: daemon.log_text().splitlines()[before + len(during) :], "the line about the end")
         after = daemon.log_text().splitlines()[before + len(during) :]
     assert len(during) == 1, during
     assert len(after) == 1, after

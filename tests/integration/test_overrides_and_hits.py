@@ -186,8 +186,7 @@ def test_whom_a_block_is_for_stays_blocked_while_the_database_is_away(tmp_path: 
                 proxy.refuse()
                 wait_until(lambda: admitted(daemon, LIMIT + 1) == LIMIT + 1, "the database is away", 20)
                 assert client.ask(**mail("bob")) == "521 5.7.1 begone"
-                line = next(line for line in daemon.log_text().splitlines() if "id=bob" in line and "refused" in line)
-                assert " limit=blocked free_in=3" in line
+                assert " limit=blocked free_in=3" in daemon.logged("id=bob", "refused")
 
 
 def test_a_daemon_that_is_killed_while_it_writes_hits_loses_the_last_ones_only(tmp_path: pathlib.Path) -> None:

@@ -259,6 +259,7 @@ def test_a_request_sent_again_after_the_daemon_died_is_charged_once(
 def test_a_check_hooked_where_the_mode_counts_nothing_is_told_once(tmp_path: pathlib.Path) -> None:
     with mail_server(tmp_path, ("RCPT",), count_mode=1, limits=[[1, 3600]]) as (postfix, daemon):
         assert [postfix.send("alice").ok for _ in range(3)] == [True, True, True]
+        daemon.logged("smtpd_data_restrictions")
         assert daemon.log_text().count("smtpd_data_restrictions") == 1
 
 

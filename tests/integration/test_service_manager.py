@@ -201,10 +201,11 @@ def test_sockets_of_systemd_are_served_and_left_alone(directory: Path, manager: 
             assert client.ask(**mail("alice")) == "dunno"
         assert "READY" in manager.told()
         assert not (directory / "other").exists()
+        daemon.logged(f"check_policy_service {{ unix:{path}, ")
+        daemon.logged("WARNING")
         [warning] = [line for line in daemon.log_text().splitlines() if "WARNING" in line]
         for name in (directory / "other" / "policy", path, f"127.0.0.1:{port}"):
             assert str(name) in warning
-        assert f"check_policy_service {{ unix:{path}, " in daemon.log_text()
     assert daemon.stop() == 0
     assert path.is_socket()
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from support.wait import wait_until
+
 COMMAND = pathlib.Path(
     os.environ.get("POLICYD_RATE_LIMIT", "") or pathlib.Path(sys.executable).parent / "policyd-rate-limit"
 )
@@ -123,6 +125,15 @@ class Daemon:
     def log_text(self) -> str:
         """All that the daemon wrote to stderr and stdout so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def logged(self, *words: str) -> str:
+        """The first line of the log with all ``words``; a thread of the daemon writes it, maybe after the answer."""
+
+        def found() -> list[str]:
+            return [line for line in self.log_text().splitlines() if all(word in line for word in words)]
+
+        wait_until(found, f"a line of the log with {words}")
+        return found()[0]
 
     def log_of_this_run(self) -> str:
         """The same, since the last start."""
