@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+from collections.abc import Callable, Mapping
 
 import pytest
+import uvloop
 
 from support import reruns
 from support.examples import load_profile
@@ -44,3 +47,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs root is skipped without it; in CI it fails."""
     if item.get_closest_marker("needs_root"):
         require_root()
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Each test that is a coroutine runs in the event loop of the daemon and in Python's own."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -47,11 +47,24 @@ class Server:
     """All connections of the listening sockets.
 
     ``idle_seconds`` is ``delay_to_close``, and may be changed at any time. ``bad_client`` bounds how often a client
-    that breaks the rules is logged, by kind of fault.
+    that breaks the rules is logged, by kind of fault. ``tick_seconds``: how often the time of connections is looked at.
+    At the end the server still reads for ``settle_seconds`` and answers for ``drain_seconds``.
     """
 
-    def __init__(self, service: PolicyService, *, idle_seconds: float, bad_client: Throttle) -> None:
+    def __init__(
+        self,
+        service: PolicyService,
+        *,
+        idle_seconds: float,
+        bad_client: Throttle,
+        tick_seconds: float = TICK_SECONDS,
+        settle_seconds: float = SETTLE_SECONDS,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
         self.service = service
+        self._tick_seconds = tick_seconds
+        self._settle_seconds = settle_seconds
+        self._drain_seconds = drain_seconds
         self.now = 0.0
         self.idle_seconds = idle_seconds
         self._bad_client = bad_client
@@ -91,11 +104,11 @@ class Server:
         for listener in listeners:
             loop.remove_reader(listener.fileno())
             listener.close()
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(self._settle_seconds)
         self._closing = True
         for connection in tuple(self._connections):
             connection.close_when_done()
-        deadline = loop.time() + DRAIN_SECONDS
+        deadline = loop.time() + self._drain_seconds
         while self._connections and loop.time() < deadline:
             await asyncio.sleep(0.01)
         if self._connections:
@@ -246,7 +259,7 @@ class Server:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tick_handle = loop.call_later(TICK_SECONDS, self._tick)
+        self._tick_handle = loop.call_later(self._tick_seconds, self._tick)
         self.look_at_the_time(loop.time())
 
     def look_at_the_time(self, now: float) -> None:

@@ -6,23 +6,20 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.server import Connection, Server
+from policyd_rate_limit.server import DRAIN_SECONDS, Connection, Server
 from policyd_rate_limit.service import Asking, PolicyService
 from policyd_rate_limit.system.throttle import Throttle
+from support.wait import PATIENCE, until
 
-PATIENCE = 20.0  # seconds, for a machine that is very busy
 IDLE = 300.0
+RARELY = 3600.0
 LOGGER = "policyd_rate_limit.server"
-
-Scenario = Coroutine[Any, Any, None]
-Run = Callable[[Scenario], None]
 
 
 class Service(PolicyService):
@@ -82,12 +79,12 @@ class Client:
                 assert await asyncio.get_running_loop().sock_recv(self.socket, 1) == b""
 
 
-class World:
+class ServerWithClients:
     """A server on a socket, and its clients."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self.service = Service()
-        self.server = Server(self.service, idle_seconds=IDLE, bad_client=Throttle(60, lambda: 0.0))
+    def __init__(self, service: Service, server: Server, listener: socket.socket) -> None:
+        self.service = service
+        self.server = server
         self.clients: list[Client] = []
         self.listener = listener
         self.family = listener.family
@@ -105,7 +102,7 @@ class World:
     async def connect(self, receive_buffer: int = 0) -> Client:
         before = len(self.connections)
         client = await self.connect_in_vain(receive_buffer)
-        await self.until(lambda: len(self.connections) > before)
+        await until(lambda: len(self.connections) > before)
         return client
 
     async def connect_in_vain(self, receive_buffer: int = 0) -> Client:
@@ -117,18 +114,13 @@ class World:
         await asyncio.get_running_loop().sock_connect(sock, self.address)
         return self.clients[-1]
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                await asyncio.sleep(0.001)
-
     async def settled(self) -> None:
         """Whatever was to happen has happened: several turns of the loop pass without anything."""
         for _ in range(20):
             await asyncio.sleep(0.001)
 
     async def asked(self, *names: str) -> None:
-        await self.until(lambda: len(self.service.asked) >= len(names))
+        await until(lambda: len(self.service.asked) >= len(names))
         assert self.service.asked == list(names)
 
     def pass_time(self, seconds: float) -> None:
@@ -137,24 +129,39 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path | None = None, *more: socket.socket) -> AsyncIterator[World]:
-    """On a UNIX socket at ``path``, else on TCP; and on ``more`` sockets."""
+async def serving(
+    path: Path | None = None,
+    *more: socket.socket,
+    tick_seconds: float = RARELY,
+    settle_seconds: float = 0.0,
+    drain_seconds: float = DRAIN_SECONDS,
+) -> AsyncIterator[ServerWithClients]:
+    """On a UNIX socket at ``path``, else on TCP; and on ``more`` sockets. Time passes only when the test says so."""
     listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
     listener.bind(str(path) if path else ("127.0.0.1", 0))
-    world = World(listener)
-    await world.server.start([world.listener, *more], 100)
+    service = Service()
+    server = Server(
+        service,
+        idle_seconds=IDLE,
+        bad_client=Throttle(60, lambda: 0.0),
+        tick_seconds=tick_seconds,
+        settle_seconds=settle_seconds,
+        drain_seconds=drain_seconds,
+    )
+    served = ServerWithClients(service, server, listener)
+    await served.server.start([served.listener, *more], 100)
     # A whole second: what is added to another time is rounded, up or down by how long the machine has been up.
-    world.server.now = float(int(world.server.now))
+    served.server.now = float(int(served.server.now))
     try:
-        yield world
+        yield served
     finally:
-        for connection in tuple(world.connections):
+        for connection in tuple(served.connections):
             connection.abort()
-        for client in world.clients:
+        for client in served.clients:
             client.socket.close()
-        await world.server.stop()
-        await world.until(lambda: not world.connections)
-        world.listener.close()
+        await served.server.stop()
+        await until(lambda: not served.connections)
+        served.listener.close()
 
 
 def requested(name: str) -> bytes:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
+PATIENCE = 20.0  # seconds, for a machine that is very busy
 STEP_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Return as soon as ``condition`` holds; an error naming ``what`` after ``seconds`` without."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         time.sleep(STEP_SECONDS)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop turn until ``condition`` holds; TimeoutError after PATIENCE without."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -16,7 +16,8 @@ from policyd_rate_limit import server as server_module
 from policyd_rate_limit.server import SPARE_FILES
 from policyd_rate_limit.sharing import Sharer
 from policyd_rate_limit.system import peers
-from support.serving import Client, Run, World, messages, requested, serving
+from support.serving import Client, ServerWithClients, messages, requested, serving
+from support.wait import until
 
 
 class Peers:
@@ -26,16 +27,16 @@ class Peers:
         self.next = "attacker"
         monkeypatch.setattr(server_module, "peer_of", lambda _connection: self.next)
 
-    async def connect(self, world: World, name: str, number: int = 1) -> list[Client]:
+    async def connect(self, served: ServerWithClients, name: str, number: int = 1) -> list[Client]:
         self.next = name
-        before = world.server.accepted
-        clients = [await world.connect_in_vain() for _ in range(number)]
-        await world.until(lambda: world.server.accepted == before + number)
+        before = served.server.accepted
+        clients = [await served.connect_in_vain() for _ in range(number)]
+        await until(lambda: served.server.accepted == before + number)
         return clients
 
-    async def refused(self, world: World, name: str) -> None:
+    async def refused(self, served: ServerWithClients, name: str) -> None:
         self.next = name
-        await (await world.connect_in_vain()).end()
+        await (await served.connect_in_vain()).end()
 
 
 @pytest.fixture
@@ -49,251 +50,225 @@ async def answered(*clients: Client) -> None:
         await client.answers("a")
 
 
-def test_beyond_the_bound_the_longest_idle_of_the_heaviest_peer_ends(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+async def test_beyond_the_bound_the_longest_idle_of_the_heaviest_peer_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 6)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            world.service.at_once = lambda name: name
-            postfix = await peers_.connect(world, "postfix")
-            attackers = await peers_.connect(world, "attacker", 5)
-            world.pass_time(1)
-            await answered(attackers[0])
-            world.pass_time(1)
-            for oldest in (attackers[1], attackers[2]):
-                [one] = await peers_.connect(world, "postfix")
-                await answered(one)
-                await oldest.end()
-                postfix.append(one)
-            # They are not served at the cost of others any more.
-            for oldest in (attackers[3], attackers[4]):
-                attackers += await peers_.connect(world, "attacker")
-                await oldest.end()
-            await answered(*postfix, attackers[0], *attackers[5:])
-            assert len(world.connections) == world.server.connections == 6
-
-    run(scenario())
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        postfix = await peers_.connect(served, "postfix")
+        attackers = await peers_.connect(served, "attacker", 5)
+        served.pass_time(1)
+        await answered(attackers[0])
+        served.pass_time(1)
+        for oldest in (attackers[1], attackers[2]):
+            [one] = await peers_.connect(served, "postfix")
+            await answered(one)
+            await oldest.end()
+            postfix.append(one)
+        # They are not served at the cost of others any more.
+        for oldest in (attackers[3], attackers[4]):
+            attackers += await peers_.connect(served, "attacker")
+            await oldest.end()
+        await answered(*postfix, attackers[0], *attackers[5:])
+        assert len(served.connections) == served.server.connections == 6
     [message] = messages(caplog)
     assert message == "more than 6 connections, closing the longest idle of attacker, which has 5"
 
 
-def test_who_waits_for_an_answer_is_not_ended_for_a_peer_that_has_about_as_much(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+async def test_who_waits_for_an_answer_is_not_ended_for_a_peer_that_has_about_as_much(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            clients = await peers_.connect(world, "postfix", 4)
-            for number, client in enumerate(clients):
-                await client.ask(str(number))
-            await world.asked(*"0123")
-            await peers_.refused(world, "postfix")
-            world.service.answers[2]("2")
-            await clients[2].answers("2")
-            await peers_.connect(world, "postfix")
-            await clients[2].end()
-            for number in (0, 1, 3):
-                world.service.answers[number](str(number))
-                await clients[number].answers(str(number))
-
-    run(scenario())
+    async with serving() as served:
+        clients = await peers_.connect(served, "postfix", 4)
+        for number, client in enumerate(clients):
+            await client.ask(str(number))
+        await served.asked(*"0123")
+        await peers_.refused(served, "postfix")
+        served.service.answers[2]("2")
+        await clients[2].answers("2")
+        await peers_.connect(served, "postfix")
+        await clients[2].end()
+        for number in (0, 1, 3):
+            served.service.answers[number](str(number))
+            await clients[number].answers(str(number))
     [message] = messages(caplog)
     assert message == "more than 4 connections, closing new ones"
 
 
-def test_places_are_as_many_as_there_are_descriptors(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+async def test_places_are_as_many_as_there_are_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
 ) -> None:
     """Those of connections never take the descriptors that a database needs to connect again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = socket.socket()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (SPARE_FILES + lowest.fileno() + 60, hard))
 
-    async def scenario() -> None:
-        async with serving() as world:
-            world.service.at_once = lambda name: name
-            clients = []
-            while not messages(caplog):
-                clients += await peers_.connect(world, "attacker")
-                assert len(clients) < 100
-            [good] = await peers_.connect(world, "postfix")
-            await answered(good)
-            assert all(client.socket.fileno() < soft for client in clients)
-
-    run(scenario())
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        clients = []
+        while not messages(caplog):
+            clients += await peers_.connect(served, "attacker")
+            assert len(clients) < 100
+        [good] = await peers_.connect(served, "postfix")
+        await answered(good)
+        assert all(client.socket.fileno() < soft for client in clients)
     lowest.close()
     [message] = messages(caplog)
     assert "fewer than 64 descriptors left, closing the longest idle of attacker" in message
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
-def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers, number: int
+async def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers, number: int
 ) -> None:
     monkeypatch.setattr(server_module, "ACCEPT_REST_SECONDS", 0.01)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            world.service.at_once = lambda name: name
-            attackers = await peers_.connect(world, "attacker", 3)
-            tries = 0
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        attackers = await peers_.connect(served, "attacker", 3)
+        tries = 0
 
-            class Failing:
-                """As the listener, out of descriptors for some time."""
+        class Failing:
+            """As the listener, out of descriptors for some time."""
 
-                fileno = world.listener.fileno
+            fileno = served.listener.fileno
 
-                def accept(self) -> tuple[socket.socket, object]:
-                    nonlocal tries
-                    tries += 1
-                    if tries <= 3:
-                        raise OSError(number, "no more of them")
-                    return world.listener.accept()
+            def accept(self) -> tuple[socket.socket, object]:
+                nonlocal tries
+                tries += 1
+                if tries <= 3:
+                    raise OSError(number, "no more of them")
+                return served.listener.accept()
 
-                def close(self) -> None: ...
+            def close(self) -> None: ...
 
-            failing = Failing()
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(world.listener.fileno())
-            world.server._listeners[:] = [failing]  # type: ignore[list-item]  # as much of a socket as it needs
-            world.server._listen(failing)  # type: ignore[arg-type]
-            peers_.next = "postfix"
-            client = await world.connect_in_vain()
-            await answered(client)
-            for attacker in attackers:  # in the hope that this helps
-                await attacker.end()
-
-    run(scenario())
+        failing = Failing()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(served.listener.fileno())
+        served.server._listeners[:] = [failing]  # type: ignore[list-item]  # as much of a socket as it needs
+        served.server._listen(failing)  # type: ignore[arg-type]
+        peers_.next = "postfix"
+        client = await served.connect_in_vain()
+        await answered(client)
+        for attacker in attackers:  # in the hope that this helps
+            await attacker.end()
     [message] = messages(caplog)
     assert message.startswith("cannot accept a connection: no more of them; closing the longest idle of attacker")
 
 
-def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+async def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 4)
     monkeypatch.setattr(server_module, "MAX_PIPELINED", 3)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            attackers = await peers_.connect(world, "attacker", 3)
-            for number, attacker in enumerate(attackers):
-                await attacker.ask(*[f"x{number}"] * 9)
-                await world.settled()
-            assert world.server.in_flight == 4
-            postfix = await peers_.connect(world, "postfix", 2)
-            for number, client in enumerate(postfix):
-                await client.ask(f"good{number}")
-            await world.settled()
-            assert len(world.service.asked) == 4
-            for number in range(4):  # of what was asked before
-                world.service.answers[number]("first")
-                await world.settled()
-                assert world.server.in_flight == 4
-            assert {"good0", "good1"} <= set(world.service.asked[4:8])
-            # All are answered in the end, each in its order.
-            world.service.at_once = lambda _name: "later"
-            for number in range(4, 8):
-                world.service.answers[number]("second")
-            for client, answers in zip([*attackers, *postfix], (9, 9, 9, 1, 1), strict=True):
-                data = b""
-                while data.count(b"\n\n") < answers:
-                    data += await asyncio.get_running_loop().sock_recv(client.socket, 65536)
-                assert data.count(b"\n\n") == answers
-                assert client.silent()
-            assert world.server.in_flight == 0
-            assert not world.server.shares.held
-
-    run(scenario())
+    async with serving() as served:
+        attackers = await peers_.connect(served, "attacker", 3)
+        for number, attacker in enumerate(attackers):
+            await attacker.ask(*[f"x{number}"] * 9)
+            await served.settled()
+        assert served.server.in_flight == 4
+        postfix = await peers_.connect(served, "postfix", 2)
+        for number, client in enumerate(postfix):
+            await client.ask(f"good{number}")
+        await served.settled()
+        assert len(served.service.asked) == 4
+        for number in range(4):  # of what was asked before
+            served.service.answers[number]("first")
+            await served.settled()
+            assert served.server.in_flight == 4
+        assert {"good0", "good1"} <= set(served.service.asked[4:8])
+        # All are answered in the end, each in its order.
+        served.service.at_once = lambda _name: "later"
+        for number in range(4, 8):
+            served.service.answers[number]("second")
+        for client, answers in zip([*attackers, *postfix], (9, 9, 9, 1, 1), strict=True):
+            data = b""
+            while data.count(b"\n\n") < answers:
+                data += await asyncio.get_running_loop().sock_recv(client.socket, 65536)
+            assert data.count(b"\n\n") == answers
+            assert client.silent()
+        assert served.server.in_flight == 0
+        assert not served.server.shares.held
 
 
-def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+async def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     """Also where all is answered at once, so that nothing is ever in flight."""
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            world.service.at_once = lambda name: name
-            attackers = await peers_.connect(world, "attacker", 8)
-            [good] = await peers_.connect(world, "postfix")
-            await world.settled()
-            for _ in range(3):
-                world.service.asked.clear()
-                for attacker in attackers:
-                    attacker.socket.send(requested("x"))
-                good.socket.send(requested("good"))
-                await world.until(lambda: len(world.service.asked) == 9)
-                assert world.service.asked.index("good") <= 4
-                await world.settled()
-                assert world.server.at_once > 0  # who asks now does not have to wait
-
-    run(scenario())
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        attackers = await peers_.connect(served, "attacker", 8)
+        [good] = await peers_.connect(served, "postfix")
+        await served.settled()
+        for _ in range(3):
+            served.service.asked.clear()
+            for attacker in attackers:
+                attacker.socket.send(requested("x"))
+            good.socket.send(requested("good"))
+            await until(lambda: len(served.service.asked) == 9)
+            assert served.service.asked.index("good") <= 4
+            await served.settled()
+            assert served.server.at_once > 0  # who asks now does not have to wait
 
 
 @pytest.mark.parametrize("end", ["reset", "half closed", "fails", "no answer"])
-def test_nothing_stays_in_flight_of_who_is_gone(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers, end: str
-) -> None:
+async def test_nothing_stays_in_flight_of_who_is_gone(monkeypatch: pytest.MonkeyPatch, peers_: Peers, end: str) -> None:
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 3)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            [client] = await peers_.connect(world, "a")
-            if end == "fails":
-                world.service.at_once = lambda _name: str(1 // 0)
-            await client.ask("1", "2", "3", "4", "5")
-            if end == "fails":
-                await client.end()
-                world.service.at_once = None
-            else:
-                await world.asked("1", "2", "3")
-                if end == "reset":
-                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    client.socket.close()
-                    await world.until(lambda: not world.connections)
-                elif end == "half closed":
-                    client.socket.shutdown(socket.SHUT_WR)
-                    await world.until(lambda: world.service.given_up == ["1", "2", "3"])
-                for number in range(3):
-                    world.service.answers[number](None if end == "no answer" else "x")
-            world.service.at_once = lambda _name: "x"
-            if end == "half closed":
-                await client.answers(*"xxxxx")
-                await client.end()
-                assert world.service.given_up == ["1", "2", "3"]
-            await world.until(lambda: not world.connections)
-            assert world.server.in_flight == 0
-            assert not world.server.shares.held
-            await answered_by_x(*await peers_.connect(world, "b", 4))
-
-    run(scenario())
+    async with serving() as served:
+        [client] = await peers_.connect(served, "a")
+        if end == "fails":
+            served.service.at_once = lambda _name: str(1 // 0)
+        await client.ask("1", "2", "3", "4", "5")
+        if end == "fails":
+            await client.end()
+            served.service.at_once = None
+        else:
+            await served.asked("1", "2", "3")
+            if end == "reset":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.socket.close()
+                await until(lambda: not served.connections)
+            elif end == "half closed":
+                client.socket.shutdown(socket.SHUT_WR)
+                await until(lambda: served.service.given_up == ["1", "2", "3"])
+            for number in range(3):
+                served.service.answers[number](None if end == "no answer" else "x")
+        served.service.at_once = lambda _name: "x"
+        if end == "half closed":
+            await client.answers(*"xxxxx")
+            await client.end()
+            assert served.service.given_up == ["1", "2", "3"]
+        await until(lambda: not served.connections)
+        assert served.server.in_flight == 0
+        assert not served.server.shares.held
+        await answered_by_x(*await peers_.connect(served, "b", 4))
 
 
-def test_what_waited_for_its_turn_at_the_end_of_the_requests_is_given_up_as_all_else(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+async def test_what_waited_for_its_turn_at_the_end_of_the_requests_is_given_up_as_all_else(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 1)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            [client] = await peers_.connect(world, "a")
-            await client.ask("1", "2")
-            await world.asked("1")
-            client.socket.shutdown(socket.SHUT_WR)
-            await world.until(lambda: world.service.given_up == ["1"])
-            world.service.answers[0]("x")
-            await world.asked("1", "2")
-            assert world.service.given_up == ["1", "2"]
-            world.service.answers[1]("y")
-            await client.answers("x", "y")
-            await client.end()
-
-    run(scenario())
+    async with serving() as served:
+        [client] = await peers_.connect(served, "a")
+        await client.ask("1", "2")
+        await served.asked("1")
+        client.socket.shutdown(socket.SHUT_WR)
+        await until(lambda: served.service.given_up == ["1"])
+        served.service.answers[0]("x")
+        await served.asked("1", "2")
+        assert served.service.given_up == ["1", "2"]
+        served.service.answers[1]("y")
+        await client.answers("x", "y")
+        await client.end()
 
 
 async def answered_by_x(*clients: Client) -> None:
@@ -302,117 +277,105 @@ async def answered_by_x(*clients: Client) -> None:
         await client.answers("x")
 
 
-def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+async def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            clients = await peers_.connect(world, "postfix", 5)
-            for number, client in enumerate(clients):
-                await client.ask(f"{number}")
-                await world.settled()
-            await world.asked("0", "1")
-            stopping = asyncio.create_task(world.server.stop())
-            for number, client in enumerate(clients):
-                await world.until(lambda least=number: len(world.service.answers) > least)  # type: ignore[misc]
-                world.service.answers[number]("x")
-                await client.answers("x")
-                await client.end()
-            await stopping
-            assert not world.connections
-
-    run(scenario())
+    async with serving() as served:
+        clients = await peers_.connect(served, "postfix", 5)
+        for number, client in enumerate(clients):
+            await client.ask(f"{number}")
+            await served.settled()
+        await served.asked("0", "1")
+        stopping = asyncio.create_task(served.server.stop())
+        for number, client in enumerate(clients):
+            await until(lambda least=number: len(served.service.answers) > least)  # type: ignore[misc]
+            served.service.answers[number]("x")
+            await client.answers("x")
+            await client.end()
+        await stopping
+        assert not served.connections
 
 
-def test_what_waits_is_bounded_in_all_and_the_greediest_end(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
+async def test_what_waits_is_bounded_in_all_and_the_greediest_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_HELD", 100_000)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            world.service.at_once = lambda name: name
-            [half] = await peers_.connect(world, "postfix")
-            await half.send(requested("a")[:20])
-            attackers = await peers_.connect(world, "attacker", 30)
-            highest = 0
-            for attacker in attackers:
-                await attacker.send(b"a=" + b"b" * 9_000)
-                for _ in range(5):
-                    await asyncio.sleep(0.001)
-                    highest = max(highest, world.server.shares.held)
-            assert highest <= 100_000
-            assert 1 + 9 <= len(world.connections) < 20
-            assert world.server.complaints["memory"] == 31 - len(world.connections)
-            await half.send(requested("a")[20:])
-            await half.answers("a")
-
-    run(scenario())
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        [half] = await peers_.connect(served, "postfix")
+        await half.send(requested("a")[:20])
+        attackers = await peers_.connect(served, "attacker", 30)
+        highest = 0
+        for attacker in attackers:
+            await attacker.send(b"a=" + b"b" * 9_000)
+            for _ in range(5):
+                await asyncio.sleep(0.001)
+                highest = max(highest, served.server.shares.held)
+        assert highest <= 100_000
+        assert 1 + 9 <= len(served.connections) < 20
+        assert served.server.complaints["memory"] == 31 - len(served.connections)
+        await half.send(requested("a")[20:])
+        await half.answers("a")
     [message] = messages(caplog)
     assert "of requests wait; closing" in message
 
 
-def test_who_sends_without_end_is_read_by_turns(run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers) -> None:
+async def test_who_sends_without_end_is_read_by_turns(monkeypatch: pytest.MonkeyPatch, peers_: Peers) -> None:
     """In one turn of the loop a connection brings one buffer, however much the kernel has of it."""
     monkeypatch.setattr(server_module, "READ_BYTES", 100)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            [client] = await peers_.connect(world, "attacker")
-            connection = world.connection
-            read: list[int] = []
-            turns = 0
-            push = connection._decoder.push
+    async with serving() as served:
+        [client] = await peers_.connect(served, "attacker")
+        connection = served.connection
+        read: list[int] = []
+        turns = 0
+        push = connection._decoder.push
 
-            class Watching:
-                def __getattr__(self, name: str) -> object:
-                    return getattr(decoder, name)
+        class Watching:
+            def __getattr__(self, name: str) -> object:
+                return getattr(decoder, name)
 
-                def push(self, data: bytes) -> None:
-                    read.append(turns)
-                    assert len(data) <= 100
-                    push(data)
+            def push(self, data: bytes) -> None:
+                read.append(turns)
+                assert len(data) <= 100
+                push(data)
 
-            decoder = connection._decoder
-            connection._decoder = Watching()  # type: ignore[assignment]
-            await client.send(b"a=" + b"b" * 5_000)
-            for _ in range(200):
-                turns += 1
-                await asyncio.sleep(0)
-            assert sum(1 for _ in read) > 10
-            assert max(read.count(turn) for turn in read) == 1
-
-    run(scenario())
+        decoder = connection._decoder
+        connection._decoder = Watching()  # type: ignore[assignment]
+        await client.send(b"a=" + b"b" * 5_000)
+        for _ in range(200):
+            turns += 1
+            await asyncio.sleep(0)
+        assert sum(1 for _ in read) > 10
+        assert max(read.count(turn) for turn in read) == 1
 
 
-def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loop(
-    run: Run, monkeypatch: pytest.MonkeyPatch, peers_: Peers
+async def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 16)
 
-    async def scenario() -> None:
-        async with serving() as world:
-            clients = await peers_.connect(world, "attacker", 12)
-            for client in clients:
-                await client.send(b"a=" + b"b" * 3 * server_module.READ_BYTES)
-            taken: list[bool] = []
-            next_turn = world.server.shares.next_turn
+    async with serving() as served:
+        clients = await peers_.connect(served, "attacker", 12)
+        for client in clients:
+            await client.send(b"a=" + b"b" * 3 * server_module.READ_BYTES)
+        taken: list[bool] = []
+        next_turn = served.server.shares.next_turn
 
-            def counted() -> Sharer | None:
-                taken.append(True)
-                return next_turn()
+        def counted() -> Sharer | None:
+            taken.append(True)
+            return next_turn()
 
-            monkeypatch.setattr(world.server.shares, "next_turn", counted)
-            most = 0
-            for _ in range(100):
-                taken.clear()
-                await asyncio.sleep(0)
-                most = max(most, len(taken))
-            assert 1 <= most <= 2  # 16 turns of those who ask
-
-    run(scenario())
+        monkeypatch.setattr(served.server.shares, "next_turn", counted)
+        most = 0
+        for _ in range(100):
+            taken.clear()
+            await asyncio.sleep(0)
+            most = max(most, len(taken))
+        assert 1 <= most <= 2  # 16 turns of those who ask
 
 
 @pytest.mark.parametrize(
