@@ -17,8 +17,10 @@ from policyd_rate_limit.config.changes import Changes
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.reloading import Reloader
 from policyd_rate_limit.system.notify import ServiceManager, Supervision
+from support.wait import PATIENCE, until
 
-PATIENCE = 20.0
+# Reading the files takes most of the time, and does not depend on the loop: once is enough.
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
 class Told(Supervision):
@@ -35,7 +37,7 @@ class Told(Supervision):
         self.told.append(f"ready {note.partition(' at ')[0]}")
 
 
-class World:
+class Reloading:
     """A configuration file, and what has become of it."""
 
     def __init__(self, directory: Path) -> None:
@@ -61,88 +63,69 @@ class World:
         return lambda: self.in_force.append(change.settings)
 
     async def idle(self) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.reloader._task is not None:
-                await asyncio.sleep(0.001)
-
-    async def reading(self, number: int) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.reads < number:
-                await asyncio.sleep(0.001)
+        await until(lambda: self.reloader._task is None)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def reloading(tmp_path: Path) -> Reloading:
+    return Reloading(tmp_path)
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
-def test_a_reload(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reload(reloading: Reloading, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    async def scenario() -> None:
-        world.reloader.start()
-        world.write(max_ids=6, limits=[[1, 60]], ipv6_prefix=128, limts=1)
-        world.reloader.request()
-        await world.idle()
-
-    asyncio.run(scenario())
-    [settings] = world.in_force
-    assert world.reloader.settings is settings
+    reloading.reloader.start()
+    reloading.write(max_ids=6, limits=[[1, 60]], ipv6_prefix=128, limts=1)
+    reloading.reloader.request()
+    await reloading.idle()
+    [settings] = reloading.in_force
+    assert reloading.reloader.settings is settings
     assert (settings.max_ids, settings.limits, settings.ipv6_prefix) == (5, ((1, 60),), 128)
-    assert world.supervision.told == ["reloading", "ready "]
+    assert reloading.supervision.told == ["reloading", "ready "]
     unknown, fixed = lines(caplog)
     assert "unknown setting limts; did you mean limits?" in unknown
     assert fixed.startswith("max_ids cannot change")
     assert lines(caplog, logging.INFO) == ["the configuration has been read anew; changed: ipv6_prefix, limits"]
 
 
-def test_a_request_meanwhile_reads_once_more(world: World) -> None:
-    async def scenario() -> None:
-        world.reloader.start()
-        world.may_read.clear()
-        world.reloader.request()
-        await world.reading(1)
-        world.write(ipv6_prefix=128)
-        for _ in range(3):
-            world.reloader.request()
-        world.may_read.set()
-        await world.idle()
-
-    asyncio.run(scenario())
-    assert [settings.ipv6_prefix for settings in world.in_force] == [64, 128]
-    assert world.supervision.told == ["reloading", "ready "] * 2
+async def test_a_request_meanwhile_reads_once_more(reloading: Reloading) -> None:
+    reloading.reloader.start()
+    reloading.may_read.clear()
+    reloading.reloader.request()
+    await until(lambda: reloading.reads == 1)
+    reloading.write(ipv6_prefix=128)
+    for _ in range(3):
+        reloading.reloader.request()
+    reloading.may_read.set()
+    await reloading.idle()
+    assert [settings.ipv6_prefix for settings in reloading.in_force] == [64, 128]
+    assert reloading.supervision.told == ["reloading", "ready "] * 2
 
 
-def test_a_request_before_the_daemon_serves_waits(world: World) -> None:
-    async def scenario() -> None:
-        world.reloader.request()
-        await asyncio.sleep(0.01)
-        assert not world.supervision.told
-        world.reloader.start()
-        await world.idle()
-
-    asyncio.run(scenario())
-    assert len(world.in_force) == 1
+async def test_a_request_before_the_daemon_serves_waits(reloading: Reloading) -> None:
+    reloading.reloader.request()
+    await asyncio.sleep(0.01)
+    assert not reloading.supervision.told
+    reloading.reloader.start()
+    await reloading.idle()
+    assert len(reloading.in_force) == 1
 
 
-def test_nothing_changes_once_it_stops(world: World) -> None:
-    async def scenario() -> None:
-        world.reloader.start()
-        world.may_read.clear()
-        world.reloader.request()
-        await world.reading(1)
-        world.reloader.stop()
-        world.may_read.set()
-        world.reloader.request()
-        await asyncio.sleep(0.05)
-
-    asyncio.run(scenario())
-    assert not world.in_force
-    assert world.reads == 1
+async def test_nothing_changes_once_it_stops(reloading: Reloading) -> None:
+    reloading.reloader.start()
+    reloading.may_read.clear()
+    reloading.reloader.request()
+    await until(lambda: reloading.reads == 1)
+    reloading.reloader.stop()
+    reloading.may_read.set()
+    reloading.reloader.request()
+    await asyncio.sleep(0.05)
+    assert not reloading.in_force
+    assert reloading.reads == 1
 
 
 @pytest.mark.parametrize(
@@ -156,24 +139,21 @@ def test_nothing_changes_once_it_stops(world: World) -> None:
         (ImportError("no driver"), ["the configuration stays as it was"]),
     ],
 )
-def test_a_file_with_mistakes_changes_nothing(
-    world: World, error: Exception | None, told: list[str], caplog: pytest.LogCaptureFixture
+async def test_a_file_with_mistakes_changes_nothing(
+    reloading: Reloading, error: Exception | None, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        world.reloader.start()
-        if error is None:
-            world.write(limits="many", ipv6_prefix=1000, fail_action="reject")
-        world.error = error
-        world.reloader.request()
-        await world.idle()
-        world.error = None
-        world.write(ipv6_prefix=128)
-        world.reloader.request()
-        await world.idle()
-
-    before = world.reloader.settings
-    asyncio.run(scenario())
-    assert world.supervision.told == [
+    before = reloading.reloader.settings
+    reloading.reloader.start()
+    if error is None:
+        reloading.write(limits="many", ipv6_prefix=1000, fail_action="reject")
+    reloading.error = error
+    reloading.reloader.request()
+    await reloading.idle()
+    reloading.error = None
+    reloading.write(ipv6_prefix=128)
+    reloading.reloader.request()
+    await reloading.idle()
+    assert reloading.supervision.told == [
         "reloading",
         "ready the configuration could not be read anew",
         "reloading",
@@ -182,35 +162,31 @@ def test_a_file_with_mistakes_changes_nothing(
     assert len(lines(caplog, logging.ERROR)) == len(told)
     for line, part in zip(lines(caplog, logging.ERROR), told, strict=True):
         assert part in line
-    assert [settings.ipv6_prefix for settings in world.in_force] == [128]
-    assert world.in_force[0].limits == before.limits
+    assert [settings.ipv6_prefix for settings in reloading.in_force] == [128]
+    assert reloading.in_force[0].limits == before.limits
 
 
-def test_a_file_that_is_gone(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        world.reloader.start()
-        world.path.unlink()
-        world.reloader.request()
-        await world.idle()
-
-    asyncio.run(scenario())
+async def test_a_file_that_is_gone(reloading: Reloading, caplog: pytest.LogCaptureFixture) -> None:
+    reloading.reloader.start()
+    reloading.path.unlink()
+    reloading.reloader.request()
+    await reloading.idle()
     missing, stays = lines(caplog, logging.ERROR)
     assert "No such file" in missing
     assert stays == "the configuration stays as it was"
-    assert not world.in_force
+    assert not reloading.in_force
 
 
-def test_a_daemon_on_the_defaults_finds_a_file_at_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(world.path.parent))
-    world.path = world.path.parent / ".config" / world.path.name
-    world.path.parent.mkdir()
-    world.reloader.settings = Settings()
+async def test_a_daemon_on_the_defaults_finds_a_file_at_last(
+    reloading: Reloading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(reloading.path.parent))
+    reloading.path = reloading.path.parent / ".config" / reloading.path.name
+    reloading.path.parent.mkdir()
+    reloading.reloader.settings = Settings()
 
-    async def scenario() -> None:
-        world.reloader.start()
-        world.write(ipv6_prefix=128)
-        world.reloader.request()
-        await world.idle()
-
-    asyncio.run(scenario())
-    assert world.reloader.settings == Settings(ipv6_prefix=128, config_file=str(world.path))
+    reloading.reloader.start()
+    reloading.write(ipv6_prefix=128)
+    reloading.reloader.request()
+    await reloading.idle()
+    assert reloading.reloader.settings == Settings(ipv6_prefix=128, config_file=str(reloading.path))

@@ -16,7 +16,6 @@ from support.wait import until
 
 async def test_the_answers_after_the_end_of_the_requests() -> None:
     """Who closes its half gets its answers; but Postfix, which does not, asks again over another connection."""
-
     async with serving() as served:
         client = await served.connect()
         await client.ask("a", "b")
@@ -84,7 +83,6 @@ async def test_an_answer_before_the_last_request_has_been_read() -> None:
 
 async def test_what_was_answered_and_never_read_is_given_up() -> None:
     """The client was gone when the answer came; it asks again over another connection."""
-
     async with serving() as served:
         served.service.at_once = lambda name: name
         client = await served.connect()
@@ -97,7 +95,6 @@ async def test_what_was_answered_and_never_read_is_given_up() -> None:
 
 async def test_what_was_answered_and_not_read_is_given_up_where_the_end_hides_the_reset() -> None:
     """The end of what the client sends is seen first; that it has read nothing shows in SO_ERROR alone."""
-
     async with serving() as served:
         served.service.at_once = lambda name: name
         client = await served.connect()

@@ -8,24 +8,16 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
-import pytest
-import uvloop
-
-from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
-from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage import worker as worker_module
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
 from policyd_rate_limit.storage.pace import Pace
-from policyd_rate_limit.storage.worker import Worker
-from support.callbacks import Concluding
-
-PATIENCE = 20.0  # seconds, for a machine that is very busy
-RARELY = 3600.0
+from support.feeding import RARELY, FedWorker
+from support.wait import PATIENCE, until
 
 
 class Server:
@@ -105,231 +97,189 @@ class Server:
         self.calls.append("close")
 
 
-class World:
-    """A worker on such a store, and who has been answered."""
+class WorkerWithBatchesUnderway(FedWorker[Server]):
+    """On a store whose batches are answered when the test says so."""
 
-    def __init__(self) -> None:
-        self.store = Server()
-        self.worker = Worker(self.store, asyncio.get_running_loop())
-        self.answered: list[int] = []
-
-    async def submit(self, *costs: int) -> None:
+    async def submit_at_once(self, *numbers: int) -> None:
         """These have come at once, and the worker has looked at them."""
-        for cost in costs:
-            demand = Demand((Charge("k", "", cost, (Limit(1, 1),)),))
-            self.worker.submit(demand, Concluding(partial(self._keep, cost)))
+        self.submit(*numbers)
         for _ in range(3):
             await asyncio.sleep(0)
 
-    def _keep(self, cost: int, result: Verdict | Exception) -> None:
-        assert result == Verdict(True, charged=cost)
-        self.answered.append(cost)
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                await asyncio.sleep(0.001)
-
-    async def idle(self) -> None:
-        await self.until(lambda: not self.worker._running)
-
-
-Run = Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a scenario, with its first maintenance done, and ends it."""
-    monkeypatch.setattr(worker_module, "MAINTENANCE_SECONDS", RARELY)
-
-    async def all_of(scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
-        world = World()
-        with world.store.ours, world.store.theirs:
-            world.worker.start()
-            await world.until(lambda: world.store.calls == ["maintain"])
-            await world.idle()
-            await scenario(world)
-            await world.worker.stop()
-            assert world.store.calls[-1] == "close"
-
-    runner = asyncio.run if request.param == "asyncio" else uvloop.run
-    return lambda scenario: runner(all_of(scenario))
+@contextlib.asynccontextmanager
+async def working() -> AsyncIterator[WorkerWithBatchesUnderway]:
+    """With its first maintenance done; ends it, when all have been answered as they should."""
+    store = Server()
+    with store.ours, store.theirs:
+        fed = WorkerWithBatchesUnderway(store)
+        fed.worker.start()
+        await until(lambda: store.calls == ["maintain"])
+        await until(lambda: not fed.worker._running)
+        yield fed
+        await fed.worker.stop()
+        assert store.calls[-1] == "close"
+        assert all(result == Verdict(True, charged=number) for number, result in fed.results)
 
 
-def test_another_batch_goes_while_one_is_under_way(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1, 2)
-        assert world.store.batches == [[1, 2]]
-        await world.submit(3, 4)
-        assert world.store.batches == [[1, 2], [3, 4]]
-        await world.submit(5, 6, 7, 8, 9)
-        assert len(world.store.batches) == MOST_UNDERWAY  # no more
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2])
-        assert world.store.batches == [[1, 2], [3, 4], [5, 6, 7, 8, 9]]
-        world.store.answer()
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2, 3, 4, 5, 6, 7, 8, 9])
-        assert not world.store.committed
+class StandingPace(Pace):
+    """Knows of ``clients``, whatever time passes."""
 
-    run(scenario)
+    def __init__(self, clients: int) -> None:
+        super().__init__()
+        self.clients = clients
+
+    def begin(self, now: float, demands: int) -> None:
+        pass
 
 
-def test_a_batch_beside_another_is_not_small(run: Run) -> None:
+async def test_another_batch_goes_while_one_is_under_way() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1, 2)
+        assert fed.store.batches == [[1, 2]]
+        await fed.submit_at_once(3, 4)
+        assert fed.store.batches == [[1, 2], [3, 4]]
+        await fed.submit_at_once(5, 6, 7, 8, 9)
+        assert len(fed.store.batches) == MOST_UNDERWAY  # no more
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2])
+        assert fed.store.batches == [[1, 2], [3, 4], [5, 6, 7, 8, 9]]
+        fed.store.answer()
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3, 4, 5, 6, 7, 8, 9])
+        assert not fed.store.committed
+
+
+async def test_a_batch_beside_another_is_not_small() -> None:
     """It would cost more than the few would wait."""
-
-    async def scenario(world: World) -> None:
-        await world.submit(1, 2, 3)
-        await world.submit(4)
-        await world.submit(5)
-        assert world.store.batches == [[1, 2, 3]]
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2, 3])
-        assert world.store.batches == [[1, 2, 3], [4, 5]]
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2, 3, 4, 5])
-
-    run(scenario)
+    async with working() as fed:
+        await fed.submit_at_once(1, 2, 3)
+        await fed.submit_at_once(4)
+        await fed.submit_at_once(5)
+        assert fed.store.batches == [[1, 2, 3]]
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3])
+        assert fed.store.batches == [[1, 2, 3], [4, 5]]
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3, 4, 5])
 
 
-def test_half_of_a_batch_is_enough_where_another_may_be_beside_it(run: Run) -> None:
+async def test_half_of_a_batch_is_enough_where_another_may_be_beside_it() -> None:
     """Or the store would rest until those ask anew who have just been answered."""
-
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        world.store.answer()
-        await world.until(lambda: world.answered == [1])
-        world.worker.pace = Pace()
-        world.worker.pace.enough = 4
-        world.worker.pace._began = asyncio.get_running_loop().time() + RARELY
-        await world.submit(2)
-        assert world.store.batches == [[1]]
-        await world.submit(3)
-        assert world.store.batches == [[1], [2, 3]]
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2, 3])
-
-    run(scenario)
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        fed.store.answer()
+        await until(lambda: fed.answered == [1])
+        fed.worker.pace = Pace(distance=asyncio.get_running_loop().time() + RARELY)
+        fed.worker.pace.enough = 4
+        await fed.submit_at_once(2)
+        assert fed.store.batches == [[1]]
+        await fed.submit_at_once(3)
+        assert fed.store.batches == [[1], [2, 3]]
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3])
 
 
-def test_answers_that_come_at_once_are_all_taken(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        await world.submit(2)
-        world.store.theirs.send(b"xx")
-        await world.until(lambda: world.answered == [1, 2])
-
-    run(scenario)
+async def test_answers_that_come_at_once_are_all_taken() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        await fed.submit_at_once(2)
+        fed.store.theirs.send(b"xx")
+        await until(lambda: fed.answered == [1, 2])
 
 
-def test_many_clients_share_what_may_be_under_way(run: Run) -> None:
+async def test_many_clients_share_what_may_be_under_way() -> None:
     """Else all of them would wait for one batch, and nobody would have anything to do meanwhile."""
-
-    async def scenario(world: World) -> None:
-        await world.submit(1)  # the worker learns that batches of this store are under way
-        world.store.answer()
-        await world.until(lambda: world.answered == [1])
-        world.worker.pace._counted = asyncio.get_running_loop().time() + RARELY
-        world.worker.pace.clients = 40
-        await world.submit(*range(2, 42))
-        assert world.store.batches[1:] == [[*range(2, 22)], [*range(22, 42)]]
-        world.store.answer()
-        world.store.answer()
-        await world.until(lambda: len(world.answered) == 41)
+    async with working() as fed:
+        await fed.submit_at_once(1)  # the worker learns that batches of this store are under way
+        fed.store.answer()
+        await until(lambda: fed.answered == [1])
+        fed.worker.pace = StandingPace(40)
+        await fed.submit_at_once(*range(2, 42))
+        assert fed.store.batches[1:] == [[*range(2, 22)], [*range(22, 42)]]
+        fed.store.answer()
+        fed.store.answer()
+        await until(lambda: len(fed.answered) == 41)
         # Of few there are no halves.
-        world.worker.pace.clients = 4
-        await world.submit(*range(42, 46))
-        assert world.store.batches[3:] == [[*range(42, 46)]]
-        world.store.answer()
-        await world.until(lambda: len(world.answered) == 45)
-
-    run(scenario)
+        fed.worker.pace.clients = 4
+        await fed.submit_at_once(*range(42, 46))
+        assert fed.store.batches[3:] == [[*range(42, 46)]]
+        fed.store.answer()
+        await until(lambda: len(fed.answered) == 45)
 
 
-def test_the_thread_concludes_what_went_wrong_and_what_is_behind_it(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        await world.submit(2)
-        world.store.fails = True
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2])
-        assert world.store.committed == [[1], [2]]
-        world.store.fails = False
-        world.store.ours.recv(1)
-        await world.submit(3)
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2, 3])
-        assert world.store.committed == [[1], [2]]
-
-    run(scenario)
+async def test_the_thread_concludes_what_went_wrong_and_what_is_behind_it() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        await fed.submit_at_once(2)
+        fed.store.fails = True
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2])
+        assert fed.store.committed == [[1], [2]]
+        fed.store.fails = False
+        fed.store.ours.recv(1)
+        await fed.submit_at_once(3)
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3])
+        assert fed.store.committed == [[1], [2]]
 
 
-def test_the_thread_concludes_what_takes_too_long(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        world.store.seconds = 0.01
-        await world.submit(1)
-        world.store.seconds = RARELY
-        await world.submit(2)
-        await world.until(lambda: world.answered == [1, 2])
-        assert world.store.committed == [[1], [2]]
-
-    run(scenario)
+async def test_the_thread_concludes_what_takes_too_long() -> None:
+    async with working() as fed:
+        fed.store.seconds = 0.01
+        await fed.submit_at_once(1)
+        fed.store.seconds = RARELY
+        await fed.submit_at_once(2)
+        await until(lambda: fed.answered == [1, 2])
+        assert fed.store.committed == [[1], [2]]
 
 
-def test_nobody_is_given_anything_while_the_thread_concludes(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        world.store.commits.clear()
-        world.store.fails = True
-        world.store.answer()
-        await world.until(lambda: not world.store.open_batches)
-        await world.submit(2)
-        assert world.store.batches == [[1]]
-        world.store.fails = False
-        world.store.ours.recv(1)
-        world.store.commits.set()
-        await world.until(lambda: world.store.batches == [[1], [2]])
-        world.store.answer()
-        await world.until(lambda: world.answered == [1, 2])
-
-    run(scenario)
+async def test_nobody_is_given_anything_while_the_thread_concludes() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        fed.store.commits.clear()
+        fed.store.fails = True
+        fed.store.answer()
+        await until(lambda: not fed.store.open_batches)
+        await fed.submit_at_once(2)
+        assert fed.store.batches == [[1]]
+        fed.store.fails = False
+        fed.store.ours.recv(1)
+        fed.store.commits.set()
+        await until(lambda: fed.store.batches == [[1], [2]])
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2])
 
 
-def test_maintenance_and_explanations_come_when_nothing_is_under_way(run: Run) -> None:
-    async def scenario(world: World) -> None:
+async def test_maintenance_and_explanations_come_when_nothing_is_under_way() -> None:
+    async with working() as fed:
         explained: list[object] = []
-        await world.submit(1)
-        world.worker.explain(Demand(()), explained.append)
-        await world.until(lambda: explained)
-        assert world.answered == [1]
-        await world.submit(2)
-        await world.submit(3)
-        world.worker._maintain()
-        await world.until(lambda: world.store.calls[1:] == ["explain", "maintain"])
-        assert world.answered == [1, 2, 3]
-
-    run(scenario)
+        await fed.submit_at_once(1)
+        fed.worker.explain(Demand(()), explained.append)
+        await until(lambda: explained)
+        assert fed.answered == [1]
+        await fed.submit_at_once(2)
+        await fed.submit_at_once(3)
+        fed.worker._maintain()
+        await until(lambda: fed.store.calls[1:] == ["explain", "maintain"])
+        assert fed.answered == [1, 2, 3]
 
 
-def test_what_can_only_be_admitted_comes_after_what_is_under_way(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        world.store.is_split = True
-        await world.submit(2)
-        await world.until(lambda: world.answered == [1, 2])
-        assert world.store.calls[1:] == ["admit"]
-
-    run(scenario)
+async def test_what_can_only_be_admitted_comes_after_what_is_under_way() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        fed.store.is_split = True
+        await fed.submit_at_once(2)
+        await until(lambda: fed.answered == [1, 2])
+        assert fed.store.calls[1:] == ["admit"]
 
 
-def test_stop_concludes_what_is_under_way(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        await world.submit(2)
-        await world.worker.stop()
-        assert world.answered == [1, 2]
-
-    run(scenario)
+async def test_stop_concludes_what_is_under_way() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        await fed.submit_at_once(2)
+        await fed.worker.stop()
+        assert fed.answered == [1, 2]
 
 
 class AtOnce:
@@ -348,23 +298,19 @@ class AtOnce:
         return done
 
 
-def test_stop_does_not_return_before_the_last_answers(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        await world.submit(2)
-        world.worker._loop = AtOnce()  # type: ignore[assignment]
-        await world.worker.stop()
-        assert world.answered == [1, 2]
-
-    run(scenario)
+async def test_stop_does_not_return_before_the_last_answers() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        await fed.submit_at_once(2)
+        fed.worker._loop = AtOnce()  # type: ignore[assignment]
+        await fed.worker.stop()
+        assert fed.answered == [1, 2]
 
 
-def test_a_connection_that_ends_while_nothing_is_asked_wakes_nobody(run: Run) -> None:
-    async def scenario(world: World) -> None:
-        await world.submit(1)
-        world.store.answer()
-        await world.until(lambda: world.answered == [1])
-        world.store.theirs.shutdown(socket.SHUT_WR)
-        await world.until(lambda: not world.worker._watched)
-
-    run(scenario)
+async def test_a_connection_that_ends_while_nothing_is_asked_wakes_nobody() -> None:
+    async with working() as fed:
+        await fed.submit_at_once(1)
+        fed.store.answer()
+        await until(lambda: fed.answered == [1])
+        fed.store.theirs.shutdown(socket.SHUT_WR)
+        await until(lambda: not fed.worker._watched)

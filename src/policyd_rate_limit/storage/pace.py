@@ -28,13 +28,14 @@ class Pace:
 
     ``count`` says how many clients have asked since it was called last; ``clients`` are those that ask these days, 0
     where that is not known. ``enough``: so many demands begin at once. They are half of the clients: enough to share
-    the cost of a commit, and the other half keeps the processors busy.
+    the cost of a commit, and the other half keeps the processors busy. Fewer begin ``distance`` after those before.
     """
 
-    def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, count: Callable[[], int] = lambda: 0, distance: float = DISTANCE_SECONDS) -> None:
         self.clients = 0
         self.enough = 1
         self._count = count
+        self._distance = distance
         self._began = 0.0
         self._counted = 0.0  # when the clients were
         self._begun = 0  # demands, since then
@@ -42,7 +43,7 @@ class Pace:
 
     def delay(self, now: float, waiting: int) -> float:
         """How long a batch of ``waiting`` demands is to wait for more of them; it begins at once where that is <= 0."""
-        return 0.0 if waiting >= self.enough else self._began + DISTANCE_SECONDS - now
+        return 0.0 if waiting >= self.enough else self._began + self._distance - now
 
     def rest(self, delay: float, waiting: int) -> float:
         """How much of ``delay`` is likely to pass before there are enough; 0.0 where sleeping is not worth that.

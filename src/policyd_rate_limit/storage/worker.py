@@ -72,12 +72,15 @@ class Worker:
     """Runs ``store`` in a thread of its own, for one event loop.
 
     How many demands may queue is bounded by whoever submits them: connections times what each may ask at once. ``pace``
-    may be replaced by one that knows the clients.
+    may be replaced by one that knows the clients. The store is maintained every ``maintenance_seconds``.
     """
 
-    def __init__(self, store: Decider, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, store: Decider, loop: asyncio.AbstractEventLoop, maintenance_seconds: float = MAINTENANCE_SECONDS
+    ) -> None:
         self._store = store
         self._loop = loop
+        self._maintenance_seconds = maintenance_seconds
         self._demands: list[Demand] = []
         self._waiting: list[Waiting] = []
         self._unexplained: _Unexplained = []
@@ -317,7 +320,7 @@ class Worker:
                 self._hand_over()
 
     def _maintain(self) -> None:
-        self._maintenance = self._loop.call_later(MAINTENANCE_SECONDS, self._maintain)
+        self._maintenance = self._loop.call_later(self._maintenance_seconds, self._maintain)
         self._maintenance_due = True
         self._begin()
 
