@@ -257,7 +257,8 @@ def test_claims_on_security_name_tests_that_exist() -> None:
 
 @cache
 def functions_of(path: Path) -> frozenset[str]:
-    return frozenset(node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, functions))
 
 
 def test_the_example_of_a_second() -> None:
