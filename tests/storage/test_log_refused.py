@@ -61,7 +61,7 @@ def any_logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator
     made.close()
 
 
-class World:
+class DaemonsOnOneDatabase:
     """Daemons on one database."""
 
     def __init__(self, logs: Logs) -> None:
@@ -107,9 +107,9 @@ class World:
 
 
 @pytest.fixture
-def world(any_logs: Logs) -> World:
+def daemons(any_logs: Logs) -> DaemonsOnOneDatabase:
     """Daemons on an empty database."""
-    return World(any_logs)
+    return DaemonsOnOneDatabase(any_logs)
 
 
 def mails(key: str, maximum: int = LIMIT) -> Demand:
@@ -126,9 +126,11 @@ def names(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line.removeprefix(said).partition(": ")[0] for line in caplog.messages if line.startswith(said)]
 
 
-def test_the_others_are_counted_over_all_daemons(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    one, two = world.daemon(), world.daemon()
-    world.refuse()
+def test_the_others_are_counted_over_all_daemons(
+    daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = daemons.daemon(), daemons.daemon()
+    daemons.refuse()
     both = [mails(WRONG), mails("user:bob", 2 * LIMIT)] * 2
     totals = [0, 0]
     for _ in range(LIMIT):
@@ -146,70 +148,74 @@ def test_the_others_are_counted_over_all_daemons(world: World, caplog: pytest.Lo
     two.close()
 
 
-def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(world: World) -> None:
-    one = world.daemon()
-    world.refuse()
+def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(daemons: DaemonsOnOneDatabase) -> None:
+    one = daemons.daemon()
+    daemons.refuse()
     assert admitted(one, *[mails(WRONG)] * 4, mails("user:bob")) == [True] * 5
     one.close()
-    assert world.found(WRONG, "user:bob") == [0, 1]
-    assert len(world.journals()) == 1
-    two = world.daemon()
+    assert daemons.found(WRONG, "user:bob") == [0, 1]
+    assert len(daemons.journals()) == 1
+    two = daemons.daemon()
     assert admitted(two, *[mails(WRONG)] * 3, mails("user:bob")) == [True] * 4
     assert two.waiting == 0
     two._store.reload()  # reloading keeps what was set aside
     assert admitted(two, *[mails(WRONG)] * 4) == [True] * 3 + [False]
-    world.monotonic.now += HOUR
+    daemons.monotonic.now += HOUR
     two.maintain()
-    assert world.found(WRONG, "user:bob") == [0, 2]
-    world.take()
-    world.monotonic.now += HOUR
+    assert daemons.found(WRONG, "user:bob") == [0, 2]
+    daemons.take()
+    daemons.monotonic.now += HOUR
     two.maintain()
-    assert world.found(WRONG, "user:bob") == [LIMIT, 2]
+    assert daemons.found(WRONG, "user:bob") == [LIMIT, 2]
     assert admitted(two, mails(WRONG), mails("user:bob")) == [False, True]
     two.close()
-    assert world.journals() == []
+    assert daemons.journals() == []
 
 
-def test_a_replay_of_an_outage_sets_aside_what_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replay_of_an_outage_sets_aside_what_is_refused(
+    daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     """Among many others in many records, which are stored once."""
-    daemon = world.daemon()
-    world.refuse()
+    daemon = daemons.daemon()
+    daemons.refuse()
     others = [f"user:{number}" for number in range(40)]
     daemon._away = True
     daemon._backoff.failed()
     for first in range(0, 40, 8):
         admitted(daemon, *(mails(key) for key in (*others[first : first + 8], WRONG)))
     assert daemon.waiting == 5
-    world.monotonic.now += 10
+    daemons.monotonic.now += 10
     daemon._reached, daemon._away = True, False
     assert admitted(daemon, mails("user:bob")) == [True]
     assert daemon.waiting == 0
     assert names(caplog) == [WRONG]
-    assert world.found(*others, "user:bob", WRONG) == [1] * 41 + [0]
+    assert daemons.found(*others, "user:bob", WRONG) == [1] * 41 + [0]
     assert admitted(daemon, *[mails(WRONG)] * 6) == [True] * 5 + [False]
     daemon.close()
 
 
-def test_a_database_that_refuses_everybody_is_away(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    daemon = world.daemon()
-    world.refuse("")
+def test_a_database_that_refuses_everybody_is_away(
+    daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = daemons.daemon()
+    daemons.refuse("")
     assert admitted(daemon, mails(WRONG), mails("user:bob")) == [True, True]
     assert daemon.away_since is not None
     assert names(caplog) == []
     assert daemon.waiting == 1
-    world.take()
+    daemons.take()
     daemon._away = False
     assert admitted(daemon) == []
-    assert world.found(WRONG, "user:bob") == [1, 1]
+    assert daemons.found(WRONG, "user:bob") == [1, 1]
     daemon.close()
 
 
 def test_a_journal_of_its_own_that_is_full_refuses_only_this_id(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    daemons: DaemonsOnOneDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("policyd_rate_limit.storage.aside.ASIDE_BYTES", 600)
-    daemon = world.daemon()
-    world.refuse()
+    daemon = daemons.daemon()
+    daemons.refuse()
     answers = [admitted(daemon, mails(WRONG), mails("user:bob")) for _ in range(6)]
     assert all(bob for _, bob in answers)
     assert [alice for alice, _ in answers] == sorted((alice for alice, _ in answers), reverse=True)
@@ -221,21 +227,23 @@ def test_a_journal_of_its_own_that_is_full_refuses_only_this_id(
 LONG = [f"user:{number}" + "\udcff" * 16_000 for number in range(20)]  # as long as a line may be, not UTF-8
 
 
-def test_a_batch_that_is_long_is_split(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_is_long_is_split(daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture) -> None:
     """A row takes what a server with small packets takes, too; a restarted daemon has all of it, once."""
-    daemon = world.daemon()
+    daemon = daemons.daemon()
     assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
     assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
     assert caplog.messages == []
-    longest = max(len(str(entries)) for (entries,) in world.logs.execute("SELECT entries FROM policyd_batch"))
+    longest = max(len(str(entries)) for (entries,) in daemons.logs.execute("SELECT entries FROM policyd_batch"))
     assert longest <= CHARACTERS_PER_RECORD
-    assert world.found(*LONG) == [2] * len(LONG)
+    assert daemons.found(*LONG) == [2] * len(LONG)
     daemon.close()
 
 
-def test_a_long_replay_is_split_and_stored_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_replay_is_split_and_stored_once(
+    daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     """In several transactions; offered twice, as after a commit whose answer was lost."""
-    daemon = world.daemon()
+    daemon = daemons.daemon()
     daemon._away = True
     daemon._backoff.failed()
     for _ in range(5):
@@ -244,9 +252,9 @@ def test_a_long_replay_is_split_and_stored_once(world: World, caplog: pytest.Log
     assert sum(len(record.entries) for record in records) > CHARACTERS_PER_TRANSACTION
     daemon._away = False
     assert admitted(daemon, mails("user:bob")) == [True]
-    with contextlib.closing(world.store()) as other:
+    with contextlib.closing(daemons.store()) as other:
         assert other.admit((), records, TIMEOUT) == []
-    assert world.found(*LONG, "user:bob") == [5] * len(LONG) + [1]
+    assert daemons.found(*LONG, "user:bob") == [5] * len(LONG) + [1]
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
     daemon.close()
 
@@ -267,8 +275,8 @@ def small_packets(tmp_path: pathlib.Path) -> Iterator[MariadbLogs]:
 
 def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.LogCaptureFixture) -> None:
     """Batches are split; one entry that is too long for it is set aside, and counts in memory."""
-    world = World(small_packets)
-    daemon, other = world.daemon(), world.daemon()
+    daemons = DaemonsOnOneDatabase(small_packets)
+    daemon, other = daemons.daemon(), daemons.daemon()
     keys = [f"user:{number}@" + "x" * 300 for number in range(200)]
     asked = [mails(key, 3) for key in keys] + [mails(LONG[0], 1)]
     assert admitted(daemon, *asked) == [True] * 201
@@ -279,36 +287,38 @@ def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.
     assert name.startswith("user:0\\udcff")
     assert len(name) < 400
     assert daemon.away_since is None
-    assert world.found(*keys[:20]) == [3] * 20
+    assert daemons.found(*keys[:20]) == [3] * 20
     daemon.close()
-    assert len(world.journals()) == 2  # the other is still open
+    assert len(daemons.journals()) == 2  # the other is still open
     other.close()
 
 
-def test_hits_of_long_ids_are_kept(world: World) -> None:
+def test_hits_of_long_ids_are_kept(daemons: DaemonsOnOneDatabase) -> None:
     """In statements that no server finds too long."""
-    log = world.logs.ready()
+    log = daemons.logs.ready()
     hits = [Hits(key, 60, 1, 1) for key in LONG]
     log_tables.add_hits(log, hits, TIMEOUT)
     assert sorted(log_tables.hits(log, lambda old_id: old_id)) == sorted(hits)
 
 
-def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(
+    daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nor the overrides."""
     notices = Notices(time.time)
-    daemon = world.daemon()
+    daemon = daemons.daemon()
     daemon._notices = notices
-    log = world.logs.ready()
-    triggers = [statement.replace("{wrong}", "alice") for statement in TRIGGERS[type(world.logs)]]
-    world.logs.execute(
+    log = daemons.logs.ready()
+    triggers = [statement.replace("{wrong}", "alice") for statement in TRIGGERS[type(daemons.logs)]]
+    daemons.logs.execute(
         *(part.replace("policyd_batch", "policyd_hit").replace("NEW.entries", "NEW.counter") for part in triggers)
     )
-    world.monotonic.now += 10
+    daemons.monotonic.now += 10
     for key in ("user:a", WRONG, "user:b", "user:c"):
         notices.hit(key, Limit(1, HOUR))
     assert admitted(daemon, mails("user:bob")) == [True]
     daemon.maintain()
-    found = log_tables.hits(world.logs.ready(), lambda old_id: old_id)
+    found = log_tables.hits(daemons.logs.ready(), lambda old_id: old_id)
     assert [(hit.key, hit.hits) for hit in found] == [("user:a", 1), ("user:b", 1), ("user:c", 1)]
     assert "the database refuses the hits of 'user:alice'" in caplog.text
     assert notices.take() == []
@@ -318,7 +328,7 @@ def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(world: World, ca
     heard: list[list[Override]] = []
     notices.subscribe(heard.append)
     for _ in range(3):
-        world.monotonic.now += 10
+        daemons.monotonic.now += 10
         assert len(admitted(daemon, mails("user:bob"))) == 1
         daemon.maintain()
     assert heard[-1] == [override]

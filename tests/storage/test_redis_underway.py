@@ -89,7 +89,7 @@ def _end() -> float:
     return time.monotonic() + PATIENCE
 
 
-class World:
+class FatedStore:
     """A store with a connection, over which the next batches meet with ``fates``."""
 
     def __init__(self, server: Server) -> None:
@@ -146,63 +146,63 @@ def charge(key: str, cost: int, mail: str = "", part: str = "", *, settles: bool
 
 
 @pytest.fixture
-def world(server: Server) -> Iterator[World]:
-    world = World(server)
-    yield world
-    world.store.close()
+def fated(server: Server) -> Iterator[FatedStore]:
+    fated = FatedStore(server)
+    yield fated
+    fated.store.close()
 
 
 @pytest.mark.parametrize("fates", FATES)
-def test_each_of_two_batches_counts_once(world: World, fates: tuple[str, ...]) -> None:
+def test_each_of_two_batches_counts_once(fated: FatedStore, fates: tuple[str, ...]) -> None:
     """Whatever order the server comes to see them in."""
-    world.meet(*fates)
+    fated.meet(*fates)
     batches = [charge(ALICE, 1), charge(BOB, 3, "m1", "r1")], [charge(ALICE, 2, "m2", "r1"), charge(ALICE, 8)]
-    admitted = [[verdict.admitted for verdict in verdicts] for verdicts in world.conclude(world.send(*batches))]
+    admitted = [[verdict.admitted for verdict in verdicts] for verdicts in fated.conclude(fated.send(*batches))]
     if fates[0] == "lost" != fates[1]:  # the second comes first
         assert admitted == [[False, True], [True, True]]
-        assert world.count(ALICE) == 2 + 8
+        assert fated.count(ALICE) == 2 + 8
     else:
         assert admitted == [[True, True], [True, False]]
-        assert world.count(ALICE) == 1 + 2
-    assert world.count(BOB) == 3
+        assert fated.count(ALICE) == 1 + 2
+    assert fated.count(BOB) == 3
 
 
-def test_a_batch_of_which_every_other_mail_was_refused_counts_once(world: World) -> None:
+def test_a_batch_of_which_every_other_mail_was_refused_counts_once(fated: FatedStore) -> None:
     """What the counter remembers of it is long then."""
-    world.meet("unanswered")
+    fated.meet("unanswered")
     batch = [charge(ALICE, cost) for cost in (1, MOST + 1) * (MOST - 1)]
-    [verdicts] = world.conclude(world.send(batch))
+    [verdicts] = fated.conclude(fated.send(batch))
     assert [verdict.admitted for verdict in verdicts] == [True, False] * (MOST - 1)
-    assert world.count(ALICE) == MOST - 1
+    assert fated.count(ALICE) == MOST - 1
 
 
 @pytest.mark.parametrize("fates", FATES)
-def test_a_mail_that_is_in_two_batches_is_charged_once(world: World, fates: tuple[str, ...]) -> None:
-    world.meet(*fates)
+def test_a_mail_that_is_in_two_batches_is_charged_once(fated: FatedStore, fates: tuple[str, ...]) -> None:
+    fated.meet(*fates)
     same = charge(ALICE, 4, "mail", "recipient")
-    results = world.conclude(world.send([same], [same]))
+    results = fated.conclude(fated.send([same], [same]))
     assert all(verdict.admitted for [verdict] in results)
-    assert world.count(ALICE) == 4
+    assert fated.count(ALICE) == 4
 
 
 @pytest.mark.parametrize(
     "fates", [("lost", "lost"), ("unanswered", "lost"), ("unanswered", "unanswered"), ("lost", "well")]
 )
 def test_what_is_given_up_stays_within_the_limit(
-    world: World, fates: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    fated: FatedStore, fates: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory decides what has no answer, once it knows all answers that there are."""
-    world.store.admit([charge(ALICE, MOST - 1)], (), PATIENCE)
-    world.meet(*fates)
+    fated.store.admit([charge(ALICE, MOST - 1)], (), PATIENCE)
+    fated.meet(*fates)
 
     def away() -> Session:
         raise NodeError("away", Remedy.NONE)
 
-    world.store._link.timeout = 0.3
-    underway = world.send([charge(ALICE, 1)], [charge(ALICE, 1), charge(BOB, 1)])
+    fated.store._link.timeout = 0.3
+    underway = fated.send([charge(ALICE, 1)], [charge(ALICE, 1), charge(BOB, 1)])
     if fates[1] == "well":
-        wait_until(world.has_answers_to_second, "the answers are there")
-    monkeypatch.setattr(world.store._link.servers, "connect", away)
+        wait_until(fated.has_answers_to_second, "the answers are there")
+    monkeypatch.setattr(fated.store._link.servers, "connect", away)
     told: list[Verdict] = []
     records: list[Record] = []
     for batch in underway:
@@ -214,22 +214,22 @@ def test_what_is_given_up_stays_within_the_limit(
     assert [verdict.admitted for verdict in told].count(True) == 2
     assert told[2].admitted
     monkeypatch.undo()
-    world.store._link.timeout = PATIENCE
-    world.store.admit((), records, PATIENCE)
-    assert world.count(ALICE) == MOST
-    assert world.count(BOB) == 1
-    assert world.store.prepare([charge(BOB, 1)], PATIENCE) is not None  # batches are sent again
+    fated.store._link.timeout = PATIENCE
+    fated.store.admit((), records, PATIENCE)
+    assert fated.count(ALICE) == MOST
+    assert fated.count(BOB) == 1
+    assert fated.store.prepare([charge(BOB, 1)], PATIENCE) is not None  # batches are sent again
 
 
-def test_a_batch_that_comes_late_does_nothing_any_more(world: World) -> None:
+def test_a_batch_that_comes_late_does_nothing_any_more(fated: FatedStore) -> None:
     """Though its own lane has had nothing to do with that id since, the other one has."""
-    world.store.admit([charge(ALICE, 1, "mail", "recipient")], (), PATIENCE)
-    world.meet("late")
-    world.conclude(world.send([charge(ALICE, 1, "mail", settles=True)]))
-    world.conclude(world.send([charge(BOB, 1)], [charge(ALICE, 5, "mail", settles=True)]))
-    assert world.count(ALICE) == 5
-    world.deliver_late()
-    assert world.count(ALICE) == 5
+    fated.store.admit([charge(ALICE, 1, "mail", "recipient")], (), PATIENCE)
+    fated.meet("late")
+    fated.conclude(fated.send([charge(ALICE, 1, "mail", settles=True)]))
+    fated.conclude(fated.send([charge(BOB, 1)], [charge(ALICE, 5, "mail", settles=True)]))
+    assert fated.count(ALICE) == 5
+    fated.deliver_late()
+    assert fated.count(ALICE) == 5
 
 
 def test_the_script_knows_how_many_lanes_there_are() -> None:

@@ -32,7 +32,7 @@ TEXT = st.one_of(st.text(), st.binary().map(lambda data: data.decode("utf-8", "s
 _Made = TypeVar("_Made", Syslog, Journal)
 
 
-class World:
+class ReceivingSystem:
     """A socket that receives, a pipe as standard error, and a clock for the tries."""
 
     def __init__(self, directory: pathlib.Path, kind: int = socket.SOCK_DGRAM) -> None:
@@ -84,10 +84,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: pathlib.Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.end()
+def system(tmp_path: pathlib.Path) -> Iterator[ReceivingSystem]:
+    system = ReceivingSystem(tmp_path)
+    yield system
+    system.end()
 
 
 def record(message: object = "text", level: int = logging.INFO) -> logging.LogRecord:
@@ -119,9 +119,9 @@ def fields_of(datagram: bytes) -> dict[str, bytes]:
     return fields
 
 
-def test_syslog_gets_a_line_with_facility_severity_time_and_process(world: World) -> None:
-    receiver = world.listen()
-    destination = world.syslog()
+def test_syslog_gets_a_line_with_facility_severity_time_and_process(system: ReceivingSystem) -> None:
+    receiver = system.listen()
+    destination = system.syslog()
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
         destination.write([destination.encode(record(LINE, level))])
     received = [receiver.recv(1 << 16).decode() for _ in range(4)]
@@ -133,23 +133,23 @@ def test_syslog_gets_a_line_with_facility_severity_time_and_process(world: World
         assert match.group(1, 3, 4, 5) == (str(priority), NAME, str(os.getpid()), name)
         time.strptime(f"2024 {match[2]}", "%Y %b %d %H:%M:%S")  # a leap year: the line does not say which
         assert parse(match[6])["id"] == LINE.fields["id"]
-    assert not world.on_stderr()
+    assert not system.on_stderr()
 
 
 def test_syslog_that_listens_for_streams(tmp_path: pathlib.Path) -> None:
-    world = World(tmp_path, socket.SOCK_STREAM)
-    listener = world.listen()
-    say(world.syslog(), "one", "two")
+    system = ReceivingSystem(tmp_path, socket.SOCK_STREAM)
+    listener = system.listen()
+    say(system.syslog(), "one", "two")
     connection, _ = listener.accept()
     with connection:
         received = connection.recv(1 << 16)
     assert [part.partition(b": ")[2] for part in received.split(b"\0")] == [b"INFO one", b"INFO two", b""]
-    world.end()
+    system.end()
 
 
-def test_the_journal_gets_fields(world: World) -> None:
-    receiver = world.listen()
-    say(world.journal(), LINE, "plain")
+def test_the_journal_gets_fields(system: ReceivingSystem) -> None:
+    receiver = system.listen()
+    say(system.journal(), LINE, "plain")
     first, second = (fields_of(receiver.recv(1 << 16)) for _ in range(2))
     assert parse(first.pop("MESSAGE").decode()).keys() == LINE.fields.keys()
     common = {"PRIORITY": b"6", "SYSLOG_FACILITY": b"2", "SYSLOG_IDENTIFIER": NAME.encode()}
@@ -166,21 +166,21 @@ def test_the_journal_gets_fields(world: World) -> None:
 
 @given(TEXT, TEXT)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_no_value_forges_a_field_or_a_message(world: World, id_: str, sender: str) -> None:
+def test_no_value_forges_a_field_or_a_message(system: ReceivingSystem, id_: str, sender: str) -> None:
     line = Line(verdict="refused", id=id_, sender=sender)
     expected = {f"POLICYD_{key.upper()}": unicode(written(value)).encode() for key, value in line.fields.items()}
-    fields = fields_of(world.journal().encode(record(line)).data)
+    fields = fields_of(system.journal().encode(record(line)).data)
     assert {key: value for key, value in fields.items() if key.startswith("POLICYD_")} == expected
     for form in FORMATS:
-        data = world.syslog(form).encode(record(line)).data
+        data = system.syslog(form).encode(record(line)).data
         assert len(data.decode().splitlines()) == 1
         assert b"\0" not in data
 
 
 @pytest.mark.parametrize("kind", ["syslog", "journal"])
-def test_json_everywhere(world: World, kind: str) -> None:
-    receiver = world.listen()
-    say(getattr(world, kind)("json"), LINE)
+def test_json_everywhere(system: ReceivingSystem, kind: str) -> None:
+    receiver = system.listen()
+    say(getattr(system, kind)("json"), LINE)
     received = receiver.recv(1 << 16)
     text = fields_of(received)["MESSAGE"] if kind == "journal" else received.partition(b": ")[2]
     content = json.loads(text)
@@ -196,41 +196,41 @@ def test_json_everywhere(world: World, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["syslog", "journal"])
-def test_standard_error_has_what_nobody_takes(world: World, kind: str) -> None:
+def test_standard_error_has_what_nobody_takes(system: ReceivingSystem, kind: str) -> None:
     """Nobody listens: that is said, and tried again after a while."""
-    destination = getattr(world, kind)()
+    destination = getattr(system, kind)()
     say(destination, "one", "two")
-    said, *lines = world.on_stderr()
+    said, *lines = system.on_stderr()
     assert said.startswith("<4>WARNING ")
-    assert world.path in said
+    assert system.path in said
     assert lines == ["<6>INFO one", "<6>INFO two"]
-    receiver = world.listen()
-    world.now = RETRY_SECONDS - 0.1
+    receiver = system.listen()
+    system.now = RETRY_SECONDS - 0.1
     say(destination, "three")
-    assert world.on_stderr() == ["<6>INFO three"]
-    world.now = RETRY_SECONDS
+    assert system.on_stderr() == ["<6>INFO three"]
+    system.now = RETRY_SECONDS
     say(destination, "four")
     assert b"four" in receiver.recv(1 << 16)
-    assert not world.on_stderr()
+    assert not system.on_stderr()
 
 
 @pytest.mark.parametrize("kind", ["syslog", "journal"])
-def test_one_that_is_restarted_loses_nothing(world: World, kind: str) -> None:
-    destination = getattr(world, kind)()
+def test_one_that_is_restarted_loses_nothing(system: ReceivingSystem, kind: str) -> None:
+    destination = getattr(system, kind)()
     for text in ("before", "after"):
-        receiver = world.listen()
+        receiver = system.listen()
         say(destination, text)
         assert text.encode() in receiver.recv(1 << 16)
-        world.close()
-    assert not world.on_stderr()
+        system.close()
+    assert not system.on_stderr()
 
 
 @pytest.mark.parametrize("kind", ["syslog", "journal"])
-def test_one_that_hangs_delays_nobody(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_hangs_delays_nobody(system: ReceivingSystem, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes what its queue holds; the rest goes to standard error, and whoever logs never waits."""
     monkeypatch.setattr(destinations, "SEND_SECONDS", 0.05)
-    receiver = world.listen()
-    destination = getattr(world, kind)()
+    receiver = system.listen()
+    destination = getattr(system, kind)()
     write, writers = destination.write, set()
 
     def writing(messages: Sequence[Message]) -> None:
@@ -245,7 +245,7 @@ def test_one_that_hangs_delays_nobody(world: World, kind: str, monkeypatch: pyte
     found: list[str] = []
 
     def all_is_written() -> bool:
-        found.extend(world.on_stderr())
+        found.extend(system.on_stderr())
         return bool(found) and found[-1].endswith("number 1999")
 
     wait_until(all_is_written, "all is written")
@@ -263,17 +263,17 @@ def test_one_that_hangs_delays_nobody(world: World, kind: str, monkeypatch: pyte
     assert writers == {"log"}
 
 
-def test_the_destination_may_change_meanwhile(world: World) -> None:
+def test_the_destination_may_change_meanwhile(system: ReceivingSystem) -> None:
     """As when the configuration is read anew: what was logged before goes where it was to go."""
-    receiver = world.listen()
-    handler, former = Handler(world.stderr), world.syslog()
+    receiver = system.listen()
+    handler, former = Handler(system.stderr), system.syslog()
     handler.handle(record("one"))
     handler.use(former)
     handler.start()
     handler.handle(record("two"))
-    handler.use(world.stderr)
+    handler.use(system.stderr)
     handler.handle(record("three"))
     wait_until(lambda: former._socket is None and not handler._former, "the former is closed")
     handler.stop()
     assert receiver.recv(1 << 16).endswith(b"INFO two")
-    assert world.on_stderr() == ["<6>INFO one", "<6>INFO three"]
+    assert system.on_stderr() == ["<6>INFO one", "<6>INFO three"]

@@ -21,7 +21,7 @@ from support.wait import wait_until
 PATIENCE = 20.0
 
 
-class World:
+class ScrapedExporter:
     """An exporter with one gauge, on a socket of its own."""
 
     def __init__(self) -> None:
@@ -61,41 +61,41 @@ def ended(client: socket.socket) -> bool:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.exporter.stop()
-    assert not world.exporter._thread.is_alive()
+def scraped() -> Iterator[ScrapedExporter]:
+    scraped = ScrapedExporter()
+    yield scraped
+    scraped.exporter.stop()
+    assert not scraped.exporter._thread.is_alive()
 
 
-def test_metrics_as_text_and_as_openmetrics(world: World) -> None:
-    world.gauge.set(7)
-    status, kind, body = world.ask("/metrics?name=x")
+def test_metrics_as_text_and_as_openmetrics(scraped: ScrapedExporter) -> None:
+    scraped.gauge.set(7)
+    status, kind, body = scraped.ask("/metrics?name=x")
     assert (status, kind.partition(";")[0]) == (200, "text/plain")
     assert [sample.value for family in text_string_to_metric_families(body) for sample in family.samples] == [7.0]
-    status, kind, body = world.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    status, kind, body = scraped.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert (status, kind.partition(";")[0]) == (200, "application/openmetrics-text")
     families = parse_openmetrics(body)  # type: ignore[no-untyped-call]  # the package has no types there
     assert [sample.value for family in families for sample in family.samples] == [7.0]
 
 
-def test_health(world: World) -> None:
-    assert world.ask("/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
-    world.health = Health(False, "the store's thread is stuck")
-    assert world.ask("/healthz")[::2] == (503, "the store's thread is stuck\n")
-    assert world.asked_by == {"metrics"}
+def test_health(scraped: ScrapedExporter) -> None:
+    assert scraped.ask("/healthz") == (200, "text/plain; charset=utf-8", "ok\n")
+    scraped.health = Health(False, "the store's thread is stuck")
+    assert scraped.ask("/healthz")[::2] == (503, "the store's thread is stuck\n")
+    assert scraped.asked_by == {"metrics"}
 
 
 @pytest.mark.parametrize(
     ("method", "target", "status"),
     [("GET", "/", 404), ("GET", "/metrics/x", 404), ("POST", "/metrics", 405), ("DELETE", "/healthz", 405)],
 )
-def test_anything_else_is_refused(world: World, method: str, target: str, status: int) -> None:
-    assert world.ask(target, method)[0] == status
+def test_anything_else_is_refused(scraped: ScrapedExporter, method: str, target: str, status: int) -> None:
+    assert scraped.ask(target, method)[0] == status
 
 
-def test_head_has_no_body(world: World) -> None:
-    status, _, body = world.ask("/healthz", "HEAD")
+def test_head_has_no_body(scraped: ScrapedExporter) -> None:
+    status, _, body = scraped.ask("/healthz", "HEAD")
     assert (status, body) == (200, "")
 
 
@@ -111,45 +111,47 @@ def test_head_has_no_body(world: World) -> None:
         (b"\xff\x00\r\n\r\n", b"400"),
     ],
 )
-def test_what_is_no_request(world: World, data: bytes, status: bytes) -> None:
-    with world.connect() as client:
+def test_what_is_no_request(scraped: ScrapedExporter, data: bytes, status: bytes) -> None:
+    with scraped.connect() as client:
         client.sendall(data)
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 " + status)
-    assert world.ask("/healthz")[0] == 200
+    assert scraped.ask("/healthz")[0] == 200
 
 
-def test_silent_connections_keep_nobody_from_an_answer(world: World) -> None:
-    silent = [world.connect() for _ in range(2 * MOST_CONNECTIONS)]
+def test_silent_connections_keep_nobody_from_an_answer(scraped: ScrapedExporter) -> None:
+    silent = [scraped.connect() for _ in range(2 * MOST_CONNECTIONS)]
     for _ in range(2 * MOST_CONNECTIONS):
-        assert world.ask("/healthz")[0] == 200
-        silent.append(world.connect())
-    assert len(world.exporter._connections) <= MOST_CONNECTIONS
+        assert scraped.ask("/healthz")[0] == 200
+        silent.append(scraped.connect())
+    assert len(scraped.exporter._connections) <= MOST_CONNECTIONS
     assert ended(silent[0])
     for client in silent:
         client.close()
-    assert world.ask("/healthz")[0] == 200  # it was accepted after all others
-    wait_until(lambda: not world.exporter._connections, "all have gone")
+    assert scraped.ask("/healthz")[0] == 200  # it was accepted after all others
+    wait_until(lambda: not scraped.exporter._connections, "all have gone")
 
 
-def test_the_longest_silent_of_whoever_has_most_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_silent_of_whoever_has_most_is_closed(
+    scraped: ScrapedExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peers = iter(["few", *["many"] * (MOST_CONNECTIONS - 1), "new", "few"])
     monkeypatch.setattr(exporter_module, "peer_of", lambda _socket: next(peers))
     clients = []
     for _ in range(MOST_CONNECTIONS):
-        clients.append(world.connect())
-        wait_until(lambda: len(world.exporter._connections) == len(clients), "it is connected")
+        clients.append(scraped.connect())
+        wait_until(lambda: len(scraped.exporter._connections) == len(clients), "it is connected")
     for victim in clients[1:3]:
-        clients.append(world.connect())
+        clients.append(scraped.connect())
         assert ended(victim)
-    assert len(world.exporter._connections) == MOST_CONNECTIONS
+    assert len(scraped.exporter._connections) == MOST_CONNECTIONS
     for client in clients:
         client.close()
-    wait_until(lambda: not world.exporter._connections, "all have gone")
+    wait_until(lambda: not scraped.exporter._connections, "all have gone")
 
 
-def test_whoever_sends_nothing_loses_his_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_sends_nothing_loses_his_connection(scraped: ScrapedExporter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter_module, "REQUEST_SECONDS", 0.05)
-    with world.connect() as silent:
+    with scraped.connect() as silent:
         assert ended(silent)
 
 
@@ -173,37 +175,37 @@ def test_whoever_sends_nothing_loses_his_connection(world: World, monkeypatch: p
     ],
 )
 def test_whatever_is_accepted_there_is_an_answer(
-    world: World, accept: str, kind: str, caplog: pytest.LogCaptureFixture
+    scraped: ScrapedExporter, accept: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.gauge.set(7)
-    status, found, body = world.ask("/metrics", Accept=accept)
+    scraped.gauge.set(7)
+    status, found, body = scraped.ask("/metrics", Accept=accept)
     assert status == 200
     assert found.startswith(kind)
     assert "a_gauge 7.0" in body
     assert not caplog.records
 
 
-def test_who_goes_away_is_nobodys_problem(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_goes_away_is_nobodys_problem(scraped: ScrapedExporter, caplog: pytest.LogCaptureFixture) -> None:
     for data in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\n\r\n"):
-        client = world.connect()
+        client = scraped.connect()
         client.sendall(data)
         client.close()
-    assert world.ask("/healthz")[0] == 200
-    wait_until(lambda: not world.exporter._connections, "all are gone")
+    assert scraped.ask("/healthz")[0] == 200
+    wait_until(lambda: not scraped.exporter._connections, "all are gone")
     assert not caplog.records
 
 
-def test_a_fault_of_ours_is_logged_and_ends_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.gauge.set_function(lambda: 1 / 0)
+def test_a_fault_of_ours_is_logged_and_ends_nothing(scraped: ScrapedExporter, caplog: pytest.LogCaptureFixture) -> None:
+    scraped.gauge.set_function(lambda: 1 / 0)
     with pytest.raises((http.client.HTTPException, ConnectionError)):
-        world.ask("/metrics")
-    assert world.ask("/healthz")[0] == 200
+        scraped.ask("/metrics")
+    assert scraped.ask("/healthz")[0] == 200
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-def test_it_stops_although_somebody_is_connected(world: World) -> None:
-    with world.connect() as client:
-        wait_until(lambda: len(world.exporter._connections) == 1, "it is connected")
-        world.exporter.stop()
-        assert not world.exporter._thread.is_alive()
+def test_it_stops_although_somebody_is_connected(scraped: ScrapedExporter) -> None:
+    with scraped.connect() as client:
+        wait_until(lambda: len(scraped.exporter._connections) == 1, "it is connected")
+        scraped.exporter.stop()
+        assert not scraped.exporter._thread.is_alive()
         assert ended(client)

@@ -153,7 +153,7 @@ def test_what_hangs_is_abandoned(way: Way, caplog: pytest.LogCaptureFixture) -> 
 # Notifier
 
 
-class World:
+class TimedNotifier:
     """A notifier, its clock, and how many refusals it wanted to be told of."""
 
     def __init__(self, *ways: Way, per_hour: int = 1_000) -> None:
@@ -183,58 +183,58 @@ class Keeper(Way):
 
 def test_a_notice_says_what_was_refused() -> None:
     ways = Keeper(), Keeper()
-    world = World(*ways)
-    world.refuse()
-    world.refuse()
-    world.refuse(limit=DAY)
-    world.notifier.stop()
+    timed = TimedNotifier(*ways)
+    timed.refuse()
+    timed.refuse()
+    timed.refuse(limit=DAY)
+    timed.notifier.stop()
     for way in ways:
         first, second = way.notices
         assert first == a_notice(first.number)
         assert second.limit == DAY
     assert ways[0].notices == ways[1].notices
     assert len({notice.number for notice in ways[0].notices}) == 2
-    assert world.wanted == 2  # nothing is asked of the store for what is not told
+    assert timed.wanted == 2  # nothing is asked of the store for what is not told
 
 
 def test_without_ways_it_costs_nothing() -> None:
-    world = World()
-    world.refuse()
-    assert not world.wanted
-    world.notifier.configure((), 20)
-    world.refuse()
-    assert not world.wanted
-    world.notifier.stop()
+    timed = TimedNotifier()
+    timed.refuse()
+    assert not timed.wanted
+    timed.notifier.configure((), 20)
+    timed.refuse()
+    assert not timed.wanted
+    timed.notifier.stop()
 
 
 def test_a_million_refusals_are_a_few_notices(way: Way) -> None:
     """Under attack: bounded work, bounded mail, and the next one says how many there would have been."""
     keeper = Keeper()
-    world = World(keeper, per_hour=20)
+    timed = TimedNotifier(keeper, per_hour=20)
     for number in range(30_000):
-        world.refuse(f"u{number % 10_000}")
-    assert world.wanted == 20
-    world.now += 3600
-    world.refuse()
-    world.notifier.stop()
+        timed.refuse(f"u{number % 10_000}")
+    assert timed.wanted == 20
+    timed.now += 3600
+    timed.refuse()
+    timed.notifier.stop()
     assert len(keeper.notices) == 21
     assert keeper.notices[-1].unsent.total == 9_980
 
 
 def test_new_ways_while_the_old_ones_are_busy(way: Way) -> None:
     new = Keeper()
-    world = World(way)
+    timed = TimedNotifier(way)
     way.gate.clear()
-    world.refuse()
-    world.refuse("bob")
+    timed.refuse()
+    timed.refuse("bob")
     way.until(lambda: way.tried)
-    world.notifier.configure([new], 3)
-    world.refuse("carol")
+    timed.notifier.configure([new], 3)
+    timed.refuse("carol")
     new.until(lambda: new.delivered)
-    world.refuse("dave")  # the fourth of this hour
-    world.refuse()  # told already
+    timed.refuse("dave")  # the fourth of this hour
+    timed.refuse()  # told already
     way.gate.set()
-    world.notifier.stop()
+    timed.notifier.stop()
     assert len(way.delivered) == 2
     assert [notice.decision.key for notice in new.notices] == ["user:carol"]
 
@@ -242,14 +242,14 @@ def test_new_ways_while_the_old_ones_are_busy(way: Way) -> None:
 def test_the_end_does_not_wait_for_whoever_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifier_module, "STOP_SECONDS", 0.2)
     ways = [Way() for _ in range(3)]
-    world = World(*ways)
+    timed = TimedNotifier(*ways)
     for way in ways[:2]:
         way.gate.clear()
-    world.refuse()
+    timed.refuse()
     for way in ways:
         way.until_tried()
     began = time.monotonic()
-    world.notifier.stop()
+    timed.notifier.stop()
     assert time.monotonic() - began < 10
     assert [way.abandoned for way in ways] == [1, 1, 0]
     for way in ways:
@@ -258,13 +258,13 @@ def test_the_end_does_not_wait_for_whoever_hangs(monkeypatch: pytest.MonkeyPatch
 
 def test_refusals_never_wait(way: Way) -> None:
     """A way that hangs, and a queue that is full: 10,000 refusals go by without one step of it."""
-    world = World(way, per_hour=100_000)
+    timed = TimedNotifier(way, per_hour=100_000)
     way.gate.clear()
     for number in range(10_000):
-        world.refuse(f"u{number}")
-    assert world.wanted == 10_000
+        timed.refuse(f"u{number}")
+    assert timed.wanted == 10_000
     assert len(way.tried) <= 1
     assert not way.delivered
     way.gate.set()
-    world.notifier.stop()
+    timed.notifier.stop()
     assert len(way.delivered) <= MOST_QUEUED + 1

@@ -46,7 +46,7 @@ def manager(listener: Listener, **environment: str) -> ServiceManager:
     return ServiceManager({"NOTIFY_SOCKET": listener.name, **environment})
 
 
-class World:
+class SupervisedDaemon:
     """A supervision whose clock and whose daemon the test makes."""
 
     def __init__(self, manager: ServiceManager) -> None:
@@ -69,10 +69,10 @@ def test_nobody_listens() -> None:
     assert not nobody.listens
     assert nobody.watchdog_seconds is None
     nobody.tell("READY=1")
-    world = World(nobody)
-    assert world.supervision.tick_seconds is None
-    world.supervision.ready()
-    world.tick(1000)
+    daemon = SupervisedDaemon(nobody)
+    assert daemon.supervision.tick_seconds is None
+    daemon.supervision.ready()
+    daemon.tick(1000)
 
 
 def test_its_variables_are_taken_away(listener: Listener) -> None:
@@ -142,58 +142,58 @@ def test_the_time_of_the_watchdog(listener: Listener, environment: dict[str, str
 
 @pytest.mark.parametrize(("microseconds", "tick"), [("", 1.0), ("60000000", 1.0), ("200000", 0.1)])
 def test_ticks_are_no_further_apart_than_half_of_the_time(listener: Listener, microseconds: str, tick: float) -> None:
-    assert World(manager(listener, WATCHDOG_USEC=microseconds)).supervision.tick_seconds == tick
+    assert SupervisedDaemon(manager(listener, WATCHDOG_USEC=microseconds)).supervision.tick_seconds == tick
 
 
 def test_the_life_of_a_daemon(listener: Listener) -> None:
-    world = World(manager(listener))
-    world.supervision.ready()
+    daemon = SupervisedDaemon(manager(listener))
+    daemon.supervision.ready()
     assert listener.told() == ["READY=1\nSTATUS=serving; 1 ids"]
     before = time.monotonic_ns() // 1000
-    world.supervision.reloading()
+    daemon.supervision.reloading()
     [message] = listener.told()
     state, moment, status = message.splitlines()
     assert (state, status) == ("RELOADING=1", "STATUS=reading the configuration anew")
     name, _, microseconds = moment.partition("=")
     assert name == "MONOTONIC_USEC"
     assert before <= int(microseconds) <= time.monotonic_ns() // 1000
-    world.status = "serving; 2 ids"
-    world.supervision.ready()
+    daemon.status = "serving; 2 ids"
+    daemon.supervision.ready()
     assert listener.told() == ["READY=1\nSTATUS=serving; 2 ids"]
-    world.supervision.stopping()
+    daemon.supervision.stopping()
     assert listener.told() == ["STOPPING=1\nSTATUS=answering what has been asked, then stopping"]
-    world.status = "gone"
-    world.tick(1000)
+    daemon.status = "gone"
+    daemon.tick(1000)
     assert listener.told() == []
 
 
 def test_the_status_is_told_when_it_changes_and_not_too_often(listener: Listener) -> None:
-    world = World(manager(listener))
-    world.supervision.ready()
+    daemon = SupervisedDaemon(manager(listener))
+    daemon.supervision.ready()
     listener.told()
-    world.tick(STATUS_SECONDS)
+    daemon.tick(STATUS_SECONDS)
     assert listener.told() == []
     for number in range(5):
-        world.status = f"serving; {number} ids"
-        world.tick(0.1)
+        daemon.status = f"serving; {number} ids"
+        daemon.tick(0.1)
     assert listener.told() == ["STATUS=serving; 0 ids"]
-    world.tick(STATUS_SECONDS)
+    daemon.tick(STATUS_SECONDS)
     assert listener.told() == ["STATUS=serving; 4 ids"]
 
 
 def test_the_watchdog_is_fed_while_all_is_well(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    world = World(manager(listener, WATCHDOG_USEC="1000000"))
-    world.supervision.ready()
+    daemon = SupervisedDaemon(manager(listener, WATCHDOG_USEC="1000000"))
+    daemon.supervision.ready()
     listener.told()
     for _ in range(3):
-        world.tick()
+        daemon.tick()
     assert listener.told() == ["WATCHDOG=1"] * 3
-    world.well = False
+    daemon.well = False
     for _ in range(3):
-        world.tick()
+        daemon.tick()
     assert listener.told() == []
     assert warnings(caplog) == ["the store is stuck: the watchdog is not fed any more"]
-    world.well = True
-    world.tick()
+    daemon.well = True
+    daemon.tick()
     assert listener.told() == ["WATCHDOG=1"]
     assert len(warnings(caplog)) == 2

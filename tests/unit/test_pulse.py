@@ -41,7 +41,9 @@ class Store:
         self.closed = True
 
 
-class World:
+class StoreThread:
+    """A thread that uses the store as the test says, under a pulse whose clock stands until it is moved."""
+
     def __init__(self) -> None:
         self.now = 1000.0
         self.store = Store()
@@ -50,8 +52,8 @@ class World:
         self._wake = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self._over = False
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
         self.do(self.pulse.open)
 
     def do(self, step: Callable[[], object]) -> None:
@@ -67,7 +69,7 @@ class World:
         """End the thread."""
         self._over = True
         self.begin(lambda: None)
-        self.thread.join(20)
+        self._thread.join(20)
 
     def _run(self) -> None:
         while self._wake.acquire() and not self._over:
@@ -76,65 +78,65 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.end()
+def thread() -> Iterator[StoreThread]:
+    thread = StoreThread()
+    yield thread
+    thread.end()
 
 
-def test_what_is_asked_of_the_store_is_passed_on(world: World) -> None:
+def test_what_is_asked_of_the_store_is_passed_on(thread: StoreThread) -> None:
     demands: Any = [1]
-    assert world.pulse.admit(demands) == [1, "admitted"]
-    world.do(world.pulse.close)
-    assert world.store.closed
+    assert thread.pulse.admit(demands) == [1, "admitted"]
+    thread.do(thread.pulse.close)
+    assert thread.store.closed
 
 
-def test_maintenance_is_a_sign_of_life(world: World) -> None:
+def test_maintenance_is_a_sign_of_life(thread: StoreThread) -> None:
     for _ in range(5):
-        world.now += PATIENCE - 1
-        assert world.pulse.alive()
-        world.do(world.pulse.maintain)
-    world.now += PATIENCE
-    assert not world.pulse.alive()
-    world.do(world.pulse.maintain)
-    assert world.pulse.alive()
+        thread.now += PATIENCE - 1
+        assert thread.pulse.alive()
+        thread.do(thread.pulse.maintain)
+    thread.now += PATIENCE
+    assert not thread.pulse.alive()
+    thread.do(thread.pulse.maintain)
+    assert thread.pulse.alive()
 
 
-def test_a_thread_that_waits_is_stuck_after_a_while(world: World) -> None:
+def test_a_thread_that_waits_is_stuck_after_a_while(thread: StoreThread) -> None:
     released = threading.Event()
-    world.begin(released.wait)
-    world.now += 2 * TIMEOUT  # as long as a database may hang
-    assert world.pulse.alive()
-    world.now += STUCK_SECONDS - 1
-    assert world.pulse.alive()
-    world.now += 1
-    assert not world.pulse.alive()
+    thread.begin(released.wait)
+    thread.now += 2 * TIMEOUT  # as long as a database may hang
+    assert thread.pulse.alive()
+    thread.now += STUCK_SECONDS - 1
+    assert thread.pulse.alive()
+    thread.now += 1
+    assert not thread.pulse.alive()
     released.set()
 
 
-def test_a_thread_that_works_is_not_stuck_for_a_long_while(world: World) -> None:
+def test_a_thread_that_works_is_not_stuck_for_a_long_while(thread: StoreThread) -> None:
     stop = threading.Event()
 
     def work() -> None:
         while not stop.is_set():
             sum(range(1000))
 
-    world.begin(work)
-    began = world.now
+    thread.begin(work)
+    began = thread.now
     try:
-        while world.now + PATIENCE < began + ENDLESS_SECONDS:
-            world.now += PATIENCE - 1
-            wait_until(lambda: world.pulse.alive() and world.pulse._progress == world.now, "work")
-        world.now = began + ENDLESS_SECONDS
+        while thread.now + PATIENCE < began + ENDLESS_SECONDS:
+            thread.now += PATIENCE - 1
+            wait_until(lambda: thread.pulse.alive() and thread.pulse._progress == thread.now, "work")
+        thread.now = began + ENDLESS_SECONDS
         time.sleep(2 * WORK_SECONDS)
-        assert not world.pulse.alive()
+        assert not thread.pulse.alive()
     finally:
         stop.set()
 
 
-def test_a_thread_that_has_ended_is_stuck(world: World) -> None:
-    world.do(world.pulse.maintain)
-    world.end()
-    assert world.pulse.alive()
-    world.now += PATIENCE
-    assert not world.pulse.alive()
+def test_a_thread_that_has_ended_is_stuck(thread: StoreThread) -> None:
+    thread.do(thread.pulse.maintain)
+    thread.end()
+    assert thread.pulse.alive()
+    thread.now += PATIENCE
+    assert not thread.pulse.alive()

@@ -152,7 +152,7 @@ def test_whatever_a_client_sends(name: str, junk: bytes) -> None:
     assert mail.as_bytes().isascii()
 
 
-class World:
+class TimedHits:
     """First hits, and the clock that they see."""
 
     def __init__(self, per_hour: int = 1_000_000) -> None:
@@ -165,86 +165,86 @@ class World:
 
 
 def test_the_first_hit_in_a_window_is_told() -> None:
-    world = World()
-    assert world.hit("alice") == NONE
-    assert world.hit("alice") is None
-    assert world.hit("bob") == NONE
-    assert world.hit("alice", DAY) == NONE
-    world.now += 59.9
-    assert world.hit("alice") is None
-    world.now += 0.1
-    assert world.hit("alice") == NONE
-    assert world.hit("alice") is None
-    assert world.hit("alice", DAY) is None
+    timed = TimedHits()
+    assert timed.hit("alice") == NONE
+    assert timed.hit("alice") is None
+    assert timed.hit("bob") == NONE
+    assert timed.hit("alice", DAY) == NONE
+    timed.now += 59.9
+    assert timed.hit("alice") is None
+    timed.now += 0.1
+    assert timed.hit("alice") == NONE
+    assert timed.hit("alice") is None
+    assert timed.hit("alice", DAY) is None
 
 
 def test_whom_the_administrator_has_blocked_is_no_news() -> None:
-    world = World()
-    assert world.hit("alice", Limit(0, 60)) is None
-    assert world.hit("alice", Limit(1, 60)) == NONE
+    timed = TimedHits()
+    assert timed.hit("alice", Limit(0, 60)) is None
+    assert timed.hit("alice", Limit(1, 60)) == NONE
 
 
 def test_whose_notice_is_longest_ago_is_forgotten_first() -> None:
     """Not whoever was the first that was told of, and has been again."""
-    world = World()
-    assert world.hit("again") == NONE
+    timed = TimedHits()
+    assert timed.hit("again") == NONE
     for number in range(MOST_TOLD - 1):
-        assert world.hit(f"{number}", DAY) == NONE
-    world.now += MINUTE.seconds
-    assert world.hit("again") == NONE
-    assert world.hit("one more") == NONE
-    assert world.hit("again") is None
-    assert world.hit("1", DAY) is None
-    assert world.hit("0", DAY) == NONE
+        assert timed.hit(f"{number}", DAY) == NONE
+    timed.now += MINUTE.seconds
+    assert timed.hit("again") == NONE
+    assert timed.hit("one more") == NONE
+    assert timed.hit("again") is None
+    assert timed.hit("1", DAY) is None
+    assert timed.hit("0", DAY) == NONE
 
 
 def test_a_clock_that_is_set_right_silences_nobody() -> None:
-    world = World()
-    assert world.hit("alice", DAY) == NONE
-    world.now -= 10 * 86_400
-    assert world.hit("alice", DAY) == NONE
-    assert world.hit("alice", DAY) is None
+    timed = TimedHits()
+    assert timed.hit("alice", DAY) == NONE
+    timed.now -= 10 * 86_400
+    assert timed.hit("alice", DAY) == NONE
+    assert timed.hit("alice", DAY) is None
 
 
 def test_not_too_many_an_hour() -> None:
-    world = World(per_hour=3)
+    timed = TimedHits(per_hour=3)
     told = []
     for number in range(10):
-        world.now += 60
-        told.append(world.hit(f"u{number}"))
+        timed.now += 60
+        told.append(timed.hit(f"u{number}"))
     assert told == [NONE] * 3 + [None] * 7
-    world.now += 3600 - 9 * 60 - 0.5
-    assert world.hit("v") is None
-    assert world.hit("v") is None  # counted once
-    world.now += 0.5
+    timed.now += 3600 - 9 * 60 - 0.5
+    assert timed.hit("v") is None
+    assert timed.hit("v") is None  # counted once
+    timed.now += 0.5
     names = [*(f"u{number}" for number in range(3, 10)), "v"]
-    assert world.hit("w") == Unsent(8, tuple((f"user:{name}", MINUTE) for name in names))
-    assert world.hit("x") is None
-    world.now += 60
-    assert world.hit("y") == Unsent(1, (("user:x", MINUTE),))
-    world.now += 3600
-    assert world.hit("z") == NONE
+    assert timed.hit("w") == Unsent(8, tuple((f"user:{name}", MINUTE) for name in names))
+    assert timed.hit("x") is None
+    timed.now += 60
+    assert timed.hit("y") == Unsent(1, (("user:x", MINUTE),))
+    timed.now += 3600
+    assert timed.hit("z") == NONE
 
 
 def test_never_more_in_any_hour() -> None:
-    world = World(per_hour=5)
+    timed = TimedHits(per_hour=5)
     times = []
     for number in range(500):
-        world.now += 37
-        if world.hit(str(number)) is not None:
-            times.append(world.now)
+        timed.now += 37
+        if timed.hit(str(number)) is not None:
+            times.append(timed.now)
     assert all(times[at + 5] - times[at] >= 3600 for at in range(len(times) - 5))
     assert len(times) == pytest.approx(5 * 500 * 37 / 3600, abs=5)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_hits, "MOST_TOLD", 10)
-    world = World(per_hour=5)
+    timed = TimedHits(per_hour=5)
     for number in range(100 + MOST_NAMED):
-        world.hit(str(number), DAY)
-    assert len(world.hits._told) == 10
-    world.now += 3600
-    unsent = world.hit("again")
+        timed.hit(str(number), DAY)
+    assert len(timed.hits._told) == 10
+    timed.now += 3600
+    unsent = timed.hit("again")
     assert unsent is not None
     assert unsent.total == 95 + MOST_NAMED
     assert len(unsent.first) == MOST_NAMED

@@ -31,7 +31,7 @@ ATTACKER = Account("attacker", 54321, 54321, (54321,))
 CALLS = ("open", "mkdir", "stat", "unlink", "chmod", "chown", "fchown", "umask")
 
 
-class World:
+class AttackedDirectories:
     """A directory of the attacker's, ``home``, and what root has, which must stay as it is."""
 
     def __init__(self, place: Path) -> None:
@@ -55,51 +55,51 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def attacked() -> Iterator[AttackedDirectories]:
     require_root()
     with public_directory() as place:
-        world = World(place)
-        yield world
-        assert world.look() == world.before
+        attacked = AttackedDirectories(place)
+        yield attacked
+        assert attacked.look() == attacked.before
 
 
-def nothing_is_there(_world: World) -> None:
+def nothing_is_there(_attacked: AttackedDirectories) -> None:
     """The attacker's directory is empty."""
 
 
-def a_directory(world: World) -> None:
+def a_directory(attacked: AttackedDirectories) -> None:
     """There is one in it, which is the attacker's."""
-    (world.home / "a").mkdir()
-    os.chown(world.home / "a", ATTACKER.uid, ATTACKER.gid)
+    (attacked.home / "a").mkdir()
+    os.chown(attacked.home / "a", ATTACKER.uid, ATTACKER.gid)
 
 
-def an_old_pidfile(world: World) -> None:
+def an_old_pidfile(attacked: AttackedDirectories) -> None:
     """A daemon has left its pidfile there."""
-    a_directory(world)
-    (world.home / "a" / "policyd").write_text("garbage")
+    a_directory(attacked)
+    (attacked.home / "a" / "policyd").write_text("garbage")
 
 
-def an_old_socket(world: World) -> None:
+def an_old_socket(attacked: AttackedDirectories) -> None:
     """A daemon has left its socket there."""
-    a_directory(world)
+    a_directory(attacked)
     with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(world.home / "a" / "policy"))
+        stale.bind(str(attacked.home / "a" / "policy"))
 
 
-def make_directories(world: World) -> None:
+def make_directories(attacked: AttackedDirectories) -> None:
     """Both levels are new, or one."""
-    ensure_directory(world.home / "a" / "b", ATTACKER)
+    ensure_directory(attacked.home / "a" / "b", ATTACKER)
 
 
-def hold_pidfile(world: World) -> None:
+def hold_pidfile(attacked: AttackedDirectories) -> None:
     """From its start to its end."""
-    with Pidfile(world.home / "a" / "policyd", ATTACKER):
+    with Pidfile(attacked.home / "a" / "policyd", ATTACKER):
         pass
 
 
-def listen(world: World) -> None:
+def listen(attacked: AttackedDirectories) -> None:
     """From its start to its end."""
-    with bind(str(world.home / "a" / "policy"), 0o666, ATTACKER) as listener:
+    with bind(str(attacked.home / "a" / "policy"), 0o666, ATTACKER) as listener:
         unlink_socket(listener)
 
 
@@ -113,35 +113,35 @@ STEPS = [
 ]
 
 
-def swap_directory(world: World) -> None:
+def swap_directory(attacked: AttackedDirectories) -> None:
     """A link in the place of a directory on the way."""
-    shutil.rmtree(world.home / "a", ignore_errors=True)
+    shutil.rmtree(attacked.home / "a", ignore_errors=True)
     with contextlib.suppress(FileExistsError):
-        (world.home / "a").symlink_to(world.precious)
-    os.chown(world.home / "a", ATTACKER.uid, ATTACKER.gid, follow_symlinks=False)
+        (attacked.home / "a").symlink_to(attacked.precious)
+    os.chown(attacked.home / "a", ATTACKER.uid, ATTACKER.gid, follow_symlinks=False)
 
 
-def swap_last(world: World) -> None:
+def swap_last(attacked: AttackedDirectories) -> None:
     """A link in the place of whatever is in the directory."""
     with contextlib.suppress(OSError):
         for name, target in (("b", "sub"), ("policyd", "policyd"), ("policy", "policy")):
-            path = world.home / "a" / name
+            path = attacked.home / "a" / name
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
             else:
                 path.unlink(missing_ok=True)
-            path.symlink_to(world.precious / target)
+            path.symlink_to(attacked.precious / target)
             os.chown(path, ATTACKER.uid, ATTACKER.gid, follow_symlinks=False)
 
 
 @pytest.mark.parametrize("swap", [swap_directory, swap_last])
 @pytest.mark.parametrize(("before", "step"), STEPS)
 def test_a_link_before_or_after_any_call(
-    world: World,
+    attacked: AttackedDirectories,
     monkeypatch: pytest.MonkeyPatch,
-    before: Callable[[World], None],
-    step: Callable[[World], None],
-    swap: Callable[[World], None],
+    before: Callable[[AttackedDirectories], None],
+    step: Callable[[AttackedDirectories], None],
+    swap: Callable[[AttackedDirectories], None],
 ) -> None:
     """The attacker acts once: before, or after, the first call of the system, the second, and so on."""
     real = {name: getattr(os, name) for name in CALLS}
@@ -156,7 +156,7 @@ def test_a_link_before_or_after_any_call(
             result = real[name](*arguments, **options) if when % 2 else None
             if count == when // 2:
                 acting = True
-                swap(world)
+                swap(attacked)
                 acting = False
             count += 1
             return result if when % 2 else real[name](*arguments, **options)
@@ -168,15 +168,15 @@ def test_a_link_before_or_after_any_call(
     while count >= when // 2:
         count = 0
         acting = True
-        shutil.rmtree(world.home, ignore_errors=True)
-        world.home.mkdir()
-        os.chown(world.home, ATTACKER.uid, ATTACKER.gid)
-        before(world)
+        shutil.rmtree(attacked.home, ignore_errors=True)
+        attacked.home.mkdir()
+        os.chown(attacked.home, ATTACKER.uid, ATTACKER.gid)
+        before(attacked)
         acting = False
         with contextlib.suppress(PolicydError, OSError):
-            step(world)
+            step(attacked)
         acting = True
-        assert world.look() == world.before, f"call {when // 2}"
+        assert attacked.look() == attacked.before, f"call {when // 2}"
         acting = False
         when += 1
     monkeypatch.undo()
@@ -204,43 +204,43 @@ while True:
 """
 
 
-def test_a_process_that_swaps_as_fast_as_it_can(world: World) -> None:
-    command = [sys.executable, "-c", SWAPPER, str(world.home), str(world.precious), str(ATTACKER.uid)]
+def test_a_process_that_swaps_as_fast_as_it_can(attacked: AttackedDirectories) -> None:
+    command = [sys.executable, "-c", SWAPPER, str(attacked.home), str(attacked.precious), str(ATTACKER.uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as swapper:
         try:
             assert swapper.stdout is not None
             assert swapper.stdout.readline() == b"begins\n"
             for number in range(1000):
                 with contextlib.suppress(SystemRefusal):
-                    ensure_directory(world.home / "a", ATTACKER)
+                    ensure_directory(attacked.home / "a", ATTACKER)
                 if number % 10 == 0:
                     for step in (hold_pidfile, listen):
                         with contextlib.suppress(PolicydError):
-                            step(world)
-                assert world.look() == world.before
+                            step(attacked)
+                assert attacked.look() == attacked.before
         finally:
             swapper.kill()
 
 
 @pytest.mark.parametrize("step", [make_directories, hold_pidfile, listen])
 def test_a_link_of_roots_is_followed_and_one_of_anybody_else_is_not(
-    world: World, step: Callable[[World], None]
+    attacked: AttackedDirectories, step: Callable[[AttackedDirectories], None]
 ) -> None:
-    real = world.home.parent / "real"
+    real = attacked.home.parent / "real"
     real.mkdir()
-    link = world.home / "a"
+    link = attacked.home / "a"
     link.symlink_to(real)
-    step(world)
+    step(attacked)
     os.chown(link, ATTACKER.uid, ATTACKER.gid, follow_symlinks=False)
     shutil.rmtree(real / "b", ignore_errors=True)
     with pytest.raises(SystemRefusal, match=f"a is a link of uid {ATTACKER.uid}, which root does not follow"):
-        step(world)
+        step(attacked)
 
 
-def test_a_socket_in_a_directory_that_can_be_swapped_is_told_by_its_path(world: World) -> None:
+def test_a_socket_in_a_directory_that_can_be_swapped_is_told_by_its_path(attacked: AttackedDirectories) -> None:
     """Bound by descriptor; whoever asks gets the path all the same, and clients connect to it."""
-    (world.home / "a").mkdir()
-    path = world.home / "a" / "policy"
+    (attacked.home / "a").mkdir()
+    path = attacked.home / "a" / "policy"
     with bind(str(path), 0o666, ATTACKER) as listener, socket.socket(socket.AF_UNIX) as client:
         assert address_of(listener) == str(path)
         assert listener.getsockname().startswith("/proc/self/fd/")
@@ -250,10 +250,10 @@ def test_a_socket_in_a_directory_that_can_be_swapped_is_told_by_its_path(world: 
 
 
 def test_a_directory_of_roots_put_in_the_place_of_the_new_one_is_not_given_away(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    attacked: AttackedDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mkdir = os.mkdir
-    roots = world.home / "roots"
+    roots = attacked.home / "roots"
     roots.mkdir(0o700)
     (roots / "file").touch()
 
@@ -264,6 +264,6 @@ def test_a_directory_of_roots_put_in_the_place_of_the_new_one_is_not_given_away(
 
     monkeypatch.setattr(os, "mkdir", swapping)
     with pytest.raises(SystemRefusal, match="somebody replaces it"):
-        ensure_directory(world.home / "x", ATTACKER)
-    facts = (world.home / "x").stat()
+        ensure_directory(attacked.home / "x", ATTACKER)
+    facts = (attacked.home / "x").stat()
     assert (facts.st_uid, facts.st_mode & 0o777) == (0, 0o700)
