@@ -28,19 +28,8 @@ def new_prefix() -> str:
     return next(_prefixes)
 
 
-def new_store(config: dict[str, Any], timeout: float = TIMEOUT) -> RedisStore:
-    return RedisStore(config, new_memory(time.time), longest=86400, timeout=timeout)
-
-
-@contextlib.contextmanager
-def store_on(server: RedisServer | External, timeout: float = TIMEOUT, **options: Any) -> Iterator[RedisStore]:
-    """A store with a prefix of its own, unless ``options`` name one."""
-    with contextlib.closing(new_store({"url": server.url, "prefix": new_prefix(), **options}, timeout)) as store:
-        yield store
-
-
 class Unresting:
-    """In place of the module ``time`` of ``redis_link``: sleeping takes no time, and the end comes as if it did.
+    """A clock of which sleeping takes no time, and the end comes as if it did.
 
     So a store has whole seconds for each of its tries, and a test does not wait for their number.
     """
@@ -53,6 +42,22 @@ class Unresting:
 
     def sleep(self, seconds: float) -> None:
         self._slept += seconds
+
+
+def new_store(config: dict[str, Any], timeout: float = TIMEOUT, *, rests: bool = True) -> RedisStore:
+    unresting = Unresting()
+    monotonic, sleep = (time.monotonic, time.sleep) if rests else (unresting.monotonic, unresting.sleep)
+    return RedisStore(config, new_memory(time.time), longest=86400, timeout=timeout, monotonic=monotonic, sleep=sleep)
+
+
+@contextlib.contextmanager
+def store_on(
+    server: RedisServer | External, timeout: float = TIMEOUT, *, rests: bool = True, **options: Any
+) -> Iterator[RedisStore]:
+    """A store with a prefix of its own, unless ``options`` name one; unless it ``rests``, see :class:`Unresting`."""
+    config = {"url": server.url, "prefix": new_prefix(), **options}
+    with contextlib.closing(new_store(config, timeout, rests=rests)) as store:
+        yield store
 
 
 def ask(store: RedisStore, *demands: Demand) -> list[Verdict]:

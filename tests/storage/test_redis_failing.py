@@ -15,10 +15,9 @@ from redis.exceptions import RedisError
 from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage import redis_link
 from policyd_rate_limit.storage.base import CommitFailed, Refused
 from policyd_rate_limit.storage.redis_servers import Servers
-from storage.redis_stores import SHORT, TIMEOUT, Unresting, ask, new_store, refused, store_on
+from storage.redis_stores import SHORT, TIMEOUT, ask, new_store, refused, store_on
 from storage.stores import admitted, demand
 from support.daemon import free_port
 from support.redis_servers import External, RedisServer
@@ -50,9 +49,8 @@ def test_a_server_that_refuses_to_write(own: RedisServer, setting: str, trouble:
         assert admitted(store, demand("user:refused", 1)) == [True]
 
 
-def test_a_replica_is_left(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_link, "time", Unresting())
-    with store_on(own) as store, own.client() as client:
+def test_a_replica_is_left(own: RedisServer) -> None:
+    with store_on(own, rests=False) as store, own.client() as client:
         client.replicaof("127.0.0.1", free_port())
         refused(store, "read only replica")
         client.replicaof("NO", "ONE")
@@ -74,10 +72,9 @@ def test_a_full_disk(tmp_path: pathlib.Path) -> None:
         assert admitted(store, demand("user:refused", 1)) == [True]
 
 
-def test_a_script_of_somebody_else_that_does_not_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_link, "time", Unresting())
+def test_a_script_of_somebody_else_that_does_not_end(tmp_path: pathlib.Path) -> None:
     server = RedisServer(tmp_path / "redis", lua_time_limit="10")
-    with server, store_on(server) as store, server.client() as client:
+    with server, store_on(server, rests=False) as store, server.client() as client:
         assert admitted(store, demand()) == [True]
         script = client.register_script("while true do end")
 

@@ -23,7 +23,7 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage import fallback as fallback_module
-from policyd_rate_limit.storage import redis_link, redis_replay
+from policyd_rate_limit.storage import redis_link
 from policyd_rate_limit.storage.base import MOST_UNDERWAY, Decided, Underway
 from policyd_rate_limit.storage.fallback import Fallback
 from policyd_rate_limit.storage.redis import RedisStore
@@ -38,7 +38,7 @@ _prefixes = (f"test{number}" for number in itertools.count())
 
 
 class Ticking:
-    """In place of the module ``time``: every look at the clock takes a millisecond, and sleeping takes no time."""
+    """A clock of which every look takes a millisecond, and sleeping takes no time."""
 
     now = 0.0
 
@@ -171,9 +171,6 @@ def _soon() -> float:
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    ticking = Ticking()
-    monkeypatch.setattr(redis_link, "time", ticking)
-    monkeypatch.setattr(redis_replay, "time", ticking)
     monkeypatch.setattr(redis_link, "_within", lambda _seconds, connect: connect())
     monkeypatch.setattr(fallback_module, "threading", InLine)
     logging.disable()
@@ -192,10 +189,19 @@ class Daemon:
         self.clock, self.monotonic = Clock(), Clock(0.0)
         self.memory = new_memory(self.clock)
         config = {"url": server.url, "prefix": next(_prefixes)}
-        self.store = RedisStore(config, self.memory, longest=86400, timeout=20.0, clock=self.clock)
+        ticking = Ticking()
+        self.store = RedisStore(
+            config,
+            self.memory,
+            longest=86400,
+            timeout=20.0,
+            clock=self.clock,
+            monotonic=ticking.monotonic,
+            sleep=ticking.sleep,
+        )
+        self.store._link.timeout = 0.03  # of the clock that ticks
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
-        self.store._link.timeout = 0.03  # of the clock that ticks
         self.fallback = Fallback(
             self.store,
             self.memory,

@@ -18,7 +18,6 @@ from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limi
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.observe import decisions as decisions_module
 from policyd_rate_limit.observe.decisions import MOST_LIMITS_TOLD, Decisions, line
 from policyd_rate_limit.system.fields import MOST_CHARACTERS
 from policyd_rate_limit.system.logs import LINE_CHARACTERS
@@ -32,6 +31,7 @@ ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@exam
 LOGGER = "policyd_rate_limit.observe.decisions"
 USAGES = (Usage("user:alice", LIMITS[0], 10, 37), Usage("user:alice", LIMITS[1], 3, 0))
 MINUTE = 60.0
+BEGAN = 1000.0
 MILLISECONDS = 1.25
 
 
@@ -64,7 +64,9 @@ class World:
         self.explained: list[Demand] = []
         self.later: list[Callable[[tuple[Usage, ...]], None]] = []
         throttle = Throttle(MINUTE, lambda: self.now)
-        self.decisions = Decisions(self._explain, refused=throttle, listeners=listeners)
+        self.decisions = Decisions(
+            self._explain, refused=throttle, listeners=listeners, clock=lambda: BEGAN + MILLISECONDS / 1000
+        )
 
     def _explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
         self.explained.append(demand)
@@ -81,12 +83,7 @@ class World:
         demand: Demand = demand(),  # noqa: B008 - it is a tuple
         action: str | None = "answer",
     ) -> None:
-        self.decisions.decided(request, demand, result, action, 1000.0)
-
-
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decisions_module, "monotonic", lambda: 1000.0 + MILLISECONDS / 1000)
+        self.decisions.decided(request, demand, result, action, BEGAN)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Decisions(Observer):
 
     ``explain`` finds out how the limits of a demand stand: :meth:`policyd_rate_limit.storage.worker.Worker.explain`.
     ``refused`` bounds how often a refusal of one key, or a failure of one kind, is logged. ``metrics`` count, where
-    anybody wants to know.
+    anybody wants to know. ``clock``: that by which the service says when a request came.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class Decisions(Observer):
         refused: Throttle,
         listeners: Sequence[Listener] = (),
         metrics: Metrics | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._metrics = metrics
+        self._clock = clock
         self._explain = explain
         self._refused = refused
         self._listeners = list(listeners)
@@ -65,7 +67,7 @@ class Decisions(Observer):
 
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
         """See :meth:`policyd_rate_limit.service.Observer.passed`."""
-        seconds = monotonic() - began
+        seconds = self._clock() - began
         self._count(key, verdict, seconds)
         if self._each:
             _log(logging.DEBUG, Decision(request, verdict, key, seconds=seconds))
@@ -76,7 +78,7 @@ class Decisions(Observer):
         """See :meth:`policyd_rate_limit.service.Observer.decided`."""
         if self._metrics is None and not self._each and isinstance(result, Verdict) and result.admitted:
             return  # most are of no interest to anybody
-        seconds = monotonic() - began
+        seconds = self._clock() - began
         charge = demand.charges[0]
         key, cost = charge.key, charge.cost
         if isinstance(result, Verdict):
@@ -93,7 +95,7 @@ class Decisions(Observer):
 
     def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
         """See :meth:`policyd_rate_limit.service.Observer.blocked`."""
-        seconds = monotonic() - began
+        seconds = self._clock() - began
         usages = (Usage(key, limit, 0, free_in),)
         level, suppressed, wanted = self._who_wants(key, limit, seconds)
         self._tell(Decision(request, REFUSED, key, cost, 0, limit, usages, False, seconds), level, suppressed, wanted)

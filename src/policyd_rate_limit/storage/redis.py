@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -72,7 +73,7 @@ class RedisStore:
     ``config`` is ``redis_config``; docs/redis.md tells its keys. ``memory`` is shared with whoever decides while the
     server is away. ``longest`` is the longest window in use (seconds): as long are counts kept of which only memory
     knows the limits. ``timeout`` (seconds) bounds each batch. ``clock`` (Unix seconds) takes the place of the server's
-    in tests.
+    in tests; so do ``monotonic`` and ``sleep`` that of the tries.
 
     :raises ConfigError: something in ``config`` is wrong.
     """
@@ -85,8 +86,10 @@ class RedisStore:
         longest: int,
         timeout: float,
         clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._link = Link(config, timeout, clock)
+        self._link = Link(config, timeout, clock, monotonic=monotonic, sleep=sleep)
         self._memory = memory
         self._longest = longest
         self._keys = keys_of(config)

@@ -28,17 +28,27 @@ _logger = logging.getLogger(__name__)
 class Link:
     """Asks the servers of ``redis_config``, within ``timeout`` (seconds) each time.
 
-    ``clock`` (Unix seconds) takes the place of theirs in tests. ``session``: the connections in use, None as long as
-    there are none.
+    ``clock`` (Unix seconds) takes the place of theirs in tests. ``monotonic`` and ``sleep``: how the time of the tries
+    passes. ``session``: the connections in use, None as long as there are none.
 
     :raises ConfigError: something in ``config`` is wrong.
     """
 
-    def __init__(self, config: Mapping[str, Any], timeout: float, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        timeout: float,
+        clock: Callable[[], float] | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.servers = Servers(config, timeout)
         self.timeout = timeout
         self.session: Session | None = None
+        self.monotonic = monotonic
         self._clock = clock
+        self._sleep = sleep
         self._spare: Session | None = None  # opened by a probe
 
     @property
@@ -53,7 +63,7 @@ class Link:
 
     def end(self, most: float = math.inf) -> float:
         """When what begins now has to be done, by the monotonic clock; ``most``: seconds, if the timeout is longer."""
-        return time.monotonic() + min(self.timeout, most)
+        return self.monotonic() + min(self.timeout, most)
 
     def connect(self, seconds: float) -> Session:
         """The connections in use, or new ones within ``seconds``.
@@ -66,17 +76,17 @@ class Link:
         if self.session is not None and self.session.is_broken:
             self.disconnect()
         if self.session is None:
-            end = time.monotonic() + seconds
-            last_try = min(time.monotonic() + CONNECTING_SECONDS, end)
+            end = self.monotonic() + seconds
+            last_try = min(self.monotonic() + CONNECTING_SECONDS, end)
             until = end  # there is a second try, however long the first takes
             while spare is None:
                 try:
-                    spare = _within(end - time.monotonic(), self.servers.connect)
+                    spare = _within(end - self.monotonic(), self.servers.connect)
                 except NodeError:
-                    if time.monotonic() + FIRST_PAUSE >= until:
+                    if self.monotonic() + FIRST_PAUSE >= until:
                         raise
                     until = last_try
-                    time.sleep(FIRST_PAUSE)
+                    self._sleep(FIRST_PAUSE)
             self.session = spare
             for warning in self.session.warnings:
                 _logger.warning("%s", warning)
@@ -117,7 +127,7 @@ class Link:
         while True:
             try:
                 if session is None:
-                    session = self.connect(end - time.monotonic())
+                    session = self.connect(end - self.monotonic())
                     session.send(waiting)
                 failure = session.receive(waiting, end)
             except NodeError as error:
@@ -132,13 +142,13 @@ class Link:
                 return self.time_of(clock)
             if failure is None:
                 failure = NodeError("Redis has lost what was replayed before", Remedy.NONE)
-            left = end - time.monotonic()
+            left = end - self.monotonic()
             if session is not None and (session.is_broken or any(command.open for command in waiting)):
                 self.disconnect()
             session = None
             if failure.remedy is Remedy.NONE or left <= pause:
                 raise failure
-            time.sleep(pause)
+            self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def close(self) -> None:

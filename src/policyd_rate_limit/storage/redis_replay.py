@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -62,7 +61,7 @@ class Replays:
         waiting = [record for record in records if record[:2] not in self.done]
         end = self._link.end()
         while waiting:
-            if time.monotonic() >= end:
+            if self._link.monotonic() >= end:
                 raise NodeError(
                     f"still to be brought into Redis: {quantity(len(waiting), 'batch', 'batches')}", Remedy.REPEAT
                 )
