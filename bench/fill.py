@@ -23,9 +23,9 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import Store
-from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.record import ENTRIES_PER_RECORD, Record, pack
+from policyd_rate_limit.storage.replica import Memory
 
 ENTRIES_PER_BATCH = 25  # about what a batch holds at 50 connections
 RECORDS_AT_ONCE = 200
@@ -115,7 +115,7 @@ def decide(settings: config.Settings, mails: Iterator[Entry]) -> None:
 
     What it does with an id anew, it does when it decides for the first time: that shall not be what is measured.
     """
-    from policyd_rate_limit.storage.redis import RedisStore  # its driver need not be there for other stores
+    from policyd_rate_limit.storage.redis.store import RedisStore  # its driver need not be there for other stores
 
     longest = max(limit.seconds for limit in settings.limits)
     moment = 0

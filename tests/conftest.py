@@ -36,7 +36,7 @@ def pytest_sessionstart() -> None:
     """With ``POLICYD_TEST_COMPILED=1`` the modules that the tests import must be the compiled ones."""
     if os.environ.get("POLICYD_TEST_COMPILED") != "1":
         return
-    for name in ("domain.windows", "protocol.codec", "storage.memory", "storage.pace", "storage.record"):
+    for name in ("domain.windows", "protocol.codec", "storage.replica", "storage.engine.pacing", "storage.record"):
         module = importlib.import_module(f"policyd_rate_limit.{name}")
         if not str(module.__file__).endswith(".so"):
             status = pytest.ExitCode.USAGE_ERROR if os.environ.get("CI") == "true" else pytest.ExitCode.OK

@@ -28,12 +28,12 @@ from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.standing import Desk
 from policyd_rate_limit.storage import copying
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.notices import Notices
-from policyd_rate_limit.storage.pace import Pace
-from policyd_rate_limit.storage.pulse import Pulse
-from policyd_rate_limit.storage.worker import Worker
+from policyd_rate_limit.storage.engine.liveness import Pulse
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.pacing import Pace
+from policyd_rate_limit.storage.engine.worker import Worker
+from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
 from policyd_rate_limit.system.notify import ServiceManager, Supervision
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.copying import Copied
-    from policyd_rate_limit.storage.fallback import Fallback
+    from policyd_rate_limit.storage.engine.outage import Fallback
     from policyd_rate_limit.storage.record import Record
-    from policyd_rate_limit.storage.redis import RedisStore
-    from policyd_rate_limit.storage.sql_limits import Lookup, SqlLimits
+    from policyd_rate_limit.storage.redis.store import RedisStore
+    from policyd_rate_limit.tables.sql import Lookup, SqlLimits
 
 FILES_BESIDE_CONNECTIONS = 128
 METRICS_PERMISSION = 0o660  # of a UNIX socket for the metrics

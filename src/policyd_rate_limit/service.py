@@ -102,7 +102,7 @@ class Observer(ABC):
 
 
 class LimitsOfIds(Protocol):
-    """What a table of limits by id says: :class:`policyd_rate_limit.storage.sql_limits.SqlLimits`."""
+    """What a table of limits by id says: :class:`policyd_rate_limit.tables.sql.SqlLimits`."""
 
     def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
         """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""

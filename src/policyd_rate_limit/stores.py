@@ -19,18 +19,18 @@ from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.errors import ConfigError, Problem, SystemRefusal
-from policyd_rate_limit.storage import journal
 from policyd_rate_limit.storage.administration import PATIENCE
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.log_administration import LogAdministration
-from policyd_rate_limit.storage.log_copying import LogCopying
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.sql_limits import SqlLimits, look_up
-from policyd_rate_limit.storage.sql_log import SqlLog
-from policyd_rate_limit.storage.sql_lookup import SqliteLookup
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.engine import spool_file as journal
+from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.log.administration import LogAdministration
+from policyd_rate_limit.storage.log.copying import LogCopying
+from policyd_rate_limit.storage.log.server import SqlLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
+from policyd_rate_limit.tables.lookup import SqliteLookup
+from policyd_rate_limit.tables.sql import SqlLimits, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.copying import Copier
-    from policyd_rate_limit.storage.log import Log
-    from policyd_rate_limit.storage.notices import Notices
+    from policyd_rate_limit.storage.engine.mailbox import Notices
+    from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
-    from policyd_rate_limit.storage.redis import RedisStore
-    from policyd_rate_limit.storage.sql_limits import Lookup
+    from policyd_rate_limit.storage.redis.store import RedisStore
+    from policyd_rate_limit.tables.sql import Lookup
 
 LOOKUP_WARNING_SECONDS = 60.0  # between two lines about the same trouble with sql_limits_by_id
 
@@ -64,7 +64,7 @@ def make_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore | R
     """
     if settings.backend in _LOGS:
         return _log_store(settings, rules, memory)
-    from policyd_rate_limit.storage.redis import RedisStore
+    from policyd_rate_limit.storage.redis.store import RedisStore
 
     return RedisStore(settings.redis_config, memory, longest=longest_window(settings), timeout=settings.db_timeout)
 
@@ -86,7 +86,7 @@ def open_administration(settings: Settings, rules: Rules) -> Administration:
     :raises ConfigError: the driver is not installed, or its options are wrong.
     """
     if settings.backend not in _LOGS:
-        from policyd_rate_limit.storage.redis_administration import RedisAdministration
+        from policyd_rate_limit.storage.redis.administration import RedisAdministration
 
         return RedisAdministration(settings.redis_config, longest=longest_window(settings), timeout=settings.db_timeout)
     memory = Memory(Ledger(settings.max_ids), time.time)
@@ -104,8 +104,8 @@ def make_copier(store: Administration) -> Copier:
     """The counts of ``store``, which :func:`open_administration` has opened, for a copy."""
     if isinstance(store, LogAdministration):
         return LogCopying(store)
-    from policyd_rate_limit.storage.redis_administration import RedisAdministration
-    from policyd_rate_limit.storage.redis_copying import RedisCopying
+    from policyd_rate_limit.storage.redis.administration import RedisAdministration
+    from policyd_rate_limit.storage.redis.copying import RedisCopying
 
     assert isinstance(store, RedisAdministration)  # noqa: S101 - there are no others
     return RedisCopying(store)
@@ -253,14 +253,14 @@ def _sqlite(settings: Settings) -> Callable[[], Log]:
 
 
 def _mysql(settings: Settings) -> Callable[[], Log]:
-    from policyd_rate_limit.storage import mysql
+    from policyd_rate_limit.storage.log import mysql
 
     mysql.connection_options(settings.mysql_config)
     return partial(mysql.MysqlLog, settings.mysql_config, settings.db_timeout)
 
 
 def _postgresql(settings: Settings) -> Callable[[], Log]:
-    from policyd_rate_limit.storage import postgresql
+    from policyd_rate_limit.storage.log import postgresql
 
     postgresql.connection_options(settings.pgsql_config)
     return partial(postgresql.PostgresqlLog, settings.pgsql_config, settings.db_timeout)
@@ -271,13 +271,13 @@ def _sqlite_lookup(settings: Settings) -> Lookup:
 
 
 def _mysql_lookup(settings: Settings) -> Lookup:
-    from policyd_rate_limit.storage.mysql_lookup import MysqlLookup
+    from policyd_rate_limit.tables.mysql import MysqlLookup
 
     return MysqlLookup(settings.mysql_config, settings.sql_limits_by_id, settings.db_timeout)
 
 
 def _postgresql_lookup(settings: Settings) -> Lookup:
-    from policyd_rate_limit.storage.postgresql_lookup import PostgresqlLookup
+    from policyd_rate_limit.tables.postgresql import PostgresqlLookup
 
     return PostgresqlLookup(settings.pgsql_config, settings.sql_limits_by_id, settings.db_timeout)
 

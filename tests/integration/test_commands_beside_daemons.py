@@ -300,7 +300,7 @@ import sys
 import encodings.utf_8_sig
 import policyd_rate_limit.config.yaml_file
 from policyd_rate_limit.cli import main, status, overrides, block
-from policyd_rate_limit.storage import sqlite
+from policyd_rate_limit.storage.log.sqlite import log as sqlite
 from policyd_rate_limit.system.accounts import Account, drop_privileges
 drop_privileges(Account("54321", 54321, 54322, (54322,)))
 main(sys.argv[1:])

@@ -26,7 +26,7 @@ from support.wait import wait_until
 IMPATIENT = """
 import sys
 from policyd_rate_limit.cli import main
-from policyd_rate_limit.storage import pulse
+from policyd_rate_limit.storage.engine import liveness as pulse
 pulse.STUCK_SECONDS = 0.5
 main(sys.argv[2:])
 """

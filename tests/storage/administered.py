@@ -7,10 +7,10 @@ import time
 from abc import ABC, abstractmethod
 
 from policyd_rate_limit.storage.administration import Administration
-from policyd_rate_limit.storage.log_administration import LogAdministration
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.log.administration import LogAdministration
+from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.logs import TIMEOUT, Logs
 from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, CleanableStore, new_memory

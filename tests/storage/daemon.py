@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.record import Record
 from storage.stores import Clock, Database, demand, new_memory, usage
 

@@ -16,18 +16,18 @@ from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.service import Actions, Observer, Policy, Service
 from policyd_rate_limit.storage.administration import Administration, Override
-from policyd_rate_limit.storage.base import Decided, Underway
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.log import Log
-from policyd_rate_limit.storage.log_administration import LogAdministration
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.notices import Notices
-from policyd_rate_limit.storage.postgresql import PostgresqlLog
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_administration import RedisAdministration
-from policyd_rate_limit.storage.redis_link import Link
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.contract import Decided, Underway
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.log.administration import LogAdministration
+from policyd_rate_limit.storage.log.contract import Log
+from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.link import Link
+from policyd_rate_limit.storage.redis.store import RedisStore
+from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, Clock, new_memory
 from support.callbacks import Answering

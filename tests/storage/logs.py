@@ -1,4 +1,4 @@
-"""The logs that the tests of :class:`policyd_rate_limit.storage.log.Log` run on."""
+"""The logs that the tests of :class:`policyd_rate_limit.storage.log.contract.Log` run on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.storage.log import Log
-from policyd_rate_limit.storage.mysql import MysqlLog
-from policyd_rate_limit.storage.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.log.contract import Log
+from policyd_rate_limit.storage.log.mysql import MysqlLog
+from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.record import Record, pack
-from policyd_rate_limit.storage.sqlite import SqliteLog
 from support import sql_servers
 
 TIMEOUT = 20.0  # seconds, for a machine that is very busy

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis.store import RedisStore
+from policyd_rate_limit.storage.replica import Memory
 from storage.stores import HOUR, PATIENCE, new_memory
 
 # Date and amount of all events of a counter.

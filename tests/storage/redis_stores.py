@@ -12,7 +12,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Demand, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory
 from support.redis_servers import External, RedisServer
 from support.stopwatch import Stopwatch

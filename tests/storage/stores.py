@@ -14,11 +14,11 @@ from typing import Protocol
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.base import Decided, Store
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.contract import Decided, Store
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.record import Record
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.replica import Memory
 
 HOUR = 3600
 START = 1_700_000_000.25  # in the middle of a second: a charge is dated at its end
@@ -72,7 +72,7 @@ class PreparingStore(LogStore):
     """Decides as the daemon has it done: without waiting where that is possible."""
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.base.Store.admit`."""
+        """See :meth:`policyd_rate_limit.storage.contract.Store.admit`."""
         prepared = None if pending else self.prepare(demands, patience)
         if prepared is None:
             return super().admit(demands, pending, patience)

@@ -15,8 +15,9 @@ import pytest
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage import log_tables, redis_tables
 from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.redis import tables as redis_tables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase

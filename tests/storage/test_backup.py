@@ -12,8 +12,8 @@ import pytest
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Override
-from policyd_rate_limit.storage.mysql import MysqlLog
-from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.log.mysql import MysqlLog
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from storage.administered import Administered, AdministeredLog
 from storage.logs import MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_stores import new_store

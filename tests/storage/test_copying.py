@@ -19,11 +19,13 @@ from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.errors import StoreUnavailable, SystemRefusal
-from policyd_rate_limit.storage import copying, log_copying, redis_copying
+from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.administration import Administration, Hits, Override
 from policyd_rate_limit.storage.copying import Copied, Sums, changes, without_debts
-from policyd_rate_limit.storage.log_administration import LogAdministration
+from policyd_rate_limit.storage.log import copying as log_copying
+from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.redis import copying as redis_copying
 from policyd_rate_limit.stores import make_copier
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from policyd_rate_limit.storage import sqlite
+from policyd_rate_limit.storage.log.sqlite import log as sqlite
 
 
 def test_a_lock_that_is_never_let_go(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.store import LogStore
 from storage.daemon import LIMIT, Daemon, ask, found, journals
 from storage.stores import Clock, Database, SqliteDatabase, demand, usage
 

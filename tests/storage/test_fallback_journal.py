@@ -14,8 +14,8 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.base import CommitFailed
-from policyd_rate_limit.storage.journal import Journal
+from policyd_rate_limit.storage.contract import CommitFailed
+from policyd_rate_limit.storage.engine.spool_file import Journal
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import LIMIT, Daemon, ask, found, journals
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand, usage

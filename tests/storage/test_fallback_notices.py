@@ -10,10 +10,10 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.limits import LARGEST, Limit
-from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Override
-from policyd_rate_limit.storage.notices import Notices
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from storage.daemon import LIMIT, Daemon
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand
 

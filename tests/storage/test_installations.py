@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from policyd_rate_limit.storage.fallback import ADOPTION_SECONDS
-from policyd_rate_limit.storage.journal import Journal
+from policyd_rate_limit.storage.engine.outage import ADOPTION_SECONDS
+from policyd_rate_limit.storage.engine.spool_file import Journal
 from storage.daemon import LIMIT, Daemon, ask, found, journals, write_former
 from storage.redis_database import RedisDatabase
 from storage.stores import Clock, Database, SqliteDatabase

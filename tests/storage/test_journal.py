@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.journal import OVERHEAD, Journal, waiting
-from policyd_rate_limit.storage.record import Record, pack
+from policyd_rate_limit.storage.engine.spool_file import Journal, waiting
+from policyd_rate_limit.storage.record import OVERHEAD, Record, pack
 from storage.daemon import journals, open_descriptors, write_former
 
 SIZE = 1 << 16

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policyd_rate_limit.storage import sql_log
-from policyd_rate_limit.storage.log import LogError
-from policyd_rate_limit.storage.log_store import LogStore
+from policyd_rate_limit.storage.log import server as sql_log
+from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.record import Record, pack
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs, append, read, record
 from storage.stores import HOUR, admitted, demand, new_memory
 from support.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.storage.log import OldCounts
-    from policyd_rate_limit.storage.memory import Memory
+    from policyd_rate_limit.storage.log.contract import OldCounts
+    from policyd_rate_limit.storage.replica import Memory
 
 EVIL = ("user:" + "x" * 20_000, "user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1")
 
@@ -266,8 +266,8 @@ def test_after_a_step_back_nothing_lies_in_the_future(logs: Logs) -> None:
 
 
 def test_clean_deletes_what_is_old_and_counts_it(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sql_log", "sqlite"):
-        monkeypatch.setattr(f"policyd_rate_limit.storage.{module}.ROWS_PER_CLEAN", 7)
+    for module in ("server", "sqlite.log"):
+        monkeypatch.setattr(f"policyd_rate_limit.storage.log.{module}.ROWS_PER_CLEAN", 7)
     log = logs.ready()
     seqs = append(log, *(record(number, 1_000 + number, ["user:a", "user:b"]) for number in range(1, 51)))
     assert log.clean(1_031, TIMEOUT) == 60
@@ -305,8 +305,8 @@ def test_clean_goes_over_the_table_of_an_old_version_too(logs: Logs) -> None:
 
 
 def test_clean_by_two_at_once_counts_each_entry_once(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sql_log", "sqlite"):
-        monkeypatch.setattr(f"policyd_rate_limit.storage.{module}.ROWS_PER_CLEAN", 3)
+    for module in ("server", "sqlite.log"):
+        monkeypatch.setattr(f"policyd_rate_limit.storage.log.{module}.ROWS_PER_CLEAN", 3)
     append(logs.ready(), *(record(number, 1_000 + number) for number in range(1, 41)))
     deleted = []
     in_threads(3, lambda _: deleted.append(logs.ready().clean(5_000, TIMEOUT)))

@@ -12,13 +12,13 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.log_store import CHARACTERS_PER_TRANSACTION, LogStore
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
+from policyd_rate_limit.storage.replica import Memory
 from storage.daemon import journals
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.stores import HOUR, Clock, demand, new_memory, usage
@@ -213,7 +213,7 @@ def test_a_database_that_refuses_everybody_is_away(
 def test_a_journal_of_its_own_that_is_full_refuses_only_this_id(
     daemons: DaemonsOnOneDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("policyd_rate_limit.storage.aside.ASIDE_BYTES", 600)
+    monkeypatch.setattr("policyd_rate_limit.storage.engine.aside.ASIDE_BYTES", 600)
     daemon = daemons.daemon()
     daemons.refuse()
     answers = [admitted(daemon, mails(WRONG), mails("user:bob")) for _ in range(6)]

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Demand, Entry
-from policyd_rate_limit.storage.memory import Memory
 from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.replica import Memory
 from storage.stores import HOUR, START, Clock, demand, new_memory
 
 KEYS = ("user:a", "user:b", "user:c")

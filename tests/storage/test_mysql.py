@@ -17,9 +17,9 @@ import pymysql
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.storage import mysql
-from policyd_rate_limit.storage.log import LogError
-from policyd_rate_limit.storage.mysql import connection_options
+from policyd_rate_limit.storage.log import mysql
+from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.mysql import connection_options
 from storage.logs import TIMEOUT, MariadbLogs, append, read, record
 from support.sql_servers import PASSWORD, MariadbServer
 
@@ -148,7 +148,7 @@ def test_a_missing_driver_is_told_with_what_installs_it() -> None:
     program = (
         "import sys; sys.modules['pymysql'] = None\n"
         "from policyd_rate_limit.errors import ConfigError\n"
-        "try:\n    import policyd_rate_limit.storage.mysql\n"
+        "try:\n    import policyd_rate_limit.storage.log.mysql\n"
         "except ConfigError as error:\n    print(error)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Hits
-from policyd_rate_limit.storage.log import LogError
-from policyd_rate_limit.storage.postgresql import PostgresqlLog, connection_options
+from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.postgresql import PostgresqlLog, connection_options
 from policyd_rate_limit.storage.record import Record
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
 from support.daemon import free_port
@@ -80,7 +80,7 @@ def test_a_missing_driver_is_told_with_what_installs_it() -> None:
     program = (
         "import sys; sys.modules['psycopg'] = None\n"
         "from policyd_rate_limit.errors import ConfigError\n"
-        "try:\n    import policyd_rate_limit.storage.postgresql\n"
+        "try:\n    import policyd_rate_limit.storage.log.postgresql\n"
         "except ConfigError as error:\n    print(error)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

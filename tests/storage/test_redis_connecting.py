@@ -13,7 +13,7 @@ import pytest
 
 from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.storage.administration import Hits, MayNotList, Override
-from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from storage.redis_stores import SECRET, TIMEOUT, new_store, refused, store_on
 from storage.stores import HOUR, admitted, demand
 from support.daemon import free_port
@@ -183,7 +183,7 @@ import sys
 sys.modules["redis"] = None
 from policyd_rate_limit.errors import ConfigError
 try:
-    import policyd_rate_limit.storage.redis
+    import policyd_rate_limit.storage.redis.store
 except ConfigError as error:
     print(error)
 """

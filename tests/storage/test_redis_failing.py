@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 from policyd_rate_limit.domain.charge import Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed, Refused
-from policyd_rate_limit.storage.redis_servers import Servers
+from policyd_rate_limit.storage.contract import CommitFailed, Refused
+from policyd_rate_limit.storage.redis.topology import Servers
 from storage.redis_stores import SHORT, TIMEOUT, ask, new_store, refused, store_on
 from storage.stores import admitted, demand
 from support.daemon import free_port
@@ -198,7 +198,7 @@ def test_a_name_that_the_resolver_takes_long_for(monkeypatch: pytest.MonkeyPatch
         return Late()
 
     monkeypatch.setattr(Servers, "connect", connect)
-    monkeypatch.setattr("policyd_rate_limit.storage.redis_link.Session", Late)
+    monkeypatch.setattr("policyd_rate_limit.storage.redis.link.Session", Late)
     with contextlib.closing(new_store({}, timeout=0.1)) as store:
         with pytest.raises(StoreUnavailable, match="no connection in time"):
             store.admit((), (), 0.0)

@@ -13,7 +13,7 @@ import pytest
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
-from policyd_rate_limit.storage.redis import RedisStore
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer
 

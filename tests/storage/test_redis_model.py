@@ -24,10 +24,10 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, Refused
+from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Refused
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_node import SCRIPT, script
+from policyd_rate_limit.storage.redis.node import SCRIPT, script
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.examples import examples
 from support.redis_servers import External, RedisServer

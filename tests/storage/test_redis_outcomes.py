@@ -22,13 +22,13 @@ import pytest
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage import fallback as fallback_module
-from policyd_rate_limit.storage import redis_link
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, Decided, Underway
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_node import Command, NodeError, Remedy
-from policyd_rate_limit.storage.redis_session import Session
+from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Decided, Underway
+from policyd_rate_limit.storage.engine import outage as fallback_module
+from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.redis import link as redis_link
+from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis.session import Session
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer
 
@@ -75,7 +75,7 @@ class Network:
         self._late: list[list[Command]] = []
 
     def connect(self) -> Any:
-        """A session, as :meth:`policyd_rate_limit.storage.redis_servers.Servers.connect` returns one."""
+        """A session, as :meth:`policyd_rate_limit.storage.redis.topology.Servers.connect` returns one."""
         if self.down:
             self.down -= 1
             raise NodeError("no connection", Remedy.RECONNECT)

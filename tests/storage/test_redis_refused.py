@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from policyd_rate_limit.storage.base import Refused
-from policyd_rate_limit.storage.redis_administration import RedisAdministration
+from policyd_rate_limit.storage.contract import Refused
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from storage.daemon import LIMIT, Daemon, ask, found, journals
 from storage.redis_database import RedisDatabase
 from storage.redis_stores import ask as ask_store

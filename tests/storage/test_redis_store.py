@@ -15,11 +15,11 @@ from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage import redis_link
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_keys import Keys
-from policyd_rate_limit.storage.redis_node import NodeError, Remedy
-from policyd_rate_limit.storage.redis_session import Session
+from policyd_rate_limit.storage.redis import link as redis_link
+from policyd_rate_limit.storage.redis.keys import Keys
+from policyd_rate_limit.storage.redis.node import NodeError, Remedy
+from policyd_rate_limit.storage.redis.session import Session
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.redis_stores import TIMEOUT, ask, new_prefix, store_on
 from storage.stores import admitted, demand, new_memory
 from support.redis_servers import External, RedisServer

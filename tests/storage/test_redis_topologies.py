@@ -17,9 +17,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import CommitFailed, Underway
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_node import NodeError, slot_of
+from policyd_rate_limit.storage.contract import CommitFailed, Underway
+from policyd_rate_limit.storage.redis.node import NodeError, slot_of
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory
 from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until

@@ -16,11 +16,11 @@ import pytest
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, CommitFailed, Underway
+from policyd_rate_limit.storage.contract import MOST_UNDERWAY, CommitFailed, Underway
 from policyd_rate_limit.storage.record import Record
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.redis_node import SCRIPT, Command, NodeError, Remedy
-from policyd_rate_limit.storage.redis_session import Session
+from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis.session import Session
+from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.redis_servers import External, RedisServer
 from support.wait import wait_until

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.fallback import _most_bytes
-from policyd_rate_limit.storage.journal import Journal
+from policyd_rate_limit.storage.engine.outage import _most_bytes
+from policyd_rate_limit.storage.engine.spool_file import Journal
 from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.errors import ConfigError, StoreError
-from policyd_rate_limit.storage import sql_log
-from policyd_rate_limit.storage.fallback import Fallback
-from policyd_rate_limit.storage.log import LogError, LogReplaced
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.log import server as sql_log
+from policyd_rate_limit.storage.log.contract import LogError, LogReplaced
+from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.replica import Memory
 from storage.logs import TIMEOUT, PostgresqlLogs, ServerLogs, append, read, record
 from storage.stores import HOUR, demand, new_memory
 from support import sql_servers

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from policyd_rate_limit.storage import log_tables
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.log import LogError
+from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.log.contract import LogError
 from storage.logs import TIMEOUT, MariadbLogs, PostgresqlLogs, ServerLogs, append, read, record
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from policyd_rate_limit.storage import sqlite_examiner
-from policyd_rate_limit.storage.sqlite_examiner import Examiner
+from policyd_rate_limit.storage.log.sqlite import examiner as sqlite_examiner
+from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
 from storage.daemon import LIMIT, Daemon, ask, found
 from storage.stores import Clock, SqliteDatabase, admitted, demand
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.storage import sqlite as sqlite_module
-from policyd_rate_limit.storage import sqlite_checkpoint
-from policyd_rate_limit.storage.log_store import LogStore
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.log.sqlite import checkpoint as sqlite_checkpoint
+from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.store import LogStore
 from storage.daemon import Daemon
 from storage.faults import Fault, connections_with
 from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, usage
@@ -93,7 +93,7 @@ def test_the_write_ahead_log_stays_bounded_beside_clean(
     memory_directory: pathlib.Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What --clean writes, --clean copies into the file, so that no daemon has to on the way of a batch."""
-    monkeypatch.setattr("policyd_rate_limit.storage.sqlite.STEP_OF_CLEAN", 0.0)  # small steps, as of a slow machine
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.STEP_OF_CLEAN", 0.0)  # as on a slow machine
     database = SqliteDatabase(memory_directory)
     daemon, cleaning = database.store(clock), database.store(clock)
     with contextlib.closing(sqlite3.connect(database.path)) as connection, connection:
@@ -121,7 +121,7 @@ def test_the_write_ahead_log_stays_bounded_beside_clean(
 
 WRITER = """
 import sys
-from policyd_rate_limit.storage import sqlite_checkpoint
+from policyd_rate_limit.storage.log.sqlite import checkpoint as sqlite_checkpoint
 sqlite_checkpoint.CHECKPOINT_BYTES = 1 << 15
 from storage.stores import *
 store = SqliteDatabase(pathlib.Path(sys.argv[1])).store(Clock())

@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from policyd_rate_limit.storage.log import LogError
-from policyd_rate_limit.storage.sqlite import STEPS_PER_CHECKPOINT, SqliteLog
-from policyd_rate_limit.storage.sqlite_examiner import Examiner
+from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
+from policyd_rate_limit.storage.log.sqlite.log import STEPS_PER_CHECKPOINT, SqliteLog
 from storage.daemon import open_descriptors
 from storage.logs import append, record
 from support.wait import wait_until
@@ -24,12 +24,12 @@ def test_a_file_that_cannot_be_opened_leaves_nothing_open(tmp_path: pathlib.Path
     path.write_bytes(b"garbage" * 1000)
     before, threads = open_descriptors(), threading.active_count()
     with (
-        mock.patch("policyd_rate_limit.storage.sqlite.set_aside", side_effect=OSError(13, "Permission denied")),
+        mock.patch("policyd_rate_limit.storage.log.sqlite.log.set_aside", side_effect=OSError(13, "Permission denied")),
         pytest.raises(LogError, match="cannot be renamed"),
     ):
         SqliteLog(path, time.time)
     with (
-        mock.patch("policyd_rate_limit.storage.sqlite.creation_lock", side_effect=ZeroDivisionError),
+        mock.patch("policyd_rate_limit.storage.log.sqlite.log.creation_lock", side_effect=ZeroDivisionError),
         pytest.raises(ZeroDivisionError),
     ):
         SqliteLog(path, time.time)
@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_opened_leaves_nothing_open(tmp_path: pathlib.Path
 
 def test_a_checkpoint_is_followed_by_one(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, by the next maintenance; and closing ends the thread."""
-    monkeypatch.setattr("policyd_rate_limit.storage.sqlite_checkpoint.CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.checkpoint.CHECKPOINT_BYTES", 1)
     statements = statements_of_sqlite(monkeypatch)
     log = SqliteLog(tmp_path / "db.sqlite3", time.time)
     log.maintain()
@@ -64,8 +64,8 @@ def test_a_checkpoint_is_followed_by_one(tmp_path: pathlib.Path, monkeypatch: py
 
 def test_a_clean_up_checkpoints_now_and_then(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of so many steps, and after no other."""
-    monkeypatch.setattr("policyd_rate_limit.storage.sqlite.STEP_OF_CLEAN", 0.0)
-    monkeypatch.setattr("policyd_rate_limit.storage.sqlite.ROWS_PER_CLEAN", 1)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.STEP_OF_CLEAN", 0.0)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.ROWS_PER_CLEAN", 1)
     log = SqliteLog(tmp_path / "db.sqlite3", time.time)
     append(log, *(record(number, 1_000) for number in range(1, 3 * STEPS_PER_CHECKPOINT + 3)))
     with mock.patch.object(log, "_checkpoint") as checkpoint:

@@ -1,4 +1,4 @@
-"""What every store keeps, over one table of databases: see :mod:`policyd_rate_limit.storage.base`."""
+"""What every store keeps, over one table of databases: see :mod:`policyd_rate_limit.storage.contract`."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Actions, Observer, Policy, Service
-from policyd_rate_limit.storage import redis
-from policyd_rate_limit.storage.base import Underway
-from policyd_rate_limit.storage.memory import Memory
+from policyd_rate_limit.storage.contract import Underway
+from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
+from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis import RedisStore
-from policyd_rate_limit.storage.sqlite import PAGES_PER_VACUUM, SqliteLog
-from policyd_rate_limit.storage.sqlite_checkpoint import PAGE_BYTES
+from policyd_rate_limit.storage.redis import store as redis
+from policyd_rate_limit.storage.redis.store import RedisStore
+from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
 from support.callbacks import Answering
@@ -314,7 +314,7 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
 
 def test_memory_of_an_id(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ``mail``: of recent mails more is remembered, within a bound of its own; so it is of recent records."""
-    monkeypatch.setattr("policyd_rate_limit.storage.log_store.RECENT_BYTES", 0)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.store.RECENT_BYTES", 0)
     clock = Clock()
     memory = Memory(Ledger(100_000), clock)
     store = SqliteDatabase(tmp_path).store(clock, memory=memory)

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.worker import Decider, Worker
+from policyd_rate_limit.storage.engine.worker import Decider, Worker
 from support.callbacks import Concluding
 
 RARELY = 3600.0

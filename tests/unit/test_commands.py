@@ -23,8 +23,8 @@ from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import duration, moment, write
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.storage.administration import LONGEST_NOTE
-from policyd_rate_limit.storage.memory import Memory
-from policyd_rate_limit.storage.sqlite import SqliteLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.replica import Memory
 from support.daemon import COMMAND
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "commands.md"

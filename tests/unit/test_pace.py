@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from policyd_rate_limit.storage.pace import DISTANCE_SECONDS, LEAST_CLIENTS, LEAST_REST_SECONDS, PERIOD_SECONDS, Pace
+from policyd_rate_limit.storage.engine.pacing import (
+    DISTANCE_SECONDS,
+    LEAST_CLIENTS,
+    LEAST_REST_SECONDS,
+    PERIOD_SECONDS,
+    Pace,
+)
 
 LONG_AGO = 1_000.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.storage.pulse import ENDLESS_SECONDS, STUCK_SECONDS, WORK_SECONDS, Pulse
+from policyd_rate_limit.storage.engine.liveness import ENDLESS_SECONDS, STUCK_SECONDS, WORK_SECONDS, Pulse
 from support.wait import wait_until
 
 TIMEOUT = 2.0

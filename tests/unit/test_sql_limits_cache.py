@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
-from policyd_rate_limit.storage import sql_limits as sql_limits_module
-from policyd_rate_limit.storage.sql_limits import (
+from policyd_rate_limit.system.throttle import Throttle
+from policyd_rate_limit.tables import sql as sql_limits_module
+from policyd_rate_limit.tables.sql import (
     MOST_IDS,
     MOST_KEEPING,
     RETRY_SECONDS,
@@ -22,7 +23,6 @@ from policyd_rate_limit.storage.sql_limits import (
     Unreachable,
     look_up,
 )
-from policyd_rate_limit.system.throttle import Throttle
 from support.wait import PATIENCE, until
 
 TTL = 60.0

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage import notices as notices_module
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.notices import Notices
+from policyd_rate_limit.storage.engine import mailbox as notices_module
+from policyd_rate_limit.storage.engine.mailbox import Notices
 
 MINUTE, HOUR = Limit(10, 60), Limit(100, 3600)
 

@@ -14,9 +14,9 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.storage import worker as worker_module
-from policyd_rate_limit.storage.base import Commit, Decided
-from policyd_rate_limit.storage.pace import Pace
+from policyd_rate_limit.storage.contract import Commit, Decided
+from policyd_rate_limit.storage.engine import worker as worker_module
+from policyd_rate_limit.storage.engine.pacing import Pace
 from support.callbacks import Concluding
 from support.feeding import RARELY, FedWorker, demand
 from support.wait import PATIENCE, until

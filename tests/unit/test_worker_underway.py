@@ -14,8 +14,8 @@ from typing import Any
 
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.base import MOST_UNDERWAY, Underway
-from policyd_rate_limit.storage.pace import Pace
+from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.engine.pacing import Pace
 from support.feeding import RARELY, FedWorker
 from support.wait import PATIENCE, until
 

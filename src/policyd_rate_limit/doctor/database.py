@@ -21,8 +21,8 @@ from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.errors import ConfigError, StoreError, UnknownAccount
-from policyd_rate_limit.storage.sql_limits import look_up
 from policyd_rate_limit.system import accounts
+from policyd_rate_limit.tables.sql import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,9 +240,9 @@ def _sql(settings: Settings) -> Told:
 
 def _redis(settings: Settings) -> Told:
     """Ask Redis. Raises ValueError when it is away."""
-    from policyd_rate_limit.storage.redis_keys import keys_of
-    from policyd_rate_limit.storage.redis_node import Command, script
-    from policyd_rate_limit.storage.redis_servers import Servers
+    from policyd_rate_limit.storage.redis.keys import keys_of
+    from policyd_rate_limit.storage.redis.node import Command, script
+    from policyd_rate_limit.storage.redis.topology import Servers
 
     key = f"{keys_of(settings.redis_config).prefix}:doctor".encode()
     clock = Command(None, "TIME")

@@ -38,14 +38,14 @@ class Server(Protocol):
 
 
 class Worker(Protocol):
-    """:class:`policyd_rate_limit.storage.worker.Worker`, as far as it is counted."""
+    """:class:`policyd_rate_limit.storage.engine.worker.Worker`, as far as it is counted."""
 
     batch_sizes: list[int]
     batched: int
 
 
 class Fallback(Protocol):
-    """:class:`policyd_rate_limit.storage.fallback.Fallback`, as far as it is counted."""
+    """:class:`policyd_rate_limit.storage.engine.outage.Fallback`, as far as it is counted."""
 
     away_since: float | None
 

@@ -40,9 +40,10 @@ _logger = logging.getLogger(__name__)
 class Decisions(Observer):
     """Is told of each decision by the service, and tells others.
 
-    ``explain`` finds out how the limits of a demand stand: :meth:`policyd_rate_limit.storage.worker.Worker.explain`.
-    ``refused`` bounds how often a refusal of one key, or a failure of one kind, is logged. ``metrics`` count, where
-    anybody wants to know. ``clock``: that by which the service says when a request came.
+    ``explain`` finds out how the limits of a demand stand:
+    :meth:`policyd_rate_limit.storage.engine.worker.Worker.explain`. ``refused`` bounds how often a refusal of one key,
+    or a failure of one kind, is logged. ``metrics`` count, where anybody wants to know. ``clock``: that by which the
+    service says when a request came.
     """
 
     def __init__(

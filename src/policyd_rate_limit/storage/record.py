@@ -21,6 +21,7 @@ _ONE_NOW: Final = '",1,0,"'  # between counter and mail, as it mostly is
 _AS_THEY_ARE: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 
 ENTRIES_PER_RECORD: Final = 1_000  # where a record is not a batch of requests
+OVERHEAD: Final = 128  # bytes that keeping a record takes beside its entries, at the most
 # A row of a database is not to be longer, unless one entry alone is: MySQL takes 1 to 16 MiB at once.
 CHARACTERS_PER_RECORD: Final = 1 << 18
 

@@ -14,7 +14,7 @@ import tempfile
 import zlib
 
 from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.storage.journal import Journal
+from policyd_rate_limit.storage.engine.spool_file import Journal
 from policyd_rate_limit.storage.record import Record, pack
 
 SIZE = 1 << 13

@@ -1,0 +1,1 @@
+"""What keeps a store in use: the thread it lives in, its batches, its liveness, and what waits while it is away."""

@@ -1,0 +1,119 @@
+"""What the database is there for, and refuses all the same: kept on this disk, and offered again now and then.
+
+A key of one id that is of another type, a row that a constraint or a trigger does not let in, an entry that is longer
+than the server takes: no waiting mends these, and nobody else has to suffer from them. What was decided about such an
+id counts in this daemon's memory, and lies in a journal of its own, so that a restart finds it and offers it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.record import OVERHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.replica import Memory
+
+ASIDE_BYTES = 1 << 20  # the most that lies here; more is not admitted
+LONGEST_NAME = 320  # characters of a counter in the log
+MOST_NAMED = 1_000  # counters that are named in the log before all is taken again
+
+_logger = logging.getLogger(__name__)
+
+
+class Aside:
+    """The records that the database refuses. ``create`` makes a journal of so many bytes."""
+
+    def __init__(self, memory: Memory, create: Callable[[int], Journal]) -> None:
+        self._memory = memory
+        self._create = create
+        self._journal: Journal | None = None
+        self._bytes = 0
+        self._named: set[str] = set()
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """All of them; memory counts them, whatever the database makes it forget."""
+        return self._memory.set_aside
+
+    def keep(self, records: Sequence[Record], reasons: Mapping[str, str], *, required: bool) -> bool:
+        """Keep ``records``, of the counters that ``reasons`` name; whether there was room, or they are ``required``.
+
+        On disk when this returns, where there is a disk to write to.
+        """
+        self._name(reasons)
+        if not records:
+            return True
+        needed = sum(map(_size, records))
+        if not required and self._bytes + needed > ASIDE_BYTES:
+            _logger.error("what the database refuses fills %d bytes: no more of it is admitted", self._bytes)
+            return False
+        self._write(records)
+        self._memory.set_aside = [*self.records, *records]
+        self._bytes += needed
+        return True
+
+    def replace(self, records: Sequence[Record], reasons: Mapping[str, str]) -> None:
+        """``records`` are what is left, the database has the others or nobody needs them any more."""
+        self._name(reasons)
+        before, self._journal = self._journal, None
+        self._memory.set_aside = list(records)
+        self._bytes = sum(map(_size, records))
+        if records:
+            self._write(records)
+        if before is not None:
+            before.remove()  # not earlier: what is in both counts once
+        if not records:
+            self._named.clear()
+            _logger.warning("nothing is set aside any more: the database has what it had refused, or it has expired")
+
+    def needed(self, seconds: int) -> list[Record]:
+        """Those that a window of ``seconds`` may hold."""
+        return [record for record in self.records if record.date + seconds > self._memory.date]
+
+    def close(self) -> None:
+        """Leave the journal to whoever starts next."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _write(self, records: Sequence[Record]) -> None:
+        try:
+            if self._journal is None:
+                self._journal = self._create(ASIDE_BYTES)
+                # With those that could not be written before.
+                records = list(dict.fromkeys((*self.records, *records)))
+            self._journal.extend(records)
+        except (OSError, StoreFull) as error:
+            _logger.error("what the database refuses is kept in memory only: %s", error)
+            if isinstance(error, FileNotFoundError) and self._journal is not None:
+                self._journal.close()
+                self._journal = None  # the next one has all
+
+    def _name(self, reasons: Mapping[str, str]) -> None:
+        for counter, reason in reasons.items():
+            if counter in self._named or len(self._named) >= MOST_NAMED:
+                continue
+            self._named.add(counter)
+            _logger.error(
+                "the database refuses what concerns %s: %s; its limits hold from the memory of this daemon alone, "
+                "and what is admitted is set aside until the database takes it",
+                _shown(counter),
+                reason,
+            )
+
+
+def _shown(counter: str) -> str:
+    """``counter`` in a line of the log, whatever it is made of."""
+    text = ascii(counter)[1:-1]
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+
+
+def _size(record: Record) -> int:
+    return len(record.entries) + OVERHEAD

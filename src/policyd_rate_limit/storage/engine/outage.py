@@ -1,0 +1,477 @@
+"""What happens while the database is away: limits hold from memory, and a journal keeps what is admitted.
+
+Every record that is decided meanwhile goes to the journal before its answers leave, and to the database, once,
+when that is back. Where the journal cannot be written either, the records wait in memory alone, which is said once.
+Beyond the journal's size, and on a disk without room for one, nothing more is admitted: the gate is never simply open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.charge import Verdict
+from policyd_rate_limit.domain.limits import LARGEST
+from policyd_rate_limit.domain.quantity import quantity
+from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
+from policyd_rate_limit.storage.contract import CommitFailed, Decided, Refused, Underway
+from policyd_rate_limit.storage.engine.aside import Aside
+from policyd_rate_limit.storage.engine.spool import Spool
+from policyd_rate_limit.storage.record import OVERHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from policyd_rate_limit.domain.charge import Demand, Usage
+    from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.contract import Commit, Store
+    from policyd_rate_limit.storage.engine.mailbox import Notices
+    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.replica import Memory
+
+PATIENCE_WHILE_AWAY = 0.05  # seconds that a try may hold up the answers that memory could give at once
+ADOPTION_SECONDS = 60.0  # between two looks for journals of daemons that died while this one ran
+
+_logger = logging.getLogger(__name__)
+
+
+class Backoff:
+    """When to try again: after a time that doubles with each failure, spread at random."""
+
+    FIRST = 0.1
+    MOST = 5.0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._delay = 0.0
+        self._due = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether the time of the next try has come."""
+        return self._clock() >= self._due
+
+    def failed(self) -> None:
+        """A try has failed."""
+        self._delay = min(max(2 * self._delay, self.FIRST), self.MOST)
+        self._due = self._clock() + self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    def succeeded(self) -> None:
+        """A try has succeeded."""
+        self._delay = self._due = 0.0
+
+
+class _Leisure(Backoff):
+    """When to offer again what the database refuses: somebody has to mend something first."""
+
+    FIRST = 60.0
+    MOST = 3600.0
+
+
+class Fallback:
+    """A store that is never away.
+
+    ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
+    meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
+    of the journal and of what waits in memory; ``former_journal_name`` is its name in the version before.
+    ``monotonic``: a clock for the tries, in seconds. ``notices`` are exchanged while the database is there. ``signs``
+    of the database are looked at for each batch while it is away: when they change somebody has mended something, and
+    it is tried at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        *,
+        journal_directory: Path,
+        journal_name: str,
+        journal_size: int,
+        enforce: bool,
+        patience: float,
+        monotonic: Callable[[], float],
+        notices: Notices | None = None,
+        former_journal_name: str = "",
+        signs: Callable[[], object] | None = None,
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._spool = Spool(journal_directory, journal_name, journal_size, former_name=former_journal_name)
+        self._sorted_for: str | None = None  # the installation whose records wait; None: not known yet
+        self._adoption_due = 0.0
+        self._enforce = enforce
+        self._patience = patience
+        self._monotonic = monotonic
+        self._backoff = Backoff(monotonic)
+        self._notices = notices
+        self._notices_backoff = Backoff(monotonic)
+        self._notices_fail = False
+        self._hits_first = False
+        self._has_published = False
+        self._away = False
+        self.away_since: float | None = None  # by the monotonic clock; any thread may look
+        self._full = False
+        self._probe: threading.Thread | None = None
+        self._reached = False
+        self._aside = Aside(memory, self._spool.beside)
+        self._leisure = _Leisure(monotonic)
+        self._signs = signs
+        self._seen: object = None
+
+    def open(self) -> None:
+        """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
+        self._memory.advance()
+        self._spool.adopt("")
+        self._count_pending()
+        if self._spool.records:
+            count = quantity(len(self._spool.records), "batch", "batches")
+            _logger.info("waiting in the journal of an earlier daemon: %s", count)
+        # A database that is made anew goes on being the one that these were written for.
+        self._store.propose(self._spool.installation())
+        self._open_journal()
+
+    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
+        """Decide ``demands`` in order; what is admitted is kept when this returns.
+
+        :raises StoreUnavailable: the database is away, and memory is not to decide.
+        :raises StoreFull: neither the database nor the journal can take more.
+        """
+        if self._may_try():
+            verdicts = self._try(demands)
+            if verdicts is not None:
+                return verdicts
+        return self._without_database(demands)
+
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | Underway | list[Verdict] | None:
+        """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
+
+        What is left may block, and raises as :meth:`admit`.
+        """
+        if self._away or self._spool.records:
+            return None
+        prepared = self._store.prepare(demands, self._patience)
+        if prepared is None or isinstance(prepared, list):
+            return prepared
+        if isinstance(prepared, Decided):
+            return Decided(prepared.verdicts, partial(self._conclude, prepared.commit, demands))
+        if isinstance(prepared, Underway):
+            return prepared._replace(commit=partial(self._conclude, prepared.commit, demands))
+        return partial(self._conclude, prepared, demands)
+
+    def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
+        verdicts = self._outcome(commit, demands)
+        return self._without_database(demands) if verdicts is None else verdicts
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away.
+
+        A limit that nothing exceeds is there to keep something in mind; nobody is told of it.
+        """
+        explained: list[tuple[Usage, ...]] | None = None
+        if not self._away:
+            with contextlib.suppress(StoreUnavailable):
+                explained = self._store.explain(demands)
+        if explained is None:
+            explained = [self._memory.ledger.explain(demand) for demand in demands]
+        return [tuple(usage for usage in usages if usage.limit.maximum < LARGEST) for usages in explained]
+
+    def enforce(self, wanted: bool) -> None:
+        """Whether memory is to decide from now on while the database is away. Any thread may say so."""
+        self._enforce = wanted
+
+    @property
+    def waiting(self) -> int:
+        """How many batches wait for the database."""
+        return len(self._spool.records)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What these take up."""
+        return self._spool.waiting_bytes
+
+    @property
+    def journal_bytes(self) -> int:
+        """The most that may wait."""
+        return self._spool.bytes
+
+    def maintain(self) -> None:
+        """Do what is not urgent; called about once a second."""
+        self._open_journal()
+        if not self._away:
+            self._store.maintain()
+            self._adopt()
+        if self._may_try():
+            self._try(())
+        if self._aside.records and not self._away and self._leisure.due:
+            self._offer()
+        if self._notices_backoff.due:
+            self._exchange_notices()
+        if self._notices is not None and not self._has_published:
+            self._publish([])  # whoever waits for the first word of them
+
+    def close(self) -> None:
+        """Let go of the database and of the journal; what still waits stays in the journal."""
+        if self._probe is not None:
+            self._probe.join()
+        if self._spool.records or self._away:
+            self._try(())
+        self._exchange_notices()
+        self._store.close()
+        self._aside.close()
+        self._spool.close(keeps_journal=self._away)
+
+    def _exchange_notices(self) -> None:
+        """Bring hits into the database, and learn of overrides there.
+
+        What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
+        """
+        if self._away or self._notices is None:
+            return
+        steps = (self._learn_of_overrides, self._bring_hits)
+        try:
+            for step in reversed(steps) if self._hits_first else steps:
+                step(self._notices)
+        except StoreError as error:
+            self._hits_first = not self._hits_first
+            self._notices_backoff.failed()
+            if not self._notices_fail:
+                self._notices_fail = True
+                _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
+            return
+        self._notices_fail = False
+        self._notices_backoff.succeeded()
+
+    def _learn_of_overrides(self, _: Notices) -> None:
+        overrides = self._store.overrides()
+        if overrides is not None:
+            self._publish(overrides)
+
+    def _bring_hits(self, notices: Notices) -> None:
+        hits = notices.take()
+        if hits:
+            try:
+                self._store.add_hits(hits)
+            except StoreError:
+                notices.add(hits)
+                raise
+
+    def _publish(self, overrides: list[Override]) -> None:
+        assert self._notices is not None  # noqa: S101 - the caller has looked
+        self._has_published = True
+        self._notices.publish(overrides)
+
+    def _may_try(self) -> bool:
+        """Whether the database is there, or was within reach a moment ago.
+
+        While it is away a thread of its own knocks, since that may take as long as ``patience``.
+        """
+        if not self._away:
+            return True
+        if self._signs is not None and self._signs() != self._seen:
+            if self._probe is not None:
+                self._probe.join(PATIENCE_WHILE_AWAY)
+            if self._probe is None or not self._probe.is_alive():
+                self._probe = None
+                return True
+        if self._probe is None:
+            if self._backoff.due:
+                probe = threading.Thread(target=self._knock, name="probe", daemon=True)
+                try:
+                    probe.start()
+                except RuntimeError as error:  # the system has no room for another thread
+                    _logger.warning("the database cannot be looked for: %s", error)
+                    self._backoff.failed()
+                else:
+                    self._probe = probe
+            return False
+        if self._probe.is_alive():
+            return False
+        self._probe = None
+        if not self._reached:
+            self._backoff.failed()
+        return self._reached
+
+    def _knock(self) -> None:
+        try:
+            self._store.probe()
+        except StoreError:
+            self._reached = False
+        except Exception:
+            self._reached = False
+            _logger.exception("the database")
+        else:
+            self._reached = True
+
+    def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
+        """Have the database decide; None when it is away and has decided nothing."""
+        patience = PATIENCE_WHILE_AWAY if self._away else self._patience
+        return self._outcome(partial(self._admit, demands, patience), demands)
+
+    def _admit(self, demands: Sequence[Demand], patience: float) -> list[Verdict]:
+        """Have the database decide, and take what waits; raises as the store."""
+        if self._spool.records and self._sorted_for is None:
+            self._learn(patience)
+        self._sort_out()
+        try:
+            verdicts = self._store.admit(demands, self._spool.records, patience)
+        except Refused as refused:
+            verdicts = self._set_aside(refused, demands)
+        self._found()
+        return verdicts
+
+    def _learn(self, patience: float) -> None:
+        """Find out whose database it is, without bringing anything into it."""
+        with contextlib.suppress(Refused):
+            self._store.admit((), (), patience)
+
+    def _sort_out(self) -> None:
+        """Keep back what was written for another database than the one that is there now."""
+        installation = self._store.installation
+        if installation is None or installation == self._sorted_for:
+            return
+        self._sorted_for = installation
+        if self._spool.sort_out(installation):
+            self._store.reload()
+            self._count_pending()
+            self._open_journal()
+
+    def _adopt(self) -> None:
+        """Look now and then for the journals of daemons that died."""
+        if self._sorted_for and self._monotonic() >= self._adoption_due:
+            self._adoption_due = self._monotonic() + ADOPTION_SECONDS
+            found = self._spool.adopt(self._sorted_for)
+            if found:
+                count = quantity(len(found), "batch", "batches")
+                _logger.info("waiting in the journal of another daemon that died: %s", count)
+
+    def _set_aside(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
+        """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""
+        self._leisure.failed()
+        verdicts = list(refused.verdicts)
+        self._aside.keep(refused.waited, refused.reasons, required=True)
+        if not self._aside.keep(refused.records, refused.reasons, required=False):
+            for index in refused.unkept:
+                charge = demands[index].charges[0]
+                verdicts[index] = Verdict(False, charge.key, charge.limits[0])
+        return verdicts
+
+    def _offer(self) -> None:
+        """See whether the database takes by now what it has refused."""
+        records, reasons = self._aside.needed(self._store.reach), {}
+        try:
+            self._store.offer(records, self._patience)
+        except Refused as refused:
+            self._leisure.failed()
+            records, reasons = list(refused.waited), dict(refused.reasons)
+        except (StoreUnavailable, CommitFailed) as failure:
+            self._lost(failure)
+            return
+        else:
+            records = []
+        if records != self._aside.records:
+            self._aside.replace(records, reasons)
+
+    def _outcome(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict] | None:
+        """What ``commit`` gives; None when the database is away and has decided nothing."""
+        try:
+            verdicts = commit()
+        except Refused as refused:
+            return self._set_aside(refused, demands)
+        except CommitFailed as failure:
+            self._lost(failure)
+            if not self._enforce:
+                self._store.reload()
+                return None
+            if failure.record is not None:
+                self._keep(failure.record)
+            return failure.verdicts
+        except StoreUnavailable as failure:
+            self._lost(failure)
+            self._count_pending()
+            return None
+        return verdicts
+
+    def _without_database(self, demands: Sequence[Demand]) -> list[Verdict]:
+        if not self._enforce:
+            raise StoreUnavailable("the database is away")
+        if self._spool.lacks_room:
+            raise StoreFull("there is no room for a journal")
+        if self._full or _most_bytes(demands) > self._spool.room:
+            self._say_full()
+            raise StoreFull("the journal is full")
+        self._memory.advance()
+        verdicts, record = self._memory.decide(demands)
+        if record is not None:
+            self._keep(record)
+        return verdicts
+
+    def _keep(self, record: Record) -> None:
+        """Keep ``record``, which is counted in memory, until the database is back.
+
+        :raises StoreFull: it is not kept; the answers that depend on it may not leave.
+        """
+        try:
+            self._spool.keep(record)
+        except StoreFull:
+            self._store.reload()
+            if not self._spool.lacks_room:
+                self._say_full()
+            raise
+
+    def _say_full(self) -> None:
+        if not self._full:
+            self._full = True
+            _logger.error("the journal is full: nothing more is admitted until the database is back")
+
+    def _count_pending(self) -> None:
+        """Have memory know what waits, whatever the database has made it forget."""
+        for record in self._spool.records:
+            self._memory.apply(record)
+
+    def _open_journal(self) -> None:
+        if self._enforce:
+            self._spool.open(self._sorted_for or "")
+
+    def _lost(self, failure: Exception) -> None:
+        if self._signs is not None:
+            self._seen = self._signs()
+        if not self._away:
+            self._away = True
+            self.away_since = self._monotonic()
+            _logger.error(
+                "%s; %s",
+                str(failure),  # not the error itself, which holds frames, cursors and connections
+                "limits go on from memory" if self._enforce else "db_error_action is the answer",
+            )
+        self._backoff.failed()
+
+    def _found(self) -> None:
+        if self._away:
+            self._away = self._full = False
+            self.away_since = None
+            count = quantity(len(self._spool.records), "batch", "batches")
+            _logger.warning("the database is back; kept meanwhile: %s", count)
+        self._backoff.succeeded()
+        self._sorted_for = self._store.installation
+        if self._spool.records:
+            self._forget_pending()
+        else:
+            self._spool.claim(self._sorted_for or "")
+
+    def _forget_pending(self) -> None:
+        """All that waited is in the database."""
+        self._spool.clear(self._sorted_for or "")
+
+
+def _most_bytes(demands: Sequence[Demand]) -> int:
+    """The most that a record of ``demands`` can take up in the journal."""
+    # JSON writes one character as twelve at the most.
+    return OVERHEAD + sum(
+        OVERHEAD + 12 * (len(demand.mail) + len(demand.part) + sum(len(c.key) + len(c.unit) for c in demand.charges))
+        for demand in demands
+    )

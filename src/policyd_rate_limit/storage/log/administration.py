@@ -1,0 +1,175 @@
+"""Administration of the stores that keep a log: see :mod:`policyd_rate_limit.storage.administration`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.storage.administration import PATIENCE, longest_window
+from policyd_rate_limit.storage.log import tables
+from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.record import in_records, mark_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.log.contract import Log
+    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.replica import Memory
+
+ROWS_PER_PAGE = 500
+
+
+class LogAdministration:
+    """See :class:`policyd_rate_limit.storage.administration.Administration`.
+
+    ``connect`` opens the log, whose tables are there, or raises LogError. ``memory`` is for nobody else.
+    ``longest`` is the longest window in use (seconds), apart from overrides.
+    ``key_of_old_id`` names the counter that an id of version 1.2.0 stands for.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Log], memory: Memory, *, longest: int, key_of_old_id: Callable[[str], str]
+    ) -> None:
+        self._connect = connect
+        self._memory = memory
+        self._longest = longest
+        self._key_of_old_id = key_of_old_id
+        self._log: Log | None = None
+
+    def now(self) -> int:
+        """See :meth:`Administration.now`."""
+        return int(self.open().time())
+
+    def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
+        """See :meth:`Administration.entries`."""
+        for page in iter(self._reader(since).page, []):
+            for record in page:
+                yield from entries_of(record, keys, since)
+
+    def follow(self, since: int) -> Iterator[Sequence[Entry]]:
+        """See :meth:`Administration.follow`."""
+        reader = self._reader(since)
+        while True:
+            page = reader.page()
+            entries = [entry for record in page for entry in entries_of(record, None, since)]
+            if entries or not page:
+                yield entries
+
+    def reset(self, key: str) -> int:
+        """See :meth:`Administration.reset`: a record that gives back is appended, which every daemon reads."""
+        log = self.open()
+        self._memory.forget()
+        self._memory.synchronise(log.time())
+        mails: set[str] = set()
+        in_force = tables.overrides(log, self._memory.now)
+        announced = tables.longest_announced(log, self._memory.date)
+        since = self._memory.date - max(self._longest, longest_window(in_force), announced)
+        reader = Reader(log, log.last_before(since))
+
+        def count(page: Sequence[Record]) -> None:
+            for record in page:
+                for entry in entries_of(record, (key,), since):
+                    self._memory.ledger.apply(entry)
+                    mails.add(entry.mail)
+
+        # Most of it before the lock is taken, so that the daemons wait for the rest only.
+        for page in iter(reader.page, []):
+            count(page)
+        self._memory.synchronise(log.begin(PATIENCE))
+        for page in iter(reader.page, []):
+            count(page)
+        given_back: list[Entry] = []
+        self._memory.ledger.reset(key, mails - {""}, given_back)
+        for record in in_records(given_back, self._memory.record):
+            log.append(record)
+        log.commit()
+        return -sum(entry.amount for entry in given_back)
+
+    def overrides(self) -> list[Override]:
+        """See :meth:`Administration.overrides`."""
+        log = self.open()
+        return tables.overrides(log, int(log.time()))
+
+    def set_override(self, override: Override) -> None:
+        """See :meth:`Administration.set_override`."""
+        log = self.open()
+        tables.set_override(log, override, int(log.time()), PATIENCE)
+
+    def remove_override(self, key: str) -> bool:
+        """See :meth:`Administration.remove_override`."""
+        log = self.open()
+        return tables.remove_override(log, key, int(log.time()), PATIENCE)
+
+    def hits(self) -> list[Hits]:
+        """See :meth:`Administration.hits`."""
+        return tables.hits(self.open(), self._key_of_old_id)
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.add_hits`."""
+        tables.add_hits(self.open(), hits, PATIENCE)
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`Administration.copied`."""
+        return tables.copied(self.open())
+
+    def forget_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.forget_hits`."""
+        tables.subtract_hits(self.open(), hits, self._key_of_old_id, PATIENCE)
+
+    def close(self) -> None:
+        """See :meth:`Administration.close`."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _reader(self, since: int) -> Reader:
+        log = self.open()
+        return Reader(log, log.last_before(since))
+
+    def open(self) -> Log:
+        """The connection in use; a new one where that was lost, as it is after a few seconds in which nobody asked."""
+        if self._log is not None:
+            try:
+                self._log.time()
+            except LogError:
+                self.close()
+        if self._log is None:
+            self._log = self._connect()
+        return self._log
+
+
+class Reader:
+    """Reads a log from behind ``seq`` on, without its lock or with it."""
+
+    def __init__(self, log: Log, seq: int) -> None:
+        self._log = log
+        self._seq = seq
+        self._newest: dict[int, int] = {}  # writer -> number of its newest record
+
+    def page(self) -> list[Record]:
+        """The next records, some of them; none: there are no more yet."""
+        found: list[Record] = []
+        while not found:
+            rows = list(itertools.islice(self._log.rows_after(self._seq), ROWS_PER_PAGE))
+            if not rows:
+                break
+            self._seq = rows[-1][0]
+            for _, record in rows:
+                if record.number > self._newest.get(record.writer, 0):  # else it is there twice
+                    self._newest[record.writer] = record.number
+                    found.append(record)
+        return found
+
+
+def entries_of(record: Record, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
+    """What ``record`` holds of ``keys``, dated ``since`` or later."""
+    if keys is not None and not any(record.may_hold(mark_of(key)) for key in keys):
+        return
+    with contextlib.suppress(ValueError):  # what cannot be understood does not count; the daemons say so
+        for entry in record.dated_until(record.date):
+            if entry.date >= since and (keys is None or entry.counter in keys):
+                yield entry

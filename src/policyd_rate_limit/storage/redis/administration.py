@@ -1,0 +1,154 @@
+"""Administration of the store in Redis: see :mod:`policyd_rate_limit.storage.administration`.
+
+Redis keeps no log: what is still known of a counter lies in its windows, a sum for each second.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.storage.administration import MayNotList
+from policyd_rate_limit.storage.redis.keys import escaped, keys_of
+from policyd_rate_limit.storage.redis.link import Link
+from policyd_rate_limit.storage.redis.node import Command, NodeError, refusable, script
+from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from policyd_rate_limit.storage.administration import Hits, Override
+
+COUNTERS_PER_PAGE = 100
+
+_logger = logging.getLogger(__name__)
+
+
+class RedisAdministration:
+    """See :class:`policyd_rate_limit.storage.administration.Administration`.
+
+    ``config`` is ``redis_config``. ``longest`` is the longest window in use (seconds), ``timeout`` (seconds) bounds
+    each exchange.
+
+    A key of more than :data:`policyd_rate_limit.storage.redis.keys.LONGEST_TAG` characters is found by its name, but
+    has none where all are asked for: it comes as ``#`` and a digest then.
+
+    :raises ConfigError: something in ``config`` is wrong.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, longest: int, timeout: float) -> None:
+        self._link = Link(config, timeout)
+        self.keys = keys_of(config)
+        self.longest = longest
+        self._tables = RedisTables(self.keys.prefix, self.run)
+
+    def now(self) -> int:
+        """See :meth:`Administration.now`."""
+        return int(self.run(()))
+
+    def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
+        """See :meth:`Administration.entries`; what was given back is no more there, nor what it was taken from."""
+        for page in self._pages(keys):
+            for counter, date, amount in page:
+                if date >= since and amount:
+                    yield Entry(counter, amount, date, "", "")
+
+    def follow(self, since: int) -> Iterator[Sequence[Entry]]:
+        """See :meth:`Administration.follow`; all counters are looked at each time, and nothing is given back."""
+        while True:
+            now = self.now()
+            for page in self._pages(None):
+                found = [
+                    Entry(counter, amount, date, "", "")
+                    for counter, date, amount in page
+                    # Of a second that is not over, more may come.
+                    if since <= date <= now and amount
+                ]
+                if found:
+                    yield found
+            since = max(since, now + 1)
+            yield []
+
+    def reset(self, key: str) -> int:
+        """See :meth:`Administration.reset`. A daemon that has lost its server goes on with what it had counted."""
+        # What daemons did to it last stays known.
+        command = script([self.keys.counter(key)], ("", 0, self.longest, self._link.time, "reset"))
+        self.run([command])
+        return int(command.reply)
+
+    def overrides(self) -> list[Override]:
+        """See :meth:`Administration.overrides`."""
+        return self._tables.overrides(self.now())
+
+    def set_override(self, override: Override) -> None:
+        """See :meth:`Administration.set_override`."""
+        self._tables.set_override(override, self.now())
+
+    def remove_override(self, key: str) -> bool:
+        """See :meth:`Administration.remove_override`."""
+        return self._tables.remove_override(key, self.now())
+
+    def hits(self) -> list[Hits]:
+        """See :meth:`Administration.hits`."""
+        return self._tables.hits()
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.add_hits`."""
+        self._tables.add_hits(hits)
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`Administration.copied`."""
+        return self._tables.copied()
+
+    def forget_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`Administration.forget_hits`."""
+        self._tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
+
+    def close(self) -> None:
+        """See :meth:`Administration.close`."""
+        self._link.close()
+
+    def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[tuple[str, int, int]]]:
+        """Counter, date and amount of what lies in ``keys``, None for all."""
+        for counters in self.counters() if keys is None else [[(key, self.keys.counter(key)) for key in keys]]:
+            yield (
+                (counter, date, amount)
+                for counter, fields in self.read(counters)
+                for date, amount in charges_of(fields)
+            )
+
+    def counters(self) -> Iterator[list[tuple[str, bytes]]]:
+        """Name and key of all counters, some at a time; each once, unless it is new."""
+        pattern = escaped(self.keys.counters) + b"*"
+        seen: set[int] = set()
+        for node in self._link.connect(self._link.timeout).nodes:
+            cursor = None
+            while cursor != b"0":
+                try:
+                    cursor, keys = node.ask("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", COUNTERS_PER_PAGE)
+                except NodeError as error:
+                    if error.code == "NOPERM":
+                        raise MayNotList(f"{error}; grant +scan") from error
+                    raise
+                new = [key for key in keys if hash(key) not in seen]  # SCAN may tell one twice
+                seen.update(map(hash, new))
+                yield [(self.keys.name(key), key) for key in new]
+
+    def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
+        """Name and content of ``counters``, as HGETALL has it; those of another type are left out, and named."""
+        commands = [refusable(Command(key, "HGETALL", key)) for _, key in counters]
+        self.run(commands)
+        found = []
+        for (name, _), command in zip(counters, commands, strict=True):
+            if command.reply is not None:
+                found.append((name, command.reply))
+            elif command.failure is not None:
+                _logger.warning("what is counted for %r cannot be read: %s", name, command.failure)
+        if commands and not found and commands[0].failure is not None and commands[0].failure.code == "NOPERM":
+            raise commands[0].failure  # nobody's may be read
+        return found
+
+    def run(self, commands: Sequence[Command]) -> float:
+        """Have ``commands`` answered; the time of the servers (Unix seconds)."""
+        return self._link.run(commands, self._link.end())

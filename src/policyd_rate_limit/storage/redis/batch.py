@@ -1,0 +1,285 @@
+"""What a batch asks of Redis, and what the answers mean."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.domain.charge import Entry, Verdict
+from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
+from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
+from policyd_rate_limit.storage.redis.tables import packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policyd_rate_limit.domain.charge import Charge, Demand
+    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.redis.keys import Keys
+    from policyd_rate_limit.storage.redis.node import Argument
+
+MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
+MOST_VERDICTS_KEPT = 256  # amounts that are often charged
+
+_SAME = b""  # instead of the terms of a demand
+_REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
+_COMMON = 4  # arguments of the script before those of the demands
+
+
+class Question:
+    """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
+
+    ``field`` is where the mail remembers the charge, ``own_field`` where it does until all groups have admitted: others
+    are not to rely on what may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what
+    was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the servers may have
+    counted something of it.
+    """
+
+    __slots__ = ("_failure", "demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
+
+    def __init__(self, demand: Demand, field: bytes, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
+        self.demand = demand
+        self.field = field
+        self.own_field = own_field
+        self.groups = list(groups)
+        self.entries: list[Entry] = []
+        self.verdict: Verdict | None = None
+        self.may_be_counted = False
+
+    @property
+    def result(self) -> Verdict:
+        """The verdict, once there is one.
+
+        :raises NodeError: there will be none.
+        """
+        if self.verdict is None:
+            raise NodeError(self.failure or f"no verdict on {self.demand}", Remedy.NONE)
+        return self.verdict
+
+    @property
+    def failure(self) -> str:
+        """Why the servers cannot decide this one, such as a key that is of another type; empty: they can."""
+        return getattr(self, "_failure", "")  # what nearly none has costs nothing
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing more is to be said to the servers, nor by them."""
+        return self.verdict is not None and not self.has_reserved
+
+    @property
+    def has_reserved(self) -> bool:
+        """Whether some charges were counted before another one was refused."""
+        if not self.entries:
+            return False
+        return bool(self.failure) if self.verdict is None else not self.verdict.admitted
+
+    def fail(self, why: str, *, may_be_counted: bool) -> None:
+        """The servers cannot decide this one."""
+        self._failure = why
+        self.may_be_counted = self.may_be_counted or may_be_counted
+
+    def take(self, reply: Sequence[int] | int, date: int) -> None:
+        """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
+        group = self.groups.pop(0)
+        if isinstance(reply, int):
+            charge = group[0]
+            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, self.demand.part))
+            self.may_be_counted = True
+            if len(self.demand.charges) == 1:
+                self.verdict = _admitted(charge.cost)
+                return
+        elif reply[0] == _REFUSED:
+            charge = group[reply[1] - 1]
+            self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
+            return
+        elif reply[0] == _FAILED:
+            failed: Any = reply  # the only one that is not of numbers, which a compiled module insists on
+            self.fail(_text(failed[1]), may_be_counted=True)
+            return
+        else:
+            self._note(group, reply)
+        if not self.groups:
+            first = self.demand.charges[0].counter
+            charged = 0
+            for entry in self.entries:
+                if entry.counter == first:
+                    charged += entry.amount
+            self.verdict = Verdict(True, charged=charged)
+
+    def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
+        """The ``reply`` to a command of :meth:`Batch.rest`."""
+        if reply[0] == _FAILED:
+            return  # what cannot be given back stays counted
+        if self.has_reserved:
+            counters = {charge.counter for charge in group}
+            self.entries = [entry for entry in self.entries if entry.counter not in counters]
+        else:
+            self._note(group, reply)
+
+    def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
+        mail, part = self.demand.mail, self.demand.part
+        for at in range(1, len(reply), 3):
+            self.entries.append(Entry(group[reply[at] - 1].counter, reply[at + 1], reply[at + 2], mail, part))
+            self.may_be_counted = True
+
+
+class Batch:
+    """Asks what ``demands`` want to know: the ``number``-th batch of ``writer``.
+
+    ``keep``: seconds for which a server remembers it at the least; ``time``: that of the script.
+    """
+
+    def __init__(self, number: int, writer: int, keys: Keys, keep: int, time: str, demands: Sequence[Demand]) -> None:
+        self.number = number
+        self._writer = writer
+        self._keys = keys
+        self._common: tuple[Argument, ...] = (lane_of(writer, number), number, keep, time)
+        self._ordinals: dict[str, int] = {}
+        self._own_fields = 0
+        self._asked: list[tuple[Command, Sequence[Question]]] = []
+        self._refused: list[tuple[Command, Sequence[Question]]] = []
+        self.is_split = False  # some demands need several scripts
+        self.questions = [self._question(demand) for demand in demands]
+
+    def _question(self, demand: Demand) -> Question:
+        mail = demand.mail
+        field = b""
+        if mail:
+            field = settled_field(self._writer, self.number) if demand.settles else part_field(demand.part)
+        groups = self._keys.together(demand.charges)
+        own_field = b""
+        if len(groups) > 1:
+            self.is_split = True
+            if mail:
+                self._own_fields += 1
+                own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
+        return Question(demand, field, own_field, groups)
+
+    def ask(self, again: bool = False) -> list[Command]:
+        """Ask for what is to be known next of each question that has no verdict; none: all have one.
+
+        ``again``: some may have failed, and will have none.
+        """
+        asked = [question for question in self.questions if question.verdict is None]
+        if again:
+            asked = [question for question in asked if not question.failure]
+        for together in self._keys.in_scripts(asked, lambda question: question.groups[0][0].counter):
+            keys: list[bytes] = []
+            arguments: list[Argument] = []
+            before: Charge | None = None  # whose terms those of the next may be
+            for question in together:
+                demand, group = question.demand, question.groups[0]
+                charge = group[0]
+                ordinal = self._name(keys, demand, charge)
+                if len(group) > 1 or question.own_field or demand.settles or ordinal > 1:
+                    before = None
+                    asked_of = [(ordinal, charge.cost, charge.limits)]
+                    asked_of += [(self._name(keys, demand, other), other.cost, other.limits) for other in group[1:]]
+                    kind = "settle" if demand.settles and demand.mail else "charge"
+                    arguments.append(terms_of(kind, question.own_field, tuple(asked_of)))
+                elif before is not None and charge.cost == before.cost and charge.limits == before.limits:
+                    arguments.append(_SAME)
+                else:
+                    before = charge
+                    arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits),)))
+                arguments.append(question.field)
+            command = script(keys, (*self._common, *arguments))
+            command.may_be_refused = True
+            self._asked.append((command, together))
+        return [command for command, _ in self._asked]
+
+    def take(self) -> None:
+        """Take the replies to what has been asked, as far as there are any."""
+        unanswered = []
+        for command, together in self._asked:
+            if command.reply is None:
+                if command.is_refused:
+                    self._refused.append((command, together))
+                    continue
+                unanswered.append((command, together))
+                for question in together:
+                    question.may_be_counted = question.may_be_counted or command.open
+                continue
+            date, *replies = command.reply
+            for question, reply in zip(together, replies, strict=True):
+                question.take(reply, date)
+        self._asked = unanswered
+
+    @property
+    def failed(self) -> list[Question]:
+        """What the servers cannot decide."""
+        return [question for question in self.questions if question.failure]
+
+    def one_by_one(self) -> list[tuple[Command, Question]]:
+        """Once more, each by itself, what was refused together: for the keys of one, as it seems."""
+        refused, self._refused = self._refused, []
+        return [single for command, together in refused for single in self._singles(command, together)]
+
+    def _singles(self, command: Command, together: Sequence[Question]) -> Iterator[tuple[Command, Question]]:
+        _, _, count, *rest = command.arguments
+        keys, arguments = rest[: int(count)], rest[int(count) + _COMMON :]
+        terms: Argument = _SAME
+        for index, question in enumerate(together):
+            size = len(question.groups[0]) * (2 if question.field else 1)
+            own = [bytes(key) for key in keys[:size] if isinstance(key, bytes)]
+            del keys[:size]
+            terms = arguments[2 * index] or terms
+            yield refusable(script(own, (*self._common, terms, question.field))), question
+
+    def take_single(self, command: Command, question: Question) -> None:
+        """Take the reply to one of :meth:`one_by_one`."""
+        if command.reply is None:
+            question.fail(str(command.failure), may_be_counted=command.open)
+        else:
+            date, reply = command.reply
+            question.take(reply, date)
+
+    def rest(self) -> list[tuple[Command, Question, Sequence[Charge]]]:
+        """What is to be said about questions that all have a verdict."""
+        return [last for question in self.questions for last in self._conclude(question)] if self.is_split else []
+
+    def _conclude(self, question: Question) -> Iterator[tuple[Command, Question, Sequence[Charge]]]:
+        """Give back what was reserved, or confirm what was counted, by scripts that knew of some charges only.
+
+        What a mail was charged too much before, and a refused demand has given back, stays given back.
+        """
+        if not question.has_reserved and not question.own_field:
+            return
+        kind = "undo" if question.has_reserved else "confirm"
+        counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
+        for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
+            keys: list[bytes] = []
+            terms: list[tuple[int, int, int]] = []
+            for charge in group:
+                entry = counted[charge.counter]
+                terms.append((self._name(keys, question.demand, charge), entry.amount, entry.date))
+            arguments = (*self._common, packed((kind, question.own_field, *terms)), question.field)
+            yield script(keys, arguments), question, group
+
+    def _name(self, keys: list[bytes], demand: Demand, charge: Charge) -> int:
+        """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
+        counter = charge.key + charge.unit
+        if demand.mail:
+            keys += self._keys.counter_and_mail(counter, demand.mail)
+        else:
+            keys.append(self._keys.counter(counter))
+        ordinal = self._ordinals[counter] = self._ordinals.get(counter, 0) + 1
+        return ordinal
+
+
+@lru_cache(MOST_TERMS_PACKED)
+def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits], ...]) -> bytes:
+    """What is asked of ``charges``: ordinal, amount and limits of each."""
+    together = [
+        (ordinal, amount, [number for limit in limits for number in limit]) for ordinal, amount, limits in charges
+    ]
+    return packed((kind, own_field, *together))
+
+
+@lru_cache(MOST_VERDICTS_KEPT)
+def _admitted(amount: int) -> Verdict:
+    return Verdict(True, charged=amount)
+
+
+def _text(reply: object) -> str:
+    return " ".join(reply.decode("utf-8", "replace").split()) if isinstance(reply, bytes) else str(reply)

@@ -1,0 +1,462 @@
+"""The store in Redis or Valkey: it decides on the server, by a script that is one step there.
+
+A daemon needs no memory of all ids here, and a Cluster spreads them over its masters. The demands of a batch go in one
+pipeline, which the server answers once they are on its disk (``appendfsync always``). The clock is the server's.
+
+The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, so that a Cluster keeps them together::
+
+    policyd:c:{tag}        what lies in the windows of the counter; expires with the longest, or after 15 minutes
+    policyd:m:{tag}mail    what a mail was charged on the counter; expires after 15 minutes
+
+The mail that is the first on its counter for 15 minutes has no key of its own: with one charge, it is kept with the
+counter. Few ids send more often, and a key costs more than all the rest.
+
+Batches are sent by the event loop, which goes on with something else until the answers are there: the next batch is
+made and sent while the server works on this one. Everything that has to wait, and everything that goes wrong, is the
+matter of the store's thread.
+
+A counter also remembers what the last batches of each daemon have done to it: one in each of its *lanes*, which take
+turns, as many as there may be batches under way. So each lane has one batch after the other, whatever becomes of the
+others. That makes it safe to send a batch again after a connection broke: a batch has a number, a demand an ordinal
+among those for the same counter, and the script knows which it has done. A demand that was sent and has no answer at
+the end of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the
+script adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
+
+What was admitted is counted in memory too, which decides when the server is away. Memory decides only after all answers
+that will ever be heeded have been counted there: as soon as one batch is given up, so are the others under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Demand, Entry, Usage
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.contract import CommitFailed, Refused, Underway
+from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.redis.batch import Batch, terms_of
+from policyd_rate_limit.storage.redis.canary import Canary
+from policyd_rate_limit.storage.redis.keys import keys_of, lane_of
+from policyd_rate_limit.storage.redis.link import Link
+from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, script
+from policyd_rate_limit.storage.redis.replay import Replays
+from policyd_rate_limit.storage.redis.tables import RedisTables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from policyd_rate_limit.domain.charge import Charge, Verdict
+    from policyd_rate_limit.errors import StoreError
+    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.contract import Commit
+    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.redis.batch import Question
+    from policyd_rate_limit.storage.redis.node import Argument
+    from policyd_rate_limit.storage.redis.session import Session
+    from policyd_rate_limit.storage.replica import Memory
+
+BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
+EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
+
+_logger = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """See :class:`policyd_rate_limit.storage.contract.Store`.
+
+    ``config`` is ``redis_config``; docs/redis.md tells its keys. ``memory`` is shared with whoever decides while the
+    server is away. ``longest`` is the longest window in use (seconds): as long are counts kept of which only memory
+    knows the limits. ``timeout`` (seconds) bounds each batch. ``clock`` (Unix seconds) takes the place of the server's
+    in tests; so do ``monotonic`` and ``sleep`` that of the tries.
+
+    :raises ConfigError: something in ``config`` is wrong.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        memory: Memory,
+        *,
+        longest: int,
+        timeout: float,
+        clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._link = Link(config, timeout, clock, monotonic=monotonic, sleep=sleep)
+        self._memory = memory
+        self._longest = longest
+        self._keys = keys_of(config)
+        self._flights: deque[_Flight] = deque()  # what is under way, in order
+        self._canary = Canary(memory, self._keys, self._link)
+        self._replays = Replays(self._link, self._keys, self._exchange, self._canary.check)
+        self._overrides_version: Hashable = None
+        self._tables = RedisTables(self._keys.prefix, self._exchange)
+        self.installation: str | None = None
+        self._proposed = secrets.token_hex(16)
+        self._identified: Session | None = None  # over which the installation was asked for
+
+    @property
+    def reach(self) -> int:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.reach`."""
+        return self._longest
+
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
+        """See :meth:`policyd_rate_limit.storage.contract.Store.prepare`: the batch is sent."""
+        session = self._link.session
+        if session is None or session.is_broken:
+            return None
+        batch = self._batch(demands)
+        if batch.is_split:
+            return None
+        flight = _Flight(batch, self._link.end())
+        flight.send(session)
+        self._flights.append(flight)
+        commit = partial(self._finish, flight)
+        if session.is_broken or session.is_sending:
+            return commit
+        return Underway(session.descriptors, flight.end, partial(self._receive, flight), commit)
+
+    def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.admit`.
+
+        There is no lock here, and nobody to wait for: a longer ``patience`` than the timeout is one for connecting.
+        """
+        try:
+            if self._link.connect(max(patience, self._link.timeout)) is not self._identified:
+                self._identify()
+            self._replays.bring_in(pending, self._longest)
+            if not demands:
+                self._exchange(())
+                self._replays.raise_refused([])
+                return []
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        flight = _Flight(self._batch(demands), self._link.end())
+        self._flights.append(flight)
+        try:
+            verdicts = self._finish(flight)
+        except Refused as refused:
+            self._replays.raise_refused(refused.verdicts, refused)
+            raise
+        self._replays.raise_refused(verdicts)
+        return verdicts
+
+    def offer(self, records: Sequence[Record], patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.offer`."""
+        self.admit((), records, patience)
+
+    def propose(self, installation: str) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.propose`."""
+        self._proposed = installation or self._proposed
+
+    def _identify(self) -> None:
+        """Learn which installation the keys are of; those that were lost go on being of the one that they were."""
+        before = self.installation
+        try:
+            self.installation = self._tables.installation(before or self._proposed)
+        except NodeError as error:
+            if error.code not in ("NOPERM", "WRONGTYPE"):
+                raise
+            _logger.warning("%s: which installation it is of cannot be kept there", error)
+            self.installation = ""
+        self._identified = self._link.session
+        if before and self.installation and self.installation != before:
+            raise NodeError(
+                f"Redis is another database now (installation {self.installation}, not {before}): "
+                "what waits for the other one is not brought into it",
+                Remedy.NONE,
+            )
+
+    def _batch(self, demands: Sequence[Demand]) -> Batch:
+        # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
+        number = self._memory.next_number(beside=bool(self._flights))
+        return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
+
+    def _receive(self, flight: _Flight) -> list[Verdict] | None:
+        """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
+        session = flight.session
+        if session is not None:
+            for command in flight.all:
+                if command.reply is None:
+                    session.take()
+                    break
+        for command in flight.all:
+            if command.reply is None:
+                if command.failure is not None:
+                    raise command.failure
+                if session is None or session.is_broken:
+                    raise NodeError("Redis: the connection to another master is broken", Remedy.RECONNECT)
+                return None
+        self._memory.synchronise(self._link.time_of(flight.clock))
+        flight.batch.take()
+        verdicts = self._conclude(flight.batch)
+        self._flights.popleft()
+        return verdicts
+
+    def _finish(self, flight: _Flight) -> list[Verdict]:
+        """The verdicts on ``flight``, the first under way, waited for; raises as :meth:`admit`."""
+        try:
+            if flight.given_up is None:
+                self._ask(flight)
+        except NodeError as error:
+            self._give_up(error)
+        finally:
+            self._flights.popleft()
+        if flight.given_up is not None:
+            raise flight.given_up
+        failed = flight.batch.failed
+        if failed:
+            self._set_aside(flight.batch, failed)
+        return self._conclude(flight.batch)
+
+    def _ask(self, flight: _Flight) -> None:
+        """Have all that ``flight`` asks answered; on NodeError some is."""
+        batch = flight.batch
+        try:
+            self._run(flight.commands, flight.end, flight.clock, flight.session)
+        finally:
+            batch.take()
+        self._ask_one_by_one(batch, flight.end)
+        while commands := batch.ask(again=True):
+            try:
+                self._run(commands, flight.end)
+            finally:
+                batch.take()
+            self._ask_one_by_one(batch, flight.end)
+        if batch.failed:
+            self._canary.check()
+        rest = batch.rest()
+        if rest:
+            self._run([command for command, _, _ in rest], flight.end)
+            for command, question, group in rest:
+                question.conclude(command.reply[1], group)
+
+    def _ask_one_by_one(self, batch: Batch, end: float) -> None:
+        """Find out for whose keys a command was refused."""
+        for command, question in batch.one_by_one():
+            self._run((command,), end)
+            batch.take_single(command, question)
+
+    def _set_aside(self, batch: Batch, failed: Sequence[Question]) -> NoReturn:
+        """Decide from memory what the servers cannot decide, all else is as they say.
+
+        :raises Refused: always.
+        """
+        entries: list[Entry] = []
+        for question in batch.questions:
+            if not question.failure:
+                self._count(question)
+                continue
+            question.entries.clear()
+            question.verdict = self._memory.ledger.decide(question.demand, question.entries)
+            entries += question.entries
+        reasons = {charge.counter: question.failure for question in failed for charge in question.demand.charges}
+        # Of a writer of its own: the server knows others of this one.
+        records = [pack(secrets.randbits(62), 1, self._memory.date, entries)] if entries else []
+        unkept = [at for at, question in enumerate(batch.questions) if question.failure and question.entries]
+        raise Refused([question.result for question in batch.questions], records, reasons, unkept)
+
+    def _conclude(self, batch: Batch) -> list[Verdict]:
+        """Have memory know what the server has counted; the verdicts.
+
+        :raises NodeError: there is none on some of it.
+        """
+        verdicts = [question.verdict for question in batch.questions]
+        if not all(verdicts):  # None is the only one that is false
+            raise NodeError("Redis: some keys are of no use", Remedy.NONE)
+        trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
+        for question in batch.questions:
+            self._count(question, trims=trims)
+        return cast("list[Verdict]", verdicts)
+
+    def _give_up(self, error: NodeError) -> None:
+        """Decide from memory what is under way and has no answer: none will be heeded any more."""
+        batches = [flight.batch for flight in self._flights]
+        for batch in batches:
+            batch.take()
+            for question in batch.questions:
+                if question.is_answered:
+                    self._count(question)
+        if len(batches) == 1 and not any(question.may_be_counted for question in batches[0].questions):
+            self._flights[0].given_up = StoreUnavailable(str(error))
+            return
+        self._memory.advance()
+        for flight in self._flights:
+            verdicts, record = self._decide_rest(flight.batch)
+            flight.given_up = CommitFailed(str(error), verdicts, record)
+
+    def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.explain`: the server is asked, and writes nothing."""
+        missing = self._memory.ledger.missing
+        asked = [(number, charge) for number, demand in enumerate(demands) for charge in missing(demand)]
+        commands: list[tuple[Command, Sequence[tuple[int, Charge]]]] = []
+        for together in self._keys.in_scripts(asked, lambda of_demand: of_demand[1].counter):
+            keys = [self._keys.counter(charge.counter) for _, charge in together]
+            arguments: list[Argument] = []
+            for _, charge in together:
+                terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
+                arguments += (terms, b"")
+            common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time)
+            commands.append((script(keys, (*common, *arguments)), together))
+        try:
+            self._run([command for command, _ in commands], self._link.end(EXPLAIN_SECONDS))
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        found: list[list[Usage]] = [[] for _ in demands]
+        for command, together in commands:
+            for (number, charge), reply in zip(together, command.reply[1:], strict=True):
+                if len(reply) != 2 * len(charge.limits) or isinstance(reply[-1], bytes):
+                    found[number] += self._memory.ledger.explain(Demand((charge,)))  # its key is of no use
+                    continue
+                found[number] += (
+                    Usage(charge.key, limit, used, None if free_in < 0 else free_in)
+                    for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)
+                )
+        return [tuple(usages) for usages in found]
+
+    def probe(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.probe`."""
+        self._link.probe()
+
+    def reload(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.reload`: there is nothing to be read."""
+        self._memory.forget()
+
+    def need(self, seconds: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.need`: what the server has let go is gone."""
+        self._longest = max(self._longest, seconds)
+
+    def look_back(self, seconds: int) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.look_back`: nothing is kept but on the server."""
+        self.need(seconds)
+
+    def add_hits(self, hits: Sequence[Hits]) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.add_hits`."""
+        try:
+            self._tables.add_hits(hits)
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def overrides(self) -> list[Override] | None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.overrides`."""
+        if self._link.session is None:
+            return None
+        try:
+            version = self._tables.overrides_version()
+            if version == self._overrides_version:
+                return None
+            found = self._tables.overrides(self._now())
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        self._overrides_version = version
+        return found
+
+    def maintain(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.maintain`."""
+        self._memory.ledger.windows.sweep(self._longest)
+
+    def clean(self, patience: float) -> int:
+        """See that the server is there, for at most ``patience`` seconds, and delete overrides that have ended.
+
+        :returns: 0, since counts expire by themselves.
+        :raises StoreUnavailable: it is not there.
+        """
+        try:
+            self._link.connect(patience)
+            self._tables.remove_expired(self._now())
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+        return 0
+
+    def close(self) -> None:
+        """See :meth:`policyd_rate_limit.storage.contract.Store.close`."""
+        self._link.close()
+
+    def _now(self) -> int:
+        """The Unix second of the server; NodeError where it does not answer."""
+        self._exchange(())
+        return self._memory.ledger.windows.now
+
+    def _run(
+        self, commands: Sequence[Command], end: float, clock: Command | None = None, sent: Session | None = None
+    ) -> None:
+        """Have ``commands`` answered, see :meth:`Link.run`, and memory know the servers' time."""
+        self._memory.synchronise(self._link.run(commands, end, clock, sent))
+
+    def _exchange(self, commands: Sequence[Command]) -> None:
+        """Likewise, in the time that one batch has."""
+        self._run(commands, self._link.end())
+
+    def _decide_rest(self, batch: Batch) -> tuple[list[Verdict], Record]:
+        """Decide from memory what has no answer; what has one is counted there.
+
+        The record tells of every counter of which the server may know more than its answers: that is how the two come
+        to agree in the end.
+        """
+        entries = [entry for question in batch.questions if question.is_answered for entry in question.entries]
+        for question in batch.questions:
+            if not question.is_answered:
+                question.entries.clear()
+                if question.verdict is None:
+                    question.verdict = self._memory.ledger.decide(question.demand, question.entries)
+                known = {entry.counter for entry in question.entries}
+                question.entries += [
+                    Entry(charge.counter, 0, self._memory.date, "", "")
+                    for charge in question.demand.charges
+                    if charge.counter not in known
+                ]
+                entries += question.entries
+        record = pack(self._memory.writer, batch.number, self._memory.date, entries)
+        return [question.result for question in batch.questions], record
+
+    def _count(self, question: Question, *, trims: bool = True) -> None:
+        """Have memory know what the server has counted; ``trims``: what has expired leaves the memory."""
+        ledger = self._memory.ledger
+        if question.entries:
+            if trims:
+                for charge in question.demand.charges:
+                    ledger.windows.exceeded(charge.counter, 0, charge.limits)
+            for entry in question.entries:
+                ledger.apply(entry)
+
+    def _keep(self, demands: Sequence[Demand]) -> int:
+        """How long (seconds) a server has to remember what a batch has done: as long as what it has counted."""
+        last = None
+        for demand in demands:
+            for charge in demand.charges:
+                if charge.limits is not last:
+                    last = charge.limits
+                    self._longest = max(self._longest, *(limit.seconds for limit in last), 0)
+        return self._longest
+
+
+class _Flight:
+    """A batch on its way until ``end`` (of the monotonic clock).
+
+    ``session``: over which its ``commands`` and the question for the time, ``clock``, are sent; None: not yet. ``all``
+    are both.
+    ``given_up``: what came of it, where not all is answered that was asked.
+    """
+
+    __slots__ = ("all", "batch", "clock", "commands", "end", "given_up", "session")
+
+    def __init__(self, batch: Batch, end: float) -> None:
+        self.batch = batch
+        self.commands: Sequence[Command] = batch.ask()
+        self.clock = Command(None, "TIME")
+        self.all = (*self.commands, self.clock)
+        self.end = end
+        self.session: Session | None = None
+        self.given_up: StoreError | None = None
+
+    def send(self, session: Session) -> None:
+        """Send all over ``session``, without waiting."""
+        self.session = session
+        session.send(self.all)

@@ -1,0 +1,205 @@
+"""Overrides and hits in Redis, of all daemons, and what lies in a counter as an administrator sees it.
+
+Three keys, which a Cluster keeps together::
+
+    policyd:{administration}:override   hash: counter -> limits, end and note as JSON
+    policyd:{administration}:hits       hash: window:counter -> hits and last as MessagePack;
+                                        of windows of 0 and less: notes of a copy
+    policyd:{administration}:installation  hash: "" -> what tells this installation from all others, made once
+
+In the first two, "" -> what is random and new with each change.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import struct
+from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.domain.limits import parse_limits
+from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.storage.administration import (
+    HITS_AT_ONCE,
+    MOST_HITS,
+    MOST_OVERRIDES,
+    Hits,
+    Override,
+)
+from policyd_rate_limit.storage.redis.node import Command, script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from policyd_rate_limit.storage.redis.node import Argument
+
+HITS_PER_SCRIPT = HITS_AT_ONCE
+
+_STAMP = b""  # no counter has this name
+
+_logger = logging.getLogger(__name__)
+
+
+class RedisTables:
+    """Of ``prefix``; ``run`` has commands answered, or raises StoreError."""
+
+    def __init__(self, prefix: str, run: Callable[[Sequence[Command]], object]) -> None:
+        self._override = f"{prefix}:{{administration}}:override".encode()
+        self._hits = f"{prefix}:{{administration}}:hits".encode()
+        self._installation = f"{prefix}:{{administration}}:installation".encode()
+        self._run = run
+
+    def installation(self, proposed: str) -> str:
+        """The identity of the installation, ``proposed`` where there is none yet."""
+        self._ask(self._installation, "HSETNX", _STAMP, proposed)
+        found = self._ask(self._installation, "HMGET", _STAMP)[0]
+        return bytes(found or b"").decode("ascii", "replace")
+
+    def overrides(self, now: int) -> list[Override]:
+        """Those in force ``now``, by key."""
+        return sorted(override for override in self._all_overrides() if override.until > now)
+
+    def overrides_version(self) -> Hashable:
+        """Another one whenever somebody has changed an override."""
+        # HGET's "nothing" would pass for no answer.
+        return tuple(self._ask(self._override, "HMGET", _STAMP))
+
+    def set_override(self, override: Override, now: int) -> None:
+        """Put ``override`` in force.
+
+        :raises StoreFull: there are too many.
+        """
+        others = [other for other in self._all_overrides() if other.until > now and other.key != override.key]
+        if len(others) >= MOST_OVERRIDES:
+            raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
+        value = json.dumps([override.limits, override.until, override.note], separators=(",", ":"))
+        self._ask(self._override, "HSET", encoded(override.key), value, _STAMP, _stamp())
+
+    def remove_override(self, key: str, now: int) -> bool:
+        """End the override of ``key``; whether there was one in force."""
+        found = [override for override in self._all_overrides() if override.key == key]
+        self._remove([key for key, *_ in found])
+        return any(override.until > now for override in found)
+
+    def remove_expired(self, now: int) -> None:
+        """Delete the overrides that have ended."""
+        self._remove([override.key for override in self._all_overrides() if override.until <= now])
+
+    def add_hits(self, hits: Iterable[Hits]) -> None:
+        """Count ``hits``, fewer where they are negative."""
+        rows = sorted(hits)
+        for first in range(0, len(rows), HITS_PER_SCRIPT):
+            arguments: list[Argument] = ["", 0, 0, "", "hits", _stamp()]
+            for key, seconds, count, last in rows[first : first + HITS_PER_SCRIPT]:
+                arguments += (f"{seconds}:".encode() + encoded(key), count, last)
+            self._run([script([self._hits], arguments)])
+
+    def hits(self) -> list[Hits]:
+        """Those of the most hits first."""
+        found = [hit for hit in self._all_hits() if hit.seconds > 0]
+        return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
+
+    def copied(self) -> dict[tuple[str, int], int]:
+        """See :meth:`policyd_rate_limit.storage.administration.Administration.copied`."""
+        return {(hit.key, hit.seconds): hit.hits for hit in self._all_hits() if hit.seconds <= 0}
+
+    def _all_hits(self) -> Iterator[Hits]:
+        for field, value in _pairs(self._ask(self._hits, "HGETALL")):
+            if field != _STAMP:
+                seconds, _, key = field.partition(b":")
+                count, last = unpacked(value)
+                yield Hits(decoded(key), int(seconds), count, last)
+
+    def _all_overrides(self) -> Iterator[Override]:
+        for field, value in _pairs(self._ask(self._override, "HGETALL")):
+            if field != _STAMP:
+                try:
+                    limits, until, note = json.loads(value)
+                    yield Override(decoded(field), parse_limits(limits), int(until), str(note))
+                except (ValueError, TypeError) as error:
+                    _logger.error("the override of %r cannot be understood and does not count: %s", field, error)
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._ask(self._override, "HDEL", *(encoded(key) for key in keys))
+            self._ask(self._override, "HSET", _STAMP, _stamp())
+
+    def _ask(self, key: bytes, name: str, *arguments: Argument) -> Any:
+        command = Command(key, name, key, *arguments)
+        self._run([command])
+        return command.reply
+
+
+def charges_of(fields: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Date and amount of what lies in a counter; ``fields`` are those of its hash, with their values."""
+    found = dict(_pairs(fields))
+    if b"m" in found:
+        _, seen, first, count, age, newest, *_ = unpacked(found[b"m"])
+        for number in range(first, first + count - 1):
+            date, amount = unpacked(found[b"%d" % number])
+            yield date, amount
+        if count:
+            yield seen - age, newest
+
+
+def encoded(text: str) -> bytes:
+    """Any text, lone surrogates too: they stand for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(data: bytes) -> str:
+    """What :func:`encoded` has made."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def packed(value: int | str | bytes | Sequence[Any]) -> bytes:
+    """``value`` as MessagePack, for the script."""
+    if isinstance(value, int):
+        if value < 0 or value >= 1 << 32:
+            return struct.pack(">Bq", 0xD3, value)
+        return bytes((value,)) if value < 1 << 7 else struct.pack(">BI", 0xCE, value)
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, bytes):
+        return struct.pack(">BH", 0xDA, len(value)) + value
+    return struct.pack(">BH", 0xDC, len(value)) + b"".join(map(packed, value))
+
+
+def unpacked(data: bytes) -> list[int]:
+    """An array of integers, as the MessagePack of Redis writes it."""
+    if data[0] == 0xDC:
+        count, at = int.from_bytes(data[1:3], "big"), 3
+    else:
+        count, at = data[0] & 0x0F, 1
+    numbers = []
+    for _ in range(count):
+        kind = data[at]
+        at += 1
+        if kind in _INTEGERS:
+            code, size = _INTEGERS[kind]
+            (number,) = struct.unpack_from(code, data, at)
+            at += size
+        else:
+            number = kind - 256 if kind >= 0xE0 else kind
+        numbers.append(int(number))
+    return numbers
+
+
+# MessagePack's first byte -> how struct reads what follows, and how many bytes that are.
+_INTEGERS = {
+    first: (code, struct.calcsize(code))
+    for first, code in (
+        *zip(range(0xCA, 0xCC), (">f", ">d"), strict=True),
+        *zip(range(0xCC, 0xD0), (">B", ">H", ">I", ">Q"), strict=True),
+        *zip(range(0xD0, 0xD4), (">b", ">h", ">i", ">q"), strict=True),
+    )
+}
+
+
+def _pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def _stamp() -> bytes:
+    return b"%x" % random.getrandbits(64)

@@ -1,0 +1,1 @@
+"""What rules look up by id: the limits that a query finds in a database."""
