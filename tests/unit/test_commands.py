@@ -416,20 +416,50 @@ def test_bash_completes() -> None:
     assert completed("policyd-rate-limit completion") == ["bash", "fish", "zsh"]
 
 
-def offered(shell: str, words: str, incomplete: str) -> list[str]:
-    """What our command offers a shell for ``incomplete``, which follows ``words``."""
+Offered = Callable[[str, str, str], list[str]]
+"""What our command offers a shell for what is incomplete, which follows the words before."""
+
+
+def asked_by(shell: str, words: str, incomplete: str) -> dict[str, str]:
+    """What the script of ``shell`` has in the environment of our command."""
     asked = f"policyd-rate-limit {words}"
-    environment = {
-        **os.environ,
+    return {
         "_POLICYD_RATE_LIMIT_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": f"{asked} {incomplete}" if shell != "fish" else asked,
         "COMP_CWORD": incomplete if shell == "fish" else str(len(asked.split())),
     }
+
+
+def values_for(shell: str, said: str) -> list[str]:
+    """What the script of ``shell`` reads of the answer."""
+    if shell == "zsh":  # three lines each: type, value, help
+        return said.splitlines()[1::3]
+    return [line.partition(",")[2] for line in said.splitlines() if line]
+
+
+def offered_by_the_command(shell: str, words: str, incomplete: str) -> list[str]:
+    """See :data:`Offered`; the command is called as a shell calls it."""
+    environment = {**os.environ, **asked_by(shell, words, incomplete)}
     done = subprocess.run([COMMAND], env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
-    if shell == "zsh":  # three lines each: type, value, help
-        return done.stdout.splitlines()[1::3]
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    return values_for(shell, done.stdout)
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Offered:
+    """See :data:`Offered`; in this process."""
+
+    def offered(shell: str, words: str, incomplete: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            for name, value in asked_by(shell, words, incomplete).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main([])
+        said = capsys.readouterr()
+        assert (ended.value.code, said.err) == (0, "")
+        return values_for(shell, said.out)
+
+    return offered
 
 
 def configured(tmp_path: Path, **settings: Any) -> Path:
@@ -442,13 +472,14 @@ def configured(tmp_path: Path, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
-def test_ids_are_completed(tmp_path: Path, shell: str) -> None:
+def test_ids_are_completed(tmp_path: Path, offered: Offered, capsys: pytest.CaptureFixture[str], shell: str) -> None:
     path = configured(tmp_path, limits_by_id={"alonso": ["1/1m"]}, unknown_setting=1)
     assert offered(shell, f"-f {path} status", "al") == []
     assert not (tmp_path / "db.sqlite3").exists()  # nothing is made by asking
     store(tmp_path, ("user:alice", 1), ("user:bob", 1), ("sender:Al\n", 1))
-    call = [str(COMMAND), "-f", str(path)]
-    subprocess.run([*call, "block", "albert", "--for", "1h"], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    with pytest.raises(SystemExit):
+        main(["-f", str(path), "block", "albert", "--for", "1h"])
+    assert "user:albert: blocked" in capsys.readouterr().out
     for command in ("status", "history", "reset", "block", "allow"):
         assert offered(shell, f"-f {path} {command}", "al") == ["albert", "alice", "alonso"]
     assert offered(shell, f"-f {path} revoke", "al") == ["albert"]
@@ -461,8 +492,8 @@ def test_ids_are_completed(tmp_path: Path, shell: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
 def test_settings_and_checks_are_completed(shell: str) -> None:
-    assert offered(shell, "--get-config", "limits") == ["limits", "limits_by_id"]
-    assert offered(shell, "doctor --ignore", "database-") == [
+    assert offered_by_the_command(shell, "--get-config", "limits") == ["limits", "limits_by_id"]
+    assert offered_by_the_command(shell, "doctor --ignore", "database-") == [
         "database-clock",
         "database-durability",
         "database-rights",
