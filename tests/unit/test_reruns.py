@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def test_flaky(request):
         before.touch()
         raise AssertionError
 """
+PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_rerunfailures")  # the second imports the first
 MARKED = '@pytest.mark.depends_on_machine(reason="an election may take long")'
 
 
@@ -32,8 +34,12 @@ def run(directory: pathlib.Path, marker: str, *options: str) -> subprocess.Compl
     (directory / "pytest.ini").write_text(INI)
     (directory / "test_it.py").write_text(FLAKY.format(marker=marker))
     support_directory = str(pathlib.Path(support.reruns.__file__).parent.parent)
-    command = [sys.executable, "-m", "pytest", "--strict-markers", "-o", f"pythonpath={support_directory}", *options]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pytest", *PLUGINS, "--strict-markers", "-o", f"pythonpath={support_directory}"]
+    # To load all other plugins would take most of the time.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        [*command, *options], cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("parallel", [[], ["-n1"]], ids=["here", "in another process"])
