@@ -26,13 +26,13 @@ LONGEST_LIFE = 0.12
 
 
 @pytest.mark.long(10)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_kill_9_at_random_moments_loses_no_count(tmp_path: pathlib.Path, part: int) -> None:
-    """Twenty-five times in each of four parts: no success answer is forgotten, and nothing is counted twice.
+    """Twenty-five times in each of two parts: no success answer is forgotten, and nothing is counted twice.
 
-    The daemon dies a random while after its first answer, or before it, under load from 32 connections. In
-    the end what is left of each id's limit shows what the daemon has counted: at least every mail that was
-    answered with success, at most those and the ones whose answer was cut off.
+    The daemon dies a random while after its first answer, or before it, other ones in each run, under load from 32
+    connections. In the end what is left of each id's limit shows what the daemon has counted: at least every mail that
+    was answered with success, at most those and the ones whose answer was cut off.
     """
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
