@@ -20,6 +20,8 @@ PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
 RERUNS := --reruns-on-machine 2
 # The files and directories whose tests `make test` runs.
 ONLY := tests
+# Those of them that hold tests marked alone: while these run nothing else does, not even the looking for them.
+ALONE = $(shell grep --recursive --include='*.py' --files-with-matches 'mark\.alone' $(ONLY))
 # These run against the compiled modules too; the others import those of the checkout.
 COMPILED_TESTS := tests/unit/domain tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py \
   tests/storage/test_redis_refused.py tests/storage/test_log_refused.py
@@ -40,13 +42,17 @@ help: ## say what there is
 run: venv ## start the daemon in the foreground, with packaging/development.yaml
 	@.venv/bin/python packaging/run.py
 
-# What needs nothing but a processor runs beside the compiler of C. What must run alone comes before what takes long: it
-# leaves the tests compiled, which each process of the others would do for itself.
+# What needs nothing but a processor runs beside the compiler of C.
 .PHONY: test
 test: test-packages test-venv ## install what the tests need, then all checks and all tests; ONLY=tests/unit: those
-	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled $(OLD_VERSION) $(OLD_TESTS)
-	$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ONLY) || [ $$? = 5 -a '$(ONLY)' != tests ] # 5: there is none
+	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled collected $(OLD_VERSION) $(OLD_TESTS)
+	$(if $(ALONE),$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ALONE))
 	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
+
+# To find the tests leaves them compiled, which each of the processes that run them would do for itself.
+.PHONY: collected
+collected: test-venv
+	@found=$$(.venv/bin/pytest --quiet --collect-only $(ONLY)) || { echo "$$found"; exit 1; }
 
 # Looking at each line takes three times as long: that is done only where every one must be covered.
 .PHONY: test-domain
