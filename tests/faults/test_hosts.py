@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import pathlib
 import random
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Daemon, configuration, write_configuration
+from support.commands import call
+from support.daemon import Daemon, configuration, write_configuration
 from support.faketime import Clock
 from support.load import Address, Background, Tally, admit_until_refused, ask_all, left_for_all
 from support.stores_for_daemons import STORES, SharedStore
@@ -224,13 +224,8 @@ def test_a_missing_driver_is_one_line_that_says_how_to_install_it(
     """The driver of ``backend`` cannot be imported: exit 5, and nothing was started."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT.format(module=module))
     path = write_configuration(tmp_path, configuration(tmp_path, backend=backend))
-    done = subprocess.run(
-        [str(COMMAND), "-f", str(path), *arguments],
-        env={"PYTHONPATH": str(tmp_path), "PATH": str(pathlib.Path(sys.executable).parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": str(pathlib.Path(sys.executable).parent)}
+    done = call(path, *arguments, env=environment)
     assert done.returncode == 5, done.stderr
     (line,) = done.stderr.splitlines()
     assert f"pip install 'policyd-rate-limit[{extra}]'" in line

@@ -10,13 +10,13 @@ import contextlib
 import itertools
 import pathlib
 import random
-import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Client, Daemon, mail
+from support.commands import call
+from support.daemon import Client, Daemon, mail
 from support.faketime import Clock
 from support.load import BUSY, SUCCESS, Background, Tally, admit_until_refused, answer_times, ask_all, left_for_all
 from support.redis_servers import RedisServer
@@ -78,11 +78,6 @@ def ask(daemon: Daemon, user: str, mails: int) -> int:
     """How many of ``mails`` of ``user`` are admitted."""
     with Client(daemon.address) as client:
         return [client.ask(**mail(user)) for _ in range(mails)].count(SUCCESS)
-
-
-def run(daemon: Daemon, option: str) -> subprocess.CompletedProcess[str]:
-    """The command with the configuration of ``daemon``."""
-    return subprocess.run([COMMAND, "-f", daemon.path, option], capture_output=True, text=True, check=False)
 
 
 def settled(daemons: Sequence[Daemon]) -> None:
@@ -281,10 +276,10 @@ def test_clean_has_nothing_to_delete(tmp_path: pathlib.Path, server: RedisServer
     daemon = daemon_on(tmp_path / "daemon", server.port)
     with daemon:
         assert ask(daemon, "alice", 5) == 5
-    done = run(daemon, "--clean")
+    done = call(daemon.path, "--clean")
     assert (done.returncode, done.stdout) == (0, "0 records deleted\n")
     server.kill()
-    done = run(daemon, "--clean")
+    done = call(daemon.path, "--clean")
     assert done.returncode == 8
     assert "Connection refused" in done.stderr
     assert done.stderr.count("\n") == 1

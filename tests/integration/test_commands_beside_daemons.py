@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Client, Daemon, configuration, mail, running, write_configuration
+from support.commands import ask, call
+from support.daemon import COMMAND, Client, Daemon, admitted, configuration, mail, running, write_configuration
 from support.outages import put_directory_in_place
 from support.programs import require_root
-from support.public import public_directory
 from support.stores_for_daemons import STORES, SharedStore
 from support.tcp_proxy import TcpProxy
 from support.wait import wait_until
@@ -40,25 +40,6 @@ def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Sh
     """An empty store; without a choice by the test every one of the table."""
     with STORES[request.param](tmp_path) as empty:
         yield empty
-
-
-def call(path: pathlib.Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The installed command."""
-    return subprocess.run(
-        [str(COMMAND), "-f", str(path), *arguments],
-        **{"capture_output": True, "text": True, "check": False, "timeout": 60, **options},
-    )
-
-
-def ask(path: pathlib.Path, *arguments: str) -> Any:
-    """What the command answers to a program."""
-    done = call(path, *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
-def admitted(client: Client, user: str, mails: int) -> int:
-    return sum(client.ask(**mail(user)) == "dunno" for _ in range(mails))
 
 
 @pytest.mark.long(8)
@@ -259,16 +240,6 @@ def test_ids_are_whole_on_a_narrow_terminal(tmp_path: pathlib.Path, columns: int
 
 
 # Whose files
-
-
-@pytest.fixture
-def owned_by_nobody() -> Iterator[pathlib.Path]:
-    """A directory of the unprivileged account that the daemon runs as."""
-    require_root()
-    nobody = pwd.getpwnam("nobody")
-    with public_directory() as directory:
-        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-        yield directory
 
 
 @pytest.mark.needs_root

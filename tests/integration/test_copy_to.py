@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import pwd
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Client, configuration, mail, running, write_configuration
+from support.commands import ask, call
+from support.daemon import Client, admitted, configuration, running, write_configuration
 from support.outages import put_directory_in_place
-from support.programs import require_root
-from support.public import public_directory
 from support.stores_for_daemons import STORES
 from support.wait import wait_until
 
@@ -29,24 +25,6 @@ PAIRS = (
     ("redis-cluster", "redis"),
     ("redis", "sqlite"),
 )
-
-
-def call(path: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command."""
-    return subprocess.run(
-        [str(COMMAND), "-f", str(path), *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
-
-
-def ask(path: pathlib.Path, *arguments: str) -> Any:
-    """What the command answers to a program."""
-    done = call(path, *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
-def admitted(client: Client, user: str, mails: int) -> int:
-    return sum(client.ask(**mail(user)) == "dunno" for _ in range(mails))
 
 
 def home(directory: pathlib.Path, name: str) -> pathlib.Path:
@@ -110,16 +88,6 @@ def test_a_configuration_that_is_wrong_or_the_same(tmp_path: pathlib.Path) -> No
     assert "the same database" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert call(path, "copy-to", str(tmp_path / "missing.yaml")).returncode == 5
-
-
-@pytest.fixture
-def owned_by_nobody() -> Iterator[pathlib.Path]:
-    """A directory of the unprivileged account that the daemon runs as."""
-    require_root()
-    nobody = pwd.getpwnam("nobody")
-    with public_directory() as directory:
-        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-        yield directory
 
 
 @pytest.mark.needs_root

@@ -14,7 +14,7 @@ import pytest
 
 from policyd_rate_limit.doctor.postfix import Postfix
 from policyd_rate_limit.doctor.restriction_names import NAMES, REMOVED, RestrictionNames
-from support.daemon import COMMAND
+from support.commands import call
 from support.doctor import CHECK, MASTER_CF, SMTP, SUBMISSION, Host, doctor, mend, only, settings, wrong
 from support.postfix import write_cf
 from support.public import public_directory
@@ -447,9 +447,7 @@ main(["-f", {str(configuration)!r}, "doctor", "--postfix-config", {str(postfix)!
 def test_for_people(host: Host, tmp_path: Path) -> None:
     postfix = host.configure(tmp_path / "etc", "smtpd_recipient_restrictions = reject_unauth_destination\n")
     options = ("--postfix-config", postfix, "--ignore", "clock")
-    done = subprocess.run(
-        [COMMAND, "-f", host.daemon.path, "doctor", *options], capture_output=True, text=True, check=False
-    )
+    done = call(host.daemon.path, "doctor", *options)
     assert done.returncode == 1
     assert "error   not-hooked: main.cf: smtpd_data_restrictions\n" in done.stdout
     assert f"\n          smtpd_data_restrictions = {CHECK}\n" in done.stdout

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Daemon, free_port
+from support.commands import call
+from support.daemon import Daemon, free_port
 from support.faketime import Clock
 from support.postfix import Postfix, write_cf
 from support.programs import require
@@ -27,12 +28,7 @@ CHECK = "check_policy_service { unix:ratelimit/policy, default_action=DUNNO }"
 
 def advice(daemon: Daemon, postfix: Postfix) -> list[str]:
     """The lines that would mend it; none when nothing is wrong."""
-    done = subprocess.run(
-        [COMMAND, "-f", daemon.path, "doctor", "--postfix-config", postfix.config, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = call(daemon.path, "doctor", "--postfix-config", postfix.config, "--json")
     found = [finding for finding in json.loads(done.stdout)["findings"] if finding["check"] == "local-mail"]
     return [line for finding in found for line in finding["mend"].splitlines()]
 

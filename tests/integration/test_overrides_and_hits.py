@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,8 @@ import pytest
 from policyd_rate_limit import app, config, stores
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Administration, Override
-from support.daemon import COMMAND, Client, Daemon, mail, running
+from support.commands import call
+from support.daemon import Client, Daemon, mail, running
 from support.faketime import Clock
 from support.stores_for_daemons import STORES
 from support.tcp_proxy import TcpProxy
@@ -68,10 +68,9 @@ def admitted(daemon: Daemon, mails: int, user: str = "alice") -> int:
 
 
 def clean(daemon: Daemon) -> str:
-    command = [str(COMMAND), "--clean", "-f", str(daemon.path)]
-    return subprocess.run(
-        command, env=daemon.environment, stdout=subprocess.PIPE, text=True, check=True, timeout=60
-    ).stdout
+    done = call(daemon.path, "--clean", env=daemon.environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -20,7 +20,8 @@ import pytest
 import yaml
 
 from support import outages
-from support.daemon import COMMAND, Client, Daemon, mail, running
+from support.commands import call
+from support.daemon import Client, Daemon, admitted, mail, running
 from support.faketime import Clock
 from support.load import Background, Tally
 from support.programs import require_root
@@ -60,11 +61,6 @@ def refused(daemon: Daemon) -> list[str]:
     return daemon.log_text()[len(before) :].splitlines()
 
 
-def admitted(client: Client, user: str, mails: int, **attributes: object) -> int:
-    """How many of ``mails`` mails are admitted."""
-    return sum(client.ask(**mail(user, **attributes)) == "dunno" for _ in range(mails))
-
-
 def test_settings_change_between_two_requests_on_one_connection(tmp_path: Path) -> None:
     """The effect of each setting that a reload changes, all on one connection."""
     with running(tmp_path, limits=[[2, 3600]]) as daemon, Client(daemon.address) as client:
@@ -87,8 +83,7 @@ def test_settings_change_between_two_requests_on_one_connection(tmp_path: Path) 
         assert client.ask(**mail("bob")) == "OK"
         reload(daemon, success_action="dunno")
 
-        block = [str(COMMAND), "-f", str(daemon.path), "block", "mallory", "--for", "1h"]
-        subprocess.run(block, stdout=subprocess.DEVNULL, check=True, timeout=60)
+        assert call(daemon.path, "block", "mallory", "--for", "1h").returncode == 0
         wait_until(lambda: client.ask(**mail("mallory")).startswith("reject 5.7.1 "), "mallory is blocked")
         reload(daemon, block_action="554 begone")
         assert client.ask(**mail("mallory")) == "554 begone"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Client, Daemon, mail, running, write_configuration
+from support.commands import call
+from support.daemon import Client, Daemon, mail, running, write_configuration
 from support.smtp import PASSWORD, USER, Server, authority, smtp_peer, smtp_server
 
 DAY = 86_400
@@ -24,8 +25,7 @@ def clean(daemon: Daemon, **settings: Any) -> subprocess.CompletedProcess[str]:
     directory = daemon.directory / "clean"
     directory.mkdir(exist_ok=True)
     path = write_configuration(directory, {**daemon.settings, **settings})
-    command = [str(COMMAND), "-f", str(path), "--clean"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return call(path, "--clean")
 
 
 def reporting(server: Server, **settings: Any) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sqlite3
-import subprocess
 from typing import Any
 
 import pytest
 
 from support import sql_servers
-from support.daemon import COMMAND, Client, Daemon, mail, running
+from support.commands import call
+from support.daemon import Client, Daemon, admitted, mail, running
 from support.faketime import Clock
 from support.wait import wait_until
 
@@ -37,19 +37,8 @@ class Table:
         self.execute("INSERT INTO rate_limits VALUES (?, ?)", identifier, limits)
 
 
-def admitted(client: Client, user: str, mails: int, **attributes: object) -> int:
-    return sum(client.ask(**mail(user, **attributes)) == "dunno" for _ in range(mails))
-
-
 def clean(daemon: Daemon) -> str:
-    done = subprocess.run(
-        [str(COMMAND), "--clean", "-f", str(daemon.path)],
-        env=daemon.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = call(daemon.path, "--clean", env=daemon.environment)
     return done.stdout + done.stderr
 
 

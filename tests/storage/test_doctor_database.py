@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from support import redis_servers
-from support.daemon import COMMAND, configuration, free_port, write_configuration
+from support.commands import call
+from support.daemon import configuration, free_port, write_configuration
 from support.doctor import findings_of
 from support.faketime import Clock
 from support.redis_servers import RedisServer
@@ -66,7 +66,7 @@ def of_database(findings: list[dict[str, str]]) -> list[tuple[str, str]]:
 def make_tables(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Have the tables made, as a daemon makes them."""
     path = write_configuration(directory, configuration(directory, **settings))
-    subprocess.run([COMMAND, "-f", path, "--clean"], check=True, capture_output=True)
+    assert call(path, "--clean").returncode == 0
 
 
 FINE = [("database", "reachable, and the rights suffice")]
@@ -137,13 +137,7 @@ def assert_behind(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
     clock.forward(100)
     path = write_configuration(directory, configuration(directory, **settings))
     began = time.monotonic()
-    done = subprocess.run(
-        [COMMAND, "-f", path, "doctor", "--json", *WITHOUT_POSTFIX],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **clock.environment},
-    )
+    done = call(path, "doctor", "--json", *WITHOUT_POSTFIX, env={**os.environ, **clock.environment})
     took = time.monotonic() - began
     assert done.stderr == ""
     *found, (check, difference) = of_database(json.loads(done.stdout)["findings"])

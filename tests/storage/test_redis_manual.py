@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from support.daemon import COMMAND, Client, configuration, mail, running, write_configuration
+from support.commands import call
+from support.daemon import Client, configuration, mail, running, write_configuration
 from support.redis_servers import RedisServer, command_line
 
 MANUAL = pathlib.Path(__file__).parents[2] / "docs" / "redis.md"
@@ -124,13 +125,6 @@ def test_status_without_the_right_to_list_ids(plain: RedisServer, tmp_path: path
 
 def run(path: pathlib.Path, *arguments: str, ends: int | None = 0) -> str:
     """What a command prints; ``ends``: with which status, None: any."""
-    done = subprocess.run(
-        [COMMAND, "-f", path, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = call(path, *arguments)
     assert ends is None or done.returncode == ends, (arguments, done.stdout, done.stderr)
     return done.stdout

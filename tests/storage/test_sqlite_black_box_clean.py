@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support.commands import call
 from support.daemon import COMMAND, Client, Daemon, mail
 from support.faketime import Clock
 from support.load import SUCCESS, Background, admit_until_refused, ask_all, left_for_all
@@ -27,14 +28,7 @@ def clock(tmp_path: pathlib.Path) -> Clock:
 
 def clean(daemon: Daemon) -> int:
     """Run ``--clean`` with the daemon's configuration and clock; how many records it says it deleted."""
-    done = subprocess.run(
-        [str(COMMAND), "--clean", "-f", str(daemon.path)],
-        capture_output=True,
-        text=True,
-        env=daemon.environment,
-        check=False,
-        timeout=60,
-    )
+    done = call(daemon.path, "--clean", env=daemon.environment)
     assert done.returncode == 0, done.stderr
     match = re.fullmatch(r"(\d+) records deleted\n", done.stdout)
     assert match, done.stdout
@@ -119,9 +113,7 @@ def test_clean_fails_with_8_when_the_database_cannot_be_opened(tmp_path: pathlib
     """Exit status 8, one line on stderr, nothing on stdout."""
     (tmp_path / "db.sqlite3").mkdir()
     daemon = Daemon(tmp_path)
-    done = subprocess.run(
-        [str(COMMAND), "--clean", "-f", str(daemon.path)], capture_output=True, text=True, check=False
-    )
+    done = call(daemon.path, "--clean")
     assert (done.returncode, done.stdout) == (8, "")
     assert done.stderr
     assert "Traceback" not in done.stderr

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from support.daemon import COMMAND, Client, Daemon, mail
+from support.commands import call
+from support.daemon import Client, Daemon, mail
 from support.load import SUCCESS, admit_until_refused, left_for_all
 from support.old_databases import MAKERS, make_1_2_0
 from support.programs import missing
@@ -177,9 +178,7 @@ def test_clean_works_on_an_old_database(tmp_path: pathlib.Path, version: str) ->
     mails += [("joe", now - 60 - number, 1) for number in range(4)]
     MAKERS[version](tmp_path / "db.sqlite3", mails)
     daemon = Daemon(tmp_path, **SETTINGS)
-    done = subprocess.run(
-        [str(COMMAND), "--clean", "-f", str(daemon.path)], capture_output=True, text=True, check=False
-    )
+    done = call(daemon.path, "--clean")
     assert (done.returncode, done.stdout) == (0, "5 records deleted\n"), done.stderr
     with daemon:
         assert left(daemon, {"sasl_username": "joe"}) == LIMIT - 4

@@ -249,3 +249,8 @@ def running(directory: pathlib.Path, **settings: Any) -> Iterator[Daemon]:
     """A daemon that runs for the length of a ``with`` block."""
     with Daemon(directory, **settings) as daemon:
         yield daemon
+
+
+def admitted(client: Client, user: str, mails: int, **attributes: object) -> int:
+    """How many of ``mails`` mails of ``user`` are admitted."""
+    return sum(client.ask(**mail(user, **attributes)) == "dunno" for _ in range(mails))
