@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
-from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.administration import Administration, Override
 from policyd_rate_limit.storage.contract import Decided, Underway
 from policyd_rate_limit.storage.engine.mailbox import Notices
@@ -25,20 +24,14 @@ from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
-from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.store import RedisStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, Clock, new_memory
 from support.callbacks import Answering
+from support.policies import Nobody, rules
 
 FOR_EVER = 10**6  # seconds, longer than any window
-
-
-class _Nobody(Observer):
-    def passed(self, *_: object) -> None: ...
-    def decided(self, *_: object) -> None: ...
-    def blocked(self, *_: object) -> None: ...
 
 
 class Place(ABC):
@@ -111,9 +104,7 @@ class RedisPlace(Place):
 
     def administration(self, longest: int) -> RedisAdministration:
         """See :meth:`Place.administration`."""
-        administration = RedisAdministration(self._config, longest=longest, timeout=PATIENCE)
-        administration._link = Link(self._config, PATIENCE, self.clock)
-        return administration
+        return RedisAdministration(self._config, longest=longest, timeout=PATIENCE, clock=self.clock)
 
 
 class Installed:
@@ -139,7 +130,7 @@ class Installed:
         self._service = Service(
             self._policy(limits),
             self._submit,
-            observer=_Nobody(),
+            observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
             clock=self._notices.clock,
@@ -187,16 +178,7 @@ class Installed:
             journal.close()
 
     def _policy(self, limits: Limits) -> Policy:
-        rules = Rules(
-            limits=limits,
-            limits_by_id={},
-            limit_by_sasl=True,
-            limit_by_sender=False,
-            limit_by_ip=False,
-            limited_networks=(),
-            ipv6_prefix=64,
-        )
-        return Policy(rules, Actions("success", "fail", None, "blocked"), self._count_mode)
+        return Policy(rules(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
 
     def _heed(self, overrides: Sequence[Override]) -> None:
         further = self._service.override(overrides)

@@ -23,11 +23,10 @@ import pytest
 from policyd_rate_limit import stores
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.charge import Demand, Entry, Verdict, Waiting
-from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.protocol.codec import Decoder
-from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.storage.contract import Underway
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
 from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
@@ -38,21 +37,14 @@ from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
 from support.callbacks import Answering
+from support.policies import Nobody, rules
 from support.redis_servers import RedisServer
 from support.stores_for_daemons import STORES
 from support.wait import wait_until
 from support.work import CountingProxy, instructions, statements_of_sqlite
 
 LIMITS = (Limit(1_000, 60), Limit(10_000, 86_400))
-RULES = Rules(
-    limits=LIMITS,
-    limits_by_id={},
-    limit_by_sasl=True,
-    limit_by_sender=False,
-    limit_by_ip=False,
-    limited_networks=(),
-    ipv6_prefix=64,
-)
+RULES = rules(LIMITS)
 BATCH = 50
 
 # By store: round trips of a batch, and bytes to the server for each of BATCH mails in one.
@@ -213,7 +205,7 @@ def test_instructions_of_a_batch_under_way_to_redis(tmp_path: pathlib.Path, monk
         store.close()
 
 
-class Way(Observer):
+class Way:
     """The way of requests from bytes to actions, through one thread; nobody is told of decisions."""
 
     def __init__(self, store: CleanableStore) -> None:
@@ -225,7 +217,7 @@ class Way(Observer):
         self.service = Service(
             Policy(RULES, Actions("dunno", "defer_if_permit later", None, "reject"), None),
             self._submit,
-            observer=self,
+            observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="inet:127.0.0.1:10000",
             clock=lambda: 0.0,
@@ -234,15 +226,6 @@ class Way(Observer):
     def _submit(self, demanded: Demand, waiting: Waiting) -> None:
         self.demands.append(demanded)
         self.waiting.append(waiting)
-
-    def passed(self, *_: object) -> None:
-        """Somebody is not limited."""
-
-    def decided(self, *_: object) -> None:
-        """Something was decided."""
-
-    def blocked(self, *_: object) -> None:
-        """Somebody is blocked."""
 
     def go(self, data: Sequence[bytes]) -> None:
         """Answer the requests in ``data``, which come one by one."""

@@ -107,7 +107,11 @@ class Daemon:
                 pass_fds=self.pass_fds,
             )
         if wait:
-            self.wait_until_ready()
+            try:
+                self.wait_until_ready()
+            except BaseException:
+                self.kill()  # or it would go on beside all other tests
+                raise
         return self
 
     def wait_until_ready(self) -> None:

@@ -19,6 +19,7 @@ from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Observer, Policy, Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.throttle import Throttle
+from support import policies
 from support.callbacks import Answering
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
@@ -28,15 +29,7 @@ ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@exam
 
 
 def rules(limits: Limits, limit_by_sasl: bool = True) -> Rules:
-    return Rules(
-        limits=limits,
-        limits_by_id={"free": ()},
-        limit_by_sasl=limit_by_sasl,
-        limit_by_sender=False,
-        limit_by_ip=False,
-        limited_networks=(),
-        ipv6_prefix=64,
-    )
+    return policies.rules(limits, limits_by_id={"free": ()}, limit_by_sasl=limit_by_sasl)
 
 
 class World(Observer):

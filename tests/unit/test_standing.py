@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from policyd_rate_limit import standing
 from policyd_rate_limit.domain.charge import Entry, Usage, free_in
 from policyd_rate_limit.domain.history import STEPS
-from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.standing import Desk, InForce, Sender, Senders, share
 from policyd_rate_limit.storage.administration import Hits, Override
+from support.policies import rules
 
 NOW = 1_000_000
 USUAL = (Limit(5, 60), Limit(8, 600))
@@ -88,16 +88,14 @@ class Table:
 
 
 def desk(store: Store, table: Table | None = None, *, sender: bool = False, **by_id: Limits) -> Desk:
-    rules = Rules(
-        limits=USUAL,
+    everybody = rules(
+        USUAL,
         limits_by_id=by_id,
-        limit_by_sasl=True,
         limit_by_sender=sender,
         limit_by_ip=True,
         limited_networks=["0.0.0.0/0", "::/0"],
-        ipv6_prefix=64,
     )
-    return Desk(store, rules, longest=600, table=table, max_ids=1_000)
+    return Desk(store, everybody, longest=600, table=table, max_ids=1_000)
 
 
 def charge(name: str, date: int = NOW, amount: int = 1, mail: str = "") -> Entry:

@@ -27,15 +27,15 @@ from policyd_rate_limit.domain.counting import (
     main_cf_hint,
     stages,
 )
-from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
-from policyd_rate_limit.service import Actions, Observer, Policy, Service
+from policyd_rate_limit.service import Actions, Policy, Service
 from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
 from support.examples import examples
+from support.policies import Nobody, rules
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -45,25 +45,6 @@ LIMITS = (Limit(5, 10), Limit(9, 60))
 
 def request(stage: str = RCPT, mail: str = "mail", recipient: str = "", count: int = 0) -> Request:
     return Request(stage, mail, "", "alice", "alice@example.org", recipient, "192.0.2.1", count)
-
-
-EVERYBODY = Rules(
-    limits=LIMITS,
-    limits_by_id={},
-    limit_by_sasl=True,
-    limit_by_sender=False,
-    limit_by_ip=False,
-    limited_networks=(),
-    ipv6_prefix=64,
-)
-
-
-class Nobody(Observer):
-    """Is told of decisions."""
-
-    def passed(self, *_: object) -> None: ...
-    def decided(self, *_: object) -> None: ...
-    def blocked(self, *_: object) -> None: ...
 
 
 class Daemon:
@@ -82,7 +63,7 @@ class Daemon:
         for entry in self.entries:
             self.ledger.apply(entry)
         self.service = Service(
-            Policy(EVERYBODY, Actions("success", "fail", None, "block"), self.count_mode),
+            Policy(rules(LIMITS), Actions("success", "fail", None, "block"), self.count_mode),
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),

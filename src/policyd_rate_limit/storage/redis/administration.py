@@ -16,7 +16,7 @@ from policyd_rate_limit.storage.redis.node import Command, NodeError, refusable,
 from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.administration import Hits, Override
 
@@ -29,7 +29,7 @@ class RedisAdministration:
     """See :class:`policyd_rate_limit.storage.administration.Administration`.
 
     ``config`` is ``redis_config``. ``longest`` is the longest window in use (seconds), ``timeout`` (seconds) bounds
-    each exchange.
+    each exchange. ``clock`` (Unix seconds) takes the place of the server's in tests.
 
     A key of more than :data:`policyd_rate_limit.storage.redis.keys.LONGEST_TAG` characters is found by its name, but
     has none where all are asked for: it comes as ``#`` and a digest then.
@@ -37,8 +37,10 @@ class RedisAdministration:
     :raises ConfigError: something in ``config`` is wrong.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, longest: int, timeout: float) -> None:
-        self._link = Link(config, timeout)
+    def __init__(
+        self, config: Mapping[str, Any], *, longest: int, timeout: float, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._link = Link(config, timeout, clock)
         self.keys = keys_of(config)
         self.longest = longest
         self._tables = RedisTables(self.keys.prefix, self.run)

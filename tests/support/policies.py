@@ -1,0 +1,31 @@
+"""What a service of a test goes by, and whom it tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.service import Observer
+
+_OF_SASL_USERS: dict[str, Any] = {
+    "limits_by_id": {},
+    "limit_by_sasl": True,
+    "limit_by_sender": False,
+    "limit_by_ip": False,
+    "limited_networks": (),
+    "ipv6_prefix": 64,
+}
+
+
+def rules(limits: Limits, **settings: Any) -> Rules:
+    """``limits`` for each SASL user, and for nobody else; ``settings`` say otherwise."""
+    return Rules(limits=limits, **{**_OF_SASL_USERS, **settings})
+
+
+class Nobody(Observer):
+    """Is told of decisions."""
+
+    def passed(self, *_: object) -> None: ...
+    def decided(self, *_: object) -> None: ...
+    def blocked(self, *_: object) -> None: ...
