@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contenders import SHARE_OF_WINDOW
 from policyd_rate_limit import config, stores
 from policyd_rate_limit.config.kinds import REDIS
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import StoreUnavailable
@@ -124,7 +124,7 @@ def decide(settings: config.Settings, mails: Iterator[Entry]) -> None:
     try:
         while some := list(itertools.islice(mails, DEMANDS_AT_ONCE)):
             moment = some[0].date
-            demands = [Demand((Charge(mail.counter, RECIPIENTS, mail.amount, settings.limits),)) for mail in some]
+            demands = [Demand((Charge(mail.counter, mail.amount, settings.limits),)) for mail in some]
             if not all(verdict.admitted for verdict in store.admit(demands, (), PATIENCE)):
                 raise SystemExit(f"the limits do not admit what Redis is to be filled with: {settings.limits}")
     finally:

@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from policyd_rate_limit.compiling import mypyc_attr
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
@@ -291,8 +291,8 @@ class _Asked(Waiting):
 
     def demand(self, limits: Limits) -> Demand:
         """What it demands of whom it charges, within ``limits``."""
-        charges = (Charge(self._key, RECIPIENTS, self._cost.amount, limits),)
-        demand = self._demand = Demand(charges, mail_id(self._request.instance), self._part, self._cost.settles)
+        charge = Charge(self._key, self._cost.amount, limits, self._part, self._cost.settles)
+        demand = self._demand = Demand((charge,), mail_id(self._request.instance))
         return demand
 
     def pass_by(self) -> None:

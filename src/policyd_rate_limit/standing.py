@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage
 from policyd_rate_limit.domain.history import Bucket, buckets
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key
 from policyd_rate_limit.domain.ledger import Ledger
@@ -344,7 +344,7 @@ def _nearest(key: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _usages(ledger: Ledger, key: str, limits: Limits) -> tuple[Usage, ...]:
-    return ledger.explain(Demand((Charge(key, RECIPIENTS, 1, limits),)))
+    return ledger.explain(Demand((Charge(key, 1, limits),)))
 
 
 def _credible(entry: Entry, now: int) -> Entry:

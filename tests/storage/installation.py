@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.service import Actions, Policy, Service
@@ -151,7 +151,7 @@ class Installed:
         """What lies in the window of each of ``limits``, as the daemon explains its decisions."""
         self._decide(())  # a log is read
         asked = (*limits, Limit(LARGEST, FOR_EVER))  # or what has left these windows would be forgotten
-        (usages,) = self._fallback.explain([Demand((Charge(key, RECIPIENTS, 1, asked),))])
+        (usages,) = self._fallback.explain([Demand((Charge(key, 1, asked),))])
         return tuple(usage.used for usage in usages)
 
     def maintain(self) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.contract import Decided, Store
@@ -148,7 +148,7 @@ def demand(
     settles: bool = False,
 ) -> Demand:
     """A mail of ``cost`` recipients of one key with one limit."""
-    return Demand((Charge(key, RECIPIENTS, cost, (Limit(maximum, seconds),)),), mail, part, settles)
+    return Demand((Charge(key, cost, (Limit(maximum, seconds),), part, settles),), mail)
 
 
 def usage(
@@ -159,14 +159,17 @@ def usage(
     ``longest``: the longest window of these keys, which a store need not remember longer than it is asked for.
     """
     keys = list(keys)
-    never = Charge("never", RECIPIENTS, 1, (Limit(0, seconds),))
+    never = Charge("never", 1, (Limit(0, seconds),))
     probes = [
-        Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum, seconds), Limit(2**53 - 1, longest))), never))
+        Demand((Charge(key, 1, (Limit(maximum, seconds), Limit(2**53 - 1, longest))), never))
         for key in keys
         for maximum in range(1, most + 1)
     ]
-    refused_by = [verdict.key for verdict in store.admit(probes, (), PATIENCE)]
-    return {key: refused_by.count(key) for key in keys}
+    verdicts = store.admit(probes, (), PATIENCE)
+    counts = dict.fromkeys(keys, 0)
+    for probe, verdict in zip(probes, verdicts, strict=True):
+        counts[probe.charges[0].counter] += len(verdict.exceeded) - 1
+    return counts
 
 
 def admitted(store: CleanableStore, *demands: Demand) -> list[bool]:

@@ -90,7 +90,7 @@ def test_while_the_database_is_away_from_the_start_no_overrides_are_known(databa
 
 def test_what_is_there_to_keep_something_in_mind_is_not_told(database: Database, clock: Clock) -> None:
     daemon = Daemon(database, clock)
-    asked = Demand((Charge("user:a", "", 1, (Limit(9, 60), Limit(LARGEST, HOUR))),))
+    asked = Demand((Charge("user:a", 1, (Limit(9, 60), Limit(LARGEST, HOUR))),))
     daemon.ask(asked)
     for _ in range(2):
         (usages,) = daemon.fallback.explain([asked])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.counting import mail_id, stages
 from policyd_rate_limit.domain.identity import fold
 from policyd_rate_limit.domain.limits import Limit
@@ -34,15 +34,15 @@ def asked(stage: str, recipient: str = "", count: int = 0, instance: str = SHORT
     """What a request of alice's demands with ``count_mode`` unset, as the service makes it."""
     request = Request(stage, instance, "", "alice", "s@example.org", recipient, "192.0.2.1", count)
     cost = stages(None)[stage](request)
-    charge = Charge(ALICE, RECIPIENTS, cost.amount, (Limit(10, HOUR),))
-    return Demand((charge,), mail_id(instance), cost.part, cost.settles)
+    charge = Charge(ALICE, cost.amount, (Limit(10, HOUR),), cost.part, cost.settles)
+    return Demand((charge,), mail_id(instance))
 
 
 def charged(store: CleanableStore, *demands: Demand) -> list[int]:
     """What is counted for each of ``demands``, all of which are admitted."""
     verdicts = store.admit(demands, (), PATIENCE)
     assert all(verdict.admitted for verdict in verdicts)
-    return [verdict.charged for verdict in verdicts]
+    return [verdict.counted[0] for verdict in verdicts]
 
 
 @pytest.fixture

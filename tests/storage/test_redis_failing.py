@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from policyd_rate_limit.domain.charge import Verdict
+from policyd_rate_limit.domain.charge import Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
@@ -178,8 +178,8 @@ def test_a_server_that_hangs(own: RedisServer) -> None:
         store._link.timeout = TIMEOUT
         assert store.admit((), [record], 1.0) == []
         assert store.admit([demand(maximum=4), demand(maximum=4)], [record], 1.0) == [
-            Verdict(True, charged=1),
-            Verdict(False, "user:a", Limit(4, 3600)),
+            Verdict((1,)),
+            refusal(Limit(4, 3600)),
         ]
 
 

@@ -10,19 +10,20 @@ from dataclasses import replace
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
+from support.demands import demand_of
 from support.redis_servers import External, RedisServer
 
 HOUR = 3_600
 PATIENCE = 20.0
 ALICE = "user:alice"
-CHARGES = (Charge(ALICE, RECIPIENTS, 1, (Limit(10, HOUR),)),)
-ONE, TWO = Demand(CHARGES, "mail", "one"), Demand(CHARGES, "mail", "two")
-COUNTED, KNOWN = Verdict(True, charged=1), Verdict(True)
+CHARGES = (Charge(ALICE, 1, (Limit(10, HOUR),)),)
+ONE, TWO = demand_of(CHARGES, "mail", "one"), demand_of(CHARGES, "mail", "two")
+COUNTED, KNOWN = Verdict((1,)), Verdict((0,))
 
 Server = RedisServer | External
 _prefixes = (f"kept{number}" for number in itertools.count())
@@ -66,7 +67,7 @@ def test_a_mail_of_long_ago_gives_way(server: Server, after: int) -> None:
         server.client() as client,
     ):
         # The window is shorter than mails are remembered.
-        first, later = (Demand((replace(CHARGES[0], limits=(Limit(10, 60),)),), mail, "one") for mail in "ab")
+        first, later = (demand_of((replace(CHARGES[0], limits=(Limit(10, 60),)),), mail, "one") for mail in "ab")
         assert ask(store, first) == [COUNTED]
         assert client.ttl(store._keys.counter(ALICE)) >= REMEMBERED_SECONDS
         clock.now += REMEMBERED_SECONDS - 1
@@ -77,7 +78,9 @@ def test_a_mail_of_long_ago_gives_way(server: Server, after: int) -> None:
         assert not client.exists(store._keys.mail(ALICE, later.mail))
 
 
-@pytest.mark.parametrize("demand", [replace(ONE, mail="m" * 64), replace(ONE, part="p" * 300)], ids=["mail", "part"])
+@pytest.mark.parametrize(
+    "demand", [replace(ONE, mail="m" * 64), demand_of(CHARGES, "mail", "p" * 300)], ids=["mail", "part"]
+)
 def test_what_is_too_long_has_a_key_of_its_own(server: Server, store: RedisStore, demand: Demand) -> None:
     with server.client() as client:
         assert ask(store, demand) == [COUNTED]
@@ -96,12 +99,12 @@ def test_a_mail_that_was_kept_as_a_hash_is_known(server: Server, store: RedisSto
 
 def test_a_refused_mail_is_known_as_well(store: RedisStore) -> None:
     """Its charge alone was kept, and the limit has been reached since."""
-    others = Demand((replace(CHARGES[0], cost=9),), "other", "one")
-    assert ask(store, ONE, others) == [COUNTED, Verdict(True, charged=9)]
-    assert ask(store, ONE, TWO) == [KNOWN, Verdict(False, ALICE, Limit(10, HOUR))]
+    others = demand_of((replace(CHARGES[0], cost=9),), "other", "one")
+    assert ask(store, ONE, others) == [COUNTED, Verdict((9,))]
+    assert ask(store, ONE, TWO) == [KNOWN, refusal(Limit(10, HOUR))]
 
 
 def test_one_charge_is_settled(store: RedisStore) -> None:
-    settled = Demand(CHARGES, "mail", "", settles=True)
-    nothing = Demand((replace(CHARGES[0], cost=0),), "mail", "", settles=True)
-    assert ask(store, ONE, settled, nothing) == [COUNTED, KNOWN, Verdict(True, charged=-1)]
+    settled = demand_of(CHARGES, "mail", settles=True)
+    nothing = demand_of((replace(CHARGES[0], cost=0),), "mail", settles=True)
+    assert ask(store, ONE, settled, nothing) == [COUNTED, KNOWN, Verdict((-1,))]

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Entry
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
@@ -29,6 +29,7 @@ from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.node import SCRIPT, script
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
+from support.demands import demand_of
 from support.examples import examples
 from support.redis_servers import External, RedisServer
 
@@ -63,12 +64,10 @@ MAILS = st.sampled_from(["", "m1", "m2"])  # whoever sends them: another user's 
 
 
 def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
-    charges = st.tuples(
-        *(st.builds(Charge, st.just(key), st.just(RECIPIENTS), st.integers(1, 5), st.just(LIMITS[key])) for key in keys)
-    )
+    charges = st.tuples(*(st.builds(Charge, st.just(key), st.integers(1, 5), st.just(LIMITS[key])) for key in keys))
     return st.one_of(
-        st.builds(Demand, charges, MAILS, st.sampled_from("abcd"), st.just(False)),
-        st.builds(Demand, charges, MAILS, st.just(""), st.just(True)),
+        st.builds(demand_of, charges, MAILS, st.sampled_from("abcd"), st.just(False)),
+        st.builds(demand_of, charges, MAILS, st.just(""), st.just(True)),
     )
 
 
@@ -102,7 +101,9 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
     store.close()
 
 
-BROKEN = demand_on(("user:a",)).map(lambda demand: replace(demand, charges=(replace(demand.charges[0], key="broken"),)))
+BROKEN = demand_on(("user:a",)).map(
+    lambda demand: replace(demand, charges=(replace(demand.charges[0], counter="broken"),))
+)
 
 
 @EXAMPLES
@@ -157,7 +158,7 @@ def test_decides_what_most_demands_are_as_the_ledger_does(server: Server, seed: 
                 limits += (Limit(20, LONGEST),)
         cost, mail = chance.randint(1, 2), chance.choice(("", f"m{step // 3}"))
         demands = [
-            Demand((Charge("user:a", RECIPIENTS, cost, limits),), mail, chance.choice("ab"))
+            demand_of((Charge("user:a", cost, limits),), mail, chance.choice("ab"))
             for _ in range(chance.choice((1, 1, 1, 2)))
         ]
         demands = remembered(demands, clock)
@@ -229,18 +230,18 @@ def test_a_clock_that_steps_back_grants_nothing(server: Server, steps: list[tupl
 
 def used(store: RedisStore) -> list[int]:
     """What lies in each window of each key; nothing is counted by asking."""
-    never = Charge("never", RECIPIENTS, 1, (Limit(0, 1),))
+    never = Charge("never", 1, (Limit(0, 1),))
     windows = [(key, limit.seconds) for key, limits in LIMITS.items() for limit in limits]
     low = [0] * len(windows)  # the lowest maximum that admits one more is what is used, and one
     high = [MOST_USED] * len(windows)
     while low != high:
         middle = [(least + most) // 2 for least, most in zip(low, high, strict=True)]
         probes = [
-            Demand((Charge(key, RECIPIENTS, 1, (Limit(maximum + 1, seconds),)), never))
+            Demand((Charge(key, 1, (Limit(maximum + 1, seconds),)), never))
             for (key, seconds), maximum in zip(windows, middle, strict=True)
         ]
         for index, verdict in enumerate(store.admit(probes, (), 1.0)):
-            if verdict.key == "never":
+            if len(verdict.exceeded) == 1:
                 high[index] = middle[index]
             else:
                 low[index] = min(middle[index] + 1, high[index])
@@ -251,7 +252,7 @@ def test_an_id_that_keeps_trying_is_free_one_window_after_the_clock_was_mended(s
     clock = Clock(T0 + 86400)
     store = new_store(server, clock)
     limits = (Limit(2, 60),)
-    asks = [Demand((Charge("user:eager", RECIPIENTS, 1, limits),))]
+    asks = [Demand((Charge("user:eager", 1, limits),))]
     assert [store.admit(asks, (), 1.0)[0].admitted for _ in range(3)] == [True, True, False]
     clock.now = T0
     answers = []
@@ -281,12 +282,12 @@ def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> No
     with server.client() as client:
         for reads in (100_000, 2, 2):
             before = calls(client)
-            store.admit([Demand((Charge("user:busy", RECIPIENTS, 1, limits),))], (), 1.0)
+            store.admit([Demand((Charge("user:busy", 1, limits),))], (), 1.0)
             assert calls(client) - before <= reads + 20
             clock.now += 1.0
     assert events(server, store, "user:busy") > 100_000
     clock.now += 300_000
-    store.admit([Demand((Charge("user:busy", RECIPIENTS, 1, limits),))], (), 1.0)
+    store.admit([Demand((Charge("user:busy", 1, limits),))], (), 1.0)
     assert events(server, store, "user:busy") <= 1 + 2 * MOST_UNDERWAY  # with what two writers did last
     store.close()
 
@@ -307,7 +308,7 @@ def test_a_counter_forgets_daemons_that_are_gone(server: Server) -> None:
         store = RedisStore(
             {"url": server.url, "prefix": prefix}, new_memory(clock), longest=60, timeout=20.0, clock=clock
         )
-        assert store.admit([Demand((Charge("user:a", RECIPIENTS, 1, limits),))], (), 1.0)[0].admitted
+        assert store.admit([Demand((Charge("user:a", 1, limits),))], (), 1.0)[0].admitted
         fields.append(events(server, store, "user:a"))
         store.close()
         clock.now += 10.0
@@ -318,7 +319,7 @@ def test_marks_are_looked_through_when_there_are_many_and_one_is_new(server: Ser
     """That reads all of a counter: not for a few, and not for what marks nothing, such as a reset."""
     clock = Clock(T0)
     prefix = next(_prefixes)
-    asks = [Demand((Charge("user:a", RECIPIENTS, 1, (Limit(100, 60),)),))]
+    asks = [Demand((Charge("user:a", 1, (Limit(100, 60),)),))]
 
     def new_daemon() -> RedisStore:
         config = {"url": server.url, "prefix": prefix}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Decided, Underway
@@ -30,6 +30,7 @@ from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
+from support.demands import demand_of
 from support.redis_servers import External, RedisServer
 
 COUNTERS = ("user:a", "user:b", "user:c")
@@ -268,7 +269,7 @@ class Daemon:
             if demand.mail:
                 _, recipients, charged = self.mails[demand.mail]
                 if verdict.admitted:
-                    charged = cost if demand.settles else charged + cost
+                    charged = cost if demand.charges[0].settles else charged + cost
                 self.mails[demand.mail] = (counter, recipients + 1, charged)
             elif verdict.admitted:
                 self.admitted[counter] += cost
@@ -277,14 +278,14 @@ class Daemon:
         counter, cost = self.chance.choice(COUNTERS), self.chance.randint(1, 4)
         what = self.chance.random()
         if what < 0.3:
-            return Demand((Charge(counter, RECIPIENTS, cost, self.limits),))
+            return Demand((Charge(counter, cost, self.limits),))
         mail = f"mail{len(self.mails)}"
         if what > 0.6 and self.mails:
             mail = self.chance.choice(sorted(self.mails))
         counter, recipients, _ = self.mails.setdefault(mail, (counter, 0, 0))
         if recipients and self.chance.random() < 0.4:
-            return Demand((Charge(counter, RECIPIENTS, cost, self.limits),), mail, "", True)
-        return Demand((Charge(counter, RECIPIENTS, 1, self.limits),), mail, f"recipient{recipients}")
+            return demand_of((Charge(counter, cost, self.limits),), mail, settles=True)
+        return demand_of((Charge(counter, 1, self.limits),), mail, f"recipient{recipients}")
 
     def wait(self) -> None:
         """A while later: a probe knocks, then the server is tried."""
@@ -304,11 +305,11 @@ class Daemon:
     @property
     def counted(self) -> dict[str, int]:
         """What each counter holds on the server."""
-        never = Charge("never", RECIPIENTS, 1, (Limit(0, 1),))
+        never = Charge("never", 1, (Limit(0, 1),))
         counted = {}
         for counter in COUNTERS:
-            probes = [Demand((Charge(counter, RECIPIENTS, 1, (Limit(most, 3600),)), never)) for most in range(1, 500)]
-            counted[counter] = [verdict.key for verdict in self.store.admit(probes, (), 1.0)].index("never")
+            probes = [Demand((Charge(counter, 1, (Limit(most, 3600),)), never)) for most in range(1, 500)]
+            counted[counter] = [len(verdict.exceeded) for verdict in self.store.admit(probes, (), 1.0)].index(1)
         return counted
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.errors import StoreUnavailable
@@ -29,10 +29,10 @@ def test_a_limit_within_a_batch_and_over_batches(server: RedisServer | External)
     with store_on(server) as store:
         for left in (3, 0):
             assert admitted(store, *([demand(maximum=3)] * 5)) == [index < left for index in range(5)]
-        assert ask(store, demand(maximum=3)) == [Verdict(False, "user:a", Limit(3, 3600))]
+        assert ask(store, demand(maximum=3)) == [refusal(Limit(3, 3600))]
         assert ask(store, demand("user:bob", 3, cost=3), demand("user:bob", 3)) == [
-            Verdict(True, charged=3),
-            Verdict(False, "user:bob", Limit(3, 3600)),
+            Verdict((3,)),
+            refusal(Limit(3, 3600)),
         ]
 
 
@@ -40,17 +40,17 @@ def test_charges_of_one_mail_are_admitted_all_or_none(server: RedisServer | Exte
     limits = (Limit(5, 60), Limit(3, 3600))
 
     def asks(**costs: int) -> Demand:
-        return Demand(tuple(Charge(key, RECIPIENTS, cost, limits) for key, cost in costs.items()), "m", "")
+        return Demand(tuple(Charge(key, cost, limits) for key, cost in costs.items()), "m")
 
     with store_on(server) as store:
-        assert ask(store, asks(user=2, domain=4)) == [Verdict(False, "domain", Limit(3, 3600))]
-        assert ask(store, asks(user=2, domain=6)) == [Verdict(False, "domain", Limit(5, 60))]
-        assert ask(store, asks(user=3, domain=2)) == [Verdict(True, charged=3)]
+        assert ask(store, asks(user=2, domain=4)) == [refusal(Limit(3, 3600), 1)]
+        assert ask(store, asks(user=2, domain=6)) == [refusal(Limit(5, 60), 1)]
+        assert ask(store, asks(user=3, domain=2)) == [Verdict((3, 2))]
 
 
 def test_units_of_one_key_are_counted_apart(server: RedisServer | External) -> None:
     limits = (Limit(1, 60),)
-    asks = [Demand((Charge("user:a", unit, 1, limits),)) for unit in ("", "#bytes", "", "#bytes")]
+    asks = [Demand((Charge(counter, 1, limits),)) for counter in ("user:a", "bytes|user:a") * 2]
     with store_on(server) as store:
         assert admitted(store, *asks) == [True, True, False, False]
 
@@ -60,10 +60,10 @@ def test_daemons_share_counts_and_mails(server: RedisServer | External) -> None:
         first = demand(maximum=2, mail="m", part="one")
         second = demand(maximum=2, mail="m", part="two")
         assert admitted(one, first) == admitted(two, second) == [True]
-        assert [verdict.charged for verdict in ask(two, first)] == [0]
+        assert [verdict.counted[0] for verdict in ask(two, first)] == [0]
         assert admitted(one, demand(maximum=2)) == [False]
         settled = demand(maximum=2, cost=1, mail="m", settles=True)
-        assert ask(one, settled) == [Verdict(True, charged=-1)]
+        assert ask(one, settled) == [Verdict((-1,))]
         assert admitted(two, demand(maximum=2), demand(maximum=2)) == [True, False]
 
 
@@ -95,7 +95,7 @@ IDS = (
 def test_any_id_is_counted_for_itself(server: RedisServer | External) -> None:
     with store_on(server) as store:
         asks = [demand(key, 2, mail="m", part="\udcff\ud800") for key in IDS]
-        assert [verdict.charged for verdict in ask(store, *asks, *asks)] == [1] * len(IDS) + [0] * len(IDS)
+        assert [verdict.counted[0] for verdict in ask(store, *asks, *asks)] == [1] * len(IDS) + [0] * len(IDS)
         again = [demand(key, 2, mail="\udcff}") for key in IDS]
         assert admitted(store, *again, *again) == [True] * len(IDS) + [True] * len(IDS)
         assert admitted(store, *(demand(key, 2) for key in IDS)) == [False] * len(IDS)
@@ -221,5 +221,5 @@ def test_a_record_that_cannot_be_understood_holds_nobody_up(
     assert good is not None
     with store_on(server) as store:
         bad = good._replace(number=7, entries='[["user:a","many",0,"",""]]')
-        assert store.admit([demand(maximum=2)], [good, bad], 1.0) == [Verdict(False, "user:a", Limit(2, 3600))]
+        assert store.admit([demand(maximum=2)], [good, bad], 1.0) == [refusal(Limit(2, 3600))]
         assert [record.levelname for record in caplog.records if "cannot be understood" in record.message] == ["ERROR"]

@@ -8,19 +8,19 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Underway
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory
+from support.demands import demand_of
 from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until
 
@@ -50,7 +50,7 @@ def store(nodes: list[RedisServer]) -> Iterator[RedisStore]:
 
 def charges(*costs: tuple[str, int, int]) -> Demand:
     """Charges of (key, cost, maximum) for one mail."""
-    return Demand(tuple(Charge(key, RECIPIENTS, cost, (Limit(maximum, 3600),)) for key, cost, maximum in costs))
+    return Demand(tuple(Charge(key, cost, (Limit(maximum, 3600),)) for key, cost, maximum in costs))
 
 
 def admitted(store: RedisStore, *demands: Demand) -> list[bool]:
@@ -60,7 +60,7 @@ def admitted(store: RedisStore, *demands: Demand) -> list[bool]:
 def used(store: RedisStore, key: str, most: int = 50) -> int:
     """What lies in the window of ``key``."""
     probes = [charges((key, 1, maximum), ("never", 1, 0)) for maximum in range(1, most)]
-    return [verdict.key for verdict in store.admit(probes, (), 1.0)].index("never")
+    return [len(verdict.exceeded) for verdict in store.admit(probes, (), 1.0)].index(1)
 
 
 def on_each_node(store: RedisStore) -> list[str]:
@@ -81,7 +81,7 @@ def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisSer
     ]
     verdicts = [verdict.admitted for verdict in store.admit(demands, (), 1.0)]
     assert verdicts == [True, True, True, False, False] * 60
-    assert [verdict.charged for verdict in store.admit(demands, (), 1.0)] == [0] * 300
+    assert [verdict.counted[0] for verdict in store.admit(demands, (), 1.0)] == [0] * 300
     found = []
     for node in nodes:
         with node.client() as client:
@@ -146,14 +146,14 @@ def test_charges_on_several_masters_are_all_admitted_or_none(store: RedisStore) 
     assert [used(store, key) for key in (one, two, three)] == [2, 3, 4]
     # The third refuses: what the first two have reserved is given back.
     verdict = store.admit([charges((one, 2, 10), (two, 3, 10), (three, 7, 10))], (), 1.0)
-    assert verdict == [Verdict(False, three, Limit(10, 3600))]
+    assert verdict == [refusal(Limit(10, 3600), 2)]
     assert [used(store, key) for key in (one, two, three)] == [2, 3, 4]
 
 
 def test_a_mail_that_was_refused_by_the_second_master_may_be_asked_again(store: RedisStore) -> None:
     one, two, _ = on_each_node(store)
-    refused = replace(charges((one, 1, 10), (two, 2, 1)), mail="m", part="r")
-    small = replace(charges((one, 1, 10), (two, 1, 1)), mail="m", part="r")
+    refused = demand_of(charges((one, 1, 10), (two, 2, 1)).charges, "m", "r")
+    small = demand_of(charges((one, 1, 10), (two, 1, 1)).charges, "m", "r")
     assert [admitted(store, asks) for asks in (refused, refused, small, small, refused)] == [
         [False],
         [False],
@@ -167,11 +167,11 @@ def test_a_mail_that_was_refused_by_the_second_master_may_be_asked_again(store: 
 def test_nobody_relies_on_what_is_only_reserved(store: RedisStore) -> None:
     """The same mail, asked about several times at once: what one undoes, another does not take as charged."""
     one, two, _ = on_each_node(store)
-    refused = replace(charges((one, 1, 10), (two, 2, 1)), mail="m", part="r")
-    small = replace(charges((one, 1, 10), (two, 1, 1)), mail="m", part="r")
+    refused = demand_of(charges((one, 1, 10), (two, 2, 1)).charges, "m", "r")
+    small = demand_of(charges((one, 1, 10), (two, 1, 1)).charges, "m", "r")
     assert sum(admitted(store, refused, refused, small, small, refused)) == 1
     assert [used(store, key) for key in (one, two)] == [1, 1]
-    roomy = replace(charges((one, 1, 10), (two, 1, 10)), mail="n", part="r")
+    roomy = demand_of(charges((one, 1, 10), (two, 1, 10)).charges, "n", "r")
     assert admitted(store, roomy, roomy, roomy) == [True, True, True]
     assert [used(store, key) for key in (one, two)] == [2, 2]
 
@@ -181,14 +181,13 @@ def test_a_settlement_over_several_masters(store: RedisStore) -> None:
     keys = (one, two, three)
 
     def settled(*costs: int) -> Demand:
-        return replace(
-            charges(*((key, cost, 10) for key, cost in zip(keys, costs, strict=True))), mail="m", settles=True
-        )
+        asked = charges(*((key, cost, 10) for key, cost in zip(keys, costs, strict=True)))
+        return demand_of(asked.charges, "m", settles=True)
 
-    assert [store.admit([settled(*costs)], (), 1.0)[0].charged for costs in ((2, 3, 4), (5, 3, 1), (5, 3, 1))] == [
-        2,
-        3,
-        0,
+    assert [store.admit([settled(*costs)], (), 1.0)[0].counted for costs in ((2, 3, 4), (5, 3, 1), (5, 3, 1))] == [
+        (2, 3, 4),
+        (3, 0, -3),
+        (0, 0, 0),
     ]
     assert [used(store, key) for key in keys] == [5, 3, 1]
     assert admitted(store, settled(6, 11, 0)) == [False]
@@ -267,7 +266,7 @@ def test_a_master_that_is_away_leaves_the_others_answers(nodes: list[RedisServer
         again = [demand(key, 50, cost=2, mail=f"n{key}", part="r") for key in keys]
         with pytest.raises(CommitFailed) as failure:
             store.admit(again, (), 1.0)
-        assert [verdict.charged for verdict in failure.value.verdicts] == [2, 2, 2]
+        assert [verdict.counted[0] for verdict in failure.value.verdicts] == [2, 2, 2]
         record = failure.value.record
         assert record is not None
         nodes[1].signal(CONTINUE)

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.contract import MOST_UNDERWAY, CommitFailed, Underway
 from policyd_rate_limit.storage.record import Record
@@ -22,6 +22,7 @@ from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Re
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
+from support.demands import demand_of
 from support.redis_servers import External, RedisServer
 from support.wait import wait_until
 
@@ -142,7 +143,7 @@ class FatedStore:
 
 
 def charge(key: str, cost: int, mail: str = "", part: str = "", *, settles: bool = False) -> Demand:
-    return Demand((Charge(key, RECIPIENTS, cost, LIMITS),), mail, part, settles)
+    return demand_of((Charge(key, cost, LIMITS),), mail, part, settles)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.charge import Charge
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.outage import _most_bytes
 from policyd_rate_limit.storage.engine.spool_file import Journal
 from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
+from support.demands import demand_of
 
 EIO = OSError(5, "Input/output error")
 
@@ -118,9 +119,7 @@ def test_a_record_is_never_longer_than_it_may_become(
     tmp_path_factory: pytest.TempPathFactory, mails: list[tuple[str, str, str, int]]
 ) -> None:
     """What is asked before it is decided: so much room is needed, whatever is in the names."""
-    demands = [
-        Demand((Charge(key, RECIPIENTS, cost, (Limit(10**9, HOUR),)),), mail, part) for key, mail, part, cost in mails
-    ]
+    demands = [demand_of((Charge(key, cost, (Limit(10**9, HOUR),)),), mail, part) for key, mail, part, cost in mails]
     memory = new_memory(Clock())
     memory.advance()
     _, record = memory.decide(demands)

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand
+from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
@@ -96,7 +96,7 @@ def test_a_table_that_is_lost_when_more_is_needed_is_made_of_what_is_in_memory(
 def test_limits_that_become_longer_find_what_was_kept(sqlite: SqliteDatabase, clock: Clock) -> None:
     """As SqlLimits.keeping() has it: a limit that nothing exceeds keeps what a longer one may ask for."""
     store = sqlite.store(clock, longest=WEEK)
-    short = Demand((Charge("user:alice", RECIPIENTS, 1, (Limit(1000, 60), Limit(LARGEST, WEEK))),))
+    short = Demand((Charge("user:alice", 1, (Limit(1000, 60), Limit(LARGEST, WEEK))),))
     for _ in range(100):
         assert admitted(store, short) == [True]
         clock.now += HOUR

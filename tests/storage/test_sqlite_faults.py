@@ -147,7 +147,7 @@ def outcomes(batch: int) -> list[dict[str, int]]:
     choices = []
     for asked in next(itertools.islice(batches(), batch, None), []):
         (charge,) = asked.charges
-        costs = range(-2, 4) if asked.settles else (0, charge.cost)
+        costs = range(-2, 4) if charge.settles else (0, charge.cost)
         choices.append([(charge.counter, cost) for cost in costs])
     return [
         {key: sum(cost for counter, cost in choice if counter == key) for key in KEYS}

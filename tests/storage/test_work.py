@@ -37,6 +37,7 @@ from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
 from support.callbacks import Answering
+from support.demands import demand_of
 from support.policies import Nobody, rules
 from support.redis_servers import RedisServer
 from support.stores_for_daemons import STORES
@@ -156,7 +157,7 @@ def test_commands_of_a_mail_in_redis(tmp_path: pathlib.Path, before: dict[str, A
             store.admit((), [pack(1, 1, int(time.time()), entries)], PATIENCE)
         elif before:
             for part in before.pop("part", "part").split("+"):
-                admit(store, [replace(one, part=part, **before) for one in mails(0, BATCH)])
+                admit(store, [replace(demand_of(one.charges, one.mail, part), **before) for one in mails(0, BATCH)])
         admit(store, ())  # whose database it is, is asked once
         client.config_resetstat()
         assert all(verdict.admitted for verdict in admit(store, mails(0, BATCH)))

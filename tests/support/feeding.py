@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Decider)
 
 def demand(number: int) -> Demand:
     """A demand that is known by its cost."""
-    return Demand((Charge("k", "", number, (Limit(1, 1),)),))
+    return Demand((Charge("k", number, (Limit(1, 1),)),))
 
 
 class FedWorker(Generic[S]):

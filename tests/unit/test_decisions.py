@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Usage, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, refusal
 from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
 from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.listener import Listener
@@ -25,8 +25,8 @@ from policyd_rate_limit.system.throttle import THROTTLE_KEYS, Throttle
 from support.logfmt import parse
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
-ADMITTED = Verdict(True, charged=1)
-REFUSED = Verdict(False, "user:alice", LIMITS[0])
+ADMITTED = Verdict((1,))
+REFUSED = refusal(LIMITS[0])
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
 LOGGER = "policyd_rate_limit.observe.decisions"
 USAGES = (Usage("user:alice", LIMITS[0], 10, 37), Usage("user:alice", LIMITS[1], 3, 0))
@@ -36,7 +36,7 @@ MILLISECONDS = 1.25
 
 
 def demand(key: str = "user:alice", cost: int = 1) -> Demand:
-    return Demand((Charge(key, RECIPIENTS, cost, LIMITS),), "1f3a.65", "part")
+    return Demand((Charge(key, cost, LIMITS, "part"),), "1f3a.65")
 
 
 class Keen(Listener):
@@ -164,7 +164,7 @@ def test_a_refusal_is_logged_once_a_minute_for_each_id(lines: Lines) -> None:
     for number in range(60):
         world.now = float(number)
         world.decide()
-        world.decide(replace(REFUSED, key="user:bob"), demand=demand("user:bob"))
+        world.decide(REFUSED, demand=demand("user:bob"))
     assert [fields["id"] for fields in lines()] == ["alice", "bob"]
     assert len(world.explained) == 2
     world.now = MINUTE
@@ -179,13 +179,13 @@ def test_an_attack_with_many_ids_makes_a_bounded_number_of_lines(lines: Lines) -
     for number in range(100_000):
         world.now = MINUTE * number / 100_000
         key = f"sender:{number}"
-        world.decide(Verdict(False, key, LIMITS[0]), demand=demand(key))
+        world.decide(refusal(LIMITS[0]), demand=demand(key))
     assert len(lines()) == THROTTLE_KEYS + 1
     assert len(world.explained) == THROTTLE_KEYS + 1
     world.now = 2 * MINUTE
     for number in range(THROTTLE_KEYS + 1):
         key = f"sender:new{number}"
-        world.decide(Verdict(False, key, LIMITS[0]), demand=demand(key))
+        world.decide(refusal(LIMITS[0]), demand=demand(key))
     # Whatever was left out is told with the next line that is for many.
     assert sum(int(fields.get("suppressed", 0)) for fields in lines()) == 100_000 - THROTTLE_KEYS - 1
 
@@ -206,9 +206,9 @@ def test_a_settlement_may_cost_more_than_a_limit_and_pass(lines: Lines) -> None:
 
 
 def test_of_several_charges_the_one_that_refused_is_told(lines: Lines) -> None:
-    both = Demand((Charge("user:alice", RECIPIENTS, 1, LIMITS), Charge("client:192.0.2.1", RECIPIENTS, 6, LIMITS[:1])))
+    both = Demand((Charge("user:alice", 1, LIMITS), Charge("client:192.0.2.1", 6, LIMITS[:1])))
     usages = (*USAGES, Usage("client:192.0.2.1", LIMITS[0], 7, 12))
-    World(usages=usages).decide(Verdict(False, "client:192.0.2.1", LIMITS[0]), demand=both)
+    World(usages=usages).decide(refusal(LIMITS[0], 1), demand=both)
     [fields] = lines()
     expected = {"kind": "client", "id": "192.0.2.1", "cost": "6", "usage": "7/10/1m", "free_in": "12"}
     assert {key: fields[key] for key in expected} == expected
@@ -220,7 +220,7 @@ def test_listeners_are_told_what_they_want(lines: Lines) -> None:
     world = World(keen, at_once=False)
     for _ in range(3):
         world.decide()
-    world.decide(replace(REFUSED, key="user:bob"), demand=demand("user:bob"))
+    world.decide(REFUSED, demand=demand("user:bob"))
     world.decide(ADMITTED)
     assert not keen.told
     assert not lines()

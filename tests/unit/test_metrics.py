@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, refusal
 from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, VERDICTS
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import RCPT, Request
@@ -36,14 +36,14 @@ def test_each_decision_is_counted_once() -> None:
     metrics = Metrics()
     decisions = Decisions(lambda demand, done: done(()), refused=Throttle(60, lambda: 0.0), metrics=metrics)
     results: list[tuple[Verdict | Exception, str | None]] = [
-        (Verdict(True, charged=1), "ok"),
-        (Verdict(True, charged=0), "ok"),
-        (Verdict(False, "sender:a", LIMIT), "no"),
+        (Verdict((1,)), "ok"),
+        (Verdict((0,)), "ok"),
+        (refusal(LIMIT), "no"),
         (StoreFull("full"), "later"),
         (StoreUnavailable("away"), "later"),
         (ValueError("ours"), None),
     ]
-    demand = Demand((Charge("sender:a", RECIPIENTS, 1, (LIMIT,)),))
+    demand = Demand((Charge("sender:a", 1, (LIMIT,)),))
     for result, action in results:
         decisions.decided(REQUEST, demand, result, action, 0.0)
     for key in ("", "client:192.0.2.1", "user:\udcff"):

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from policyd_rate_limit.domain.charge import RECIPIENTS, Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting, refusal
 from policyd_rate_limit.domain.decision import NOT_LIMITED
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
@@ -23,8 +23,8 @@ from support import policies
 from support.callbacks import Answering
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
-ADMITTED = Verdict(True, charged=1)
-REFUSED = Verdict(False, "user:alice", LIMITS[0])
+ADMITTED = Verdict((1,))
+REFUSED = refusal(LIMITS[0])
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
 
 
@@ -100,10 +100,10 @@ class World(Observer):
 def test_the_demand_of_a_recipient() -> None:
     world = World()
     demand = world.demand()
-    assert demand.charges == (Charge("user:alice", RECIPIENTS, 1, LIMITS),)
+    [charge] = demand.charges
+    assert charge == Charge("user:alice", 1, LIMITS, charge.part)
+    assert charge.part
     assert demand.mail == "1f3a.65"
-    assert demand.part
-    assert not demand.settles
     assert world.demand() == demand
     assert world.demand(replace(ALICE, recipient="carol@example.net")) != demand
 
@@ -111,7 +111,7 @@ def test_the_demand_of_a_recipient() -> None:
 @pytest.mark.parametrize("stage", [DATA, END_OF_MESSAGE])
 def test_the_demand_of_all_recipients(stage: str) -> None:
     demand = World().demand(replace(ALICE, protocol_state=stage, recipient="", recipient_count=7))
-    assert demand == Demand((Charge("user:alice", RECIPIENTS, 7, LIMITS),), "1f3a.65", "", settles=True)
+    assert demand == Demand((Charge("user:alice", 7, LIMITS, settles=True),), "1f3a.65")
 
 
 @pytest.mark.parametrize(("count_mode", "stage", "cost"), [(0, RCPT, 1), (1, DATA, 7), (2, DATA, 1)])
@@ -119,9 +119,9 @@ def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stag
     world = World(count_mode)
     request = replace(ALICE, protocol_state=stage, recipient_count=7)
     demands = [world.demand(request) for _ in range(3)]
-    assert {demand.charges for demand in demands} == {(Charge("user:alice", RECIPIENTS, cost, LIMITS),)}
-    assert len({demand.part for demand in demands}) == 3
-    assert not any(demand.settles for demand in demands)
+    parts = [demand.charges[0].part for demand in demands]
+    assert [demand.charges for demand in demands] == [(Charge("user:alice", cost, LIMITS, part),) for part in parts]
+    assert len(set(parts)) == 3
     world.service.unanswered(request)
     assert world.demand(request) == demands[-1]
 
@@ -258,7 +258,7 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
     for tell in table.later:
         tell()
     assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
-    assert {demand.charges[0].key: demand.charges[0].limits for demand in world.demands} == {
+    assert {demand.charges[0].counter: demand.charges[0].limits for demand in world.demands} == {
         "user:alice": (*own, LONGEST),
         "user:free": (*own, LONGEST),  # unlimited in the configuration
         "user:carol": (*LIMITS, LONGEST),
@@ -290,7 +290,7 @@ def test_equal_requests_are_numbered_before_the_table_answers() -> None:
         world.submit(ALICE)
     for tell in reversed(table.later):
         tell()
-    second, first = (demand.part for demand in world.demands)
+    second, first = (demand.charges[0].part for demand in world.demands)
     assert second == f"{first}-1"
     # The client has gone before the table has answered: when it asks again, that is the same request.
     world.submit(ALICE)
@@ -383,7 +383,7 @@ def test_whom_an_override_blocks_is_refused_for_good_until_it_ends(limits: Limit
 
 
 def test_an_override_that_raises_is_beyond_its_limits_as_others_are() -> None:
-    world = World(result=Verdict(False, "user:alice", Limit(500, DAY)))
+    world = World(result=refusal(Limit(500, DAY)))
     world.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
     assert world.ask() == "550 stop"
     world.service.override([Override("user:alice", BLOCK, 100)])
@@ -393,7 +393,7 @@ def test_an_override_that_raises_is_beyond_its_limits_as_others_are() -> None:
 
 
 def test_a_limit_of_0_of_the_configuration_is_no_block() -> None:
-    world = World(result=Verdict(False, "user:alice", Limit(0, 60)))
+    world = World(result=refusal(Limit(0, 60)))
     assert world.ask() == "550 stop"
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.contract import Commit, Decided
@@ -24,7 +24,7 @@ from support.wait import PATIENCE, until
 
 def usage_of(demand: Demand) -> Usage:
     charge = demand.charges[0]
-    return Usage(charge.key, charge.limits[0], charge.cost, 0)
+    return Usage(charge.counter, charge.limits[0], charge.cost, 0)
 
 
 class Store:
@@ -62,7 +62,7 @@ class Store:
         costs = [demand.charges[0].cost for demand in demands]
         self.batches.append(costs)
         self._call("admit")
-        return [Verdict(True, charged=cost) for cost in costs]
+        return [Verdict((cost,)) for cost in costs]
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         self._call("explain")
@@ -120,7 +120,7 @@ async def test_an_idle_store_gets_a_demand_at_once() -> None:
 
 async def test_what_needs_no_commit_does_not_go_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(self: Store, demands: Sequence[Demand]) -> list[Verdict]:
-        return [Verdict(False, "k", Limit(1, 1)) for _ in demands]
+        return [refusal(Limit(1, 1)) for _ in demands]
 
     fed = GatedWorker()
     await fed.start()
@@ -146,7 +146,7 @@ async def test_batches_form_while_the_store_is_busy() -> None:
     fed.store.gates["admit"].set()
     await until(lambda: len(fed.results) == 5)
     assert fed.store.batches == [[1], [2, 3, 4, 5]]
-    assert fed.results == [(number, Verdict(True, charged=number)) for number in range(1, 6)]
+    assert fed.results == [(number, Verdict((number,))) for number in range(1, 6)]
     await fed.worker.stop()
 
 
@@ -155,7 +155,7 @@ class Deciding(Store):
 
     def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | None:
         costs = [demand.charges[0].cost for demand in demands]
-        verdicts = [Verdict(False, "k") if cost % 2 else Verdict(True, charged=cost) for cost in costs]
+        verdicts = [refusal(Limit(1, 1)) if cost % 2 else Verdict((cost,)) for cost in costs]
 
         def commit() -> list[Verdict]:
             self.batches.append(costs)
@@ -171,10 +171,10 @@ async def test_a_refusal_does_not_wait_for_the_disk() -> None:
     fed.store.gates["admit"].clear()
     fed.submit(1, 2, 3, 4)
     await until(lambda: fed.answered == [1, 3])
-    assert fed.results == [(1, Verdict(False, "k")), (3, Verdict(False, "k"))]
+    assert fed.results == [(1, refusal(Limit(1, 1))), (3, refusal(Limit(1, 1)))]
     fed.store.gates["admit"].set()
     await until(lambda: len(fed.results) == 4)
-    assert fed.results[2:] == [(2, Verdict(True, charged=2)), (4, Verdict(True, charged=4))]
+    assert fed.results[2:] == [(2, Verdict((2,))), (4, Verdict((4,)))]
     assert fed.store.batches == [[1, 2, 3, 4]]
     await fed.worker.stop()
 
@@ -185,7 +185,7 @@ async def test_an_admission_whose_commit_fails_beside_refusals() -> None:
     fed.store.fails["admit"] = failure = StoreUnavailable("gone")
     fed.submit(1, 2, 3, 4)
     await until(lambda: len(fed.results) == 4)
-    refused = Verdict(False, "k")
+    refused = refusal(Limit(1, 1))
     assert fed.results == [(1, refused), (3, refused), (2, failure), (4, failure)]
     await fed.worker.stop()
 
@@ -300,7 +300,7 @@ async def test_an_error_reaches_all_who_wait_and_ends_nothing(error: Exception) 
     assert fed.results == [(1, error), (2, error), (3, error)]
     del fed.store.fails["admit"]
     fed.submit(4)
-    await until(lambda: fed.results[-1] == (4, Verdict(True, charged=4)))
+    await until(lambda: fed.results[-1] == (4, Verdict((4,))))
     await fed.worker.stop()
 
 
@@ -330,7 +330,7 @@ async def test_a_demand_may_be_submitted_from_within_an_answer() -> None:
     await fed.start()
 
     def again(number: int) -> None:
-        fed.results.append((number, Verdict(True)))
+        fed.results.append((number, Verdict((0,))))
         if number < 20:
             fed.worker.submit(demand(number + 1), Concluding(lambda _result: again(number + 1)))
 
@@ -474,5 +474,5 @@ async def test_stop_finishes_what_is_in_hand() -> None:
     fed.store.gates["admit"].set()
     await stopping
     # The answer came before the end, and nothing is called after it.
-    assert fed.results == [(1, Verdict(True, charged=1))]
+    assert fed.results == [(1, Verdict((1,)))]
     assert fed.store.calls[-1] == "close"

@@ -70,18 +70,18 @@ class Server:
             return None
         self.answers -= 1
         self.open_batches.popleft()
-        return [Verdict(True, charged=cost) for cost in costs]
+        return [Verdict((cost,)) for cost in costs]
 
     def _commit(self, costs: list[int]) -> list[Verdict]:
         assert self.open_batches.popleft() is costs
         assert self.commits.wait(PATIENCE)
         self.committed.append(costs)
-        return [Verdict(True, charged=cost) for cost in costs]
+        return [Verdict((cost,)) for cost in costs]
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         assert not self.open_batches
         self.calls.append("admit")
-        return [Verdict(True, charged=demand.charges[0].cost) for demand in demands]
+        return [Verdict((demand.charges[0].cost,)) for demand in demands]
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         assert not self.open_batches
@@ -119,7 +119,7 @@ async def working() -> AsyncIterator[WorkerWithBatchesUnderway]:
         yield fed
         await fed.worker.stop()
         assert store.calls[-1] == "close"
-        assert all(result == Verdict(True, charged=number) for number, result in fed.results)
+        assert all(result == Verdict((number,)) for number, result in fed.results)
 
 
 class StandingPace(Pace):

@@ -15,58 +15,68 @@ if TYPE_CHECKING:
 
 RESET: Final = "reset"  # no recipient has a part that is as short
 
-RECIPIENTS: Final = ""  # the unit that every limit counts in today
-
 
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Charge:
-    """``cost`` more for ``key``, within ``limits``. What a key stands for is nobody's business here.
+    """What one rule asks for one mail: ``cost`` more on ``counter``, within ``limits``.
 
-    ``unit`` separates counters of one key that count different things; it is a suffix of the counter's name.
+    ``part``
+        What of the mail is charged, such as one recipient: the same part is counted once, however often Postfix asks.
+        Empty: see ``settles``.
+    ``settles``
+        ``cost`` is that of the whole mail: what was counted for it before is brought up, or down, to that. A message
+        is one, however often it is asked about; its recipients are as many as DATA says.
+    ``refuses``
+        Whether the mail is refused where a limit is exceeded. Otherwise only this charge is not counted.
     """
 
-    key: str
-    unit: str
+    counter: str
     cost: int
     limits: Limits
+    part: str
+    settles: bool
+    refuses: bool
 
-    def __init__(self, key: str, unit: str, cost: int, limits: Limits) -> None:
-        self.key = key
-        self.unit = unit
+    def __init__(
+        self,
+        counter: str,
+        cost: int,
+        limits: Limits,
+        part: str = "",
+        settles: bool = False,
+        refuses: bool = True,
+    ) -> None:
+        self.counter = counter
         self.cost = cost
         self.limits = limits
-
-    @property
-    def counter(self) -> str:
-        """The name of the counter that is charged."""
-        return self.key + self.unit
+        self.part = part
+        self.settles = settles
+        self.refuses = refuses
 
 
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Demand:
-    """The charges of one policy request, of a different counter each: admitted all or none.
+    """The charges of one policy request, of a different counter each, in the order of their rules.
 
-    ``mail``
-        Postfix's ``instance``, empty when the request has none. Requests of the same mail share it.
-    ``part``
-        What of that mail is charged, such as one recipient. The same part of the same mail is charged once,
-        however often Postfix asks. Empty: see ``settles``.
-    ``settles``
-        The costs are those of the whole mail: what was charged for it before is brought up, or down, to them.
+    Where a charge that refuses is exceeded, none is counted; otherwise each that is not exceeded is.
+    ``mail``: Postfix's ``instance``, which the requests of one mail share; empty when the request has none.
     """
 
     charges: tuple[Charge, ...]
     mail: str
-    part: str
-    settles: bool
 
-    def __init__(self, charges: tuple[Charge, ...], mail: str = "", part: str = "", settles: bool = False) -> None:
+    def __init__(self, charges: tuple[Charge, ...], mail: str = "") -> None:
         self.charges = charges
         self.mail = mail
-        self.part = part
-        self.settles = settles
+
+
+class Exceeded(NamedTuple):
+    """A limit that a demand would have exceeded: ``charge`` is the index of the charge among those of the demand."""
+
+    charge: int
+    limit: Limit
 
 
 @mypyc_attr(acyclic=True)
@@ -74,21 +84,36 @@ class Demand:
 class Verdict:
     """The answer to a :class:`Demand`.
 
-    ``key`` and ``exceeded``: the key and the limit that refused it, None when it was admitted.
-    ``charged``: what was counted for the first charge, 0 when that had been counted before, negative for what was
-    given back.
+    ``counted``
+        For each charge what was counted: 0 when that had been counted before, or was not to be counted; negative for
+        what was given back. Empty where the demand is refused: nothing was counted.
+    ``exceeded``
+        The first limit that each charge exceeds, of those that exceed one, in the order of the charges.
+    ``refused_by``
+        The first of them whose charge refuses; None: the demand is admitted.
     """
 
-    admitted: bool
-    key: str | None
-    exceeded: Limit | None
-    charged: int
+    counted: tuple[int, ...]
+    exceeded: tuple[Exceeded, ...]
+    refused_by: Exceeded | None
 
-    def __init__(self, admitted: bool, key: str | None = None, exceeded: Limit | None = None, charged: int = 0) -> None:
-        self.admitted = admitted
-        self.key = key
+    def __init__(
+        self, counted: tuple[int, ...], exceeded: tuple[Exceeded, ...] = (), refused_by: Exceeded | None = None
+    ) -> None:
+        self.counted = counted
         self.exceeded = exceeded
-        self.charged = charged
+        self.refused_by = refused_by
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the mail may go on its way, as far as limits are concerned."""
+        return self.refused_by is None
+
+
+def refusal(limit: Limit, charge: int = 0) -> Verdict:
+    """A verdict that refuses by ``limit`` of the charge with the index ``charge``, which alone is exceeded."""
+    exceeded = Exceeded(charge, limit)
+    return Verdict((), (exceeded,), exceeded)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
@@ -101,14 +126,14 @@ class Waiting(ABC):
 
 
 class Usage(NamedTuple):
-    """How one limit of a charge stands.
+    """How one limit of a counter stands.
 
     ``used``: what lies in its window. ``free_in``: seconds until the charge is within it, if nothing else is counted
     meanwhile; 0: it is now; None: it never will be. Where more than :data:`MOST_SECONDS_LOOKED_AT` different seconds
     have to leave the window first, it is the time until all of them have.
     """
 
-    key: str
+    counter: str
     limit: Limit
     used: int
     free_in: int | None

@@ -8,15 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Usage, Verdict
+from policyd_rate_limit.domain.charge import RESET, Entry, Exceeded, Usage, Verdict
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_ALREADY_CHARGED: Final = Verdict(admitted=True)
-_ADMITTED: Final = [Verdict(admitted=True, charged=cost) for cost in range(256)]
+    from policyd_rate_limit.domain.charge import Charge, Demand
+
+_ADMITTED: Final = [Verdict((cost,)) for cost in range(256)]
 
 
 class Ledger:
@@ -39,39 +40,57 @@ class Ledger:
     def decide(self, demand: Demand, entries: list[Entry]) -> Verdict:
         """Admit or refuse ``demand`` at the moment of the last :meth:`advance`.
 
-        When it is admitted it is counted, and what was counted is appended to ``entries``.
+        What is counted is appended to ``entries``: where a charge that refuses is exceeded nothing, otherwise each
+        charge that is not exceeded.
         """
-        charges, mail, part = demand.charges, demand.mail, demand.part
-        before = self.mails.entries(mail) if mail else None
-        if before:
-            if demand.settles:
-                return self._settle(charges, mail, before, entries)
-            for entry in before:
-                if entry.part == part and _is_of(entry, charges):
-                    return _ALREADY_CHARGED
+        charges, mail = demand.charges, demand.mail
+        before = self.mails.entries(mail) if mail else ()
+        if len(charges) > 1:
+            return self._decide(charges, mail, before, entries)
+        charge = charges[0]
+        cost = _missing(charge, before) if before else charge.cost
+        if cost <= 0:
+            return self._decide(charges, mail, before, entries)
         windows = self.windows
-        if len(charges) == 1:
-            charge = charges[0]
-            counter, cost = charge.key + charge.unit, charge.cost
-            exceeded = windows.charge(counter, cost, charge.limits)
-            if exceeded is not None:
-                return Verdict(False, charge.key, exceeded)
-            entry = Entry(counter, cost, windows.date, mail, part)
-            entries.append(entry)
-            if mail:
-                self.mails.begin(entry) if not before else self.mails.add(entry)
-            return _ADMITTED[cost] if cost < len(_ADMITTED) else Verdict(True, charged=cost)
-        exceeding = self._exceeding(charges)
-        if exceeding is not None:
-            return exceeding
-        for charge in charges:
-            self._count(Entry(charge.counter, charge.cost, windows.date, mail, part), entries)
-        return Verdict(True, charged=charges[0].cost)
+        limit = windows.charge(charge.counter, cost, charge.limits)
+        if limit is not None:
+            exceeded = Exceeded(0, limit)
+            return Verdict((), (exceeded,), exceeded) if charge.refuses else Verdict((0,), (exceeded,))
+        entry = Entry(charge.counter, cost, windows.date, mail, charge.part)
+        entries.append(entry)
+        if mail:
+            self.mails.add(entry) if before else self.mails.begin(entry)
+        return _ADMITTED[cost] if cost < len(_ADMITTED) else Verdict((cost,))
+
+    def _decide(self, charges: Sequence[Charge], mail: str, before: Sequence[Entry], entries: list[Entry]) -> Verdict:
+        """As :meth:`decide`, for any charges, of a ``mail`` that was charged ``before``."""
+        windows = self.windows
+        missing = [_missing(charge, before) for charge in charges] if before else [charge.cost for charge in charges]
+        exceeded: list[Exceeded] = []
+        refused_by: Exceeded | None = None
+        for index, charge in enumerate(charges):
+            cost = missing[index]
+            limit = windows.exceeded(charge.counter, cost, charge.limits) if cost > 0 else None
+            if limit is not None:
+                one = Exceeded(index, limit)
+                exceeded.append(one)
+                missing[index] = 0
+                if refused_by is None and charge.refuses:
+                    refused_by = one
+        if refused_by is not None:
+            return Verdict((), tuple(exceeded), refused_by)
+        for index, charge in enumerate(charges):
+            cost = missing[index]
+            if cost > 0:
+                self._count(Entry(charge.counter, cost, windows.date, mail, charge.part), entries)
+            elif cost:
+                self._give_back(charge.counter, -cost, before, entries)
+        return Verdict(tuple(missing), tuple(exceeded))
 
     def explain(self, demand: Demand) -> tuple[Usage, ...]:
         """How the limits of all charges of ``demand`` stand, at the moment of the last :meth:`advance`."""
         return tuple(
-            Usage(charge.key, limit, used, free_in)
+            Usage(charge.counter, limit, used, free_in)
             for charge in self.missing(demand)
             for limit, (used, free_in) in zip(
                 charge.limits, self.windows.outlook(charge.counter, charge.cost, charge.limits), strict=True
@@ -79,9 +98,13 @@ class Ledger:
         )
 
     def missing(self, demand: Demand) -> Sequence[Charge]:
-        """The charges of ``demand``, less what its mail was charged before where it settles that."""
-        before = self.mails.entries(demand.mail) if demand.settles and demand.mail else ()
-        return _less(demand.charges, before) if before else demand.charges
+        """The charges of ``demand``, less what its mail was charged before where that is settled."""
+        before = self.mails.entries(demand.mail) if demand.mail else ()
+        if not before:
+            return demand.charges
+        return [
+            replace(charge, cost=_missing(charge, before)) if charge.settles else charge for charge in demand.charges
+        ]
 
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
@@ -117,29 +140,9 @@ class Ledger:
         for counter, date, amount in self.windows.charges():
             yield Entry(counter, amount, date, "", "")
 
-    def _exceeding(self, charges: Sequence[Charge]) -> Verdict | None:
-        for charge in charges:
-            exceeded = self.windows.exceeded(charge.counter, charge.cost, charge.limits)
-            if exceeded is not None:
-                return Verdict(False, charge.key, exceeded)
-        return None
-
     def _count(self, entry: Entry, entries: list[Entry]) -> None:
         entries.append(entry)
         self.apply(entry)
-
-    def _settle(self, charges: Sequence[Charge], mail: str, before: Sequence[Entry], entries: list[Entry]) -> Verdict:
-        """Bring what ``mail`` was charged ``before`` up, or down, to the costs of ``charges``."""
-        missing = _less(charges, before)
-        exceeding = self._exceeding([charge for charge in missing if charge.cost > 0])
-        if exceeding is not None:
-            return exceeding
-        for charge in missing:
-            if charge.cost > 0:
-                self._count(Entry(charge.counter, charge.cost, self.windows.date, mail, ""), entries)
-            else:
-                self._give_back(charge.counter, -charge.cost, before, entries)
-        return Verdict(True, charged=missing[0].cost)
 
     def _give_back(self, counter: str, amount: int, before: Sequence[Entry], entries: list[Entry]) -> None:
         """Give ``amount`` back of what was charged ``before``, the newest charges first."""
@@ -150,18 +153,16 @@ class Ledger:
                 self._count(replace(entry, amount=-taken), entries)
 
 
-def _is_of(entry: Entry, charges: Sequence[Charge]) -> bool:
-    """Whether ``entry`` is about one of ``charges``: another user's of the same mail is another matter."""
-    counter = entry.counter
-    for charge in charges:  # noqa: SIM110 - a generator costs more than all of this
-        if charge.key + charge.unit == counter:
-            return True
-    return False
-
-
-def _less(charges: Sequence[Charge], before: Sequence[Entry]) -> list[Charge]:
-    """``charges`` less what was charged ``before``; negative where that was more."""
-    return [
-        replace(charge, cost=charge.cost - sum(entry.amount for entry in before if entry.counter == charge.counter))
-        for charge in charges
-    ]
+def _missing(charge: Charge, before: Sequence[Entry]) -> int:
+    """What ``charge`` costs a mail that was charged ``before``; negative: so much is given back."""
+    counter, cost = charge.counter, charge.cost
+    if charge.settles:
+        for entry in before:
+            if entry.counter == counter:
+                cost -= entry.amount
+        return cost
+    part = charge.part
+    for entry in before:
+        if entry.part == part and entry.counter == counter:
+            return 0
+    return cost

@@ -20,7 +20,7 @@ from policyd_rate_limit.system.fields import Line, Shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand
+    from policyd_rate_limit.domain.charge import Demand, Exceeded
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.listener import Listener
     from policyd_rate_limit.domain.request import Request
@@ -81,12 +81,12 @@ class Decisions(Observer):
             return  # most are of no interest to anybody
         seconds = self._clock() - began
         charge = demand.charges[0]
-        key, cost = charge.key, charge.cost
+        key, cost = charge.counter, charge.cost
         if isinstance(result, Verdict):
             if result.admitted:
                 self._count(key, ADMITTED, seconds)
                 if self._each:
-                    decision = Decision(request, ADMITTED, key, cost, result.charged, seconds=seconds)
+                    decision = Decision(request, ADMITTED, key, cost, result.counted[0], seconds=seconds)
                     self._tell_of_admission(decision, demand)
             else:
                 self._told_of_refusal(request, demand, result, seconds)
@@ -109,9 +109,12 @@ class Decisions(Observer):
         self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
 
     def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
-        level, suppressed, wanted = self._who_wants(result.key or "", result.exceeded, seconds)
+        refused_by = result.refused_by
+        assert refused_by is not None  # noqa: S101 - it is a refusal
+        charge = demand.charges[refused_by.charge]
+        level, suppressed, wanted = self._who_wants(charge.counter, refused_by.limit, seconds)
         if level or wanted:
-            self._explain_refusal(request, demand, result, seconds, level, suppressed, wanted)
+            self._explain_refusal(request, demand, refused_by, seconds, level, suppressed, wanted)
 
     def _who_wants(self, key: str, exceeded: Limit | None, seconds: float) -> tuple[int, int, list[Listener]]:
         """Count a refusal; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
@@ -137,22 +140,22 @@ class Decisions(Observer):
         self,
         request: Request,
         demand: Demand,
-        result: Verdict,
+        refused_by: Exceeded,
         seconds: float,
         level: int,
         suppressed: int,
         wanted: Sequence[Listener],
     ) -> None:
         """Find out how the limits stand; then log it, unless ``level`` is 0, and tell those who want to know."""
-        key, exceeded = result.key or "", result.exceeded
-        charge = next(charge for charge in demand.charges if charge.key == key)
+        charge = demand.charges[refused_by.charge]
+        counter = charge.counter
         impossible = any(charge.cost > limit.maximum for limit in charge.limits)
-        decision = Decision(request, REFUSED, key, charge.cost, 0, exceeded, (), impossible, seconds)
+        decision = Decision(request, REFUSED, counter, charge.cost, 0, refused_by.limit, (), impossible, seconds)
 
         def go_on(usages: tuple[Usage, ...]) -> None:
-            of_key = tuple(usage for usage in usages if usage.key == key)
-            never = any(usage.free_in is None for usage in of_key) if of_key else impossible
-            explained = decision._replace(usages=of_key, impossible=never)
+            of_counter = tuple(usage for usage in usages if usage.counter == counter)
+            never = any(usage.free_in is None for usage in of_counter) if of_counter else impossible
+            explained = decision._replace(usages=of_counter, impossible=never)
             self._tell(explained, level, suppressed, wanted)
 
         self._explain(demand, go_on)

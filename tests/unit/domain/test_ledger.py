@@ -9,11 +9,12 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Verdict, free_in
+from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, free_in, refusal
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import SWEEPS
+from support.demands import demand_of
 from support.examples import examples
 from support.sharing import keys_that_share
 
@@ -23,6 +24,7 @@ LIMITS: dict[str, Limits] = {
     "domain:a": (Limit(9, 30),),
     "server": (Limit(12, 5), Limit(30, 600)),
 }
+UNITS = ("", "bytes|")
 GENEROUS: Limits = (Limit(10**6, 10), Limit(10**6, 100), Limit(10**6, 10_000))
 
 
@@ -55,26 +57,32 @@ class Model:
 
     def decide(self, demand: Demand, now: float) -> Verdict:
         of_mail = [charged for charged in self.charged if demand.mail and charged.mail == demand.mail]
-        of_ids = {charge.counter for charge in demand.charges}
-        if not demand.settles and any(c.part == demand.part and c.counter in of_ids for c in of_mail):
-            return Verdict(True)
-        missing = {}
-        for charge in demand.charges:
-            before = sum(charged.amount for charged in of_mail if charged.counter == charge.counter)
-            missing[charge] = charge.cost - (before if demand.settles else 0)
-        for charge, cost in missing.items():
+        missing = []
+        exceeded = []
+        for index, charge in enumerate(demand.charges):
+            before = [charged for charged in of_mail if charged.counter == charge.counter]
+            cost = charge.cost
+            if charge.settles:
+                cost -= sum(charged.amount for charged in before)
+            elif any(charged.part == charge.part for charged in before):
+                cost = 0
             used = self.usage(charge.counter, charge.limits, now)
-            for limit, use in zip(charge.limits, used, strict=True):
-                if cost > 0 and use + cost > limit.maximum:
-                    return Verdict(False, charge.key, limit)
-        for charge, cost in missing.items():
+            over = [limit for limit, use in zip(charge.limits, used, strict=True) if use + cost > limit.maximum]
+            if cost > 0 and over:
+                exceeded.append(Exceeded(index, over[0]))
+                cost = 0
+            missing.append(cost)
+        for one in exceeded:
+            if demand.charges[one.charge].refuses:
+                return Verdict((), tuple(exceeded), one)
+        for charge, cost in zip(demand.charges, missing, strict=True):
             if cost > 0:
-                self.charged.append(Charged(charge.counter, now, cost, demand.mail, demand.part))
+                self.charged.append(Charged(charge.counter, now, cost, demand.mail, charge.part))
             for charged in reversed([c for c in of_mail if c.counter == charge.counter]):
                 taken = min(max(-cost, 0), charged.amount)
                 charged.amount -= taken
                 cost += taken
-        return Verdict(True, charged=next(iter(missing.values())))
+        return Verdict(tuple(missing), tuple(exceeded))
 
 
 def rebuilt(entries: list[Entry], now: float, max_keys: int = 1000) -> Ledger:
@@ -85,19 +93,26 @@ def rebuilt(entries: list[Entry], now: float, max_keys: int = 1000) -> Ledger:
     return ledger
 
 
-def charges_of(limits: dict[str, Limits]) -> st.SearchStrategy[tuple[Charge, ...]]:
-    charge = st.sampled_from(sorted(limits)).flatmap(
-        lambda key: st.builds(Charge, st.just(key), st.sampled_from(["", "#"]), st.integers(1, 6), st.just(limits[key]))
+def charges_of(limits: dict[str, Limits], refuse: tuple[bool, ...]) -> st.SearchStrategy[tuple[Charge, ...]]:
+    """Of several rules: each has its own counter, its own way of being counted once, and refuses or not."""
+    ways = [("", True), ("a", False), ("b", False), ("c", False)]
+
+    def charge(key: str, unit: str, cost: int, way: tuple[str, bool], refuses: bool) -> Charge:
+        return Charge(unit + key, cost, limits[key], *way, refuses)
+
+    charges = st.builds(
+        charge,
+        st.sampled_from(sorted(limits)),
+        st.sampled_from(UNITS),
+        st.integers(1, 6),
+        st.sampled_from(ways),
+        st.sampled_from(refuse),
     )
-    return st.lists(charge, min_size=1, max_size=4, unique_by=lambda charge: charge.counter).map(tuple)
+    return st.lists(charges, min_size=1, max_size=3, unique_by=lambda charge: charge.counter).map(tuple)
 
 
-def demands_of(limits: dict[str, Limits]) -> st.SearchStrategy[Demand]:
-    mail = st.sampled_from(["", "m1", "m2", "m3"])
-    return st.one_of(
-        st.builds(Demand, charges_of(limits), mail, st.sampled_from(["a", "b", "c", "d"]), st.just(False)),
-        st.builds(Demand, charges_of(limits), mail, st.just(""), st.just(True)),
-    )
+def demands_of(limits: dict[str, Limits], refuse: tuple[bool, ...] = (True, True, False)) -> st.SearchStrategy[Demand]:
+    return st.builds(Demand, charges_of(limits, refuse), st.sampled_from(["", "m1", "m2", "m3"]))
 
 
 @given(
@@ -121,9 +136,9 @@ def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, 
         for _ in range(restarts):
             ledger = rebuilt(entries, now)
         for key, limits in LIMITS.items():
-            for unit in ("", "#"):
-                usage = ledger.windows.usage(key + unit, limits)
-                assert usage == model.usage(key + unit, limits, now)
+            for unit in UNITS:
+                usage = ledger.windows.usage(unit + key, limits)
+                assert usage == model.usage(unit + key, limits, now)
                 assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
 
 
@@ -132,7 +147,9 @@ SHARED: dict[str, Limits] = dict(zip(keys_that_share(3), LIMITS.values(), strict
 
 @given(
     st.lists(
-        st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(SHARED), st.sampled_from([0, 0, 1, SWEEPS])),
+        st.tuples(
+            st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(SHARED, (True,)), st.sampled_from([0, 0, 1, SWEEPS])
+        ),
         max_size=40,
     ),
     st.integers(0, 2),
@@ -140,7 +157,10 @@ SHARED: dict[str, Limits] = dict(zip(keys_that_share(3), LIMITS.values(), strict
 def test_beyond_max_keys_nothing_is_admitted_that_the_model_refuses(
     steps: list[tuple[float, Demand, int]], max_keys: int
 ) -> None:
-    """With mails that are settled, several charges in a demand, and restarts."""
+    """With mails that are settled, several charges in a demand, and restarts.
+
+    All of them refuse: what a rule lets pass is not counted in it, where it is exceeded too early as elsewhere.
+    """
     now = T0
     model, entries = Model(), list[Entry]()
     ledger = rebuilt(entries, now, max_keys)
@@ -155,8 +175,8 @@ def test_beyond_max_keys_nothing_is_admitted_that_the_model_refuses(
         if verdict.admitted:
             assert model.decide(demand, now) == verdict
         for key, limits in SHARED.items():
-            for unit in ("", "#"):
-                kept, exact = ledger.windows.usage(key + unit, limits), model.usage(key + unit, limits, now)
+            for unit in UNITS:
+                kept, exact = ledger.windows.usage(unit + key, limits), model.usage(unit + key, limits, now)
                 assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
 
 
@@ -174,14 +194,16 @@ def test_what_is_explained_comes_true(steps: list[tuple[float, Demand]], asked: 
         ledger.decide(demand, entries)
         model.decide(demand, now)
     usages = ledger.explain(asked)
-    assert [(usage.key, usage.limit, usage.used) for usage in usages] == [
-        (charge.key, limit, used)
+    assert [(usage.counter, usage.limit, usage.used) for usage in usages] == [
+        (charge.counter, limit, used)
         for charge in asked.charges
         for limit, used in zip(charge.limits, model.usage(charge.counter, charge.limits, now), strict=True)
     ]
     wait = free_in(usages)
-    if any(charged.mail == asked.mail and charged.part == asked.part for charged in model.charged) and asked.mail:
-        return  # it was admitted before, and costs nothing again
+    if asked.mail and any(charged.mail == asked.mail for charged in model.charged):
+        return  # some of it was counted before, and costs nothing again
+    if not all(charge.refuses for charge in asked.charges):
+        return  # it may be admitted before
     ledger.advance(math.floor(now) + (600 if wait is None else max(0, wait - 1)))
     if wait != 0:
         assert not ledger.decide(asked, entries).admitted
@@ -192,13 +214,16 @@ def test_what_is_explained_comes_true(steps: list[tuple[float, Demand]], asked: 
 
 def both(recipients: int) -> tuple[Charge, ...]:
     """Recipients, and twice as much of another unit."""
-    return Charge("k", "", recipients, GENEROUS), Charge("k", "#", 2 * recipients, GENEROUS)
+    return Charge("k", recipients, GENEROUS), Charge("bytes|k", 2 * recipients, GENEROUS)
 
 
+THREE_MAILS = st.sampled_from(["m1", "m2", "m3"])
 # A part of a mail costs the same whenever it comes.
 real_demands = st.one_of(
-    st.builds(Demand, st.just(both(1)), st.sampled_from(["m1", "m2", "m3"]), st.sampled_from("abcd"), st.just(False)),
-    st.builds(Demand, st.integers(1, 6).map(both), st.sampled_from(["m1", "m2", "m3"]), st.just(""), st.just(True)),
+    st.builds(
+        demand_of, st.just(both(1)), st.sampled_from(["m1", "m2", "m3"]), st.sampled_from("abcd"), st.just(False)
+    ),
+    st.builds(demand_of, st.integers(1, 6).map(both), st.sampled_from(["m1", "m2", "m3"]), st.just(""), st.just(True)),
 )
 
 
@@ -225,7 +250,7 @@ def test_what_is_forgotten_errs_to_the_strict_side(steps: list[tuple[float, Dema
         ledger.advance(now)
         assert ledger.decide(demand, entries).admitted
         model.decide(demand, now)
-        for counter in ("k", "k#"):
+        for counter in ("k", "bytes|k"):
             kept = ledger.windows.usage(counter, GENEROUS)
             exact = model.usage(counter, GENEROUS, now)
             assert all(mine >= least for mine, least in zip(kept, exact, strict=True))
@@ -249,21 +274,21 @@ def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) ->
         ledger.advance(now)
         ledger.decide(demand, entries)
     copy = rebuilt(list(ledger.snapshot()), now)
-    for counter in ("k", "k#"):
+    for counter in ("k", "bytes|k"):
         assert copy.windows.usage(counter, GENEROUS) == ledger.windows.usage(counter, GENEROUS)
 
 
 def charge(cost: int, key: str = "k", limits: Limits = GENEROUS) -> tuple[Charge, ...]:
-    return (Charge(key, "", cost, limits),)
+    return (Charge(key, cost, limits),)
 
 
 def test_one_charge_too_many_refuses_all() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
-    charges = (Charge("a", "", 1, (Limit(9, 60),)), Charge("b", "", 1, (Limit(2, 60),)))
+    charges = (Charge("a", 1, (Limit(9, 60),)), Charge("b", 1, (Limit(2, 60),)))
     for settles in (False, True):
-        verdicts = [ledger.decide(Demand(charges, f"{settles}{n}", settles=settles), entries) for n in range(3)]
-        assert verdicts[2] == Verdict(False, "b", Limit(2, 60))
+        verdicts = [ledger.decide(demand_of(charges, f"{settles}{n}", settles=settles), entries) for n in range(3)]
+        assert verdicts[2] == refusal(Limit(2, 60), 1)
     assert ledger.windows.usage("a", (Limit(9, 60),)) == (2,)
     assert len(entries) == 4
 
@@ -273,29 +298,29 @@ def test_settling_up_against_a_limit_leaves_what_was_charged() -> None:
     ledger = rebuilt(entries, T0)
     limits = (Limit(3, 60),)
     for part in "ab":
-        assert ledger.decide(Demand(charge(1, limits=limits), "m", part), entries).admitted
-    assert ledger.decide(Demand(charge(4, limits=limits), "m", settles=True), entries) == Verdict(False, "k", limits[0])
+        assert ledger.decide(demand_of(charge(1, limits=limits), "m", part), entries).admitted
+    assert ledger.decide(demand_of(charge(4, limits=limits), "m", settles=True), entries) == refusal(limits[0])
     assert ledger.windows.usage("k", limits) == (2,)
 
 
 def test_what_lowered_limits_forbid_now_is_not_asked_of_a_mail_that_was_charged() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
-    assert ledger.decide(Demand(charge(5), "m", settles=True), entries).admitted
+    assert ledger.decide(demand_of(charge(5), "m", settles=True), entries).admitted
     for cost in (5, 4):
-        assert ledger.decide(Demand(charge(cost, limits=(Limit(1, 60),)), "m", settles=True), entries).admitted
+        assert ledger.decide(demand_of(charge(cost, limits=(Limit(1, 60),)), "m", settles=True), entries).admitted
 
 
 def test_a_step_back_between_the_stages_of_a_mail_gives_back_its_own_charges() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
     for part in "ab":
-        ledger.decide(Demand(charge(1), "m", part), entries)
+        ledger.decide(demand_of(charge(1), "m", part), entries)
     ledger.advance(T0 - 500)
     ledger.advance(T0 - 450)
-    ledger.decide(Demand(charge(1), "other", "x"), entries)
+    ledger.decide(demand_of(charge(1), "other", "x"), entries)
     ledger.advance(T0 + 1)
-    assert ledger.decide(Demand(charge(1), "m", settles=True), entries).charged == -1
+    assert ledger.decide(demand_of(charge(1), "m", settles=True), entries).counted == (-1,)
     # One of the mail's, dated at the step back, and the other mail's, 50 s later.
     assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 1), ("k", int(T0) - 450, 1)]
 
@@ -305,7 +330,7 @@ def test_what_another_daemon_counts_after_a_step_back() -> None:
     ledger = rebuilt(entries, T0)
     for second in (0, 1):
         ledger.advance(T0 + second)
-        ledger.decide(Demand(charge(1), f"mail{second}", "a"), entries)
+        ledger.decide(demand_of(charge(1), f"mail{second}", "a"), entries)
     ledger.advance(T0 - 500)
     ledger.apply(Entry("k", 2, ledger.windows.date, "other", "a"))
     assert list(ledger.windows.charges()) == [("k", int(T0) - 500, 4)]
@@ -315,13 +340,13 @@ def test_an_entry_of_nothing_changes_nothing_but_is_remembered() -> None:
     """A part that cost nothing, of a mail that was settled before: asked again, it is known."""
     ledger = rebuilt([Entry("k", 2, int(T0), "m", "a"), Entry("k", 0, int(T0), "m", "b")], T0)
     assert ledger.windows.usage("k", GENEROUS)[-1] == 2
-    assert ledger.decide(Demand(charge(1), "m", "b"), []) == Verdict(True)
+    assert ledger.decide(demand_of(charge(1), "m", "b"), []) == Verdict((0,))
 
 
 def test_clear_forgets_everything() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
-    ledger.decide(Demand(charge(1), "m", "a"), entries)
+    ledger.decide(demand_of(charge(1), "m", "a"), entries)
     ledger.clear()
     assert len(ledger.windows) == 0
     assert len(ledger.mails) == 0
@@ -339,8 +364,8 @@ def test_the_newest_charges_are_given_back_first() -> None:
     ledger = rebuilt(entries, T0)
     for number, part in enumerate("abc"):
         ledger.advance(T0 + 10 * number)
-        ledger.decide(Demand(charge(1), "m", part), entries)
-    ledger.decide(Demand(charge(1), "m", settles=True), entries)
+        ledger.decide(demand_of(charge(1), "m", part), entries)
+    ledger.decide(demand_of(charge(1), "m", settles=True), entries)
     assert list(ledger.windows.charges()) == [("k", int(T0), 1)]
     assert [entry.amount for entry in entries] == [1, 1, 1, -1, -1]
     assert all(before.date >= after.date for before, after in pairwise(entries[3:]))
@@ -349,12 +374,12 @@ def test_the_newest_charges_are_given_back_first() -> None:
 def test_a_reset_gives_back_all_of_one_counter_and_nothing_else() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
-    both = (Charge("k", "", 2, GENEROUS), Charge("other", "", 2, GENEROUS))
+    both = (Charge("k", 2, GENEROUS), Charge("other", 2, GENEROUS))
     for number in range(3):
         ledger.advance(T0 + 10 * number)
-        ledger.decide(Demand(both, f"m{number}", "a"), entries)
+        ledger.decide(demand_of(both, f"m{number}", "a"), entries)
         ledger.decide(Demand(charge(1)), entries)
-    ledger.decide(Demand((replace(both[0], cost=1), both[1]), "m1", settles=True), entries)
+    ledger.decide(demand_of((replace(both[0], cost=1), both[1]), "m1", settles=True), entries)
     given_back: list[Entry] = []
     ledger.reset("k", ["m0", "m1", "m2", "unknown"], given_back)
     assert sum(entry.amount for entry in given_back) == -8
@@ -389,8 +414,8 @@ def test_a_reset_takes_back_what_only_others_know_of() -> None:
 def test_what_a_reset_gave_back_a_mail_does_not_give_back_again() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
-    ledger.decide(Demand(charge(5), "m", "a"), entries)
+    ledger.decide(demand_of(charge(5), "m", "a"), entries)
     ledger.reset("k", ["m"], entries)
-    ledger.decide(Demand(charge(3), "other", "a"), entries)
-    assert ledger.decide(Demand(charge(1), "m", settles=True), entries).charged == 1
+    ledger.decide(demand_of(charge(3), "other", "a"), entries)
+    assert ledger.decide(demand_of(charge(1), "m", settles=True), entries).counted == (1,)
     assert ledger.windows.usage("k", GENEROUS)[-1] == 4

@@ -14,7 +14,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import Verdict
+from policyd_rate_limit.domain.charge import refusal
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from policyd_rate_limit.domain.charge import Demand, Usage
+    from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Commit, Store
     from policyd_rate_limit.storage.engine.mailbox import Notices
@@ -356,8 +356,9 @@ class Fallback:
         self._aside.keep(refused.waited, refused.reasons, required=True)
         if not self._aside.keep(refused.records, refused.reasons, required=False):
             for index in refused.unkept:
-                charge = demands[index].charges[0]
-                verdicts[index] = Verdict(False, charge.key, charge.limits[0])
+                charges = demands[index].charges
+                of = next(at for at, one in enumerate(charges) if one.refuses and one.counter in refused.reasons)
+                verdicts[index] = refusal(charges[of].limits[0], of)
         return verdicts
 
     def _offer(self) -> None:
@@ -472,6 +473,7 @@ def _most_bytes(demands: Sequence[Demand]) -> int:
     """The most that a record of ``demands`` can take up in the journal."""
     # JSON writes one character as twelve at the most.
     return OVERHEAD + sum(
-        OVERHEAD + 12 * (len(demand.mail) + len(demand.part) + sum(len(c.key) + len(c.unit) for c in demand.charges))
+        OVERHEAD + 12 * (len(demand.mail) + len(charge.part) + len(charge.counter))
         for demand in demands
+        for charge in demand.charges
     )

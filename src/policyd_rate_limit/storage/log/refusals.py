@@ -75,7 +75,10 @@ class Refusals:
         unkept = [
             at
             for at, (demand, verdict) in enumerate(zip(self._demands, verdicts, strict=True))
-            if verdict.charged > 0 and any(charge.counter in self._reasons for charge in demand.charges)
+            if any(
+                counted > 0 and charge.refuses and charge.counter in self._reasons
+                for charge, counted in zip(demand.charges, verdict.counted, strict=False)  # nothing of a refused one
+            )
         ]
         raise Refused(verdicts, batch, {**waited._reasons, **self._reasons}, unkept, before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import Entry, Verdict
+from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
 from policyd_rate_limit.storage.redis.tables import packed
@@ -23,24 +23,24 @@ MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 
 _SAME = b""  # instead of the terms of a demand
 _REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
+_SETTLES, _LETS_PASS = 1, 2  # flags of a charge
 _COMMON = 4  # arguments of the script before those of the demands
 
 
 class Question:
     """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
 
-    ``field`` is where the mail remembers the charge, ``own_field`` where it does until all groups have admitted: others
-    are not to rely on what may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what
-    was counted: where one of them refuses, what the others have reserved. ``may_be_counted``: the servers may have
-    counted something of it.
+    ``own_field`` is where the mail remembers its charges until all groups have admitted: others are not to rely on what
+    may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what was counted: where one
+    of them refuses, what the others have reserved. ``may_be_counted``: the servers may have counted something of it.
     """
 
-    __slots__ = ("_failure", "demand", "entries", "field", "groups", "may_be_counted", "own_field", "verdict")
+    __slots__ = ("_exceeded", "_failure", "demand", "entries", "groups", "may_be_counted", "own_field", "verdict")
 
-    def __init__(self, demand: Demand, field: bytes, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
+    def __init__(self, demand: Demand, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
         self.demand = demand
-        self.field = field
         self.own_field = own_field
+        self._exceeded: tuple[Exceeded, ...] = ()
         self.groups = list(groups)
         self.entries: list[Entry] = []
         self.verdict: Verdict | None = None
@@ -60,6 +60,11 @@ class Question:
     def failure(self) -> str:
         """Why the servers cannot decide this one, such as a key that is of another type; empty: they can."""
         return getattr(self, "_failure", "")  # what nearly none has costs nothing
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a group has refused it: the others are asked only whether they would have refused it, too."""
+        return bool(self._exceeded) and any(self.demand.charges[one.charge].refuses for one in self._exceeded)
 
     @property
     def is_answered(self) -> bool:
@@ -83,15 +88,13 @@ class Question:
         group = self.groups.pop(0)
         if isinstance(reply, int):
             charge = group[0]
-            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, self.demand.part))
+            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, charge.part))
             self.may_be_counted = True
             if len(self.demand.charges) == 1:
                 self.verdict = _admitted(charge.cost)
                 return
         elif reply[0] == _REFUSED:
-            charge = group[reply[1] - 1]
-            self.verdict = Verdict(False, charge.key, charge.limits[reply[2] - 1])
-            return
+            self._note_exceeded(group, reply[1:])
         elif reply[0] == _FAILED:
             failed: Any = reply  # the only one that is not of numbers, which a compiled module insists on
             self.fail(_text(failed[1]), may_be_counted=True)
@@ -99,12 +102,18 @@ class Question:
         else:
             self._note(group, reply)
         if not self.groups:
-            first = self.demand.charges[0].counter
-            charged = 0
-            for entry in self.entries:
-                if entry.counter == first:
-                    charged += entry.amount
-            self.verdict = Verdict(True, charged=charged)
+            self.verdict = self._verdict()
+
+    def _verdict(self) -> Verdict:
+        exceeded = tuple(sorted(self._exceeded))
+        charges = self.demand.charges
+        refused_by = next((one for one in exceeded if charges[one.charge].refuses), None)
+        if refused_by is not None:
+            return Verdict((), exceeded, refused_by)
+        counted: dict[str, int] = {}
+        for entry in self.entries:
+            counted[entry.counter] = counted.get(entry.counter, 0) + entry.amount
+        return Verdict(tuple([counted.get(charge.counter, 0) for charge in charges]), exceeded)
 
     def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
         """The ``reply`` to a command of :meth:`Batch.rest`."""
@@ -117,10 +126,21 @@ class Question:
             self._note(group, reply)
 
     def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
-        mail, part = self.demand.mail, self.demand.part
-        for at in range(1, len(reply), 3):
-            self.entries.append(Entry(group[reply[at] - 1].counter, reply[at + 1], reply[at + 2], mail, part))
-            self.may_be_counted = True
+        if len(reply) > 1:
+            first = 2 + 2 * reply[1]
+            self._note_exceeded(group, reply[2:first])
+            for at in range(first, len(reply), 3):
+                charge = group[reply[at] - 1]
+                self.entries.append(Entry(charge.counter, reply[at + 1], reply[at + 2], self.demand.mail, charge.part))
+                self.may_be_counted = True
+
+    def _note_exceeded(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
+        """``numbers``: charge of the ``group`` and limit of that, each counted from 1, for each that is exceeded."""
+        exceeded = []
+        for at in range(0, len(numbers), 2):
+            charge = group[numbers[at] - 1]
+            exceeded.append(Exceeded(self.demand.charges.index(charge), charge.limits[numbers[at + 1] - 1]))
+        self._exceeded += tuple(exceeded)
 
 
 class Batch:
@@ -142,18 +162,14 @@ class Batch:
         self.questions = [self._question(demand) for demand in demands]
 
     def _question(self, demand: Demand) -> Question:
-        mail = demand.mail
-        field = b""
-        if mail:
-            field = settled_field(self._writer, self.number) if demand.settles else part_field(demand.part)
         groups = self._keys.together(demand.charges)
         own_field = b""
         if len(groups) > 1:
             self.is_split = True
-            if mail:
+            if demand.mail:
                 self._own_fields += 1
                 own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
-        return Question(demand, field, own_field, groups)
+        return Question(demand, own_field, groups)
 
     def ask(self, again: bool = False) -> list[Command]:
         """Ask for what is to be known next of each question that has no verdict; none: all have one.
@@ -171,18 +187,21 @@ class Batch:
                 demand, group = question.demand, question.groups[0]
                 charge = group[0]
                 ordinal = self._name(keys, demand, charge)
-                if len(group) > 1 or question.own_field or demand.settles or ordinal > 1:
+                if len(group) > 1 or question.own_field or _flags(charge) or ordinal > 1:
                     before = None
-                    asked_of = [(ordinal, charge.cost, charge.limits)]
-                    asked_of += [(self._name(keys, demand, other), other.cost, other.limits) for other in group[1:]]
-                    kind = "settle" if demand.settles and demand.mail else "charge"
+                    asked_of = [(ordinal, charge.cost, charge.limits, _flags(charge))]
+                    asked_of += [
+                        (self._name(keys, demand, other), other.cost, other.limits, _flags(other))
+                        for other in group[1:]
+                    ]
+                    kind = "check" if question.is_refused else "charge"
                     arguments.append(terms_of(kind, question.own_field, tuple(asked_of)))
                 elif before is not None and charge.cost == before.cost and charge.limits == before.limits:
                     arguments.append(_SAME)
                 else:
                     before = charge
-                    arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits),)))
-                arguments.append(question.field)
+                    arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits, 0),)))
+                arguments += self._fields(demand, group)
             command = script(keys, (*self._common, *arguments))
             command.may_be_refused = True
             self._asked.append((command, together))
@@ -217,14 +236,17 @@ class Batch:
 
     def _singles(self, command: Command, together: Sequence[Question]) -> Iterator[tuple[Command, Question]]:
         _, _, count, *rest = command.arguments
-        keys, arguments = rest[: int(count)], rest[int(count) + _COMMON :]
+        keys, arguments = rest[: int(count)], list(rest[int(count) + _COMMON :])
         terms: Argument = _SAME
-        for index, question in enumerate(together):
-            size = len(question.groups[0]) * (2 if question.field else 1)
+        for question in together:
+            group = question.groups[0]
+            size = len(group) * (2 if question.demand.mail else 1)
             own = [bytes(key) for key in keys[:size] if isinstance(key, bytes)]
             del keys[:size]
-            terms = arguments[2 * index] or terms
-            yield refusable(script(own, (*self._common, terms, question.field))), question
+            terms = arguments[0] or terms
+            fields = arguments[1 : 1 + len(group)]
+            del arguments[: 1 + len(group)]
+            yield refusable(script(own, (*self._common, terms, *fields))), question
 
     def take_single(self, command: Command, question: Question) -> None:
         """Take the reply to one of :meth:`one_by_one`."""
@@ -253,12 +275,20 @@ class Batch:
             for charge in group:
                 entry = counted[charge.counter]
                 terms.append((self._name(keys, question.demand, charge), entry.amount, entry.date))
-            arguments = (*self._common, packed((kind, question.own_field, *terms)), question.field)
-            yield script(keys, arguments), question, group
+            fields = self._fields(question.demand, group)
+            yield script(keys, (*self._common, packed((kind, question.own_field, *terms)), *fields)), question, group
+
+    def _fields(self, demand: Demand, group: Sequence[Charge]) -> list[bytes]:
+        """Where the mail remembers each charge of ``group``."""
+        if not demand.mail:
+            return [b""] * len(group)
+        return [
+            settled_field(self._writer, self.number) if charge.settles else part_field(charge.part) for charge in group
+        ]
 
     def _name(self, keys: list[bytes], demand: Demand, charge: Charge) -> int:
         """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
-        counter = charge.key + charge.unit
+        counter = charge.counter
         if demand.mail:
             keys += self._keys.counter_and_mail(counter, demand.mail)
         else:
@@ -268,17 +298,22 @@ class Batch:
 
 
 @lru_cache(MOST_TERMS_PACKED)
-def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits], ...]) -> bytes:
-    """What is asked of ``charges``: ordinal, amount and limits of each."""
+def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits, int], ...]) -> bytes:
+    """What is asked of ``charges``: ordinal, amount, limits and flags of each."""
     together = [
-        (ordinal, amount, [number for limit in limits for number in limit]) for ordinal, amount, limits in charges
+        (ordinal, amount, [number for limit in limits for number in limit], flags)
+        for ordinal, amount, limits, flags in charges
     ]
     return packed((kind, own_field, *together))
 
 
+def _flags(charge: Charge) -> int:
+    return (_SETTLES if charge.settles else 0) + (0 if charge.refuses else _LETS_PASS)
+
+
 @lru_cache(MOST_VERDICTS_KEPT)
 def _admitted(amount: int) -> Verdict:
-    return Verdict(True, charged=amount)
+    return Verdict((amount,))
 
 
 def _text(reply: object) -> str:

@@ -10,14 +10,15 @@
 --       4  Unix time in place of the server's, for tests; empty: the server's
 --       5, ...  for each demand
 --          terms, as MessagePack; empty: those of the demand before
---             kind: "charge", "settle", "undo", "confirm"
+--             kind: "charge", "check", which counts nothing, "undo", "confirm"
 --             field that is for this demand alone, until other scripts have admitted its other charges; empty: there are
 --             none
---             for each counter: ordinal in the batch, amount, and charge, settle: maximum, seconds, ... of its limits;
---             undo, confirm: date
+--             for each counter: ordinal in the batch, amount, and to charge, check: maximum, seconds, ... of its limits,
+--             flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing; to undo,
+--             confirm: date
 --             or, for one counter, without a mail: "explain", which writes nothing, and for the ordinal how many events
 --             it may look at
---          field in which the mail remembers the charge; empty: there is no mail
+--          for each counter: field in which the mail remembers the charge; empty: there is no mail
 --       or, with one counter only, 5  "replay"
 --          6  number of the record before it
 --          7  latest date
@@ -29,8 +30,9 @@
 --          6  a name for this call, which is heeded once
 --          7, ...  for each field: how many more, Unix second of the last
 --
--- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit}, {KNOWN},
--- {COUNTED, charge, amount, date, charge, amount, ...}, or AS_ASKED: its one charge was counted, in that second;
+-- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit, charge, limit, ...} with all
+-- that is exceeded, {KNOWN}, {COUNTED, how many are exceeded, charge, limit, ..., charge, amount, date, charge, ...}, or
+-- AS_ASKED: its one charge was counted, in that second;
 -- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows;
@@ -41,7 +43,7 @@
 --   newest event, expires - seen, marks, for each window: seconds, seen - used, head - first, seen - date of the head, sum.
 -- <number>: date and amount of each older event, one per second with a charge, numbered from `first` on.
 -- "b" and lane: the lane's mark, which is what its last batch has done here: number, date, sum of what it counted,
---   ordinals in ranges: from, to, from, to, ...
+--   ordinals in ranges: from, to, from, to, ...; negative where it was exceeded, and let pass
 -- "r": the second of the last reset.
 -- "x": a mail with one charge, which needs no key of its own then: amount, date, length of the field, field, mail. It is
 --   that of an id that sends now and then; it gives way as soon as it is not to be remembered any more.
@@ -572,22 +574,50 @@ local function tell(reply, charge, amount, when)
     reply[size + 1], reply[size + 2], reply[size + 3] = charge, amount, when
 end
 
--- What was answered to a demand that has been decided, where the answer was lost.
-local function answer_again(kind, charges, field, own_field)
-    local reply = {COUNTED}
-    for index, charge in ipairs(charges) do
-        if charge.mail then
-            open_mail(charge.mail)
-        end
-        local found = charge.mail and (call('HGET', charge.mail, own_field) or call('HGET', charge.mail, field))
-        if found then
-            found = unpack_message(found)
-            tell(reply, index, found[3] and -found[3] or found[1], found[2])
-        elseif kind == 'charge' then
-            tell(reply, index, charge.amount, date)
-        end
+local function counted_reply(exceeded, counted)
+    local reply = {COUNTED, #exceeded / 2}
+    for _, number in ipairs(exceeded) do
+        reply[#reply + 1] = number
+    end
+    for _, number in ipairs(counted) do
+        reply[#reply + 1] = number
     end
     return reply
+end
+
+-- The first limit that `charge` exceeds, by its number; its counter is as it is now.
+local function exceeded_by(charge)
+    local counter, limits = charge.counter, charge.last
+    for at = 1, charge.amount > 0 and #limits or 0, 2 do
+        local window = counter.known[limits[at + 1]]
+        if window and window.sum + charge.amount > limits[at] then
+            return (at + 1) / 2
+        end
+    end
+    return nil
+end
+
+-- What was answered to a demand that has been decided, where the answer was lost.
+local function answer_again(kind, charges, own_field)
+    local exceeded, counted = {}, {}
+    for index, charge in ipairs(charges) do
+        if has(charge.counter, -charge.ordinal) then
+            exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, exceeded_by(charge) or 1
+        elseif has(charge.counter, charge.ordinal) then
+            if charge.mail then
+                open_mail(charge.mail)
+            end
+            local found = charge.mail
+                and (own_field ~= '' and call('HGET', charge.mail, own_field) or call('HGET', charge.mail, charge.field))
+            if found then
+                found = unpack_message(found)
+                tell(counted, index, found[3] and -found[3] or found[1], found[2])
+            elseif kind == 'charge' and not charge.settles then
+                tell(counted, index, charge.amount, date)
+            end
+        end
+    end
+    return counted_reply(exceeded, counted)
 end
 
 local function undo(charges, own_field)
@@ -605,13 +635,13 @@ local function undo(charges, own_field)
     return {COUNTED}
 end
 
-local function confirm(charges, field, own_field)
-    local reply = {COUNTED}
+local function confirm(charges, own_field)
+    local reply = {}
     for index, charge in ipairs(charges) do
         open_mail(charge.mail)
         local packed = call('HGET', charge.mail, own_field)
         if packed then
-            if call('HSETNX', charge.mail, field, packed) == 0 then
+            if call('HSETNX', charge.mail, charge.field, packed) == 0 then
                 -- It was asked twice at the same time, and counted twice.
                 local when = charge.last
                 advance(charge.counter, {})
@@ -622,71 +652,80 @@ local function confirm(charges, field, own_field)
             call('HDEL', charge.mail, own_field)
         end
     end
-    return reply
+    return counted_reply({}, reply)
 end
 
+-- All limits that `charges` exceed, and whether one of them refuses.
 local function exceeding(charges)
-    local refusal
+    local exceeded, refuses = {}, false
     for index, charge in ipairs(charges) do
-        local counter, limits = charge.counter, charge.last
-        advance(counter, limits)
-        for limit = 1, charge.amount > 0 and not refusal and #limits or 0, 2 do
-            if not refusal and counter.known[limits[limit + 1]].sum + charge.amount > limits[limit] then
-                refusal = {REFUSED, index, (limit + 1) / 2}
-            end
+        if charge.amount ~= 0 then
+            advance(charge.counter, charge.last)
+        end
+        local limit = exceeded_by(charge)
+        if limit then
+            exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, limit
+            charge.is_exceeded = true
+            refuses = refuses or charge.refuses
         end
     end
-    for index = 1, refusal and #charges or 0 do
-        if charges[index].counter.passed >= MANY then
-            save(charges[index].counter)
-        end
-    end
-    return refusal
+    return exceeded, refuses
 end
 
-local function decide(kind, charges, field, own_field)
+-- Leaves out what the mail was charged before; whether there is anything left.
+local function subtract(charges)
     local changes = false
     for _, charge in ipairs(charges) do
-        if kind == 'settle' then
+        if charge.mail and charge.settles then
             local total
             charge.before, total = charges_of(charge.mail, charge.counter)
             charge.amount = charge.amount - total
         elseif charge.mail then
-            local known, is_new = is_known(charge.mail, field)
-            if known then
-                return {KNOWN}
-            end
-            charge.is_new = is_new
+            local known, is_new = is_known(charge.mail, charge.field)
+            charge.amount, charge.is_new = known and 0 or charge.amount, is_new
         end
         changes = changes or charge.amount ~= 0
     end
-    if not changes then
+    return changes
+end
+
+local function decide(kind, charges, own_field)
+    if not subtract(charges) then
         return {KNOWN}
     end
-    local refusal = exceeding(charges)
-    if refusal then
-        return refusal
+    local exceeded, refuses = exceeding(charges)
+    if refuses or kind == 'check' then
+        for _, charge in ipairs(charges) do
+            if charge.counter.passed >= MANY then
+                save(charge.counter)
+            end
+        end
+        return {#exceeded > 0 and REFUSED or KNOWN, unpack(exceeded)}
     end
-    local reply = {COUNTED}
+    local counted = {}
     for index, charge in ipairs(charges) do
-        local counter, amount = charge.counter, charge.amount
+        local counter, amount = charge.counter, charge.is_exceeded and 0 or charge.amount
+        local field = own_field ~= '' and own_field or charge.field
         if amount > 0 then
             append(counter, date, amount)
-            if charge.mail and not (charge.is_new and is_first(charge.mail, own_field, pack(amount, date))) then
-                remember(charge.mail, own_field, amount_in(own_field, charge.before or {}) + amount, date)
+            if charge.mail and not (charge.is_new and is_first(charge.mail, field, pack(amount, date))) then
+                remember(charge.mail, field, amount_in(field, charge.before or {}) + amount, date)
             end
-            tell(reply, index, amount, date)
+            tell(counted, index, amount, date)
         elseif amount < 0 then
             take_off(charge.mail, charge.before, -amount, function(when, taken)
                 give_back(counter, when, taken)
-                tell(reply, index, -taken, when)
+                tell(counted, index, -taken, when)
             end)
-            remember(charge.mail, own_field, amount_in(own_field, charge.before), date, -amount)
+            remember(charge.mail, field, amount_in(field, charge.before), date, -amount)
         end
-        note(counter, amount, charge.ordinal, charge.ordinal)
-        save(counter)
+        if charge.amount ~= 0 then
+            local ordinal = charge.is_exceeded and -charge.ordinal or charge.ordinal
+            note(counter, amount, ordinal, ordinal)
+            save(counter)
+        end
     end
-    return reply
+    return counted_reply(exceeded, counted)
 end
 
 local function explain(charge)
@@ -714,23 +753,25 @@ local function explain(charge)
     return reply
 end
 
-local function answer(kind, charges, field, own_field)
+local function answer(kind, charges, own_field)
     if kind == 'explain' then
         return explain(charges[1])
     end
+    local is_decided = false
     for _, charge in ipairs(charges) do
         if charge.counter.is_later then
             return {KNOWN}
         end
+        is_decided = is_decided or has(charge.counter, charge.ordinal) or has(charge.counter, -charge.ordinal)
     end
-    if has(charges[1].counter, charges[1].ordinal) then
-        return answer_again(kind, charges, field, own_field)
+    if is_decided then
+        return answer_again(kind, charges, own_field)
     elseif kind == 'undo' then
         return undo(charges, own_field)
     elseif kind == 'confirm' then
-        return confirm(charges, field, own_field)
+        return confirm(charges, own_field)
     end
-    return decide(kind, charges, field, own_field)
+    return decide(kind, charges, own_field)
 end
 
 -- Demands that are like most ------------------------------------------------------------------------------------------
@@ -738,7 +779,8 @@ end
 -- Whether `terms` are to charge one counter within windows that differ.
 local function is_plain(terms)
     local charge, seen = terms[3], {}
-    if terms[1] ~= 'charge' or terms[2] ~= '' or #terms ~= 3 or charge[2] <= 0 or #charge[3] == 0 then
+    if terms[1] ~= 'charge' or terms[2] ~= '' or #terms ~= 3 or charge[2] <= 0 or #charge[3] == 0
+            or charge[4] ~= 0 then
         return false
     end
     for at = 2, #charge[3], 2 do
@@ -1003,7 +1045,11 @@ local function answer_all()
             local charges, next = {}, key
             for index = 3, #terms do
                 local asked = terms[index]
-                local charge = {counter = read(KEYS[next]), ordinal = asked[1], amount = asked[2], last = asked[3]}
+                local flags = asked[4] or 0
+                local charge = {
+                    counter = read(KEYS[next]), ordinal = asked[1], amount = asked[2], last = asked[3],
+                    field = ARGV[at + index - 2], settles = flags % 2 == 1, refuses = flags < 2
+                }
                 next = next + 1
                 if mail then
                     charge.mail = KEYS[next]
@@ -1012,11 +1058,11 @@ local function answer_all()
                 end
                 charges[index - 2] = charge
             end
-            reply = answer(terms[1], charges, field, terms[2] ~= '' and terms[2] or field)
+            reply = answer(terms[1], charges, terms[2])
         end
         replies[#replies + 1] = reply
         key = key + (#terms - 2) * (mail and 2 or 1)
-        at = at + 2
+        at = at + #terms - 1
     end
 end
 
@@ -1035,7 +1081,7 @@ repeat
         end
         replies[#replies + 1] = {FAILED, why}
         key = key + (#terms - 2) * (ARGV[at + 1] ~= '' and 2 or 1)
-        at = at + 2
+        at = at + #terms - 1
     end
 until ended
 return replies

@@ -301,7 +301,7 @@ class RedisStore:
             keys = [self._keys.counter(charge.counter) for _, charge in together]
             arguments: list[Argument] = []
             for _, charge in together:
-                terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits),))
+                terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits, 0),))
                 arguments += (terms, b"")
             common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time)
             commands.append((script(keys, (*common, *arguments)), together))
@@ -316,7 +316,7 @@ class RedisStore:
                     found[number] += self._memory.ledger.explain(Demand((charge,)))  # its key is of no use
                     continue
                 found[number] += (
-                    Usage(charge.key, limit, used, None if free_in < 0 else free_in)
+                    Usage(charge.counter, limit, used, None if free_in < 0 else free_in)
                     for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)
                 )
         return [tuple(usages) for usages in found]
