@@ -61,7 +61,7 @@ class Daemon:
         with contextlib.suppress(StoreUnavailable):
             verdicts = self.fallback.admit(demands)
             for asked, verdict in zip(demands, verdicts, strict=True):
-                self.charged[asked.charges[0].counter] += verdict.counted[0]
+                self.charged[asked.charges[0].counter] += sum(verdict.counted)
             return [verdict.admitted for verdict in verdicts]
         return []
 

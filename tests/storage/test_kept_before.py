@@ -42,7 +42,7 @@ def charged(store: CleanableStore, *demands: Demand) -> list[int]:
     """What is counted for each of ``demands``, all of which are admitted."""
     verdicts = store.admit(demands, (), PATIENCE)
     assert all(verdict.admitted for verdict in verdicts)
-    return [verdict.counted[0] for verdict in verdicts]
+    return [sum(verdict.counted) for verdict in verdicts]
 
 
 @pytest.fixture

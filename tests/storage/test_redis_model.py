@@ -64,11 +64,15 @@ MAILS = st.sampled_from(["", "m1", "m2"])  # whoever sends them: another user's 
 
 
 def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
-    charges = st.tuples(*(st.builds(Charge, st.just(key), st.integers(1, 5), st.just(LIMITS[key])) for key in keys))
-    return st.one_of(
-        st.builds(demand_of, charges, MAILS, st.sampled_from("abcd"), st.just(False)),
-        st.builds(demand_of, charges, MAILS, st.just(""), st.just(True)),
-    )
+    """Of one rule for each of ``keys``: with its own way of being counted once, and refusing or not."""
+
+    def charge(key: str, cost: int, way: tuple[str, bool], refuses: bool) -> Charge:
+        return Charge(key, cost, LIMITS[key], *way, refuses)
+
+    ways = st.sampled_from([("", True), ("a", False), ("b", False), ("c", False)])
+    refuse = st.sampled_from([True, True, False])
+    charges = st.tuples(*(st.builds(charge, st.just(key), st.integers(1, 5), ways, refuse) for key in keys))
+    return st.builds(Demand, charges, MAILS)
 
 
 DEMANDS = st.lists(st.sampled_from(sorted(LIMITS)), min_size=1, max_size=3, unique=True).map(tuple).flatmap(demand_on)

@@ -17,7 +17,6 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import open_descriptors
 from storage.stores import HOUR, PATIENCE, START, Clock, Database, admitted, demand, new_memory, usage
-from support.demands import demand_of
 from support.wait import wait_until
 
 LIMIT = 100
@@ -254,15 +253,22 @@ def test_a_clock_that_steps_forward_and_is_mended(database: Database, clock: Clo
 
 KEYS = ("user:a", "user:b", "user:c", "user:d")
 LIMITS = (Limit(5, 60), Limit(12, HOUR))
+WAYS = [("", False), ("p1", False), ("p2", False), ("", True)]
 demands = st.builds(
-    lambda keys, cost, mail, part, settles: demand_of(
-        tuple(Charge(key, cost, LIMITS) for key in keys), mail, part, settles
-    ),
-    st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True),
-    st.integers(1, 5),
+    Demand,
+    st.lists(
+        st.builds(
+            lambda key, cost, way, refuses: Charge(key, cost, LIMITS, way[0], way[1], refuses),
+            st.sampled_from(KEYS),
+            st.integers(1, 5),
+            st.sampled_from(WAYS),
+            st.sampled_from([True, True, False]),
+        ),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda charge: charge.counter,
+    ).map(tuple),
     st.sampled_from(["", "m1", "m2", "m3"]),
-    st.sampled_from(["", "p1", "p2"]),
-    st.booleans(),
 )
 batches = st.lists(
     st.tuples(st.sampled_from([0, 0.5, 1, 59, 60, 61, HOUR - 100]), st.lists(demands, max_size=8), st.booleans()),
