@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from policyd_rate_limit import reports, stores
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.domain.ledger import Ledger
-from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.reloading import Reloader
 from policyd_rate_limit.report.notifier import Notifier
+from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
-from policyd_rate_limit.standing import Desk
-from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.engine.liveness import Pulse
 from policyd_rate_limit.storage.engine.mailbox import Notices
 from policyd_rate_limit.storage.engine.pacing import Pace
 from policyd_rate_limit.storage.engine.worker import Worker
-from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
@@ -42,27 +39,25 @@ from policyd_rate_limit.system.throttle import Throttle
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
+    from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.observe.monitoring import Monitoring
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.administration import Override
-    from policyd_rate_limit.storage.copying import Copied
     from policyd_rate_limit.storage.engine.outage import Fallback
-    from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.storage.log.store import LogStore
     from policyd_rate_limit.storage.redis.store import RedisStore
     from policyd_rate_limit.tables.sql import Lookup, SqlLimits
 
 FILES_BESIDE_CONNECTIONS = 128
 METRICS_PERMISSION = 0o660  # of a UNIX socket for the metrics
-UMASK = 0o027  # who sends how much is nobody else's business
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
 BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
 FIRST_OVERRIDES_SECONDS = 10.0  # at the most, to read the database before the first answer
-CLEAN_PATIENCE = 30.0  # seconds that --clean waits for the daemons
 POSTFIX_QUEUE_DIRECTORY = "/var/spool/postfix/"
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +80,7 @@ def _start(settings: Settings) -> None:
     manager = ServiceManager(os.environ)
     listeners = sockets.inherited(os.environ)
     # Drivers, and what notices need, are loaded while everything can still be read.
-    rules = _rules(settings)
+    rules = make_rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = stores.make_store(settings, rules, memory)
     lookup = stores.make_lookup(settings)
@@ -94,7 +89,7 @@ def _start(settings: Settings) -> None:
     ways = reports.ways_of_notices(settings)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
-    make_state_directories(settings, account)
+    stores.make_state_directories(settings, account)
     with Pidfile(settings.pidfile, account), contextlib.ExitStack() as bound:
         monitoring = None
         if settings.metrics_address is not None:
@@ -114,7 +109,7 @@ def _start(settings: Settings) -> None:
         _allow_open_files()
         if account is not None:
             accounts.drop_privileges(account)
-        os.umask(UMASK)
+        os.umask(accounts.UMASK)
         with logs.in_background():
             notices = Notices(memory.shared_time)
             fallback = stores.with_fallback(settings, store, memory, notices)
@@ -124,16 +119,6 @@ def _start(settings: Settings) -> None:
                     settings, listeners, rules, store, fallback, sql_limits, notices, ways, manager, status, monitoring
                 )
             )
-
-
-def make_state_directories(settings: Settings, account: accounts.Account | None) -> None:
-    """Make the directories that the store writes to, for ``account``, as far as they are missing and can be made."""
-    for directory in stores.state_directories(settings):
-        try:
-            ensure_directory(directory, account)
-        except SystemRefusal as refusal:
-            # The daemon starts without a database, and tries again.
-            _logger.warning("%s", refusal)
 
 
 def _bind(address: sockets.Address, permission: int, account: accounts.Account | None) -> socket.socket:
@@ -166,89 +151,6 @@ def _status(backend: str, memory: Memory, store: Fallback) -> str:
         since = time.localtime(time.time() - (time.monotonic() - store.away_since))
         text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
     return text
-
-
-def check(settings: Settings) -> None:
-    """Find out what the daemon would refuse to start with, beside what single settings may be. Nothing is connected.
-
-    :raises ConfigError: the driver of the database is not installed, or its options are wrong.
-    """
-    stores.make_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
-    stores.make_lookup(settings)
-
-
-def clean(settings: Settings) -> int:
-    """Delete old records; how many there were.
-
-    :raises PolicydError: that is not possible now.
-    """
-    os.umask(UMASK)
-    store = stores.make_store(settings, _rules(settings), Memory(Ledger(settings.max_ids), time.time))
-    lookup = stores.make_lookup(settings)
-    try:
-        if lookup is None or not isinstance(store, LogStore):
-            return store.clean(CLEAN_PATIENCE)
-        return store.clean(CLEAN_PATIENCE, partial(stores.limits_of_counter, lookup))
-    finally:
-        store.close()
-        if lookup is not None:
-            lookup.close()
-
-
-@contextlib.contextmanager
-def open_desk(settings: Settings) -> Iterator[Desk]:
-    """What commands have before them that are given beside the running daemons; nothing is connected yet.
-
-    Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out.
-
-    :raises PolicydError: that account does not exist, the driver of the database is missing, or the file of the
-        database is somebody else's.
-    """
-    rules = _rules(settings)
-    store = stores.open_administration(settings, rules)
-    lookup = stores.make_lookup(settings)
-    if os.geteuid() == 0:
-        accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
-    os.umask(UMASK)
-    stores.check_access(settings)
-    try:
-        yield Desk(
-            store,
-            rules,
-            longest=stores.longest_window(settings),
-            table=partial(stores.limits_of_ids, lookup) if lookup else None,
-            max_ids=settings.max_ids,
-        )
-    finally:
-        store.close()
-        if lookup is not None:
-            lookup.close()
-
-
-def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:
-    """Bring what the database of ``old`` holds into that of ``new``: what that was, and what waits in which journal.
-
-    As :func:`open_desk`, but root makes the directories of the new database first.
-
-    :raises PolicydError: that is not possible; what was brought until then is there, and is not brought again.
-    """
-    source = stores.open_administration(old, _rules(old))
-    target = stores.open_administration(new, _rules(new))
-    if os.geteuid() == 0:
-        account = accounts.resolve(old.user, old.group)
-        if accounts.resolve(new.user, new.group) != account:
-            raise SystemRefusal("user and group have to be the same in both configurations: they own what is made")
-        make_state_directories(new, account)
-        accounts.drop_privileges(account)
-    os.umask(UMASK)
-    stores.check_access(old)
-    stores.check_access(new)
-    try:
-        copied = copying.copy(source, target, stores.make_copier)
-        return copied, stores.waiting(old)
-    finally:
-        source.close()
-        target.close()
 
 
 def mail_report(settings: Settings) -> None:
@@ -383,7 +285,7 @@ class _Live:
 
     def prepare(self, change: Changes) -> Callable[[], None]:
         """See :class:`policyd_rate_limit.reloading.Reloader`."""
-        rules = _rules(change.settings, partial(time.sleep, 0))
+        rules = make_rules(change.settings, partial(time.sleep, 0))
         lookup = stores.make_lookup(change.settings)
         further = rules.may_look_back_further(self._service.policy.rules) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
@@ -456,19 +358,6 @@ async def _tick(supervision: Supervision) -> None:
     while supervision.tick_seconds is not None:
         await asyncio.sleep(supervision.tick_seconds)
         supervision.tick()
-
-
-def _rules(settings: Settings, pause: Callable[[], None] | None = None) -> Rules:
-    return Rules(
-        limits=settings.limits,
-        limits_by_id=settings.limits_by_id,
-        limit_by_sasl=settings.limit_by_sasl,
-        limit_by_sender=settings.limit_by_sender,
-        limit_by_ip=settings.limit_by_ip,
-        limited_networks=settings.limited_networks,
-        ipv6_prefix=settings.ipv6_prefix,
-        pause=pause,
-    )
 
 
 def _policy_service(where: sockets.Address) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.errors import DeliveryFailed
 
 if TYPE_CHECKING:
+    from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.report.smtp import MailServer
-    from policyd_rate_limit.standing import Desk
 
 # smtplib, ssl and email take a while to load, and most daemons need none of them.
 

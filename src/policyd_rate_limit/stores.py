@@ -28,6 +28,7 @@ from policyd_rate_limit.storage.log.server import SqlLog
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.system.directories import ensure_directory
 from policyd_rate_limit.system.throttle import Throttle
 from policyd_rate_limit.tables.lookup import SqliteLookup
 from policyd_rate_limit.tables.sql import SqlLimits, look_up
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis.store import RedisStore
+    from policyd_rate_limit.system.accounts import Account
     from policyd_rate_limit.tables.sql import Lookup
 
 LOOKUP_WARNING_SECONDS = 60.0  # between two lines about the same trouble with sql_limits_by_id
@@ -235,6 +237,16 @@ def state_directories(settings: Settings) -> tuple[Path, ...]:
     if settings.backend == SQLITE_DB:
         return (_database(settings).parent, settings.journal_home)
     return (settings.journal_home,)
+
+
+def make_state_directories(settings: Settings, account: Account | None) -> None:
+    """Make the directories that the store writes to, for ``account``, as far as they are missing and can be made."""
+    for directory in state_directories(settings):
+        try:
+            ensure_directory(directory, account)
+        except SystemRefusal as refusal:
+            # The daemon starts without a database, and tries again.
+            _logger.warning("%s", refusal)
 
 
 def _log_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore:

@@ -11,8 +11,9 @@ from functools import partial
 
 import pytest
 
-from policyd_rate_limit import app, config, stores
+from policyd_rate_limit import config, stores
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage.administration import Administration, Override
 from support.commands import call
 from support.daemon import Client, Daemon, mail, running
@@ -37,7 +38,7 @@ SETTINGS = {
 @contextlib.contextmanager
 def administering(daemon: Daemon) -> Iterator[Administration]:
     settings = config.load(daemon.path).settings
-    administration = stores.open_administration(settings, app._rules(settings))
+    administration = stores.open_administration(settings, make_rules(settings))
     try:
         yield administration
     finally:

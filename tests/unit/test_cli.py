@@ -14,6 +14,7 @@ import yaml
 
 import policyd_rate_limit
 from policyd_rate_limit import app
+from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli import main
 from policyd_rate_limit.cli.exits import Exit, status_of, tell
 from policyd_rate_limit.config import Settings
@@ -180,7 +181,7 @@ def test_get_config_wins_over_clean(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """As in version 1."""
-    monkeypatch.setattr(app, "clean", lambda settings: pytest.fail("cleaned"))
+    monkeypatch.setattr(maintenance, "clean", lambda settings: pytest.fail("cleaned"))
     assert status("-f", write(debug=False), "--get-config", "debug", "--clean") == 0
     assert capsysbinary.readouterr().out == b"False"
 
@@ -306,7 +307,7 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("clean")
         return 0
 
-    monkeypatch.setattr(app, "clean", clean)
+    monkeypatch.setattr(maintenance, "delete_old_records", clean)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(accounts, "drop_privileges", lambda account: done.append(f"become {account.user}"))
     return done
@@ -320,7 +321,7 @@ def test_clean_says_how_many(write: Write, monkeypatch: pytest.MonkeyPatch, caps
         cleaned.append(settings)
         return 42
 
-    monkeypatch.setattr(app, "clean", clean)
+    monkeypatch.setattr(maintenance, "clean", clean)
     assert status("-f", write(debug=False, user="no-such-user"), "--clean") == 0
     assert capsys.readouterr().out == "42 records deleted\n"
     assert len(cleaned) == 1
@@ -334,7 +335,7 @@ def test_clean_failed(
     def clean(settings: Settings) -> int:
         raise error
 
-    monkeypatch.setattr(app, "clean", clean)
+    monkeypatch.setattr(maintenance, "clean", clean)
     assert status("-f", write(debug=False), "--clean") == 8
     said = capsys.readouterr()
     assert said.out == ""
@@ -346,7 +347,7 @@ def test_clean_failed(
 def test_clean_failed_by_a_fault_of_ours(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "clean", lambda settings: 1 // 0)
+    monkeypatch.setattr(maintenance, "clean", lambda settings: 1 // 0)
     assert status("-f", write(debug=False), "--clean") == 8
     assert "Traceback" in capsys.readouterr().err
 
@@ -429,7 +430,7 @@ def test_interrupted_while_it_cleans(
     # Other tests of this process may have left event loops' ways with signals behind.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    monkeypatch.setattr(app, "clean", clean)
+    monkeypatch.setattr(maintenance, "clean", clean)
     assert status("-f", write(debug=False), "--clean") == 130
     said = capsys.readouterr()
     assert said.out == ""

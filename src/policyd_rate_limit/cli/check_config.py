@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app, config
+from policyd_rate_limit import config
+from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import json_option, write_json
 from policyd_rate_limit.cli.process import look_at
@@ -40,7 +41,7 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
     file = file or path or config.find()
     try:
         settings, warnings = config.load(file)
-        app.check(settings)
+        maintenance.check(settings)
     except ConfigError as error:
         problems, warnings = error.problems, (*warnings, *error.warnings)
     if as_json:

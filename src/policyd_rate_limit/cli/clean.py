@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from pathlib import Path
 
 import click
 
 from policyd_rate_limit import app
+from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.errors import ConfigError, PolicydError
-from policyd_rate_limit.system import accounts
+from policyd_rate_limit.errors import ConfigError, PolicydError, UnknownAccount
 
 
 def clean(path: Path | None) -> Exit:
     """Delete old records from the database, say how many, mail the report. Raises ConfigError and UnknownAccount."""
     settings = load(path)
-    # Root becomes the daemon's account before it touches the database, whose files would else be root's and
-    # lock the daemon out.
-    account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     try:
-        app.make_state_directories(settings, account)
-        if account is not None:
-            accounts.drop_privileges(account)
         # Deleted is deleted, and said before anybody waits for the mail.
-        click.echo(f"{app.clean(settings)} records deleted")
+        click.echo(f"{maintenance.clean(settings)} records deleted")
         app.mail_report(settings)
-    except ConfigError:
+    except (ConfigError, UnknownAccount):
         raise  # a driver that is missing, say: the same status as when the daemon starts
     except BrokenPipeError:
         raise  # whoever reads what is said has gone: that is no failure of --clean

@@ -76,13 +76,14 @@ def _offered(path: Path | None, incomplete: str, *, only_overrides: bool) -> lis
 
 
 def _keys(path: Path | None, *, only_overrides: bool) -> Iterator[str]:
-    from policyd_rate_limit import app, config
+    from policyd_rate_limit import config
+    from policyd_rate_limit.admin.opening import open_desk
     from policyd_rate_limit.const import SQLITE_DB
 
     found = config.load(path).settings
     if found.backend == SQLITE_DB and not Path(found.sqlite_config["database"]).exists():
         return  # it would be made
-    with app.open_desk(found) as desk:
+    with open_desk(found) as desk:
         yield from desk.overrides()
         if not only_overrides:
             yield from desk.rules.named_keys()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app, config, stores
+from policyd_rate_limit import config, stores
+from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
@@ -29,7 +30,7 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
     """
     old = load(path)
     target = config.load(new).settings
-    copied, waiting = app.copy(old, target)
+    copied, waiting = maintenance.copy(old, target)
     batches = sum(len(records) for _, records in waiting)
     if as_json:
         told = {

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app
+from policyd_rate_limit.admin import facts
+from policyd_rate_limit.admin.buckets import STEPS, Step
+from policyd_rate_limit.admin.history import History, history
+from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import Page, json_option, moment, width, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import id_argument, naming_an_id
-from policyd_rate_limit.domain.history import STEPS, Step
-from policyd_rate_limit.standing import History
 
 LONGEST_BAR, SHORTEST_BAR = 40, 10  # characters
 BESIDE_BAR = 24  # the others of such a line, without the number of mails
@@ -33,13 +34,12 @@ def command(path: Path | None, identifier: str, step: Step, most: int, last: int
 
     As far back as the store keeps it: for twice the longest limit, with Redis for as long as the limit of the id.
     """
-    with app.open_desk(load(path)) as desk, naming_an_id():
-        history = desk.history(identifier, step, last)
-    history = history._replace(buckets=history.buckets[-most:])
+    with open_desk(load(path)) as desk, naming_an_id():
+        found = history(desk, identifier, step, last=last, most=most)
     if as_json:
-        write_json({"id": identifier, "by": step, **_facts(history)})
+        write_json(facts.of_history(identifier, step, found))
     else:
-        write(_page(history, step))
+        write(_page(found, step))
     return Exit.OK
 
 
@@ -71,14 +71,3 @@ def _begin(date: int, step: Step) -> str:
         return f"{datetime.fromtimestamp(date):{'%Y-%m-%d' if step == 'day' else '%Y-%m-%d %H:%M'}}"
     except (ValueError, OverflowError, OSError):
         return moment(date)  # no year of a calendar
-
-
-def _facts(history: History) -> dict[str, object]:
-    return {
-        "keys": list(history.keys),
-        "buckets": [{"begin": begin, "mails": mails} for begin, mails in history.buckets],
-        "last": [
-            {"date": event.date, "key": event.key, "mails": event.amount, "instance": event.instance or None}
-            for event in history.last
-        ],
-    }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app
+from policyd_rate_limit.admin import facts, overrides
+from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
@@ -24,12 +25,10 @@ def command(path: Path | None, identifier: str, as_json: bool) -> Exit:
 
     Exits with 1 when nothing was on record.
     """
-    with app.open_desk(load(path)) as desk:
-        with naming_an_id():
-            keys = desk.rules.keys_of_id(identifier)
-        taken = {key: desk.store.reset(key) for key in keys}
+    with open_desk(load(path)) as desk, naming_an_id():
+        taken = overrides.reset(desk, identifier)
     if as_json:
-        write_json({"id": identifier, "reset": [{"key": key, "mails": mails} for key, mails in taken.items()]})
+        write_json(facts.of_reset(identifier, taken))
     else:
         write([Cell(f"{key}: {quantity(mails, 'mail')} taken back") for key, mails in taken.items()])
     return Exit.OK if any(taken.values()) else Exit.NO

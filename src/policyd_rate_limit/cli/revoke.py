@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app
+from policyd_rate_limit.admin import facts, overrides
+from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
@@ -24,12 +25,10 @@ def command(path: Path | None, identifier: str, as_json: bool) -> Exit:
 
     Exits with 1 when there was nothing to end.
     """
-    with app.open_desk(load(path)) as desk:
-        with naming_an_id():
-            keys = desk.rules.keys_of_id(identifier)
-        ended = [key for key in keys if desk.store.remove_override(key)]
+    with open_desk(load(path)) as desk, naming_an_id():
+        ended = overrides.revoke(desk, identifier)
     if as_json:
-        write_json({"id": identifier, "revoked": ended})
+        write_json(facts.of_revoked(identifier, ended))
     else:
-        write([Cell(f"{key}: {'ended' if key in ended else 'nothing to end'}") for key in keys])
-    return Exit.OK if ended else Exit.NO
+        write([Cell(f"{key}: {'ended' if had_one else 'nothing to end'}") for key, had_one in ended.items()])
+    return Exit.OK if any(ended.values()) else Exit.NO

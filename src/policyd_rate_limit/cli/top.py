@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from policyd_rate_limit import app
+from policyd_rate_limit.admin import facts
+from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.admin.senders import Sender, Senders
+from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import (
@@ -21,10 +25,12 @@ from policyd_rate_limit.cli.output import (
     write_json,
 )
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.cli.words import in_force_facts, period, shade, when_free
+from policyd_rate_limit.cli.words import period, shade, when_free
 from policyd_rate_limit.domain.limits import BLOCKED, shown_limit, spell_period
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.standing import Desk, Sender, Senders, share
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.admin.desk import Desk
 
 LINES_BESIDE = 4  # of the terminal, which the table does not get
 LONGEST_WINDOW = 366 * 86_400
@@ -52,7 +58,7 @@ LONGEST_WINDOW = 366 * 86_400
 @click.pass_obj
 def command(path: Path | None, window: int, most: int, by: str, once: bool, as_json: bool) -> Exit:
     """Show the ids that send most, live on a terminal."""
-    with app.open_desk(load(path)) as desk:
+    with open_desk(load(path)) as desk:
         by_share = by == "share"
         senders = Senders(desk, window)
         now = senders.look()
@@ -61,7 +67,7 @@ def command(path: Path | None, window: int, most: int, by: str, once: bool, as_j
             return Exit.OK
         heaviest = senders.heaviest(most, by_share=by_share)
     if as_json:
-        write_json({"time": now, "window": window, "senders": [facts(sender) for sender in heaviest]})
+        write_json(facts.of_senders(heaviest, window, now))
     else:
         write(_page(heaviest, window, now))
     return Exit.OK
@@ -79,16 +85,6 @@ def table(heaviest: Sequence[Sender], window: int, now: int) -> Table:
         Column("LIMITS FROM", spare=True),
     )
     return Table(columns, [_row(sender, now) for sender in heaviest])
-
-
-def facts(sender: Sender) -> dict[str, object]:
-    """``sender`` for JSON."""
-    tightest = sender.tightest
-    return {
-        **in_force_facts(sender.key, sender.in_force, sender.usages),
-        "mails": sender.mails,
-        "share": round(share(tightest.used, tightest.limit), 4) if tightest else 0.0,
-    }
 
 
 def _row(sender: Sender, now: int) -> Sequence[Cell]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
+from policyd_rate_limit.admin.desk import NotAnId
 from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, moment
@@ -16,7 +17,8 @@ from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown, shown_limit, spell_period
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.standing import InForce, Stranger
+    from policyd_rate_limit.admin.desk import InForce
+    from policyd_rate_limit.admin.strangers import Stranger
     from policyd_rate_limit.storage.administration import Override
 
 FULL, NEARLY = "bold red", "yellow"  # styles of rich
@@ -56,10 +58,10 @@ def refuse_without_unit(period: str, hint: str | None = None) -> None:
 
 @contextlib.contextmanager
 def naming_an_id() -> Iterator[None]:
-    """What is asked here is about an ID of the command line; ValueError is the fault of whoever wrote that."""
+    """What is asked here is about an ID of the command line; NotAnId is the fault of whoever wrote that."""
     try:
         yield
-    except ValueError as error:
+    except NotAnId as error:
         raise click.BadParameter(str(error), param_hint="ID") from error
 
 
@@ -104,43 +106,3 @@ def written_stranger(stranger: Stranger) -> Cell:
     taken = " and ".join(f"the {_KINDS[key.partition(':')[0]]} {id_of_key(key)}" for key in stranger.keys)
     nearest = f"; on record are {', '.join(stranger.nearest)}" if stranger.nearest else ""
     return Cell(f"never seen, as far as is on record: a typo? Taken for {taken}{nearest}", NEARLY)
-
-
-def stranger_facts(stranger: Stranger | None) -> dict[str, object]:
-    """Whether an id is on record, and what is much like it, for JSON."""
-    return {"on_record": stranger is None, "nearest": list(stranger.nearest) if stranger else []}
-
-
-def limits_facts(limits: Limits) -> list[list[int]]:
-    """``limits`` for JSON."""
-    return [list(limit) for limit in limits]
-
-
-def override_facts(override: Override) -> dict[str, object]:
-    """``override`` for JSON."""
-    return {
-        "key": override.key,
-        "limits": limits_facts(override.limits),
-        "until": override.until,
-        "note": override.note,
-    }
-
-
-def in_force_facts(key: str, in_force: InForce, usages: Sequence[Usage]) -> dict[str, object]:
-    """How ``key`` stands, for JSON."""
-    return {
-        "key": key,
-        "limits": limits_facts(in_force.limits),
-        "source": in_force.source,
-        "override": override_facts(in_force.override) if in_force.override else None,
-        "windows": [
-            {
-                "maximum": usage.limit.maximum,
-                "seconds": usage.limit.seconds,
-                "used": usage.used,
-                "free_in": usage.free_in,
-            }
-            for usage in usages
-        ],
-        "free_in": free_in(usages),
-    }

@@ -20,6 +20,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITIES = 64
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
+UMASK = 0o027  # of whoever uses the database: who sends how much is nobody else's business
+
 
 class Account(NamedTuple):
     """A user and a group of this machine, looked up once."""

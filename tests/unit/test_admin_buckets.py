@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.history import STEPS, Bucket, Step, begin_of, buckets
+from policyd_rate_limit.admin.buckets import STEPS, Bucket, Step, begin_of, buckets
 
 LENGTHS = {"minute": 60, "hour": 3600, "day": 86400}
 BERLIN = ZoneInfo("Europe/Berlin")

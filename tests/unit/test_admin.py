@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit import standing
+from policyd_rate_limit.admin import senders as senders_module
+from policyd_rate_limit.admin.buckets import STEPS
+from policyd_rate_limit.admin.desk import Desk, InForce, NotAnId
+from policyd_rate_limit.admin.history import history
+from policyd_rate_limit.admin.overview import counted
+from policyd_rate_limit.admin.senders import Sender, Senders
+from policyd_rate_limit.admin.standing import share, standings
 from policyd_rate_limit.domain.charge import Entry, Usage, free_in
-from policyd_rate_limit.domain.history import STEPS
 from policyd_rate_limit.domain.limits import Limit, Limits
-from policyd_rate_limit.standing import Desk, InForce, Sender, Senders, share
 from policyd_rate_limit.storage.administration import Hits, Override
 from support.policies import rules
 
@@ -131,7 +135,7 @@ def seconds_until_free(log: Sequence[Entry], key: str, limits: Limits, now: int)
 @given(entries())
 def test_an_id_stands_as_its_entries_add_up(log: list[Entry]) -> None:
     for name, limits in (("alice", USUAL), ("bob", OWN)):
-        (found,) = desk(Store(log), bob=OWN).standings(name)
+        (found,) = standings(desk(Store(log), bob=OWN), name)
         assert found.key == f"user:{name}"
         assert found.in_force.limits == limits
         assert [usage.used for usage in found.usages] == [used(log, found.key, one.seconds, NOW) for one in limits]
@@ -171,11 +175,11 @@ def test_the_heaviest_are_found_as_they_add_up(
 def test_a_name_stands_for_all_that_it_may_be_charged_as() -> None:
     store = Store([charge("alice"), Entry("sender:alice", 2, NOW, "", "")])
     store.counted = [Hits("user:alice", 60, 3, NOW), Hits("sender:alice", 600, 1, 0), Hits("user:bob", 60, 1, NOW)]
-    user, sender = desk(store, sender=True).standings("Alice")
+    user, sender = standings(desk(store, sender=True), "Alice")
     assert (user.key, user.usages[0].used, user.hits) == ("user:alice", 1, (Hits("user:alice", 60, 3, NOW),))
     assert (sender.key, sender.usages[0].used, sender.hits) == ("sender:alice", 2, (Hits("sender:alice", 600, 1, 0),))
-    with pytest.raises(ValueError, match="empty"):
-        desk(store).standings("")
+    with pytest.raises(NotAnId, match="empty"):
+        standings(desk(store), "")
 
 
 def test_which_limits_are_in_force() -> None:
@@ -186,7 +190,7 @@ def test_which_limits_are_in_force() -> None:
     store.in_force = [override, Override("user:carol", (), NOW, "over")]
 
     def of(name: str) -> InForce:
-        (found,) = here.standings(name)
+        (found,) = standings(here, name)
         assert tuple(usage.limit for usage in found.usages) == found.in_force.limits
         return found.in_force
 
@@ -209,13 +213,13 @@ def test_which_limits_are_in_force() -> None:
 )
 def test_a_table_may_know_an_id_by_several_spellings(name: str, ids: tuple[str, ...]) -> None:
     table = Table()
-    desk(Store(), table).standings(name)
+    standings(desk(Store(), table), name)
     assert table.asked == [ids]
 
 
 def test_the_table_is_asked_about_those_who_send_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "MOST_LOOKUPS", 2)
-    monkeypatch.setattr(standing, "LOOKS_PER_LOOKUP", 3)
+    monkeypatch.setattr(senders_module, "MOST_LOOKUPS", 2)
+    monkeypatch.setattr(senders_module, "LOOKS_PER_LOOKUP", 3)
     store = Store([charge("alice", amount=3), charge("bob", amount=2), charge("carol")])
     table = Table(alice=(Limit(100, 60),), bob=(Limit(2, 60),), carol=(Limit(1, 60),))
     senders = Senders(desk(store, table), 60)
@@ -255,7 +259,7 @@ def test_the_tightest_limit() -> None:
 @settings(deadline=None)
 @given(entries(), st.sampled_from(STEPS), st.integers(0, 30))
 def test_history_holds_all_that_was_counted(log: list[Entry], step: str, last: int) -> None:
-    found = desk(Store(log)).history("alice", step, last)  # type: ignore[arg-type] # one of STEPS
+    found = history(desk(Store(log)), "alice", step, last=last)  # type: ignore[arg-type] # one of STEPS
     of_alice = [entry for entry in log if entry.counter == "user:alice"]
     assert found.keys == ("user:alice",)
     assert sum(bucket.mails for bucket in found.buckets) == sum(entry.amount for entry in of_alice)
@@ -268,13 +272,13 @@ def test_history_holds_all_that_was_counted(log: list[Entry], step: str, last: i
 def test_dates_that_no_clock_can_have_shown() -> None:
     log = [charge("alice", 2**53 - 1), charge("alice", -(2**53 - 1), mail="instance"), charge("alice")]
     here = desk(Store(log))
-    (alice,) = here.standings("alice")
+    (alice,) = standings(here, "alice")
     assert [usage.used for usage in alice.usages] == [2, 2]
     Senders(here, 60).look()
 
 
 def test_how_much_is_on_record() -> None:
     store = Store([charge("alice"), charge("alice", NOW - 599), charge("bob", NOW - 601), charge("carol")])
-    assert desk(store).counted() == (600, 3, 2)
+    assert counted(desk(store)) == (600, 3, 2)
     store.in_force = [Override("user:alice", (Limit(1, 3_600),), NOW + 60)]
-    assert desk(store).counted() == (3_600, 4, 3)
+    assert counted(desk(store)) == (3_600, 4, 3)

@@ -1,0 +1,48 @@
+"""Opening the database that daemons use, as whoever may read and write it beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit import stores
+from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.rules import make_rules
+from policyd_rate_limit.system import accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policyd_rate_limit.config import Settings
+
+
+@contextlib.contextmanager
+def open_desk(settings: Settings) -> Iterator[Desk]:
+    """What an administrator has before them; nothing is connected yet.
+
+    Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out.
+
+    :raises PolicydError: that account does not exist, the driver of the database is missing, or the file of the
+        database is somebody else's.
+    """
+    rules = make_rules(settings)
+    store = stores.open_administration(settings, rules)
+    lookup = stores.make_lookup(settings)
+    if os.geteuid() == 0:
+        accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
+    os.umask(accounts.UMASK)
+    stores.check_access(settings)
+    try:
+        yield Desk(
+            store,
+            rules,
+            longest=stores.longest_window(settings),
+            table=partial(stores.limits_of_ids, lookup) if lookup else None,
+            max_ids=settings.max_ids,
+        )
+    finally:
+        store.close()
+        if lookup is not None:
+            lookup.close()

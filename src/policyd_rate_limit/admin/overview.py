@@ -1,0 +1,100 @@
+"""How the whole stands: the daemon, the database, what waits for it, the overrides, who sends most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd_rate_limit import stores
+from policyd_rate_limit.admin.senders import Sender, Senders
+from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.administration import MayNotList
+from policyd_rate_limit.system import pidfile
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.admin.desk import Desk
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.storage.administration import Override
+
+HEAVIEST = 5
+"""Of how many who send most the overview tells."""
+
+
+class Counted(NamedTuple):
+    """How much is on record in the last ``seconds``: ``entries``, of so many ``ids``."""
+
+    seconds: int
+    entries: int
+    ids: int
+
+
+class Contents(NamedTuple):
+    """What the store says, as of ``now`` (Unix second); ``refusal``: why it does not say whom it has counts of."""
+
+    now: int
+    counted: Counted | None
+    overrides: list[Override]
+    heaviest: list[Sender]
+    refusal: str | None = None
+
+
+class Journal(NamedTuple):
+    """What waits in a journal for the database, or why it cannot be read."""
+
+    path: str
+    batches: int = 0
+    mails: int = 0
+    error: str | None = None
+
+
+class Overview(NamedTuple):
+    """``process``: the daemon's, if it runs; ``place``: the database; ``failure``: why ``contents`` is None."""
+
+    process: int | None
+    place: str
+    contents: Contents | None
+    failure: StoreError | None
+    journals: list[Journal]
+
+
+def overview(settings: Settings, desk: Desk) -> Overview:
+    """How the whole stands that ``settings`` are for. Never raises StoreError."""
+    contents = failure = None
+    try:
+        contents = _contents(desk)
+    except StoreError as error:
+        failure = error
+    return Overview(
+        pidfile.running(settings.pidfile), stores.describe(settings), contents, failure, _journals(settings)
+    )
+
+
+def counted(desk: Desk) -> Counted:
+    """How much is on record in the longest window in use. Raises MayNotList."""
+    seconds = desk.longest(desk.overrides())
+    ids: set[str] = set()
+    entries = 0
+    for entry in desk.store.entries(None, max(0, desk.store.now() - seconds)):
+        entries += 1
+        if len(ids) < desk.max_ids:
+            ids.add(entry.counter)
+    return Counted(seconds, entries, len(ids))
+
+
+def _contents(desk: Desk) -> Contents:
+    try:
+        on_record = counted(desk)
+    except MayNotList as refusal:
+        return Contents(desk.store.now(), None, desk.store.overrides(), [], str(refusal))
+    senders = Senders(desk, on_record.seconds)
+    now = senders.look()
+    return Contents(now, on_record, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
+
+
+def _journals(settings: Settings) -> list[Journal]:
+    try:
+        return [
+            Journal(str(path), len(records), sum(record.size for record in records))
+            for path, records in stores.waiting(settings)
+        ]
+    except (OSError, ValueError) as error:
+        return [Journal(str(settings.journal_home), error=str(error))]
