@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from policyd_rate_limit import reports, stores
-from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit import stores
 from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.notify.channel import make_channels
+from policyd_rate_limit.notify.notifier import Notifier
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.reloading import Reloader
-from policyd_rate_limit.report.notifier import Notifier
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
 from policyd_rate_limit.service import Actions, Policy, Service
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
     from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.notify.channel import Channel
     from policyd_rate_limit.observe.monitoring import Monitoring
-    from policyd_rate_limit.report.outbox import Way
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.engine.outage import Fallback
     from policyd_rate_limit.storage.log.store import LogStore
@@ -79,14 +79,14 @@ def run(settings: Settings) -> None:
 def _start(settings: Settings) -> None:
     manager = ServiceManager(os.environ)
     listeners = sockets.inherited(os.environ)
-    # Drivers, and what notices need, are loaded while everything can still be read.
+    # Drivers, and what alerts need, are loaded while everything can still be read.
     rules = make_rules(settings)
     memory = Memory(Ledger(settings.max_ids), time.time)
     store = stores.make_store(settings, rules, memory)
     lookup = stores.make_lookup(settings)
     longest = stores.longest_window(settings)
     sql_limits = stores.make_sql_limits(settings, lookup, store, longest) if lookup else None
-    ways = reports.ways_of_notices(settings)
+    channels = make_channels(settings)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
     stores.make_state_directories(settings, account)
@@ -116,7 +116,17 @@ def _start(settings: Settings) -> None:
             status = partial(_status, stores.name(settings), memory, fallback)
             uvloop.run(
                 _serve(
-                    settings, listeners, rules, store, fallback, sql_limits, notices, ways, manager, status, monitoring
+                    settings,
+                    listeners,
+                    rules,
+                    store,
+                    fallback,
+                    sql_limits,
+                    notices,
+                    channels,
+                    manager,
+                    status,
+                    monitoring,
                 )
             )
 
@@ -153,17 +163,6 @@ def _status(backend: str, memory: Memory, store: Fallback) -> str:
     return text
 
 
-def mail_report(settings: Settings) -> None:
-    """Mail the report that ``settings`` ask for, if any.
-
-    :raises PolicydError: not everybody whom it is for has got it.
-    """
-    if not settings.report:
-        return
-    with open_desk(settings) as desk:
-        reports.mail_report(settings, desk, os.uname().nodename)
-
-
 async def _serve(
     settings: Settings,
     listeners: Sequence[socket.socket],
@@ -172,7 +171,7 @@ async def _serve(
     fallback: Fallback,
     sql_limits: SqlLimits | None,
     notices: Notices,
-    ways: Sequence[Way],
+    channels: Sequence[Channel],
     manager: ServiceManager,
     status: Callable[[], str],
     monitoring: Monitoring | None,
@@ -212,7 +211,7 @@ async def _serve(
     reloader = Reloader(settings, live.prepare, supervision)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     signals.release()  # not later: threads and child processes inherit the mask
-    notifier.configure(ways, settings.notify_max_per_hour)
+    notifier.configure(channels, settings.notify_max_per_hour)
     _calm_garbage_collection()
     worker.start()
     if sql_limits is not None:
@@ -249,7 +248,7 @@ class _Live:
 
     # Those that the table of limits by id is read by.
     _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
-    _OF_NOTICES = ("notify_", "smtp_", "report_from")  # how their names begin
+    _OF_ALERTS = ("notify_", "smtp_", "report_from")  # how their names begin
 
     def __init__(
         self,
@@ -290,9 +289,9 @@ class _Live:
         further = rules.may_look_back_further(self._service.policy.rules) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
-        ways = reports.ways_of_notices(change.settings)
+        channels = make_channels(change.settings)
         longest = stores.longest_window(change.settings)
-        return partial(self._put_into_force, change, rules, lookup, longest, further, ways)
+        return partial(self._put_into_force, change, rules, lookup, longest, further, channels)
 
     async def stop(self) -> None:
         """End what looks limits up."""
@@ -307,7 +306,7 @@ class _Live:
         lookup: Lookup | None,
         longest: int,
         further: bool,
-        ways: list[Way],
+        channels: list[Channel],
     ) -> None:
         settings = change.settings
         logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
@@ -325,8 +324,8 @@ class _Live:
         if settings.db_error_action is not None:
             self._fallback.enforce(False)
         self._hits.windows = _reported(settings)
-        if any(name.startswith(self._OF_NOTICES) for name in change.changed):
-            self._notifier.configure(ways, settings.notify_max_per_hour)
+        if any(name.startswith(self._OF_ALERTS) for name in change.changed):
+            self._notifier.configure(channels, settings.notify_max_per_hour)
         self._server.idle_seconds = settings.delay_to_close
         gc.freeze()  # this lives long, too
 

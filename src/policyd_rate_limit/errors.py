@@ -8,7 +8,7 @@
     │   ├── UnknownAccount   ``user`` or ``group`` does not exist
     │   └── AlreadyRunning   another instance runs, by the pidfile
     ├── ProtocolError        a client does not speak the Postfix policy protocol
-    ├── DeliveryFailed       a report or a notice did not get to whom it is for
+    ├── DeliveryFailed       a report or an alert did not get to whom it is for
     └── StoreError           the store cannot decide now
         ├── StoreUnavailable     nothing of the batch was decided
         ├── CommitFailed         the batch was decided, but may not be on disk
@@ -81,7 +81,7 @@ class ProtocolError(PolicydError):
 
 
 class DeliveryFailed(PolicydError):
-    """A report or a notice did not get to whom it is for, or to none that knows of it."""
+    """A report or an alert did not get to whom it is for, or to none that knows of it."""
 
 
 class StoreError(PolicydError):

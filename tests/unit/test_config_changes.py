@@ -52,7 +52,7 @@ IN_THE_DAEMON = {
     "block_action",
     "config_file",
 }
-# Shown in integration/test_notices.py.
+# Shown in integration/test_alerts.py.
 OF_NOTICES = {
     "notify_to",
     "notify_command",

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd_rate_limit.mail.message import compose
 from policyd_rate_limit.report.listing import MOST_ROWS, Row, as_html, as_text
-from policyd_rate_limit.report.message import compose
 
 DAY = 86_400
 ROWS = [

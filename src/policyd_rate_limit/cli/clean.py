@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import app
 from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.settings import load
@@ -20,7 +19,10 @@ def clean(path: Path | None) -> Exit:
     try:
         # Deleted is deleted, and said before anybody waits for the mail.
         click.echo(f"{maintenance.clean(settings)} records deleted")
-        app.mail_report(settings)
+        if settings.report:
+            from policyd_rate_limit.report.mailing import mail_report  # what it sends mails with takes a while to load
+
+            mail_report(settings)
     except (ConfigError, UnknownAccount):
         raise  # a driver that is missing, say: the same status as when the daemon starts
     except BrokenPipeError:

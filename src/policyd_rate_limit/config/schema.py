@@ -94,7 +94,7 @@ def _setting(
     """Declare a setting.
 
     ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
-    that gives it no value leaves it at its default. ``reporting``: it concerns the report or the notices alone, so
+    that gives it no value leaves it at its default. ``reporting``: it concerns the report or the alerts alone, so
     that a mistake in it fails only those. ``heading``: begins a part of the sample files. ``sample``: the value there,
     where that is not the default.
     """
@@ -370,7 +370,7 @@ class Settings(BaseModel):
     report_from: Annotated[str | None, unset_or(SENDER)] = _setting(
         None,
         """
-        The address that the report and the notices come from. Unset: policyd-rate-limit at this host, with the null
+        The address that the report and the alerts come from. Unset: policyd-rate-limit at this host, with the null
         sender.
         """,
         reload=True,
@@ -405,7 +405,7 @@ class Settings(BaseModel):
     )
     smtp_server: Annotated[tuple[str, int], SERVER] = _setting(
         ("localhost", 25),
-        "The SMTP server that takes the report and the notices.",
+        "The SMTP server that takes the report and the alerts.",
         reload=True,
         reporting=True,
         may_be_empty=True,
@@ -439,16 +439,16 @@ class Settings(BaseModel):
         None,
         """
         The address, or a list of them, that gets a mail at once when somebody runs into a limit, from
-        report_from by way of smtp_server. One notice for each id and limit in the period of that limit.
+        report_from by way of smtp_server. One alert for each id and limit in the period of that limit.
         """,
         reload=True,
         reporting=True,
-        heading="Notices",
+        heading="Alerts",
     )
     notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = _setting(
         None,
         """
-        A program and its arguments, run without a shell for each notice, which it reads as JSON from its
+        A program and its arguments, run without a shell for each alert, which it reads as JSON from its
         standard input.
         """,
         reload=True,
@@ -456,7 +456,7 @@ class Settings(BaseModel):
     )
     notify_url: Annotated[str | None, unset_or(URL)] = _setting(
         None,
-        "Where each notice goes as JSON, by POST.",
+        "Where each alert goes as JSON, by POST.",
         reload=True,
         reporting=True,
         secret=True,
@@ -481,7 +481,7 @@ class Settings(BaseModel):
     )
     notify_max_per_hour: Annotated[int, whole(1, 100_000)] = _setting(
         20,
-        "The most notices in any hour; the next one says which there would have been.",
+        "The most alerts in any hour; the next one says which there would have been.",
         reload=True,
         reporting=True,
     )
@@ -496,11 +496,15 @@ class Settings(BaseModel):
 
     @property
     def broken(self) -> Mapping[str, str]:
-        """The settings for the report and the notices that have a mistake, and which; they are at their defaults.
+        """The settings for the report and the alerts that have a mistake, and which; they are at their defaults.
 
         The daemon serves with them. Whoever needs one fails, and says why.
         """
         return self._broken
+
+    def mistakes_of(self, *beginnings: str) -> str:
+        """What is wrong with the ``broken`` ones whose names begin so, on one line; empty: nothing."""
+        return "; ".join(text for name, text in self._broken.items() if name.startswith(beginnings))
 
     def with_broken(self, broken: Mapping[str, str]) -> Settings:
         """The same settings, of which those in ``broken`` have these mistakes."""

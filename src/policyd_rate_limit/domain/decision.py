@@ -1,4 +1,4 @@
-"""A decision, as whoever tells of it needs it: the log, the notices, the counters of what was decided."""
+"""A decision, as whoever tells of it needs it: the log, the alerts, the counters of what was decided."""
 
 from __future__ import annotations
 

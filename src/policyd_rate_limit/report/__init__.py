@@ -1,1 +1,1 @@
-"""What is reported of who ran into a limit, how it reads, and how it is sent."""
+"""The report that ``--clean`` mails: who ran into which limit since the last one."""

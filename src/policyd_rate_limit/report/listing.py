@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.report.wording import local_time, name_and_kind
+from policyd_rate_limit.mail.wording import local_time, name_and_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.report.message import addresses
-from policyd_rate_limit.report.network import (
+from policyd_rate_limit.mail.message import addresses
+from policyd_rate_limit.mail.network import (
     LONGEST_REASON,
     Allowance,
     Bounded,
@@ -22,10 +22,12 @@ from policyd_rate_limit.report.network import (
     reason,
     tls_context,
 )
-from policyd_rate_limit.report.wording import printable
+from policyd_rate_limit.mail.wording import printable
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
+
+    from policyd_rate_limit.config import Settings
 
 STEP_SECONDS = 60.0
 """How long each answer of the server may take."""
@@ -136,3 +138,15 @@ def _reply(code: int, text: bytes | str) -> str:
     """A reply of the server on one line."""
     words = text if isinstance(text, str) else text.decode("utf-8", "replace")
     return printable(f"{code} {' '.join(words.split())}".rstrip(), LONGEST_REASON)
+
+
+def mail_server(settings: Settings) -> MailServer:
+    """The server that takes our mails."""
+    host, port = settings.smtp_server
+    return MailServer(
+        host,
+        port,
+        starttls=settings.smtp_starttls,
+        ca_file=settings.smtp_ca_file,
+        credentials=settings.smtp_credentials,
+    )

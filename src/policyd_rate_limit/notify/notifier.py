@@ -7,23 +7,23 @@ import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.listener import Listener
-from policyd_rate_limit.report.first_hits import FirstHits
-from policyd_rate_limit.report.notice import Notice
-from policyd_rate_limit.report.outbox import Outbox
+from policyd_rate_limit.notify.alert import Alert
+from policyd_rate_limit.notify.first_hits import FirstHits
+from policyd_rate_limit.notify.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
-    from policyd_rate_limit.report.outbox import Way
+    from policyd_rate_limit.notify.channel import Channel
 
 STOP_SECONDS = 3.0
-"""How long the end of the daemon waits for the last notices."""
+"""How long the end of the daemon waits for the last alerts."""
 
 
 class Notifier(Listener):
-    """Sends notices on the ways of :meth:`configure`; before that, and without ways, it costs nothing.
+    """Sends alerts on the channels of :meth:`configure`; before that, and without channels, it costs nothing.
 
     ``host`` is what this machine is called; ``clock`` gives Unix seconds.
     """
@@ -35,13 +35,13 @@ class Notifier(Listener):
         self._outboxes: list[Outbox] = []
         self._ending: list[Outbox] = []
 
-    def configure(self, ways: Iterable[Way], per_hour: int) -> None:
-        """From now on send at most ``per_hour`` notices in any hour, on ``ways``. What waits goes where it was to."""
+    def configure(self, channels: Iterable[Channel], per_hour: int) -> None:
+        """Send ``per_hour`` alerts in any hour at the most, on ``channels``. What waits goes where it was to."""
         self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes
         for outbox in self._outboxes:
             outbox.stop()
         self._first_hits.per_hour = per_hour
-        self._outboxes = [Outbox(way) for way in ways]
+        self._outboxes = [Outbox(channel) for channel in channels]
         for outbox in self._outboxes:
             outbox.start()
 
@@ -50,11 +50,11 @@ class Notifier(Listener):
         return bool(self._outboxes) and self._first_hits.hit(key, exceeded)
 
     def tell(self, decision: Decision) -> None:
-        """Send a notice of ``decision``, a refusal. Never waits."""
+        """Send an alert of ``decision``, a refusal. Never waits."""
         unsent = self._first_hits.take_unsent()
-        notice = Notice(os.urandom(16).hex(), self._clock(), self._host, decision, unsent)
+        alert = Alert(os.urandom(16).hex(), self._clock(), self._host, decision, unsent)
         for outbox in self._outboxes:
-            outbox.put(notice)
+            outbox.put(alert)
 
     def stop(self) -> None:
         """End within STOP_SECONDS, whatever hangs; to be called where waiting holds up nobody."""

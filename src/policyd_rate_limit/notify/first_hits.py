@@ -1,11 +1,11 @@
-"""Which hits are worth a notice: the first of an id in its window, and not too many an hour."""
+"""Which hits are worth an alert: the first of an id in its window, and not too many an hour."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.report.notice import Unsent
+from policyd_rate_limit.notify.alert import Unsent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,13 +16,13 @@ MOST_TOLD = 65_536
 """The most hits that are remembered as told; beyond them the oldest is forgotten, and may be told again."""
 
 MOST_NAMED = 50
-"""The most unsent notices of which the next one says whom they were about."""
+"""The most unsent alerts of which the next one says whom they were about."""
 
 HOUR = 3600.0
 
 
 class FirstHits:
-    """Remembers what was told. ``clock`` gives Unix seconds; ``per_hour``: the most notices in any hour."""
+    """Remembers what was told. ``clock`` gives Unix seconds; ``per_hour``: the most alerts in any hour."""
 
     def __init__(self, clock: Callable[[], float], per_hour: int = 0) -> None:
         self.per_hour = per_hour

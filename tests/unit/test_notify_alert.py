@@ -1,4 +1,4 @@
-"""What a notice says, to people and to programs, and which hits lead to one."""
+"""What an alert says, to people and to programs, and which hits lead to one."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.decision import REFUSED, Decision
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.report import first_hits
-from policyd_rate_limit.report.first_hits import MOST_NAMED, MOST_TOLD, FirstHits
-from policyd_rate_limit.report.message import compose
-from policyd_rate_limit.report.notice import Notice, Unsent, as_json, as_text, subject
-from support.notices import ALICE, MINUTE
+from policyd_rate_limit.mail.message import compose
+from policyd_rate_limit.notify import first_hits
+from policyd_rate_limit.notify.alert import Alert, Unsent, as_json, as_text, subject
+from policyd_rate_limit.notify.first_hits import MOST_NAMED, MOST_TOLD, FirstHits
+from support.alerts import ALICE, MINUTE
 
 DAY = Limit(150, 86_400)
 NONE = Unsent(0, ())
 USAGES = (Usage("user:alice", MINUTE, 10, 42), Usage("user:alice", DAY, 57, 0))
 DECISION = Decision(ALICE, REFUSED, "user:alice", 1, 0, MINUTE, USAGES)
-NOTICE = Notice("n1", 1_700_000_000.0, "mail.test", DECISION, NONE)
+ALERT = Alert("n1", 1_700_000_000.0, "mail.test", DECISION, NONE)
 
 
-def notice_of(**changed: Any) -> Notice:
-    return NOTICE._replace(decision=DECISION._replace(**changed))
+def alert_of(**changed: Any) -> Alert:
+    return ALERT._replace(decision=DECISION._replace(**changed))
 
 
 def test_people_learn_who_which_limit_from_where_what_and_until_when() -> None:
-    text = as_text(NOTICE)
+    text = as_text(ALERT)
     assert text.startswith("SASL user alice ran into a limit on mail.test.\n")
     lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     assert {name: value.strip() for name, value in lines.items() if name not in ("Time", "Free again")} == {
@@ -50,41 +50,41 @@ def test_people_learn_who_which_limit_from_where_what_and_until_when() -> None:
     assert "    10 of 10 in 1m, free again in 42 s\n    57 of 150 in 1d\n" in text
     assert "once in 1m," in text
     assert "notify_max_per_hour" not in text
-    assert subject(NOTICE) == "alice ran into the limit 10/1m on mail.test"
+    assert subject(ALERT) == "alice ran into the limit 10/1m on mail.test"
 
 
 def test_a_mail_that_can_never_pass() -> None:
     usages = (Usage("user:alice", MINUTE, 0, None), Usage("user:alice", DAY, 57, 0))
-    notice = notice_of(cost=11, usages=usages, impossible=True)
-    text = as_text(notice)
+    alert = alert_of(cost=11, usages=usages, impossible=True)
+    text = as_text(alert)
     assert "Free again:     never: such a mail is larger than a limit\n" in text
     assert "0 of 10 in 1m, which it can never fit into" in text
-    assert json.loads(as_json(notice))["data"]["free_in"] is None
+    assert json.loads(as_json(alert))["data"]["free_in"] is None
 
 
 def test_nobody_could_tell_the_usage() -> None:
-    text = as_text(notice_of(usages=()))
+    text = as_text(alert_of(usages=()))
     assert "Free again" not in text
     assert "window" not in text
 
 
 def test_free_already() -> None:
-    assert "Free again:     now\n" in as_text(notice_of(usages=(Usage("user:alice", MINUTE, 1, 0),)))
+    assert "Free again:     now\n" in as_text(alert_of(usages=(Usage("user:alice", MINUTE, 1, 0),)))
 
 
 def test_what_was_not_sent_is_said() -> None:
     some = (("user:bob", MINUTE), ("client:192.0.2.7", DAY))
-    text = as_text(NOTICE._replace(unsent=Unsent(2, some)))
+    text = as_text(ALERT._replace(unsent=Unsent(2, some)))
     said, *names = text.splitlines()[-3:]
-    assert said.startswith("2 more notices were due before this one, and not sent since notify_max_per_hour was")
+    assert said.startswith("2 more alerts were due before this one, and not sent since notify_max_per_hour was")
     assert names == ["    bob 10/1m", "    192.0.2.7 150/1d"]
-    text = as_text(NOTICE._replace(unsent=Unsent(99, some)))
-    assert "99 more notices were due" in text
+    text = as_text(ALERT._replace(unsent=Unsent(99, some)))
+    assert "99 more alerts were due" in text
     assert "the first 2 of them:" in text
 
 
 def test_programs_get_the_same() -> None:
-    line = as_json(NOTICE._replace(unsent=Unsent(2, (("user:bob", DAY),))))
+    line = as_json(ALERT._replace(unsent=Unsent(2, (("user:bob", DAY),))))
     assert line.count(b"\n") == 1
     assert json.loads(line) == {
         "type": "limit.hit",
@@ -118,7 +118,7 @@ def test_the_page_shows_what_programs_get() -> None:
     """Every member, and none that there is not."""
     page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
-    sent = json.loads(as_json(NOTICE._replace(unsent=Unsent(1, (("user:bob", DAY),)))))
+    sent = json.loads(as_json(ALERT._replace(unsent=Unsent(1, (("user:bob", DAY),)))))
 
     def shape(value: object) -> object:
         if isinstance(value, dict):
@@ -136,19 +136,19 @@ def test_whatever_a_client_sends(name: str, junk: bytes) -> None:
     """It forges no line, no header and no member; what is sent is bounded, and can be read."""
     value = junk.decode("utf-8", "surrogateescape") + name
     request = replace(ALICE, sender=value, recipient=value, client_address=value, queue_id=value, protocol_state=value)
-    notice = notice_of(key=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
-    text = as_text(notice)
+    alert = alert_of(key=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
+    text = as_text(alert)
     assert all(line.isprintable() for line in text.splitlines())
-    # Two more: which notice was not sent, and that one was not. Empty values are left out.
-    assert len(text.splitlines()) == len(as_text(NOTICE).splitlines()) + 3 - (0 if value else 5)
-    content = json.loads(as_json(notice))
-    assert content["data"].keys() == json.loads(as_json(NOTICE))["data"].keys()
-    assert len(as_json(notice)) < 100_000
-    mail = compose("a@example.org", "b@example.org", subject(notice), notice.time, text, number="n1")
+    # Two more: which alert was not sent, and that one was not. Empty values are left out.
+    assert len(text.splitlines()) == len(as_text(ALERT).splitlines()) + 3 - (0 if value else 5)
+    content = json.loads(as_json(alert))
+    assert content["data"].keys() == json.loads(as_json(ALERT))["data"].keys()
+    assert len(as_json(alert)) < 100_000
+    mail = compose("a@example.org", "b@example.org", subject(alert), alert.time, text, number="n1")
     read = message_from_bytes(mail.as_bytes(), policy=email.policy.default)
     assert read.keys() == compose("a@x", "b@x", "s", 0, text, number="n1").keys()
     assert read["Message-ID"] == "<n1@example.org>"
-    assert "".join(read["Subject"].split()) == "".join(subject(notice).split())
+    assert "".join(read["Subject"].split()) == "".join(subject(alert).split())
     assert mail.as_bytes().isascii()
 
 

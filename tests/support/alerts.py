@@ -1,4 +1,4 @@
-"""A notice to send, and an HTTP server that takes notices."""
+"""An alert to send, and an HTTP server that takes alerts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.decision import REFUSED, Decision
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import RCPT, Request
-from policyd_rate_limit.report.notice import Notice, Unsent
+from policyd_rate_limit.notify.alert import Alert, Unsent
 
 MINUTE = Limit(10, 60)
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
 
 
-def a_notice(number: object = "n1") -> Notice:
-    """A notice that is known by its number."""
-    return Notice(
+def an_alert(number: object = "n1") -> Alert:
+    """An alert that is known by its number."""
+    return Alert(
         str(number),
         1_700_000_000.0,
         "mail.test",
@@ -101,10 +101,10 @@ def http_server(certificate: trustme.LeafCert | None = None) -> Iterator[Hook]:
         server.server_close()
 
 
-class Way:
-    """A way out that a test holds the gate of; ``fails`` takes the next failures."""
+class Channel:
+    """A channel out that a test holds the gate of; ``fails`` takes the next failures."""
 
-    name = "way"
+    name = "channel"
 
     def __init__(self) -> None:
         self.tried: list[str] = []
@@ -116,9 +116,9 @@ class Way:
         self.changed = threading.Condition()
         self.on_try: Callable[[], None] = lambda: None
 
-    def deliver(self, notice: Notice) -> None:
+    def deliver(self, alert: Alert) -> None:
         with self.changed:
-            self.tried.append(notice.number)
+            self.tried.append(alert.number)
             self.changed.notify_all()
         self.on_try()
         assert self.gate.wait(20)
@@ -126,7 +126,7 @@ class Way:
         if failure is not None:
             raise failure
         with self.changed:
-            self.delivered.append(notice.number)
+            self.delivered.append(alert.number)
             self.changed.notify_all()
 
     def abandon(self) -> None:

@@ -1,4 +1,4 @@
-"""A notice: that somebody has just run into a limit; as text for people and as JSON for programs."""
+"""An alert: that somebody has just run into a limit; as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.report.wording import local_time, name_and_kind, printable
+from policyd_rate_limit.mail.wording import local_time, name_and_kind, printable
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
@@ -19,16 +19,16 @@ LONGEST_VALUE = 1_000
 
 
 class Unsent(NamedTuple):
-    """``total`` notices there would have been before this one; of whom the ``first`` of them were."""
+    """``total`` alerts there would have been before this one; of whom the ``first`` of them were."""
 
     total: int
     first: tuple[tuple[str, Limit], ...]
 
 
-class Notice(NamedTuple):
+class Alert(NamedTuple):
     """At ``time`` (Unix seconds) the daemon on ``host`` made ``decision``, which is a refusal.
 
-    ``number``: no other notice has it.
+    ``number``: no other alert has it.
     """
 
     number: str
@@ -40,57 +40,57 @@ class Notice(NamedTuple):
     @property
     def limit(self) -> Limit:
         """The limit that refused it."""
-        assert self.decision.exceeded is not None  # noqa: S101 - or there would be no notice
+        assert self.decision.exceeded is not None  # noqa: S101 - or there would be no alert
         return self.decision.exceeded
 
 
-def as_text(notice: Notice) -> str:
+def as_text(alert: Alert) -> str:
     """What a person reads."""
-    decision = notice.decision
+    decision = alert.decision
     name, kind = name_and_kind(decision.key)
     about = decision.request
     facts = [
-        ("Limit", _limit(notice.limit)),
-        ("Time", local_time(notice.time)),
+        ("Limit", _limit(alert.limit)),
+        ("Time", local_time(alert.time)),
         ("Client address", about.client_address),
         ("Sender", about.sender),
         ("Recipient", about.recipient),
         ("Queue id", about.queue_id),
         ("Stage", about.protocol_state),
-        ("Free again", _when_free(notice)),
+        ("Free again", _when_free(alert)),
     ]
-    lines = [f"{kind or 'id'} {name} ran into a limit on {notice.host}.", ""]
+    lines = [f"{kind or 'id'} {name} ran into a limit on {alert.host}.", ""]
     lines += [f"{label + ':':16}{printable(value)}" for label, value in facts if value]
     if decision.usages:
         lines += ["", "Sent in each window:", ""]
         lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
-    lines += ["", f"This is told once in {spell_period(notice.limit.seconds)}, however often it happens."]
-    if notice.unsent.total:
-        lines += ["", _unsent(notice.unsent)]
-        lines += [f"    {name_and_kind(key)[0]} {spell_limit(limit)}" for key, limit in notice.unsent.first]
+    lines += ["", f"This is told once in {spell_period(alert.limit.seconds)}, however often it happens."]
+    if alert.unsent.total:
+        lines += ["", _unsent(alert.unsent)]
+        lines += [f"    {name_and_kind(key)[0]} {spell_limit(limit)}" for key, limit in alert.unsent.first]
     return "\n".join((*lines, ""))
 
 
-def subject(notice: Notice) -> str:
+def subject(alert: Alert) -> str:
     """What a person sees first."""
-    name, _ = name_and_kind(notice.decision.key)
-    return f"{name} ran into the limit {spell_limit(notice.limit)} on {notice.host}"
+    name, _ = name_and_kind(alert.decision.key)
+    return f"{name} ran into the limit {spell_limit(alert.limit)} on {alert.host}"
 
 
-def as_json(notice: Notice) -> bytes:
+def as_json(alert: Alert) -> bytes:
     """What a program reads: one JSON object in ASCII, on one line. docs/report.md says what is in it."""
-    decision = notice.decision
+    decision = alert.decision
     about = decision.request
     content: dict[str, Any] = {
         "type": "limit.hit",
-        "id": notice.number,
-        "timestamp": datetime.fromtimestamp(notice.time, UTC).isoformat(timespec="seconds"),
+        "id": alert.number,
+        "timestamp": datetime.fromtimestamp(alert.time, UTC).isoformat(timespec="seconds"),
         "data": {
-            "host": notice.host,
+            "host": alert.host,
             "key": _value(decision.key),
             "kind": decision.kind,
             "id": _value(decision.id),
-            "limit": _numbers(notice.limit),
+            "limit": _numbers(alert.limit),
             "cost": decision.cost,
             "free_in": decision.free_in,
             "usage": [{**_numbers(one.limit), "used": one.used, "free_in": one.free_in} for one in decision.usages],
@@ -102,8 +102,8 @@ def as_json(notice: Notice) -> bytes:
             "recipient": _value(about.recipient),
             "client_address": _value(about.client_address),
             "unsent": {
-                "total": notice.unsent.total,
-                "first": [{"key": _value(key), "limit": _numbers(limit)} for key, limit in notice.unsent.first],
+                "total": alert.unsent.total,
+                "first": [{"key": _value(key), "limit": _numbers(limit)} for key, limit in alert.unsent.first],
             },
         },
     }
@@ -123,11 +123,11 @@ def _limit(limit: Limit) -> str:
     return f"{limit.maximum} in {spell_period(limit.seconds)}"
 
 
-def _when_free(notice: Notice) -> str:
-    wait = notice.decision.free_in
+def _when_free(alert: Alert) -> str:
+    wait = alert.decision.free_in
     if wait is None:
-        return "never: such a mail is larger than a limit" if notice.decision.impossible else ""
-    return f"in {wait} s, at {local_time(notice.time + wait)}" if wait else "now"
+        return "never: such a mail is larger than a limit" if alert.decision.impossible else ""
+    return f"in {wait} s, at {local_time(alert.time + wait)}" if wait else "now"
 
 
 def _free(wait: int | None) -> str:
@@ -137,7 +137,7 @@ def _free(wait: int | None) -> str:
 def _unsent(unsent: Unsent) -> str:
     more = unsent.total - len(unsent.first)
     return (
-        f"{quantity(unsent.total, 'more notice')} {'was' if unsent.total == 1 else 'were'} due before this one, and not"
+        f"{quantity(unsent.total, 'more alert')} {'was' if unsent.total == 1 else 'were'} due before this one, and not"
         " sent since notify_max_per_hour was reached"
         f"{f'; the first {len(unsent.first)} of them' if more else ''}:"
     )

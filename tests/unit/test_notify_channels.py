@@ -1,4 +1,4 @@
-"""Programs and URLs that get notices, the well-behaved and the others."""
+"""Programs and URLs that get alerts, the well-behaved and the others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from functools import partial
 import pytest
 
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.report.notice import as_json, as_text, subject
-from policyd_rate_limit.report.outbox import Outbox
-from policyd_rate_limit.report.smtp import MailServer
-from policyd_rate_limit.report.ways import ENVIRONMENT, MOST_LINES, MOST_WRITTEN, Command, Mail, Url, sign
-from support.notices import a_notice, http_server
+from policyd_rate_limit.mail.smtp import MailServer
+from policyd_rate_limit.notify.alert import as_json, as_text, subject
+from policyd_rate_limit.notify.command import ENVIRONMENT, MOST_LINES, MOST_WRITTEN, Command
+from policyd_rate_limit.notify.mail import Mail
+from policyd_rate_limit.notify.outbox import Outbox
+from policyd_rate_limit.notify.webhook import Url, sign
+from support.alerts import an_alert, http_server
 from support.smtp import authority, hang, peer, smtp_server
 from support.wait import wait_until
 
-NOTICE = a_notice()
+ALERT = an_alert()
 SHORT = 0.3  # seconds
 
 
@@ -36,13 +38,13 @@ SHORT = 0.3  # seconds
 
 def test_a_notice_by_mail() -> None:
     with smtp_server() as server:
-        way = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
-        way.deliver(NOTICE)
-        way.deliver(NOTICE)
+        channel = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
+        channel.deliver(ALERT)
+        channel.deliver(ALERT)
         first, second = server.mails
     assert first.recipients == ["a@example.org", "b@example.org"]
-    assert first.message["Subject"] == subject(NOTICE)
-    assert first.message.get_content().replace("\r\n", "\n") == as_text(NOTICE)
+    assert first.message["Subject"] == subject(ALERT)
+    assert first.message.get_content().replace("\r\n", "\n") == as_text(ALERT)
     # Sent again after a failure of which nobody knows what it was, it is the same mail.
     assert first.message["Message-ID"] == second.message["Message-ID"] == "<n1@example.org>"
 
@@ -52,15 +54,15 @@ def test_a_recipient_that_is_refused_is_told_once(caplog: pytest.LogCaptureFixtu
         return [record.getMessage() for record in caplog.records if record.name.startswith("policyd")]
 
     with smtp_server() as server:
-        way = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
+        channel = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
         server.handler.replies["RCPT b@example.org"] = "450 4.2.0 greylisted"
         for _ in range(3):
-            way.deliver(NOTICE)
+            channel.deliver(ALERT)
         assert lines() == ["notify_to: b@example.org is refused: 450 4.2.0 greylisted"]
         server.handler.replies.clear()
-        way.deliver(NOTICE)
+        channel.deliver(ALERT)
         server.handler.replies["RCPT b@example.org"] = "550 5.1.1 gone"
-        way.deliver(NOTICE)
+        channel.deliver(ALERT)
         assert lines()[1:] == ["notify_to: b@example.org is refused: 550 5.1.1 gone"]
         assert len(server.mails) == 5
 
@@ -85,9 +87,9 @@ with open(out + ".new", "w") as file:
                sorted(os.listdir("/proc/self/fd"))], file)
 os.rename(out + ".new", out)
 """
-    Command(script(tmp_path, code)).deliver(NOTICE)
+    Command(script(tmp_path, code)).deliver(ALERT)
     read, arguments, environment, directory, leads, descriptors = json.loads((tmp_path / "out").read_text())
-    assert read.encode() == as_json(NOTICE)
+    assert read.encode() == as_json(ALERT)
     assert arguments == ["$HOME; *'\""]
     environment.pop("LC_CTYPE", None)  # Python's own
     assert environment == ENVIRONMENT
@@ -97,11 +99,11 @@ os.rename(out + ".new", out)
 
 
 def test_a_program_is_found_by_its_name() -> None:
-    Command(["true"]).deliver(NOTICE)
+    Command(["true"]).deliver(ALERT)
 
 
 def test_a_program_that_does_not_read(tmp_path: pathlib.Path) -> None:
-    Command(script(tmp_path, "import os; os.close(0)")).deliver(NOTICE)
+    Command(script(tmp_path, "import os; os.close(0)")).deliver(ALERT)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +118,13 @@ def test_a_program_that_does_not_read(tmp_path: pathlib.Path) -> None:
 )
 def test_a_program_that_fails(arguments: list[str], said: str) -> None:
     with pytest.raises(DeliveryFailed) as failure:
-        Command(arguments).deliver(NOTICE)
+        Command(arguments).deliver(ALERT)
     assert str(failure.value) == said
 
 
 def test_what_a_program_complains_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DeliveryFailed):
-        Command(["/bin/sh", "-c", "echo no such room >&2; echo '\\033[31m' >&2; exit 1"]).deliver(NOTICE)
+        Command(["/bin/sh", "-c", "echo no such room >&2; echo '\\033[31m' >&2; exit 1"]).deliver(ALERT)
     said = [record.getMessage() for record in caplog.records]
     assert said[0] == "notify_command: /bin/sh: no such room"
     assert len(said) == 2
@@ -133,7 +135,7 @@ def test_a_program_that_writes_without_end(code: str, caplog: pytest.LogCaptureF
     tracemalloc.start()
     try:
         with contextlib.suppress(DeliveryFailed):
-            Command(["/bin/sh", "-c", code], seconds=0.5).deliver(NOTICE)
+            Command(["/bin/sh", "-c", code], seconds=0.5).deliver(ALERT)
         _, highest = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -167,18 +169,18 @@ def has_text(file: pathlib.Path) -> bool:
 
 def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DeliveryFailed, match=r"killed after 2 seconds"):
-        Command(script(tmp_path, HANGS), seconds=2).deliver(NOTICE)
+        Command(script(tmp_path, HANGS), seconds=2).deliver(ALERT)
     for name in ("parent", "child"):
         wait_until(partial(ended, tmp_path / name), f"the end of the {name}")
 
 
 def test_a_program_that_is_abandoned(tmp_path: pathlib.Path) -> None:
-    way = Command(script(tmp_path, HANGS), seconds=60)
+    channel = Command(script(tmp_path, HANGS), seconds=60)
     failures: list[DeliveryFailed] = []
 
     def deliver() -> None:
         try:
-            way.deliver(NOTICE)
+            channel.deliver(ALERT)
         except DeliveryFailed as failure:
             failures.append(failure)
 
@@ -186,21 +188,21 @@ def test_a_program_that_is_abandoned(tmp_path: pathlib.Path) -> None:
     thread.start()
     for name in ("parent", "child"):
         wait_until(partial(has_text, tmp_path / name), f"the {name}")
-    way.abandon()
+    channel.abandon()
     thread.join(20)
     assert "killed by signal 9" in str(failures[0])
     wait_until(lambda: ended(tmp_path / "child"), "the end of the child")
-    way.abandon()  # nobody else's process is killed
+    channel.abandon()  # nobody else's process is killed
     with pytest.raises(DeliveryFailed, match="the daemon ends"):
-        way.deliver(NOTICE)
+        channel.deliver(ALERT)
 
 
 def test_a_program_that_is_abandoned_before_it_runs() -> None:
-    way = Command(["/bin/true"])
-    way.deliver(NOTICE)
-    way.abandon()
+    channel = Command(["/bin/true"])
+    channel.deliver(ALERT)
+    channel.abandon()
     with pytest.raises(DeliveryFailed, match="/bin/true: not started, the daemon ends"):
-        way.deliver(NOTICE)
+        channel.deliver(ALERT)
 
 
 def test_after_the_end_no_program_is_started_for_what_waits(tmp_path: pathlib.Path) -> None:
@@ -208,7 +210,7 @@ def test_after_the_end_no_program_is_started_for_what_waits(tmp_path: pathlib.Pa
     outbox = Outbox(Command(["/bin/sh", "-c", f"echo >>{started}; exec sleep 600"], seconds=60))
     outbox.start()
     for _ in range(3):
-        outbox.put(NOTICE)
+        outbox.put(ALERT)
     wait_until(partial(has_text, started), "the first")
     outbox.stop()
     outbox.join(0)
@@ -237,10 +239,10 @@ def test_a_post_is_signed(tmp_path: pathlib.Path, secret: str) -> None:
     key = b"key \xff" if secret.startswith("whsec_") else secret.encode()
     ca = authority(tmp_path)
     with http_server(ca.ca.issue_cert("127.0.0.1")) as hook:
-        Url(f"https://127.0.0.1:{hook.port}/a/b%20c?d=e&f#g", secret, str(ca.file)).deliver(NOTICE)
+        Url(f"https://127.0.0.1:{hook.port}/a/b%20c?d=e&f#g", secret, str(ca.file)).deliver(ALERT)
         [post] = hook.posts
     assert post.path == "/a/b%20c?d=e&f"
-    assert post.body == as_json(NOTICE)
+    assert post.body == as_json(ALERT)
     headers = post.headers
     assert headers["Content-Type"] == "application/json"
     assert headers["Host"] == f"127.0.0.1:{hook.port}"
@@ -254,7 +256,7 @@ def test_a_post_is_signed(tmp_path: pathlib.Path, secret: str) -> None:
 
 def test_a_post_without_a_secret() -> None:
     with http_server() as hook:
-        Url(f"http://127.0.0.1:{hook.port}").deliver(NOTICE)
+        Url(f"http://127.0.0.1:{hook.port}").deliver(ALERT)
         [post] = hook.posts
     assert post.path == "/"
     assert "webhook-signature" not in post.headers
@@ -265,7 +267,7 @@ def test_a_server_that_refuses(status: int) -> None:
     with http_server() as hook:
         hook.statuses = [status]
         with pytest.raises(DeliveryFailed) as failure:
-            Url(f"http://127.0.0.1:{hook.port}/secret").deliver(NOTICE)
+            Url(f"http://127.0.0.1:{hook.port}/secret").deliver(ALERT)
     assert str(failure.value) == f"127.0.0.1: answered with status {status}"
 
 
@@ -274,7 +276,7 @@ def test_a_redirect_leads_nowhere(status: int) -> None:
     with http_server() as hook, http_server() as elsewhere:
         hook.statuses, hook.location = [status], f"http://127.0.0.1:{elsewhere.port}/"
         with pytest.raises(DeliveryFailed, match=f"status {status}"):
-            Url(f"http://127.0.0.1:{hook.port}/").deliver(NOTICE)
+            Url(f"http://127.0.0.1:{hook.port}/").deliver(ALERT)
         assert len(hook.posts) == 1
         assert not elsewhere.posts
 
@@ -283,11 +285,11 @@ def test_a_certificate_that_is_not_trusted(tmp_path: pathlib.Path) -> None:
     ca = authority(tmp_path)
     with http_server(ca.ca.issue_cert("127.0.0.1")) as hook:
         with pytest.raises(DeliveryFailed, match=r"127.0.0.1: its certificate is not trusted: "):
-            Url(f"https://127.0.0.1:{hook.port}/secret").deliver(NOTICE)
+            Url(f"https://127.0.0.1:{hook.port}/secret").deliver(ALERT)
         with pytest.raises(DeliveryFailed, match=r"localhost: its certificate is not trusted: Hostname mismatch"):
-            Url(f"https://localhost:{hook.port}/secret", None, str(ca.file)).deliver(NOTICE)
+            Url(f"https://localhost:{hook.port}/secret", None, str(ca.file)).deliver(ALERT)
         with pytest.raises(DeliveryFailed, match="notify_ca_file /no/such: No such file"):
-            Url(f"https://127.0.0.1:{hook.port}/secret", None, "/no/such").deliver(NOTICE)
+            Url(f"https://127.0.0.1:{hook.port}/secret", None, "/no/such").deliver(ALERT)
         assert not hook.posts
 
 
@@ -295,7 +297,7 @@ def test_a_server_that_hangs() -> None:
     with peer(hang) as port:
         for scheme in ("http", "https"):
             with pytest.raises(DeliveryFailed, match=r"127.0.0.1: (timed out|.*not within|.*handshake)"):
-                Url(f"{scheme}://127.0.0.1:{port}/secret", seconds=SHORT).deliver(NOTICE)
+                Url(f"{scheme}://127.0.0.1:{port}/secret", seconds=SHORT).deliver(ALERT)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -313,7 +315,7 @@ def test_a_server_that_drips(tmp_path: pathlib.Path, tls: bool) -> None:
 
     scheme = "https" if tls else "http"
     with peer(drip) as port, pytest.raises(DeliveryFailed, match=f"127.0.0.1: not within {SHORT:g} seconds"):
-        Url(f"{scheme}://127.0.0.1:{port}/secret", None, str(ca.file), seconds=SHORT).deliver(NOTICE)
+        Url(f"{scheme}://127.0.0.1:{port}/secret", None, str(ca.file), seconds=SHORT).deliver(ALERT)
 
 
 def test_a_body_that_never_ends_is_not_read() -> None:
@@ -323,7 +325,7 @@ def test_a_body_that_never_ends_is_not_read() -> None:
             connection.sendall(b"x" * 65536)
 
     with peer(pour) as port:
-        Url(f"http://127.0.0.1:{port}/").deliver(NOTICE)
+        Url(f"http://127.0.0.1:{port}/").deliver(ALERT)
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 mail.test ESMTP\r\n", b"HTTP/1.1 \xff\r\n\r\n"])
@@ -334,14 +336,14 @@ def test_a_server_that_speaks_no_http(answer: bytes) -> None:
         connection.shutdown(socket.SHUT_WR)
 
     with peer(say) as port, pytest.raises(DeliveryFailed, match=r"127\.0\.0\.1: .") as failure:
-        Url(f"http://127.0.0.1:{port}/secret").deliver(NOTICE)
+        Url(f"http://127.0.0.1:{port}/secret").deliver(ALERT)
     assert "secret" not in str(failure.value)
 
 
 @pytest.mark.parametrize("host", ["hook.invalid", "x" * 200, "a..b"])
 def test_a_name_that_no_resolver_knows(host: str) -> None:
     with pytest.raises(DeliveryFailed, match=host[:10]) as failure:
-        Url(f"https://{host}/secret").deliver(NOTICE)
+        Url(f"https://{host}/secret").deliver(ALERT)
     assert "secret" not in str(failure.value)
 
 
@@ -349,7 +351,7 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(DeliveryFailed, match=r"127\.0\.0\.1: Connection refused"):
-        Url(f"http://127.0.0.1:{port}/secret").deliver(NOTICE)
+        Url(f"http://127.0.0.1:{port}/secret").deliver(ALERT)
 
 
 def test_they_leave_nothing_to_abandon() -> None:
@@ -369,4 +371,4 @@ def test_a_server_that_never_ends_its_answer(said: bytes) -> None:
     # Newer releases of Python have a bound of their own for answers that are not the last.
     bound = r"127\.0\.0\.1: (more than \d+ bytes of answers|got more than \d+ interim responses)"
     with peer(flood) as port, pytest.raises(DeliveryFailed, match=bound):
-        Url(f"http://127.0.0.1:{port}/").deliver(NOTICE)
+        Url(f"http://127.0.0.1:{port}/").deliver(ALERT)

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.report.notifier import STOP_SECONDS
-from policyd_rate_limit.report.smtp import STEP_SECONDS
-from policyd_rate_limit.report.ways import COMMAND_SECONDS, URL_SECONDS
+from policyd_rate_limit.mail.smtp import STEP_SECONDS
+from policyd_rate_limit.notify.command import COMMAND_SECONDS
+from policyd_rate_limit.notify.notifier import STOP_SECONDS
+from policyd_rate_limit.notify.webhook import URL_SECONDS
+from support.alerts import http_server
 from support.daemon import Client, Daemon, mail, running, write_configuration
 from support.faketime import Clock
 from support.load import REFUSAL, SUCCESS
-from support.notices import http_server
 from support.smtp import PASSWORD, USER, Server, authority, hang, peer, smtp_server
 from support.stopwatch import Stopwatch
 from support.wait import wait_until
@@ -29,7 +30,7 @@ TIGHT = {"limits": [[1, 60]], "limits_by_id": {"free": []}}
 
 
 def by_mail(server: Server, **settings: Any) -> dict[str, Any]:
-    """Settings that have notices mailed by ``server``."""
+    """Settings that have alerts mailed by ``server``."""
     return {
         **LIMITS,
         "report_from": "policyd@example.org",
@@ -91,7 +92,7 @@ def test_never_more_than_so_many_an_hour(tmp_path: pathlib.Path) -> None:
         clock.forward(3601)
         send(daemon, "late", 3)
         text = server.wait_for(3)[2].message.get_content()
-        assert "3 more notices were due" in text
+        assert "3 more alerts were due" in text
         assert [name in text for name in ("u1", "u2", "u3", "u4")] == [False, True, True, True]
 
 
@@ -116,12 +117,12 @@ def test_all_ways_at_once(tmp_path: pathlib.Path) -> None:
             [post] = hook.wait_for(1)
             [sent] = server.wait_for(1)
             assert daemon.stop() == 0
-    notice = json.loads(post.body)
-    assert json.loads((tmp_path / "got").read_text()) == notice
-    assert notice["data"]["key"] == "user:alice"
-    assert notice["data"]["usage"][0] == {"maximum": 2, "seconds": 60, "used": 2, "free_in": notice["data"]["free_in"]}
-    assert 50 <= notice["data"]["free_in"] <= 61
-    assert sent.message["Message-ID"].startswith(f"<{notice['id']}@")
+    alert = json.loads(post.body)
+    assert json.loads((tmp_path / "got").read_text()) == alert
+    assert alert["data"]["key"] == "user:alice"
+    assert alert["data"]["usage"][0] == {"maximum": 2, "seconds": 60, "used": 2, "free_in": alert["data"]["free_in"]}
+    assert 50 <= alert["data"]["free_in"] <= 61
+    assert sent.message["Message-ID"].startswith(f"<{alert['id']}@")
     assert sent.authenticated
     log = daemon.log_text()
     for secret in (PASSWORD, "c2VjcmV0", "secret-path"):
@@ -129,7 +130,7 @@ def test_all_ways_at_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_whoever_hangs_delays_no_answer_and_no_end(tmp_path: pathlib.Path) -> None:
-    """Mail server, URL and program all hang: 600 requests get their answers, not one notice gets anywhere."""
+    """Mail server, URL and program all hang: 600 requests get their answers, not one alert gets anywhere."""
     with peer(hang) as port:
         settings: dict[str, Any] = {
             **TIGHT,
@@ -153,8 +154,8 @@ def test_whoever_hangs_delays_no_answer_and_no_end(tmp_path: pathlib.Path) -> No
             assert daemon.stop() == 0
             assert time.monotonic() - began < STOP_SECONDS + 10
             log = daemon.log_text()
-    assert log.count("notices wait; new ones are dropped") == 3
-    assert log.count("the daemon ends before its last notices are sent") == 3
+    assert log.count("alerts wait; new ones are dropped") == 3
+    assert log.count("the daemon ends before its last alerts are sent") == 3
     assert len(log.splitlines()) < 350  # one for each key, as ever, and these
 
 
@@ -194,7 +195,7 @@ def test_a_wrong_setting_fails_the_notices_alone(tmp_path: pathlib.Path, setting
         daemon.logged(said)
         send(daemon, "alice", 3)
         if "notify_max_per_hour" not in settings:
-            wait_until(lambda: daemon.log_text().count(said) > 1, "the notice to fail")
+            wait_until(lambda: daemon.log_text().count(said) > 1, "the alert to fail")
         assert daemon.stop() == 0
     assert "topsecret" not in daemon.log_text()
 

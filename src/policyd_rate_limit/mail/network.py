@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Self
 
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.report.wording import printable
+from policyd_rate_limit.mail.wording import printable
 
 LONGEST_REASON = 500
 """The most characters of what a server says."""

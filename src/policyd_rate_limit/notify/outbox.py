@@ -1,53 +1,39 @@
-"""Notices on their way out, in a thread of their own: nobody waits for whoever takes them."""
+"""Alerts on their channel out, in a thread of their own: nobody waits for whoever takes them."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import DeliveryFailed
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.report.notice import Notice
+    from policyd_rate_limit.notify.alert import Alert
+    from policyd_rate_limit.notify.channel import Channel
 
 MOST_QUEUED = 100
-"""The most notices that wait for one way out; what comes then is dropped and counted."""
+"""The most alerts that wait for one channel out; what comes then is dropped and counted."""
 
 PAUSES = (2.0, 15.0, 60.0, 300.0)
-"""Seconds between one try and the next; after the last one a notice is given up."""
+"""Seconds between one try and the next; after the last one an alert is given up."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Way(Protocol):
-    """One way out. ``name``: how the log calls it, such as the setting that asks for it."""
-
-    name: str
-
-    def deliver(self, notice: Notice) -> None:
-        """Send ``notice``; it may take its time, but has an end.
-
-        :raises DeliveryFailed: it did not get there.
-        """
-
-    def abandon(self) -> None:
-        """The daemon ends while :meth:`deliver` is under way, in another thread: leave nothing behind."""
-
-
 class Outbox:
-    """Sends notices on one ``way``, in order, each tried a few times.
+    """Sends alerts on one ``channel``, in order, each tried a few times.
 
-    What goes wrong is logged when it begins and when it ends, not for each notice.
+    What goes wrong is logged when it begins and when it ends, not for each alert.
     """
 
-    def __init__(self, way: Way, pauses: tuple[float, ...] = PAUSES) -> None:
-        self._way = way
+    def __init__(self, channel: Channel, pauses: tuple[float, ...] = PAUSES) -> None:
+        self._channel = channel
         self._pauses = pauses
-        self._queue: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Alert | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"notices: {way.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"alerts: {channel.name}", daemon=True)
         self._failing = False
         self._lost = 0
         self._full = False
@@ -62,15 +48,15 @@ class Outbox:
         """Whether something is still to be sent, or may still come."""
         return self._thread.is_alive()
 
-    def put(self, notice: Notice) -> None:
-        """Queue ``notice``; never waits."""
+    def put(self, alert: Alert) -> None:
+        """Queue ``alert``; never waits."""
         if self._queue.qsize() >= MOST_QUEUED:
             self._dropped += 1
             if not self._full:
                 self._full = True
-                _logger.warning("%s: more than %d notices wait; new ones are dropped", self._way.name, MOST_QUEUED)
+                _logger.warning("%s: more than %d alerts wait; new ones are dropped", self._channel.name, MOST_QUEUED)
             return
-        self._queue.put(notice)
+        self._queue.put(alert)
 
     def stop(self) -> None:
         """Have what waits tried once more, without pauses; see :meth:`join`."""
@@ -81,26 +67,26 @@ class Outbox:
         """Wait for at most ``patience`` seconds for the end after :meth:`stop`; then leave it undone."""
         self._thread.join(patience)
         if self._thread.is_alive():
-            self._way.abandon()
-            _logger.warning("%s: the daemon ends before its last notices are sent", self._way.name)
+            self._channel.abandon()
+            _logger.warning("%s: the daemon ends before its last alerts are sent", self._channel.name)
 
     def _run(self) -> None:
-        while (notice := self._queue.get()) is not None:
+        while (alert := self._queue.get()) is not None:
             try:
-                self._send(notice)
+                self._send(alert)
             except Exception:
                 # The next one may be another matter.
                 self._lost += 1
-                _logger.exception("%s: a notice", self._way.name)
+                _logger.exception("%s: an alert", self._channel.name)
 
-    def _send(self, notice: Notice) -> None:
+    def _send(self, alert: Alert) -> None:
         for pause in (*self._pauses, None):
             try:
-                self._way.deliver(notice)
+                self._channel.deliver(alert)
             except DeliveryFailed as failure:
                 if not self._failing:
                     self._failing = True
-                    _logger.warning("%s: %s; trying again", self._way.name, failure)
+                    _logger.warning("%s: %s; trying again", self._channel.name, failure)
                 if pause is None or self._stopping.wait(pause):
                     break
             else:
@@ -112,6 +98,6 @@ class Outbox:
         dropped = self._dropped
         lost = self._lost + dropped - self._dropped_told
         if self._failing or lost:
-            _logger.info("%s: notices are sent again; %d were lost", self._way.name, lost)
+            _logger.info("%s: alerts are sent again; %d were lost", self._channel.name, lost)
         self._lost, self._dropped_told = 0, dropped
         self._failing = self._full = False

@@ -14,10 +14,10 @@ from email.message import EmailMessage
 import pytest
 
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.report import smtp
-from policyd_rate_limit.report.message import compose
-from policyd_rate_limit.report.network import MOST_SAID
-from policyd_rate_limit.report.smtp import MailServer
+from policyd_rate_limit.mail import smtp
+from policyd_rate_limit.mail.message import compose
+from policyd_rate_limit.mail.network import MOST_SAID
+from policyd_rate_limit.mail.smtp import MailServer
 from support.smtp import PASSWORD, STEPS, USER, authority, hang, smtp_peer, smtp_server
 
 SHORT = 0.3  # seconds

@@ -1,0 +1,1 @@
+"""Mails of ours: how they are written, and how a server gets them."""
