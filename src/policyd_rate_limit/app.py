@@ -22,6 +22,8 @@ from policyd_rate_limit.notify.channel import make_channels
 from policyd_rate_limit.notify.notifier import Notifier
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
+from policyd_rate_limit.postfix.endpoint import endpoint
+from policyd_rate_limit.postfix.lists import asking
 from policyd_rate_limit.reloading import Reloader
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.server import MAX_CONNECTIONS, Server
@@ -58,7 +60,6 @@ HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
 BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
 FIRST_OVERRIDES_SECONDS = 10.0  # at the most, to read the database before the first answer
-POSTFIX_QUEUE_DIRECTORY = "/var/spool/postfix/"
 
 _logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ async def _serve(
     stop = asyncio.Event()
     for number in signals.STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    policy_service = _policy_service(sockets.address_of(listeners[0]))
+    policy_service = endpoint(sockets.address_of(listeners[0]))
     pulse = Pulse(fallback, settings.db_timeout)
     worker = Worker(pulse, loop)
     hits = ReportedHits(_reported(settings), notices.hit)
@@ -224,7 +225,7 @@ async def _serve(
     await server.start(listeners, sockets.BACKLOG)
     if monitoring is not None:
         monitoring.start(server, worker, fallback, most_connections=server.most_connections, alive=pulse.alive)
-    _logger.info("ready; in main.cf: check_policy_service { %s, default_action=DUNNO }", policy_service)
+    _logger.info("ready; in main.cf: %s", asking(policy_service))
     supervision.ready()
     reloader.start()
     ticking = asyncio.create_task(_tick(supervision))
@@ -357,13 +358,6 @@ async def _tick(supervision: Supervision) -> None:
     while supervision.tick_seconds is not None:
         await asyncio.sleep(supervision.tick_seconds)
         supervision.tick()
-
-
-def _policy_service(where: sockets.Address) -> str:
-    """How main.cf names the socket; smtpd usually sees nothing outside Postfix's queue directory."""
-    if isinstance(where, str):
-        return f"unix:{where.removeprefix(POSTFIX_QUEUE_DIRECTORY)}"
-    return f"inet:{sockets.written(where)}"
 
 
 def _allow_open_files() -> None:

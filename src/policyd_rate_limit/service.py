@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
-from policyd_rate_limit.domain.counting import Repetitions, mail_id, main_cf_hint, stages
+from policyd_rate_limit.domain.counting import Repetitions, mail_id, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
+from policyd_rate_limit.postfix.lists import hooking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -260,7 +261,7 @@ class Service(PolicyService):
                 "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",
                 request.protocol_state or "(none)",
                 "unset" if count_mode is None else count_mode,
-                main_cf_hint(count_mode, self._policy_service),
+                hooking(stages(count_mode), self._policy_service),
                 f" ({quantity(suppressed, 'more such request')} since the last line)" if suppressed else "",
             )
 

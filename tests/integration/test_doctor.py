@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.doctor.postfix import Postfix
-from policyd_rate_limit.doctor.restriction_names import NAMES, REMOVED, RestrictionNames
+from policyd_rate_limit.postfix.names import NAMES, REMOVED, RestrictionNames
+from policyd_rate_limit.postfix.postconf import Postfix
 from support.commands import call
 from support.doctor import CHECK, MASTER_CF, SMTP, SUBMISSION, Host, doctor, mend, only, settings, wrong
 from support.postfix import write_cf

@@ -17,7 +17,7 @@ import pytest
 from policyd_rate_limit import config
 from policyd_rate_limit.doctor import Severity, settings
 from policyd_rate_limit.doctor.hooks import Hooks
-from policyd_rate_limit.doctor.postfix import Postfix
+from policyd_rate_limit.postfix.postconf import Postfix
 from support.postfix import write_cf
 from support.programs import require
 

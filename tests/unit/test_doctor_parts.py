@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 import policyd_rate_limit.doctor
-from policyd_rate_limit.doctor import clock, restrictions
+from policyd_rate_limit.doctor import clock
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.database import least_difference
 from policyd_rate_limit.doctor.finding import CHECKS
-from policyd_rate_limit.doctor.hook import address, is_same
-from policyd_rate_limit.doctor.postfix import seconds
-from policyd_rate_limit.doctor.restriction_names import RestrictionNames
+from policyd_rate_limit.postfix import restrictions
+from policyd_rate_limit.postfix.endpoint import address, is_same
+from policyd_rate_limit.postfix.names import RestrictionNames
+from policyd_rate_limit.postfix.postconf import seconds
 
 ROOT = Path(__file__).parents[2]
 

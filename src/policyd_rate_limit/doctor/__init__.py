@@ -10,8 +10,8 @@ from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings, socket_unit
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
-from policyd_rate_limit.doctor.postfix import Postfix
 from policyd_rate_limit.errors import ConfigError, SystemRefusal
+from policyd_rate_limit.postfix.postconf import Postfix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def examine(path: Path | None, postconf: Path | None, postfix_directory: Path | 
     """All findings, of each kind and place one.
 
     ``path``: of the configuration, None for the one that the daemon would read. The others are of
-    :class:`policyd_rate_limit.doctor.postfix.Postfix`.
+    :class:`policyd_rate_limit.postfix.postconf.Postfix`.
     """
     return list(dict.fromkeys(_findings(path, postconf, postfix_directory)))
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.doctor import restrictions
 from policyd_rate_limit.doctor.finding import Finding, error, note, ok, warning
-from policyd_rate_limit.doctor.hook import (
-    LISTS,
-    RECIPIENT,
-    Address,
-    ClassHook,
-    Hook,
-    address,
-    class_hooks,
-    hooks,
-    is_same,
-    listed,
-)
-from policyd_rate_limit.doctor.lists import cleaned
-from policyd_rate_limit.doctor.postfix import seconds
-from policyd_rate_limit.doctor.restriction_names import RestrictionNames
-from policyd_rate_limit.doctor.restrictions import PolicyService, Restriction
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
+from policyd_rate_limit.postfix import restrictions
+from policyd_rate_limit.postfix.endpoint import Address, address, endpoint, is_same
+from policyd_rate_limit.postfix.hooks import ClassHook, Hook, class_hooks, hooks, listed
+from policyd_rate_limit.postfix.lists import LIST_AT, RECIPIENT_LIST, asking
+from policyd_rate_limit.postfix.names import RestrictionNames, cleaned
+from policyd_rate_limit.postfix.postconf import seconds
+from policyd_rate_limit.postfix.restrictions import PolicyService, Restriction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.config import Settings
-    from policyd_rate_limit.doctor.postfix import Postfix, Service
+    from policyd_rate_limit.postfix.postconf import Postfix, Service
 
 _BEST_FIRST = (DATA, RCPT, END_OF_MESSAGE)
 """One request for each mail, and before its text is transferred."""
@@ -61,12 +50,12 @@ class Hooks:
     @property
     def earliest_list(self) -> str:
         """The first list in which a request counts."""
-        return LISTS[next(iter(self._counted))]
+        return LIST_AT[next(iter(self._counted))]
 
     @property
     def proposed_list(self) -> str:
         """Where one line of main.cf hooks all services whose mail is charged: no service has its own."""
-        possible = [LISTS[stage] for stage in _BEST_FIRST if stage in self._counted]
+        possible = [LIST_AT[stage] for stage in _BEST_FIRST if stage in self._counted]
         charged = [service for service in self._postfix.smtpd if self._may_carry(service)]
         shared = (
             parameter
@@ -78,19 +67,15 @@ class Hooks:
     @property
     def line(self) -> str:
         """What to write into a list."""
-        return f"check_policy_service {{ {self.endpoint}, default_action=DUNNO }}"
+        return asking(self.endpoint)
 
     @property
     def endpoint(self) -> str:
         """How main.cf names SOCKET."""
         where = self._settings.SOCKET
         if isinstance(where, str):
-            path = Path(os.path.abspath(where))  # noqa: PTH100 - Path.absolute() keeps ..
-            queue = self._postfix.queue_directory
-            return f"unix:{path.relative_to(queue) if path.is_relative_to(queue) else path}"
-        host, port = where
-        host = "127.0.0.1" if host in ("0.0.0.0", "") else "::1" if host == "::" else host  # noqa: S104 - nothing is bound
-        return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
+            where = os.path.abspath(where)  # noqa: PTH100 - Path.absolute() keeps ..
+        return endpoint(where, self._postfix.queue_directory)
 
     def reached(self, hook: Hook) -> Address | None:
         """Where ``hook`` leads."""
@@ -99,13 +84,13 @@ class Hooks:
 
     def mended(self, hook: Hook) -> str:
         """The line of the list of ``hook`` without anything that is wrong with it: whatever is told, it mends all."""
-        endpoint = hook.asked.endpoint
+        asked_at = hook.asked.endpoint
         if isinstance(self._settings.SOCKET, str) and not is_same(self.reached(hook), self._settings.SOCKET):
-            endpoint = self.endpoint
+            asked_at = self.endpoint
         options = dict(hook.asked.options)
         if not self._has_default_action(hook):
             options["default_action"] = "DUNNO"
-        asked = PolicyService(endpoint, options)
+        asked = PolicyService(asked_at, options)
         as_it_is = asked == hook.asked and not hook.restriction.stray
         restriction = Restriction(hook.restriction.name, hook.restriction.argument if as_it_is else str(asked))
         before = cleaned(hook.before, self.names)
@@ -379,9 +364,9 @@ class Hooks:
                 mend = f"  -o {{ smtpd_recipient_limit = {smallest} }}"
             else:
                 # A lower smtpd_recipient_limit would hold for mail from other servers, too, which may have a hundred.
-                place = postfix.place(RECIPIENT, service)
+                place = postfix.place(RECIPIENT_LIST, service)
                 why += " Asked at RCPT, the daemon decides on each of them: those within the limits pass."
-                mend = self._hooking(RECIPIENT, service)
+                mend = self._hooking(RECIPIENT_LIST, service)
                 if settings.count_mode is not None:
                     mend = (
                         f"# in {settings.config_file or 'the configuration'}, count_mode left out; in main.cf:\n{mend}"

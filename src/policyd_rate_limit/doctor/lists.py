@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.doctor import restrictions
 from policyd_rate_limit.doctor.finding import Finding, error
-from policyd_rate_limit.doctor.restrictions import OPTIONS, Restriction
+from policyd_rate_limit.postfix import restrictions
+from policyd_rate_limit.postfix.lists import LISTS, WITH_A_TABLE
+from policyd_rate_limit.postfix.names import cleaned
+from policyd_rate_limit.postfix.restrictions import OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterator
 
-    from policyd_rate_limit.doctor.postfix import Postfix, Service
-    from policyd_rate_limit.doctor.restriction_names import RestrictionNames
-
-_WITH_A_TABLE = tuple(
-    f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "relay", "recipient", "etrn")
-)
-"""Lists in which a table alone is one restriction: that of check_client_access and so on."""
-_LISTS = (*_WITH_A_TABLE, "smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
+    from policyd_rate_limit.postfix.names import RestrictionNames
+    from policyd_rate_limit.postfix.postconf import Postfix, Service
+    from policyd_rate_limit.postfix.restrictions import Restriction
 
 _REFUSED = "smtpd answers 451 4.3.5 Server configuration error to every client whose mail gets there."
 _NOT_STARTED = "smtpd ends with a fatal error when it reads it: no mail is taken."
@@ -28,9 +25,9 @@ def examine(postfix: Postfix, names: RestrictionNames) -> Iterator[Finding]:
     """What each smtpd does not understand in its lists and restriction classes."""
     for service in postfix.smtpd:
         classes = postfix.classes(service)
-        for parameter in (*_LISTS, *classes):
+        for parameter in (*LISTS, *classes):
             found = list(restrictions.parse(postfix.value(parameter, service), classes, expand=False))
-            tables = parameter not in _LISTS or parameter in _WITH_A_TABLE
+            tables = parameter not in LISTS or parameter in WITH_A_TABLE
             mended = ", ".join(map(str, cleaned(found, names, classes, tables=tables)))
             for restriction in found:
                 for problem, why in _problems(restriction, names, classes, tables=tables):
@@ -60,34 +57,3 @@ def _problems(
         return
     nearest = names.nearest(name)
     yield f"{name} is no restriction that {names.version} knows{f'; {nearest} is' if nearest else ''}", _REFUSED
-
-
-def cleaned(
-    found: Iterable[Restriction],
-    names: RestrictionNames,
-    classes: Mapping[str, str] | None = None,
-    *,
-    tables: bool = True,
-) -> list[Restriction]:
-    """``found`` as smtpd understands it: options in their braces, slips of the pen mended, other words left out.
-
-    ``tables``: whether a table alone is a restriction there.
-    """
-    kept = []
-    for restriction in found:
-        name = restriction.name
-        if name not in (classes or {}) and not (":" in name and tables) and not names.knows(name):
-            nearest = names.nearest(name)
-            if nearest is None:
-                continue
-            name = nearest
-        if restrictions.takes_an_argument(name) and not restriction.argument:
-            continue
-        argument = restriction.argument
-        if name == "check_policy_service":
-            asked = restrictions.policy_service(argument, restriction.stray)
-            if restriction.stray or set(asked.options) - OPTIONS:
-                known = {option: value for option, value in asked.options.items() if option in OPTIONS}
-                argument = str(asked._replace(options=known))
-        kept.append(restriction._replace(name=name, argument=argument, stray=()))
-    return kept

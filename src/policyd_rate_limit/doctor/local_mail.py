@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.doctor.finding import Finding, ok, warning
-from policyd_rate_limit.doctor.hook import RECIPIENT
+from policyd_rate_limit.postfix.lists import RECIPIENT_LIST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.doctor.hooks import Hooks
-    from policyd_rate_limit.doctor.postfix import Postfix
+    from policyd_rate_limit.postfix.postconf import Postfix
 
 PORT = 10027
 """Where the smtpd listens that local mail is led through."""
@@ -32,7 +32,7 @@ def examine(postfix: Postfix, hooks: Hooks) -> Iterator[Finding]:
     if leads_to is not None:
         yield ok("local-mail", f"master.cf, {pickup.key}", f"goes through {leads_to.name}, which asks the daemon")
         return
-    asks = f"{hooks.line}, permit_mynetworks, reject" if hooks.earliest_list == RECIPIENT else hooks.line
+    asks = f"{hooks.line}, permit_mynetworks, reject" if hooks.earliest_list == RECIPIENT_LIST else hooks.line
     yield warning(
         "local-mail",
         f"main.cf: {_USERS}",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
-from policyd_rate_limit.doctor.hook import is_same
 from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.postfix.endpoint import is_same
 from policyd_rate_limit.system import pidfile
 from policyd_rate_limit.system.accounts import Account
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.config import Settings
-    from policyd_rate_limit.doctor.hook import Hook
     from policyd_rate_limit.doctor.hooks import Hooks
-    from policyd_rate_limit.doctor.postfix import Postfix
+    from policyd_rate_limit.postfix.hooks import Hook
+    from policyd_rate_limit.postfix.postconf import Postfix
 
 PATIENCE = 5.0
 """Seconds that the daemon may take to answer."""

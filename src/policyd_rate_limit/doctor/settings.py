@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.doctor.hooks import Hooks
-    from policyd_rate_limit.doctor.postfix import Postfix
+    from policyd_rate_limit.postfix.postconf import Postfix
 
 _LOOPBACK = (parse_network("127.0.0.1"), parse_network("::1"))
 

@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 QUESTIONS_PER_GENERATION: Final = 50_000
 MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
 
-_RECIPIENT_RESTRICTIONS: Final = "smtpd_recipient_restrictions"
-_DATA_RESTRICTIONS: Final = "smtpd_data_restrictions"
-_HOOKS = {
-    None: (_RECIPIENT_RESTRICTIONS, "smtpd_data_restrictions or smtpd_end_of_data_restrictions"),
-    0: (_RECIPIENT_RESTRICTIONS,),
-    1: (_DATA_RESTRICTIONS,),
-    2: (_DATA_RESTRICTIONS,),
-}
-
 
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
@@ -110,12 +101,6 @@ _MODES: dict[int | None, dict[str, Callable[[Request], Cost]]] = {
 def stages(count_mode: int | None) -> dict[str, Callable[[Request], Cost]]:
     """What a request at each counted stage costs, under ``count_mode``."""
     return _MODES[count_mode]
-
-
-def main_cf_hint(count_mode: int | None, policy_service: str) -> str:
-    """The line of main.cf that makes Postfix ask at a stage that ``count_mode`` counts."""
-    hook = " or ".join(_HOOKS[count_mode])
-    return f"{hook} = ..., check_policy_service {{ {policy_service}, default_action=DUNNO }}, ..."
 
 
 def mail_id(instance: str) -> str:

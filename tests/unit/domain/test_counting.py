@@ -24,7 +24,6 @@ from policyd_rate_limit.domain.counting import (
     Repetitions,
     digest,
     mail_id,
-    main_cf_hint,
     stages,
 )
 from policyd_rate_limit.domain.ledger import Ledger
@@ -391,22 +390,6 @@ def test_recipients_that_were_found_for_their_digests_are_counted_each(count_mod
     for address in found:
         assert daemon.ask(request(RCPT, recipient=address))
     assert daemon.usage() == ((2, 2) if RCPT in COUNTED[count_mode] else (0, 0))
-
-
-@pytest.mark.parametrize(
-    ("count_mode", "hooks"),
-    [
-        (None, ("smtpd_recipient_restrictions", "smtpd_data_restrictions", "smtpd_end_of_data_restrictions")),
-        (0, ("smtpd_recipient_restrictions",)),
-        (1, ("smtpd_data_restrictions",)),
-        (2, ("smtpd_data_restrictions",)),
-    ],
-)
-def test_the_line_of_main_cf(count_mode: int | None, hooks: tuple[str, ...]) -> None:
-    line = main_cf_hint(count_mode, "unix:ratelimit/policy")
-    assert all(hook in line for hook in hooks)
-    assert line.count("_restrictions") == len(hooks)
-    assert "check_policy_service { unix:ratelimit/policy, default_action=DUNNO }" in line
 
 
 def test_every_mode_counts_at_the_stages_of_the_specification() -> None:

@@ -8,8 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.postfix import restrictions
+from policyd_rate_limit.postfix.restrictions import OPTIONS
+
 if TYPE_CHECKING:
-    from policyd_rate_limit.doctor.postfix import Postfix
+    from collections.abc import Iterable, Mapping
+
+    from policyd_rate_limit.postfix.postconf import Postfix
+    from policyd_rate_limit.postfix.restrictions import Restriction
 
 MOST_PROGRAM_BYTES = 1 << 26
 """Of smtpd(8) that are read; Debian's has a quarter of a million."""
@@ -82,3 +88,34 @@ class RestrictionNames:
                 return program.read(MOST_PROGRAM_BYTES)
         except OSError:
             return b""
+
+
+def cleaned(
+    found: Iterable[Restriction],
+    names: RestrictionNames,
+    classes: Mapping[str, str] | None = None,
+    *,
+    tables: bool = True,
+) -> list[Restriction]:
+    """``found`` as smtpd understands it: options in their braces, slips of the pen mended, other words left out.
+
+    ``tables``: whether a table alone is a restriction there.
+    """
+    kept = []
+    for restriction in found:
+        name = restriction.name
+        if name not in (classes or {}) and not (":" in name and tables) and not names.knows(name):
+            nearest = names.nearest(name)
+            if nearest is None:
+                continue
+            name = nearest
+        if restrictions.takes_an_argument(name) and not restriction.argument:
+            continue
+        argument = restriction.argument
+        if name == "check_policy_service":
+            asked = restrictions.policy_service(argument, restriction.stray)
+            if restriction.stray or set(asked.options) - OPTIONS:
+                known = {option: value for option, value in asked.options.items() if option in OPTIONS}
+                argument = str(asked._replace(options=known))
+        kept.append(restriction._replace(name=name, argument=argument, stray=()))
+    return kept
