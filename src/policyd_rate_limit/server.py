@@ -18,6 +18,7 @@ from policyd_rate_limit.system.peers import peer_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.service import PolicyService
     from policyd_rate_limit.sharing import Peer
@@ -46,7 +47,7 @@ _logger = logging.getLogger(__name__)
 class Server:
     """All connections of the listening sockets.
 
-    ``idle_seconds`` is ``delay_to_close``, and may be changed at any time. ``bad_client`` bounds how often a client
+    ``idle_seconds`` is ``delay_to_close``. ``bad_client`` bounds how often a client
     that breaks the rules is logged, by kind of fault. ``tick_seconds``: how often the time of connections is looked at.
     At the end the server still reads for ``settle_seconds`` and answers for ``drain_seconds``.
     """
@@ -85,6 +86,10 @@ class Server:
         self._tick_handle: asyncio.TimerHandle | None = None
         self._closing = False
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Go on with ``settings``."""
+        self.idle_seconds = settings.delay_to_close
+
     async def start(self, listeners: Iterable[socket.socket], backlog: int) -> None:
         """Accept connections on ``listeners``, which are bound."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -112,9 +117,7 @@ class Server:
         while self._connections and loop.time() < deadline:
             await asyncio.sleep(0.01)
         if self._connections:
-            _logger.warning(
-                "cutting %s, whose clients have not finished", quantity(len(self._connections), "connection")
-            )
+            _logger.warning("closing %s that did not finish", quantity(len(self._connections), "connection"))
         for connection in tuple(self._connections):
             connection.abort()
         if self._tick_handle is not None:

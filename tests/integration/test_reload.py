@@ -28,7 +28,7 @@ from support.programs import require_root
 from support.public import public_directory
 from support.wait import wait_until
 
-DONE = "the configuration has been read anew"
+DONE = "configuration reloaded"
 REFUSED = "the configuration stays as it was"
 
 
@@ -139,12 +139,10 @@ main(sys.argv[2:])
         assert "DEBUG" not in reload(daemon, log_level="debug")
         client.ask(**mail("alice"))
         wait_until(lambda: "DEBUG verdict=admitted" in daemon.log_text(), "a line of each decision")
-        assert '"message":"the configuration has been read anew; changed: log_format"' in reload(
-            daemon, log_format="json"
-        )
+        assert '"message":"configuration reloaded; changed: log_format"' in reload(daemon, log_format="json")
         write(daemon, log_to="syslog", log_format="text")
         hang_up(daemon)
-        assert b"the configuration has been read anew; changed: log_format, log_to" in syslog.recv(65536)
+        assert b"configuration reloaded; changed: log_format, log_to" in syslog.recv(65536)
         daemon.process.send_signal(signal.SIGTERM)
 
 

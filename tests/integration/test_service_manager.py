@@ -150,7 +150,7 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(directory: Path, manager
                 assert before <= int(told["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
                 status = manager.next("READY")["STATUS"]
                 assert status.startswith("serving; SQLite; 1 id")
-                assert ("; the configuration could not be read anew at 20" in status) is broken
+                assert ("; reload failed at 20" in status) is broken
                 assert ("; database away since 20" in status) is broken
                 daemon.path.write_text(text)
                 mend()

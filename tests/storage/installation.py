@@ -1,6 +1,7 @@
 """An installation in one process: daemons that share a database and a configuration, and the commands beside them.
 
-Daemons are put together as :mod:`policyd_rate_limit.app` does it, without sockets and threads, on clocks that stand.
+Daemons are put together as :class:`policyd_rate_limit.daemon.daemon.Daemon` does it, without sockets and threads, on
+clocks that stand.
 """
 
 from __future__ import annotations

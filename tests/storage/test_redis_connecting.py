@@ -193,6 +193,6 @@ except ConfigError as error:
 
 
 def test_the_driver_is_not_loaded_for_other_databases() -> None:
-    program = "import sys, policyd_rate_limit.app; print('redis' in sys.modules)"
+    program = "import sys, policyd_rate_limit.daemon.start; print('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 import policyd_rate_limit
-from policyd_rate_limit import app
 from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli import main
 from policyd_rate_limit.cli.exits import Exit, status_of, tell
 from policyd_rate_limit.config import Settings
+from policyd_rate_limit.daemon import start
 from policyd_rate_limit.errors import (
     AlreadyRunning,
     ConfigError,
@@ -285,7 +285,7 @@ print(*sorted(sys.modules), file=sys.stderr)
         )
         return set(done.stderr.split())
 
-    heavy = {"asyncio", "uvloop", "sqlite3", "policyd_rate_limit.app"}
+    heavy = {"asyncio", "uvloop", "sqlite3", "policyd_rate_limit.daemon.start"}
     assert not modules("--version") & {*heavy, "pydantic", "yaml", "policyd_rate_limit.config"}
     assert not modules("-f", write(debug=False), "--get-config", "debug") & heavy
 
@@ -378,7 +378,7 @@ def test_clean_as_root_that_may_not_change(write: Write, monkeypatch: pytest.Mon
 
 def test_runs_with_the_settings_of_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[Settings] = []
-    monkeypatch.setattr(app, "run", run.append)
+    monkeypatch.setattr(start, "run", run.append)
     assert status("-f", write(debug=False, success_action="permit")) == 0
     assert [settings.success_action for settings in run] == ["permit"]
 
@@ -402,7 +402,7 @@ def test_a_daemon_that_cannot_start(
     def run(settings: Settings) -> None:
         raise error
 
-    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(start, "run", run)
     assert status("-f", write(debug=False)) == expected
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("policyd-rate-limit: ")
@@ -412,7 +412,7 @@ def test_a_daemon_that_cannot_start(
 def test_a_fault_of_ours_leaves_with_a_traceback(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "run", lambda settings: 1 // 0)
+    monkeypatch.setattr(start, "run", lambda settings: 1 // 0)
     assert status("-f", write(debug=False)) == 70
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last):\n")

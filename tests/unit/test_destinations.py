@@ -264,7 +264,7 @@ def test_one_that_hangs_delays_nobody(system: ReceivingSystem, kind: str, monkey
 
 
 def test_the_destination_may_change_meanwhile(system: ReceivingSystem) -> None:
-    """As when the configuration is read anew: what was logged before goes where it was to go."""
+    """As when the configuration is reloaded: what was logged before goes where it was to go."""
     receiver = system.listen()
     handler, former = Handler(system.stderr), system.syslog()
     handler.handle(record("one"))

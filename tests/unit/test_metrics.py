@@ -113,5 +113,5 @@ def test_health(turned: float, alive: bool, away: float | None, expected: Health
 
 
 def test_without_metrics_nobody_pays_for_their_package() -> None:
-    script = "import sys, policyd_rate_limit.app; sys.exit('prometheus_client' in sys.modules)"
+    script = "import sys, policyd_rate_limit.daemon.start; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

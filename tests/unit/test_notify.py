@@ -153,7 +153,7 @@ def test_the_life_of_a_daemon(listener: Listener) -> None:
     daemon.supervision.reloading()
     [message] = listener.told()
     state, moment, status = message.splitlines()
-    assert (state, status) == ("RELOADING=1", "STATUS=reading the configuration anew")
+    assert (state, status) == ("RELOADING=1", "STATUS=reloading the configuration")
     name, _, microseconds = moment.partition("=")
     assert name == "MONOTONIC_USEC"
     assert before <= int(microseconds) <= time.monotonic_ns() // 1000

@@ -6,9 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from policyd_rate_limit.config import Settings
+from policyd_rate_limit.config.changes import Changes
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import DeliveryFailed
 from policyd_rate_limit.notify import notifier as notifier_module
@@ -237,6 +240,43 @@ def test_new_channels_while_the_old_ones_are_busy(channel: Channel) -> None:
     timed.notifier.stop()
     assert len(channel.delivered) == 2
     assert [alert.decision.key for alert in new.alerts] == ["user:carol"]
+
+
+def change(name: str) -> Changes:
+    settings = Settings(notify_command=("/bin/true",), notify_max_per_hour=3)
+    return Changes(settings, frozenset({name}), ())
+
+
+def sending() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "alerts: notify_command"]
+
+
+def test_a_reload_uses_new_channels_once_all_else_is_ready(channel: Channel) -> None:
+    timed = TimedNotifier(channel)
+    with ExitStack() as undo:
+        put_into_force = timed.notifier.prepare(change("notify_command"), undo)
+        undo.pop_all()
+    timed.refuse()
+    put_into_force()
+    timed.refuse("bob")
+    assert sending()
+    timed.notifier.stop()
+    assert len(channel.delivered) == 1
+    assert not sending()
+
+
+@pytest.mark.parametrize("name", ["notify_command", "delay_to_close"])
+def test_a_reload_that_comes_to_nothing_leaves_the_channels(channel: Channel, name: str) -> None:
+    timed = TimedNotifier(channel)
+    with ExitStack() as undo:
+        put_into_force = timed.notifier.prepare(change(name), undo)
+        assert bool(sending()) == (name == "notify_command")
+    if name != "notify_command":  # no setting for alerts is another
+        put_into_force()
+    channel.until(lambda: not sending())
+    timed.refuse()
+    timed.notifier.stop()
+    assert len(channel.delivered) == 1
 
 
 def test_the_end_does_not_wait_for_whoever_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import yaml
 from policyd_rate_limit import config
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import Changes
+from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
 from policyd_rate_limit.errors import ConfigError, Problem
-from policyd_rate_limit.reloading import Reloader
 from policyd_rate_limit.system.notify import ServiceManager, Supervision
 from support.wait import PATIENCE, until
 
@@ -89,7 +90,7 @@ async def test_a_reload(reloading: Reloading, caplog: pytest.LogCaptureFixture) 
     unknown, fixed = lines(caplog)
     assert "unknown setting limts; did you mean limits?" in unknown
     assert fixed.startswith("max_ids cannot change")
-    assert lines(caplog, logging.INFO) == ["the configuration has been read anew; changed: ipv6_prefix, limits"]
+    assert lines(caplog, logging.INFO) == ["configuration reloaded; changed: ipv6_prefix, limits"]
 
 
 async def test_a_request_meanwhile_reads_once_more(reloading: Reloading) -> None:
@@ -131,12 +132,12 @@ async def test_nothing_changes_once_it_stops(reloading: Reloading) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (None, ["ipv6_prefix: expected", "limits: expected", "the configuration stays as it was"]),
+        (None, ["ipv6_prefix: expected", "limits: expected", "reload failed: the configuration stays as it was"]),
         (
             ConfigError([Problem("f", 1, "s", "a", "b"), Problem("f", 2, "s", "a", "b")]),
-            ["f:1: s: expected a", "f:2: s: expected a", "the configuration stays as it was"],
+            ["f:1: s: expected a", "f:2: s: expected a", "reload failed: the configuration stays as it was"],
         ),
-        (ImportError("no driver"), ["the configuration stays as it was"]),
+        (ImportError("no driver"), ["reload failed: the configuration stays as it was"]),
     ],
 )
 async def test_a_file_with_mistakes_changes_nothing(
@@ -155,7 +156,7 @@ async def test_a_file_with_mistakes_changes_nothing(
     await reloading.idle()
     assert reloading.supervision.told == [
         "reloading",
-        "ready the configuration could not be read anew",
+        "ready reload failed",
         "reloading",
         "ready ",
     ]
@@ -173,7 +174,7 @@ async def test_a_file_that_is_gone(reloading: Reloading, caplog: pytest.LogCaptu
     await reloading.idle()
     missing, stays = lines(caplog, logging.ERROR)
     assert "No such file" in missing
-    assert stays == "the configuration stays as it was"
+    assert stays == "reload failed: the configuration stays as it was"
     assert not reloading.in_force
 
 
@@ -190,3 +191,40 @@ async def test_a_daemon_on_the_defaults_finds_a_file_at_last(
     reloading.reloader.request()
     await reloading.idle()
     assert reloading.reloader.settings == Settings(ipv6_prefix=128, config_file=str(reloading.path))
+
+
+class Part:
+    """Needs something for new settings; ``error``: it is not to be had."""
+
+    def __init__(self, done: list[str], name: str, error: Exception | None = None) -> None:
+        self.done = done
+        self.name = name
+        self.error = error
+
+    def prepare(self, change: Changes, undo: ExitStack) -> Callable[[], None]:
+        if self.error is not None:
+            raise self.error
+        self.done.append(f"prepare {self.name}")
+        undo.callback(self.done.append, f"undo {self.name}")
+        return lambda: self.done.append(f"use {self.name} with {change.settings.ipv6_prefix}")
+
+    def reconfigure(self, settings: Settings) -> None:
+        self.done.append(f"{self.name} goes on with {settings.ipv6_prefix}")
+
+
+CHANGE = Changes(Settings(ipv6_prefix=128), frozenset({"ipv6_prefix"}), ())
+
+
+def test_nothing_is_changed_before_all_is_prepared() -> None:
+    done: list[str] = []
+    put_into_force = all_or_none([Part(done, "a"), Part(done, "b")], [Part(done, "c")], CHANGE)
+    assert done == ["prepare a", "prepare b"]
+    put_into_force()
+    assert done[2:] == ["use a with 128", "use b with 128", "c goes on with 128"]
+
+
+def test_one_part_that_cannot_leaves_nothing_of_the_others() -> None:
+    done: list[str] = []
+    with pytest.raises(OSError, match="no thread"):
+        all_or_none([Part(done, "a"), Part(done, "b", OSError("no thread"))], [Part(done, "c")], CHANGE)
+    assert done == ["prepare a", "undo a"]

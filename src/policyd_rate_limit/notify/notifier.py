@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.notify.alert import Alert
+from policyd_rate_limit.notify.channel import make_channels
 from policyd_rate_limit.notify.first_hits import FirstHits
 from policyd_rate_limit.notify.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import ExitStack
 
+    from policyd_rate_limit.config.changes import Changes
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.notify.channel import Channel
 
 STOP_SECONDS = 3.0
 """How long the end of the daemon waits for the last alerts."""
+
+_SETTINGS = ("notify_", "smtp_", "report_from")  # how the names of those begin that channels are made of
 
 
 class Notifier(Listener):
@@ -37,13 +43,23 @@ class Notifier(Listener):
 
     def configure(self, channels: Iterable[Channel], per_hour: int) -> None:
         """Send ``per_hour`` alerts in any hour at the most, on ``channels``. What waits goes where it was to."""
-        self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes
-        for outbox in self._outboxes:
-            outbox.stop()
-        self._first_hits.per_hour = per_hour
-        self._outboxes = [Outbox(channel) for channel in channels]
-        for outbox in self._outboxes:
+        outboxes = [Outbox(channel) for channel in channels]
+        for outbox in outboxes:
             outbox.start()
+        self._use(outboxes, per_hour)
+
+    def prepare(self, change: Changes, undo: ExitStack) -> Callable[[], None]:
+        """Make the channels that new settings ask for; what is returned has alerts go there.
+
+        ``undo`` lets go of them, should nothing come of it. Where no setting for alerts is another, nothing changes.
+        """
+        if not any(name.startswith(_SETTINGS) for name in change.changed):
+            return _leave
+        outboxes = [Outbox(channel) for channel in make_channels(change.settings)]
+        for outbox in outboxes:
+            outbox.start()
+            undo.callback(outbox.stop)
+        return partial(self._use, outboxes, change.settings.notify_max_per_hour)
 
     def wants(self, key: str, exceeded: Limit) -> bool:
         """See :meth:`policyd_rate_limit.domain.decision.Listener.wants`."""
@@ -63,3 +79,14 @@ class Notifier(Listener):
         end = time.monotonic() + STOP_SECONDS
         for outbox in (*self._ending, *self._outboxes):
             outbox.join(max(0.0, end - time.monotonic()))
+
+    def _use(self, outboxes: list[Outbox], per_hour: int) -> None:
+        self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes
+        for outbox in self._outboxes:
+            outbox.stop()
+        self._first_hits.per_hour = per_hour
+        self._outboxes = outboxes
+
+
+def _leave() -> None:
+    """Nothing changes."""

@@ -9,6 +9,7 @@ from policyd_rate_limit.domain.listener import Listener
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
 
@@ -16,16 +17,20 @@ if TYPE_CHECKING:
 class ReportedHits(Listener):
     """Is content with knowing who and which limit.
 
-    ``windows`` (seconds) are those whose limits are reported; they may be replaced at any time.
+    ``windows`` (seconds) are those whose limits are reported: ``hit`` is told of them.
     """
 
     def __init__(self, windows: Iterable[int], hit: Callable[[str, Limit], None]) -> None:
-        self.windows = frozenset(windows)
+        self._windows = frozenset(windows)
         self._hit = hit
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Count for the report that ``settings`` ask for."""
+        self._windows = frozenset(settings.report_limits if settings.report else ())
 
     def wants(self, key: str, exceeded: Limit) -> bool:
         """Count it; there is nothing more to be told of it."""
-        if exceeded.seconds in self.windows:
+        if exceeded.seconds in self._windows:
             self._hit(key, exceeded)
         return False
 

@@ -78,7 +78,7 @@ class ServiceManager:
         except OSError as error:
             if error.errno != errno.EAGAIN and not self._deaf:
                 self._deaf = True
-                _logger.warning("the service manager cannot be told anything: %s", error.strerror)
+                _logger.warning("cannot notify the service manager: %s", error.strerror)
         else:
             self._deaf = False
 
@@ -128,12 +128,12 @@ class Supervision:
             self._tell_status("READY=1")
 
     def reloading(self) -> None:
-        """The configuration is read anew; :meth:`ready` ends that."""
+        """The configuration is reloaded; :meth:`ready` ends that."""
         # With Type=notify-reload the time tells this reload from an earlier one.
         self._manager.tell(
             "RELOADING=1",
             f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}",
-            "STATUS=reading the configuration anew",
+            "STATUS=reloading the configuration",
         )
 
     def stopping(self) -> None:

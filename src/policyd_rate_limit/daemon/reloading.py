@@ -1,28 +1,70 @@
-"""Reading the configuration anew while the daemon serves: SIGHUP.
+"""Reloading the configuration while the daemon serves: SIGHUP.
 
-A file with a mistake in it changes nothing, and neither does one that cannot be read.
+A reload is a transaction. Whatever may fail is done before anything is changed: a file with a mistake in it changes
+nothing, and neither does one that cannot be read, or a driver that is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from policyd_rate_limit import config
 from policyd_rate_limit.config.changes import Changes, changes
 from policyd_rate_limit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.system.notify import Supervision
 
 _logger = logging.getLogger(__name__)
+
+
+class Reconfigured(Protocol):
+    """A part of the daemon to which new settings are no more than values."""
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Go on with ``settings``, from the next request on. Does not fail."""
+
+
+class Prepared(Protocol):
+    """A part of the daemon that needs something before it can go on with new settings."""
+
+    def prepare(self, change: Changes, undo: contextlib.ExitStack) -> Callable[[], None]:
+        """Make what is needed, and change nothing of what is in force; in a thread, where it may block.
+
+        ``undo`` lets go of it, should another part fail to prepare. What is returned puts it into force: in the event
+        loop, between two requests, and it does not fail.
+
+        :raises Exception: the configuration is to stay as it is.
+        """
+
+
+def all_or_none(
+    prepared: Iterable[Prepared], reconfigured: Iterable[Reconfigured], change: Changes
+) -> Callable[[], None]:
+    """Prepare what has to be prepared for ``change``; what is returned puts it into force, in the order of the parts.
+
+    :raises Exception: one of them cannot, and nothing is left of what the others have made.
+    """
+    with contextlib.ExitStack() as undo:
+        steps = [part.prepare(change, undo) for part in prepared]
+        undo.pop_all()
+    steps += (partial(part.reconfigure, change.settings) for part in reconfigured)
+
+    def put_into_force() -> None:
+        for step in steps:
+            step()
+
+    return put_into_force
 
 
 class Reloader:
@@ -47,7 +89,7 @@ class Reloader:
         self._task: asyncio.Task[None] | None = None
 
     def request(self) -> None:
-        """Read the configuration anew; once more, when that is being done already: the file may have changed since."""
+        """Reload the configuration; once more, when that is in progress already: the file may have changed since."""
         self._wanted = True
         if self._serving and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -79,15 +121,15 @@ class Reloader:
         except ConfigError as error:
             self._refuse(error)
         except Exception:
-            _logger.exception("the configuration stays as it was")
+            _logger.exception("reload failed: the configuration stays as it was")
         else:
             self.settings = change.settings
             for warning in (*warnings, *change.warnings):
                 _logger.warning("%s", warning)
             names = ", ".join(sorted(change.changed)) or "nothing"
-            _logger.info("the configuration has been read anew; changed: %s", names)
+            _logger.info("configuration reloaded; changed: %s", names)
             return ""
-        return time.strftime("the configuration could not be read anew at %Y-%m-%d %H:%M:%S")
+        return time.strftime("reload failed at %Y-%m-%d %H:%M:%S")
 
     def _read(self) -> tuple[Changes, tuple[str, ...], Callable[[], None]]:
         file = self.settings.config_file
@@ -98,7 +140,7 @@ class Reloader:
     def _refuse(self, error: ConfigError) -> None:
         for problem in error.problems:
             _logger.error("%s", problem)
-        _logger.error("the configuration stays as it was")
+        _logger.error("reload failed: the configuration stays as it was")
         file = self.settings.config_file
         if file and _is_forbidden(file):
             _logger.error(

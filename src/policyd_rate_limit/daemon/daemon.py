@@ -1,0 +1,206 @@
+"""The parts of the daemon, put together: they start in order, and end in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit import stores
+from policyd_rate_limit.daemon.policing import Policing
+from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.notify.channel import make_channels
+from policyd_rate_limit.notify.notifier import Notifier
+from policyd_rate_limit.observe.decisions import Decisions
+from policyd_rate_limit.observe.hits import ReportedHits
+from policyd_rate_limit.postfix.endpoint import endpoint
+from policyd_rate_limit.postfix.lists import asking
+from policyd_rate_limit.rules import make_rules
+from policyd_rate_limit.server import Server
+from policyd_rate_limit.service import Service
+from policyd_rate_limit.storage.engine.liveness import Pulse
+from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.pacing import Pace
+from policyd_rate_limit.storage.engine.worker import Worker
+from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.system import logs, signals, sockets
+from policyd_rate_limit.system.notify import Supervision
+from policyd_rate_limit.system.throttle import Throttle
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.observe.monitoring import Monitoring
+    from policyd_rate_limit.storage.engine.outage import Fallback
+    from policyd_rate_limit.system.notify import ServiceManager
+
+HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
+REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
+BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
+FIRST_OVERRIDES_SECONDS = 10.0  # at the most, to read the database before the first answer
+
+_logger = logging.getLogger(__name__)
+
+
+class Daemon:
+    """One daemon, of ``settings``; ``manager`` has started it.
+
+    It is made while everything can still be read: drivers are loaded, and what alerts need. Nothing is connected.
+
+    :raises ConfigError: a driver is not installed, or its options are wrong.
+    """
+
+    def __init__(self, settings: Settings, manager: ServiceManager) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._memory = Memory(Ledger(settings.max_ids), time.time)
+        self._rules = make_rules(settings)
+        self._store = stores.make_store(settings, self._rules, self._memory)
+        lookup = stores.make_lookup(settings)
+        longest = stores.longest_window(settings)
+        self._sql_limits = stores.make_sql_limits(settings, lookup, self._store, longest) if lookup else None
+        self._channels = make_channels(settings)
+        self._backend = stores.name(settings)
+        self._monitoring: Monitoring | None = None
+
+    def export(self, listener: socket.socket) -> None:
+        """Have metrics and health served on ``listener``, which listens."""
+        from policyd_rate_limit.observe.monitoring import Monitoring  # its package is for those who want metrics
+
+        self._monitoring = Monitoring(
+            listener, backend=self._backend, windows=lambda: self._memory.ledger.windows, dropped=logs.dropped
+        )
+
+    async def serve(self, listeners: Sequence[socket.socket]) -> None:
+        """Answer who asks on ``listeners`` until a signal says to stop; as the account that uses the database."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in signals.STOP_SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        policy_service = endpoint(sockets.address_of(listeners[0]))
+        notices = Notices(self._memory.shared_time)
+        fallback = stores.with_fallback(settings, self._store, self._memory, notices)
+        pulse = Pulse(fallback, settings.db_timeout)
+        worker = Worker(pulse, loop)
+        hits = ReportedHits((), notices.hit)
+        notifier = Notifier(os.uname().nodename, time.time)
+        decisions = Decisions(
+            worker.explain,
+            refused=Throttle(REFUSAL_SECONDS, loop.time),
+            listeners=[hits, notifier],
+            metrics=self._monitoring.metrics if self._monitoring else None,
+        )
+        policing = Policing(settings, self._rules, self._store, fallback, self._sql_limits, loop)
+        service = Service(
+            policing.policy,
+            worker.submit,
+            observer=decisions,
+            uncounted=Throttle(HINT_SECONDS, loop.time),
+            policy_service=policy_service,
+            clock=notices.clock,
+        )
+        policing.govern(service)
+        server = Server(
+            service, idle_seconds=settings.delay_to_close, bad_client=Throttle(BAD_CLIENT_SECONDS, loop.time)
+        )
+        worker.pace = Pace(server.clients)
+        hits.reconfigure(settings)
+        supervision = Supervision(self._manager, partial(self._status, fallback), pulse.alive)
+        parts = (_Log(decisions), hits, server, _Collector())
+        reloader = Reloader(settings, partial(all_or_none, (policing, notifier), parts), supervision)
+        loop.add_signal_handler(signal.SIGHUP, reloader.request)
+        notices.subscribe(lambda overrides: loop.call_soon_threadsafe(policing.heed, overrides))
+        signals.release()  # not later: threads and child processes inherit the mask
+
+        async with contextlib.AsyncExitStack() as running:
+            running.callback(signals.hold)  # a second one shall not cut the clearing up
+            if self._monitoring is not None:
+                running.push_async_callback(asyncio.to_thread, self._monitoring.stop)
+            running.push_async_callback(asyncio.to_thread, notifier.stop)
+            notifier.configure(self._channels, settings.notify_max_per_hour)
+            _calm_garbage_collection()
+            running.push_async_callback(worker.stop)
+            worker.start()
+            running.push_async_callback(policing.stop)
+            policing.start()
+            # Who is blocked stays so from the first request on; clients wait in the listening sockets' queues.
+            await _first_of(policing.has_begun, stop, FIRST_OVERRIDES_SECONDS)
+            running.push_async_callback(server.stop)
+            await server.start(listeners, sockets.BACKLOG)
+            if self._monitoring is not None:
+                self._monitoring.start(
+                    server, worker, fallback, most_connections=server.most_connections, alive=pulse.alive
+                )
+            _logger.info("ready; in main.cf: %s", asking(policy_service))
+            supervision.ready()
+            running.callback(reloader.stop)
+            reloader.start()
+            ticking = asyncio.create_task(_tick(supervision))
+            running.callback(ticking.cancel)
+            await stop.wait()
+            _logger.info("stopping")
+            supervision.stopping()
+        _logger.info("stopped")
+
+    def _status(self, fallback: Fallback) -> str:
+        """What the daemon does, in a few words."""
+        ids = len(self._memory.ledger.windows)
+        text = f"serving; {self._backend}; {ids:,} {'id' if ids == 1 else 'ids'}"
+        if fallback.away_since is not None:
+            since = time.localtime(time.time() - (time.monotonic() - fallback.away_since))
+            text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
+        return text
+
+
+class _Log:
+    """Where to is logged, and how much; ``decisions`` keep in mind whether they are."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Log as ``settings`` say."""
+        logs.configure(level=settings.least_severe, to=settings.log_to, form=settings.log_format)
+        self._decisions.heed_level()
+
+
+class _Collector:
+    """Python's garbage collector, which is to leave alone what lives long."""
+
+    def reconfigure(self, _: Settings) -> None:
+        """The new settings do, too."""
+        gc.freeze()
+
+
+async def _first_of(one: asyncio.Event, other: asyncio.Event, timeout: float) -> None:
+    """Wait for the first of two events, for ``timeout`` seconds at the most."""
+    waits = [asyncio.create_task(event.wait()) for event in (one, other)]
+    await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+async def _tick(supervision: Supervision) -> None:
+    while supervision.tick_seconds is not None:
+        await asyncio.sleep(supervision.tick_seconds)
+        supervision.tick()
+
+
+def _calm_garbage_collection() -> None:
+    """Keep the garbage collector from visiting all that lives long, again and again: that stalls every answer.
+
+    The windows are nothing that it visits, and what a request makes goes by reference counts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10_000)

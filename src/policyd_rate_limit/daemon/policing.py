@@ -1,0 +1,126 @@
+"""Who is limited, and how: the rules, the table of limits by id, the overrides, as reloads and commands change them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit import stores
+from policyd_rate_limit.rules import make_rules
+from policyd_rate_limit.service import Actions, Policy
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Sequence
+
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.config.changes import Changes
+    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.service import Service
+    from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.engine.outage import Fallback
+    from policyd_rate_limit.storage.log.store import LogStore
+    from policyd_rate_limit.storage.redis.store import RedisStore
+    from policyd_rate_limit.tables.sql import SqlLimits
+
+# The settings that the table of limits by id is read by.
+_OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
+
+
+class Policing:
+    """The policy in force, of which the store has to know how far back it looks.
+
+    ``rules`` and ``sql_limits`` are those of ``settings``. ``fallback`` decides for ``store`` while that is away.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        store: LogStore | RedisStore,
+        fallback: Fallback,
+        sql_limits: SqlLimits | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.policy = _policy(settings, rules, sql_limits)
+        self._store = store
+        self._fallback = fallback
+        self._sql_limits = sql_limits
+        self._loop = loop
+        self._service: Service | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.has_begun = asyncio.Event()  # to know of overrides
+
+    def govern(self, service: Service) -> None:
+        """It is ``service`` that answers by the policy."""
+        self._service = service
+
+    def start(self) -> None:
+        """Look limits up when somebody asks."""
+        if self._sql_limits is not None:
+            self._sql_limits.start(self._loop)
+
+    async def stop(self) -> None:
+        """End what looks limits up."""
+        if self._sql_limits is not None:
+            await self._sql_limits.stop()
+        await asyncio.gather(*self._retiring)
+
+    def heed(self, overrides: Sequence[Override]) -> None:
+        """These are the overrides in force now."""
+        assert self._service is not None  # noqa: S101 - govern() has been called
+        further = self._service.override(overrides)
+        # Not before: what is decided by the old limits may forget what has just been read for a longer window.
+        if further and self.has_begun.is_set():
+            self._store.look_back(further)
+        elif further:
+            self._store.need(further)
+        self.has_begun.set()
+
+    def prepare(self, change: Changes, undo: contextlib.ExitStack) -> Callable[[], None]:
+        """See :class:`policyd_rate_limit.daemon.reloading.Prepared`."""
+        settings = change.settings
+        rules = make_rules(settings, partial(time.sleep, 0))
+        lookup = stores.make_lookup(settings)
+        longest = stores.longest_window(settings)
+        further = rules.may_look_back_further(self.policy.rules) or (
+            lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
+        )
+        sql_limits = self._sql_limits
+        if change.changed & _OF_SQL_LIMITS:
+            sql_limits = stores.make_sql_limits(settings, lookup, self._store, longest) if lookup else None
+            if sql_limits is not None:
+                sql_limits.start(self._loop)
+                undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
+        policy = _policy(settings, rules, sql_limits)
+        return partial(self._put_into_force, policy, sql_limits, longest if further else 0)
+
+    def _put_into_force(self, policy: Policy, sql_limits: SqlLimits | None, further: int) -> None:
+        assert self._service is not None  # noqa: S101 - govern() has been called
+        if further:
+            # Before anybody is judged by the longer windows.
+            self._store.look_back(further)
+        # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
+        if policy.actions.away is None:
+            self._fallback.enforce(True)
+        self.policy = self._service.policy = policy
+        if policy.actions.away is not None:
+            self._fallback.enforce(False)
+        old, self._sql_limits = self._sql_limits, sql_limits
+        if old is not None and old is not sql_limits:
+            self._retire(old)
+
+    def _retire(self, sql_limits: SqlLimits) -> None:
+        """End it; who has asked it still gets an answer."""
+        retiring = self._loop.create_task(sql_limits.stop())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+
+def _policy(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> Policy:
+    actions = Actions(
+        settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
+    )
+    return Policy(rules, actions, settings.count_mode, sql_limits)
