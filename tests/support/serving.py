@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.server import DRAIN_SECONDS, Connection, Server
+from policyd_rate_limit.server.connection import Connection
+from policyd_rate_limit.server.server import DRAIN_SECONDS, Server
 from policyd_rate_limit.service import Asking, PolicyService
 from policyd_rate_limit.system.throttle import Throttle
 from support.wait import PATIENCE, until

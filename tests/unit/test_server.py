@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policyd_rate_limit import server as server_module
+from policyd_rate_limit.server import connection as connection_module
+from policyd_rate_limit.server import flow as flow_module
 from support.serving import messages, requested, serving
 from support.wait import until
 
@@ -79,7 +80,7 @@ async def test_a_request_in_pieces() -> None:
 
 
 async def test_beyond_the_bound_of_pipelined_requests_nothing_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_PIPELINED", 4)
+    monkeypatch.setattr(connection_module, "MAX_PIPELINED", 4)
 
     async with serving() as served:
         client = await served.connect()
@@ -103,7 +104,7 @@ async def test_beyond_the_bound_of_pipelined_requests_nothing_more_is_read(monke
 
 
 async def test_a_client_that_does_not_read_is_not_read_from_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_UNREAD", 20_000)
+    monkeypatch.setattr(flow_module, "MAX_UNREAD", 20_000)
     long = "x" * 10_000
 
     async with serving() as served:
@@ -115,9 +116,9 @@ async def test_a_client_that_does_not_read_is_not_read_from_until_it_does(monkey
         sent = 0
 
         def taken() -> bool:
-            return connection._unread or len(served.service.asked) == sent
+            return connection._flow.writing_paused or len(served.service.asked) == sent
 
-        while not connection._unread:
+        while not connection._flow.writing_paused:
             await client.ask("flood")
             sent += 1
             assert sent < 1000

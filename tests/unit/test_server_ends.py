@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from policyd_rate_limit.server import Server
+from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.system.throttle import Throttle
 from support.serving import IDLE, Service, messages, requested, serving
 from support.wait import until

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from policyd_rate_limit import server as server_module
-from policyd_rate_limit.server import SPARE_FILES
+from policyd_rate_limit.server import acceptor as acceptor_module
+from policyd_rate_limit.server import connection as connection_module
+from policyd_rate_limit.server import server as server_module
+from policyd_rate_limit.server import turns as turns_module
+from policyd_rate_limit.server.server import SPARE_FILES
 from policyd_rate_limit.sharing import Sharer
 from policyd_rate_limit.system import peers
 from support.serving import Client, ServerWithClients, messages, requested, serving
@@ -125,7 +128,7 @@ async def test_places_are_as_many_as_there_are_descriptors(
 async def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers, number: int
 ) -> None:
-    monkeypatch.setattr(server_module, "ACCEPT_REST_SECONDS", 0.01)
+    monkeypatch.setattr(acceptor_module, "ACCEPT_REST_SECONDS", 0.01)
 
     async with serving() as served:
         served.service.at_once = lambda name: name
@@ -149,8 +152,9 @@ async def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
         failing = Failing()
         loop = asyncio.get_running_loop()
         loop.remove_reader(served.listener.fileno())
-        served.server._listeners[:] = [failing]  # type: ignore[list-item]  # as much of a socket as it needs
-        served.server._listen(failing)  # type: ignore[arg-type]
+        acceptor = served.server._acceptor
+        acceptor._listeners[:] = [failing]  # type: ignore[list-item]  # as much of a socket as it needs
+        acceptor._listen(failing)  # type: ignore[arg-type]
         peers_.next = "postfix"
         client = await served.connect_in_vain()
         await answered(client)
@@ -163,8 +167,8 @@ async def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
 async def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
     monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 4)
-    monkeypatch.setattr(server_module, "MAX_PIPELINED", 3)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(connection_module, "MAX_PIPELINED", 3)
 
     async with serving() as served:
         attackers = await peers_.connect(served, "attacker", 3)
@@ -200,7 +204,7 @@ async def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
     monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
     """Also where all is answered at once, so that nothing is ever in flight."""
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 2)
 
     async with serving() as served:
         served.service.at_once = lambda name: name
@@ -215,12 +219,12 @@ async def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
             await until(lambda: len(served.service.asked) == 9)
             assert served.service.asked.index("good") <= 4
             await served.settled()
-            assert served.server.at_once > 0  # who asks now does not have to wait
+            assert served.server.turns._at_once > 0  # who asks now does not have to wait
 
 
 @pytest.mark.parametrize("end", ["reset", "half closed", "fails", "no answer"])
 async def test_nothing_stays_in_flight_of_who_is_gone(monkeypatch: pytest.MonkeyPatch, peers_: Peers, end: str) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 3)
 
     async with serving() as served:
         [client] = await peers_.connect(served, "a")
@@ -255,7 +259,7 @@ async def test_nothing_stays_in_flight_of_who_is_gone(monkeypatch: pytest.Monkey
 async def test_what_waited_for_its_turn_at_the_end_of_the_requests_is_given_up_as_all_else(
     monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 1)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 1)
 
     async with serving() as served:
         [client] = await peers_.connect(served, "a")
@@ -280,7 +284,7 @@ async def answered_by_x(*clients: Client) -> None:
 async def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
     monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 2)
 
     async with serving() as served:
         clients = await peers_.connect(served, "postfix", 5)
@@ -356,7 +360,7 @@ async def test_who_sends_without_end_is_read_by_turns(monkeypatch: pytest.Monkey
 async def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loop(
     monkeypatch: pytest.MonkeyPatch, peers_: Peers
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_IN_FLIGHT", 16)
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 16)
 
     async with serving() as served:
         clients = await peers_.connect(served, "attacker", 12)

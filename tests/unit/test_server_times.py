@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from policyd_rate_limit import server as server_module
-from policyd_rate_limit.server import PARTIAL_REQUEST_SECONDS
+from policyd_rate_limit.server import flow as flow_module
+from policyd_rate_limit.server.connection import PARTIAL_REQUEST_SECONDS
 from support.serving import IDLE, messages, requested, serving
 from support.wait import until
 
@@ -16,7 +16,7 @@ from support.wait import until
 async def test_a_client_that_never_reads_is_closed_when_it_is_idle(
     monkeypatch: pytest.MonkeyPatch, unread: int
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_UNREAD", unread)
+    monkeypatch.setattr(flow_module, "MAX_UNREAD", unread)
 
     async with serving() as served:
         served.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)

@@ -23,7 +23,7 @@ from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.postfix.endpoint import endpoint
 from policyd_rate_limit.postfix.lists import asking
 from policyd_rate_limit.rules import make_rules
-from policyd_rate_limit.server import Server
+from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.engine.liveness import Pulse
 from policyd_rate_limit.storage.engine.mailbox import Notices

@@ -13,7 +13,7 @@ import uvloop
 
 from policyd_rate_limit import stores
 from policyd_rate_limit.daemon.daemon import Daemon
-from policyd_rate_limit.server import MAX_CONNECTIONS
+from policyd_rate_limit.server.server import MAX_CONNECTIONS
 from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
 from policyd_rate_limit.system.notify import ServiceManager

@@ -26,7 +26,7 @@ PREFIX = "policyd_rate_limit_"
 
 
 class Server(Protocol):
-    """:class:`policyd_rate_limit.server.Server`, as far as it is watched. ``now``: when its loop has turned last."""
+    """:class:`policyd_rate_limit.server.server.Server`, as far as it is watched. ``now``: its loop has turned last."""
 
     now: float
     accepted: int
