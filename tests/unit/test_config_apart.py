@@ -70,7 +70,17 @@ def test_where_no_process_can_be_started_it_is_read_here(
     assert config.load_apart(tmp_path / "x.yaml").settings.ipv6_prefix == 77
 
 
-@pytest.mark.parametrize("program", ["import os; os.kill(os.getpid(), 9)", "print('no pickle')", "raise SystemExit(3)"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os; os.kill(os.getpid(), 9)",
+        "print('no JSON')",
+        "print(3)",
+        "print('[1, 2, 3, 4, 5, 6]')",
+        "print('[null, [], {}, {}, 7]')",
+        "raise SystemExit(3)",
+    ],
+)
 def test_a_process_that_dies_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr(apart, "_PROGRAM", program)
     (problem,) = problems(config.load_apart, tmp_path / "x.yaml")

@@ -10,19 +10,21 @@ import contextlib
 import json
 import logging
 import os
-import pickle
 import resource
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from policyd_rate_limit.config.loading import Configuration, load
 from policyd_rate_limit.config.schema import Settings
-from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.config.wire import from_text, to_text
 from policyd_rate_limit.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.domain.limits import Limits
 
 READ_SECONDS = 120.0
 """How long the process may take."""
@@ -65,7 +67,7 @@ def load_apart(path: Path | None) -> Configuration:
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         with process.stdout as answers:
             return _received(answers)
-    except (EOFError, pickle.UnpicklingError):
+    except (EOFError, TypeError, ValueError):
         status = process.wait()
         file = "configuration" if path is None else str(path)
         found = f"a process that ended with status {status}"
@@ -85,35 +87,40 @@ def answer(path: str) -> None:
         settings, warnings = load(Path(path) if path else None)
     except ConfigError as error:
         problems = [(one.file, one.line, one.setting, one.expected, one.found) for one in error.problems]
-        pickle.dump((problems, error.warnings), out)
+        _write(out, (problems, error.warnings))
     else:
         values = {name: getattr(settings, name) for name in Settings.model_fields}
-        ids = [(name, _plain(limits)) for name, limits in values.pop("limits_by_id").items()]
-        pickle.dump((None, warnings, values, dict(settings.broken), len(ids)), out)
+        ids = list(values.pop("limits_by_id").items())
+        _write(out, (None, warnings, values, dict(settings.broken), len(ids)))
         for start in range(0, len(ids), IDS_AT_ONCE):
-            pickle.dump(ids[start : start + IDS_AT_ONCE], out)
+            _write(out, ids[start : start + IDS_AT_ONCE])
     out.flush()
     os._exit(0)  # with nothing put away: the memory goes all at once
 
 
 def _received(answers: IO[bytes]) -> Configuration:
     """What :func:`answer` has written. Raises ConfigError, and EOFError when it did not get to the end."""
-    problems, warnings, *rest = pickle.load(answers)  # noqa: S301 - of this very program
+    problems, warnings, *rest = _read(answers)
     if problems is not None:
         raise ConfigError([Problem(*one) for one in problems], warnings)
     values, broken, count = rest
     by_id: dict[str, Limits] = {}
-    same: dict[tuple[tuple[int, int], ...], Limits] = {}
+    same: dict[Limits, Limits] = {}
     while len(by_id) < count:
-        for name, plain in pickle.load(answers):  # noqa: S301 - as above
-            limits = same.get(plain)
-            if limits is None:
-                limits = same[plain] = tuple(Limit(*pair) for pair in plain)
-            by_id[name] = limits
+        for name, limits in _read(answers):
+            by_id[name] = same.setdefault(limits, limits)
         time.sleep(0)  # lets go of the interpreter
     settings: Any = Settings.model_construct(**values, limits_by_id=by_id)
     return Configuration(settings.with_broken(broken), tuple(warnings))
 
 
-def _plain(limits: Limits) -> tuple[tuple[int, int], ...]:
-    return tuple((limit.maximum, limit.seconds) for limit in limits)
+def _write(out: IO[bytes], value: object) -> None:
+    out.write(to_text(value).encode() + b"\n")
+
+
+def _read(answers: IO[bytes]) -> Any:
+    """The next value that was written. Raises EOFError when there is none, ValueError when it is no value."""
+    line = answers.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return from_text(line)

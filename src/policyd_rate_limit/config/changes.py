@@ -9,7 +9,8 @@ from policyd_rate_limit.config.kinds import PERMISSION
 from policyd_rate_limit.config.schema import SETTINGS
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.config.schema import Setting, Settings
+    from policyd_rate_limit.config.schema import Settings
+    from policyd_rate_limit.config.setting import Setting
 
 LONGEST_SHOWN = 200
 """The most characters of a value in a warning."""

@@ -1,4 +1,4 @@
-"""Every setting, declared once: type, default, bounds, unit, whether a reload changes it or it is secret, prose.
+"""Every setting, declared once.
 
 The sample files, the documentation's table of settings and the messages about wrong values are made from this.
 """
@@ -6,11 +6,10 @@ The sample files, the documentation's table of settings and the messages about w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from policyd_rate_limit.config.kinds import (
     ACTION,
@@ -45,6 +44,7 @@ from policyd_rate_limit.config.kinds import (
     unset_or,
     whole,
 )
+from policyd_rate_limit.config.setting import declared, setting
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.domain.limits import Limits
 
@@ -57,64 +57,6 @@ OLD_NAMES = {"limited_netword": "limited_networks"}
 _DAY = 86400
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is known of one setting beside its value."""
-
-    name: str
-    default: Any
-    kind: Kind
-    prose: str
-    unit: str
-    reload: bool
-    secret: bool
-    may_be_empty: bool
-    reporting: bool
-    heading: str
-    sample: Any = None
-
-    @property
-    def sampled(self) -> Any:
-        """Its value in the sample files: the default, unless another one is better for whoever begins today."""
-        return self.default if self.sample is None else self.sample
-
-
-def _setting(
-    default: object,
-    prose: str,
-    *,
-    unit: str = "",
-    reload: bool = False,
-    secret: bool = False,
-    may_be_empty: bool = False,
-    reporting: bool = False,
-    heading: str = "",
-    sample: object = None,
-) -> Any:
-    """Declare a setting.
-
-    ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
-    that gives it no value leaves it at its default. ``reporting``: it concerns the report or the alerts alone, so
-    that a mistake in it fails only those. ``heading``: begins a part of the sample files. ``sample``: the value there,
-    where that is not the default.
-    """
-    about = {
-        "unit": unit,
-        "reload": reload,
-        "secret": secret,
-        "may_be_empty": may_be_empty,
-        "reporting": reporting,
-        "heading": heading,
-        "sample": sample,
-    }
-    return Field(
-        default,
-        description=" ".join(prose.split()),
-        repr=not secret,
-        json_schema_extra=about,  # type: ignore[arg-type]  # dict is invariant, and all of these are JSON
-    )
-
-
 class Settings(BaseModel):
     """The configuration. Without arguments: the defaults.
 
@@ -123,7 +65,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
-    debug: Annotated[bool, FLAG] = _setting(
+    debug: Annotated[bool, FLAG] = setting(
         True,
         """
         Log each request and each decision. Off: who runs into a limit, once a minute for each id, and what is
@@ -132,7 +74,7 @@ class Settings(BaseModel):
         reload=True,
         heading="The process",
     )
-    log_to: Annotated[str, LOG_TO] = _setting(
+    log_to: Annotated[str, LOG_TO] = setting(
         "stderr",
         """
         Where the log of the daemon goes: stderr, syslog (facility mail), or journald, where each field of a line
@@ -140,12 +82,12 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    log_format: Annotated[str, LOG_FORMAT] = _setting(
+    log_format: Annotated[str, LOG_FORMAT] = setting(
         "text",
         "The form of its lines: text, with decisions as key=value, or json.",
         reload=True,
     )
-    log_level: Annotated[str | None, unset_or(LOG_LEVEL)] = _setting(
+    log_level: Annotated[str | None, unset_or(LOG_LEVEL)] = setting(
         None,
         """
         The least severe of what is logged: debug (each decision), info (refusals), warning or error. Unset:
@@ -153,7 +95,7 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    metrics_address: Annotated[str | tuple[str, int] | None, unset_or(LISTEN_ADDRESS)] = _setting(
+    metrics_address: Annotated[str | tuple[str, int] | None, unset_or(LISTEN_ADDRESS)] = setting(
         None,
         """
         Where metrics for Prometheus are served, at /metrics, and the state of health, at /healthz: [ip, port], such
@@ -161,22 +103,22 @@ class Settings(BaseModel):
         read. Unset: nowhere.
         """,
     )
-    user: Annotated[str, LINE] = _setting(
+    user: Annotated[str, LINE] = setting(
         "policyd-rate-limit",
         "The user to become when started as root.",
     )
-    group: Annotated[str, LINE] = _setting(
+    group: Annotated[str, LINE] = setting(
         "policyd-rate-limit",
         "The group to become when started as root.",
     )
-    pidfile: Annotated[str, PATH] = _setting(
+    pidfile: Annotated[str, PATH] = setting(
         "/var/run/policyd-rate-limit/policyd-rate-limit.pid",
         """
         Where the daemon writes its process id. The directory is made, for the user above, when it is missing.
         """,
     )
 
-    backend: Annotated[int | str, BACKEND] = _setting(
+    backend: Annotated[int | str, BACKEND] = setting(
         SQLITE_DB,
         """
         The database that keeps the counts: 0 or sqlite, 1 or mysql, 2 or postgresql, or redis. The options of
@@ -184,36 +126,36 @@ class Settings(BaseModel):
         """,
         heading="The database",
     )
-    sqlite_config: Annotated[dict[str, Any], SQLITE_OPTIONS] = _setting(
+    sqlite_config: Annotated[dict[str, Any], SQLITE_OPTIONS] = setting(
         {"database": f"{STATE_DIRECTORY}/db.sqlite3"},
         "The SQLite database: the path of its file.",
         secret=True,
         may_be_empty=True,
     )
-    mysql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = _setting(
+    mysql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = setting(
         {"user": "username", "passwd": "*****", "db": "database", "host": "localhost", "charset": "utf8"},
         "How to connect to MySQL or MariaDB: the keyword arguments of MySQLdb.connect.",
         secret=True,
         may_be_empty=True,
     )
-    pgsql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = _setting(
+    pgsql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = setting(
         {"database": "database", "user": "username", "password": "*****", "host": "localhost"},
         "How to connect to PostgreSQL: the keyword arguments of psycopg2.connect.",
         secret=True,
         may_be_empty=True,
     )
-    redis_config: Annotated[dict[str, Any], REDIS_OPTIONS] = _setting(
+    redis_config: Annotated[dict[str, Any], REDIS_OPTIONS] = setting(
         {"url": "redis://localhost:6379/0"},
         "How to connect to Redis or Valkey: its url, and cluster: true where it is a Cluster.",
         secret=True,
         may_be_empty=True,
     )
-    db_timeout: Annotated[float, seconds(0, 60)] = _setting(
+    db_timeout: Annotated[float, seconds(0, 60)] = setting(
         2.0,
         "How long the database may take before it counts as being away.",
         unit="seconds",
     )
-    db_error_action: Annotated[str | None, unset_or(ACTION)] = _setting(
+    db_error_action: Annotated[str | None, unset_or(ACTION)] = setting(
         None,
         """
         The answer while the database is away: an action of access(5). Unset, the limits stay enforced from
@@ -221,19 +163,19 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    journal_directory: Annotated[str | None, unset_or(PATH)] = _setting(
+    journal_directory: Annotated[str | None, unset_or(PATH)] = setting(
         None,
         f"""
         The directory of the journal of what is admitted while the database is away. Unset: the directory of
         the SQLite database, and {STATE_DIRECTORY} for the other databases.
         """,
     )
-    journal_size: Annotated[int, whole(1 << 20, 1 << 40)] = _setting(
+    journal_size: Annotated[int, whole(1 << 20, 1 << 40)] = setting(
         32 << 20,
         "The most that the journal may hold.",
         unit="bytes",
     )
-    max_ids: Annotated[int, whole(1, 1_000_000_000)] = _setting(
+    max_ids: Annotated[int, whole(1, 1_000_000_000)] = setting(
         2_000_000,
         """
         The most ids that have a counter of their own in memory. Ids beyond it share some counters, so that
@@ -241,7 +183,7 @@ class Settings(BaseModel):
         """,
     )
 
-    SOCKET: Annotated[str | tuple[str, int], LISTEN_ADDRESS] = _setting(
+    SOCKET: Annotated[str | tuple[str, int], LISTEN_ADDRESS] = setting(
         "/var/spool/postfix/ratelimit/policy",
         """
         Where Postfix connects: the path of a UNIX socket, whose directory is made, for the user above, when
@@ -250,12 +192,12 @@ class Settings(BaseModel):
         """,
         heading="The connection with Postfix",
     )
-    socket_permission: Annotated[int, PERMISSION] = _setting(
+    socket_permission: Annotated[int, PERMISSION] = setting(
         0o666,
         "The permissions of the UNIX socket, unless systemd has made it.",
         may_be_empty=True,
     )
-    delay_to_close: Annotated[float, seconds(0, LONGEST_DELAY)] = _setting(
+    delay_to_close: Annotated[float, seconds(0, LONGEST_DELAY)] = setting(
         300,
         "How long a connection may be idle before it is closed.",
         unit="seconds",
@@ -263,7 +205,7 @@ class Settings(BaseModel):
         may_be_empty=True,
     )
 
-    limits: Annotated[Limits, LIMITS] = _setting(
+    limits: Annotated[Limits, LIMITS] = setting(
         ((10, 60), (150, _DAY)),
         """
         At most so many mails in any so many seconds, every pair at once. [10, 60] may also be written as
@@ -272,7 +214,7 @@ class Settings(BaseModel):
         reload=True,
         heading="The limits",
     )
-    limits_by_id: Annotated[dict[str, Limits], LIMITS_BY_ID] = _setting(
+    limits_by_id: Annotated[dict[str, Limits], LIMITS_BY_ID] = setting(
         {},
         """
         Limits of single ids, in place of those above. An id is a SASL user or a sender, in upper or lower
@@ -282,7 +224,7 @@ class Settings(BaseModel):
         reload=True,
         may_be_empty=True,
     )
-    sql_limits_by_id: Annotated[str, QUERY] = _setting(
+    sql_limits_by_id: Annotated[str, QUERY] = setting(
         "",
         """
         A query of the database in use, with one placeholder for the id (? for SQLite, %s for the others), that
@@ -291,42 +233,42 @@ class Settings(BaseModel):
         reload=True,
         may_be_empty=True,
     )
-    sql_limits_ttl: Annotated[float, seconds(0, _DAY)] = _setting(
+    sql_limits_ttl: Annotated[float, seconds(0, _DAY)] = setting(
         60,
         "How long the result of that query is used before it is asked again.",
         unit="seconds",
         reload=True,
     )
-    limit_by_sasl: Annotated[bool, FLAG] = _setting(
+    limit_by_sasl: Annotated[bool, FLAG] = setting(
         True,
         "Charge the SASL user.",
         reload=True,
     )
-    limit_by_sender: Annotated[bool, FLAG] = _setting(
+    limit_by_sender: Annotated[bool, FLAG] = setting(
         False,
         "Where there is no SASL user to charge: charge the envelope sender.",
         reload=True,
     )
-    limit_by_ip: Annotated[bool, FLAG] = _setting(
+    limit_by_ip: Annotated[bool, FLAG] = setting(
         False,
         """
         Where there is neither to charge: charge the address of the client, when it lies in limited_networks.
         """,
         reload=True,
     )
-    limited_networks: Annotated[tuple[str, ...], NETWORKS] = _setting(
+    limited_networks: Annotated[tuple[str, ...], NETWORKS] = setting(
         (),
         "The networks, in CIDR notation, whose addresses are limited. Empty: none; 0.0.0.0/0 and ::/0: all.",
         reload=True,
         may_be_empty=True,
     )
-    ipv6_prefix: Annotated[int, whole(1, 128)] = _setting(
+    ipv6_prefix: Annotated[int, whole(1, 128)] = setting(
         64,
         "IPv6 clients whose addresses begin with the same so many bits are one client.",
         unit="bits",
         reload=True,
     )
-    count_mode: Annotated[int | None, unset_or(COUNT_MODE)] = _setting(
+    count_mode: Annotated[int | None, unset_or(COUNT_MODE)] = setting(
         None,
         """
         What is counted. Unset: each recipient of a mail once, whichever of smtpd_recipient_restrictions,
@@ -337,21 +279,21 @@ class Settings(BaseModel):
         reload=True,
     )
 
-    success_action: Annotated[str, ACTION] = _setting(
+    success_action: Annotated[str, ACTION] = setting(
         "dunno",
         "The answer within the limits: any action of access(5).",
         reload=True,
         may_be_empty=True,
         heading="The answers",
     )
-    fail_action: Annotated[str, ACTION] = _setting(
+    fail_action: Annotated[str, ACTION] = setting(
         "defer_if_permit Rate limit reach, retry later",
         "The answer beyond a limit: any action of access(5).",
         reload=True,
         may_be_empty=True,
         sample="defer_if_permit Rate limit reached, retry later",
     )
-    block_action: Annotated[str, ACTION] = _setting(
+    block_action: Annotated[str, ACTION] = setting(
         "reject 5.7.1 Sending mail is blocked for this account",
         """
         The answer to whom the command block has blocked: any action of access(5). A permanent refusal, so that clients
@@ -360,14 +302,14 @@ class Settings(BaseModel):
         reload=True,
     )
 
-    report: Annotated[bool, FLAG] = _setting(
+    report: Annotated[bool, FLAG] = setting(
         False,
         "Mail a report on who ran into a limit, each time --clean is called.",
         reload=True,
         reporting=True,
         heading="The report",
     )
-    report_from: Annotated[str | None, unset_or(SENDER)] = _setting(
+    report_from: Annotated[str | None, unset_or(SENDER)] = setting(
         None,
         """
         The address that the report and the alerts come from. Unset: policyd-rate-limit at this host, with the null
@@ -376,20 +318,20 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = _setting(
+    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = setting(
         None,
         "The address that the report goes to, or a list of them. To be set where report is on.",
         reload=True,
         reporting=True,
     )
-    report_subject: Annotated[str, LINE] = _setting(
+    report_subject: Annotated[str, LINE] = setting(
         "policyd-rate-limit report",
         "The subject of the report.",
         reload=True,
         reporting=True,
         may_be_empty=True,
     )
-    report_limits: Annotated[tuple[int, ...], PERIODS] = _setting(
+    report_limits: Annotated[tuple[int, ...], PERIODS] = setting(
         (_DAY,),
         "The periods of the limits that are reported.",
         unit="seconds",
@@ -397,20 +339,20 @@ class Settings(BaseModel):
         reporting=True,
         may_be_empty=True,
     )
-    report_only_if_needed: Annotated[bool, FLAG] = _setting(
+    report_only_if_needed: Annotated[bool, FLAG] = setting(
         True,
         "Mail no report when nobody ran into a limit.",
         reload=True,
         reporting=True,
     )
-    smtp_server: Annotated[tuple[str, int], SERVER] = _setting(
+    smtp_server: Annotated[tuple[str, int], SERVER] = setting(
         ("localhost", 25),
         "The SMTP server that takes the report and the alerts.",
         reload=True,
         reporting=True,
         may_be_empty=True,
     )
-    smtp_starttls: Annotated[bool, FLAG] = _setting(
+    smtp_starttls: Annotated[bool, FLAG] = setting(
         False,
         """
         Speak TLS with that server, whose certificate is verified; to be set where there are credentials.
@@ -418,7 +360,7 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    smtp_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
+    smtp_ca_file: Annotated[str | None, unset_or(PATH)] = setting(
         None,
         """
         A file, in PEM, of the certificate authorities that may vouch for that server. Unset: those that the
@@ -427,7 +369,7 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = _setting(
+    smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = setting(
         None,
         "[user, password] for that server, or nothing.",
         reload=True,
@@ -435,7 +377,7 @@ class Settings(BaseModel):
         secret=True,
     )
 
-    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = _setting(
+    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = setting(
         None,
         """
         The address, or a list of them, that gets a mail at once when somebody runs into a limit, from
@@ -445,7 +387,7 @@ class Settings(BaseModel):
         reporting=True,
         heading="Alerts",
     )
-    notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = _setting(
+    notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = setting(
         None,
         """
         A program and its arguments, run without a shell for each alert, which it reads as JSON from its
@@ -454,14 +396,14 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    notify_url: Annotated[str | None, unset_or(URL)] = _setting(
+    notify_url: Annotated[str | None, unset_or(URL)] = setting(
         None,
         "Where each alert goes as JSON, by POST.",
         reload=True,
         reporting=True,
         secret=True,
     )
-    notify_secret: Annotated[str | None, unset_or(SECRET)] = _setting(
+    notify_secret: Annotated[str | None, unset_or(SECRET)] = setting(
         None,
         """
         What signs these, as Standard Webhooks have it: whsec_ and the key in base64, or text that is the key.
@@ -470,7 +412,7 @@ class Settings(BaseModel):
         reporting=True,
         secret=True,
     )
-    notify_ca_file: Annotated[str | None, unset_or(PATH)] = _setting(
+    notify_ca_file: Annotated[str | None, unset_or(PATH)] = setting(
         None,
         """
         A file, in PEM, of the certificate authorities that may vouch for the server of notify_url. Unset: those
@@ -479,14 +421,14 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    notify_max_per_hour: Annotated[int, whole(1, 100_000)] = _setting(
+    notify_max_per_hour: Annotated[int, whole(1, 100_000)] = setting(
         20,
         "The most alerts in any hour; the next one says which there would have been.",
         reload=True,
         reporting=True,
     )
 
-    config_file: Annotated[str | None, unset_or(Kind("a path", str))] = _setting(
+    config_file: Annotated[str | None, unset_or(Kind("a path", str))] = setting(
         None,
         "The path of the configuration file in use. It is set by itself.",
         reload=True,
@@ -527,15 +469,5 @@ class Settings(BaseModel):
         return Path(STATE_DIRECTORY)
 
 
-def _declared() -> dict[str, Setting]:
-    """The declarations of :class:`Settings`, as pydantic keeps them."""
-    declared = {}
-    for name, field in Settings.model_fields.items():
-        kind = next(item for item in field.metadata if isinstance(item, Kind))
-        about: Any = field.json_schema_extra
-        declared[name] = Setting(name, field.default, kind, field.description or "", **about)
-    return declared
-
-
-SETTINGS = _declared()
+SETTINGS = declared(Settings)
 """Every setting by its name, in the order of the documentation."""

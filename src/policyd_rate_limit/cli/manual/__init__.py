@@ -18,7 +18,8 @@ from policyd_rate_limit import __version__
 from policyd_rate_limit.cli import command as program
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.config.samples import spell_default
-from policyd_rate_limit.config.schema import SETTINGS, Setting
+from policyd_rate_limit.config.schema import SETTINGS
+from policyd_rate_limit.config.setting import Setting
 from policyd_rate_limit.system.logs import NAME
 
 TEMPLATES = Path(__file__).parent

@@ -16,7 +16,7 @@ from policyd_rate_limit.config.schema import SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policyd_rate_limit.config.schema import Setting
+    from policyd_rate_limit.config.setting import Setting
 
 DIRECTORY = Path(__file__).parent
 """Where the sample files lie."""
