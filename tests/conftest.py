@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from support import reruns
+from support.dealing import deal
 from support.examples import load_profile
 from support.programs import require_root
 
@@ -21,6 +22,7 @@ pytest_configure = reruns.pytest_configure
 pytest_terminal_summary = reruns.pytest_terminal_summary
 
 
+@pytest.hookimpl(trylast=True)  # when what is not to run has been left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes long begins first, so that all processes that run tests end at about the same time."""
 
@@ -29,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return int(marker.args[0]) if marker else 0
 
     reruns.pytest_collection_modifyitems(config, items)
-    items.sort(key=seconds, reverse=True)
+    items[:] = deal(items, seconds, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def pytest_sessionstart() -> None:

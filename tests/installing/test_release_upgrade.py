@@ -24,7 +24,8 @@ CONFIGURATION = f"limits: [{LIMIT}/1d]\nfail_action: {REFUSAL}\n"  # an upgrade 
 APT = "apt-get --yes --no-download --option Dpkg::Options::=--force-confold"
 
 
-def test_the_package_stays_and_limits(upgradable: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
+# The package is built first: another process makes the Debian meanwhile.
+def test_the_package_stays_and_limits(packages: Path, upgradable: Path, machine: Machine, tmp_path: Path) -> None:
     root = machine(upgradable, SYSTEMD)
     root.path("/etc/policyd-rate-limit.yaml").write_text(CONFIGURATION)
     install(root, the_package(packages), tmp_path)
