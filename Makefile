@@ -42,23 +42,24 @@ help: ## say what there is
 run: venv ## start the daemon in the foreground, with packaging/development.yaml
 	@.venv/bin/python packaging/run.py
 
-# What needs nothing but a processor runs beside the compiler of C.
+# What needs nothing but a processor runs beside the compiler of C, for which the others would wait: it goes first.
 .PHONY: test
 test: test-packages test-venv ## install what the tests need, then all checks and all tests; ONLY=tests/unit: those
-	@$(MAKE) --no-print-directory --jobs --output-sync check test-domain test-compiled collected $(OLD_VERSION) $(OLD_TESTS)
+	@$(MAKE) --no-print-directory --jobs --output-sync BESIDE='nice -n 10' \
+	  check test-domain test-compiled collected $(OLD_VERSION) $(OLD_TESTS)
 	$(if $(ALONE),$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ALONE))
 	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
 
 # To find the tests leaves them compiled, which each of the processes that run them would do for itself.
 .PHONY: collected
 collected: test-venv
-	@found=$$(.venv/bin/pytest --quiet --collect-only $(ONLY)) || { echo "$$found"; exit 1; }
+	@found=$$($(BESIDE) .venv/bin/pytest --quiet --collect-only $(ONLY)) || { echo "$$found"; exit 1; }
 
 # Looking at each line takes three times as long: that is done only where every one must be covered.
 .PHONY: test-domain
 test-domain: test-venv
 	@rm -f .coverage .coverage.*
-	.venv/bin/pytest --numprocesses $$(nproc) --dist worksteal tests/unit/domain --cov --cov-report=
+	$(BESIDE) .venv/bin/pytest --numprocesses $$(nproc) --dist worksteal tests/unit/domain --cov --cov-report=
 	.venv/bin/coverage report --include='$(DOMAIN)/*' --fail-under=100
 
 # With the stubs of the tests in place of compiled classes, not every module can be tested so.
@@ -116,10 +117,10 @@ $(COMPILED): pyproject.toml packaging/compile_hook.py packaging/make-compiled.sh
 
 .PHONY: check
 check: test-venv ## static checks: ruff, mypy, import-linter
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/lint-imports --verbose
+	$(BESIDE) .venv/bin/ruff check
+	$(BESIDE) .venv/bin/ruff format --check
+	$(BESIDE) .venv/bin/mypy
+	$(BESIDE) .venv/bin/lint-imports --verbose
 
 # TARGETS=... names some of tests/fuzz/targets, FUZZ_SECONDS how long each is fed, once not compiled and once compiled.
 FUZZ_SECONDS := 300
