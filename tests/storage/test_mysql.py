@@ -337,7 +337,9 @@ def test_every_kind_of_binary_log_will_do(logs: MariadbLogs, server: MariadbServ
             log.begin(TIMEOUT)
             log.redate(5)
             log.commit()
+            assert {row.date for _, row in read(logs.open())} == {5}
             log.clean(1 << 40, TIMEOUT)
+            assert not any(row.size for _, row in read(logs.open()))
     finally:
         server.stop()
         server.start()

@@ -110,6 +110,7 @@ def test_by_a_dsn(logs: PostgresqlLogs) -> None:
     )
     append(log, record(1))
     log.close()
+    assert logs.execute("SELECT count(*) FROM policyd_batch") == [(1,)]
 
 
 def test_the_certificate_of_the_server_is_verified_as_asked(logs: PostgresqlLogs, tmp_path: pathlib.Path) -> None:

@@ -54,7 +54,7 @@ class Keen(Listener):
         self.told.append(decision)
 
 
-class World:
+class Deciding:
     """Decisions, with a clock for their throttle, and a store that explains at once, or later."""
 
     def __init__(self, *listeners: Keen, usages: tuple[Usage, ...] = USAGES, at_once: bool = True) -> None:
@@ -97,7 +97,7 @@ Lines = Callable[[], list[dict[str, str]]]
 
 
 def test_a_refusal_says_all_that_is_known(lines: Lines) -> None:
-    World().decide()
+    Deciding().decide()
     [fields] = lines()
     assert fields == {
         "verdict": "refused",
@@ -121,7 +121,7 @@ def test_a_refusal_says_all_that_is_known(lines: Lines) -> None:
 
 
 def test_what_is_not_known_is_left_out(lines: Lines) -> None:
-    World(usages=()).decide(request=Request(RCPT, "", "", "alice", "", "", "", 0))
+    Deciding(usages=()).decide(request=Request(RCPT, "", "", "alice", "", "", "", 0))
     [fields] = lines()
     assert fields.keys() == {
         "verdict", "kind", "id", "stage", "cost", "charged", "limit", "ms", "sasl_username"
@@ -129,24 +129,24 @@ def test_what_is_not_known_is_left_out(lines: Lines) -> None:
 
 
 def test_without_debug_an_admitted_mail_costs_nothing(lines: Lines) -> None:
-    world = World()
+    deciding = Deciding()
     for result in (ADMITTED, StoreFull("full"), StoreUnavailable("away")):
-        world.decide(result)
-    world.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
+        deciding.decide(result)
+    deciding.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
     assert not lines()
-    assert not world.explained
+    assert not deciding.explained
 
 
 def test_with_debug_each_decision_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
-    world = World()
-    world.decide(ADMITTED)
+    deciding = Deciding()
+    deciding.decide(ADMITTED)
     for _ in range(3):
-        world.decide()
+        deciding.decide()
     for failure in (StoreFull("full"), StoreUnavailable("away")):
-        world.decide(failure)
-    world.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
-    world.decisions.passed(ALICE, "user:alice", NOT_LIMITED, 1000.0)
+        deciding.decide(failure)
+    deciding.decisions.passed(ALICE, "", NOT_COUNTED, 1000.0)
+    deciding.decisions.passed(ALICE, "user:alice", NOT_LIMITED, 1000.0)
     found = [parse(record.getMessage()) for record in caplog.records]
     verdicts = ["admitted", "refused", "refused", "refused", "full", "away", "not-counted", "not-limited"]
     assert [fields["verdict"] for fields in found] == verdicts
@@ -156,36 +156,36 @@ def test_with_debug_each_decision_is_a_line(caplog: pytest.LogCaptureFixture) ->
     assert found[0]["usage"] == "10/10/1m,3/5/1d"
     assert "limit" not in found[0]
     assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.INFO, *[logging.DEBUG] * 6]
-    assert len(world.explained) == 4
+    assert len(deciding.explained) == 4
 
 
 def test_a_refusal_is_logged_once_a_minute_for_each_id(lines: Lines) -> None:
-    world = World()
+    deciding = Deciding()
     for number in range(60):
-        world.now = float(number)
-        world.decide()
-        world.decide(REFUSED, demand=demand("user:bob"))
+        deciding.now = float(number)
+        deciding.decide()
+        deciding.decide(REFUSED, demand=demand("user:bob"))
     assert [fields["id"] for fields in lines()] == ["alice", "bob"]
-    assert len(world.explained) == 2
-    world.now = MINUTE
-    world.decide()
+    assert len(deciding.explained) == 2
+    deciding.now = MINUTE
+    deciding.decide()
     assert lines()[2]["suppressed"] == "59"
     assert "suppressed" not in lines()[0]
 
 
 def test_an_attack_with_many_ids_makes_a_bounded_number_of_lines(lines: Lines) -> None:
     """100,000 refusals of as many ids within a minute."""
-    world = World(usages=())
+    deciding = Deciding(usages=())
     for number in range(100_000):
-        world.now = MINUTE * number / 100_000
+        deciding.now = MINUTE * number / 100_000
         key = f"sender:{number}"
-        world.decide(refusal(LIMITS[0]), demand=demand(key))
+        deciding.decide(refusal(LIMITS[0]), demand=demand(key))
     assert len(lines()) == THROTTLE_KEYS + 1
-    assert len(world.explained) == THROTTLE_KEYS + 1
-    world.now = 2 * MINUTE
+    assert len(deciding.explained) == THROTTLE_KEYS + 1
+    deciding.now = 2 * MINUTE
     for number in range(THROTTLE_KEYS + 1):
         key = f"sender:new{number}"
-        world.decide(refusal(LIMITS[0]), demand=demand(key))
+        deciding.decide(refusal(LIMITS[0]), demand=demand(key))
     # Whatever was left out is told with the next line that is for many.
     assert sum(int(fields.get("suppressed", 0)) for fields in lines()) == 100_000 - THROTTLE_KEYS - 1
 
@@ -193,22 +193,22 @@ def test_an_attack_with_many_ids_makes_a_bounded_number_of_lines(lines: Lines) -
 @pytest.mark.parametrize("usages", [(), (USAGES[0]._replace(free_in=None), USAGES[1])])
 def test_a_refusal_says_that_it_can_never_pass(usages: tuple[Usage, ...], lines: Lines) -> None:
     """Whichever of its limits is the first to refuse it, and whether or not the store explains it."""
-    World(usages=usages).decide(demand=demand(cost=6))
+    Deciding(usages=usages).decide(demand=demand(cost=6))
     [fields] = lines()
     assert (fields["limit"], fields["free_in"]) == ("10/1m", "never")
 
 
 def test_a_settlement_may_cost_more_than_a_limit_and_pass(lines: Lines) -> None:
     """The store knows what of it was charged before."""
-    world = World()
-    world.decide(request=replace(ALICE, protocol_state=DATA), demand=demand(cost=12))
+    deciding = Deciding()
+    deciding.decide(request=replace(ALICE, protocol_state=DATA), demand=demand(cost=12))
     assert lines()[0]["free_in"] == "37"
 
 
 def test_of_several_charges_the_one_that_refused_is_told(lines: Lines) -> None:
     both = Demand((Charge("user:alice", 1, LIMITS), Charge("client:192.0.2.1", 6, LIMITS[:1])))
     usages = (*USAGES, Usage("client:192.0.2.1", LIMITS[0], 7, 12))
-    World(usages=usages).decide(refusal(LIMITS[0], 1), demand=both)
+    Deciding(usages=usages).decide(refusal(LIMITS[0], 1), demand=both)
     [fields] = lines()
     expected = {"kind": "client", "id": "192.0.2.1", "cost": "6", "usage": "7/10/1m", "free_in": "12"}
     assert {key: fields[key] for key in expected} == expected
@@ -217,15 +217,15 @@ def test_of_several_charges_the_one_that_refused_is_told(lines: Lines) -> None:
 def test_listeners_are_told_what_they_want(lines: Lines) -> None:
     """However often the log is silent; nobody else is asked to explain it."""
     keen = Keen("user:alice")
-    world = World(keen, at_once=False)
+    deciding = Deciding(keen, at_once=False)
     for _ in range(3):
-        world.decide()
-    world.decide(REFUSED, demand=demand("user:bob"))
-    world.decide(ADMITTED)
+        deciding.decide()
+    deciding.decide(REFUSED, demand=demand("user:bob"))
+    deciding.decide(ADMITTED)
     assert not keen.told
     assert not lines()
-    assert len(world.later) == 4
-    for done in world.later:
+    assert len(deciding.later) == 4
+    for done in deciding.later:
         done(USAGES)
     assert [told.key for told in keen.told] == ["user:alice"] * 3
     decision = keen.told[0]
@@ -235,18 +235,18 @@ def test_listeners_are_told_what_they_want(lines: Lines) -> None:
 
 
 def test_a_failure_is_logged_with_its_traceback_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    world, failure = World(), ValueError("a fault of ours")
+    deciding, failure = Deciding(), ValueError("a fault of ours")
     for _ in range(3):
-        world.decide(failure, action=None)
+        deciding.decide(failure, action=None)
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is failure
     assert parse(record.getMessage())["verdict"] == "none"
-    world.now = MINUTE
-    world.decide(failure, action=None)
+    deciding.now = MINUTE
+    deciding.decide(failure, action=None)
     assert parse(caplog.records[1].getMessage())["suppressed"] == "2"
-    world.decide(StoreUnavailable("away"), action=None)
+    deciding.decide(StoreUnavailable("away"), action=None)
     assert len(caplog.records) == 3
 
 
@@ -310,9 +310,9 @@ def test_bounds_of_the_documentation() -> None:
 
 
 def test_a_block_is_told_with_its_end_and_without_asking_the_store(lines: Lines) -> None:
-    world = World()
-    world.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3412, 1000.0)
-    world.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3411, 1000.0)  # within the minute
+    deciding = Deciding()
+    deciding.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3412, 1000.0)
+    deciding.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 3411, 1000.0)  # within the minute
     [fields] = lines()
     assert (fields["verdict"], fields["limit"], fields["free_in"], fields["charged"]) == (
         "refused",
@@ -321,4 +321,4 @@ def test_a_block_is_told_with_its_end_and_without_asking_the_store(lines: Lines)
         "0",
     )
     assert "usage" not in fields
-    assert world.explained == []
+    assert deciding.explained == []

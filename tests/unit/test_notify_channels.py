@@ -354,11 +354,6 @@ def test_nobody_listens() -> None:
         Url(f"http://127.0.0.1:{port}/secret").deliver(ALERT)
 
 
-def test_they_leave_nothing_to_abandon() -> None:
-    Url("http://127.0.0.1:1").abandon()
-    Mail(MailServer("127.0.0.1", 1), "a@b", "c@d").abandon()
-
-
 @pytest.mark.parametrize(
     "said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 OK\r\nx: y\r\n" + b"x: " + b"y" * 60_000 + b"\r\n"]
 )

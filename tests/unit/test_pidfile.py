@@ -117,7 +117,8 @@ def test_our_own_number_is_stale(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pidfile, "_PROGRAMS", (name.rpartition(b"/")[2],))
     path.write_text(f"{os.getpid()}\n")
     with Pidfile(path):
-        pass
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,12 @@ def test_only_our_own_file_is_removed(path: Path) -> None:
 
 
 def test_a_file_that_is_gone_already(path: Path) -> None:
+    """The daemon ends all the same, and the next one has a file again."""
     with Pidfile(path):
         path.unlink()
+    assert not path.exists()
+    with Pidfile(path):
+        assert path.read_text() == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from policyd_rate_limit.server.acceptor import MAX_ACCEPTED
 from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.system.throttle import Throttle
 from support.serving import IDLE, Service, messages, requested, serving
@@ -217,8 +218,11 @@ async def test_stop_before_start() -> None:
     await Server(Service(), idle_seconds=IDLE, bad_client=Throttle(60, lambda: 0.0), settle_seconds=0.0).stop()
 
 
-async def test_a_connection_that_comes_when_all_is_stopping_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connections_that_come_with_the_end_are_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are being accepted, and those that still wait for it."""
     async with serving() as served:
-        served.server._closing = True
-        await (await served.connect_in_vain()).end()
+        clients = [await served.connect_in_vain() for _ in range(3 * MAX_ACCEPTED)]
+        await served.server.stop()
+        for client in clients:
+            await client.end()
     assert not messages(caplog)

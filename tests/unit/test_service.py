@@ -32,7 +32,7 @@ def rules(limits: Limits, limit_by_sasl: bool = True) -> Rules:
     return policies.rules(limits, limits_by_id={"free": ()}, limit_by_sasl=limit_by_sasl)
 
 
-class World(Observer):
+class ObservedService(Observer):
     """A service, what it submits, what it answers, and a clock for its throttles."""
 
     def __init__(
@@ -98,32 +98,32 @@ class World(Observer):
 
 
 def test_the_demand_of_a_recipient() -> None:
-    world = World()
-    demand = world.demand()
+    observed = ObservedService()
+    demand = observed.demand()
     [charge] = demand.charges
     assert charge == Charge("user:alice", 1, LIMITS, charge.part)
     assert charge.part
     assert demand.mail == "1f3a.65"
-    assert world.demand() == demand
-    assert world.demand(replace(ALICE, recipient="carol@example.net")) != demand
+    assert observed.demand() == demand
+    assert observed.demand(replace(ALICE, recipient="carol@example.net")) != demand
 
 
 @pytest.mark.parametrize("stage", [DATA, END_OF_MESSAGE])
 def test_the_demand_of_all_recipients(stage: str) -> None:
-    demand = World().demand(replace(ALICE, protocol_state=stage, recipient="", recipient_count=7))
+    demand = ObservedService().demand(replace(ALICE, protocol_state=stage, recipient="", recipient_count=7))
     assert demand == Demand((Charge("user:alice", 7, LIMITS, settles=True),), "1f3a.65")
 
 
 @pytest.mark.parametrize(("count_mode", "stage", "cost"), [(0, RCPT, 1), (1, DATA, 7), (2, DATA, 1)])
 def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stage: str, cost: int) -> None:
-    world = World(count_mode)
+    observed = ObservedService(count_mode)
     request = replace(ALICE, protocol_state=stage, recipient_count=7)
-    demands = [world.demand(request) for _ in range(3)]
+    demands = [observed.demand(request) for _ in range(3)]
     parts = [demand.charges[0].part for demand in demands]
     assert [demand.charges for demand in demands] == [(Charge("user:alice", cost, LIMITS, part),) for part in parts]
     assert len(set(parts)) == 3
-    world.service.unanswered(request)
-    assert world.demand(request) == demands[-1]
+    observed.service.unanswered(request)
+    assert observed.demand(request) == demands[-1]
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_the_demands_of_the_modes_that_charge_each_request(count_mode: int, stag
     [(None, "MAIL"), (None, ""), (0, DATA), (0, END_OF_MESSAGE), (1, RCPT), (1, END_OF_MESSAGE), (2, RCPT)],
 )
 def test_a_stage_that_does_not_count(count_mode: int | None, stage: str, caplog: pytest.LogCaptureFixture) -> None:
-    world = World(count_mode, REFUSED)
+    observed = ObservedService(count_mode, REFUSED)
     asked = replace(ALICE, protocol_state=stage)
-    assert world.ask(asked) == "OK go on"
-    assert not world.demands
-    assert world.told == [(asked, "", "not-counted", 1)]
+    assert observed.ask(asked) == "OK go on"
+    assert not observed.demands
+    assert observed.told == [(asked, "", "not-counted", 1)]
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     message = record.getMessage()
@@ -148,13 +148,13 @@ def test_a_stage_that_does_not_count(count_mode: int | None, stage: str, caplog:
 
 
 def test_the_hint_comes_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(1)
+    observed = ObservedService(1)
     for number in range(100):
-        world.now = 3599.0 * (number / 99)
-        world.ask(replace(ALICE, protocol_state=RCPT if number % 2 else f"made up {number}"))
+        observed.now = 3599.0 * (number / 99)
+        observed.ask(replace(ALICE, protocol_state=RCPT if number % 2 else f"made up {number}"))
     assert len(caplog.records) == 1
-    world.now = 3600.0
-    world.ask()
+    observed.now = 3600.0
+    observed.ask()
     assert len(caplog.records) == 2
     assert "(99 more such requests since the last line)" in caplog.records[1].getMessage()
 
@@ -165,26 +165,26 @@ def test_a_command_that_sends_no_mail_is_no_sign_of_a_wrong_hook(
     count_mode: int | None, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Any stranger may type VRFY, and smtpd asks in the list that is right."""
-    world = World(count_mode)
-    assert world.ask(replace(ALICE, protocol_state=stage)) == "OK go on"
-    assert not world.demands
+    observed = ObservedService(count_mode)
+    assert observed.ask(replace(ALICE, protocol_state=stage)) == "OK go on"
+    assert not observed.demands
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("world", "request_"),
+    ("observed", "request_"),
     [
-        (World(), replace(ALICE, sasl_username="free")),
-        (World(), replace(ALICE, sasl_username="FREE")),
-        (World(), replace(ALICE, sasl_username="")),
-        (World(limit_by_sasl=False), ALICE),
+        (ObservedService(), replace(ALICE, sasl_username="free")),
+        (ObservedService(), replace(ALICE, sasl_username="FREE")),
+        (ObservedService(), replace(ALICE, sasl_username="")),
+        (ObservedService(limit_by_sasl=False), ALICE),
     ],
     ids=["unlimited", "unlimited in capitals", "nobody", "nothing is limited"],
 )
-def test_nobody_to_charge(world: World, request_: Request) -> None:
-    assert world.ask(request_) == "OK go on"
-    assert not world.demands
-    [(about, key, verdict, answers)] = world.told
+def test_nobody_to_charge(observed: ObservedService, request_: Request) -> None:
+    assert observed.ask(request_) == "OK go on"
+    assert not observed.demands
+    [(about, key, verdict, answers)] = observed.told
     assert (about, verdict, answers) == (request_, "not-limited", 1)
     assert key in ("", "user:free")
 
@@ -202,26 +202,26 @@ def test_nobody_to_charge(world: World, request_: Request) -> None:
     ],
 )
 def test_the_action_of_each_result(result: Verdict | Exception, away: str | None, action: str | None) -> None:
-    world = World(result=result, away=away)
-    assert world.ask() == action
-    assert world.told == [(ALICE, world.demands[0], result, 1)]
+    observed = ObservedService(result=result, away=away)
+    assert observed.ask() == action
+    assert observed.told == [(ALICE, observed.demands[0], result, 1)]
 
 
 @pytest.mark.parametrize("result", [ADMITTED, REFUSED])
 def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
-    world = World()
-    world.result = None
+    observed = ObservedService()
+    observed.result = None
 
     def keep(number: int, action: str | None) -> None:
-        world.answers.append(f"{number} {action}")
+        observed.answers.append(f"{number} {action}")
 
     for number in range(3):
-        world.service.ask(ALICE, Answering(partial(keep, number)))
-    assert not world.answers
+        observed.service.ask(ALICE, Answering(partial(keep, number)))
+    assert not observed.answers
     for number in (2, 0, 1):
-        world.undecided[number].conclude(result)
+        observed.undecided[number].conclude(result)
     action = "OK go on" if result.admitted else "550 stop"
-    assert world.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
+    assert observed.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
 
 
 LONGEST = Limit(1 << 50, 999_999)
@@ -252,72 +252,72 @@ class Table:
 def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
     own = (Limit(3, 60),)
     table = Table({"alice": own, "free": own, "bob": ()}, at_once=at_once)
-    world = World(sql_limits=table)
+    observed = ObservedService(sql_limits=table)
     for name in ("Alice", "free", "bob", "carol"):
-        world.submit(replace(ALICE, sasl_username=name, instance=name))
+        observed.submit(replace(ALICE, sasl_username=name, instance=name))
     for tell in table.later:
         tell()
     assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
-    assert {demand.charges[0].counter: demand.charges[0].limits for demand in world.demands} == {
+    assert {demand.charges[0].counter: demand.charges[0].limits for demand in observed.demands} == {
         "user:alice": (*own, LONGEST),
         "user:free": (*own, LONGEST),  # unlimited in the configuration
         "user:carol": (*LIMITS, LONGEST),
     }
-    assert world.answers == ["OK go on"] * 4
+    assert observed.answers == ["OK go on"] * 4
 
 
 def test_unlimited_in_the_configuration_and_not_in_the_table() -> None:
-    world = World(sql_limits=Table({}))
+    observed = ObservedService(sql_limits=Table({}))
     free = replace(ALICE, sasl_username="free")
-    assert world.ask(free) == "OK go on"
-    assert not world.demands
-    assert world.told == [(free, "user:free", NOT_LIMITED, 1)]
+    assert observed.ask(free) == "OK go on"
+    assert not observed.demands
+    assert observed.told == [(free, "user:free", NOT_LIMITED, 1)]
 
 
 def test_the_table_is_not_asked_in_vain() -> None:
     table = Table({})
-    world = World(sql_limits=table, limit_by_sasl=False)
-    world.ask()  # nobody is charged
-    world = World(sql_limits=table, count_mode=1)
-    world.ask()  # a stage that does not count
+    observed = ObservedService(sql_limits=table, limit_by_sasl=False)
+    observed.ask()  # nobody is charged
+    observed = ObservedService(sql_limits=table, count_mode=1)
+    observed.ask()  # a stage that does not count
     assert not table.asked
 
 
 def test_equal_requests_are_numbered_before_the_table_answers() -> None:
     table = Table({}, at_once=False)
-    world = World(count_mode=0, sql_limits=table)
+    observed = ObservedService(count_mode=0, sql_limits=table)
     for _ in range(2):
-        world.submit(ALICE)
+        observed.submit(ALICE)
     for tell in reversed(table.later):
         tell()
-    second, first = (demand.charges[0].part for demand in world.demands)
+    second, first = (demand.charges[0].part for demand in observed.demands)
     assert second == f"{first}-1"
     # The client has gone before the table has answered: when it asks again, that is the same request.
-    world.submit(ALICE)
-    world.service.unanswered(ALICE)
-    world.submit(ALICE)
+    observed.submit(ALICE)
+    observed.service.unanswered(ALICE)
+    observed.submit(ALICE)
     for tell in table.later[2:]:
         tell()
-    assert world.demands[2] == world.demands[3]
+    assert observed.demands[2] == observed.demands[3]
 
 
 def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     table = Table({}, at_once=False)
-    world = World(result=None, sql_limits=table)
+    observed = ObservedService(result=None, sql_limits=table)
     for _ in range(3):
-        world.submit(ALICE)
+        observed.submit(ALICE)
     new = (Limit(1, 5),)
-    world.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
+    observed.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
     data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
-        world.submit(data)
+        observed.submit(data)
     for tell in table.later:
         tell()
-    assert [demand.charges[0].limits for demand in world.demands] == [new] * 3 + [(*LIMITS, LONGEST)] * 3
+    assert [demand.charges[0].limits for demand in observed.demands] == [new] * 3 + [(*LIMITS, LONGEST)] * 3
     results: list[Verdict | Exception] = [ADMITTED, REFUSED, StoreUnavailable("away")]
-    for waiting, result in zip(world.undecided, results * 2, strict=True):
+    for waiting, result in zip(observed.undecided, results * 2, strict=True):
         waiting.conclude(result)
-    assert world.answers == ["OK new", "450 new", "450 away", "OK go on", "550 stop", "450 away"]
+    assert observed.answers == ["OK new", "450 new", "450 away", "OK go on", "550 stop", "450 away"]
 
 
 # --- Overrides
@@ -327,114 +327,114 @@ BLOCK = (Limit(0, 1),)
 FEWER = (Limit(1, 1),)
 
 
-def limits_asked(world: World, request: Request = ALICE) -> Limits:
-    return world.demand(request).charges[0].limits
+def limits_asked(observed: ObservedService, request: Request = ALICE) -> Limits:
+    return observed.demand(request).charges[0].limits
 
 
 def test_an_override_counts_before_all_else_until_it_ends() -> None:
-    world = World()
+    observed = ObservedService()
     more = (Limit(500, DAY), Limit(1000, 7 * DAY))
-    world.service.override([Override("user:alice", more, 100), Override("user:free", FEWER, 100)])
-    assert limits_asked(world) == more
-    assert limits_asked(world, replace(ALICE, sasl_username="ALICE")) == more
-    assert limits_asked(world, replace(ALICE, sasl_username="bob")) == LIMITS
-    assert limits_asked(world, replace(ALICE, sasl_username="free")) == FEWER  # unlimited else
-    world.now = 99.9
-    assert limits_asked(world) == more
-    world.now = 100.0
-    assert limits_asked(world) == LIMITS
-    world.now = 0.0  # what has ended does not come back
-    assert limits_asked(world) == LIMITS
+    observed.service.override([Override("user:alice", more, 100), Override("user:free", FEWER, 100)])
+    assert limits_asked(observed) == more
+    assert limits_asked(observed, replace(ALICE, sasl_username="ALICE")) == more
+    assert limits_asked(observed, replace(ALICE, sasl_username="bob")) == LIMITS
+    assert limits_asked(observed, replace(ALICE, sasl_username="free")) == FEWER  # unlimited else
+    observed.now = 99.9
+    assert limits_asked(observed) == more
+    observed.now = 100.0
+    assert limits_asked(observed) == LIMITS
+    observed.now = 0.0  # what has ended does not come back
+    assert limits_asked(observed) == LIMITS
 
 
 def test_other_overrides_take_the_place_of_those_before() -> None:
-    world = World()
-    world.service.override([Override("user:alice", BLOCK, 100)])
-    assert world.ask() == "reject blocked"
-    world.service.override([Override("user:bob", BLOCK, 100)])
-    assert limits_asked(world) == LIMITS
-    world.service.override([])
-    assert limits_asked(world, replace(ALICE, sasl_username="bob")) == LIMITS
+    observed = ObservedService()
+    observed.service.override([Override("user:alice", BLOCK, 100)])
+    assert observed.ask() == "reject blocked"
+    observed.service.override([Override("user:bob", BLOCK, 100)])
+    assert limits_asked(observed) == LIMITS
+    observed.service.override([])
+    assert limits_asked(observed, replace(ALICE, sasl_username="bob")) == LIMITS
 
 
 def test_a_short_override_forgets_nothing_that_the_usual_limits_need() -> None:
-    world = World()
-    world.service.override([Override("user:alice", FEWER, 100)])
-    assert limits_asked(world) == (*FEWER, Limit(LARGEST, DAY))
+    observed = ObservedService()
+    observed.service.override([Override("user:alice", FEWER, 100)])
+    assert limits_asked(observed) == (*FEWER, Limit(LARGEST, DAY))
 
 
 @pytest.mark.parametrize("limits", [BLOCK, (Limit(5, DAY), Limit(0, 60))])
 def test_whom_an_override_blocks_is_refused_for_good_until_it_ends(limits: Limits) -> None:
     """Nobody else is asked: neither a store, which may be away, nor a table, nor what a mail was charged before."""
-    world = World(sql_limits=Table({"alice": LIMITS}), result=StoreUnavailable("away"), away="dunno")
-    world.service.override([Override("user:alice", limits, 100), Override("user:free", limits, 100)])
-    world.now = 40.5
-    assert world.ask() == "reject blocked"
-    assert world.told == [(ALICE, "user:alice", 1, limits[-1], 60, 1)]
-    assert world.ask(replace(ALICE, protocol_state=DATA, recipient="", recipient_count=7)) == "reject blocked"
-    assert world.told[-1][2] == 7
-    assert world.ask(replace(ALICE, sasl_username="free")) == "reject blocked"
-    assert world.ask(replace(ALICE, protocol_state="CONNECT")) == "OK go on"  # a stage that does not count
-    assert world.demands == []
-    assert world.ask(replace(ALICE, sasl_username="bob")) == "dunno"
-    world.now = 100
-    assert world.ask() == "dunno"
-    assert world.demands[-1].charges[0].limits[: len(LIMITS)] == LIMITS
+    observed = ObservedService(sql_limits=Table({"alice": LIMITS}), result=StoreUnavailable("away"), away="dunno")
+    observed.service.override([Override("user:alice", limits, 100), Override("user:free", limits, 100)])
+    observed.now = 40.5
+    assert observed.ask() == "reject blocked"
+    assert observed.told == [(ALICE, "user:alice", 1, limits[-1], 60, 1)]
+    assert observed.ask(replace(ALICE, protocol_state=DATA, recipient="", recipient_count=7)) == "reject blocked"
+    assert observed.told[-1][2] == 7
+    assert observed.ask(replace(ALICE, sasl_username="free")) == "reject blocked"
+    assert observed.ask(replace(ALICE, protocol_state="CONNECT")) == "OK go on"  # a stage that does not count
+    assert observed.demands == []
+    assert observed.ask(replace(ALICE, sasl_username="bob")) == "dunno"
+    observed.now = 100
+    assert observed.ask() == "dunno"
+    assert observed.demands[-1].charges[0].limits[: len(LIMITS)] == LIMITS
 
 
 def test_an_override_that_raises_is_beyond_its_limits_as_others_are() -> None:
-    world = World(result=refusal(Limit(500, DAY)))
-    world.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
-    assert world.ask() == "550 stop"
-    world.service.override([Override("user:alice", BLOCK, 100)])
-    assert world.ask() == "reject blocked"
-    world.service.override([])
-    assert world.ask() == "550 stop"
+    observed = ObservedService(result=refusal(Limit(500, DAY)))
+    observed.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
+    assert observed.ask() == "550 stop"
+    observed.service.override([Override("user:alice", BLOCK, 100)])
+    assert observed.ask() == "reject blocked"
+    observed.service.override([])
+    assert observed.ask() == "550 stop"
 
 
 def test_a_limit_of_0_of_the_configuration_is_no_block() -> None:
-    world = World(result=refusal(Limit(0, 60)))
-    assert world.ask() == "550 stop"
+    observed = ObservedService(result=refusal(Limit(0, 60)))
+    assert observed.ask() == "550 stop"
 
 
 def test_a_reload_changes_what_the_blocked_are_told() -> None:
-    world = World()
-    world.service.override([Override("user:alice", BLOCK, 100)])
-    world.service.policy = Policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
-    assert world.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
+    observed = ObservedService()
+    observed.service.override([Override("user:alice", BLOCK, 100)])
+    observed.service.policy = Policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
+    assert observed.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
 
 
 @pytest.mark.parametrize("limits", [(Limit(1, 60), Limit(5, DAY)), (Limit(5, DAY),), (Limit(1, 60), Limit(5, DAY + 1))])
 def test_an_override_that_looks_back_as_far_as_the_usual_limits_is_as_it_was_given(limits: Limits) -> None:
-    world = World()
-    world.service.override([Override("user:alice", limits, 100)])
-    assert limits_asked(world) == limits
+    observed = ObservedService()
+    observed.service.override([Override("user:alice", limits, 100)])
+    assert limits_asked(observed) == limits
 
 
 def test_an_override_without_limits_lets_pass() -> None:
-    world = World()
-    world.service.override([Override("user:alice", (), 100)])
-    assert world.ask() == "OK go on"
-    assert world.demands == []
+    observed = ObservedService()
+    observed.service.override([Override("user:alice", (), 100)])
+    assert observed.ask() == "OK go on"
+    assert observed.demands == []
 
 
 def test_an_override_counts_before_the_table_and_forgets_nothing_of_its_windows() -> None:
     table = Table({"alice": (Limit(1, 60),)})
-    world = World(sql_limits=table)
-    world.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
-    assert limits_asked(world) == (Limit(500, DAY), LONGEST)
+    observed = ObservedService(sql_limits=table)
+    observed.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
+    assert limits_asked(observed) == (Limit(500, DAY), LONGEST)
     assert table.asked == []
-    world.now = 100
-    assert limits_asked(world) == (Limit(1, 60), LONGEST)
+    observed.now = 100
+    assert limits_asked(observed) == (Limit(1, 60), LONGEST)
 
 
 def test_an_override_says_when_it_looks_back_further_than_was_asked_before() -> None:
-    world = World()
+    observed = ObservedService()
     week = (Limit(500, 7 * DAY),)
-    assert world.service.override([Override("user:alice", BLOCK, 100), Override("user:bob", LIMITS, 100)]) == 0
-    assert world.service.override([Override("user:alice", week, 100), Override("user:bob", LIMITS, 100)]) == 7 * DAY
-    assert world.service.override([Override("user:alice", week, 100), Override("user:bob", week, 100)]) == 7 * DAY
-    assert world.service.override([Override("user:alice", week, 200), Override("user:bob", week, 100)]) == 0
-    assert world.service.override([Override("user:free", week, 100)]) == 0
-    assert world.service.override([]) == 0
-    assert world.service.override([Override("user:alice", week, 100)]) == 7 * DAY
+    assert observed.service.override([Override("user:alice", BLOCK, 100), Override("user:bob", LIMITS, 100)]) == 0
+    assert observed.service.override([Override("user:alice", week, 100), Override("user:bob", LIMITS, 100)]) == 7 * DAY
+    assert observed.service.override([Override("user:alice", week, 100), Override("user:bob", week, 100)]) == 7 * DAY
+    assert observed.service.override([Override("user:alice", week, 200), Override("user:bob", week, 100)]) == 0
+    assert observed.service.override([Override("user:free", week, 100)]) == 0
+    assert observed.service.override([]) == 0
+    assert observed.service.override([Override("user:alice", week, 100)]) == 7 * DAY

@@ -166,6 +166,7 @@ def test_unix_socket_listens_and_is_removed(path: Path) -> None:
 def test_tcp_has_nothing_to_remove() -> None:
     with bind(("127.0.0.1", 0), 0, None) as listener:
         unlink_socket(listener)
+        socket.create_connection(listener.getsockname(), 5).close()  # it still listens
 
 
 def test_a_closed_socket_is_removed(path: Path) -> None:

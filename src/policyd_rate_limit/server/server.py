@@ -71,7 +71,6 @@ class Server:
         self._acceptor = Acceptor(self._admit, self._not_accepted)
         self._arriving: set[asyncio.Task[None]] = set()
         self._tick_handle: asyncio.TimerHandle | None = None
-        self._closing = False
 
     def reconfigure(self, settings: Settings) -> None:
         """Go on with ``settings``."""
@@ -90,7 +89,6 @@ class Server:
         loop = asyncio.get_running_loop()
         self._acceptor.stop()
         await asyncio.sleep(self._settle_seconds)
-        self._closing = True
         for connection in tuple(self._connections):
             connection.close_when_done()
         deadline = loop.time() + self._drain_seconds
@@ -110,9 +108,6 @@ class Server:
 
         :raises OSError: it is gone already.
         """
-        if self._closing:
-            accepted.close()
-            return
         peer = peer_of(accepted)
         most = self.most_connections
         full = ""
