@@ -41,6 +41,7 @@ MODULES = (
     "server/flow.py",
     "server/server.py",
     "server/turns.py",
+    "policy.py",
     "service.py",
     "sharing.py",
     "storage/engine/outage.py",

@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from functools import partial
 from math import ceil
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
-from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
@@ -24,12 +23,11 @@ from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.postfix.lists import hooking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from policyd_rate_limit.domain.counting import Cost
-    from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.system.throttle import Throttle
 
@@ -37,18 +35,6 @@ if TYPE_CHECKING:
 FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
 
 _logger = logging.getLogger(__name__)
-
-
-class Actions(NamedTuple):
-    """What Postfix is told, each an action of access(5). ``away`` None: memory decides while the database is away.
-
-    ``block``: of whom an administrator has blocked.
-    """
-
-    success: str
-    fail: str
-    away: str | None
-    block: str
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
@@ -102,34 +88,6 @@ class Observer(ABC):
         """
 
 
-class LimitsOfIds(Protocol):
-    """What a table of limits by id says: :class:`policyd_rate_limit.tables.sql.SqlLimits`."""
-
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
-        """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
-
-    def keeping(self, limits: Limits) -> Limits:
-        """``limits``, such that what longer ones may need is not forgotten."""
-
-
-class Policy:
-    """All that a reload may change about how requests are answered; never changed itself.
-
-    What ``sql_limits`` says of an id counts before what ``rules`` say.
-    """
-
-    __slots__ = ("actions", "count_mode", "rules", "sql_limits", "stages")
-
-    def __init__(
-        self, rules: Rules, actions: Actions, count_mode: int | None, sql_limits: LimitsOfIds | None = None
-    ) -> None:
-        self.rules = rules
-        self.actions = actions
-        self.count_mode = count_mode
-        self.sql_limits = sql_limits
-        self.stages = stages(count_mode)
-
-
 class Service(PolicyService):
     """Answers policy requests.
 
@@ -162,15 +120,15 @@ class Service(PolicyService):
     def override(self, overrides: Iterable[Override]) -> int:
         """These, and no others, are in force from now on, each until its end.
 
-        :returns: the longest window (seconds) of those that look back further than what was asked about their key
+        :returns: the longest window (seconds) of those that look back further than what was asked about their counter
             before; 0 where there is none.
         """
         before, self._overrides = self._overrides, {override.key: override for override in overrides}
         further = 0
-        for key, override in self._overrides.items():
-            usual, _ = self.policy.rules.limits_of_key(key)
+        for counter, override in self._overrides.items():
+            usual = self.policy.limits_of_counter(counter)
             if usual:  # or nothing was counted
-                former = before[key].limits if key in before else ()
+                former = before[counter].limits if counter in before else ()
                 longest = longest_of(override.limits)
                 if longest > longest_of((*usual, *former)):
                     further = max(further, longest)
@@ -180,79 +138,74 @@ class Service(PolicyService):
         """See :meth:`PolicyService.ask`."""
         began = monotonic()
         policy = self.policy
-        cost_of = policy.stages.get(request.protocol_state)
-        if cost_of is None:
-            asking.answer(policy.actions.success)
-            self.observer.passed(request, "", NOT_COUNTED, began)
-            if request.protocol_state not in WITHOUT_MAIL:
-                self._hint(request, policy.count_mode)
-            return
-        charged = policy.rules.charged(request)
-        sql_limits = policy.sql_limits
-        if self._overrides and charged is not None and charged.key in self._overrides:
-            if self._is_blocked(request, charged.key, policy, asking, began):
-                return
-            charged, sql_limits = self._overridden(charged, sql_limits)
-        if charged is None or (sql_limits is None and not charged.limits):
-            asking.answer(policy.actions.success)
-            self.observer.passed(request, charged.key if charged else "", NOT_LIMITED, began)
-            return
-        cost = cost_of(request)
-        part = cost.part
-        if cost.each:
-            # Before anything is waited for: equal requests are numbered in the order in which they come.
-            part = self._repetitions.part(part)
-        asked = _Asked(self, request, charged.key, cost, part, policy, asking, began)
-        if sql_limits is None:
-            self._submit(asked.demand(charged.limits), asked)
-        else:
-            sql_limits.ask(
-                policy.rules.ids_for_query(request, charged), partial(self._found, asked, charged.limits, sql_limits)
-            )
-
-    def _found(self, asked: _Asked, limits: Limits, sql_limits: LimitsOfIds, found: Limits | None) -> None:
-        """The table has told of the limits of whom ``asked`` charges; those of the configuration are ``limits``."""
-        limits = sql_limits.keeping(limits if found is None else found)
-        if limits:
-            self._submit(asked.demand(limits), asked)
-        else:
-            asked.pass_by()
-
-    def _is_blocked(self, request: Request, key: str, policy: Policy, asking: Asking, began: float) -> bool:
-        """Whether ``key`` is blocked; then that is answered, whatever the database and the journal are up to."""
-        override = self._overrides[key]
-        left = override.until - self._clock()
-        limit = next((limit for limit in override.limits if limit.maximum == 0), None)
-        if limit is None or left <= 0:
-            return False
-        asking.answer(policy.actions.block)
-        self.observer.blocked(
-            request, key, policy.stages[request.protocol_state](request).amount, limit, ceil(left), began
-        )
-        return True
-
-    def _overridden(self, charged: Charged, sql_limits: LimitsOfIds | None) -> tuple[Charged, LimitsOfIds | None]:
-        """``charged`` within the limits of its override, and nobody else to ask; both as they are once it has ended."""
-        override = self._overrides[charged.key]
-        if override.until <= self._clock():
-            del self._overrides[charged.key]
-            return charged, sql_limits
-        limits = override.limits
-        if limits:
-            # So that nothing is forgotten that the usual limits will have to know again.
-            usual = longest_of(charged.limits)
-            if all(limit.seconds < usual for limit in limits):
-                limits = (*limits, Limit(LARGEST, usual))
+        charges: list[Charge] = []
+        lookups: list[_Lookup] | None = None
+        charged_key = numbered = ""
+        is_counted = False
+        for rule in policy.rules:
+            cost_of = rule.stages.get(request.protocol_state)
+            if cost_of is None:
+                continue
+            is_counted = True
+            charged = rule.subjects.charged(request)
+            if charged is None:
+                continue
+            counter, limits, sql_limits = rule.counter(charged.key), charged.limits, rule.sql_limits
+            charged_key = charged_key or counter
+            override = self._override_of(counter) if self._overrides else None
+            if override is not None:
+                blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
+                if blocking is not None and rule.refuses:
+                    asking.answer(policy.actions.block)
+                    left = ceil(override.until - self._clock())
+                    self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
+                    return
+                limits, sql_limits = _overridden(override.limits, limits, sql_limits), None
+            if not limits and sql_limits is None:
+                continue
+            cost = cost_of(request)
+            part = cost.part
+            if cost.each:
+                # Before anything is waited for: equal requests are numbered in the order in which they come.
+                numbered = numbered or self._repetitions.part(part)
+                part = numbered
+            charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses))
             if sql_limits is not None:
-                limits = sql_limits.keeping(limits)
-        return Charged(charged.key, limits), None
+                lookups = lookups or []
+                lookups.append(_Lookup(len(charges) - 1, sql_limits, rule.subjects.ids_for_query(request, charged)))
+        if charges:
+            asked = _Asked(self, request, policy, asking, began)
+            if lookups:
+                asked.look_up(charges, lookups)
+            else:
+                self.submit(asked, charges)
+            return
+        asking.answer(policy.actions.success)
+        self.observer.passed(request, charged_key, NOT_LIMITED if is_counted else NOT_COUNTED, began)
+        if not is_counted and request.protocol_state not in WITHOUT_MAIL:
+            self._hint(request, policy.count_mode)
+
+    def submit(self, asked: _Asked, charges: Sequence[Charge]) -> None:
+        """Have ``charges`` decided, and ``asked`` told of the verdict."""
+        asked.demand = demand = Demand(tuple(charges), mail_id(asked.request.instance))
+        self._submit(demand, asked)
+
+    def _override_of(self, counter: str) -> Override | None:
+        """The override in force of ``counter``."""
+        override = self._overrides.get(counter)
+        if override is not None and override.until <= self._clock():
+            del self._overrides[counter]
+            return None
+        return override
 
     def unanswered(self, request: Request) -> None:
         """See :meth:`PolicyService.unanswered`."""
-        cost_of = self.policy.stages.get(request.protocol_state)
-        cost = cost_of(request) if cost_of else None
-        if cost is not None and cost.each:
-            self._repetitions.unanswered(cost.part)
+        for rule in self.policy.rules:
+            cost_of = rule.stages.get(request.protocol_state)
+            cost = cost_of(request) if cost_of else None
+            if cost is not None and cost.each:
+                self._repetitions.unanswered(cost.part)
+                break  # what is asked is the same for each rule
 
     def _hint(self, request: Request, count_mode: int | None) -> None:
         log_it, suppressed = self._uncounted.hit()
@@ -266,40 +219,54 @@ class Service(PolicyService):
             )
 
 
-class _Asked(Waiting):
-    """A request that waits for the verdict on what it charges."""
+class _Lookup:
+    """The limits of the ``charge`` with that index are those of the first of ``ids`` that ``sql_limits`` knows.
 
-    def __init__(
-        self,
-        service: Service,
-        request: Request,
-        key: str,
-        cost: Cost,
-        part: str,
-        policy: Policy,
-        asking: Asking,
-        began: float,
-    ) -> None:
+    Where it knows none of them, the limits that the charge has hold.
+    """
+
+    def __init__(self, charge: int, sql_limits: LimitsOfIds, ids: tuple[str, ...]) -> None:
+        self.charge = charge
+        self.sql_limits = sql_limits
+        self.ids = ids
+
+
+class _Asked(Waiting):
+    """A request that waits for limits from tables, and then for the verdict on what it is charged."""
+
+    def __init__(self, service: Service, request: Request, policy: Policy, asking: Asking, began: float) -> None:
         self._service = service
-        self._request = request
-        self._key = key
-        self._cost = cost
-        self._part = part
+        self.request = request
         self._policy = policy
         self._asking = asking
         self._began = began
-        self._demand: Demand | None = None
+        self.demand: Demand | None = None
 
-    def demand(self, limits: Limits) -> Demand:
-        """What it demands of whom it charges, within ``limits``."""
-        charge = Charge(self._key, self._cost.amount, limits, self._part, self._cost.settles)
-        demand = self._demand = Demand((charge,), mail_id(self._request.instance))
-        return demand
+    def look_up(self, charges: list[Charge], lookups: Sequence[_Lookup]) -> None:
+        """Have ``charges`` decided once all ``lookups`` are answered."""
+        missing = len(lookups)
 
-    def pass_by(self) -> None:
-        """There is no limit."""
-        self._asking.answer(self._policy.actions.success)
-        self._service.observer.passed(self._request, self._key, NOT_LIMITED, self._began)
+        def found(lookup: _Lookup, limits: Limits | None) -> None:
+            nonlocal missing
+            charge = charges[lookup.charge]
+            limits = lookup.sql_limits.keeping(charge.limits if limits is None else limits)
+            charges[lookup.charge] = Charge(
+                charge.counter, charge.cost, limits, charge.part, charge.settles, charge.refuses
+            )
+            missing -= 1
+            if not missing:
+                self._decide(charges)
+
+        for lookup in lookups:
+            lookup.sql_limits.ask(lookup.ids, partial(found, lookup))
+
+    def _decide(self, charges: Sequence[Charge]) -> None:
+        limited = [charge for charge in charges if charge.limits]
+        if limited:
+            self._service.submit(self, limited)
+        else:
+            self._asking.answer(self._policy.actions.success)
+            self._service.observer.passed(self.request, charges[0].counter, NOT_LIMITED, self._began)
 
     def conclude(self, result: Verdict | Exception) -> None:
         """Answer it."""
@@ -307,8 +274,18 @@ class _Asked(Waiting):
         if action is None and isinstance(result, StoreUnavailable):
             action = self._service.policy.actions.away  # set while this waited for the store
         self._asking.answer(action)
-        assert self._demand is not None  # noqa: S101 - a result is that of a demand
-        self._service.observer.decided(self._request, self._demand, result, action, self._began)
+        assert self.demand is not None  # noqa: S101 - a result is that of a demand
+        self._service.observer.decided(self.request, self.demand, result, action, self._began)
+
+
+def _overridden(limits: Limits, usual: Limits, sql_limits: LimitsOfIds | None) -> Limits:
+    """The ``limits`` of an override, such that nothing is forgotten that the ``usual`` ones will have to know again."""
+    if not limits:
+        return limits
+    longest = longest_of(usual)
+    if all(limit.seconds < longest for limit in limits):
+        limits = (*limits, Limit(LARGEST, longest))
+    return limits if sql_limits is None else sql_limits.keeping(limits)
 
 
 def _action(actions: Actions, result: Verdict | Exception) -> str | None:

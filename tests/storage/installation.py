@@ -14,7 +14,8 @@ from typing import Any
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.service import Actions, Policy, Service
+from policyd_rate_limit.policy import Actions, Policy
+from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Administration, Override
 from policyd_rate_limit.storage.contract import Decided, Underway
 from policyd_rate_limit.storage.engine.mailbox import Notices
@@ -30,7 +31,7 @@ from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, Clock, new_memory
 from support.callbacks import Answering
-from support.policies import Nobody, rules
+from support.policies import Nobody, policy, rules
 
 FOR_EVER = 10**6  # seconds, longer than any window
 
@@ -162,7 +163,7 @@ class Installed:
     def reload(self, limits: Limits) -> None:
         """SIGHUP, and the configuration has these ``limits``."""
         policy = self._policy(limits)
-        if policy.rules.may_look_back_further(self._service.policy.rules):
+        if policy.rules[0].subjects.may_look_back_further(self._service.policy.rules[0].subjects):
             self._store.look_back(longest_of(limits))
         self._service.policy = policy
         self.limits = limits
@@ -179,7 +180,7 @@ class Installed:
             journal.close()
 
     def _policy(self, limits: Limits) -> Policy:
-        return Policy(rules(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
+        return policy(rules(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
 
     def _heed(self, overrides: Sequence[Override]) -> None:
         further = self._service.override(overrides)

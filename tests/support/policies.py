@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.policy import DEFAULT, Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Observer
 
 _OF_SASL_USERS: dict[str, Any] = {
@@ -29,3 +31,8 @@ class Nobody(Observer):
     def passed(self, *_: object) -> None: ...
     def decided(self, *_: object) -> None: ...
     def blocked(self, *_: object) -> None: ...
+
+
+def policy(rules: Rules, actions: Actions, count_mode: int | None, sql_limits: LimitsOfIds | None = None) -> Policy:
+    """The one rule that the settings of version 1 are."""
+    return Policy((Rule(DEFAULT, rules, stages(count_mode), sql_limits),), actions, count_mode)

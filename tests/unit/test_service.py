@@ -16,11 +16,13 @@ from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.service import FULL_ACTION, Actions, LimitsOfIds, Observer, Policy, Service
+from policyd_rate_limit.policy import Actions, LimitsOfIds
+from policyd_rate_limit.service import FULL_ACTION, Observer, Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.throttle import Throttle
 from support import policies
 from support.callbacks import Answering
+from support.policies import policy
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
 ADMITTED = Verdict((1,))
@@ -50,7 +52,7 @@ class ObservedService(Observer):
         self.told: list[tuple[object, ...]] = []
         self.undecided: list[Waiting] = []
         self.service = Service(
-            Policy(
+            policy(
                 rules(LIMITS, limit_by_sasl),
                 Actions("OK go on", "550 stop", away, "reject blocked"),
                 count_mode,
@@ -307,7 +309,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     for _ in range(3):
         observed.submit(ALICE)
     new = (Limit(1, 5),)
-    observed.service.policy = Policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
+    observed.service.policy = policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
     data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
         observed.submit(data)
@@ -400,7 +402,7 @@ def test_a_limit_of_0_of_the_configuration_is_no_block() -> None:
 def test_a_reload_changes_what_the_blocked_are_told() -> None:
     observed = ObservedService()
     observed.service.override([Override("user:alice", BLOCK, 100)])
-    observed.service.policy = Policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
+    observed.service.policy = policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
     assert observed.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
 
 

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import stores
+from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.policy import DEFAULT, Actions, Policy, Rule
 from policyd_rate_limit.rules import make_rules
-from policyd_rate_limit.service import Actions, Policy
 
 if TYPE_CHECKING:
     import contextlib
@@ -85,7 +86,7 @@ class Policing:
         rules = make_rules(settings, partial(time.sleep, 0))
         lookup = stores.make_lookup(settings)
         longest = stores.longest_window(settings)
-        further = rules.may_look_back_further(self.policy.rules) or (
+        further = rules.may_look_back_further(self.policy.rules[0].subjects) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
         sql_limits = self._sql_limits
@@ -123,4 +124,5 @@ def _policy(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> P
     actions = Actions(
         settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
     )
-    return Policy(rules, actions, settings.count_mode, sql_limits)
+    rule = Rule(DEFAULT, rules, stages(settings.count_mode), sql_limits)
+    return Policy((rule,), actions, settings.count_mode)

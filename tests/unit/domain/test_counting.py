@@ -30,11 +30,12 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
-from policyd_rate_limit.service import Actions, Policy, Service
+from policyd_rate_limit.policy import Actions
+from policyd_rate_limit.service import Service
 from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
 from support.examples import examples
-from support.policies import Nobody, rules
+from support.policies import Nobody, policy, rules
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -62,7 +63,7 @@ class Daemon:
         for entry in self.entries:
             self.ledger.apply(entry)
         self.service = Service(
-            Policy(rules(LIMITS), Actions("success", "fail", None, "block"), self.count_mode),
+            policy(rules(LIMITS), Actions("success", "fail", None, "block"), self.count_mode),
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),

@@ -1,0 +1,99 @@
+"""What a reload may change about how requests are answered: the rules, and what Postfix is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from policyd_rate_limit.domain.counting import Cost
+    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.request import Request
+
+DEFAULT: Final = "default"
+"""The rule that today's settings are. Its counters have no name of a rule in front of them."""
+
+
+class Actions(NamedTuple):
+    """What Postfix is told, each an action of access(5). ``away`` None: memory decides while the database is away.
+
+    ``block``: of whom an administrator has blocked.
+    """
+
+    success: str
+    fail: str
+    away: str | None
+    block: str
+
+
+class LimitsOfIds(Protocol):
+    """What a table of limits by id says: :class:`policyd_rate_limit.tables.sql.SqlLimits`."""
+
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
+
+    def keeping(self, limits: Limits) -> Limits:
+        """``limits``, such that what longer ones may need is not forgotten."""
+
+
+class Rule:
+    """One rule: whose counter a mail is charged on, how much at which stage, and within which limits.
+
+    ``name``: unique among the rules, without ``|`` and ``:``. ``subjects`` say who is charged, and within which limits;
+    what ``sql_limits`` says of an id counts before. ``stages``: ``protocol_state`` -> what a request costs there.
+    ``refuses``: whether who exceeds a limit is refused; otherwise it is told and not counted.
+    """
+
+    __slots__ = ("_prefix", "name", "refuses", "sql_limits", "stages", "subjects")
+
+    def __init__(
+        self,
+        name: str,
+        subjects: Rules,
+        stages: Mapping[str, Callable[[Request], Cost]],
+        sql_limits: LimitsOfIds | None = None,
+        *,
+        refuses: bool = True,
+    ) -> None:
+        self.name = name
+        self.subjects = subjects
+        self.stages = stages
+        self.sql_limits = sql_limits
+        self.refuses = refuses
+        self._prefix = "" if name == DEFAULT else f"{name}|"
+
+    def counter(self, key: str) -> str:
+        """The name of the counter of ``key``; text that a client has chosen comes last."""
+        return self._prefix + key if self._prefix else key
+
+
+def rule_and_key(counter: str) -> tuple[str, str]:
+    """The name of the rule that ``counter`` belongs to, and the key that it counts."""
+    kind, colon, name = counter.partition(":")
+    rule, bar, of_rule = kind.partition("|")
+    return (rule, f"{of_rule}{colon}{name}") if bar else (DEFAULT, counter)
+
+
+class Policy:
+    """All that a reload may change about how requests are answered; never changed itself.
+
+    ``rules`` in the order of the configuration, with a name of their own each; ``count_mode`` is told to whoever asks
+    at a stage that no rule counts.
+    """
+
+    __slots__ = ("actions", "count_mode", "rules")
+
+    def __init__(self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None) -> None:
+        self.rules = rules
+        self.actions = actions
+        self.count_mode = count_mode
+
+    def limits_of_counter(self, counter: str) -> Limits:
+        """The limits that the configuration has for ``counter``; none: it is unlimited, or no rule is its own."""
+        name, key = rule_and_key(counter)
+        for rule in self.rules:
+            if rule.name == name:
+                return rule.subjects.limits_of_key(key)[0]
+        return ()

@@ -1,0 +1,199 @@
+"""One request that several rules charge: what is asked of the store, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.counting import Cost, stages
+from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.policy import DEFAULT, Actions, LimitsOfIds, Policy, Rule, rule_and_key
+from policyd_rate_limit.service import Service
+from policyd_rate_limit.storage.administration import Override
+from policyd_rate_limit.system.throttle import Throttle
+from support.callbacks import Answering
+from support.policies import Nobody, rules
+
+USER, SERVER, BURST = (Limit(10, 60),), (Limit(500, 3600),), (Limit(3, 1),)
+ALICE = Request(RCPT, "1f3a.65", "4Xyz", "alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
+
+
+def once(_: Request) -> Cost:
+    """A message, at whatever stage it is asked about."""
+    return Cost(1, "", settles=True)
+
+
+MESSAGES = dict.fromkeys((RCPT, DATA, END_OF_MESSAGE), once)
+
+
+class Served:
+    """A service with rules, what it demands, and what it answers."""
+
+    def __init__(self, *of_configuration: Rule) -> None:
+        self.demands: list[Demand] = []
+        self.answers: list[str | None] = []
+        self.now = 0.0
+        policy = Policy(of_configuration, Actions("dunno", "550 over", None, "550 blocked"), None)
+        self.service = Service(
+            policy,
+            self._submit,
+            observer=Nobody(),
+            uncounted=Throttle(3600, lambda: self.now),
+            policy_service="unix:ratelimit/policy",
+            clock=lambda: self.now,
+        )
+
+    def _submit(self, demand: Demand, waiting: Waiting) -> None:
+        self.demands.append(demand)
+        waiting.conclude(Verdict(tuple(charge.cost for charge in demand.charges)))
+
+    def ask(self, request: Request = ALICE) -> None:
+        self.service.ask(request, Answering(self.answers.append))
+
+
+class Later:
+    """A table that answers when it is told to."""
+
+    def __init__(self, found: Limits | None) -> None:
+        self.found = found
+        self.asked: list[tuple[str, ...]] = []
+        self.answer: Callable[[], None] = lambda: None
+
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+        self.asked.append(ids)
+        self.answer = partial(done, self.found)
+
+    def keeping(self, limits: Limits) -> Limits:
+        return limits
+
+
+def user(limits: Limits = USER, table: LimitsOfIds | None = None) -> Rule:
+    return Rule(DEFAULT, rules(limits), stages(None), table)
+
+
+def messages(limits: Limits = SERVER, table: LimitsOfIds | None = None, *, refuses: bool = True) -> Rule:
+    return Rule("messages", rules(limits), MESSAGES, table, refuses=refuses)
+
+
+def test_a_mail_is_charged_by_each_rule_in_its_own_way() -> None:
+    """Its recipients one by one, and itself once, at whatever stage."""
+    served = Served(user(), messages(refuses=False))
+    for request in (ALICE, replace(ALICE, protocol_state=DATA, recipient="", recipient_count=2)):
+        served.ask(request)
+    first, second = served.demands
+    assert first.mail == second.mail == "1f3a.65"
+    part = first.charges[0].part
+    message = Charge("messages|user:alice", 1, SERVER, "", settles=True, refuses=False)
+    assert part
+    assert first.charges == (Charge("user:alice", 1, USER, part), message)
+    assert second.charges == (Charge("user:alice", 2, USER, settles=True), message)
+
+
+def test_only_the_rules_that_count_at_a_stage_are_asked() -> None:
+    at_the_end = Rule("size", rules(SERVER), {END_OF_MESSAGE: once})
+    served = Served(user(), at_the_end)
+    served.ask()
+    served.ask(replace(ALICE, protocol_state=END_OF_MESSAGE, recipient_count=1))
+    assert [[charge.counter for charge in demand.charges] for demand in served.demands] == [
+        ["user:alice"],
+        ["user:alice", "size|user:alice"],
+    ]
+
+
+def test_a_rule_that_charges_nobody_leaves_the_others() -> None:
+    nobody = Rule("nobody", rules(SERVER, limit_by_sasl=False), stages(None))
+    unlimited = Rule("free", rules(()), stages(None))
+    served = Served(nobody, unlimited, user())
+    served.ask()
+    assert [charge.counter for charge in served.demands[0].charges] == ["user:alice"]
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_tables_of_several_rules_may_answer_in_any_order(turn: int) -> None:
+    tables = Later(BURST), Later(None)
+    served = Served(user(table=tables[0]), messages(table=tables[1]))
+    served.ask()
+    assert [table.asked for table in tables] == [[("alice",)]] * 2
+    for table in tables[::turn]:
+        assert not served.demands
+        table.answer()
+    assert [charge.limits for charge in served.demands[0].charges] == [BURST, SERVER]
+
+
+def test_a_rule_in_which_a_table_does_not_limit_is_left_out() -> None:
+    tables = Later(()), Later(())
+    served = Served(user(table=tables[0]), messages(table=tables[1]), Rule("all", rules(SERVER), stages(None)))
+    served.ask()
+    for table in tables:
+        table.answer()
+    assert [charge.counter for charge in served.demands[0].charges] == ["all|user:alice"]
+
+
+def test_an_override_is_of_one_rule() -> None:
+    served = Served(user(), messages())
+    served.service.override([Override("messages|user:alice", BURST, 100)])
+    served.ask()
+    assert [charge.limits for charge in served.demands[0].charges] == [USER, (*BURST, Limit(LARGEST, 3600))]
+    served.now = 100
+    served.ask()
+    assert [charge.limits for charge in served.demands[1].charges] == [USER, SERVER]
+
+
+@pytest.mark.parametrize("counter", ["user:alice", "messages|user:alice"])
+def test_whoever_is_blocked_in_one_rule_is_refused(counter: str) -> None:
+    served = Served(user(), messages())
+    served.service.override([Override(counter, (Limit(0, 1),), 100)])
+    served.ask()
+    assert served.answers == ["550 blocked"]
+    assert not served.demands
+
+
+def test_a_block_in_a_rule_that_lets_pass_is_only_told() -> None:
+    """It is exceeded by each mail, as it would be if the rule refused."""
+    served = Served(user(), messages(refuses=False))
+    served.service.override([Override("messages|user:alice", (Limit(0, 1),), 100)])
+    served.ask()
+    assert [charge.limits[0] for charge in served.demands[0].charges] == [USER[0], Limit(0, 1)]
+
+
+def test_an_override_that_looks_back_further_is_told_for_the_rule_that_it_is_of() -> None:
+    served = Served(user(), messages())
+    week = (Limit(500, 604_800),)
+    assert served.service.override([Override("messages|user:alice", SERVER, 100)]) == 0
+    assert served.service.override([Override("messages|user:alice", week, 100)]) == 604_800
+    assert served.service.override([Override("gone|user:alice", week, 100)]) == 0  # nothing was counted
+
+
+def test_requests_that_are_charged_each_are_numbered_once_for_all_rules() -> None:
+    each = stages(0)
+    served = Served(Rule(DEFAULT, rules(USER), each), Rule("other", rules(SERVER), each))
+    for _ in range(2):
+        served.ask()
+    first, second = ([charge.part for charge in demand.charges] for demand in served.demands)
+    assert len({*first}) == 1
+    assert [*second] == [f"{part}-1" for part in first]
+    served.service.unanswered(ALICE)
+    served.ask()
+    assert [charge.part for charge in served.demands[-1].charges] == second
+
+
+@pytest.mark.parametrize(
+    ("counter", "expected"),
+    [
+        ("user:alice", (DEFAULT, "user:alice")),
+        ("user:a|b:c", (DEFAULT, "user:a|b:c")),
+        ("client:2001:db8::/64", (DEFAULT, "client:2001:db8::/64")),
+        ("messages|user:a|b", ("messages", "user:a|b")),
+        ("nothing", (DEFAULT, "nothing")),
+    ],
+)
+def test_a_counter_says_of_which_rule_it_is(counter: str, expected: tuple[str, str]) -> None:
+    """Whatever a client has put into its name."""
+    assert rule_and_key(counter) == expected
+    name, key = expected
+    assert Rule(name, rules(USER), {}).counter(key) == counter
