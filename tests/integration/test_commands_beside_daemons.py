@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -218,8 +219,7 @@ def test_a_terminal_gets_all_of_it_at_once_where_that_is_asked(tmp_path: pathlib
             assert terminal.shown
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80])
-def test_ids_are_whole_on_a_narrow_terminal(tmp_path: pathlib.Path, columns: int) -> None:
+def test_ids_are_whole_on_a_narrow_terminal(tmp_path: pathlib.Path) -> None:
     ids = ("client:127.0.0.17", "client:2001:db8:1234:5678::/64", f"sender:{'a-long-name' * 6}@lists.example.org")
     charged = {"limit_by_ip": True, "limit_by_sender": True, "limited_networks": ["0.0.0.0/0", "::/0"]}
     with running(tmp_path, **LIMITS, **charged) as daemon, Client(daemon.address) as client:
@@ -228,7 +228,8 @@ def test_ids_are_whole_on_a_narrow_terminal(tmp_path: pathlib.Path, columns: int
             attributes = {"sender": name} if kind == "sender" else {"sender": "", "client_address": name.split("/")[0]}
             assert client.ask(**mail("", sasl_username="", **attributes)) == "dunno"
         call(daemon.path, "block", ids[0], "--for", "1h", "--note", "as it sends more than anybody should")
-        for arguments in (["top", "--once"], ["status"], *(["history", one] for one in ids), ["status", ids[0]]):
+        commands = [["top", "--once"], ["status"], *(["history", one] for one in ids), ["status", ids[0]]]
+        for columns, arguments in itertools.product((40, 60, 80), commands):
             with Terminal(daemon.path, *arguments, columns=columns) as terminal:
                 assert terminal.end() == 0
             lines = COLOUR.sub("", terminal.shown).splitlines()
