@@ -7,15 +7,20 @@ import contextlib
 import json
 import pathlib
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.engine.mailbox import Notices
 from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.replica import Memory
 from storage.stores import Clock, Database, demand, new_memory, usage
+from support.wait import PATIENCE
 
 LIMIT = 10
 
@@ -78,23 +83,48 @@ class Daemon:
         self.fallback.maintain()
 
     def probed(self) -> None:
-        """Wait for the thread that probes the database to end, if there is one.
-
-        Not by way of ``threading.enumerate()``: since Python 3.13 a thread that is no longer in it may still be alive.
-        """
-        if self.fallback._probe is not None:
-            self.fallback._probe.join()
+        """See :func:`probed`."""
+        probed(self.fallback)
 
     def close(self) -> None:
         """The daemon ends in order."""
         self.fallback.close()
 
     def die(self) -> None:
-        """The process is killed: the kernel closes what it had open."""
-        self.store.close()
-        self.fallback._aside.close()
-        for journal in self.fallback._spool._held:
-            journal.close()
+        """See :func:`die`."""
+        die(self.store, self.fallback)
+
+
+def opened(store: Store, memory: Memory, directory: pathlib.Path, **options: Any) -> Fallback:
+    """What decides for a daemon over ``store``; its journal is in ``directory``, unless ``options`` say otherwise."""
+    usual: dict[str, Any] = {
+        "journal_directory": directory,
+        "journal_name": "test",
+        "journal_size": 1 << 20,
+        "enforce": True,
+        "patience": PATIENCE,
+        "monotonic": time.monotonic,
+    }
+    fallback = Fallback(store, memory, **{**usual, **options})
+    fallback.open()
+    return fallback
+
+
+def probed(fallback: Fallback) -> None:
+    """Wait for the thread that probes the database to end, if there is one.
+
+    Not by way of ``threading.enumerate()``: since Python 3.13 a thread that is no longer in it may still be alive.
+    """
+    if fallback._probe is not None:
+        fallback._probe.join()
+
+
+def die(store: Store, fallback: Fallback) -> None:
+    """The process of a daemon is killed: the kernel closes what it had open."""
+    store.close()
+    fallback._aside.close()
+    for journal in fallback._spool._held:
+        journal.close()
 
 
 def ask(daemon: Daemon, key: str, mails: int) -> int:

@@ -29,6 +29,7 @@ from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from policyd_rate_limit.storage.redis.store import RedisStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
+from storage.daemon import die
 from storage.stores import PATIENCE, Clock, new_memory
 from support.callbacks import Answering
 from support.policies import Nobody, policy, rules
@@ -173,11 +174,8 @@ class Installed:
         self._fallback.close()
 
     def die(self) -> None:
-        """The process is killed: the kernel closes what it had open."""
-        self._store.close()
-        self._fallback._aside.close()
-        for journal in self._fallback._spool._held:
-            journal.close()
+        """See :func:`storage.daemon.die`."""
+        die(self._store, self._fallback)
 
     def _policy(self, limits: Limits) -> Policy:
         return policy(rules(limits), Actions("success", "fail", None, "blocked"), self._count_mode)

@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
 from policyd_rate_limit.storage.replica import Memory
-from storage.daemon import journals
+from storage.daemon import journals, opened, probed
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.stores import HOUR, Clock, demand, new_memory, usage
 
@@ -37,7 +37,7 @@ TRIGGERS: dict[type[Logs], tuple[str, ...]] = {
         "BEGIN SELECT RAISE(ABORT, 'not into my table'); END",
     ),
     PostgresqlLogs: (
-        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "CREATE OR REPLACE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.entries LIKE '%{wrong}%' THEN RAISE 'not into my table'; END IF; RETURN NEW; END $$",
         "CREATE TRIGGER audit BEFORE INSERT ON policyd_batch FOR EACH ROW EXECUTE FUNCTION audit()",
     ),
@@ -75,21 +75,19 @@ class DaemonsOnOneDatabase:
             self.logs.open, memory or new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: ()
         )
 
-    def daemon(self) -> Fallback:
+    def daemon(self, notices: Notices | None = None) -> Fallback:
         memory = new_memory(time.time)
         self.memories.append(memory)
-        fallback = Fallback(
-            self.store(memory),
-            memory,
-            journal_directory=self.logs.directory / "journals",
-            journal_name="log",
-            journal_size=1 << 24,
-            enforce=True,
-            patience=TIMEOUT,
-            monotonic=self.monotonic,
+        directory = self.logs.directory / "journals"
+        return opened(
+            self.store(memory), memory, directory, journal_size=1 << 24, monotonic=self.monotonic, notices=notices
         )
-        fallback.open()
-        return fallback
+
+    def try_again(self, daemon: Fallback) -> None:
+        """The time of the next try comes, and the database is there."""
+        self.monotonic.now += 10
+        daemon.maintain()
+        probed(daemon)
 
     def found(self, *keys: str) -> list[int]:
         """What a daemon that starts now finds in the database."""
@@ -177,15 +175,14 @@ def test_a_replay_of_an_outage_sets_aside_what_is_refused(
 ) -> None:
     """Among many others in many records, which are stored once."""
     daemon = daemons.daemon()
-    daemons.refuse()
+    daemons.refuse("")
     others = [f"user:{number}" for number in range(40)]
-    daemon._away = True
-    daemon._backoff.failed()
     for first in range(0, 40, 8):
         admitted(daemon, *(mails(key) for key in (*others[first : first + 8], WRONG)))
     assert daemon.waiting == 5
-    daemons.monotonic.now += 10
-    daemon._reached, daemon._away = True, False
+    daemons.take()
+    daemons.refuse()
+    daemons.try_again(daemon)
     assert admitted(daemon, mails("user:bob")) == [True]
     assert daemon.waiting == 0
     assert names(caplog) == [WRONG]
@@ -204,7 +201,7 @@ def test_a_database_that_refuses_everybody_is_away(
     assert names(caplog) == []
     assert daemon.waiting == 1
     daemons.take()
-    daemon._away = False
+    daemons.try_again(daemon)
     assert admitted(daemon) == []
     assert daemons.found(WRONG, "user:bob") == [1, 1]
     daemon.close()
@@ -244,18 +241,19 @@ def test_a_long_replay_is_split_and_stored_once(
 ) -> None:
     """In several transactions; offered twice, as after a commit whose answer was lost."""
     daemon = daemons.daemon()
-    daemon._away = True
-    daemon._backoff.failed()
+    daemons.refuse("")
     for _ in range(5):
         assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
     records = list(daemon._spool.records)
     assert sum(len(record.entries) for record in records) > CHARACTERS_PER_TRANSACTION
-    daemon._away = False
+    daemons.take()
+    daemons.try_again(daemon)
     assert admitted(daemon, mails("user:bob")) == [True]
     with contextlib.closing(daemons.store()) as other:
         assert other.admit((), records, TIMEOUT) == []
     assert daemons.found(*LONG, "user:bob") == [5] * len(LONG) + [1]
-    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    [outage] = [record for record in caplog.records if record.levelno > logging.WARNING]
+    assert "limits go on from memory" in outage.getMessage()
     daemon.close()
 
 
@@ -306,8 +304,7 @@ def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(
 ) -> None:
     """Nor the overrides."""
     notices = Notices(time.time)
-    daemon = daemons.daemon()
-    daemon._notices = notices
+    daemon = daemons.daemon(notices)
     log = daemons.logs.ready()
     triggers = [statement.replace("{wrong}", "alice") for statement in TRIGGERS[type(daemons.logs)]]
     daemons.logs.execute(

@@ -24,11 +24,11 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Decided, Underway
 from policyd_rate_limit.storage.engine import outage as fallback_module
-from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.redis import link as redis_link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
+from storage.daemon import opened
 from storage.stores import Clock, new_memory
 from support.demands import demand_of
 from support.redis_servers import External, RedisServer
@@ -203,17 +203,7 @@ class Daemon:
         self.store._link.timeout = 0.03  # of the clock that ticks
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
-        self.fallback = Fallback(
-            self.store,
-            self.memory,
-            journal_directory=directory,
-            journal_name="redis",
-            journal_size=1 << 20,
-            enforce=True,
-            patience=1.0,
-            monotonic=self.monotonic,
-        )
-        self.fallback.open()
+        self.fallback = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
         self.underway: deque[tuple[Sequence[Demand], Underway]] = deque()
         self.admitted: Counter[str] = Counter()  # of each counter, by the answers
         self.mails: dict[str, tuple[str, int, int]] = {}  # counter, recipients asked about, what it was charged

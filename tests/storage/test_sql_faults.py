@@ -21,6 +21,7 @@ from policyd_rate_limit.storage.log import server as sql_log
 from policyd_rate_limit.storage.log.contract import LogError, LogReplaced
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.replica import Memory
+from storage.daemon import opened
 from storage.logs import TIMEOUT, PostgresqlLogs, ServerLogs, append, read, record
 from storage.stores import HOUR, demand, new_memory
 from support import sql_servers
@@ -366,17 +367,7 @@ def counted(logs: ServerLogs) -> int:
 @pytest.mark.parametrize("arrives", [True, False], ids=["commit-arrives", "commit-is-lost"])
 def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpProxy, arrives: bool) -> None:
     memory = new_memory(time.time)
-    fallback = Fallback(
-        log_store(logs, memory, proxy),
-        memory,
-        journal_directory=logs.directory,
-        journal_name="test",
-        journal_size=1 << 20,
-        enforce=True,
-        patience=TIMEOUT,
-        monotonic=time.monotonic,
-    )
-    fallback.open()
+    fallback = opened(log_store(logs, memory, proxy), memory, logs.directory)
     assert fallback.admit([demand(maximum=3)])[0].admitted
 
     def intercept(piece: bytes) -> bytes | None:
@@ -392,15 +383,14 @@ def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpPro
     proxy.intercept = intercept
     assert fallback.admit([demand(maximum=3)])[0].admitted  # from the journal
     proxy.intercept = lambda piece: piece
-    wait_for = time.monotonic() + 20
-    while counted(logs) != 1 + arrives:
-        assert time.monotonic() < wait_for
-        time.sleep(0.02)
+    wait_until(lambda: counted(logs) == 1 + arrives, "the commit arrives, or is lost")
     proxy.admit()
-    while fallback._away:
-        assert time.monotonic() < wait_for
+
+    def is_back() -> bool:
         fallback.maintain()
-        time.sleep(0.02)
+        return fallback.away_since is None
+
+    wait_until(is_back, "the database is back")
     assert counted(logs) == 2
     assert [verdict.admitted for verdict in fallback.admit([demand(maximum=3), demand(maximum=3)])] == [True, False]
     fallback.close()
@@ -414,7 +404,7 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
     logs.ready()
 
     def settle(fallback: Fallback) -> None:
-        while fallback._away or fallback._spool.records:
+        while fallback.away_since is not None or fallback.waiting:
             fallback.maintain()
             time.sleep(0.02)
 
@@ -422,17 +412,7 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
         chance = random.Random(number)
         with TcpProxy((logs.server.host, logs.server.port)) as proxy:
             memory = new_memory(time.time)
-            fallback = Fallback(
-                log_store(logs, memory, proxy),
-                memory,
-                journal_directory=logs.directory / str(number),
-                journal_name="test",
-                journal_size=1 << 20,
-                enforce=True,
-                patience=TIMEOUT,
-                monotonic=time.monotonic,
-            )
-            fallback.open()
+            fallback = opened(log_store(logs, memory, proxy), memory, logs.directory / str(number))
             for _ in range(cuts):
                 timer = threading.Timer(chance.uniform(0, 0.03), proxy.cut)
                 timer.start()
