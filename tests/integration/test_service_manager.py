@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from support import outages
-from support.daemon import Client, Daemon, free_port, mail
+from support.daemon import Client, Daemon, connect, free_port, mail
 from support.programs import require, require_root
 from support.wait import wait_until
 
@@ -188,6 +188,15 @@ def test_the_watchdog_is_fed_until_the_store_is_stuck(directory: Path, manager: 
 # Socket activation
 
 
+def listens(address: str | tuple[str, int]) -> bool:
+    """Whether somebody listens at ``address``."""
+    try:
+        connect(address).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_sockets_of_systemd_are_served_and_left_alone(directory: Path, manager: ServiceManager) -> None:
     """systemd-socket-activate(1) makes a UNIX and a TCP socket, and starts the daemon at the first connection."""
     path, port = directory / "policy", free_port()
@@ -195,7 +204,7 @@ def test_sockets_of_systemd_are_served_and_left_alone(directory: Path, manager: 
     prefix += [f"--setenv={name}={value}" for name, value in manager.environment.items()]
     daemon = Daemon(directory / "var", prefix=prefix, SOCKET=str(directory / "other" / "policy"))
     daemon.start(wait=False)
-    wait_until(path.is_socket, "a socket")
+    wait_until(lambda: listens(str(path)) and listens(("127.0.0.1", port)), "both sockets")
     with Client(str(path)) as over_unix, Client(("127.0.0.1", port)) as over_tcp:
         for client in (over_unix, over_tcp):
             assert client.ask(**mail("alice")) == "dunno"

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from policyd_rate_limit import config
 from support.configuration import Load
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """A command that runs in the process of pytest may change its umask, and whether anything is logged."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
