@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from policyd_rate_limit.errors import ConfigError, PolicydError, UnknownAccount
 def clean(path: Path | None) -> Exit:
     """Delete old records from the database, say how many, mail the report. Raises ConfigError and UnknownAccount."""
     settings = load(path)
+    # It takes a while to load; and not everything may be readable for the account that this process becomes.
+    mailing = importlib.import_module("policyd_rate_limit.report.mailing") if settings.report else None
     try:
         # Deleted is deleted, and said before anybody waits for the mail.
         click.echo(f"{maintenance.clean(settings)} records deleted")
-        if settings.report:
-            from policyd_rate_limit.report.mailing import mail_report  # what it sends mails with takes a while to load
-
-            mail_report(settings)
+        if mailing is not None:
+            mailing.mail_report(settings)
     except (ConfigError, UnknownAccount):
         raise  # a driver that is missing, say: the same status as when the daemon starts
     except BrokenPipeError:
