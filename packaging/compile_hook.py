@@ -24,6 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
     "domain/charge.py",
+    "domain/counter.py",
     "domain/counting.py",
     "domain/identity.py",
     "domain/ledger.py",

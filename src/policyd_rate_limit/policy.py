@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -11,9 +13,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
-
-DEFAULT: Final = "default"
-"""The rule that today's settings are. Its counters have no name of a rule in front of them."""
 
 
 class Actions(NamedTuple):
@@ -67,13 +66,6 @@ class Rule:
     def counter(self, key: str) -> str:
         """The name of the counter of ``key``; text that a client has chosen comes last."""
         return self._prefix + key if self._prefix else key
-
-
-def rule_and_key(counter: str) -> tuple[str, str]:
-    """The name of the rule that ``counter`` belongs to, and the key that it counts."""
-    kind, colon, name = counter.partition(":")
-    rule, bar, of_rule = kind.partition("|")
-    return (rule, f"{of_rule}{colon}{name}") if bar else (DEFAULT, counter)
 
 
 class Policy:

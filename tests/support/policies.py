@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import Limits
-from policyd_rate_limit.policy import DEFAULT, Actions, LimitsOfIds, Policy, Rule
+from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Observer
 
 _OF_SASL_USERS: dict[str, Any] = {

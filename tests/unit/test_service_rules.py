@@ -9,10 +9,11 @@ from functools import partial
 import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import Cost, stages
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
-from policyd_rate_limit.policy import DEFAULT, Actions, LimitsOfIds, Policy, Rule, rule_and_key
+from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.throttle import Throttle
@@ -180,20 +181,3 @@ def test_requests_that_are_charged_each_are_numbered_once_for_all_rules() -> Non
     served.service.unanswered(ALICE)
     served.ask()
     assert [charge.part for charge in served.demands[-1].charges] == second
-
-
-@pytest.mark.parametrize(
-    ("counter", "expected"),
-    [
-        ("user:alice", (DEFAULT, "user:alice")),
-        ("user:a|b:c", (DEFAULT, "user:a|b:c")),
-        ("client:2001:db8::/64", (DEFAULT, "client:2001:db8::/64")),
-        ("messages|user:a|b", ("messages", "user:a|b")),
-        ("nothing", (DEFAULT, "nothing")),
-    ],
-)
-def test_a_counter_says_of_which_rule_it_is(counter: str, expected: tuple[str, str]) -> None:
-    """Whatever a client has put into its name."""
-    assert rule_and_key(counter) == expected
-    name, key = expected
-    assert Rule(name, rules(USER), {}).counter(key) == counter

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import stores
+from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
-from policyd_rate_limit.policy import DEFAULT, Actions, Policy, Rule
+from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.rules import make_rules
 
 if TYPE_CHECKING:

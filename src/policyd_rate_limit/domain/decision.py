@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import free_in
+from policyd_rate_limit.domain.counter import kind_of
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Usage
@@ -52,7 +53,7 @@ class Decision(NamedTuple):
     @property
     def kind(self) -> str:
         """What is charged: one of :data:`KINDS`."""
-        return self.key.partition(":")[0] or NOBODY
+        return kind_of(self.key) or NOBODY
 
     @property
     def id(self) -> str:

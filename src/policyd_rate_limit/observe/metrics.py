@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.counter import kind_of
 from policyd_rate_limit.domain.decision import KINDS, NOBODY, VERDICTS
 from policyd_rate_limit.domain.limits import shown_limit
 
@@ -35,13 +36,12 @@ class Metrics:
         self.refusals: dict[str, int] = {}
         self.answers = [0] * (len(SECONDS) + 1)
         self.answer_seconds = 0.0
-        # A key begins with its kind, whose first character is enough; that of nobody is empty.
-        self._of_kind = {"" if kind == NOBODY else kind[0]: of_kind for kind, of_kind in self.decisions.items()}
+        self._of_kind = {"" if kind == NOBODY else kind: of_kind for kind, of_kind in self.decisions.items()}
         self._labels: dict[Limit, str] = {}
 
-    def decided(self, key: str, verdict: str, seconds: float) -> None:
-        """``verdict`` on what ``key`` was to be charged for, ``seconds`` after the request."""
-        self._of_kind[key[:1]][verdict] += 1
+    def decided(self, counter: str, verdict: str, seconds: float) -> None:
+        """``verdict`` on what ``counter`` was to be charged for, ``seconds`` after the request."""
+        self._of_kind[kind_of(counter)][verdict] += 1
         self.answers[bisect_left(SECONDS, seconds)] += 1
         self.answer_seconds += seconds
 
