@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policyd_rate_limit.config import loading
+from policyd_rate_limit.config import checking
 from policyd_rate_limit.config.source import Source, decode
 from policyd_rate_limit.errors import ConfigError, Problem
 
@@ -24,7 +24,7 @@ def read(data: bytes, reader: Callable[[str, str], Source]) -> None:
 
 def _problems(data: bytes, reader: Callable[[str, str], Source]) -> tuple[Problem, ...]:
     try:
-        loading.check(reader(decode(data, FILE), FILE))
+        checking.check(reader(decode(data, FILE), FILE))
     except ConfigError as error:
         return error.problems or (Problem("", 0, "", "", ""),)
     return ()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policyd_rate_limit import config
-from policyd_rate_limit.config import Settings, loading, source
+from policyd_rate_limit.config import Settings, finding, source
 from support.configuration import problems
 
 
@@ -19,16 +19,16 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     home = tmp_path / "home" / ".config"
     home.mkdir(parents=True)
-    assert loading.search_path() == (
+    assert finding.search_path() == (
         home / "policyd-rate-limit.conf",
         home / "policyd-rate-limit.yaml",
         Path("/etc/policyd-rate-limit.conf"),
         Path("/etc/policyd-rate-limit.yaml"),
     )
-    inside = tuple(tmp_path / str(path).lstrip("/") for path in loading.search_path()[2:])
+    inside = tuple(tmp_path / str(path).lstrip("/") for path in finding.search_path()[2:])
     inside[0].parent.mkdir()
-    searched = (*loading.search_path()[:2], *inside)
-    monkeypatch.setattr(loading, "search_path", lambda: searched)
+    searched = (*finding.search_path()[:2], *inside)
+    monkeypatch.setattr(finding, "search_path", lambda: searched)
     return list(searched)
 
 
@@ -65,7 +65,7 @@ def test_an_account_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert [str(path.parent) for path in loading.search_path()] == ["/etc", "/etc"]
+    assert [str(path.parent) for path in finding.search_path()] == ["/etc", "/etc"]
 
 
 def test_a_place_where_nobody_may_look(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from policyd_rate_limit import config
 from policyd_rate_limit.cli import main
 from policyd_rate_limit.config import samples
+from policyd_rate_limit.config.checking import check
 from policyd_rate_limit.config.conf_file import read_conf
 from policyd_rate_limit.config.converting import convert
-from policyd_rate_limit.config.loading import check
 from policyd_rate_limit.config.yaml_file import read_yaml
 from policyd_rate_limit.errors import ConfigError
 from support.examples import examples

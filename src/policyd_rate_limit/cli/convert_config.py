@@ -12,7 +12,7 @@ import click
 from policyd_rate_limit import config
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.config.converting import convert
-from policyd_rate_limit.config.loading import search_path
+from policyd_rate_limit.config.finding import search_path
 from policyd_rate_limit.config.source import read_text
 from policyd_rate_limit.errors import ConfigError, Problem, SystemRefusal
 from policyd_rate_limit.system.logs import one_line

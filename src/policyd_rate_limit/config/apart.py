@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from policyd_rate_limit.config.loading import Configuration, load
+from policyd_rate_limit.config.checking import Configuration
+from policyd_rate_limit.config.loading import load
 from policyd_rate_limit.config.schema import Settings
 from policyd_rate_limit.config.wire import from_text, to_text
 from policyd_rate_limit.errors import ConfigError, Problem

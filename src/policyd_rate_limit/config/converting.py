@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from policyd_rate_limit.config.checking import check
 from policyd_rate_limit.config.conf_file import read_conf
 from policyd_rate_limit.config.kinds import PERMISSION
-from policyd_rate_limit.config.loading import check
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS
 from policyd_rate_limit.config.yaml_file import read_yaml
 from policyd_rate_limit.errors import ConfigError
