@@ -16,7 +16,7 @@ from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import Changes
 from policyd_rate_limit.daemon.reloading import Reloader
 from policyd_rate_limit.errors import ConfigError, Problem
-from policyd_rate_limit.system.notify import ServiceManager, Supervision
+from policyd_rate_limit.system.service_manager import ServiceManager, Supervision
 from support.wait import PATIENCE, until
 
 # Reading the files takes most of the time, and does not depend on the loop: once is enough.

@@ -31,7 +31,7 @@ from policyd_rate_limit.storage.engine.pacing import Pace
 from policyd_rate_limit.storage.engine.worker import Worker
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system import logs, signals, sockets
-from policyd_rate_limit.system.notify import Supervision
+from policyd_rate_limit.system.service_manager import Supervision
 from policyd_rate_limit.system.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.observe.monitoring import Monitoring
     from policyd_rate_limit.storage.engine.outage import Fallback
-    from policyd_rate_limit.system.notify import ServiceManager
+    from policyd_rate_limit.system.service_manager import ServiceManager
 
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
 REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key

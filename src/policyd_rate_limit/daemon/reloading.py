@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.config import Settings
-    from policyd_rate_limit.system.notify import Supervision
+    from policyd_rate_limit.system.service_manager import Supervision
 
 _logger = logging.getLogger(__name__)
 

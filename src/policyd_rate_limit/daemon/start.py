@@ -16,8 +16,8 @@ from policyd_rate_limit.daemon.daemon import Daemon
 from policyd_rate_limit.server.server import MAX_CONNECTIONS
 from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
-from policyd_rate_limit.system.notify import ServiceManager
 from policyd_rate_limit.system.pidfile import Pidfile
+from policyd_rate_limit.system.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     import socket

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from policyd_rate_limit.system.notify import MOST_UNTOLD, STATUS_SECONDS, ServiceManager, Supervision
+from policyd_rate_limit.system.service_manager import MOST_UNTOLD, STATUS_SECONDS, ServiceManager, Supervision
 
 
 class Listener:
