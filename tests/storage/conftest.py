@@ -10,7 +10,7 @@ import pytest
 
 from storage.logs import MariadbLogs, PostgresqlLogs, ServerLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import Clock, Database, SqliteDatabase, WaitingSqliteDatabase
+from storage.stores import Clock, Database, SqliteDatabase, WaitingSqliteDatabase, in_memory
 from support.redis_servers import External, RedisServer, single
 
 DATABASES = (
@@ -69,11 +69,7 @@ def logs(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Ser
 @pytest.fixture
 def memory_directory(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """An empty directory on no disk, where there is such a thing: for thousands of transactions."""
-    in_memory = pathlib.Path("/dev/shm")
-    if not in_memory.is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=in_memory, prefix="policyd-test-") as name:
+    with tempfile.TemporaryDirectory(dir=in_memory() or tmp_path, prefix="policyd-test-") as name:
         yield pathlib.Path(name)
 
 

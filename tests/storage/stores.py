@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -175,3 +176,13 @@ def usage(
 def admitted(store: CleanableStore, *demands: Demand) -> list[bool]:
     """Which of ``demands``, asked in one batch, are admitted."""
     return [verdict.admitted for verdict in store.admit(demands, (), PATIENCE)]
+
+
+def date_in(seconds: int = HOUR) -> int:
+    """The date (Unix seconds) that will be in so many seconds."""
+    return int(time.time()) + seconds
+
+
+def in_memory() -> str | None:
+    """A directory on no disk, where there is such a thing."""
+    return "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None

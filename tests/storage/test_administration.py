@@ -21,7 +21,7 @@ from policyd_rate_limit.storage.redis import tables as redis_tables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, demand, usage
+from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, date_in, demand, usage
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
@@ -63,10 +63,6 @@ def add_hits(database: Administered, hits: list[Hits]) -> None:
     store.add_hits(hits)
 
 
-def until(seconds: int = HOUR) -> int:
-    return int(time.time()) + seconds
-
-
 # --- Reading
 
 
@@ -91,9 +87,9 @@ def test_entries_of_all_and_of_some(database: Administered) -> None:
     assert counted(administration.entries(None, 0)) == everything
     assert counted(administration.entries(["user:a", EVIL[0]], 0)) == {"user:a": 4, EVIL[0]: 1}
     for key in EVIL:
-        assert counted(administration.entries([key], until(-60))) == {key: 1}
+        assert counted(administration.entries([key], date_in(-60))) == {key: 1}
     assert counted(administration.entries(["user"], 0)) == {}
-    assert counted(administration.entries(None, until(60))) == {}
+    assert counted(administration.entries(None, date_in(60))) == {}
 
 
 def test_what_was_given_back_is_among_the_entries(database: Administered) -> None:
@@ -241,13 +237,13 @@ def test_resets_while_daemons_count(database: Administered) -> None:
 def test_overrides_are_set_replaced_and_removed(database: Administered) -> None:
     one, two = database.administration(), database.administration()
     block, more = (
-        Override("user:a", BLOCK, until(), "spam"),
-        Override("user:a", (Limit(9, 60), Limit(99, HOUR)), until(5)),
+        Override("user:a", BLOCK, date_in(), "spam"),
+        Override("user:a", (Limit(9, 60), Limit(99, HOUR)), date_in(5)),
     )
     one.set_override(block)
     assert two.overrides() == [block]
     two.set_override(more)
-    odd = [Override(key, (), until(), key) for key in (LONG, *EVIL)]
+    odd = [Override(key, (), date_in(), key) for key in (LONG, *EVIL)]
     for override in odd:
         one.set_override(override)
     assert one.overrides() == two.overrides() == sorted([more, *odd])
@@ -262,7 +258,7 @@ def test_daemons_hear_of_each_change_once(database: Administered) -> None:
     store, administration = database.store(), database.administration()
     store.admit([], (), PATIENCE)
     assert not store.overrides()
-    one, two = Override("user:a", BLOCK, until()), Override("user:b", BLOCK, until())
+    one, two = Override("user:a", BLOCK, date_in()), Override("user:b", BLOCK, date_in())
     longer = one._replace(until=one.until + 1)
     for change, expected in (
         (lambda: administration.set_override(one), [one]),
@@ -280,8 +276,8 @@ def test_overrides_by_many_administrators_at_once(database: Administered) -> Non
     def change(number: int) -> None:
         administration = database.administration()
         for turn in range(5):
-            administration.set_override(Override("user:all", BLOCK, until(), f"{number}.{turn}"))
-            administration.set_override(Override(f"user:{number}", BLOCK, until()))
+            administration.set_override(Override("user:all", BLOCK, date_in(), f"{number}.{turn}"))
+            administration.set_override(Override(f"user:{number}", BLOCK, date_in()))
             assert administration.remove_override(f"user:{number}")
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -293,7 +289,7 @@ def test_overrides_by_many_administrators_at_once(database: Administered) -> Non
 
 def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> None:
     store, administration = logged.store(), logged.administration()
-    override = Override("user:a", BLOCK, until())
+    override = Override("user:a", BLOCK, date_in())
     administration.set_override(override)
     assert admitted(store, demand(maximum=3, cost=2)) == [True]
     assert store.overrides() == [override]
@@ -309,7 +305,7 @@ def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> N
 
 def test_an_override_that_has_ended_is_none(database: Administered) -> None:
     administration = database.administration()
-    administration.set_override(Override("user:a", BLOCK, until(-1)))
+    administration.set_override(Override("user:a", BLOCK, date_in(-1)))
     assert administration.overrides() == []
     assert not administration.remove_override("user:a")
 
@@ -319,10 +315,10 @@ def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pyt
         monkeypatch.setattr(tables, "MOST_OVERRIDES", 3)
     administration = database.administration()
     for number in range(3):
-        administration.set_override(Override(f"user:{number}", BLOCK, until()))
-    administration.set_override(Override("user:2", (), until()))
+        administration.set_override(Override(f"user:{number}", BLOCK, date_in()))
+    administration.set_override(Override("user:2", (), date_in()))
     with pytest.raises(StoreFull, match="3 overrides"):
-        administration.set_override(Override("user:3", BLOCK, until()))
+        administration.set_override(Override("user:3", BLOCK, date_in()))
     assert len(administration.overrides()) == 3
 
 
@@ -330,7 +326,7 @@ def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pyt
 
 
 def test_hits_are_added_up_and_forgotten_as_reported(database: Administered) -> None:
-    administration, now = database.administration(), until(0)
+    administration, now = database.administration(), date_in(0)
     add_hits(database, [Hits("user:a", 60, 2, now), Hits("user:a", HOUR, 1, now), Hits("user:b", 60, 9, now)])
     add_hits(database, [Hits("user:a", 60, 3, now - 5), *(Hits(key, 60, 1, now) for key in EVIL)])
     hits = administration.hits()
@@ -398,7 +394,7 @@ def test_hits_of_1_2_0_count_until_they_are_reported(logged: AdministeredLog) ->
 
 def test_a_connection_that_is_lost_is_made_anew(database: Administered) -> None:
     administration = database.administration()
-    override = Override("user:a", BLOCK, until())
+    override = Override("user:a", BLOCK, date_in())
     administration.set_override(override)
     database.break_connections()
     assert administration.overrides() == [override]

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import pathlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +29,7 @@ from policyd_rate_limit.stores import make_copier
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, demand, usage
+from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, date_in, demand, usage
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 KINDS = ("sqlite", "postgresql", "mariadb", "redis")
@@ -89,10 +88,6 @@ def seconds(database: Administered) -> dict[tuple[str, int], int]:
     return {place: amount for place, amount in found.items() if amount}
 
 
-def until(moment: int = HOUR) -> int:
-    return int(time.time()) + moment
-
-
 # --- Counts
 
 
@@ -128,7 +123,7 @@ def test_counts_once_however_often(databases: tuple[Administered, Administered])
 @each_way
 def test_each_count_in_its_second(databases: tuple[Administered, Administered]) -> None:
     old, new = databases
-    now = until(0)
+    now = date_in(0)
     past = [Entry(f"user:{number % 3}", 1 + number, now - 7 * number, "", "") for number in range(40, -1, -1)]
     old.store().admit([], [pack(1, number, entry.date, [entry]) for number, entry in enumerate(past, 1)], PATIENCE)
     expected = seconds(old)
@@ -255,7 +250,7 @@ def test_an_old_database_that_is_emptied_takes_nothing_back(databases: tuple[Adm
     old, new = databases
     store = old.store()
     admitted(store, demand(cost=5))
-    old.administration().set_override(Override("user:b", BLOCK, until()))
+    old.administration().set_override(Override("user:b", BLOCK, date_in()))
     copy(old, new)
     store.close()
     if isinstance(old, AdministeredLog):
@@ -319,26 +314,26 @@ def test_a_record_that_cannot_be_understood_is_left_out(databases: tuple[Adminis
 def test_overrides_once(databases: tuple[Administered, Administered]) -> None:
     one, two = (database.administration() for database in databases)
     block, allow, long = (
-        Override("user:a", BLOCK, until()),
-        Override("user:b", TWO, until(60), "é\n"),
-        Override(EVIL[2], (), until(90)),
+        Override("user:a", BLOCK, date_in()),
+        Override("user:b", TWO, date_in(60), "é\n"),
+        Override(EVIL[2], (), date_in(90)),
     )
     for override in (block, allow, long):
         one.set_override(override)
-    own = Override("user:o", TWO, until(70))
+    own = Override("user:o", TWO, date_in(70))
     two.set_override(own)
     assert copy(*databases).overrides == 3
     assert two.overrides() == sorted([block, allow, long, own])
     # Since then the administrator has ended one in the new database, changed another, and one in the old one.
     two.remove_override("user:b")
-    changed = Override("user:a", TWO, until(80))
+    changed = Override("user:a", TWO, date_in(80))
     two.set_override(changed)
-    longer = long._replace(until=until(99))
+    longer = long._replace(until=date_in(99))
     one.set_override(longer)
     copied = copy(*databases)
     assert (copied.overrides, copied.kept) == (1, [])
     assert two.overrides() == sorted([changed, longer, own])
-    one.set_override(block._replace(until=until(500)))
+    one.set_override(block._replace(until=date_in(500)))
     assert copy(*databases).kept == ["user:a"]
     one.remove_override(EVIL[2])
     assert copy(*databases).revoked == 1
@@ -350,7 +345,7 @@ def test_overrides_once(databases: tuple[Administered, Administered]) -> None:
 def test_hits_once(databases: tuple[Administered, Administered]) -> None:
     old, new = databases
     one, two = old.administration(), new.administration()
-    now = until(0)
+    now = date_in(0)
     hits = [Hits("user:a", 60, 5, now), Hits("user:a", HOUR, 1, now), Hits(EVIL[1], 60, 2, now - 9)]
     one.add_hits(hits)
     assert copy(old, new).hits == 8

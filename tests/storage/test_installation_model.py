@@ -32,7 +32,7 @@ from policyd_rate_limit.storage.administration import Override
 from storage.installation import Installed, LogPlace, Place, PostgresqlPlace, RedisPlace
 from storage.logs import PostgresqlLogs
 from storage.redis_stores import new_prefix
-from storage.stores import START, Clock
+from storage.stores import START, Clock, in_memory
 from support.examples import examples
 
 MAIL_SECONDS = 20  # all requests of one mail come within so many: less than any window
@@ -277,11 +277,6 @@ class OnRedis(Installation):
         if limits in (UNLIMITED, BLOCKED):
             return limits
         return tuple(Limit(limits[at % len(limits)].maximum, WINDOWS[at + 1]) for at in range(2))
-
-
-def in_memory() -> str | None:
-    """A directory on no disk, where there is such a thing."""
-    return "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
 
 
 @pytest.mark.hypothesis

@@ -7,7 +7,6 @@ import pathlib
 import pwd
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -141,20 +140,6 @@ def test_wrong_values_are_not_repeated(config: dict[str, Any]) -> None:
         connection_options(config)
     assert "mysql_config" in str(caught.value)
     assert "hush" not in str(caught.value)
-
-
-def test_a_missing_driver_is_told_with_what_installs_it() -> None:
-    """In an interpreter that does not find PyMySQL."""
-    program = (
-        "import sys; sys.modules['pymysql'] = None\n"
-        "from policyd_rate_limit.errors import ConfigError\n"
-        "try:\n    import policyd_rate_limit.storage.log.mysql\n"
-        "except ConfigError as error:\n    print(error)"
-    )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert "backend" in said
-    assert "pip install 'policyd-rate-limit[mysql]'" in said
-    assert said.count("\n") == 1
 
 
 # --- ways to the server ---

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -19,9 +20,10 @@ from policyd_rate_limit.storage.log.sqlite import checkpoint as sqlite_checkpoin
 from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
+from policyd_rate_limit.storage.record import pack
 from storage.daemon import Daemon
 from storage.faults import Fault, connections_with
-from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, usage
+from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, in_memory, usage
 from support.old_databases import MAKERS, make_1_2_0
 
 SECOND = int(START) + 1  # that a charge made at START is dated
@@ -106,7 +108,7 @@ def test_the_write_ahead_log_stays_bounded_beside_clean(
     with contextlib.closing(sqlite3.connect(database.path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     deleted: list[int] = []
-    thread = threading.Thread(target=lambda: deleted.append(cleaning.clean(PATIENCE)))
+    thread = threading.Thread(target=lambda: deleted.append(cleaning.clean(10 * PATIENCE)))  # the daemon is in its way
     thread.start()
     longest = 0
     while thread.is_alive():
@@ -212,18 +214,22 @@ def test_clean_gives_room_back(sqlite: SqliteDatabase, clock: Clock, incremental
 )
 def test_the_last_row_before_a_date(dates: list[int], removed: set[int], date: int) -> None:
     """By halving, whatever rows are missing in between."""
-    log = SqliteLog.__new__(SqliteLog)
-    log._connection = sqlite3.connect(":memory:", isolation_level=None)
-    log._errors = contextlib.nullcontext()  # type: ignore[assignment] # errors as they are
-    log._execute("CREATE TABLE policyd_batch (seq INTEGER PRIMARY KEY, date INTEGER)")
-    for row in enumerate(dates, 1):
-        log._execute("INSERT INTO policyd_batch VALUES (?, ?)", row)
-    for seq in removed:
-        log._execute("DELETE FROM policyd_batch WHERE seq = ?", (seq,))
-    left = [(seq, found) for seq, found in enumerate(dates, 1) if seq not in removed]
-    last = log.last_before(date)
+    with tempfile.TemporaryDirectory(dir=in_memory()) as name:
+        sqlite = SqliteDatabase(pathlib.Path(name))
+        with contextlib.closing(SqliteLog(sqlite.path, Clock())) as log:
+            log.begin(PATIENCE)
+            log.prepare(lambda _: ())
+            for number, row in enumerate(dates, 1):
+                log.append(pack(1, number, row, ()))
+            log.commit()
+            with contextlib.closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
+                other.executemany("DELETE FROM policyd_batch WHERE number = ?", [(number,) for number in removed])
+            log.begin(PATIENCE)
+            last = log.last_before(date)
+            log.commit()
+        left = rows(sqlite)
+    assert [found for _, found in left] == [row for number, row in enumerate(dates, 1) if number not in removed]
     assert [seq for seq, _ in left if seq > last] == [seq for seq, found in left if found >= date]
-    log._connection.close()
 
 
 def test_dates_never_fall_from_row_to_row(sqlite: SqliteDatabase, clock: Clock) -> None:
