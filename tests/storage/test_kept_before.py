@@ -3,6 +3,9 @@
 In ``short_digests.json`` recipients, requests and the ids of mails are known by 64 bits. Alice (10 mails an hour) has
 sent to two recipients of one mail and to one of another, whose ``instance`` is long; while the database was away
 somebody with a long name has sent two mails, where each request counts, and alice to a third recipient of the first.
+
+``one_rule.json`` is of the versions in which one id was charged for a mail, once. Alice has sent to three recipients of
+one mail, of whom DATA knew two, and to one of another; while the database was away to a fourth recipient of the first.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import contextlib
 import json
 import pathlib
 import sqlite3
+import zlib
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.counting import mail_id, stages
@@ -47,8 +52,22 @@ def charged(store: CleanableStore, *demands: Demand) -> list[int]:
 
 @pytest.fixture
 def kept() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((KEPT / "short_digests.json").read_text())
+    return read("short_digests")
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((KEPT / f"{name}.json").read_text())
     return found
+
+
+def write_keys(client: Redis, prefix: str, keys: dict[str, Any]) -> None:
+    for name, value in keys.items():
+        key = f"{prefix}:{name}"
+        if isinstance(value, str):
+            client.set(key, bytes.fromhex(value))
+        else:
+            client.hset(key, mapping={bytes.fromhex(field): bytes.fromhex(of) for field, of in value.items()})
+        client.expire(key, HOUR)
 
 
 def goes_on_counting(store: CleanableStore, *, instance_is_known: int = 2) -> None:
@@ -79,13 +98,36 @@ def test_keys_of_redis_with_short_digests(
 ) -> None:
     database = RedisDatabase(tmp_path, redis_url)
     with database._administrator() as client:
-        for name, value in kept["redis"].items():
-            key = f"{database.user}:{name}"
-            if isinstance(value, str):
-                client.set(key, bytes.fromhex(value))
-            else:
-                client.hset(key, mapping={bytes.fromhex(field): bytes.fromhex(of) for field, of in value.items()})
-            client.expire(key, HOUR)
+        write_keys(client, database.user, kept["redis"])
     with contextlib.closing(database.store(clock)) as store:
         assert usage(store, [ALICE, LONG]) == {ALICE: 3, LONG: 2}
         goes_on_counting(store)
+
+
+def is_known(store: CleanableStore, counted: int) -> None:
+    """The recipients of before are not counted again, and what DATA says is held against all of them."""
+    assert charged(store, *(asked(RCPT, f"{name}@example.org") for name in ("one", "two", "three"))) == [0] * 3
+    assert charged(store, asked(RCPT, "one@example.org", instance=LONG_INSTANCE)) == [0]
+    assert charged(store, asked(RCPT, "five@example.org"), asked(DATA, count=2)) == [1, 1 - counted]
+    assert usage(store, [ALICE]) == {ALICE: 3}
+
+
+def test_a_database_and_a_spool_of_one_rule_for_a_mail(sqlite: SqliteDatabase, clock: Clock) -> None:
+    kept = read("one_rule")
+    sqlite.path.write_bytes(zlib.decompress(base64.b64decode(kept["database"])))
+    (sqlite.home / f"{sqlite.path.name}-0.journal").write_bytes(zlib.decompress(base64.b64decode(kept["journal"])))
+    daemon = Daemon(sqlite, clock)
+    daemon.ask()
+    assert daemon.used(ALICE) == 4
+    assert sqlite.usage(clock.now) == {ALICE: 4}
+    is_known(daemon.store, 3)
+    daemon.close()
+
+
+def test_keys_of_redis_of_one_rule_for_a_mail(redis_url: str, tmp_path: pathlib.Path, clock: Clock) -> None:
+    database = RedisDatabase(tmp_path, redis_url)
+    with database._administrator() as client:
+        write_keys(client, database.user, read("one_rule")["redis"])
+    with contextlib.closing(database.store(clock)) as store:
+        assert usage(store, [ALICE]) == {ALICE: 3}
+        is_known(store, 2)
