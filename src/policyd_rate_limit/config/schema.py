@@ -78,7 +78,7 @@ class Settings(BaseModel):
         "stderr",
         """
         Where the log of the daemon goes: stderr, syslog (facility mail), or journald, where each field of a line
-        is a field of the journal.
+        is a field of systemd's journal.
         """,
         reload=True,
     )
@@ -159,20 +159,20 @@ class Settings(BaseModel):
         None,
         """
         The answer while the database is away: an action of access(5). Unset, the limits stay enforced from
-        memory, and what is admitted meanwhile is kept in the journal until the database is back.
+        memory, and what is admitted meanwhile is kept in a spool until the database is back.
         """,
         reload=True,
     )
     journal_directory: Annotated[str | None, unset_or(PATH)] = setting(
         None,
         f"""
-        The directory of the journal of what is admitted while the database is away. Unset: the directory of
+        The directory of the spool, which keeps what is admitted while the database is away. Unset: the directory of
         the SQLite database, and {STATE_DIRECTORY} for the other databases.
         """,
     )
     journal_size: Annotated[int, whole(1 << 20, 1 << 40)] = setting(
         32 << 20,
-        "The most that the journal may hold.",
+        "The most that the spool may hold.",
         unit="bytes",
     )
     max_ids: Annotated[int, whole(1, 1_000_000_000)] = setting(
