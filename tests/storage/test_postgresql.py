@@ -21,6 +21,7 @@ from policyd_rate_limit.storage.record import Record
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
 from support.daemon import free_port
 from support.sql_servers import PASSWORD, PostgresqlServer, SqlServer, running
+from support.wait import wait_until
 
 
 @pytest.fixture
@@ -145,8 +146,8 @@ def test_of_several_hosts_one_that_can_be_written_to_is_taken(logs: PostgresqlLo
         standby = standby_of(primary)
         standby.start()
         try:
-            while not primary.admin("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
-                time.sleep(0.05)
+            synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+            wait_until(lambda: primary.admin(synchronous), "the standby is synchronous", 60)
             where = {"host": "127.0.0.1,127.0.0.1", "port": f"{standby.port},{primary.port}"}
             log = away.open_with(**where)
             seqs = append(log, record(1), record(2))

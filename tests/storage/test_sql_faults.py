@@ -403,10 +403,9 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
     admitted = [0] * daemons
     logs.ready()
 
-    def settle(fallback: Fallback) -> None:
-        while fallback.away_since is not None or fallback.waiting:
-            fallback.maintain()
-            time.sleep(0.02)
+    def is_settled(fallback: Fallback) -> bool:
+        fallback.maintain()
+        return fallback.away_since is None and not fallback.waiting
 
     def run(number: int) -> None:
         chance = random.Random(number)
@@ -419,9 +418,9 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
                 for _ in range(batches):
                     verdicts = fallback.admit([demand(f"user:{chance.randrange(9)}", 1_000_000) for _ in range(3)])
                     admitted[number] += sum(verdict.admitted for verdict in verdicts)
-                settle(fallback)
+                wait_until(lambda: is_settled(fallback), "all is in the database", 120)
                 timer.join()
-            settle(fallback)
+            wait_until(lambda: is_settled(fallback), "all is in the database", 120)
             fallback.close()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(daemons)]
