@@ -31,6 +31,7 @@ MODULES = (
     "domain/limits.py",
     "domain/listener.py",
     "domain/mails.py",
+    "domain/outcome.py",
     "domain/request.py",
     "domain/windows.py",
     "notify/notifier.py",

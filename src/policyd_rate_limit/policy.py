@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,11 +76,14 @@ class Policy:
     at a stage that no rule counts.
     """
 
-    __slots__ = ("actions", "count_mode", "rules")
+    __slots__ = ("accept", "away", "block", "count_mode", "refuse", "rules")
 
     def __init__(self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None) -> None:
         self.rules = rules
-        self.actions = actions
+        self.accept = Outcome(ACCEPT, actions.success)
+        self.refuse = Outcome(REFUSE, actions.fail)
+        self.block = Outcome(BLOCK, actions.block)
+        self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
         self.count_mode = count_mode
 
     def limits_of_counter(self, counter: str) -> Limits:

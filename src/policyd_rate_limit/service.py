@@ -17,6 +17,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
+from policyd_rate_limit.domain.outcome import FULL, NO_ANSWER, Outcome
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
-    from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy
+    from policyd_rate_limit.policy import LimitsOfIds, Policy
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.system.throttle import Throttle
 
 # The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
+
+_FULL: Final = Outcome(FULL, FULL_ACTION)
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +45,8 @@ class Asking(ABC):
     """Whoever asks a :class:`PolicyService` and waits for its answer."""
 
     @abstractmethod
-    def answer(self, action: str | None) -> None:
-        """The answer is ``action``, of access(5); None: there is none, and the client is to ask again."""
+    def answer(self, outcome: Outcome) -> None:
+        """This becomes of the mail; without an action in it there is no answer, and the client is to ask again."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
@@ -73,11 +76,11 @@ class Observer(ABC):
 
     @abstractmethod
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
+        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
     ) -> None:
         """``demand``, which ``request`` had made, was decided, or could not be.
 
-        ``action`` was the answer; None: there was none.
+        ``outcome`` was the answer.
         """
 
     @abstractmethod
@@ -156,7 +159,7 @@ class Service(PolicyService):
             if override is not None:
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
                 if blocking is not None and rule.refuses:
-                    asking.answer(policy.actions.block)
+                    asking.answer(policy.block)
                     left = ceil(override.until - self._clock())
                     self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
                     return
@@ -180,7 +183,7 @@ class Service(PolicyService):
             else:
                 self.submit(asked, charges)
             return
-        asking.answer(policy.actions.success)
+        asking.answer(policy.accept)
         self.observer.passed(request, charged_key, NOT_LIMITED if is_counted else NOT_COUNTED, began)
         if not is_counted and request.protocol_state not in WITHOUT_MAIL:
             self._hint(request, policy.count_mode)
@@ -265,17 +268,17 @@ class _Asked(Waiting):
         if limited:
             self._service.submit(self, limited)
         else:
-            self._asking.answer(self._policy.actions.success)
+            self._asking.answer(self._policy.accept)
             self._service.observer.passed(self.request, charges[0].counter, NOT_LIMITED, self._began)
 
     def conclude(self, result: Verdict | Exception) -> None:
         """Answer it."""
-        action = _action(self._policy.actions, result)
-        if action is None and isinstance(result, StoreUnavailable):
-            action = self._service.policy.actions.away  # set while this waited for the store
-        self._asking.answer(action)
+        outcome = _outcome(self._policy, result)
+        if outcome is NO_ANSWER and isinstance(result, StoreUnavailable):
+            outcome = self._service.policy.away  # set while this waited for the store
+        self._asking.answer(outcome)
         assert self.demand is not None  # noqa: S101 - a result is that of a demand
-        self._service.observer.decided(self.request, self.demand, result, action, self._began)
+        self._service.observer.decided(self.request, self.demand, result, outcome, self._began)
 
 
 def _overridden(limits: Limits, usual: Limits, sql_limits: LimitsOfIds | None) -> Limits:
@@ -288,10 +291,10 @@ def _overridden(limits: Limits, usual: Limits, sql_limits: LimitsOfIds | None) -
     return limits if sql_limits is None else sql_limits.keeping(limits)
 
 
-def _action(actions: Actions, result: Verdict | Exception) -> str | None:
-    """The action for ``result``; None: no answer."""
+def _outcome(policy: Policy, result: Verdict | Exception) -> Outcome:
+    """What ``result`` means for the mail, by ``policy``."""
     if isinstance(result, Verdict):
-        return actions.success if result.admitted else actions.fail
+        return policy.accept if result.admitted else policy.refuse
     if isinstance(result, StoreFull):
-        return FULL_ACTION
-    return actions.away if isinstance(result, StoreUnavailable) else None
+        return _FULL
+    return policy.away if isinstance(result, StoreUnavailable) else NO_ANSWER

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from policyd_rate_limit.domain.charge import Verdict, Waiting
+from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.service import Asking
 
 
@@ -19,10 +20,10 @@ class Concluding(Waiting):
 
 
 class Answering(Asking):
-    """Calls ``tell`` with the answer."""
+    """Calls ``tell`` with the action."""
 
     def __init__(self, tell: Callable[[str | None], object]) -> None:
         self._tell = tell
 
-    def answer(self, action: str | None) -> None:
-        self._tell(action)
+    def answer(self, outcome: Outcome) -> None:
+        self._tell(outcome.action)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from policyd_rate_limit.domain.outcome import ACCEPT, Outcome
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.server.connection import Connection
 from policyd_rate_limit.server.server import DRAIN_SECONDS, Server
@@ -34,9 +35,9 @@ class Service(PolicyService):
 
     def ask(self, request: Request, asking: Asking) -> None:
         self.asked.append(request.instance)
-        self.answers.append(asking.answer)
+        self.answers.append(lambda action: asking.answer(Outcome(ACCEPT, action)))
         if self.at_once is not None:
-            asking.answer(self.at_once(request.instance))
+            asking.answer(Outcome(ACCEPT, self.at_once(request.instance)))
 
     def unanswered(self, request: Request) -> None:
         self.given_up.append(request.instance)

@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, ref
 from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
 from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.listener import Listener
+from policyd_rate_limit.domain.outcome import AWAY, FULL, NO_ANSWER, Outcome
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe.decisions import MOST_LIMITS_TOLD, Decisions, line
@@ -81,9 +82,10 @@ class Deciding:
         *,
         request: Request = ALICE,
         demand: Demand = demand(),  # noqa: B008 - it is a tuple
-        action: str | None = "answer",
+        outcome: Outcome | None = None,
     ) -> None:
-        self.decisions.decided(request, demand, result, action, BEGAN)
+        kind = FULL if isinstance(result, StoreFull) else AWAY
+        self.decisions.decided(request, demand, result, outcome or Outcome(kind, "answer"), BEGAN)
 
 
 @pytest.fixture
@@ -237,16 +239,16 @@ def test_listeners_are_told_what_they_want(lines: Lines) -> None:
 def test_a_failure_is_logged_with_its_traceback_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     deciding, failure = Deciding(), ValueError("a fault of ours")
     for _ in range(3):
-        deciding.decide(failure, action=None)
+        deciding.decide(failure, outcome=NO_ANSWER)
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is failure
     assert parse(record.getMessage())["verdict"] == "none"
     deciding.now = MINUTE
-    deciding.decide(failure, action=None)
+    deciding.decide(failure, outcome=NO_ANSWER)
     assert parse(caplog.records[1].getMessage())["suppressed"] == "2"
-    deciding.decide(StoreUnavailable("away"), action=None)
+    deciding.decide(StoreUnavailable("away"), outcome=NO_ANSWER)
     assert len(caplog.records) == 3
 
 

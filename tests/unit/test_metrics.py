@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, refusal
 from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, VERDICTS
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, FULL, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.domain.request import RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe.decisions import Decisions
@@ -35,17 +36,17 @@ def counted(metrics: Metrics) -> dict[tuple[str, str], int]:
 def test_each_decision_is_counted_once() -> None:
     metrics = Metrics()
     decisions = Decisions(lambda demand, done: done(()), refused=Throttle(60, lambda: 0.0), metrics=metrics)
-    results: list[tuple[Verdict | Exception, str | None]] = [
-        (Verdict((1,)), "ok"),
-        (Verdict((0,)), "ok"),
-        (refusal(LIMIT), "no"),
-        (StoreFull("full"), "later"),
-        (StoreUnavailable("away"), "later"),
-        (ValueError("ours"), None),
+    results: list[tuple[Verdict | Exception, Outcome]] = [
+        (Verdict((1,)), Outcome(ACCEPT, "ok")),
+        (Verdict((0,)), Outcome(ACCEPT, "ok")),
+        (refusal(LIMIT), Outcome(REFUSE, "no")),
+        (StoreFull("full"), Outcome(FULL, "later")),
+        (StoreUnavailable("away"), Outcome(AWAY, "later")),
+        (ValueError("ours"), NO_ANSWER),
     ]
     demand = Demand((Charge("sender:a", 1, (LIMIT,)),))
-    for result, action in results:
-        decisions.decided(REQUEST, demand, result, action, 0.0)
+    for result, outcome in results:
+        decisions.decided(REQUEST, demand, result, outcome, 0.0)
     for key in ("", "client:192.0.2.1", "user:\udcff"):
         decisions.passed(REQUEST, key, NOT_COUNTED, 0.0)
     assert counted(metrics) == {

@@ -54,7 +54,7 @@ class Policed:
 
     def enforce(self, wanted: bool) -> None:
         self.told.append(("enforce", wanted))
-        self.told.append(("away", self.service.policy.actions.away))
+        self.told.append(("away", self.service.policy.away.action))
 
     async def reload(self, *, undone: bool = False, **settings: object) -> None:
         """As the daemon does it; ``undone``: another part cannot."""
@@ -89,7 +89,7 @@ async def test_a_policy_takes_the_place_of_another(policed: Policed) -> None:
     await policed.reload(fail_action="reject")
     after = policed.service.policy
     assert after is policed.policing.policy
-    assert (before.actions.fail, after.actions.fail) == (Settings().fail_action, "reject")
+    assert (before.refuse.action, after.refuse.action) == (Settings().fail_action, "reject")
     assert ("look back", HOUR) not in policed.told
 
 

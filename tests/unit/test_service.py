@@ -14,6 +14,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting, r
 from policyd_rate_limit.domain.decision import NOT_LIMITED
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.policy import Actions, LimitsOfIds
@@ -77,10 +78,10 @@ class ObservedService(Observer):
         self.told.append((request, key, verdict, len(self.answers)))
 
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
+        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
     ) -> None:
         assert began <= time.monotonic()
-        assert action is None or str(self.answers[-1]).endswith(action)  # the answer has left
+        assert outcome.action is None or str(self.answers[-1]).endswith(outcome.action)  # the answer has left
         self.told.append((request, demand, result, len(self.answers)))
 
     def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit import stores
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.outcome import NO_ANSWER
 from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.rules import make_rules
 
@@ -105,10 +106,10 @@ class Policing:
             # Before anybody is judged by the longer windows.
             self._store.look_back(further)
         # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
-        if policy.actions.away is None:
+        if policy.away is NO_ANSWER:
             self._fallback.enforce(True)
         self.policy = self._service.policy = policy
-        if policy.actions.away is not None:
+        if policy.away is not NO_ANSWER:
             self._fallback.enforce(False)
         old, self._sql_limits = self._sql_limits, sql_limits
         if old is not None and old is not sql_limits:

@@ -10,10 +10,10 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.domain import outcome as outcomes
 from policyd_rate_limit.domain.charge import Usage, Verdict
 from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
 from policyd_rate_limit.domain.limits import BLOCKED, shown_limit
-from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.service import Observer
 from policyd_rate_limit.system.fields import Line, Shown
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Exceeded
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.domain.listener import Listener
+    from policyd_rate_limit.domain.outcome import Outcome
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.observe.metrics import Metrics
     from policyd_rate_limit.system.throttle import Throttle
@@ -33,6 +34,8 @@ MOST_LIMITS_TOLD: Final = 6
 """In one line; the use of an id's further limits is left out."""
 
 NEVER: Final = Shown("never", None)
+
+_OF_FAILURES: Final = {outcomes.FULL: FULL, outcomes.AWAY: AWAY}
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class Decisions(Observer):
             _log(logging.DEBUG, Decision(request, verdict, key, seconds=seconds))
 
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, action: str | None, began: float
+        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
     ) -> None:
         """See :meth:`policyd_rate_limit.service.Observer.decided`."""
         if self._metrics is None and not self._each and isinstance(result, Verdict) and result.admitted:
@@ -91,7 +94,7 @@ class Decisions(Observer):
             else:
                 self._told_of_refusal(request, demand, result, seconds)
         else:
-            verdict = NONE if action is None else FULL if isinstance(result, StoreFull) else AWAY
+            verdict = _OF_FAILURES.get(outcome.kind, NONE)
             self._told_of_failure(Decision(request, verdict, key, cost, seconds=seconds), result)
 
     def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:

@@ -13,6 +13,7 @@ from policyd_rate_limit.server.flow import FlowControl
 from policyd_rate_limit.service import Asking
 
 if TYPE_CHECKING:
+    from policyd_rate_limit.domain.outcome import Outcome
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.server.server import Server
     from policyd_rate_limit.sharing import Peer
@@ -310,12 +311,12 @@ class _Answer(Asking):
         self.request: Request | None = request
         self.data: bytes | None = None
 
-    def answer(self, action: str | None) -> None:
+    def answer(self, outcome: Outcome) -> None:
         """See :meth:`policyd_rate_limit.service.Asking.answer`."""
         connection = self._connection
         connection.server.turns.answered()
-        if action is None:
+        if outcome.action is None:
             connection.abort()
             return
-        self.data = encode(action)
+        self.data = encode(outcome.action)
         connection.flush()
