@@ -35,7 +35,7 @@ MODE_OF_SECRETS = 0o640
 def command(path: Path | None, file: Path | None, output: Path | None, force: bool) -> Exit:
     """Write a .conf file as .yaml: the same settings, in the same order, with its comments.
 
-    FILE is the one that the daemon would read unless it is named. What is not as it was is told on standard error.
+    FILE is the one that the daemon would read unless it is named. What differs is told on standard error.
     """
     file = file or path or config.find()
     if file is None or file.suffix != ".conf":

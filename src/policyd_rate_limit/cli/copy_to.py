@@ -22,10 +22,10 @@ from policyd_rate_limit.domain.quantity import quantity
 def command(path: Path | None, new: Path, as_json: bool) -> Exit:
     """Bring the counts, overrides and hits of the database in use into that of another configuration, NEW.
 
-    Daemons may use both meanwhile. What has been brought before is not brought again: copy, have all daemons use NEW,
+    Daemons may use both meanwhile. What was copied before is not copied again: copy, have all daemons use NEW,
     copy once more for what the old database was given in between. docs/backup.md says how.
 
-    Exits with 1 when something is left out: batches that wait in a journal for the old database, ids of more than 300
+    Exits with 1 when something is left out: batches that wait in the spool for the old database, ids of more than 300
     characters, whose names Redis does not keep, and what cannot be read or written.
     """
     old = load(path)

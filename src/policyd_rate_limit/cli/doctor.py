@@ -43,7 +43,7 @@ def command(
 ) -> Exit:
     """Look at Postfix, the configuration, the database and the clock of this host, and say what is wrong.
 
-    It changes nothing. As root it tries everything as those who will do it: smtpd's user in its chroot, the daemon's
+    It changes nothing. As root it tries everything with the right account: smtpd's user in its chroot, the daemon's
     user in its database. Exits with 1 when there is an error or a warning.
     """
     findings = [finding for finding in examine(path, postconf, directory) if finding.check not in ignore]

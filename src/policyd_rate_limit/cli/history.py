@@ -24,9 +24,9 @@ MOST = 10_000
 
 @click.command(short_help="Say how much an id has sent, and when.")
 @id_argument
-@click.option("--by", "step", default="hour", show_default=True, type=click.Choice(STEPS), help="What is added up.")
+@click.option("--by", "step", default="hour", show_default=True, type=click.Choice(STEPS), help="Add mails up by this.")
 @click.option("-n", "--number", "most", default=48, show_default=True, type=click.IntRange(1, MOST), help="How many.")
-@click.option("--last", default=10, show_default=True, type=click.IntRange(0, MOST), help="How many single mails.")
+@click.option("--last", default=10, show_default=True, type=click.IntRange(0, MOST), help="List so many mails.")
 @json_option
 @click.pass_obj
 def command(path: Path | None, identifier: str, step: Step, most: int, last: int, as_json: bool) -> Exit:

@@ -38,7 +38,7 @@ def _short(_context: click.Context, _parameter: click.Parameter, note: str) -> s
     return note
 
 
-note_option = click.option("--note", default="", callback=_short, help="Why, for whoever asks status.")
+note_option = click.option("--note", default="", callback=_short, help="Why; status shows it.")
 
 
 def put(path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, *, as_json: bool) -> Exit:

@@ -43,7 +43,7 @@ LONGEST_WINDOW = 366 * 86_400
     show_default=True,
     metavar="PERIOD",
     callback=period(LONGEST_WINDOW),
-    help="The period whose mails are told.",
+    help="The period in which mails are counted.",
 )
 @click.option("-n", "--number", "most", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
 @click.option(
@@ -51,9 +51,9 @@ LONGEST_WINDOW = 366 * 86_400
     default="share",
     show_default=True,
     type=click.Choice(["share", "mails"]),
-    help="Who is heaviest: who has used up most of a limit, or who has the most mails.",
+    help="Rank by how much of a limit is used up, or by mails.",
 )
-@click.option("--once", is_flag=True, help="Do not go on until Ctrl-C, as it does on a terminal.")
+@click.option("--once", is_flag=True, help="Print once and end, also on a terminal.")
 @json_option
 @click.pass_obj
 def command(path: Path | None, window: int, most: int, by: str, once: bool, as_json: bool) -> Exit:

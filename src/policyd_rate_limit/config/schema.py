@@ -296,8 +296,8 @@ class Settings(BaseModel):
     block_action: Annotated[str, ACTION] = setting(
         "reject 5.7.1 Sending mail is blocked for this account",
         """
-        The answer to whom the command block has blocked: any action of access(5). A permanent refusal, so that clients
-        say so at once and servers do not come again.
+        The answer to who is blocked by the command block: any action of access(5). A permanent refusal, so that clients
+        say so at once and servers do not retry.
         """,
         reload=True,
     )
