@@ -56,6 +56,27 @@ def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabas
     assert found(sqlite, clock, "user:a") == [3]
 
 
+def test_what_waits_in_memory_is_kept_in_a_journal_that_was_left(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """As soon as the own one has failed: whoever dies then has lost nothing."""
+    with sqlite.outage():
+        earlier = Daemon(sqlite, clock), Daemon(sqlite, clock)
+        for daemon in earlier:
+            assert ask(daemon, "user:a", 2) == 2
+        for daemon in earlier:
+            daemon.die()
+        daemon = Daemon(sqlite, clock)
+        with mock.patch("policyd_rate_limit.storage.engine.spool_file._write_at", side_effect=EIO):
+            assert ask(daemon, "user:a", 1) == 1
+        daemon.fallback.maintain()
+        assert len(journals(sqlite.home)) == 2
+        daemon.die()
+        daemon = Daemon(sqlite, clock)
+        assert daemon.used("user:a") == 5
+    daemon.wait()
+    daemon.close()
+    assert found(sqlite, clock, "user:a") == [5]
+
+
 def test_a_journal_that_cannot_be_emptied_is_removed(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -204,6 +204,22 @@ def test_clean_gives_room_back(sqlite: SqliteDatabase, clock: Clock, incremental
     late.close()
 
 
+def test_making_a_file_of_an_old_version_smaller_waits_for_the_daemons(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """One of them may have the lock just then."""
+    make_1_2_0(sqlite.path, [("user", int(START), 1)])
+    with (
+        contextlib.closing(sqlite.store(clock)) as cleaner,
+        contextlib.closing(sqlite3.connect(sqlite.path, isolation_level=None, check_same_thread=False)) as other,
+        contextlib.closing(cleaner.connect(PATIENCE)) as log,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(0.1, other.rollback)
+        end.start()
+        log.compact(PATIENCE)
+        end.join()
+        assert log.read("PRAGMA auto_vacuum") == [(2,)]
+
+
 # --- The dates of rows
 
 

@@ -522,7 +522,7 @@ def test_who_makes_many_rules_lets_others_run() -> None:
     assert len(pauses) == 20
     pauses.clear()
     assert not made(dict.fromkeys(addresses[1:], SHORT), ()).may_look_back_further(old)
-    assert len(pauses) >= 30
+    assert len(pauses) == 40
 
 
 def how_many_rules() -> int:

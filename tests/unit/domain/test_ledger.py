@@ -293,14 +293,28 @@ def test_one_charge_too_many_refuses_all() -> None:
     assert len(entries) == 4
 
 
+def test_a_mail_of_many_recipients_is_admitted_as_any_other() -> None:
+    """However many they are: by the first charge of an id, and by a later one."""
+    for cost in (1, 255, 256, 257, 1_000, 50_000):
+        ledger = Ledger(10)
+        ledger.advance(T0)
+        limit = Limit(3 * cost - 1, 60)
+        demand = Demand(charge(cost, limits=(limit,)))
+        verdicts = [ledger.decide(demand, []) for _ in range(3)]
+        assert verdicts == [Verdict((cost,)), Verdict((cost,)), refusal(limit)]
+
+
 def test_settling_up_against_a_limit_leaves_what_was_charged() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)
     limits = (Limit(3, 60),)
     for part in "ab":
         assert ledger.decide(demand_of(charge(1, limits=limits), "m", part), entries).admitted
-    assert ledger.decide(demand_of(charge(4, limits=limits), "m", settles=True), entries) == refusal(limits[0])
-    assert ledger.windows.usage("k", limits) == (2,)
+    assert ledger.decide(demand_of(charge(1, limits=limits), "other"), entries).admitted
+    for recipients in (3, 4):
+        settles = demand_of(charge(recipients, limits=limits), "m", settles=True)
+        assert ledger.decide(settles, entries) == refusal(limits[0])
+    assert ledger.windows.usage("k", limits) == (3,)
 
 
 def test_what_lowered_limits_forbid_now_is_not_asked_of_a_mail_that_was_charged() -> None:

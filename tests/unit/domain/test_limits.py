@@ -178,6 +178,14 @@ def test_what_old_versions_limited_by(value: object, read: tuple[Limit, ...], od
     assert parse_limits_text(repr(value).replace("inf", "1e999").strip("'"), tolerant=True) == read
 
 
+@pytest.mark.parametrize("text", ["[[10.5, 60]]", "[[10, 0], [5, 60]]", "[[10, 60], [5, 60]]"])
+def test_what_old_versions_took_is_refused_in_what_is_written_today(text: str) -> None:
+    """An administrator who writes it is asked what is meant; a table that has held it for years is read."""
+    with pytest.raises(LimitsError):
+        parse_limits_text(text)
+    assert parse_limits_text(text, tolerant=True)
+
+
 @pytest.mark.parametrize("value", [[[5, 0]], [[5, -1], [7, -math.inf]]])
 def test_limits_of_which_none_applies_are_no_exemption(value: object) -> None:
     found, oddities = tolerated_limits(value)
@@ -276,3 +284,8 @@ def test_a_block_is_shown_as_one() -> None:
     assert shown_limit(BLOCKED) == "blocked"
     assert shown_limit(Limit(0, 60)) == "0/1m"
     assert shown_limit(Limit(10, 60)) == "10/1m"
+
+
+def test_a_block_is_read_as_any_limit() -> None:
+    """As it stands in the database, written by this daemon or another."""
+    assert parse_limits([list(BLOCKED)]) == parse_limits("0/1") == (BLOCKED,)
