@@ -151,7 +151,7 @@ def test_nothing_that_was_admitted_is_lost(tmp_path: pathlib.Path, harm: Callabl
     endless = iter(lambda: chance.choice(USERS), None)
     path = tmp_path / "db.sqlite3"
     with Daemon(tmp_path, limits=[[LIMIT, 86400]]) as daemon:
-        with Background([daemon.address], endless, connections=16) as load:
+        with Background([daemon.address], endless, connections=16, rate=BEFORE / 2) as load:
             load.wait_for_answers(BEFORE // 4)
             back_up(path)
             load.wait_for_answers(BEFORE // 4)

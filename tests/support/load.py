@@ -20,6 +20,7 @@ SUCCESS = "dunno"
 REFUSAL = "defer_if_permit "
 ANSWER_SECONDS = 30.0
 RECONNECT_SECONDS = 0.02
+RATE = 1000.0  # requests in a second; as many as daemons take would keep the processors from what a test waits for
 BUSY = 3  # times as long as another daemon may one take whose database is away, where both take long
 
 
@@ -73,11 +74,12 @@ async def _open(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 async def _converse(
-    address: Address, users: Iterator[str], tally: Tally, stop: Callable[[], bool], *, insist: bool
+    address: Address, users: Iterator[str], tally: Tally, stop: Callable[[], bool], *, insist: bool, pause: float
 ) -> None:
     """One connection: a mail of the next of ``users`` after the other, to their end or until ``stop``.
 
-    With ``insist`` a refused or broken connection is opened again, as Postfix does; else it is an error.
+    With ``insist`` a refused or broken connection is opened again, as Postfix does; else it is an error. Between an
+    answer and the next mail are ``pause`` seconds.
     """
     while not stop():
         try:
@@ -97,6 +99,8 @@ async def _converse(
                 tally.unanswered[user] -= 1
                 assert answer.startswith(b"action="), answer
                 tally.note(user, answer[7:-2].decode(), time.perf_counter() - began)
+                if pause:
+                    await asyncio.sleep(pause)
                 if stop():
                     break
             else:
@@ -116,11 +120,12 @@ async def _converse_all(
     stop: Callable[[], bool],
     *,
     insist: bool,
+    pause: float = 0.0,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(connections):
             address = addresses[number % len(addresses)]
-            group.create_task(_converse(address, users, tally, stop, insist=insist))
+            group.create_task(_converse(address, users, tally, stop, insist=insist, pause=pause))
 
 
 def ask_all(
@@ -136,7 +141,8 @@ class Background:
     """The same in a thread of its own while a ``with`` block runs; broken connections are opened again.
 
     ``users`` may be endless; the end of the block ends the load, after the answers that are on their way. Without
-    ``insist`` a broken connection is an error.
+    ``insist`` a broken connection is an error. All connections together send at most ``rate`` requests in a second,
+    many at a time.
     """
 
     def __init__(
@@ -147,17 +153,20 @@ class Background:
         connections: int = 64,
         tally: Tally | None = None,
         insist: bool = True,
+        rate: float = RATE,
     ) -> None:
         self.tally = tally or Tally()
         self._arguments = (addresses, connections, users)
         self._insist = insist
+        self._pause = connections / rate
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load")
 
     def _run(self) -> None:
         try:
-            uvloop.run(_converse_all(*self._arguments, self.tally, self._stop.is_set, insist=self._insist))
+            stop = self._stop.is_set
+            uvloop.run(_converse_all(*self._arguments, self.tally, stop, insist=self._insist, pause=self._pause))
         except BaseException as error:  # noqa: BLE001 - handed to the test's own thread by __exit__
             self._error = error
 
