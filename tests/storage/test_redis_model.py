@@ -105,6 +105,42 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
     store.close()
 
 
+PLAIN = DEMANDS.map(
+    lambda demand: replace(demand, charges=tuple(replace(one, part="a", settles=False) for one in demand.charges))
+)  # what is given back in a batch would let others pass that were refused when it was asked first
+
+
+@EXAMPLES
+@given(steps=st.lists(st.tuples(FORWARD, st.lists(PLAIN, min_size=1, max_size=12)), min_size=1, max_size=8))
+def test_a_batch_that_is_asked_again_is_answered_alike_and_counts_nothing(
+    server: Server, steps: list[tuple[float, list[Demand]]]
+) -> None:
+    """Its answers were lost, or those of its last demands: it comes once more as it was, or some of it by itself."""
+    clock = Clock(T0)
+    store, ledger = new_store(server, clock), Ledger(1000)
+    store.admit((), (), 1.0)
+    for number, (seconds, demands) in enumerate(steps, 1):
+        clock.now += seconds
+        ledger.advance(clock.now)
+        demands = [  # of a mail each: another demand that is charged would let one pass that was refused
+            replace(demand, mail=demand.mail and f"{at}.{demand.mail}")
+            for at, demand in enumerate(remembered(demands, clock))
+        ]
+        expected = [ledger.decide(demand, []) for demand in demands]
+        explained = [ledger.explain(demand) for demand in demands]
+        for part in (len(demands), len(demands), 1 + number % len(demands)):
+            batch = store._batch(demands[:part])
+            batch.number, batch._common = number, (WRITER.to_bytes(8, "big"), number, LONGEST, store._link.time)
+            store._exchange(batch.ask())
+            batch.take()
+            for question, verdict in zip(batch.questions, expected, strict=False):
+                assert question.result.counted == verdict.counted
+                found, told = ({one.charge for one in of.exceeded} for of in (question.result, verdict))
+                assert found == told if verdict.admitted else found >= told  # others were admitted since
+            assert store.explain(demands) == explained
+    store.close()
+
+
 BROKEN = demand_on(("user:a",)).map(
     lambda demand: replace(demand, charges=(replace(demand.charges[0], counter="broken"),))
 )

@@ -7,13 +7,14 @@ import itertools
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from policyd_rate_limit.domain.charge import Charge, Demand, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Underway
@@ -174,6 +175,99 @@ def test_nobody_relies_on_what_is_only_reserved(store: RedisStore) -> None:
     roomy = demand_of(charges((one, 1, 10), (two, 1, 10)).charges, "n", "r")
     assert admitted(store, roomy, roomy, roomy) == [True, True, True]
     assert [used(store, key) for key in (one, two)] == [2, 2]
+
+
+def rules(keys: Sequence[str], *asked: tuple[int, int, bool], mail: str = "m") -> Demand:
+    """A charge of (cost, maximum, refuses) for each of ``keys``, of one part of a mail."""
+    return Demand(
+        tuple(
+            Charge(key, cost, (Limit(maximum, 3600),), "r", refuses=refuses)
+            for key, (cost, maximum, refuses) in zip(keys, asked, strict=True)
+        ),
+        mail,
+    )
+
+
+def verdicts(store: RedisStore, *demands: Demand) -> list[Verdict]:
+    return store.admit(demands, (), 1.0)
+
+
+def exceeded(*charges: tuple[int, int]) -> tuple[Exceeded, ...]:
+    """By (index of the charge, maximum)."""
+    return tuple(Exceeded(index, Limit(maximum, 3600)) for index, maximum in charges)
+
+
+def refused_for(*charges: tuple[int, int], by: int = 0) -> Verdict:
+    """By the ``by``-th of ``charges`` that are exceeded."""
+    found = exceeded(*charges)
+    return Verdict((), found, found[by])
+
+
+def test_a_refusal_of_the_second_master_tells_what_is_exceeded_on_the_others(store: RedisStore) -> None:
+    """The first would let the mail pass, the third would refuse it, too: nothing is counted on any."""
+    keys = on_each_node(store)
+    asks = rules(keys, (2, 1, False), (3, 2, True), (4, 3, True))
+    refused = refused_for((0, 1), (1, 2), (2, 3), by=1)
+    assert verdicts(store, asks, asks) == [refused, refused]
+    assert [used(store, key) for key in keys] == [0, 0, 0]
+    # The first has reserved, which is given back, and the third admits: it counts nothing that it was only asked about.
+    asks = rules(keys, (2, 5, True), (3, 2, True), (4, 5, True))
+    assert verdicts(store, asks) == [refused_for((1, 2))]
+    assert [used(store, key) for key in keys] == [0, 0, 0]
+    # What was refused is not remembered as charged.
+    assert verdicts(store, rules(keys, (2, 5, True), (3, 5, True), (4, 5, True))) == [Verdict((2, 3, 4))]
+    assert [used(store, key) for key in keys] == [2, 3, 4]
+
+
+def test_a_master_that_is_asked_after_a_refusal_knows_what_the_mail_was_charged(store: RedisStore) -> None:
+    """Its limit is reached by that mail itself, so that it is not exceeded by it."""
+    keys = on_each_node(store)
+    assert verdicts(store, rules(keys, (1, 9, True), (1, 9, True), (3, 3, True))) == [Verdict((1, 1, 3))]
+    one, two, three = rules(keys, (1, 9, True), (9, 9, True), (3, 3, True)).charges
+    two = replace(two, part="another")
+    assert verdicts(store, Demand((one, two, three), "m")) == [refused_for((1, 9))]
+    assert verdicts(store, Demand((one, two, replace(three, part="another")), "m")) == [refused_for((1, 9), (2, 3))]
+    assert [used(store, key) for key in keys] == [1, 1, 3]
+
+
+@pytest.mark.parametrize("observing", range(3))
+def test_a_charge_that_refuses_nothing_lies_on_another_master(store: RedisStore, observing: int) -> None:
+    """It alone is not counted where it is exceeded; it is told beside what refuses, and refuses nothing itself."""
+    keys = on_each_node(store)
+    refusing = [at for at in range(3) if at != observing]
+
+    def asks(mail: str, cost: int, *, most: int) -> Demand:
+        maxima = [(cost, 1, False) if at == observing else (cost, most, True) for at in range(3)]
+        return rules(keys, *maxima, mail=mail)
+
+    assert verdicts(store, asks("one", 1, most=9)) == [Verdict((1, 1, 1))]
+    counted = tuple(0 if at == observing else 2 for at in range(3))
+    assert verdicts(store, asks("two", 2, most=9)) == [Verdict(counted, exceeded((observing, 1)))]
+    # The same mail once more: what was counted is known, what was not is exceeded again.
+    assert verdicts(store, asks("two", 2, most=9)) == [Verdict((0, 0, 0), exceeded((observing, 1)))]
+    all_exceeded = exceeded(*((at, 1 if at == observing else 4) for at in range(3)))
+    assert verdicts(store, asks("three", 2, most=4)) == [Verdict((), all_exceeded, all_exceeded[refusing[0]])]
+    assert [used(store, key) for key in keys] == [1 if at == observing else 3 for at in range(3)]
+
+
+@pytest.mark.parametrize("observing", range(3))
+def test_a_lost_answer_of_what_was_exceeded_and_let_pass(store: RedisStore, observing: int) -> None:
+    """The masters are asked again, and answer as the first time: nothing is counted twice, nor what was let pass."""
+    keys = on_each_node(store)
+    limits = [(2, 1, False) if at == observing else (2, 9, True) for at in range(3)]
+    asked = [rules(keys, *limits, mail=mail) for mail in ("one", "two", "")]
+    lost = store._batch(asked)
+    counted = tuple(0 if at == observing else 2 for at in range(3))
+    for _ in range(2):
+        again = store._batch(asked)
+        again.number, again._common, again._settled_field = lost.number, lost._common, lost._settled_field
+        store._link.connect(TIMEOUT)
+        while commands := again.ask():
+            store._exchange(commands)
+            again.take()
+        found = [question.result for question in again.questions]
+        assert found == [Verdict(counted, exceeded((observing, 1)))] * 3
+    assert [used(store, key) for key in keys] == [0 if at == observing else 6 for at in range(3)]
 
 
 def test_a_settlement_over_several_masters(store: RedisStore) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict
+from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Exceeded, Verdict
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
-from policyd_rate_limit.storage.redis.tables import packed
+from policyd_rate_limit.storage.redis.tables import encoded, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,8 +23,9 @@ MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 
 _SAME = b""  # instead of the terms of a demand
 _REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
+_NO_PART = part_field("")
 _SETTLES, _LETS_PASS = 1, 2  # flags of a charge
-_COMMON = 4  # arguments of the script before those of the demands
+_COMMON = 5  # arguments of the script before those of the demands
 
 
 class Question:
@@ -84,14 +85,17 @@ class Question:
         self.may_be_counted = self.may_be_counted or may_be_counted
 
     def take(self, reply: Sequence[int] | int, date: int) -> None:
-        """The ``reply`` about the first of the groups; a bare number says that it was counted at ``date``."""
+        """The ``reply`` about the first of the groups; a bare number says that all of it was counted at ``date``."""
         group = self.groups.pop(0)
         if isinstance(reply, int):
-            charge = group[0]
-            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, charge.part))
+            counted: tuple[int, ...] = ()
+            for charge in group:
+                cost = charge.cost
+                counted += (cost,)
+                self.entries.append(Entry(charge.counter, cost, date, self.demand.mail, charge.part))
             self.may_be_counted = True
-            if len(self.demand.charges) == 1:
-                self.verdict = _admitted(charge.cost)
+            if len(counted) == len(self.demand.charges):
+                self.verdict = _admitted(counted)
                 return
         elif reply[0] == _REFUSED:
             self._note_exceeded(group, reply[1:])
@@ -154,8 +158,9 @@ class Batch:
         self._writer = writer
         self._keys = keys
         self._common: tuple[Argument, ...] = (lane_of(writer, number), number, keep, time)
-        self._ordinals: dict[str, int] = {}
+        self._places = 0  # so many demands were asked, some of them twice: of several servers, or to conclude
         self._own_fields = 0
+        self._settled_field = settled_field(writer, number)
         self._asked: list[tuple[Command, Sequence[Question]]] = []
         self._refused: list[tuple[Command, Sequence[Question]]] = []
         self.is_split = False  # some demands need several scripts
@@ -182,27 +187,16 @@ class Batch:
         for together in self._keys.in_scripts(asked, lambda question: question.groups[0][0].counter):
             keys: list[bytes] = []
             arguments: list[Argument] = []
-            before: Charge | None = None  # whose terms those of the next may be
+            before: object = None  # the terms of the demand before, which those of the next may be
             for question in together:
-                demand, group = question.demand, question.groups[0]
-                charge = group[0]
-                ordinal = self._name(keys, demand, charge)
-                if len(group) > 1 or question.own_field or _flags(charge) or ordinal > 1:
-                    before = None
-                    asked_of = [(ordinal, charge.cost, charge.limits, _flags(charge))]
-                    asked_of += [
-                        (self._name(keys, demand, other), other.cost, other.limits, _flags(other))
-                        for other in group[1:]
-                    ]
-                    kind = "check" if question.is_refused else "charge"
-                    arguments.append(terms_of(kind, question.own_field, tuple(asked_of)))
-                elif before is not None and charge.cost == before.cost and charge.limits == before.limits:
-                    arguments.append(_SAME)
-                else:
-                    before = charge
-                    arguments.append(terms_of("charge", b"", ((ordinal, charge.cost, charge.limits, 0),)))
-                arguments += self._fields(demand, group)
-            command = script(keys, (*self._common, *arguments))
+                group, own_field = question.groups[0], question.own_field
+                kind = "check" if question.is_refused else "charge"
+                asked_of = tuple([(charge.cost, charge.limits, charge.settles, charge.refuses) for charge in group])
+                terms = (kind, own_field, asked_of)
+                arguments.append(_SAME if terms == before else terms_of(kind, own_field, asked_of))
+                before = terms
+                self._name(keys, arguments, question.demand, group)
+            command = script(keys, (*self._common, self._take_places(len(together)), *arguments))
             command.may_be_refused = True
             self._asked.append((command, together))
         return [command for command, _ in self._asked]
@@ -237,6 +231,7 @@ class Batch:
     def _singles(self, command: Command, together: Sequence[Question]) -> Iterator[tuple[Command, Question]]:
         _, _, count, *rest = command.arguments
         keys, arguments = rest[: int(count)], list(rest[int(count) + _COMMON :])
+        place = int(rest[int(count) + _COMMON - 1])
         terms: Argument = _SAME
         for question in together:
             group = question.groups[0]
@@ -246,7 +241,8 @@ class Batch:
             terms = arguments[0] or terms
             fields = arguments[1 : 1 + len(group)]
             del arguments[: 1 + len(group)]
-            yield refusable(script(own, (*self._common, terms, *fields))), question
+            yield refusable(script(own, (*self._common, place, terms, *fields))), question
+            place += 1
 
     def take_single(self, command: Command, question: Question) -> None:
         """Take the reply to one of :meth:`one_by_one`."""
@@ -271,49 +267,57 @@ class Batch:
         counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
         for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
             keys: list[bytes] = []
-            terms: list[tuple[int, int, int]] = []
+            entries = [counted[charge.counter] for charge in group]
+            terms = packed((kind, question.own_field, *[(entry.amount, entry.date) for entry in entries]))
+            arguments: list[Argument] = [*self._common, self._take_places(1), terms]
+            self._name(keys, arguments, question.demand, group)
+            yield script(keys, arguments), question, group
+
+    def _name(self, keys: list[bytes], fields: list[Argument], demand: Demand, group: Sequence[Charge]) -> None:
+        """Put the keys of ``group`` behind ``keys``, and behind ``fields`` where the mail remembers each charge."""
+        mail = demand.mail
+        if not mail:
             for charge in group:
-                entry = counted[charge.counter]
-                terms.append((self._name(keys, question.demand, charge), entry.amount, entry.date))
-            fields = self._fields(question.demand, group)
-            yield script(keys, (*self._common, packed((kind, question.own_field, *terms)), *fields)), question, group
+                keys.append(self._keys.counter(charge.counter))
+                fields.append(b"")
+            return
+        name = encoded(mail)
+        part, field = "", _NO_PART
+        for charge in group:
+            keys += self._keys.counter_and_mail(charge.counter, name)
+            if charge.part != part:
+                part, field = charge.part, part_field(charge.part)
+            fields.append(self._settled_field if charge.settles else field)
 
-    def _fields(self, demand: Demand, group: Sequence[Charge]) -> list[bytes]:
-        """Where the mail remembers each charge of ``group``."""
-        if not demand.mail:
-            return [b""] * len(group)
-        return [
-            settled_field(self._writer, self.number) if charge.settles else part_field(charge.part) for charge in group
-        ]
-
-    def _name(self, keys: list[bytes], demand: Demand, charge: Charge) -> int:
-        """Put the keys of ``charge`` behind ``keys``; which of the demands on its counter in this batch this is."""
-        counter = charge.counter
-        if demand.mail:
-            keys += self._keys.counter_and_mail(counter, demand.mail)
-        else:
-            keys.append(self._keys.counter(counter))
-        ordinal = self._ordinals[counter] = self._ordinals.get(counter, 0) + 1
-        return ordinal
+    def _take_places(self, number: int) -> int:
+        """Have ``number`` demands be asked; how many were before. The place of each tells it from the others."""
+        self._places += number
+        return self._places - number
 
 
 @lru_cache(MOST_TERMS_PACKED)
-def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, int, Limits, int], ...]) -> bytes:
-    """What is asked of ``charges``: ordinal, amount, limits and flags of each."""
+def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool], ...]) -> bytes:
+    """What is asked of ``charges``: cost and limits of each, whether it settles, and whether it refuses."""
     together = [
-        (ordinal, amount, [number for limit in limits for number in limit], flags)
-        for ordinal, amount, limits, flags in charges
+        (cost, _numbers(limits), (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS))
+        for cost, limits, settles, refuses in charges
     ]
     return packed((kind, own_field, *together))
 
 
-def _flags(charge: Charge) -> int:
-    return (_SETTLES if charge.settles else 0) + (0 if charge.refuses else _LETS_PASS)
+@lru_cache(MOST_TERMS_PACKED)
+def explaining(cost: int, limits: Limits) -> bytes:
+    """What is asked to have explained how ``limits`` stand to a charge of ``cost``."""
+    return packed(("explain", b"", (cost, _numbers(limits), MOST_SECONDS_LOOKED_AT)))
+
+
+def _numbers(limits: Limits) -> list[int]:
+    return [number for limit in limits for number in limit]
 
 
 @lru_cache(MOST_VERDICTS_KEPT)
-def _admitted(amount: int) -> Verdict:
-    return Verdict((amount,))
+def _admitted(counted: tuple[int, ...]) -> Verdict:
+    return Verdict(counted)
 
 
 def _text(reply: object) -> str:

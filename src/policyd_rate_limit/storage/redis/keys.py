@@ -29,7 +29,7 @@ class Keys:
     def __init__(self, prefix: str, *, clustered: bool) -> None:
         self.prefix = prefix
         self._clustered = clustered
-        self._counter, self._mail = f"{prefix}:c:", f"{prefix}:m:"
+        self._counter, self._mail = encoded(f"{prefix}:c:"), encoded(f"{prefix}:m:")
 
     @property
     def counters(self) -> bytes:
@@ -43,16 +43,16 @@ class Keys:
 
     def counter(self, counter: str) -> bytes:
         """The key of ``counter``."""
-        return encoded(self._counter + _tag(counter))
+        return self._counter + encoded(_tag(counter))
 
     def mail(self, counter: str, mail: str) -> bytes:
         """The key of what ``mail`` was charged on ``counter``."""
-        return encoded(self._mail + _tag(counter) + mail)
+        return self._mail + encoded(_tag(counter) + mail)
 
-    def counter_and_mail(self, counter: str, mail: str) -> tuple[bytes, bytes]:
-        """Both."""
-        tag = _tag(counter)
-        return encoded(self._counter + tag), encoded(self._mail + tag + mail)
+    def counter_and_mail(self, counter: str, mail: bytes) -> tuple[bytes, bytes]:
+        """Both, of a ``mail`` that is encoded."""
+        tag = encoded(_tag(counter))
+        return self._counter + tag, self._mail + tag + mail
 
     def copy(self, counter: str, source: int) -> bytes:
         """The key of what a copy has brought of ``counter`` from the database ``source``."""

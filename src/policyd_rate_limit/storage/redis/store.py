@@ -17,8 +17,8 @@ matter of the store's thread.
 
 A counter also remembers what the last batches of each daemon have done to it: one in each of its *lanes*, which take
 turns, as many as there may be batches under way. So each lane has one batch after the other, whatever becomes of the
-others. That makes it safe to send a batch again after a connection broke: a batch has a number, a demand an ordinal
-among those for the same counter, and the script knows which it has done. A demand that was sent and has no answer at
+others. That makes it safe to send a batch again after a connection broke: a batch has a number, a demand its place
+in it, and the script knows which it has done. A demand that was sent and has no answer at
 the end of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the
 script adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
 
@@ -36,11 +36,11 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Demand, Entry, Usage
+from policyd_rate_limit.domain.charge import Demand, Entry, Usage
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Refused, Underway
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis.batch import Batch, terms_of
+from policyd_rate_limit.storage.redis.batch import Batch, explaining
 from policyd_rate_limit.storage.redis.canary import Canary
 from policyd_rate_limit.storage.redis.keys import keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
@@ -301,9 +301,8 @@ class RedisStore:
             keys = [self._keys.counter(charge.counter) for _, charge in together]
             arguments: list[Argument] = []
             for _, charge in together:
-                terms = terms_of("explain", b"", ((MOST_SECONDS_LOOKED_AT, charge.cost, charge.limits, 0),))
-                arguments += (terms, b"")
-            common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time)
+                arguments += (explaining(charge.cost, charge.limits), b"")
+            common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time, 0)
             commands.append((script(keys, (*common, *arguments)), together))
         try:
             self._run([command for command, _ in commands], self._link.end(EXPLAIN_SECONDS))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import struct
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.limits import parse_limits
@@ -27,7 +26,13 @@ from policyd_rate_limit.storage.administration import (
     Hits,
     Override,
 )
+from policyd_rate_limit.storage.drivers import missing_driver
 from policyd_rate_limit.storage.redis.node import Command, script
+
+try:
+    import msgpack
+except ImportError as error:
+    raise missing_driver("Redis and Valkey", "redis", error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -153,48 +158,14 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
-def packed(value: int | str | bytes | Sequence[Any]) -> bytes:
-    """``value`` as MessagePack, for the script."""
-    if isinstance(value, int):
-        if value < 0 or value >= 1 << 32:
-            return struct.pack(">Bq", 0xD3, value)
-        return bytes((value,)) if value < 1 << 7 else struct.pack(">BI", 0xCE, value)
-    if isinstance(value, str):
-        value = value.encode()
-    if isinstance(value, bytes):
-        return struct.pack(">BH", 0xDA, len(value)) + value
-    return struct.pack(">BH", 0xDC, len(value)) + b"".join(map(packed, value))
+def packed(value: Sequence[Any]) -> bytes:
+    """``value`` as MessagePack, for the script: of the types that Redis knows, in which bytes are text."""
+    return bytes(msgpack.packb(value, use_bin_type=False))
 
 
 def unpacked(data: bytes) -> list[int]:
-    """An array of integers, as the MessagePack of Redis writes it."""
-    if data[0] == 0xDC:
-        count, at = int.from_bytes(data[1:3], "big"), 3
-    else:
-        count, at = data[0] & 0x0F, 1
-    numbers = []
-    for _ in range(count):
-        kind = data[at]
-        at += 1
-        if kind in _INTEGERS:
-            code, size = _INTEGERS[kind]
-            (number,) = struct.unpack_from(code, data, at)
-            at += size
-        else:
-            number = kind - 256 if kind >= 0xE0 else kind
-        numbers.append(int(number))
-    return numbers
-
-
-# MessagePack's first byte -> how struct reads what follows, and how many bytes that are.
-_INTEGERS = {
-    first: (code, struct.calcsize(code))
-    for first, code in (
-        *zip(range(0xCA, 0xCC), (">f", ">d"), strict=True),
-        *zip(range(0xCC, 0xD0), (">B", ">H", ">I", ">Q"), strict=True),
-        *zip(range(0xD0, 0xD4), (">b", ">h", ">i", ">q"), strict=True),
-    )
-}
+    """An array of integers, as the MessagePack of Redis writes it: large ones as floating-point numbers."""
+    return [int(number) for number in msgpack.unpackb(data)]
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
