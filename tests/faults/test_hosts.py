@@ -56,15 +56,15 @@ def addresses(running: Sequence[Daemon]) -> list[Address]:
 
 @pytest.mark.long(8)
 def test_each_id_gets_exactly_its_limit_over_four_hosts(tmp_path: pathlib.Path, store: SharedStore) -> None:
-    """20,000 mails of 8 hot ids and 2,000 cold ones in random order, each asking for more than its limit: it gets that.
+    """10,000 mails of 8 hot ids and 1,000 cold ones in random order, each asking for more than its limit: it gets that.
 
     For one half of them the shorter window is the strict one, for the other half the longer one.
     """
     hot = {f"hot{number}": [[200, MINUTES], [300, HOUR], [900, DAY]] for number in range(0, 8, 2)}
     hot |= {f"hot{number}": [[900, MINUTES], [300, HOUR], [200, DAY]] for number in range(1, 8, 2)}
-    short = {f"cold{number}": [[3, MINUTES], [4, DAY]] for number in range(0, 2000, 2)}
-    cold = [*short, *(f"cold{number}" for number in range(1, 2000, 2))]
-    order = [*hot] * 1250 + cold * 5
+    short = {f"cold{number}": [[3, MINUTES], [4, DAY]] for number in range(0, 1000, 2)}
+    cold = [*short, *(f"cold{number}" for number in range(1, 1000, 2))]
+    order = [*hot] * 625 + cold * 5
     seed = random.randrange(1 << 32)
     random.Random(seed).shuffle(order)
     limits = {"limits": [[4, MINUTES], [3, DAY]], "limits_by_id": hot | short}
