@@ -261,7 +261,7 @@ def _log_store(settings: Settings, rules: Rules, memory: Memory) -> LogStore:
 
 
 def _sqlite(settings: Settings) -> Callable[[], Log]:
-    return partial(SqliteLog, _database(settings), time.time)
+    return partial(SqliteLog, _database(settings), time.time, settings.db_timeout)
 
 
 def _mysql(settings: Settings) -> Callable[[], Log]:

@@ -276,9 +276,9 @@ def test_a_database_that_hangs_holds_nobody_up(sqlite: SqliteDatabase, clock: Cl
         assert ask(daemon, "user:a", 1) == 1
         real = daemon.store.probe
 
-        def hang() -> None:
+        def hang(patience: float) -> None:
             assert answer.wait(60)
-            real()
+            real(patience)
 
         with mock.patch.object(daemon.store, "probe", hang):
             daemon.monotonic.now += 10

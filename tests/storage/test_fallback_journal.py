@@ -110,7 +110,7 @@ class CommitsThatFail:
         """Nothing was refused."""
         raise AssertionError
 
-    def probe(self) -> None:
+    def probe(self, patience: float) -> None:
         """It is there, as far as anybody can see."""
 
     def reload(self) -> None:

@@ -205,6 +205,23 @@ def test_the_lock_keeps_others_out_until_the_commit(logs: Logs) -> None:
     assert len(found) == 1
 
 
+def test_waiting_for_the_lock_leaves_everything_as_it_is(logs: Logs) -> None:
+    """It fails while another has it; and it is free then, with no table made."""
+    new = logs.open()
+    new.wait(TIMEOUT)
+    assert not new.has_table("policyd_batch")
+    log, waiting = logs.ready(), logs.open()
+    log.begin(TIMEOUT)
+    log.append(record(1))
+    with pytest.raises(LogError):
+        logs.open().wait(0.05)
+    log.commit()
+    waiting.wait(TIMEOUT)
+    log.begin(TIMEOUT)
+    log.commit()
+    assert len(read(waiting)) == 1
+
+
 def test_without_a_commit_nothing_is_kept(logs: Logs) -> None:
     log = logs.ready()
     log.begin(TIMEOUT)

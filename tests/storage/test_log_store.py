@@ -204,7 +204,7 @@ def test_what_a_probe_rescues_counts(database: SqliteDatabase, clock: Clock) -> 
         mock.patch.object(store, "_open_log", side_effect=LogError("damaged", rescued)),
         pytest.raises(LogError, match="damaged"),
     ):
-        store.probe()
+        store.probe(PATIENCE)
     database.path.unlink()
     assert again(store, "user:a") == [True]
     assert used(database, clock, "user:a") == [6]

@@ -18,7 +18,7 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.redis.topology import Servers
 from storage.redis_stores import SHORT, TIMEOUT, ask, new_store, refused, store_on
-from storage.stores import admitted, demand
+from storage.stores import PATIENCE, admitted, demand
 from support.daemon import free_port
 from support.redis_servers import External, RedisServer
 from support.stopwatch import Stopwatch
@@ -147,10 +147,10 @@ def test_no_server(own: RedisServer) -> None:
     with store_on(own) as store:
         refused(store, "Connection refused")
         with pytest.raises(Exception, match="Connection refused"):
-            store.probe()
+            store.probe(PATIENCE)
         own.start()
-        store.probe()
-        store.probe()
+        store.probe(PATIENCE)
+        store.probe(PATIENCE)
         assert admitted(store, demand("user:refused", 1)) == [True]
 
 

@@ -387,7 +387,7 @@ def test_while_the_database_is_away_nothing_is_decided(database: Database, clock
     with database.outage(), pytest.raises(StoreUnavailable):
         store.admit([demand()], (), 0.0)
     assert usage(store, ["user:a"]) == {"user:a": 3}
-    store.probe()
+    store.probe(PATIENCE)
     assert admitted(store, demand(cost=7), demand()) == [True, False]
     store.close()
 
@@ -432,7 +432,7 @@ def test_closing_leaves_nothing(database: Database, clock: Clock) -> None:
         store.maintain()
         with database.outage(), pytest.raises(StoreUnavailable):
             store.admit([demand()], (), 0.0)
-        store.probe()
+        store.probe(PATIENCE)
         store.close()
     wait_until(lambda: threading.active_count() == threads, "the threads that have done their work end")
     assert open_descriptors() == descriptors

@@ -162,8 +162,10 @@ class Store(Protocol):
         :raises StoreUnavailable: the database does not answer.
         """
 
-    def probe(self) -> None:
-        """See whether the database is there; may be called from another thread than the rest.
+    def probe(self, patience: float) -> None:
+        """See whether the database is there, and has a turn for a batch within ``patience`` seconds.
+
+        May be called from another thread than the rest.
 
         :raises StoreError: it is not.
         """

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
 
-PATIENCE_WHILE_AWAY = 0.05  # seconds that a try may hold up the answers that memory could give at once
+PATIENCE_WHILE_AWAY = 0.05  # seconds that looking for it may hold up the answers that memory could give at once
+PATIENCE_WITH_SIGNS = 1.0  # likewise, where somebody seems to have mended something
 ADOPTION_SECONDS = 60.0  # between two looks for journals of daemons that died while this one ran
 
 _logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Fallback:
         :raises StoreFull: neither the database nor the journal can take more.
         """
         if self._may_try():
-            verdicts = self._try(demands)
+            verdicts = self._try(demands, self._patience)
             if verdicts is not None:
                 return verdicts
         return self._without_database(demands)
@@ -206,7 +207,7 @@ class Fallback:
             self._store.maintain()
             self._adopt()
         if self._may_try():
-            self._try(())
+            self._try((), self._patience)
         if self._aside.records and not self._away and self._leisure.due:
             self._offer()
         if self._notices_backoff.due:
@@ -219,7 +220,7 @@ class Fallback:
         if self._probe is not None:
             self._probe.join()
         if self._spool.records or self._away:
-            self._try(())
+            self._try((), PATIENCE_WHILE_AWAY if self._away else self._patience)
         self._exchange_notices()
         self._store.close()
         self._aside.close()
@@ -268,37 +269,45 @@ class Fallback:
     def _may_try(self) -> bool:
         """Whether the database is there, or was within reach a moment ago.
 
-        While it is away a thread of its own knocks, since that may take as long as ``patience``.
+        While it is away a thread of its own knocks, since that may take as long as ``patience``. After that a batch is
+        worth the same time: with less, a daemon of several would not find its turn at a disk that is slow, and would
+        stay away for as long as the others are busy.
         """
         if not self._away:
             return True
-        if self._signs is not None and self._signs() != self._seen:
+        if self._signs is not None and (signs := self._signs()) != self._seen:
             if self._probe is not None:
                 self._probe.join(PATIENCE_WHILE_AWAY)
             if self._probe is None or not self._probe.is_alive():
-                self._probe = None
-                return True
-        if self._probe is None:
+                self._seen = signs
+                self._look_for_it()
+                if self._probe is not None:
+                    self._probe.join(PATIENCE_WITH_SIGNS)
+        elif self._probe is None:
             if self._backoff.due:
-                probe = threading.Thread(target=self._knock, name="probe", daemon=True)
-                try:
-                    probe.start()
-                except RuntimeError as error:  # the system has no room for another thread
-                    _logger.warning("the database cannot be looked for: %s", error)
-                    self._backoff.failed()
-                else:
-                    self._probe = probe
+                self._look_for_it()
             return False
-        if self._probe.is_alive():
+        if self._probe is None or self._probe.is_alive():
             return False
         self._probe = None
         if not self._reached:
             self._backoff.failed()
         return self._reached
 
+    def _look_for_it(self) -> None:
+        self._probe = None
+        probe = threading.Thread(target=self._knock, name="probe", daemon=True)
+        try:
+            probe.start()
+        except RuntimeError as error:  # the system has no room for another thread
+            _logger.warning("the database cannot be looked for: %s", error)
+            self._backoff.failed()
+        else:
+            self._probe = probe
+
     def _knock(self) -> None:
         try:
-            self._store.probe()
+            self._store.probe(self._patience)
         except StoreError:
             self._reached = False
         except Exception:
@@ -307,9 +316,8 @@ class Fallback:
         else:
             self._reached = True
 
-    def _try(self, demands: Sequence[Demand]) -> list[Verdict] | None:
+    def _try(self, demands: Sequence[Demand], patience: float) -> list[Verdict] | None:
         """Have the database decide; None when it is away and has decided nothing."""
-        patience = PATIENCE_WHILE_AWAY if self._away else self._patience
         return self._outcome(partial(self._admit, demands, patience), demands)
 
     def _admit(self, demands: Sequence[Demand], patience: float) -> list[Verdict]:

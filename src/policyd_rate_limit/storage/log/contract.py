@@ -60,8 +60,16 @@ class Log(Protocol):
     def begin(self, patience: float) -> float:
         """Take the lock that all daemons share, waiting for at most ``patience`` seconds.
 
+        Where it can be told that others get on meanwhile, each of them in less than that, it may take longer.
+
         :returns: the time (Unix seconds) by the clock that all daemons share, read while the lock is held.
         :raises LogReplaced: this connection can no longer reach the table that others use.
+        """
+
+    def wait(self, patience: float) -> None:
+        """Take that lock and let go of it at once; waits as :meth:`begin`.
+
+        Nothing is made or read: see that a batch would find its turn.
         """
 
     def try_begin(self, seq: int) -> float | None:

@@ -163,6 +163,14 @@ class SqlLog(ABC):
             self._seq = self._ahead = None
         return now
 
+    def wait(self, patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.contract.Log.wait`."""
+        self._end = time.monotonic() + patience + self._timeout
+        try:
+            self._query(*self._start(patience), self.LOCK, "ROLLBACK")
+        except TableMissing:  # the next batch makes it
+            self._query("ROLLBACK")
+
     def try_begin(self, seq: int) -> float | None:  # noqa: ARG002 - where it is in the log does not matter
         """See :meth:`policyd_rate_limit.storage.log.contract.Log.try_begin`: there is a network between."""
         return None

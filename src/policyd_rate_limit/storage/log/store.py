@@ -315,10 +315,16 @@ class LogStore:
         """See :meth:`policyd_rate_limit.storage.contract.Store.explain`: memory knows what the last batch has found."""
         return [self._memory.ledger.explain(demand) for demand in demands]
 
-    def probe(self) -> None:
+    def probe(self, patience: float) -> None:
         """See :meth:`policyd_rate_limit.storage.contract.Store.probe`."""
         try:
-            spare, self._spare = self._spare, self._open_log()
+            log = self._open_log()
+            try:
+                log.wait(patience)
+            except BaseException:
+                log.close()
+                raise
+            spare, self._spare = self._spare, log
         except LogError as error:
             # Memory belongs to the other thread, which takes these over when it tries next.
             self._found = error.rescued or self._found

@@ -320,7 +320,7 @@ class RedisStore:
                 )
         return [tuple(usages) for usages in found]
 
-    def probe(self) -> None:
+    def probe(self, patience: float) -> None:  # noqa: ARG002 - there are no turns
         """See :meth:`policyd_rate_limit.storage.contract.Store.probe`."""
         self._link.probe()
 

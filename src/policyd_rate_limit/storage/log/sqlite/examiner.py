@@ -52,12 +52,12 @@ class Examiner:
 
     def explain(self) -> None:
         """What was written to the file just now was our own doing."""
-        self._seen = _signature(self._path)
+        self._seen = signature(self._path)
 
     def suspect(self) -> None:
         """See whether somebody else has written to the file: it is examined soon then."""
-        if _signature(self._path) != self._seen:
-            self._seen = _signature(self._path)
+        if signature(self._path) != self._seen:
+            self._seen = signature(self._path)
             self._has_reason = True
 
     def look(self, known: int) -> None:
@@ -75,7 +75,7 @@ class Examiner:
             # What is committed from here on would not be found by the next start.
             self.damage = "its write-ahead log was overwritten or cut"
             return
-        logged = _signature(self._log)
+        logged = signature(self._log)
         share, least = (SHARE_SOON, SOON) if self._has_reason else (SHARE_LATER, LATER)
         if (self._has_reason or logged != self._logged) and (
             time.monotonic() >= self._ended + max(least, share * self._took)
@@ -152,7 +152,7 @@ class Examiner:
         return not self.damage
 
 
-def _signature(path: Path) -> tuple[int, ...]:
+def signature(path: Path) -> tuple[int, ...]:
     """What changes when a file is written to."""
     with contextlib.suppress(OSError):
         found = path.stat()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.storage.log.contract import ROWS_AT_ONCE, LogError, LogReplaced, RecordRefused, on_conflict
 from policyd_rate_limit.storage.log.sqlite.checkpoint import Checkpointer
-from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
+from policyd_rate_limit.storage.log.sqlite.examiner import Examiner, signature
 from policyd_rate_limit.storage.record import Record
 
 if TYPE_CHECKING:
@@ -34,10 +34,18 @@ STEP_OF_CLEAN = 0.002  # seconds of deleting after which a transaction of --clea
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean, for the daemons that wait for the lock
 STEPS_PER_CHECKPOINT = 8  # of --clean, some megabytes of log
 CHECKPOINT_PATIENCE = 50  # milliseconds that a checkpoint of --clean waits for the daemons
-OPEN_PATIENCE = 1.0  # seconds to wait for others while the file is opened
+OPEN_PATIENCE = 1.0  # seconds to wait for others, at the least, while the file is made, opened or renamed
 BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in the background not come
 WAL_BYTES_KEPT = 16 << 20
 _LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-off goes up to 100 ms
+_MOST_HASTE = 0.9  # by so much less sleeps who has waited for long, to be there before those who have just come
+# While the others get on, the file is not away: so many times the patience may be waited for a turn, and no longer.
+TURNS = 10
+LONGEST_QUEUE = 20.0  # seconds beyond the patience
+# Seconds: what takes longer between two looks at the lock is this process, which did not run, and not the file.
+LONGEST_LOOK = 0.1
+# Another connection is at work; PROTOCOL: it was stopped in the middle of the few bytes that all look at.
+_OCCUPIED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL})
 # What no waiting mends.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # What is about what was to be written: constraints, triggers, the size of a row.
@@ -98,12 +106,16 @@ Row = tuple[int, Record]  # seq, record
 class SqliteLog:
     """An open file; see :class:`policyd_rate_limit.storage.log.contract.Log`. ``clock``: Unix seconds.
 
+    ``patience``: seconds that opening may wait for another daemon, which makes the file, recovers or closes it;
+    :data:`OPEN_PATIENCE` at the least.
+
     :raises LogError: the file cannot be opened. A damaged one is renamed, here and wherever else damage shows.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float], patience: float = 0.0) -> None:
         self._path = path
         self._clock = clock
+        self._open_patience = max(patience, OPEN_PATIENCE)
         self._known = 0  # the seq behind which the store has asked for rows: those before it need no rescue
         self._appended = 0  # bytes, in the transaction
         self._newest_now: int | None = None  # seq of the last row, where the transaction has looked for it
@@ -139,6 +151,12 @@ class SqliteLog:
                 raise
             raise LogReplaced(str(error), error.rescued or self._readable_rows_after(self._known)) from error
         return self._begun()
+
+    def wait(self, patience: float) -> None:
+        """See :meth:`policyd_rate_limit.storage.log.contract.Log.wait`."""
+        with self._errors:
+            self._lock(patience)
+            self._execute("ROLLBACK")
 
     def try_begin(self, seq: int) -> float | None:
         """See :meth:`policyd_rate_limit.storage.log.contract.Log.try_begin`."""
@@ -376,24 +394,29 @@ class SqliteLog:
         return LogReplaced(f"what lies beside SQLite database {self._path} was removed or replaced", rescued)
 
     def _lock(self, patience: float) -> None:
-        end = time.monotonic() + patience
-        while not self._try_lock(raises=time.monotonic() >= end):
-            time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
+        """Begin a transaction; ``patience`` is for a file of which nobody gets anything."""
+        turn = _Turn(companions(self._path)[0], patience)
+        while not self._try_lock(raises=turn.is_over()):
+            turn.rest()
 
     def _try_lock(self, *, raises: bool = False) -> bool:
         """Begin a transaction, unless another one has the lock; that ``raises`` its error, or not."""
+        return self._try_to("BEGIN IMMEDIATE", raises=raises) is not None
+
+    def _try_to(self, statement: str, *, raises: bool) -> sqlite3.Cursor | None:
+        """Execute ``statement``, unless another connection is in its way; that ``raises`` its error, or not."""
         try:
-            self._execute("BEGIN IMMEDIATE")
+            return self._execute(statement)
         except sqlite3.OperationalError as error:
-            if raises or _primary_code(error) != sqlite3.SQLITE_BUSY:
+            if raises or _primary_code(error) not in _OCCUPIED:
                 raise
-            return False
-        return True
+            return None
 
     def _open(self) -> None:
+        end = time.monotonic() + self._open_patience
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        with creation_lock(self._path):
+        with creation_lock(self._path, self._open_patience):
             try:
                 self._path.stat()
             except FileNotFoundError:
@@ -403,24 +426,30 @@ class SqliteLog:
                         leftover.unlink()
             except OSError:
                 pass  # SQLite is about to say it
-            self._connection = sqlite3.connect(
-                self._path, timeout=OPEN_PATIENCE, isolation_level=None, check_same_thread=False
-            )
+            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             self._connection.text_factory = _text
-            if not self._execute("PRAGMA page_count").fetchone()[0]:
+            # Whoever had the creation lock may have needed all of the time.
+            end = max(end, time.monotonic() + OPEN_PATIENCE)
+            if not self._execute_by(end, "PRAGMA page_count").fetchone()[0]:
                 # In any other file it would take the write lock to no effect.
-                self._execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+                self._execute_by(end, "PRAGMA auto_vacuum=INCREMENTAL").fetchall()
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 f"wal_autocheckpoint={BACKSTOP_CHECKPOINT_PAGES}",
                 f"journal_size_limit={WAL_BYTES_KEPT}",
-                "busy_timeout=0",
             ):
-                self._execute(f"PRAGMA {pragma}").fetchall()
-            self._execute("SELECT count(*) FROM sqlite_schema").fetchall()  # makes what lies beside the file
+                self._execute_by(end, f"PRAGMA {pragma}").fetchall()
+            self._execute_by(end, "SELECT count(*) FROM sqlite_schema").fetchall()  # makes what lies beside the file
             self._companions = tuple(_inode(path) for path in companions(self._path))
             self._inode = _inode(self._path)
+
+    def _execute_by(self, end: float, statement: str) -> sqlite3.Cursor:
+        """Execute ``statement`` as soon as no other connection is in its way, until ``end`` (monotonic)."""
+        # Not by SQLite's own time-out, which some steps to a write-ahead log do without.
+        while (done := self._try_to(statement, raises=time.monotonic() >= end)) is None:
+            time.sleep(random.uniform(*_LOCK_RETRY))  # noqa: S311 - spreads the tries of several daemons
+        return done
 
     def _remove_companions(self) -> None:
         """Remove what belongs to our file from beside another one: SQLite would play it into that."""
@@ -534,6 +563,44 @@ class SqliteLog:
         return deleted or None
 
 
+class _Turn:
+    """How long to wait for the lock: ``patience`` seconds since anybody has written to the log at ``path``.
+
+    A disk that is slow, and no worse, makes many daemons wait for each other: one that took that for an outage would
+    decide without the others, who get on.
+    """
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self._path = path
+        self._patience = patience
+        self._before = time.monotonic()
+        self._waited = 0.0  # in all, seconds
+        self._end = 0.0  # when so much has been waited
+        self._most = min(TURNS * patience, patience + LONGEST_QUEUE)
+        self._written: tuple[int, ...] | None = None  # what shows when it is written to; None: nobody has waited yet
+
+    def is_over(self) -> bool:
+        """Whether the next try is the last one."""
+        if self._written is None:
+            return self._patience <= 0
+        now = time.monotonic()
+        self._waited += min(now - self._before, LONGEST_LOOK)
+        self._before = now
+        if self._waited < self._end:
+            return False
+        before, self._written = self._written, signature(self._path)
+        self._end = min(self._waited + self._patience, self._most)
+        return self._written == before or self._waited >= self._most
+
+    def rest(self) -> None:
+        """Let some time pass."""
+        if self._written is None:
+            self._written = signature(self._path)
+            self._end = self._patience
+        haste = _MOST_HASTE * min(1.0, self._waited / self._patience)
+        time.sleep(random.uniform(*_LOCK_RETRY) * (1.0 - haste))  # noqa: S311 - spreads the tries of several daemons
+
+
 class _Errors:
     """Translates SQLite's errors, in a ``with`` block."""
 
@@ -595,17 +662,17 @@ def set_aside(path: Path, damaged: tuple[int, int] | None, stamp: int) -> Path |
 
 
 @contextlib.contextmanager
-def creation_lock(path: Path) -> Iterator[None]:
+def creation_lock(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Only one daemon at a time makes, removes or renames the file.
 
-    Best effort: without it where no lock can be had, also not within :data:`OPEN_PATIENCE`, as from a daemon that was
-    stopped while it had it.
+    Best effort: without it where no lock can be had, also not within ``patience`` seconds (:data:`OPEN_PATIENCE` at
+    the least), as from a daemon that was stopped while it had it.
     """
     descriptor = None
     with contextlib.suppress(OSError):
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     if descriptor is not None:
-        end = time.monotonic() + OPEN_PATIENCE
+        end = time.monotonic() + max(patience, OPEN_PATIENCE)
         with contextlib.suppress(OSError):
             while not _is_locked(descriptor) and time.monotonic() < end:
                 time.sleep(_LOCK_RETRY[1])
