@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from contenders import SHARE_OF_WINDOW
-from policyd_rate_limit import config, stores
-from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit import config
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.config.databases import REDIS
 from policyd_rate_limit.domain.charge import Charge, Demand, Entry
 from policyd_rate_limit.domain.identity import Rules
 from policyd_rate_limit.domain.ledger import Ledger
@@ -87,7 +88,7 @@ def replay(settings: config.Settings, first: Iterator[Entry], others: Iterator[E
         limited_networks=[],
         ipv6_prefix=64,
     )
-    store: Store = stores.make_store(settings, rules, Memory(Ledger(settings.max_ids), time.time))
+    store: Store = backend_of(settings).make_store(rules, Memory(Ledger(settings.max_ids), time.time))
     writer, numbers = secrets.randbits(62), itertools.count(1)
 
     def records() -> Iterator[Record]:

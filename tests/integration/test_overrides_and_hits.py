@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 
-from policyd_rate_limit import config, stores
+from policyd_rate_limit import config
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage.administration import Administration, Override
@@ -38,7 +39,7 @@ SETTINGS = {
 @contextlib.contextmanager
 def administering(daemon: Daemon) -> Iterator[Administration]:
     settings = config.load(daemon.path).settings
-    administration = stores.open_administration(settings, make_rules(settings))
+    administration = backend_of(settings).open_administration(make_rules(settings))
     try:
         yield administration
     finally:

@@ -7,13 +7,17 @@ import time
 from abc import ABC, abstractmethod
 
 from policyd_rate_limit.storage.administration import Administration
+from policyd_rate_limit.storage.contract import Store
+from policyd_rate_limit.storage.copying import Copier
 from policyd_rate_limit.storage.log.administration import LogAdministration
+from policyd_rate_limit.storage.log.copying import LogCopying
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.copying import RedisCopying
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.logs import TIMEOUT, Logs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, new_memory
+from storage.stores import HOUR, PATIENCE, new_memory
 
 
 class Administered(ABC):
@@ -22,11 +26,15 @@ class Administered(ABC):
     def __init__(self) -> None:
         self._opened = contextlib.ExitStack()
 
-    def store(self, longest: int = HOUR) -> CleanableStore:
+    def store(self, longest: int = HOUR) -> Store:
         """A daemon's, with a memory of its own; ``longest``: its longest window (seconds)."""
         store = self._store(longest)
         self._opened.callback(store.close)
         return store
+
+    @abstractmethod
+    def copier(self, administration: Administration) -> Copier:
+        """What copies from and to an :meth:`administration` of this database."""
 
     def administration(self) -> Administration:
         """Of this database."""
@@ -35,7 +43,7 @@ class Administered(ABC):
         return administration
 
     @abstractmethod
-    def _store(self, longest: int = HOUR) -> CleanableStore: ...
+    def _store(self, longest: int = HOUR) -> Store: ...
 
     @abstractmethod
     def _administration(self) -> Administration: ...
@@ -63,6 +71,11 @@ class AdministeredLog(Administered):
             longest=longest,
             counters_of_old_id=lambda old_id: (f"user:{old_id}",),
         )
+
+    def copier(self, administration: Administration) -> LogCopying:
+        """See :meth:`Administered.copier`."""
+        assert isinstance(administration, LogAdministration)
+        return LogCopying(administration)
 
     def _administration(self) -> LogAdministration:
         store = self._store()
@@ -93,6 +106,11 @@ class AdministeredRedis(Administered):
 
     def _store(self, longest: int = HOUR) -> RedisStore:
         return self.database.store(None, longest=longest)
+
+    def copier(self, administration: Administration) -> RedisCopying:
+        """See :meth:`Administered.copier`."""
+        assert isinstance(administration, RedisAdministration)
+        return RedisCopying(administration)
 
     def _administration(self) -> RedisAdministration:
         return RedisAdministration(self.database.config, longest=HOUR, timeout=PATIENCE)

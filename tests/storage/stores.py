@@ -37,12 +37,6 @@ class Clock:
         return self.now
 
 
-class CleanableStore(Store, Protocol):
-    """With ``--clean``."""
-
-    def clean(self, patience: float) -> int: ...
-
-
 class Database(Protocol):
     """An empty database for one test. It can be sent to another process."""
 
@@ -59,7 +53,7 @@ class Database(Protocol):
         memory: Memory | None = None,
         longest: int = HOUR,
         counters_of_old_id: Callable[[str], Sequence[str]] = ...,
-    ) -> CleanableStore:
+    ) -> Store:
         """A store of a daemon with this clock, over the memory that is given or one of its own."""
 
     def outage(self) -> contextlib.AbstractContextManager[None]:
@@ -153,7 +147,7 @@ def demand(
 
 
 def usage(
-    store: CleanableStore, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR, longest: int = HOUR
+    store: Store, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR, longest: int = HOUR
 ) -> dict[str, int]:
     """What lies in the window of each of ``keys``, up to ``most``; nothing is counted by asking.
 
@@ -173,7 +167,7 @@ def usage(
     return counts
 
 
-def admitted(store: CleanableStore, *demands: Demand) -> list[bool]:
+def admitted(store: Store, *demands: Demand) -> list[bool]:
     """Which of ``demands``, asked in one batch, are admitted."""
     return [verdict.admitted for verdict in store.admit(demands, (), PATIENCE)]
 

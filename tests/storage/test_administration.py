@@ -16,12 +16,13 @@ from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.redis import tables as redis_tables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, date_in, demand, usage
+from storage.stores import HOUR, PATIENCE, admitted, date_in, demand, usage
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
@@ -209,7 +210,7 @@ def test_resets_while_daemons_count(database: Administered) -> None:
     administration, enough = database.administration(), threading.Event()
     taken_back = 0
 
-    def count(store: CleanableStore) -> int:
+    def count(store: Store) -> int:
         total = 0
         while not enough.is_set():
             total += sum(admitted(store, *[demand("user:a", 7)] * 3))
@@ -347,7 +348,7 @@ def test_hits_by_many_daemons_at_once(database: Administered) -> None:
     for store in stores:
         store.admit([], (), PATIENCE)
 
-    def write(store: CleanableStore) -> None:
+    def write(store: Store) -> None:
         for turn in range(20):
             store.add_hits([Hits(f"user:{number}", 60, 1, turn) for number in random.sample(range(10), 10)])
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.administration import Override
+from policyd_rate_limit.storage.administration import Administration, Override
 from policyd_rate_limit.storage.log.mysql import MysqlLog
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.copying import RedisCopying
 from storage.administered import Administered, AdministeredLog
 from storage.logs import MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_stores import new_store
@@ -146,6 +147,9 @@ def test_redis(own: RedisServer, tmp_path: pathlib.Path) -> None:
 
         def _administration(self) -> RedisAdministration:
             return RedisAdministration({"url": own.url}, longest=HOUR, timeout=PATIENCE)
+
+        def copier(self, administration: Administration) -> RedisCopying:
+            raise NotImplementedError
 
         def break_connections(self) -> None:
             raise NotImplementedError

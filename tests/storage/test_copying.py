@@ -7,7 +7,7 @@ import itertools
 import pathlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import example, given
@@ -20,16 +20,16 @@ from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.errors import StoreUnavailable, SystemRefusal
 from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.administration import Administration, Hits, Override
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.copying import Copied, Sums, changes, without_debts
 from policyd_rate_limit.storage.log import copying as log_copying
 from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import copying as redis_copying
-from policyd_rate_limit.stores import make_copier
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, admitted, date_in, demand, usage
+from storage.stores import HOUR, PATIENCE, admitted, date_in, demand, usage
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 KINDS = ("sqlite", "postgresql", "mariadb", "redis")
@@ -77,7 +77,8 @@ each_way = pytest.mark.parametrize(
 
 
 def copy(old: Administered, new: Administered) -> Copied:
-    return copying.copy(old.administration(), new.administration(), make_copier)
+    source, target = old.administration(), new.administration()
+    return copying.copy(source, target, (old.copier(source), new.copier(target)))
 
 
 def seconds(database: Administered) -> dict[tuple[str, int], int]:
@@ -154,7 +155,7 @@ def test_beside_daemons_that_count(databases: tuple[Administered, Administered])
     old, new = databases
     given: list[Counter[str]] = [Counter(), Counter()]
 
-    def count(store: CleanableStore, total: Counter[str], most: int) -> None:
+    def count(store: Store, total: Counter[str], most: int) -> None:
         for number in range(most):
             key = f"user:{number % 5}"
             total[key] += sum(admitted(store, demand(key, 10_000)))
@@ -193,8 +194,8 @@ def test_a_copy_that_is_cut_short_goes_on_where_it_was(
     monkeypatch.setattr(log_copying, "COUNTERS_PER_PAGE", 5)
     monkeypatch.setattr(redis_copying, "SCRIPTS_PER_EXCHANGE", 2)
 
-    def dying(administration: Administration) -> copying.Copier:
-        """Whose connection breaks with the third step."""
+    def cut(administration: Administration) -> None:
+        """Its connection breaks with the third step from now on."""
         if isinstance(administration, LogAdministration):
             log = administration.open()
             left = iter(range(2))
@@ -217,11 +218,22 @@ def test_a_copy_that_is_cut_short_goes_on_where_it_was(
                 return took
 
             monkeypatch.setattr(administration, "run", exchange)
-        return make_copier(administration)
+
+    def dying(administration: Administration) -> copying.Copier:
+        """Whose connection breaks while counts are brought."""
+        copier = new.copier(administration)
+        begin = copier.begin
+
+        def cut_and_begin(source: int, takes: Callable[[str], bool]) -> None:
+            cut(administration)
+            begin(source, takes)
+
+        monkeypatch.setattr(copier, "begin", cut_and_begin)
+        return copier
 
     source, target = old.administration(), new.administration()
     with pytest.raises(StoreUnavailable):
-        copying.copy(source, target, lambda one: dying(one) if one is target else make_copier(one))
+        copying.copy(source, target, (old.copier(source), dying(target)))
     some = len(seconds(new))
     assert 0 < some < 27
     again = copy(old, new)
@@ -387,11 +399,12 @@ def test_clocks_that_differ_are_refused(
     databases: tuple[Administered, Administered], ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = (database.administration() for database in databases)
+    copiers = databases[0].copier(one), databases[1].copier(two)
     monkeypatch.setattr(two, "now", lambda: one.now() + ahead)
     with pytest.raises(
         SystemRefusal, match="clock of the new database is [67] s " + ("ahead of" if ahead > 0 else "behind")
     ):
-        copying.copy(one, two, make_copier)
+        copying.copy(one, two, copiers)
 
 
 # --- Sums

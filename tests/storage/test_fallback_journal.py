@@ -6,12 +6,13 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import pytest
 
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.contract import CommitFailed
@@ -108,6 +109,10 @@ class CommitsThatFail:
 
     def offer(self, records: Sequence[Record], patience: float) -> None:
         """Nothing was refused."""
+        raise AssertionError
+
+    def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
+        """A daemon does not."""
         raise AssertionError
 
     def probe(self, patience: float) -> None:

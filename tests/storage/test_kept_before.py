@@ -26,9 +26,10 @@ from policyd_rate_limit.domain.counting import mail_id, stages
 from policyd_rate_limit.domain.identity import fold
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
+from policyd_rate_limit.storage.contract import Store
 from storage.daemon import Daemon
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, CleanableStore, Clock, SqliteDatabase, usage
+from storage.stores import HOUR, PATIENCE, Clock, SqliteDatabase, usage
 
 KEPT = pathlib.Path(__file__).with_name("kept")
 ALICE, LONG = "user:alice", f"user:{fold('b' * 400 + '@example.org')}"
@@ -43,7 +44,7 @@ def asked(stage: str, recipient: str = "", count: int = 0, instance: str = SHORT
     return Demand((charge,), mail_id(instance))
 
 
-def charged(store: CleanableStore, *demands: Demand) -> list[int]:
+def charged(store: Store, *demands: Demand) -> list[int]:
     """What is counted for each of ``demands``, all of which are admitted."""
     verdicts = store.admit(demands, (), PATIENCE)
     assert all(verdict.admitted for verdict in verdicts)
@@ -70,7 +71,7 @@ def write_keys(client: Redis, prefix: str, keys: dict[str, Any]) -> None:
         client.expire(key, HOUR)
 
 
-def goes_on_counting(store: CleanableStore, *, instance_is_known: int = 2) -> None:
+def goes_on_counting(store: Store, *, instance_is_known: int = 2) -> None:
     """A recipient who is asked about again across the upgrade is counted again, until DATA says how many there are."""
     before = usage(store, [ALICE])[ALICE]
     assert charged(store, asked(RCPT, "one@example.org"), asked(DATA, count=instance_is_known)) == [1, -1]
@@ -104,7 +105,7 @@ def test_keys_of_redis_with_short_digests(
         goes_on_counting(store)
 
 
-def is_known(store: CleanableStore, counted: int) -> None:
+def is_known(store: Store, counted: int) -> None:
     """The recipients of before are not counted again, and what DATA says is held against all of them."""
     assert charged(store, *(asked(RCPT, f"{name}@example.org") for name in ("one", "two", "three"))) == [0] * 3
     assert charged(store, asked(RCPT, "one@example.org", instance=LONG_INSTANCE)) == [0]

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.tables.lookup import SqliteLookup, SqlLookup
+from policyd_rate_limit.tables.lookup import SqlLookup
 from policyd_rate_limit.tables.mysql import MysqlLookup
 from policyd_rate_limit.tables.postgresql import PostgresqlLookup
 from policyd_rate_limit.tables.sql import QueryFailed, Unreachable, look_up
+from policyd_rate_limit.tables.sqlite import SqliteLookup
 from support import sql_servers
 from support.tcp_proxy import TcpProxy
 

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
 from policyd_rate_limit.storage.log.sqlite.log import LONGEST_LOOK, LONGEST_QUEUE, OPEN_PATIENCE, TURNS, SqliteLog
-from policyd_rate_limit.stores import make_store
 from storage.daemon import Daemon
 from storage.stores import PATIENCE, Clock, SqliteDatabase, demand, new_memory
 from support.policies import rules
@@ -219,7 +219,7 @@ def test_the_daemon_opens_as_patiently_as_its_settings_say(tmp_path: pathlib.Pat
     began = passing.now
     with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        store = make_store(settings, rules(()), new_memory(time.time))
+        store = backend_of(settings).make_store(rules(()), new_memory(time.time))
         with pytest.raises(StoreUnavailable, match="database is locked"):
             store.admit([demand()], (), 0.0)
     assert 45.0 <= passing.now - began < 45.0 + 2 * LOOK

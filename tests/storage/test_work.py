@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.charge import Demand, Entry, Verdict, Waiting
 from policyd_rate_limit.domain.ledger import Ledger
@@ -28,7 +28,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Actions
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Service
-from policyd_rate_limit.storage.contract import Underway
+from policyd_rate_limit.storage.contract import Store, Underway
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
 from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.record import pack
@@ -36,7 +36,7 @@ from policyd_rate_limit.storage.redis import store as redis
 from policyd_rate_limit.storage.redis.store import RedisStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
-from storage.stores import PATIENCE, CleanableStore, Clock, SqliteDatabase, demand
+from storage.stores import PATIENCE, Clock, SqliteDatabase, demand
 from support.callbacks import Answering
 from support.demands import demand_of
 from support.policies import Nobody, policy, rules
@@ -70,7 +70,7 @@ def mails(first: int, number: int, **options: Any) -> list[Demand]:
     ]
 
 
-def admit(store: CleanableStore, demands: Sequence[Demand]) -> list[Verdict]:
+def admit(store: Store, demands: Sequence[Demand]) -> list[Verdict]:
     """As the daemon has it done."""
     return store.admit(demands, (), PATIENCE)
 
@@ -127,7 +127,7 @@ def test_round_trips_and_bytes_of_a_batch(tmp_path: pathlib.Path, name: str) -> 
         assert shared.server is not None
         with CountingProxy(shared.server.address) as proxy:
             settings = Settings(**shared.server.settings_at("127.0.0.1", proxy.port))
-            store = stores.make_store(settings, RULES, Memory(Ledger(100_000), time.time))
+            store = backend_of(settings).make_store(RULES, Memory(Ledger(100_000), time.time))
             admit(store, mails(0, BATCH))
             for size in (1, BATCH):
                 proxy.reset()
@@ -210,7 +210,7 @@ def test_instructions_of_a_batch_under_way_to_redis(tmp_path: pathlib.Path, monk
 class Way:
     """The way of requests from bytes to actions, through one thread; nobody is told of decisions."""
 
-    def __init__(self, store: CleanableStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.decoder = Decoder()
         self.demands: list[Demand] = []

@@ -343,15 +343,6 @@ def test_settings_do_not_change() -> None:
         Settings(dbug=False)  # type: ignore[call-arg]  # that is what must fail
 
 
-def test_where_the_journal_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert str(Settings().journal_home) == "/var/lib/policyd-rate-limit"
-    assert Settings(sqlite_config={"database": "/x/y/db"}).journal_home == Path("/x/y")
-    assert Settings(sqlite_config={"database": "db"}).journal_home == tmp_path
-    assert Settings(sqlite_config={"database": "/x/db"}, journal_directory="/j").journal_home == Path("/j")
-    assert str(Settings(sqlite_config={"database": "/x/db"}, backend=1).journal_home) == "/var/lib/policyd-rate-limit"
-
-
 @pytest.mark.parametrize("text", ["", "# nothing\n", "debug:\n", "limits_by_id:\n#  alice: []\nlimited_networks:\n"])
 def test_what_a_file_lacks_has_its_default(load: Load, text: str) -> None:
     settings, warnings = load(text)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.placeholders import LONGEST_QUERY, wrong_placeholder
 from policyd_rate_limit.config.remarks import refuses_nothing
 from support.configuration import Load
@@ -149,7 +150,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("backend", "query"), RIGHT)
 def test_a_query_with_one_placeholder(backend: int, query: str) -> None:
-    assert wrong_placeholder(query, backend) is None
+    assert wrong_placeholder(query, str(DATABASES[backend].placeholder)) is None
 
 
 @pytest.mark.parametrize(("backend", "query", "said"), WRONG)
@@ -164,8 +165,8 @@ def test_a_query_with_a_wrong_placeholder(load: Load, backend: int, query: str, 
 def test_a_long_query_takes_no_time(text: str, length: int) -> None:
     query = (text * length)[:length]
     began = time.thread_time()
-    wrong_placeholder(query, 0)
-    wrong_placeholder(query, 2)
+    wrong_placeholder(query, "?")
+    wrong_placeholder(query, "%s")
     assert time.thread_time() - began < 5
 
 

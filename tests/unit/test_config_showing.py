@@ -77,7 +77,7 @@ def test_unset_and_unix_sockets_are_shown() -> None:
         "sqlite_config.",
         "sqlite_config.database.x",
         "model_fields",
-        "journal_home",
+        "least_severe",
         "__class__",
     ],
 )

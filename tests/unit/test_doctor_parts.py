@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import policyd_rate_limit.doctor
+from policyd_rate_limit.backends.contract import least_difference
 from policyd_rate_limit.doctor import clock
 from policyd_rate_limit.doctor.child import run_as
-from policyd_rate_limit.doctor.database import least_difference
 from policyd_rate_limit.doctor.finding import CHECKS
 
 ROOT = Path(__file__).parents[2]

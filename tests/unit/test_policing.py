@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import changes
 from policyd_rate_limit.daemon.policing import Policing
@@ -45,7 +45,7 @@ class Policed:
         self.told: list[tuple[str, object]] = []
         self.settings = Settings(sqlite_config={"database": str(directory / "db.sqlite3")}, limits=((10, HOUR),))
         rules = make_rules(self.settings)
-        self.store = stores.make_store(self.settings, rules, Memory(Ledger(10), time.time))
+        self.store = backend_of(self.settings).make_store(rules, Memory(Ledger(10), time.time))
         self.store.look_back = lambda seconds: self.told.append(("look back", seconds))  # type: ignore[method-assign]
         self.store.need = lambda seconds: self.told.append(("need", seconds))  # type: ignore[method-assign]
         self.policing = Policing(self.settings, rules, self.store, self, None, asyncio.get_running_loop())  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.limits import limits_of_counter
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage import copying
-from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system import accounts
 
@@ -32,8 +32,9 @@ def check(settings: Settings) -> None:
 
     :raises ConfigError: the driver of the database is not installed, or its options are wrong.
     """
-    stores.make_store(settings, make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
-    stores.make_lookup(settings)
+    backend = backend_of(settings)
+    backend.make_store(make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    backend.make_lookup()
 
 
 def clean(settings: Settings) -> int:
@@ -46,7 +47,7 @@ def clean(settings: Settings) -> int:
     :raises PolicydError: that is not possible now.
     """
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
-    stores.make_state_directories(settings, account)
+    backend_of(settings).make_state_directories(account)
     if account is not None:
         accounts.drop_privileges(account)
     os.umask(accounts.UMASK)
@@ -55,12 +56,11 @@ def clean(settings: Settings) -> int:
 
 def delete_old_records(settings: Settings) -> int:
     """What :func:`clean` does once this process is who it should be."""
-    store = stores.make_store(settings, make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
-    lookup = stores.make_lookup(settings)
+    backend = backend_of(settings)
+    store = backend.make_store(make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    lookup = backend.make_lookup()
     try:
-        if lookup is None or not isinstance(store, LogStore):
-            return store.clean(CLEAN_PATIENCE)
-        return store.clean(CLEAN_PATIENCE, partial(stores.limits_of_counter, lookup))
+        return store.clean(CLEAN_PATIENCE, partial(limits_of_counter, lookup) if lookup else None)
     finally:
         store.close()
         if lookup is not None:
@@ -74,20 +74,20 @@ def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Seq
 
     :raises PolicydError: that is not possible; what was brought until then is there, and is not brought again.
     """
-    source = stores.open_administration(old, make_rules(old))
-    target = stores.open_administration(new, make_rules(new))
+    backends = backend_of(old), backend_of(new)
+    source, target = (backend.open_administration(make_rules(backend.settings)) for backend in backends)
     if os.geteuid() == 0:
         account = accounts.resolve(old.user, old.group)
         if accounts.resolve(new.user, new.group) != account:
             raise SystemRefusal("user and group have to be the same in both configurations: they own what is made")
-        stores.make_state_directories(new, account)
+        backends[1].make_state_directories(account)
         accounts.drop_privileges(account)
     os.umask(accounts.UMASK)
-    stores.check_access(old)
-    stores.check_access(new)
+    for backend in backends:
+        backend.check_access()
     try:
-        copied = copying.copy(source, target, stores.make_copier)
-        return copied, stores.waiting(old)
+        copiers = backends[0].make_copier(source), backends[1].make_copier(target)
+        return copying.copy(source, target, copiers), backends[0].waiting()
     finally:
         source.close()
         target.close()

@@ -7,8 +7,10 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit import stores
 from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.contract import longest_window
+from policyd_rate_limit.backends.limits import limits_of_ids
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.system import accounts
 
@@ -28,18 +30,19 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
         database is somebody else's.
     """
     rules = make_rules(settings)
-    store = stores.open_administration(settings, rules)
-    lookup = stores.make_lookup(settings)
+    backend = backend_of(settings)
+    store = backend.open_administration(rules)
+    lookup = backend.make_lookup()
     if os.geteuid() == 0:
         accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
     os.umask(accounts.UMASK)
-    stores.check_access(settings)
+    backend.check_access()
     try:
         yield Desk(
             store,
             rules,
-            longest=stores.longest_window(settings),
-            table=partial(stores.limits_of_ids, lookup) if lookup else None,
+            longest=longest_window(settings),
+            table=partial(limits_of_ids, lookup) if lookup else None,
             max_ids=settings.max_ids,
         )
     finally:

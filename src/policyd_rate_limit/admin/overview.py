@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit import stores
 from policyd_rate_limit.admin.senders import Sender, Senders
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.system import pidfile
@@ -64,7 +64,7 @@ def overview(settings: Settings, desk: Desk) -> Overview:
     except StoreError as error:
         failure = error
     return Overview(
-        pidfile.running(settings.pidfile), stores.describe(settings), contents, failure, _journals(settings)
+        pidfile.running(settings.pidfile), backend_of(settings).describe(), contents, failure, _journals(settings)
     )
 
 
@@ -91,10 +91,11 @@ def _contents(desk: Desk) -> Contents:
 
 
 def _journals(settings: Settings) -> list[Journal]:
+    backend = backend_of(settings)
     try:
         return [
             Journal(str(path), len(records), sum(record.size for record in records))
-            for path, records in stores.waiting(settings)
+            for path, records in backend.waiting()
         ]
     except (OSError, ValueError) as error:
-        return [Journal(str(settings.journal_home), error=str(error))]
+        return [Journal(str(backend.spool_directory), error=str(error))]

@@ -78,11 +78,11 @@ def _offered(path: Path | None, incomplete: str, *, only_overrides: bool) -> lis
 def _keys(path: Path | None, *, only_overrides: bool) -> Iterator[str]:
     from policyd_rate_limit import config
     from policyd_rate_limit.admin.opening import open_desk
-    from policyd_rate_limit.const import SQLITE_DB
+    from policyd_rate_limit.backends import backend_of
 
     found = config.load(path).settings
-    if found.backend == SQLITE_DB and not Path(found.sqlite_config["database"]).exists():
-        return  # it would be made
+    if not backend_of(found).is_made:
+        return
     with open_desk(found) as desk:
         yield from desk.overrides()
         if not only_overrides:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from policyd_rate_limit import config, stores
+from policyd_rate_limit import config
 from policyd_rate_limit.admin import maintenance
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
@@ -34,8 +35,8 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
     batches = sum(len(records) for _, records in waiting)
     if as_json:
         told = {
-            "from": stores.describe(old),
-            "to": stores.describe(target),
+            "from": backend_of(old).describe(),
+            "to": backend_of(target).describe(),
             "counts": copied.counts,
             "overrides": copied.overrides,
             "revoked": copied.revoked,
@@ -52,8 +53,8 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
             brought.append(f"the end of {quantity(copied.revoked, 'override')}")
         brought.append(quantity(copied.hits, "hit"))
         page = [
-            Cell(f"from {stores.describe(old)}"),
-            Cell(f"to {stores.describe(target)}"),
+            Cell(f"from {backend_of(old).describe()}"),
+            Cell(f"to {backend_of(target).describe()}"),
             Cell(f"brought {', '.join(brought[:-1])} and {brought[-1]}"),
         ]
         page += [Cell(f"{key}: the override in the new database differs, and stays") for key in copied.kept]

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
 from policyd_rate_limit.config.tolerance import tolerate
-from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.domain.identity import canonical_id
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError, Problem
@@ -28,12 +27,7 @@ _WORD = re.compile(r"[\w-]*")
 _LONGEST_NAME = 100
 
 # Those of other backends than the one in use are left alone.
-_OPTIONS: dict[str, int | str] = {
-    "sqlite_config": SQLITE_DB,
-    "mysql_config": MYSQL_DB,
-    "pgsql_config": PGSQL_DB,
-    "redis_config": REDIS,
-}
+_OPTIONS = {database.setting: backend for backend, database in DATABASES.items()}
 
 
 class Configuration(NamedTuple):

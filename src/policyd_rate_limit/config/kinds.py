@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import CoreSchema, core_schema
 
-from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
+from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.domain.identity import parse_network
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_period
 
@@ -31,9 +31,6 @@ Place = tuple[object, ...]
 
 LONGEST_SOCKET_PATH = 107
 """Bytes of the path of a UNIX socket: sun_path of unix(7), without its final NUL."""
-
-REDIS = "redis"
-"""The ``backend`` that has no number."""
 
 LONGEST_DELAY = 365 * 86_400
 """Seconds: the most of ``delay_to_close``."""
@@ -421,16 +418,7 @@ RECIPIENTS = Kind("one mail address or a list of them", _recipients)
 QUERY = Kind("an SQL query, or nothing", _query)
 BACKEND = choice(
     "0 or sqlite, 1 or mysql, 2 or postgresql, or redis",
-    {
-        "sqlite": SQLITE_DB,
-        "sqlite3": SQLITE_DB,
-        "mysql": MYSQL_DB,
-        "mariadb": MYSQL_DB,
-        "postgresql": PGSQL_DB,
-        "postgres": PGSQL_DB,
-        "pgsql": PGSQL_DB,
-        "redis": REDIS,
-    },
+    {spelling: database.backend for database in DATABASES.values() for spelling in database.spellings},
 )
 COUNT_MODE = choice("0, 1, 2 or nothing", {"0": 0, "1": 1, "2": 2})
 LOG_LEVEL = choice("debug, info, warning or error", {name: name for name in ("debug", "info", "warning", "error")})

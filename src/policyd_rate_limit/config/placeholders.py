@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from policyd_rate_limit.const import SQLITE_DB
-
 LONGEST_QUERY = 20_000
 """The most characters of a query that are looked at: the time for it grows with the square of them."""
 
@@ -22,17 +20,11 @@ _NAMED = re.compile(r"(?<![:\w]):[A-Za-z_]\w*|[@$][A-Za-z_]\w*")
 _FORMAT = re.compile(r"%(?:%|s|\(\w*\)s|.?)", re.DOTALL)
 
 
-def placeholder(backend: int | str) -> str:
-    """The placeholder of ``backend``."""
-    return "?" if backend == SQLITE_DB else "%s"
-
-
-def wrong_placeholder(query: str, backend: int | str) -> str | None:
-    """What is wrong with the placeholders of ``query``, None when nothing is."""
+def wrong_placeholder(query: str, expected: str) -> str | None:
+    """What is wrong with the placeholders of ``query``, where ``?`` or ``%s`` is ``expected``; None: nothing is."""
     if len(query) > LONGEST_QUERY:
         return None
-    expected = placeholder(backend)
-    found = _in_sqlite(query) if backend == SQLITE_DB else _in_format(query)
+    found = _in_sqlite(query) if expected == "?" else _in_format(query)
     return None if found is None else f"expected one placeholder for the id, {expected}, found {found}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.placeholders import wrong_placeholder
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address, parse_network
 from policyd_rate_limit.domain.limits import shown
@@ -83,16 +83,15 @@ def refuses_nothing(action: str) -> bool:
 def wrong_query(settings: Settings) -> str | None:
     """What is wrong with the placeholder of ``sql_limits_by_id``, None when nothing is."""
     query = settings.sql_limits_by_id
-    if not query.strip() or settings.backend == REDIS:  # for which there is an error of its own
+    placeholder = DATABASES[settings.backend].placeholder
+    if not query.strip() or placeholder is None:  # for which there is an error of its own
         return None
-    return wrong_placeholder(query, settings.backend)
+    return wrong_placeholder(query, placeholder)
 
 
 def secrets_in(settings: Settings) -> list[str]:
     """The settings that hold a password."""
-    found = [
-        name for name in ("mysql_config", "pgsql_config", "redis_config") if _has_password(getattr(settings, name))
-    ]
+    found = [database.setting for database in DATABASES.values() if _has_password(getattr(settings, database.setting))]
     return found + [name for name in ("smtp_credentials", "notify_secret") if getattr(settings, name)]
 
 

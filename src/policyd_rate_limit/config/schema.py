@@ -6,7 +6,6 @@ The sample files, the documentation's table of settings and the messages about w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -458,15 +457,6 @@ class Settings(BaseModel):
     def least_severe(self) -> str:
         """The level from which on is logged, whether ``log_level`` is set or not."""
         return self.log_level or ("debug" if self.debug else "info")
-
-    @property
-    def journal_home(self) -> Path:
-        """The directory of the journal, whether ``journal_directory`` is set or not."""
-        if self.journal_directory is not None:
-            return Path(self.journal_directory)
-        if self.backend == SQLITE_DB:
-            return Path(self.sqlite_config["database"]).absolute().parent
-        return Path(STATE_DIRECTORY)
 
 
 SETTINGS = declared(Settings)

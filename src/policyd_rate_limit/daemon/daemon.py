@@ -12,7 +12,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.limits import make_sql_limits
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
 from policyd_rate_limit.domain.ledger import Ledger
@@ -64,12 +65,11 @@ class Daemon:
         self._manager = manager
         self._memory = Memory(Ledger(settings.max_ids), time.time)
         self._rules = make_rules(settings)
-        self._store = stores.make_store(settings, self._rules, self._memory)
-        lookup = stores.make_lookup(settings)
-        longest = stores.longest_window(settings)
-        self._sql_limits = stores.make_sql_limits(settings, lookup, self._store, longest) if lookup else None
+        self._backend = backend_of(settings)
+        self._store = self._backend.make_store(self._rules, self._memory)
+        lookup = self._backend.make_lookup()
+        self._sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
         self._channels = make_channels(settings)
-        self._backend = stores.name(settings)
         self._monitoring: Monitoring | None = None
 
     def export(self, listener: socket.socket) -> None:
@@ -77,7 +77,7 @@ class Daemon:
         from policyd_rate_limit.observe.monitoring import Monitoring  # its package is for those who want metrics
 
         self._monitoring = Monitoring(
-            listener, backend=self._backend, windows=lambda: self._memory.ledger.windows, dropped=logs.dropped
+            listener, backend=self._backend.name, windows=lambda: self._memory.ledger.windows, dropped=logs.dropped
         )
 
     async def serve(self, listeners: Sequence[socket.socket]) -> None:
@@ -89,7 +89,7 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         policy_service = endpoint(sockets.address_of(listeners[0]))
         notices = Notices(self._memory.shared_time)
-        fallback = stores.with_fallback(settings, self._store, self._memory, notices)
+        fallback = self._backend.with_fallback(self._store, self._memory, notices)
         pulse = Pulse(fallback, settings.db_timeout)
         worker = Worker(pulse, loop)
         hits = ReportedHits((), notices.hit)

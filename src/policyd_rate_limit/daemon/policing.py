@@ -7,7 +7,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.contract import longest_window
+from policyd_rate_limit.backends.limits import make_sql_limits
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.outcome import NO_ANSWER
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.identity import Rules
     from policyd_rate_limit.service import Service
     from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.engine.outage import Fallback
-    from policyd_rate_limit.storage.log.store import LogStore
-    from policyd_rate_limit.storage.redis.store import RedisStore
     from policyd_rate_limit.tables.sql import SqlLimits
 
 # The settings that the table of limits by id is read by.
@@ -42,7 +43,7 @@ class Policing:
         self,
         settings: Settings,
         rules: Rules,
-        store: LogStore | RedisStore,
+        store: Store,
         fallback: Fallback,
         sql_limits: SqlLimits | None,
         loop: asyncio.AbstractEventLoop,
@@ -86,14 +87,14 @@ class Policing:
         """See :class:`policyd_rate_limit.daemon.reloading.Prepared`."""
         settings = change.settings
         rules = make_rules(settings, partial(time.sleep, 0))
-        lookup = stores.make_lookup(settings)
-        longest = stores.longest_window(settings)
+        lookup = backend_of(settings).make_lookup()
+        longest = longest_window(settings)
         further = rules.may_look_back_further(self.policy.rules[0].subjects) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
         sql_limits = self._sql_limits
         if change.changed & _OF_SQL_LIMITS:
-            sql_limits = stores.make_sql_limits(settings, lookup, self._store, longest) if lookup else None
+            sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
             if sql_limits is not None:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from policyd_rate_limit import stores
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.daemon.daemon import Daemon
 from policyd_rate_limit.server.server import MAX_CONNECTIONS
 from policyd_rate_limit.system import accounts, logs, signals, sockets
@@ -50,7 +50,7 @@ def _start(settings: Settings) -> None:
     daemon = Daemon(settings, manager)
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     ensure_directory(Path(settings.pidfile).absolute().parent, account)
-    stores.make_state_directories(settings, account)
+    backend_of(settings).make_state_directories(account)
     with Pidfile(settings.pidfile, account), contextlib.ExitStack() as bound:
         if settings.metrics_address is not None:
             daemon.export(_bind(settings.metrics_address, METRICS_PERMISSION, account, bound))

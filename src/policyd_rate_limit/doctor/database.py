@@ -8,25 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
-import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit import stores
-from policyd_rate_limit.config.kinds import REDIS
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.contract import Probe
 from policyd_rate_limit.config.remarks import wrong_query
-from policyd_rate_limit.const import MYSQL_DB, PGSQL_DB, SQLITE_DB
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
-from policyd_rate_limit.errors import ConfigError, StoreError, UnknownAccount
+from policyd_rate_limit.errors import UnknownAccount
 from policyd_rate_limit.system import accounts
 from policyd_rate_limit.tables.sql import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from policyd_rate_limit.backends.contract import Backend
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.system.accounts import Account
 
@@ -54,15 +52,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
         return
     if os.geteuid() == 0:
         account = owner
+    backend = backend_of(settings)
     if os.geteuid() in (0, owner.uid):
-        yield from _journal(settings, account)
-    if settings.backend != SQLITE_DB:
-        found = _server(settings, account)
-    elif os.geteuid() in (0, owner.uid):
-        found = _sqlite(settings, account)
-    else:
+        yield from _journal(backend, account)
+    elif backend.files:
         return
-    findings = list(found)
+    findings = list(_database(backend, account))
     yield from findings
     if settings.sql_limits_by_id and all(finding.severity is Severity.OK for finding in findings):
         yield from _query(settings, account)
@@ -85,22 +80,19 @@ def _query(settings: Settings, account: Account | None) -> Iterator[Finding]:
 
 
 def _ask_for_limits(settings: Settings) -> None:
-    """Ask for the limits of nobody. Raises ValueError when that fails."""
-    try:
-        lookup = stores.make_lookup(settings)
-        if lookup is not None:
-            with contextlib.closing(lookup):
-                look_up(lookup, ("nobody@doctor.invalid",))
-    except (StoreError, ConfigError) as failure:
-        raise ValueError(str(failure)) from failure
+    """Ask for the limits of nobody. Raises what says that this fails."""
+    lookup = backend_of(settings).make_lookup()
+    if lookup is not None:
+        with contextlib.closing(lookup):
+            look_up(lookup, ("nobody@doctor.invalid",))
 
 
-def _journal(settings: Settings, account: Account | None) -> Iterator[Finding]:
-    directory = settings.journal_home
+def _journal(backend: Backend, account: Account | None) -> Iterator[Finding]:
+    directory = backend.spool_directory
     if not directory.is_dir():
         return  # the daemon makes it
     free = shutil.disk_usage(directory).free
-    needed = settings.journal_size + LEAST_FREE
+    needed = backend.settings.journal_size + LEAST_FREE
     if free < needed:
         yield warning(
             "disk-space",
@@ -112,36 +104,52 @@ def _journal(settings: Settings, account: Account | None) -> Iterator[Finding]:
     yield from _may_write(directory, os.W_OK | os.X_OK, account)
 
 
-def _sqlite(settings: Settings, account: Account | None) -> Iterator[Finding]:
-    path = Path(settings.sqlite_config["database"]).absolute()
-    if not path.parent.is_dir():
-        yield ok("database", str(path), "not there yet: the daemon makes it")
-        return
-    if path.parent != settings.journal_home:
-        yield from _may_write(path.parent, os.W_OK | os.X_OK, account)
-    wrong = [
-        finding
-        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
-        if file.exists()
-        for finding in _may_write(file, os.R_OK | os.W_OK, account)
-    ]
-    yield from wrong
-    if wrong or not path.exists():
-        return
+def _database(backend: Backend, account: Account | None) -> Iterator[Finding]:
+    files = backend.files
+    if files:
+        directory = files[0].parent
+        if not directory.is_dir():
+            yield ok("database", backend.place, "not there yet: the daemon makes it")
+            return
+        if directory != backend.spool_directory:
+            yield from _may_write(directory, os.W_OK | os.X_OK, account)
+        wrong = [finding for file in files if file.exists() for finding in _may_write(file, os.R_OK | os.W_OK, account)]
+        yield from wrong
+        if wrong or not backend.is_made:
+            return
     try:
-        tables = run_as(account, partial(_sqlite_tables, path), PATIENCE)
+        probe = Probe(*run_as(account, backend.probe, 4 * backend.settings.db_timeout + PATIENCE))
     except (OSError, ValueError) as failure:
-        yield error("database", str(path), str(failure), _AWAY, f"sqlite3 {path} 'PRAGMA integrity_check'")
+        yield error("database", backend.place, str(failure), _AWAY, backend.look)
     else:
-        yield ok("database", str(path), "can be read" if tables else "can be read; the daemon has not used it yet")
+        yield from _probed(backend, probe)
 
 
-def _sqlite_tables(path: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE / 2)) as database:
-        (count,) = database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'policyd_batch'").fetchone()
-        if count:
-            database.execute("SELECT max(seq) FROM policyd_batch").fetchone()
-        return int(count)
+def _probed(backend: Backend, probe: Probe) -> Iterator[Finding]:
+    place = backend.place
+    if probe.refused:
+        yield error("database-rights", place, probe.refused, f"The daemon cannot count there. {_AWAY}", backend.grants)
+    else:
+        yield ok("database", place, probe.fine)
+    if probe.unlisted:
+        yield warning(
+            "database-rights",
+            place,
+            probe.unlisted,
+            "The daemon counts all the same; `top` and `status` cannot say who sends.",
+            backend.may_list,
+        )
+    for risk in probe.risks:
+        yield warning("database-durability", place, risk, "What was counted may be forgotten.", backend.durable)
+    if abs(probe.ahead) > LARGEST_DIFFERENCE:
+        where = "ahead of" if probe.ahead > 0 else "behind"
+        yield warning(
+            "database-clock",
+            place,
+            f"the database's clock is {abs(probe.ahead):.0f} s {where} this host's",
+            "Windows are measured by the database's clock, and by this host's while the database is away.",
+            "apt install chrony   # on the host whose clock is wrong",
+        )
 
 
 def _may_write(path: Path, mode: int, account: Account | None) -> Iterator[Finding]:
@@ -157,117 +165,3 @@ def _may_write(path: Path, mode: int, account: Account | None) -> Iterator[Findi
         "The daemon cannot count there. " + _AWAY,
         f"chown {account.uid}:{account.gid} {path}" if account else f"chmod u+w {path}",
     )
-
-
-def _server(settings: Settings, account: Account | None) -> Iterator[Finding]:
-    place = _SETTINGS[settings.backend]
-    probe = _redis if place == "redis_config" else _sql
-    try:
-        told = run_as(account, partial(probe, settings), 4 * settings.db_timeout + PATIENCE)
-    except (OSError, ValueError) as failure:
-        yield error(
-            "database",
-            place,
-            str(failure),
-            _AWAY,
-            f"policyd-rate-limit --get-config {place}   # and see the server's log",
-        )
-        return
-    refused, difference, risks, unlisted = told
-    if refused:
-        yield error("database-rights", place, refused, f"The daemon cannot count there. {_AWAY}", _GRANTS[place])
-    else:
-        yield ok("database", place, "reachable, and the rights suffice")
-    if unlisted:
-        yield warning(
-            "database-rights",
-            place,
-            unlisted,
-            "The daemon counts all the same; `top` and `status` cannot say who sends.",
-            "ACL SETUSER USER +scan",
-        )
-    for risk in risks:
-        yield warning("database-durability", place, risk, "What was counted may be forgotten.", _DURABLE)
-    if abs(difference) > LARGEST_DIFFERENCE:
-        yield warning(
-            "database-clock",
-            place,
-            f"the database's clock is {abs(difference):.0f} s {'ahead of' if difference > 0 else 'behind'} this host's",
-            "Windows are measured by the database's clock, and by this host's while the database is away.",
-            "apt install chrony   # on the host whose clock is wrong",
-        )
-
-
-_SETTINGS = {MYSQL_DB: "mysql_config", PGSQL_DB: "pgsql_config", REDIS: "redis_config"}
-_GRANTS = {
-    "mysql_config": "GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON DATABASE.* TO 'USER'@'HOST';",
-    "pgsql_config": 'ALTER SCHEMA public OWNER TO "USER";   -- and of tables that are there: ALTER TABLE ... OWNER TO',
-    "redis_config": "ACL SETUSER USER ~policyd:* +select +time +script|exists +script|load +evalsha +scan"
-    " +hget +hmget +hgetall +hkeys +hexists +hset +hsetnx +hdel +get +set +del +exists +type +expire",
-}
-_DURABLE = (
-    "CONFIG SET appendonly yes\nCONFIG SET appendfsync always\nCONFIG SET maxmemory-policy noeviction\nCONFIG REWRITE"
-)
-
-Told = tuple[str, float, list[str], str]
-"""What is refused, or empty; the :func:`least_difference` of its clock; what puts counts at risk; why commands may not
-list ids, or empty."""
-
-
-def least_difference(told: float, before: float, after: float) -> float:
-    """Seconds that a clock is ahead of this host's at the least; negative: behind.
-
-    It was ``told`` when here it was some time from ``before`` to ``after`` (Unix seconds, all three): an answer that
-    takes long is no difference.
-    """
-    return max(0.0, told - after) + min(0.0, told - before)
-
-
-def _sql(settings: Settings) -> Told:
-    """Ask PostgreSQL or MySQL. Raises ValueError when it is away."""
-    try:
-        with contextlib.closing(stores.open_sql_log(settings)) as log:
-            before = time.time()
-            difference = least_difference(log.time(), before, time.time())
-            try:
-                log.try_rights(settings.db_timeout)
-            except StoreError as refusal:
-                return str(refusal), difference, [], ""
-            return "", difference, [], ""
-    except (StoreError, ConfigError) as failure:
-        raise ValueError(str(failure)) from failure
-
-
-def _redis(settings: Settings) -> Told:
-    """Ask Redis. Raises ValueError when it is away."""
-    from policyd_rate_limit.storage.redis.keys import keys_of
-    from policyd_rate_limit.storage.redis.node import Command, script
-    from policyd_rate_limit.storage.redis.topology import Servers
-
-    key = f"{keys_of(settings.redis_config).prefix}:doctor".encode()
-    clock = Command(None, "TIME")
-    # There is no such key: nothing is deleted, and nothing is to expire. And the script is asked to decide nothing.
-    tries = [
-        Command(key, "HGETALL", key),
-        Command(key, "HDEL", key, "x"),
-        Command(key, "DEL", key),
-        Command(key, "EXISTS", key),
-        Command(key, "TYPE", key),
-        Command(key, "EXPIRE", key, 1),
-        script([key], (b"\0" * 8, 0, 0, "")),
-    ]
-    try:
-        with contextlib.closing(Servers(settings.redis_config, settings.db_timeout).connect()) as session:
-            before = time.time()
-            refusal = session.exchange([clock, *tries], time.monotonic() + settings.db_timeout)
-            after = time.time()
-            risks = list(session.warnings)
-            listing = Command(None, "SCAN", 0, "COUNT", 1)
-            unlisted = session.exchange([listing], time.monotonic() + settings.db_timeout)
-    except (StoreError, ConfigError) as failure:
-        raise ValueError(str(failure)) from failure
-    difference = 0.0
-    if clock.reply:
-        seconds, microseconds = map(int, clock.reply)
-        difference = least_difference(seconds + microseconds / 1e6, before, after)
-    return str(refusal or ""), difference, risks, "" if refusal else str(unlisted or "")

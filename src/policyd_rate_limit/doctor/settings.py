@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.config.placeholders import placeholder
+from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.remarks import charges_anybody, limits_anybody, refuses_nothing, wrong_query
 from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.doctor.finding import Finding, error, warning
@@ -54,7 +54,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             place,
             f"sql_limits_by_id: {wrong}",
             "The query fails for every id, which then has the limits of the configuration.",
-            f"... WHERE id = {placeholder(settings.backend)}",
+            f"... WHERE id = {DATABASES[settings.backend].placeholder}",
         )
     if not limits_anybody(settings):
         yield error("no-limits", place, "limits is empty", "Nobody has a limit.", "limits: [[10, 60], [150, 86400]]")

@@ -1,7 +1,7 @@
 """What an administrator asks of a store and tells it, beside the running daemons: the contract.
 
-:func:`policyd_rate_limit.stores.open_administration` opens it. Every method blocks, and raises StoreError when the
-database does not answer. A *key* is the name of a counter, such as ``user:alice``.
+Every method blocks, and raises StoreError when the database does not answer. A *key* is the name of a counter, such as
+``user:alice``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.record import Record
 
@@ -172,6 +173,15 @@ class Store(Protocol):
 
     def reload(self) -> None:
         """Distrust the memory: read it anew from the database, once that is there."""
+
+    def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
+        """Delete what no window reaches any more, while daemons use the database; how many entries that were.
+
+        ``limits_of`` gives the limits of a counter where they are not those of the configuration. ``patience``: how
+        many seconds to wait for the daemons at the most.
+
+        :raises StoreUnavailable: the database cannot be cleaned now.
+        """
 
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""

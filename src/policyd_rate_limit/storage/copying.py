@@ -120,8 +120,8 @@ class Copied:
     kept: list[str] = field(default_factory=list)
 
 
-def copy(source: Administration, target: Administration, make_copier: Callable[[Administration], Copier]) -> Copied:
-    """Bring into ``target`` what ``source`` holds.
+def copy(source: Administration, target: Administration, copiers: tuple[Copier, Copier]) -> Copied:
+    """Bring into ``target`` what ``source`` holds; ``copiers`` know their counts.
 
     :raises StoreError: one of the two does not answer, or has no room; what was brought until then is there.
     :raises SystemRefusal: they are the same database, or their clocks differ by more than :data:`MOST_SKEW`.
@@ -142,7 +142,6 @@ def copy(source: Administration, target: Administration, make_copier: Callable[[
     notes = target.copied()
     # First, so that nobody who is blocked sends through the new one, and counts are kept as long as overrides need.
     _copy_overrides(source, target, source_id, notes, copied)
-    copiers = make_copier(source), make_copier(target)
     _copy_counts(*copiers, (source_id, target_id), _keep(source, target), copied)
     copied.refused = sum(copier.refused for copier in copiers)
     _copy_hits(source, target, source_id, notes, copied)

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Verdict
+    from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.contract import Commit
@@ -361,7 +362,11 @@ class RedisStore:
         """See :meth:`policyd_rate_limit.storage.contract.Store.maintain`."""
         self._memory.ledger.windows.sweep(self._longest)
 
-    def clean(self, patience: float) -> int:
+    def clean(
+        self,
+        patience: float,
+        limits_of: Callable[[str], Limits | None] | None = None,  # noqa: ARG002 - counts expire by themselves
+    ) -> int:
         """See that the server is there, for at most ``patience`` seconds, and delete overrides that have ended.
 
         :returns: 0, since counts expire by themselves.
