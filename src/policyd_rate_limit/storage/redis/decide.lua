@@ -43,7 +43,8 @@
 -- "m": as MessagePack, FORMAT, and the numbers that the constants from SEEN to SUM name.
 -- <number>: date and amount of each older event, one per second with a charge, numbered from FIRST on.
 -- "b" and lane: the lane's mark, which is what its last batch has done here: number, date, sum of what it counted, and
---   the demands that it has decided, in ranges: from, to, from, to, ...; negative where a limit was exceeded, and let pass
+--   the places of the demands that it has decided, in ranges: from, to, from, to, ...; negative where a limit was
+--   exceeded, and let pass
 -- "r": the second of the last reset.
 -- "x": a mail with one charge, which needs no key of its own then: amount, date, length of the field, field, mail. It is
 --   that of an id that sends now and then; it gives way as soon as it is not to be remembered any more.
@@ -55,7 +56,8 @@ local SEEN, FIRST, COUNT = 2, 3, 4 -- when it was written; number of the oldest 
 local AGE, NEWEST = 5, 6 -- of the newest event: seconds, amount
 local LEFT, MARKS = 7, 8 -- seconds until it expires; how many there are
 local WINDOWS, SIZE = 9, 5 -- where they begin; numbers of each: seconds, and
-local USED, HEAD, SINCE, SUM = 1, 2, 3, 4 -- age of the last use; oldest event in it, counted from 0; age and sum from there
+local USED, HEAD = 1, 2 -- seconds since a limit asked for it; the oldest event in it, counted from 0
+local SINCE, SUM = 3, 4 -- age of that event; how much was counted from it on
 
 local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED, FAILED = 0, 1, 2, 3, 4, 5
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
@@ -89,7 +91,7 @@ local just_now = now - date -- the age of what is charged here
 
 -- The events of a counter -------------------------------------------------------------------------------------
 --
--- A window may lag behind: its head and sum are brought up to this moment when a limit asks for it.
+-- A window may lag behind: what has left it is subtracted only when a limit asks for it.
 
 -- Age and amount of the event `at`, counted from 0.
 local function event(counter, at)
@@ -118,26 +120,20 @@ local function put(counter, at, age, amount)
     end
 end
 
--- Makes room for a newest event.
-local function push(counter, age, amount)
-    local m = counter.m
-    local before, newest = m[AGE], m[NEWEST]
-    m[COUNT] = m[COUNT] + 1
-    if m[COUNT] > 1 then
-        put(counter, m[COUNT] - 2, before, newest)
-    end
-    m[AGE], m[NEWEST] = age, amount
-end
-
 -- Counts `amount` at `age`, which is not before the newest event.
 local function append(counter, age, amount)
     local m = counter.m
-    if m[COUNT] > 0 and m[AGE] == age then
+    local newest = m[COUNT] - 1
+    if newest >= 0 and m[AGE] == age then
         m[NEWEST] = m[NEWEST] + amount
     else
-        push(counter, age, amount)
+        newest = newest + 1
+        m[COUNT] = newest + 1
+        if newest > 0 then
+            put(counter, newest - 1, m[AGE], m[NEWEST])
+        end
+        m[AGE], m[NEWEST] = age, amount
     end
-    local newest = m[COUNT] - 1
     for at = WINDOWS, #m, SIZE do
         local head = m[at + HEAD]
         if head <= newest then
@@ -150,37 +146,33 @@ local function append(counter, age, amount)
     end
 end
 
--- Counts `amount` at any `age`: the events behind it move up.
-local function insert(counter, age, amount)
+-- Takes the newest event away: its age and amount.
+local function pop(counter)
     local m = counter.m
-    if m[COUNT] == 0 or age <= m[AGE] then
-        return append(counter, age, amount)
-    end
-    local at = m[COUNT] - 1
-    while at > 0 and event(counter, at - 1) <= age do
-        at = at - 1
-    end
-    local there, present = event(counter, at)
-    if there == age then
-        put(counter, at, age, present + amount)
-    else
-        local moved_age, moved_amount = age, amount
-        for next = at, m[COUNT] - 1 do
-            local next_age, next_amount = event(counter, next)
-            put(counter, next, moved_age, moved_amount)
-            moved_age, moved_amount = next_age, next_amount
-        end
-        push(counter, moved_age, moved_amount)
-    end
+    local at, age, amount = m[COUNT] - 1, m[AGE], m[NEWEST]
     for window = WINDOWS, #m, SIZE do
         if m[window + HEAD] <= at then
-            m[window + SUM] = m[window + SUM] + amount
-            if m[window + HEAD] == at then
-                m[window + SINCE] = age
-            end
-        elseif there ~= age then
-            m[window + HEAD] = m[window + HEAD] + 1
+            m[window + SUM] = m[window + SUM] - amount
+        else
+            m[window + HEAD] = at
         end
+    end
+    if at > 0 then
+        m[AGE], m[NEWEST] = event(counter, at - 1)
+    end
+    m[COUNT] = at
+    return age, amount
+end
+
+-- Counts `amount` at any `age`: what is newer is taken away, and counted anew.
+local function insert(counter, age, amount)
+    local m, ages, amounts = counter.m, {}, {}
+    while m[COUNT] > 0 and m[AGE] < age do
+        ages[#ages + 1], amounts[#amounts + 1] = pop(counter)
+    end
+    append(counter, age, amount)
+    for at = #ages, 1, -1 do
+        append(counter, ages[at], amounts[at])
     end
 end
 
@@ -262,32 +254,15 @@ local function exceeded_by(counter, amount, limits)
     return exceeded
 end
 
-local function drop(counter, field)
-    counter.dropped = counter.dropped or {}
-    counter.dropped[#counter.dropped + 1] = field
-end
-
 -- The clock has stepped back: what is dated in the future happened just now.
 local function mend(counter)
-    local m, amount = counter.m, 0
+    local m, total = counter.m, 0
     while m[COUNT] > 0 and m[AGE] < just_now do
-        local at = m[COUNT] - 1
-        amount = amount + m[NEWEST]
-        for window = WINDOWS, #m, SIZE do
-            if m[window + HEAD] <= at then
-                m[window + SUM] = m[window + SUM] - m[NEWEST]
-            else
-                m[window + HEAD] = at
-            end
-        end
-        if at > 0 then
-            m[AGE], m[NEWEST] = event(counter, at - 1)
-            drop(counter, m[FIRST] + at - 1)
-        end
-        m[COUNT] = at
+        local _, amount = pop(counter)
+        total = total + amount
     end
-    if amount > 0 then
-        append(counter, just_now, amount)
+    if total > 0 then
+        append(counter, just_now, total)
         counter.passed = MANY -- or it would happen anew with each refusal, always a little later
     end
     for at = WINDOWS, #m, SIZE do
@@ -320,7 +295,8 @@ local function read(key)
     local packed, mark, beside = found[1], found[2], found[3]
     local m, passed = nil, 0
     if packed then
-        m = {unpack_message(substring(packed, byte(packed) == 0xDC and 4 or 2))} -- not the array: that would be made first
+        -- What is in the array, which would cost a table more.
+        m = {unpack_message(substring(packed, byte(packed) == 0xDC and 4 or 2))}
         if m[1] ~= FORMAT then
             error('a counter was written by another version of policyd-rate-limit')
         end
@@ -335,8 +311,8 @@ local function read(key)
     end
     -- mark: of this batch; changed: events that are to be written; latest: see `note`. More is set where it is needed.
     local counter = {
-        key = key, m = m, slot = found[4] and slot_of(found[4]), is_marked = mark, mark = false, changed = false, latest = false,
-        is_changed = false
+        key = key, m = m, slot = found[4] and slot_of(found[4]),
+        is_marked = mark, mark = false, changed = false, latest = false, is_changed = false
     }
     if passed < 0 then
         mend(counter)
@@ -352,6 +328,11 @@ local function read(key)
     end
     counters[key] = counter
     return counter, marked
+end
+
+local function drop(counter, field)
+    counter.dropped = counter.dropped or {}
+    counter.dropped[#counter.dropped + 1] = field
 end
 
 -- Drops marks of writers whose last batch here counts no more.
@@ -477,11 +458,6 @@ end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
 
-local charged = setmetatable({}, {__index = function(known, amount) -- amount -> it and the date, packed
-    known[amount] = pack(amount, date)
-    return known[amount]
-end})
-
 -- How the slot of its counter names `mail`.
 local function name_of(counter, mail)
     return substring(mail, #counter.key + 1)
@@ -502,14 +478,19 @@ local function only_charge(counter, mail)
     return kind
 end
 
+-- Has `mail`, whose key is of `kind`, be a hash.
+local function make_hash(mail, kind, ...)
+    if kind == 'string' then
+        call('DEL', mail)
+    end
+    call('HSET', mail, ...)
+end
+
 -- Has `mail` be a hash, if it is anything.
 local function open_mail(counter, mail)
     local kind, field, amount, when = only_charge(counter, mail)
     if field then
-        if kind == 'string' then
-            call('DEL', mail)
-        end
-        call('HSET', mail, field, pack({amount, when}))
+        make_hash(mail, kind, field, pack({amount, when}))
         call('EXPIRE', mail, min(max(when + REMEMBERED - now, 1), REMEMBERED))
     end
 end
@@ -517,15 +498,12 @@ end
 -- Whether `mail` was charged for `field`.
 local function is_known(counter, mail, field)
     local kind, only = only_charge(counter, mail)
-    if only then
-        return only == field
-    end
-    return kind ~= 'none' and call('HEXISTS', mail, field) == 1
+    return only == field or not only and kind ~= 'none' and call('HEXISTS', mail, field) == 1
 end
 
--- Remembers that `mail` is charged `amount` for `field`; whether it was not known to be.
-local function is_first(counter, mail, field, amount, may_have_slot)
-    local packed, slot = charged[amount], counter.slot
+-- Remembers that `mail` was charged `amount` for `field`; whether it was not known to be.
+local function is_first(counter, mail, field, amount, when, may_have_slot)
+    local packed, slot = pack(amount, when), counter.slot
     local is_in_slot = slot and slot[1] == name_of(counter, mail)
     if is_in_slot and slot[2] == field then
         return false
@@ -534,22 +512,19 @@ local function is_first(counter, mail, field, amount, may_have_slot)
         local m = counter.m
         if m[COUNT] > 0 and m[AGE] >= 2 * REMEMBERED or call('EXISTS', mail) == 0 then
             local name = name_of(counter, mail)
-            counter.slot, counter.new_slot = {name, field, amount, date}, packed .. char(#field) .. field .. name
+            counter.slot, counter.new_slot = {name, field, amount, when}, packed .. char(#field) .. field .. name
             return true
         end
     end
     if not is_in_slot and call('SET', mail, packed .. field, 'NX', 'EX', REMEMBERED_TEXT) then
         return true
     end
-    local kind, only, before, when = only_charge(counter, mail)
+    local kind, only, before, since = only_charge(counter, mail)
     if only == field then
         return false
     elseif only then
-        if kind == 'string' then
-            call('DEL', mail)
-        end
-        call('HSET', mail, only, pack({before, when}), field, pack({amount, date}))
-    elseif call('HSETNX', mail, field, pack({amount, date})) == 0 then
+        make_hash(mail, kind, only, pack({before, since}), field, pack({amount, when}))
+    elseif call('HSETNX', mail, field, pack({amount, when})) == 0 then
         return false
     end
     call('EXPIRE', mail, REMEMBERED_TEXT)
@@ -601,61 +576,6 @@ local function amount_in(field, charges)
         end
     end
     return 0
-end
-
--- What was decided while this server was away ---------------------------------------------------------------------
-
--- Seconds after which nobody looks at an event any more.
-local function longest_of(counter)
-    local longest = 0
-    for at = WINDOWS, #counter.m, SIZE do
-        longest = max(longest, counter.m[at])
-    end
-    return longest > 0 and longest or keep
-end
-
-local function replay(former, latest)
-    local counter, marked = read(KEYS[1])
-    if marked > number or has(counter, ALL) then
-        return {KNOWN}
-    elseif marked < former then
-        return {LATER}
-    end
-    -- Some of the batch may have been counted before the connection broke: then only the difference is.
-    local counted = counter.mark and counter.mark[3]
-    local longest, total, settled = longest_of(counter), 0, {}
-    for at = 8, #ARGV, 4 do
-        local amount, when = tonumber(ARGV[at]), min(tonumber(ARGV[at + 1]), date)
-        local mail, field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
-        local is_new = true
-        if mail and amount > 0 and when > now - REMEMBERED then
-            open_mail(counter, mail)
-            is_new = call('HSETNX', mail, field, pack({amount, when})) == 1
-            call('EXPIRE', mail, REMEMBERED_TEXT)
-        elseif mail and amount < 0 then
-            open_mail(counter, mail)
-            settled[mail] = settled[mail] or call('HSETNX', mail, field, pack({0, when, -amount})) == 1
-            if settled[mail] then
-                take_off(counter, mail, charges_of(counter, mail), -amount, function() end)
-            end
-        end
-        if counted then
-            total = total + amount
-        elseif amount < 0 then
-            give_back(counter, now - when, -amount)
-        elseif amount > 0 and is_new and when > now - longest then
-            insert(counter, now - when, amount)
-        end
-    end
-    local missing = counted and total - counted or 0
-    if missing > 0 then
-        insert(counter, now - latest, missing)
-    elseif missing < 0 then
-        give_back(counter, now - latest, -missing)
-    end
-    note(counter, missing, 0, ALL) -- whatever of the batch may still be on its way comes too late
-    save(counter)
-    return {COUNTED}
 end
 
 -- Demands --------------------------------------------------------------------------------------------------------
@@ -757,6 +677,7 @@ local function decide(kind, charges, place, own_field)
         end
         if amount > 0 then
             limit = exceeded_by(counter, amount, charge[2])
+            counter.is_changed = counter.is_changed or counter.passed and counter.passed >= MANY
         end
         if mail and not settles and (limit or own_field ~= '') and is_known(counter, mail, charge.field) then
             amount, limit = 0, nil
@@ -765,7 +686,6 @@ local function decide(kind, charges, place, own_field)
             exceeded, is_as_asked = exceeded or {}, false
             exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, limit
             refuses = refuses or charge.refuses
-            counter.is_changed = counter.is_changed or (counter.passed or 0) >= MANY
         end
         charge.missing, charge.is_exceeded = amount, limit
     end
@@ -779,7 +699,7 @@ local function decide(kind, charges, place, own_field)
             local field = own_field ~= '' and own_field or charge.field
             if charge.settles and #charge.before > 0 then
                 remember(counter, mail, field, amount_in(field, charge.before) + amount, date)
-            elseif not is_first(counter, mail, field, amount, own_field == '') then
+            elseif not is_first(counter, mail, field, amount, date, own_field == '') then
                 amount = 0
                 charge.missing = 0
             end
@@ -858,89 +778,144 @@ local function answer(kind, charges, place, own_field, is_asked_again)
     return decide(kind, charges, place, own_field)
 end
 
--- What an administrator asks ---------------------------------------------------------------------------------------
+-- What is no demand -------------------------------------------------------------------------------------------------
+--
+-- These functions exist for them alone: to make a function takes time in each call of the script.
 
-local function reset()
-    local is_readable, counter = pcall(read, KEYS[1])
-    if not is_readable then
-        call('DEL', KEYS[1]) -- what somebody has put there, or damaged
-        return 0
+if ARGV[5] and not tonumber(ARGV[5]) then
+    -- Seconds after which nobody looks at an event any more.
+    local function longest_of(counter)
+        local longest = 0
+        for at = WINDOWS, #counter.m, SIZE do
+            longest = max(longest, counter.m[at])
+        end
+        return longest > 0 and longest or keep
     end
-    local m, total = counter.m, 0
-    if m[COUNT] == 0 then
+
+    local function replay(former, latest)
+        local counter, marked = read(KEYS[1])
+        if marked > number or has(counter, ALL) then
+            return {KNOWN}
+        elseif marked < former then
+            return {LATER}
+        end
+        -- Some of the batch may have been counted before the connection broke: then only the difference is.
+        local counted = counter.mark and counter.mark[3]
+        local longest, total, settled = longest_of(counter), 0, {}
+        for at = 8, #ARGV, 4 do
+            local amount, when = tonumber(ARGV[at]), min(tonumber(ARGV[at + 1]), date)
+            local mail, field = KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3]
+            local is_new = true
+            if mail and amount > 0 and when > now - REMEMBERED then
+                is_new = is_first(counter, mail, field, amount, when)
+            elseif mail and amount < 0 then
+                open_mail(counter, mail)
+                settled[mail] = settled[mail] or call('HSETNX', mail, field, pack({0, when, -amount})) == 1
+                if settled[mail] then
+                    take_off(counter, mail, charges_of(counter, mail), -amount, function() end)
+                end
+            end
+            if counted then
+                total = total + amount
+            elseif amount < 0 then
+                give_back(counter, now - when, -amount)
+            elseif amount > 0 and is_new and when > now - longest then
+                insert(counter, now - when, amount)
+            end
+        end
+        local missing = counted and total - counted or 0
+        if missing > 0 then
+            insert(counter, now - latest, missing)
+        elseif missing < 0 then
+            give_back(counter, now - latest, -missing)
+        end
+        note(counter, missing, 0, ALL) -- whatever of the batch may still be on its way comes too late
+        save(counter)
+        return {COUNTED}
+    end
+
+    local function reset()
+        local is_readable, counter = pcall(read, KEYS[1])
+        if not is_readable then
+            call('DEL', KEYS[1]) -- what somebody has put there, or damaged
+            return 0
+        end
+        local m, total = counter.m, 0
+        if m[COUNT] == 0 then
+            return total
+        end
+        for at = WINDOWS, #m, SIZE do
+            if m[at + USED] < m[at] then
+                slide(counter, at)
+                total = max(total, m[at + SUM])
+            end
+            m[at + HEAD], m[at + SUM] = 0, 0
+        end
+        for name = m[FIRST], m[FIRST] + m[COUNT] - 2 do
+            drop(counter, name)
+        end
+        m[FIRST], m[COUNT], counter.changed = m[FIRST] + m[COUNT], 0, false
+        save(counter)
+        call('HSET', counter.key, 'r', date)
         return total
     end
-    for at = WINDOWS, #m, SIZE do
-        if m[at + USED] < m[at] then
-            slide(counter, at)
-            total = max(total, m[at + SUM])
-        end
-        m[at + HEAD], m[at + SUM] = 0, 0
-    end
-    for name = m[FIRST], m[FIRST] + m[COUNT] - 2 do
-        drop(counter, name)
-    end
-    m[FIRST], m[COUNT], counter.changed = m[FIRST] + m[COUNT], 0, false
-    save(counter)
-    call('HSET', counter.key, 'r', date)
-    return total
-end
 
--- What a copy brings from another database, each second once: where "copied" says that it has brought `old` of a second,
--- it is to have brought `new`. How many seconds that changed.
-local function copy(copied)
-    local counter = read(KEYS[1])
-    local longest, noted = longest_of(counter), {}
-    for at = 6, #ARGV, 3 do
-        local old, new = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-        if old ~= new and tonumber(call('HGET', copied, ARGV[at]) or 0) == old then
-            local when = min(tonumber(ARGV[at]), date)
-            if new < old then
-                give_back(counter, now - when, old - new)
-            elseif when > now - longest then
-                insert(counter, now - when, new - old)
+    -- What a copy brings from another database, each second once: where "copied" says that it has brought `old` of a
+    -- second, it is to have brought `new`. How many seconds that changed.
+    local function copy(copied)
+        local counter = read(KEYS[1])
+        local longest, noted = longest_of(counter), {}
+        for at = 6, #ARGV, 3 do
+            local old, new = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+            if old ~= new and tonumber(call('HGET', copied, ARGV[at]) or 0) == old then
+                local when = min(tonumber(ARGV[at]), date)
+                if new < old then
+                    give_back(counter, now - when, old - new)
+                elseif when > now - longest then
+                    insert(counter, now - when, new - old)
+                end
+                noted[#noted + 1], noted[#noted + 2] = ARGV[at], ARGV[at + 2]
             end
-            noted[#noted + 1], noted[#noted + 2] = ARGV[at], ARGV[at + 2]
         end
+        if #noted > 0 then
+            save(counter)
+            call('HSET', copied, unpack(noted))
+            call('EXPIRE', copied, max(keep, longest, REMEMBERED) + 60)
+        end
+        return #noted / 2
     end
-    if #noted > 0 then
-        save(counter)
-        call('HSET', copied, unpack(noted))
-        call('EXPIRE', copied, max(keep, longest, REMEMBERED) + 60)
-    end
-    return #noted / 2
-end
 
-local function add_hits(key, name)
-    if call('HGET', key, '') == name then
-        return
-    end
-    for at = 7, #ARGV, 3 do
-        local found = call('HGET', key, ARGV[at])
-        local hits, last = 0, 0
-        if found then
-            found = unpack_message(found)
-            hits, last = found[1], found[2]
+    local function add_hits(key, name)
+        if call('HGET', key, '') == name then
+            return
         end
-        hits = hits + tonumber(ARGV[at + 1])
-        if hits > 0 then
-            call('HSET', key, ARGV[at], pack({hits, max(last, tonumber(ARGV[at + 2]))}))
-        else
-            call('HDEL', key, ARGV[at])
+        for at = 7, #ARGV, 3 do
+            local found = call('HGET', key, ARGV[at])
+            local hits, last = 0, 0
+            if found then
+                found = unpack_message(found)
+                hits, last = found[1], found[2]
+            end
+            hits = hits + tonumber(ARGV[at + 1])
+            if hits > 0 then
+                call('HSET', key, ARGV[at], pack({hits, max(last, tonumber(ARGV[at + 2]))}))
+            else
+                call('HDEL', key, ARGV[at])
+            end
         end
+        call('HSET', key, '', name)
     end
-    call('HSET', key, '', name)
-end
 
-if ARGV[5] == 'reset' then
-    return reset()
-elseif ARGV[5] == 'copy' then
-    return copy(KEYS[2])
-elseif ARGV[5] == 'hits' then
-    add_hits(KEYS[1], ARGV[6])
-    return {COUNTED}
-elseif ARGV[5] == 'replay' then
-    return replay(tonumber(ARGV[6]), min(tonumber(ARGV[7]), date))
+    if ARGV[5] == 'reset' then
+        return reset()
+    elseif ARGV[5] == 'copy' then
+        return copy(KEYS[2])
+    elseif ARGV[5] == 'hits' then
+        add_hits(KEYS[1], ARGV[6])
+        return {COUNTED}
+    elseif ARGV[5] == 'replay' then
+        return replay(tonumber(ARGV[6]), min(tonumber(ARGV[7]), date))
+    end
 end
 
 -- One demand after the other -----------------------------------------------------------------------------------------
