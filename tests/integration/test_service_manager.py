@@ -174,14 +174,14 @@ def test_the_watchdog_is_fed_until_the_store_is_stuck(directory: Path, manager: 
             with subprocess.Popen(stall) as tracer:
                 wait_until(lambda: "TracerPid:\t0" not in status_of(daemon), "the tracer")
                 client.send(**mail("alice"))
-                wait_until(lambda: "the store is stuck" in daemon.log_text(), "a store that is stuck")
+                wait_until(lambda: "the store thread is stuck" in daemon.log_text(), "a store that is stuck")
                 manager.drain()
                 assert manager.silent(1.0)
                 tracer.send_signal(signal.SIGINT)  # which lets the thread go on
                 tracer.wait(20)
             assert client.answer() == "dunno"
         manager.next("WATCHDOG")
-        wait_until(lambda: "the store gets on again" in daemon.log_text(), "a line about it")
+        wait_until(lambda: "the store thread makes progress again" in daemon.log_text(), "a line about it")
         assert daemon.stop() == 0
 
 

@@ -88,7 +88,7 @@ def test_a_journal_that_cannot_be_emptied_is_removed(
     with mock.patch.object(Journal, "clear", side_effect=EIO):
         daemon.wait()
     assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
-    assert "no journal in" in caplog.text
+    assert "no spool file in" in caplog.text
     daemon.wait()
     with sqlite.outage():
         assert ask(daemon, "user:a", 1) == 1

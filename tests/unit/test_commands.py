@@ -110,7 +110,7 @@ def test_all_in_words(run: Run, tmp_path: Path) -> None:
     daemon, place, journal, gap, heading, carol, second_gap, headings, alice, bob = said.out.splitlines()
     assert daemon == "daemon: not running"
     assert place == f"store: SQLite {tmp_path}/db.sqlite3, 2 entries of 2 ids in 1d"
-    assert journal == "journal: nothing waits"
+    assert journal == "spool: nothing waits"
     assert gap == second_gap == ""
     assert heading.split() == ["ID", "OVERRIDE"]
     assert re.fullmatch(r"user:carol  blocked until [\d: -]+, 1 h (29 min|30 min) more: sends\\nspam", carol)
@@ -297,7 +297,7 @@ def test_a_database_that_is_away(run: Run, tmp_path: Path) -> None:
     assert ended.out.splitlines() == [
         "daemon: not running",
         f"store: SQLite {tmp_path}/db.sqlite3, AWAY",
-        "journal: nothing waits",
+        "spool: nothing waits",
     ]
     assert len(ended.err.splitlines()) == 1
     ended = run("status", "--json")

@@ -66,9 +66,9 @@ def test_what_fails_is_tried_again_and_told_once(channel: Channel, caplog: pytes
     assert channel.tried == ["0"] * 3 + ["1"] * 2 + ["2"] + ["3"] * 2
     assert channel.delivered == ["1", "2", "3"]
     assert messages(caplog) == [
-        "channel: mail.test: away; trying again",
+        "channel: mail.test: away; retrying",
         "channel: alerts are sent again; 1 were lost",
-        "channel: mail.test: away; trying again",
+        "channel: mail.test: away; retrying",
         "channel: alerts are sent again; 0 were lost",
     ]
 

@@ -192,7 +192,7 @@ def test_the_watchdog_is_fed_while_all_is_well(listener: Listener, caplog: pytes
     for _ in range(3):
         daemon.tick()
     assert listener.told() == []
-    assert warnings(caplog) == ["the store is stuck: the watchdog is not fed any more"]
+    assert warnings(caplog) == ["the store thread is stuck: the watchdog is not fed"]
     daemon.well = True
     daemon.tick()
     assert listener.told() == ["WATCHDOG=1"]

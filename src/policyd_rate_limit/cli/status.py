@@ -113,9 +113,9 @@ def _whole_page(whole: Overview) -> Page:
         waiting = (
             journal.error or f"{batches} of {mails} {'waits' if journal.batches == 1 else 'wait'} for the database"
         )
-        page.append(Cell(f"journal: {journal.path}: {waiting}", "yellow"))
+        page.append(Cell(f"spool: {journal.path}: {waiting}", "yellow"))
     if not journals:
-        page.append(Cell("journal: nothing waits"))
+        page.append(Cell("spool: nothing waits"))
     if store is not None and store.overrides:
         rows = [(Cell(one.key), Cell(written_override(one, store.now))) for one in store.overrides]
         page += [Cell(""), Table((Column("ID", name=True), Column("OVERRIDE")), rows)]

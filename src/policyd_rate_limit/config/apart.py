@@ -59,7 +59,7 @@ def load_apart(path: Path | None) -> Configuration:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
     except OSError as error:
-        _logger.debug("no process to read the configuration: %s", error)
+        _logger.debug("cannot start a process to read the configuration: %s", error)
         return load(path)
     timer = threading.Timer(READ_SECONDS, process.kill)
     timer.daemon = True

@@ -98,7 +98,7 @@ def _journal(backend: Backend, account: Account | None) -> Iterator[Finding]:
             "disk-space",
             str(directory),
             f"{free >> 20} MiB are free",
-            f"The database and the journal need {needed >> 20} MiB; on a full disk nothing more can be counted.",
+            f"The database and the spool need {needed >> 20} MiB; on a full disk nothing more can be counted.",
             f"df -h {directory}",
         )
     yield from _may_write(directory, os.W_OK | os.X_OK, account)

@@ -285,7 +285,7 @@ class Hooks:
                 "request-limit",
                 place("request_limit"),
                 f"request_limit = {option('request_limit')}",
-                "smtpd connects anew after so many requests, which takes longer than the daemon's answer.",
+                "smtpd connects again after so many requests, which takes longer than the daemon's answer.",
                 "smtpd_policy_service_request_limit = 0",
             )
 

@@ -77,7 +77,7 @@ class Outbox:
             except Exception:
                 # The next one may be another matter.
                 self._lost += 1
-                _logger.exception("%s: an alert", self._channel.name)
+                _logger.exception("%s: an alert could not be sent", self._channel.name)
 
     def _send(self, alert: Alert) -> None:
         for pause in (*self._pauses, None):
@@ -86,7 +86,7 @@ class Outbox:
             except DeliveryFailed as failure:
                 if not self._failing:
                     self._failing = True
-                    _logger.warning("%s: %s; trying again", self._channel.name, failure)
+                    _logger.warning("%s: %s; retrying", self._channel.name, failure)
                 if pause is None or self._stopping.wait(pause):
                     break
             else:

@@ -146,7 +146,7 @@ class Exporter:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # whoever asks and goes away is nobody's problem
         except Exception:
-            _logger.exception("metrics")
+            _logger.exception("a request for metrics failed")
         finally:
             self._connections.discard(connection)
             connection.abort()

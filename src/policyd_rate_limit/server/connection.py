@@ -261,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             server.service.ask(request, answer)
         except Exception:
-            _logger.exception("a request of client %s", self.name)
+            _logger.exception("a request of client %s failed", self.name)
             server.turns.in_flight -= 1
             self.abort()
             return True

@@ -45,7 +45,7 @@ class ServiceManager:
         if not address:
             return
         if address[0] not in "/@":
-            _logger.warning("NOTIFY_SOCKET=%s is of a kind that is not known here: nothing is told", address)
+            _logger.warning("NOTIFY_SOCKET=%s is of an unknown kind: the service manager is not notified", address)
             return
         # "@" stands for the zero byte of a name in the abstract namespace: unix(7).
         self._address = os.fsencode("\0" + address[1:] if address[0] == "@" else address)
@@ -159,7 +159,9 @@ class Supervision:
             self._well = well
             _logger.log(
                 logging.WARNING if well else logging.ERROR,
-                "the store gets on again" if well else "the store is stuck: the watchdog is not fed any more",
+                "the store thread makes progress again"
+                if well
+                else "the store thread is stuck: the watchdog is not fed",
             )
 
     def _description(self) -> str:

@@ -258,7 +258,7 @@ class SqlLimits:
                 done(limits)
             except Exception:
                 # The others wait for their answers all the same.
-                _logger.exception("an answer")
+                _logger.exception("limits could not be delivered")
 
     def _remember(self, ids: tuple[str, ...], limits: Limits | None, seconds: float) -> None:
         self._known[ids] = _Known(limits, self._clock() + seconds)

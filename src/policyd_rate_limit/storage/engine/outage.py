@@ -131,7 +131,7 @@ class Fallback:
         self._count_pending()
         if self._spool.records:
             count = quantity(len(self._spool.records), "batch", "batches")
-            _logger.info("waiting in the journal of an earlier daemon: %s", count)
+            _logger.info("adopted the spool of an earlier daemon: %s", count)
         # A database that is made anew goes on being the one that these were written for.
         self._store.propose(self._spool.installation())
         self._open_journal()
@@ -300,7 +300,7 @@ class Fallback:
         try:
             probe.start()
         except RuntimeError as error:  # the system has no room for another thread
-            _logger.warning("the database cannot be looked for: %s", error)
+            _logger.warning("cannot start the thread that looks for the database: %s", error)
             self._backoff.failed()
         else:
             self._probe = probe
@@ -312,7 +312,7 @@ class Fallback:
             self._reached = False
         except Exception:
             self._reached = False
-            _logger.exception("the database")
+            _logger.exception("looking for the database failed")
         else:
             self._reached = True
 
@@ -355,7 +355,7 @@ class Fallback:
             found = self._spool.adopt(self._sorted_for)
             if found:
                 count = quantity(len(found), "batch", "batches")
-                _logger.info("waiting in the journal of another daemon that died: %s", count)
+                _logger.info("adopted the spool of a daemon that died: %s", count)
 
     def _set_aside(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
         """Keep what the database refuses of ``demands``, and of what waited; the verdicts."""
@@ -409,10 +409,10 @@ class Fallback:
         if not self._enforce:
             raise StoreUnavailable("the database is away")
         if self._spool.lacks_room:
-            raise StoreFull("there is no room for a journal")
+            raise StoreFull("there is no room for a spool file")
         if self._full or _most_bytes(demands) > self._spool.room:
             self._say_full()
-            raise StoreFull("the journal is full")
+            raise StoreFull("the spool is full")
         self._memory.advance()
         verdicts, record = self._memory.decide(demands)
         if record is not None:
@@ -435,7 +435,7 @@ class Fallback:
     def _say_full(self) -> None:
         if not self._full:
             self._full = True
-            _logger.error("the journal is full: nothing more is admitted until the database is back")
+            _logger.error("the spool is full: nothing more is admitted until the database is back")
 
     def _count_pending(self) -> None:
         """Have memory know what waits, whatever the database has made it forget."""
@@ -464,7 +464,7 @@ class Fallback:
             self._away = self._full = False
             self.away_since = None
             count = quantity(len(self._spool.records), "batch", "batches")
-            _logger.warning("the database is back; kept meanwhile: %s", count)
+            _logger.warning("the database is back; in the spool: %s", count)
         self._backoff.succeeded()
         self._sorted_for = self._store.installation
         if self._spool.records:

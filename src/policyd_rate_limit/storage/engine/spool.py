@@ -69,7 +69,7 @@ class Spool:
             for journal in Journal.adopt(self._directory, self._name, installation, self._former_name):
                 found += self._adopt(journal)
         except OSError as error:
-            _logger.warning("journals in %s: %s", self._directory, error)
+            _logger.warning("cannot look for spool files in %s: %s", self._directory, error)
         return found
 
     def installation(self) -> str:
@@ -147,7 +147,7 @@ class Spool:
                 self._wait(record)
                 return
         if self.lacks_room:
-            raise StoreFull(f"there is no room for a journal in {self._directory}")
+            raise StoreFull(f"there is no room for a spool file in {self._directory}")
         self._unkept.append(record)
         self._wait(record)
 
@@ -164,8 +164,8 @@ class Spool:
             if records and journal.path not in self._left:
                 self._left.add(journal.path)
                 _logger.warning(
-                    "%s: written for another database than the one that is there now "
-                    "(installation %s, not %s), and left for that one: %s",
+                    "spool file %s was written for another database than the one that is there now "
+                    "(installation %s, not %s), and is left for that one: %s",
                     journal.path,
                     journal.installation,
                     installation,
@@ -211,7 +211,7 @@ class Spool:
         """Let go of all journals, which stay where anything waits, or where ``keeps_journal``."""
         if self._unkept:
             count = quantity(len(self._unkept), "batch", "batches")
-            _logger.error("lost, as they could be written nowhere: %s", count)
+            _logger.error("lost, since no spool file could be written: %s", count)
         for journal, records in self._held.items():
             if records or (keeps_journal and journal is self._journal):
                 journal.close()
@@ -224,12 +224,12 @@ class Spool:
         try:
             records = journal.read()
         except OSError as error:
-            _logger.warning("journal %s cannot be read: %s", journal.path, error)
+            _logger.warning("spool file %s cannot be read: %s", journal.path, error)
             journal.close()
             return []
         if journal.damage:
             _logger.error(
-                "the journal %s is damaged: %s cannot be read; %d batches can, and count",
+                "spool file %s is damaged: %s cannot be read; %d batches can, and count",
                 journal.path,
                 journal.damage,
                 len(records),
@@ -281,7 +281,7 @@ class Spool:
                 _remove(own)
                 self._journal, self._held = larger, {larger: []}
         except OSError as error:
-            _logger.debug("a larger journal than %s: %s", own.path, error)
+            _logger.debug("cannot make a spool file larger than %s: %s", own.path, error)
 
     def _wait(self, record: Record) -> None:
         self.records.append(record)
@@ -297,7 +297,7 @@ class Spool:
         if not self._without:
             self._without = True
             _logger.warning(
-                "no journal in %s: %s; while the database is away, %s",
+                "no spool file in %s: %s; while the database is away, %s",
                 self._directory,
                 error,
                 "nothing is admitted: it could be kept nowhere"
@@ -319,4 +319,4 @@ def _remove(journal: Journal) -> None:
     try:
         journal.remove()
     except OSError as error:
-        _logger.warning("journal %s: %s", journal.path, error)
+        _logger.warning("cannot remove spool file %s: %s", journal.path, error)

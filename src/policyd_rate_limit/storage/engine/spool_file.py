@@ -116,7 +116,7 @@ class Journal:
                     os.close(descriptor)
                     raise
                 return journal
-        raise OSError(f"{directory} holds {MOST_JOURNALS} journals already")
+        raise OSError(f"{directory} holds {MOST_JOURNALS} spool files already")
 
     @classmethod
     def adopt(cls, directory: Path, name: str, installation: str = "", former_name: str = "") -> Iterator[Journal]:
@@ -130,7 +130,7 @@ class Journal:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError as error:
                 if _is_named(path, name) and not isinstance(error, FileNotFoundError):
-                    _logger.warning("journal %s cannot be taken over: %s", path, error)
+                    _logger.warning("cannot adopt spool file %s: %s", path, error)
                 continue
             journal = cls(path, descriptor, os.fstat(descriptor).st_size)
             if journal._belongs_to(name, installation, former_name or name) and _lock(descriptor, path):
@@ -161,9 +161,9 @@ class Journal:
             frames += _frame(place, self._generation, f"{json.dumps(record[:-1])}\n{record.entries}".encode())
             place += 1
         if self._end + len(frames) + _FRAME.size > self.size - _HEADER.size:
-            raise StoreFull(f"the journal {self.path} is full ({self.size} bytes)")
+            raise StoreFull(f"spool file {self.path} is full ({self.size} bytes)")
         if not os.fstat(self._descriptor).st_nlink:
-            raise FileNotFoundError(f"the journal {self.path} was removed")
+            raise FileNotFoundError(f"spool file {self.path} was removed")
         try:
             _write_at(self._descriptor, self._end, frames + _frame(place, self._generation, b""))
             os.fdatasync(self._descriptor)
@@ -229,7 +229,7 @@ class Journal:
                     if self.damage:
                         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns() // 1_000_000_000}")
                         self.path.rename(aside)
-                        _logger.warning("the damaged journal %s is renamed to %s", self.path, aside)
+                        _logger.warning("damaged spool file %s renamed to %s", self.path, aside)
                     else:
                         self.path.unlink()
         finally:

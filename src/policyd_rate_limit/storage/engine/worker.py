@@ -244,7 +244,7 @@ class Worker:
                 one.conclude(result)
             except Exception:
                 # The others wait for their answers all the same.
-                _logger.exception("an answer")
+                _logger.exception("an answer could not be delivered")
 
     def _begin_later(self) -> None:
         """Have the store begin once what the last answers bring is read: commits of many cost no more."""
@@ -333,7 +333,7 @@ class Worker:
                 results = job()
             except Exception as error:
                 if not isinstance(error, StoreError):
-                    _logger.exception("a batch")
+                    _logger.exception("a batch failed")
                 results = error
             self._loop.call_soon_threadsafe(self._deliver, waiting, results)
         self._guard(self._store.close)
@@ -356,7 +356,7 @@ class Worker:
         try:
             step()
         except Exception:
-            _logger.exception("the store")
+            _logger.exception("the store failed")
 
 
 def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> None:
@@ -364,7 +364,7 @@ def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> 
         try:
             done(usages)
         except Exception:
-            _logger.exception("an explanation")
+            _logger.exception("the usage of limits could not be delivered")
 
 
 def _some_of(commit: Commit, indices: Sequence[int]) -> list[Verdict]:

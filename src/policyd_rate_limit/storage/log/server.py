@@ -212,7 +212,7 @@ class SqlLog(ABC):
                 rows = self._rows_from(seq)
             if seq and (not rows or rows[0][0] != seq):
                 # Nobody deletes the newest row.
-                message = "rows that were there are gone: it was emptied, restored or failed over; it is read anew"
+                message = "rows that were there are gone: it was emptied, restored or failed over; reading all of it"
                 raise LogReplaced(str(self._failure(message)))
             yield from itertools.islice(rows, 1 if seq else 0, None)
             if rows:

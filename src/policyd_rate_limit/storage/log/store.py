@@ -564,10 +564,10 @@ class LogStore:
             self._mended = self._replay(log, self._recent.records, Refusals(()))
             if not covers:  # to add all that was known here would count most of it twice
                 _logger.warning(
-                    "another daemon has made the table anew, and may have known less: some mails may not count"
+                    "another daemon has rebuilt the table, and may have known less: some mails may not count"
                 )
             return
-        _logger.warning("the database has lost counts that this daemon knows: they are written to it again")
+        _logger.warning("the database has lost counts that this daemon knows: writing them again")
         self._memory.take_back(kept)
         if unknown:
             for _, record in log.rows_after(first):

@@ -73,7 +73,7 @@ class Replays:
                 try:
                     commands += self._commands(record, keep)
                 except ValueError as error:
-                    _logger.error("a batch of the journal cannot be understood and does not count: %s", error)
+                    _logger.error("a batch in the spool cannot be understood and does not count: %s", error)
                 count += 1
             try:
                 self._run([command for command, _, _ in commands])
