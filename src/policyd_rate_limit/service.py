@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.system.throttle import Throttle
 
-# The answer when not even the journal has room: a temporary error, as for any mail system that is out of disk.
+# The answer when not even the spool has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
 
 _FULL: Final = Outcome(FULL, FULL_ACTION)

@@ -111,7 +111,7 @@ def test_limits_are_exact_through_an_outage(tmp_path: pathlib.Path, home: pathli
 def test_kill_9_during_an_outage_keeps_what_was_admitted(
     tmp_path: pathlib.Path, home: pathlib.Path, outage: Outage, mended_first: bool
 ) -> None:
-    """The journal outlives the daemon: after the restart every mail that was answered with success counts."""
+    """The spool outlives the daemon: after the restart every mail that was answered with success counts."""
     with daemon_on(tmp_path, home) as daemon:
         assert ask(daemon, "through", 5) == 5
         mend = outage.begin(home / "db.sqlite3")
@@ -156,7 +156,7 @@ def test_an_outage_under_load_counts_every_mail_once(tmp_path: pathlib.Path) -> 
 
 
 def test_two_daemons_keep_what_each_admitted_while_the_database_was_locked(tmp_path: pathlib.Path) -> None:
-    """Each has a journal of its own: what both admitted during the outage counts for both afterwards."""
+    """Each has a spool file of its own: what both admitted during the outage counts for both afterwards."""
     shared = {"database": str(tmp_path / "db.sqlite3")}
     with (
         Daemon(tmp_path / "one", sqlite_config=shared, limits=LIMITS) as one,
@@ -351,7 +351,7 @@ def test_start_does_not_need_the_database(tmp_path: pathlib.Path, home: pathlib.
 def test_without_room_at_the_start_nothing_is_admitted_until_there_is(
     tmp_path: pathlib.Path, home: pathlib.Path, outage: Outage
 ) -> None:
-    """Neither the database nor a journal can be made: what is admitted would be known nowhere after a crash."""
+    """Neither the database nor a spool file can be made: what is admitted would be known nowhere after a crash."""
     mend = outage.begin(home / "db.sqlite3")
     with daemon_on(tmp_path, home) as daemon:
         assert ask(daemon, "early", 3) == 0

@@ -172,7 +172,7 @@ def test_connections_that_are_cut_while_the_server_is_there(
 def test_what_one_daemon_admitted_alone_is_replayed_once(
     tmp_path: pathlib.Path, server: RedisServer, proxy: TcpProxy, mended_first: bool
 ) -> None:
-    """The network fails, the daemon goes on from memory, dies, and the next one brings in its journal."""
+    """The network fails, the daemon goes on from memory, dies, and the next one brings in its spool file."""
     with daemon_on(tmp_path / "one", proxy.port) as one, daemon_on(tmp_path / "two", server.port) as two:
         assert ask(one, "through", 50) == ask(two, "through", 50) == 50
         proxy.refuse()

@@ -15,7 +15,7 @@ from typing import Any
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import Store
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.replica import Memory
@@ -39,7 +39,7 @@ class Daemon:
         former_journal_name: str = "",
         journal_size: int = 1 << 20,
         patience: float = 0.0,
-        notices: Notices | None = None,
+        mailbox: Mailbox | None = None,
         signs: Callable[[], object] | None = None,
     ) -> None:
         self.monotonic = Clock(0.0)
@@ -55,7 +55,7 @@ class Daemon:
             enforce=enforce,
             patience=patience,
             monotonic=self.monotonic,
-            notices=notices,
+            mailbox=mailbox,
             signs=signs,
         )
         self.charged: collections.Counter[str] = collections.Counter()
@@ -96,7 +96,7 @@ class Daemon:
 
 
 def opened(store: Store, memory: Memory, directory: pathlib.Path, **options: Any) -> Fallback:
-    """What decides for a daemon over ``store``; its journal is in ``directory``, unless ``options`` say otherwise."""
+    """What decides for a daemon over ``store``; its spool is in ``directory``, unless ``options`` say otherwise."""
     usual: dict[str, Any] = {
         "journal_directory": directory,
         "journal_name": "test",
@@ -141,7 +141,7 @@ def found(database: Database, clock: Clock, *keys: str) -> list[int]:
 
 
 def journals(directory: pathlib.Path) -> list[str]:
-    """The journals in ``directory``."""
+    """The spool files in ``directory``."""
     return sorted(path.name for path in directory.glob("*.journal"))
 
 
@@ -151,7 +151,7 @@ def open_descriptors() -> list[str]:
 
 
 def write_former(path: pathlib.Path, records: list[Record], *, generation: int = 3, size: int = 1 << 16) -> bytes:
-    """Write a journal as the version before did; what is in it."""
+    """Write a spool file as the version before did; what is in it."""
     content = struct.pack("<8sQ", b"policyd1", generation)
     for one in records:
         text = f"{json.dumps(one[:-1])}\n{one.entries}".encode()

@@ -1,7 +1,7 @@
 """Daemons that die at every point, one after the other: ``python dying.py <template> <directory>``.
 
 A program of its own, since a process without threads may fork as often as it likes. For each death it leaves a
-directory named after the kind of error before it, if any, and the point, with the database, the journal and a file
+directory named after the kind of error before it, if any, and the point, with the database, the spool and a file
 ``answers``: one line for each batch that was answered, with all that has been charged so far.
 """
 

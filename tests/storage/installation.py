@@ -17,8 +17,8 @@ from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Administration, Override
-from policyd_rate_limit.storage.contract import Decided, Underway
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.contract import Decided, InFlight
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.log.contract import Log
@@ -38,7 +38,7 @@ FOR_EVER = 10**6  # seconds, longer than any window
 
 
 class Place(ABC):
-    """A database, which is empty at first, and a directory for journals."""
+    """A database, which is empty at first, and a directory for spool files."""
 
     def __init__(self, directory: pathlib.Path, clock: Clock) -> None:
         self.directory = directory
@@ -118,7 +118,7 @@ class Installed:
         self._count_mode = count_mode
         self.memory = new_memory(place.clock)
         self._store = place.store(self.memory, longest_of(limits))
-        self._notices = Notices(self.memory.shared_time)
+        self._mailbox = Mailbox(self.memory.shared_time)
         self._fallback = Fallback(
             self._store,
             self.memory,
@@ -128,7 +128,7 @@ class Installed:
             enforce=True,
             patience=PATIENCE,
             monotonic=Clock(0.0),
-            notices=self._notices,
+            mailbox=self._mailbox,
         )
         self._service = Service(
             self._policy(limits),
@@ -136,10 +136,10 @@ class Installed:
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
-            clock=self._notices.clock,
+            clock=self._mailbox.clock,
         )
         self._has_begun = False
-        self._notices.subscribe(self._heed)
+        self._mailbox.subscribe(self._heed)
         self._fallback.open()
         self.maintain()
 
@@ -196,6 +196,6 @@ class Installed:
         prepared = self._fallback.prepare(demands) if demands else None
         if prepared is None:
             return self._fallback.admit(demands)
-        if isinstance(prepared, Decided | Underway):
+        if isinstance(prepared, Decided | InFlight):
             prepared = prepared.commit
         return prepared if isinstance(prepared, list) else prepared()

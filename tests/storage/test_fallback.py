@@ -1,4 +1,4 @@
-"""While the database is away: limits from memory, records in the journal; once it is back, all of them in it, once."""
+"""While the database is away: limits from memory, records in the spool; once it is back, all of them in it, once."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_mail_that_goes_on_after_the_outage_is_settled(database: Database, clo
 
 
 def test_two_daemons_bring_both_what_they_kept(database: Database, clock: Clock) -> None:
-    """Each from its journal, and each knows of both afterwards."""
+    """Each from its spool file, and each knows of both afterwards."""
     one, two = Daemon(database, clock), Daemon(database, clock)
     assert [ask(one, "user:a", 1), ask(two, "user:a", 1)] == [1, 1]
     with database.outage():
@@ -191,7 +191,7 @@ def test_a_daemon_takes_over_what_one_that_died_left(database: Database, clock: 
 
 
 def test_a_journal_is_replayed_once_whoever_died_when(database: Database, clock: Clock) -> None:
-    """Death between the commit of the replay and the end of the journal: the next daemon replays nothing twice."""
+    """Death between the commit of the replay and the end of the spool: the next daemon replays nothing twice."""
     with database.outage():
         dead = Daemon(database, clock)
         assert ask(dead, "user:a", 4) == 4
@@ -210,7 +210,7 @@ def test_a_journal_is_replayed_once_whoever_died_when(database: Database, clock:
 
 
 def test_old_journals_replay_at_their_dates(database: Database, clock: Clock) -> None:
-    """A journal that was found long after counts nothing that has left the windows."""
+    """A spool file that was found long after counts nothing that has left the windows."""
     with database.outage():
         dead = Daemon(database, clock)
         assert ask(dead, "user:a", 4) == 4
@@ -225,7 +225,7 @@ def test_old_journals_replay_at_their_dates(database: Database, clock: Clock) ->
 
 
 def test_daemons_of_two_databases_share_a_directory(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """Neither takes the journal of the other for its own."""
+    """Neither takes the spool of the other for its own."""
     other = SqliteDatabase(sqlite.home)
     other.path = sqlite.path.with_name("db.sqlite3-1")
     with sqlite.outage(), other.outage():

@@ -1,4 +1,4 @@
-"""While the database is away, and the journal is full, cannot be written or read, or is gone."""
+"""While the database is away, and the spool is full, cannot be written or read, or is gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.contract import CommitFailed
-from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import LIMIT, Daemon, ask, found, journals
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand, usage
@@ -26,7 +26,7 @@ NAME = "db.sqlite3"
 
 
 def ask_until_full(daemon: Daemon) -> int:
-    """How many mails of different users are admitted until the journal is full."""
+    """How many mails of different users are admitted until the spool is full."""
     admitted = 0
     for number in range(1000):
         try:
@@ -130,7 +130,7 @@ class CommitsThatFail:
 
 
 def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """A disk that is full lets transactions begin: each try decides, and what does not fit into the journal is not
+    """A disk that is full lets transactions begin: each try decides, and what does not fit into the spool is not
     admitted, and does not cost what is in it."""
     daemon = Daemon(sqlite, clock, journal_size=4096)
     daemon.ask()
@@ -154,10 +154,10 @@ def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabas
 
 
 def in_journal(daemon: Daemon) -> list[Record]:
-    """What is in the journal of ``daemon``."""
-    journal = daemon.fallback._spool._journal
+    """What is in the spool of ``daemon``."""
+    journal = daemon.fallback._spool._file
     assert journal is not None
-    with contextlib.closing(Journal(journal.path, os.open(journal.path, os.O_RDONLY), journal.size)) as reader:
+    with contextlib.closing(SpoolFile(journal.path, os.open(journal.path, os.O_RDONLY), journal.size)) as reader:
         return reader.read()
 
 
@@ -184,7 +184,7 @@ def test_giving_back_many_charges_at_once_does_not_cost_the_journal(sqlite: Sqli
 def test_without_a_journal_memory_keeps_the_records(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That is said once, and made up for as soon as a journal can be written."""
+    """That is said once, and made up for as soon as a spool file can be written."""
     directory = sqlite.home / "journals"
     directory.write_text("in the way")
     daemon = Daemon(sqlite, clock, journal_directory=directory)
@@ -222,7 +222,7 @@ def test_a_journal_that_somebody_removes_is_made_anew(sqlite: SqliteDatabase, cl
 
 
 def test_a_journal_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """Until the database has it; the journal that takes its place holds it as well, and it counts once."""
+    """Until the database has it; the spool that takes its place holds it as well, and it counts once."""
     daemon = Daemon(sqlite, clock)
     daemon.ask()
     with sqlite.outage():
@@ -278,7 +278,7 @@ def test_a_journal_that_cannot_be_read_is_left_for_later(
 
 @pytest.mark.needs_root
 def test_a_full_disk(tmp_path: pathlib.Path, clock: Clock) -> None:
-    """The journal was there before: neither the database nor the journal loses anything, and the limit is exact."""
+    """The spool was there before: neither the database nor the spool loses anything, and the limit is exact."""
     with small_disk(tmp_path) as disk:
         database = SqliteDatabase(disk)
         daemon = Daemon(database, clock, journal_size=1 << 18)

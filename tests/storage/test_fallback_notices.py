@@ -11,7 +11,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.storage.administration import Override
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from storage.daemon import LIMIT, Daemon
@@ -20,43 +20,43 @@ from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand
 MINUTE = Limit(LIMIT, 60)
 
 
-def informed(database: Database, clock: Clock) -> tuple[Daemon, Notices, list[list[Override]]]:
+def informed(database: Database, clock: Clock) -> tuple[Daemon, Mailbox, list[list[Override]]]:
     """A daemon, where its hits go in, and what it is told of overrides."""
-    notices = Notices(clock)
+    mailbox = Mailbox(clock)
     told: list[list[Override]] = []
-    notices.subscribe(told.append)
-    return Daemon(database, clock, notices=notices), notices, told
+    mailbox.subscribe(told.append)
+    return Daemon(database, clock, mailbox=mailbox), mailbox, told
 
 
 def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) -> None:
     """And are written once it is back, or at the end."""
-    daemon, notices, _ = informed(database, clock)
+    daemon, mailbox, _ = informed(database, clock)
     daemon.wait()
-    notices.hit("user:a", MINUTE)
+    mailbox.hit("user:a", MINUTE)
     with database.outage():
         daemon.ask(demand())
-        notices.hit("user:a", MINUTE)
+        mailbox.hit("user:a", MINUTE)
         daemon.wait()
-        assert [hit.hits for hit in notices.take()] == [2]
-        notices.hit("user:a", MINUTE)
+        assert [hit.hits for hit in mailbox.take()] == [2]
+        mailbox.hit("user:a", MINUTE)
     daemon.wait()
-    assert notices.take() == []
-    notices.hit("user:a", MINUTE)
+    assert mailbox.take() == []
+    mailbox.hit("user:a", MINUTE)
     daemon.close()
-    assert notices.take() == []
+    assert mailbox.take() == []
 
 
 def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_said_once(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    daemon, notices, told = informed(sqlite, clock)
+    daemon, mailbox, told = informed(sqlite, clock)
     daemon.wait()
     assert told == [[]]
     with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
         other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
     caplog.clear()
     for _ in range(3):
-        notices.hit("user:a", MINUTE)
+        mailbox.hit("user:a", MINUTE)
         daemon.wait()
         assert daemon.ask(demand(maximum=100)) == [True]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
@@ -71,7 +71,7 @@ def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_s
         other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
     caplog.clear()
     for _ in range(3):
-        notices.hit("user:a", MINUTE)
+        mailbox.hit("user:a", MINUTE)
         daemon.wait()
     assert len(caplog.records) == 1  # it is another time
     daemon.close()

@@ -51,7 +51,7 @@ def life(home: pathlib.Path, mails: int, *, ends: bool, tries: int) -> None:
 # "fill" the disk, give "room" again, "kill n", "end n": a daemon that admits up to n mails, and is killed or ends.
 ORDERS: tuple[tuple[str, ...], ...] = (
     ("kill 3", "fill", "kill 4", "kill 4", "room", "kill 99"),  # as it was found
-    ("fill", "kill 4", "kill 4", "room", "kill 99"),  # no journal has ever been there
+    ("fill", "kill 4", "kill 4", "room", "kill 99"),  # no spool file has ever been there
     ("end 3", "fill", "kill 4", "end 4", "kill 4", "room", "end 99"),
     ("end 3", "fill", "kill 4", "room", "fill", "kill 4", "room", "kill 4", "fill", "end 4", "room", "kill 99"),
     ("kill 0", "fill", "end 4", "kill 4", "end 4", "room", "end 99"),

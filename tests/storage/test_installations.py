@@ -1,4 +1,4 @@
-"""A journal is brought into the database that it was written for, and into no other one."""
+"""A spool file is brought into the database that it was written for, and into no other one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from policyd_rate_limit.storage.engine.outage import ADOPTION_SECONDS
-from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from storage.daemon import LIMIT, Daemon, ask, found, journals, write_former
 from storage.redis_database import RedisDatabase
 from storage.stores import Clock, Database, SqliteDatabase
@@ -19,7 +19,7 @@ PLACE = "place"  # what the configuration of both daemons says
 
 
 class Pair(NamedTuple):
-    """Two databases, and the directory that their daemons share for journals."""
+    """Two databases, and the directory that their daemons share for spool files."""
 
     one: Database
     two: Database
@@ -83,7 +83,7 @@ def test_a_daemon_leaves_what_is_of_another_database(
 
 
 def test_a_database_that_is_away_at_the_start(pair: Pair, clock: Clock) -> None:
-    """Until it is there nobody knows whose the journal is: it counts meanwhile, and is not lost to the other one."""
+    """Until it is there nobody knows whose the spool is: it counts meanwhile, and is not lost to the other one."""
     use(pair, clock)
     left_by_one(pair, clock)
     with pair.two.outage():
@@ -152,7 +152,7 @@ def test_a_journal_of_the_version_before(pair: Pair, clock: Clock) -> None:
     use(pair, clock)
     left_by_one(pair, clock)
     (path,) = pair.directory.glob("*.journal")
-    (journal,) = Journal.adopt(pair.directory, PLACE)
+    (journal,) = SpoolFile.adopt(pair.directory, PLACE)
     records = journal.read()
     journal.close()
     path.unlink()
@@ -208,6 +208,6 @@ def test_another_database_takes_the_place(pair: Pair, clock: Clock, caplog: pyte
     daemon.close()
     assert "3 batches" in caplog.text
     assert "for another database" in caplog.text
-    (left,) = Journal.adopt(pair.directory, "any", "f" * 32)
+    (left,) = SpoolFile.adopt(pair.directory, "any", "f" * 32)
     assert len(left.read()) == 3
     left.close()

@@ -1,4 +1,4 @@
-"""The journal: whole records or none, of one generation, for one holder."""
+"""The spool: whole records or none, of one generation, for one holder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.engine.spool_file import Journal, waiting
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile, waiting
 from policyd_rate_limit.storage.record import OVERHEAD, Record, pack
 from storage.daemon import journals, open_descriptors, write_former
 
@@ -29,9 +29,9 @@ def record(number: int, entries: int = 3, writer: int = 77) -> Record:
 
 
 def reopened(directory: pathlib.Path, name: str = NAME) -> list[Record]:
-    """All records that the next daemon finds; the journals are left as they were."""
+    """All records that the next daemon finds; the spool files are left as they were."""
     found = []
-    for journal in Journal.adopt(directory, name):
+    for journal in SpoolFile.adopt(directory, name):
         found += journal.read()
         journal.close()
     return found
@@ -39,12 +39,12 @@ def reopened(directory: pathlib.Path, name: str = NAME) -> list[Record]:
 
 def test_what_was_appended_is_read_by_the_next_holder(tmp_path: pathlib.Path) -> None:
     """In order, and appending goes on behind it."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.append(record(1))
     journal.extend([record(2), record(3, entries=0), record(4)])
     journal.close()
     assert reopened(tmp_path) == [record(1), record(2), record(3, entries=0), record(4)]
-    (journal,) = Journal.adopt(tmp_path, NAME)
+    (journal,) = SpoolFile.adopt(tmp_path, NAME)
     assert len(journal.read()) == 4
     journal.append(record(5))
     journal.close()
@@ -53,7 +53,7 @@ def test_what_was_appended_is_read_by_the_next_holder(tmp_path: pathlib.Path) ->
 
 def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> None:
     """And keeps it."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     blocks = journal.path.stat().st_blocks
     assert blocks * 512 >= SIZE
     journal.append(record(1))
@@ -66,14 +66,14 @@ def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> No
 
 def test_nobody_adopts_a_journal_that_is_held(tmp_path: pathlib.Path) -> None:
     """Each daemon has its own; what one holds is nobody else's."""
-    one, two = Journal.create(tmp_path, NAME, SIZE), Journal.create(tmp_path, NAME, SIZE)
+    one, two = SpoolFile.create(tmp_path, NAME, SIZE), SpoolFile.create(tmp_path, NAME, SIZE)
     one.append(record(1))
     two.append(record(1, writer=78))
     assert one.path != two.path
     assert reopened(tmp_path) == []
     two.close()
     assert reopened(tmp_path) == [record(1, writer=78)]
-    (adopted,) = Journal.adopt(tmp_path, NAME)
+    (adopted,) = SpoolFile.adopt(tmp_path, NAME)
     assert reopened(tmp_path) == []
     adopted.remove()
     one.remove()
@@ -85,17 +85,17 @@ def test_nobody_adopts_a_journal_that_is_held(tmp_path: pathlib.Path) -> None:
 )
 def test_journals_of_other_databases_are_left_alone(tmp_path: pathlib.Path, other: str) -> None:
     """Names that begin alike, or that a pattern would match, are other names."""
-    Journal.create(tmp_path, NAME, SIZE).close()
-    Journal.create(tmp_path, other, SIZE).close()
+    SpoolFile.create(tmp_path, NAME, SIZE).close()
+    SpoolFile.create(tmp_path, other, SIZE).close()
     for name in (NAME, other):
-        (journal,) = Journal.adopt(tmp_path, name)
+        (journal,) = SpoolFile.adopt(tmp_path, name)
         assert journal.path.name == f"{name}-0.journal"
         journal.close()
 
 
 def test_a_torn_record_is_the_end(tmp_path: pathlib.Path) -> None:
     """At whatever byte the last append was cut off, what was there before it is read; nothing is written behind it."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.extend([record(1), record(2)])
     before = journal.path.read_bytes()
     journal.append(record(3))
@@ -105,7 +105,7 @@ def test_a_torn_record_is_the_end(tmp_path: pathlib.Path) -> None:
     last = next(at for at in reversed(range(SIZE)) if before[at] != after[at])
     for cut in range(first + 1, last + 1):
         journal.path.write_bytes(after[:cut] + before[cut:])
-        (torn,) = Journal.adopt(tmp_path, NAME)
+        (torn,) = SpoolFile.adopt(tmp_path, NAME)
         found = torn.read()
         # The record may be whole, and only what says that it is the last one is not.
         assert found in ([record(1), record(2)], [record(1), record(2), record(3)]), cut
@@ -119,14 +119,14 @@ def test_a_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory
     """What is before and behind the damage is read, nothing else is, and what is missing is said."""
     directory = tmp_path_factory.mktemp("journal")
     written = [record(number) for number in range(1, 6)]
-    journal = Journal.create(directory, NAME, 4096)
+    journal = SpoolFile.create(directory, NAME, 4096)
     journal.extend(written)
     end = journal._end
     journal.close()
     content = bytearray(journal.path.read_bytes())
     content[at] ^= mask
     journal.path.write_bytes(content)
-    (damaged,) = Journal.adopt(directory, NAME)
+    (damaged,) = SpoolFile.adopt(directory, NAME)
     found = damaged.read()
     missing = [one for one in written if one not in found]
     assert [one for one in written if one in found] == found
@@ -141,8 +141,8 @@ def test_a_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory
 
 
 def damaged_journal(directory: pathlib.Path, *cuts: tuple[int, int], size: int = SIZE) -> list[Record]:
-    """A journal of nine records, with zeros from one place to another; what is in it."""
-    journal = Journal.create(directory, NAME, size, installation="i" * 32)
+    """A spool file of nine records, with zeros from one place to another; what is in it."""
+    journal = SpoolFile.create(directory, NAME, size, installation="i" * 32)
     written = [record(number) for number in range(1, 10)]
     journal.extend(written)
     journal.close()
@@ -175,7 +175,7 @@ def test_what_can_be_read_behind_damage_is_kept(
 ) -> None:
     """Header, first record, middle, end: the rest is read, and what is not is said."""
     written = damaged_journal(tmp_path, *cuts)
-    (journal,) = Journal.adopt(tmp_path, NAME)
+    (journal,) = SpoolFile.adopt(tmp_path, NAME)
     assert journal.read() == [one for one in written if one.number not in missing]
     assert journal.damage == said
     journal.remove()
@@ -192,7 +192,7 @@ def test_a_journal_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> No
     content = path.read_bytes()
     for size in (10, 64, 100, 64 + FRAME, 64 + 3 * FRAME + 5, 64 + 9 * FRAME, 64 + 9 * FRAME + 23):
         path.write_bytes(content[:size])
-        (journal,) = Journal.adopt(tmp_path, NAME)
+        (journal,) = SpoolFile.adopt(tmp_path, NAME)
         assert journal.read() == written[: max(0, (size - 64) // FRAME)]
         assert journal.damage
         journal.close()
@@ -203,10 +203,10 @@ def test_a_journal_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize("of_database", ["", "a" * 32])
 def test_whose_a_journal_is(tmp_path: pathlib.Path, of_database: str, of_journal: str, name: str) -> None:
     """The identity decides where both are known, else the name."""
-    journal = Journal.create(tmp_path, NAME, SIZE, installation=of_journal)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE, installation=of_journal)
     journal.append(record(1))
     journal.close()
-    found = list(Journal.adopt(tmp_path, name, of_database))
+    found = list(SpoolFile.adopt(tmp_path, name, of_database))
     ours = of_database == of_journal if of_database and of_journal else name == NAME
     assert len(found) == ours
     for one in found:
@@ -215,17 +215,17 @@ def test_whose_a_journal_is(tmp_path: pathlib.Path, of_database: str, of_journal
 
 
 def test_an_identity_is_claimed_later(tmp_path: pathlib.Path) -> None:
-    """Once it is known; what is in the journal stays."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    """Once it is known; what is in the spool stays."""
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.append(record(1))
     journal.claim("c" * 32)
     journal.append(record(2))
     journal.close()
-    (found,) = Journal.adopt(tmp_path, "other", "c" * 32)
+    (found,) = SpoolFile.adopt(tmp_path, "other", "c" * 32)
     assert found.read() == [record(1), record(2)]
     found.clear()
     found.close()
-    (found,) = Journal.adopt(tmp_path, NAME)
+    (found,) = SpoolFile.adopt(tmp_path, NAME)
     assert (found.read(), found.installation) == ([], "c" * 32)
     found.close()
 
@@ -235,14 +235,14 @@ def test_a_journal_of_the_version_before_is_read(tmp_path: pathlib.Path) -> None
     written = [record(number) for number in range(1, 5)]
     path = tmp_path / "old-name-0.journal"
     content = bytearray(write_former(path, written))
-    assert list(Journal.adopt(tmp_path, NAME, "a" * 32)) == []
-    (journal,) = Journal.adopt(tmp_path, NAME, "a" * 32, "old-name")
+    assert list(SpoolFile.adopt(tmp_path, NAME, "a" * 32)) == []
+    (journal,) = SpoolFile.adopt(tmp_path, NAME, "a" * 32, "old-name")
     assert (journal.read(), journal.damage, journal.room) == (written, "", 0)
     journal.close()
     second = content.index(b'"user:2"')
     content[second] ^= 1
     path.write_bytes(content)
-    (journal,) = Journal.adopt(tmp_path, NAME, former_name="old-name")
+    (journal,) = SpoolFile.adopt(tmp_path, NAME, former_name="old-name")
     assert journal.read() == [written[0], *written[2:]]
     assert "first 1 batches" in journal.damage
     journal.close()
@@ -250,14 +250,14 @@ def test_a_journal_of_the_version_before_is_read(tmp_path: pathlib.Path) -> None
 
 def test_records_of_an_older_generation_are_gone(tmp_path: pathlib.Path) -> None:
     """After `clear` what was there does not come back, even where a new record ends just where an old one begins."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.extend([record(1), record(2), record(3)])
     journal.clear()
     journal.append(record(4))  # as long as the first
     assert journal.read() == [record(4)]
     journal.close()
     assert reopened(tmp_path) == [record(4)]
-    (journal,) = Journal.adopt(tmp_path, NAME)
+    (journal,) = SpoolFile.adopt(tmp_path, NAME)
     journal.read()
     journal.clear()
     journal.close()
@@ -266,12 +266,12 @@ def test_records_of_an_older_generation_are_gone(tmp_path: pathlib.Path) -> None
 
 def test_clearing_an_adopted_journal_does_not_bring_back_what_it_held(tmp_path: pathlib.Path) -> None:
     """Its generation is the one in its header, not the first."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.append(record(1))
     journal.clear()
     journal.append(record(2))
     journal.close()
-    (journal,) = Journal.adopt(tmp_path, NAME)
+    (journal,) = SpoolFile.adopt(tmp_path, NAME)
     assert journal.read() == [record(2)]
     journal.clear()
     assert journal.read() == []
@@ -280,7 +280,7 @@ def test_clearing_an_adopted_journal_does_not_bring_back_what_it_held(tmp_path: 
 
 def test_a_full_journal_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
     """Nothing of what does not fit is written; a smaller record may still fit."""
-    journal = Journal.create(tmp_path, NAME, 4096)
+    journal = SpoolFile.create(tmp_path, NAME, 4096)
     appended = 0
     with contextlib.suppress(StoreFull):
         for number in range(1, 1000):
@@ -295,7 +295,7 @@ def test_a_full_journal_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
 
 def test_a_record_takes_no_more_room_than_it_is_said_to(tmp_path: pathlib.Path) -> None:
     """The bound that the fallback reckons with, with the largest numbers."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     largest = Record(2**62 - 1, 2**62 - 1, 2**53, 2**53, "[]")
     for _ in range(100):
         before = journal._end
@@ -326,7 +326,7 @@ def test_what_cannot_be_opened_does_not_hide_the_rest(tmp_path: pathlib.Path, ca
     """Directories and links of such names are left where they are."""
     (tmp_path / f"{NAME}-0.journal").mkdir()
     (tmp_path / f"{NAME}-1.journal").symlink_to(tmp_path / "elsewhere")
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.append(record(1))
     journal.close()
     assert journal.path.name == f"{NAME}-2.journal"
@@ -336,19 +336,19 @@ def test_what_cannot_be_opened_does_not_hide_the_rest(tmp_path: pathlib.Path, ca
 
 def test_no_directory_no_journals(tmp_path: pathlib.Path) -> None:
     """And none is made by looking for them; by making one it is."""
-    assert list(Journal.adopt(tmp_path / "a" / "b", NAME)) == []
+    assert list(SpoolFile.adopt(tmp_path / "a" / "b", NAME)) == []
     assert list(tmp_path.iterdir()) == []
-    Journal.create(tmp_path / "a" / "b", NAME, SIZE).close()
+    SpoolFile.create(tmp_path / "a" / "b", NAME, SIZE).close()
     assert journals(tmp_path / "a" / "b") == [f"{NAME}-0.journal"]
 
 
 def test_appending_to_a_removed_journal_fails(tmp_path: pathlib.Path) -> None:
     """What nobody can find is not kept."""
-    journal = Journal.create(tmp_path, NAME, SIZE)
+    journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.path.unlink()
     with pytest.raises(FileNotFoundError):
         journal.append(record(1))
-    other = Journal.create(tmp_path, NAME, SIZE)
+    other = SpoolFile.create(tmp_path, NAME, SIZE)
     assert other.path == journal.path
     journal.remove()
     assert journals(tmp_path) == [other.path.name]
@@ -356,15 +356,15 @@ def test_appending_to_a_removed_journal_fails(tmp_path: pathlib.Path) -> None:
 
 
 def test_no_descriptor_is_left(tmp_path: pathlib.Path) -> None:
-    """Whatever becomes of a journal."""
+    """Whatever becomes of a spool file."""
     before = open_descriptors()
-    one, two = Journal.create(tmp_path, NAME, SIZE), Journal.create(tmp_path, NAME, SIZE)
+    one, two = SpoolFile.create(tmp_path, NAME, SIZE), SpoolFile.create(tmp_path, NAME, SIZE)
     one.close()
-    (adopted,) = Journal.adopt(tmp_path, NAME)
+    (adopted,) = SpoolFile.adopt(tmp_path, NAME)
     adopted.remove()
     two.remove()
     with pytest.raises(OSError):
-        Journal.create(tmp_path, NAME, 0)
+        SpoolFile.create(tmp_path, NAME, 0)
     assert open_descriptors() == before
     assert journals(tmp_path) == []
 
@@ -372,7 +372,7 @@ def test_no_descriptor_is_left(tmp_path: pathlib.Path) -> None:
 def test_anybody_may_look_at_what_waits(tmp_path: pathlib.Path) -> None:
     """Without taking it from its holder, or from whoever would adopt it."""
     assert list(waiting(tmp_path / "missing", NAME)) == []
-    held, empty, other = (Journal.create(tmp_path, name, SIZE) for name in (NAME, NAME, "other"))
+    held, empty, other = (SpoolFile.create(tmp_path, name, SIZE) for name in (NAME, NAME, "other"))
     held.extend([record(1), record(2)])
     other.append(record(3))
     for _ in range(2):

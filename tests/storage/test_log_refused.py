@@ -13,7 +13,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
@@ -75,12 +75,12 @@ class DaemonsOnOneDatabase:
             self.logs.open, memory or new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: ()
         )
 
-    def daemon(self, notices: Notices | None = None) -> Fallback:
+    def daemon(self, mailbox: Mailbox | None = None) -> Fallback:
         memory = new_memory(time.time)
         self.memories.append(memory)
         directory = self.logs.directory / "journals"
         return opened(
-            self.store(memory), memory, directory, journal_size=1 << 24, monotonic=self.monotonic, notices=notices
+            self.store(memory), memory, directory, journal_size=1 << 24, monotonic=self.monotonic, mailbox=mailbox
         )
 
     def try_again(self, daemon: Fallback) -> None:
@@ -303,8 +303,8 @@ def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(
     daemons: DaemonsOnOneDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nor the overrides."""
-    notices = Notices(time.time)
-    daemon = daemons.daemon(notices)
+    mailbox = Mailbox(time.time)
+    daemon = daemons.daemon(mailbox)
     log = daemons.logs.ready()
     triggers = [statement.replace("{wrong}", "alice") for statement in TRIGGERS[type(daemons.logs)]]
     daemons.logs.execute(
@@ -312,18 +312,18 @@ def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(
     )
     daemons.monotonic.now += 10
     for key in ("user:a", WRONG, "user:b", "user:c"):
-        notices.hit(key, Limit(1, HOUR))
+        mailbox.hit(key, Limit(1, HOUR))
     assert admitted(daemon, mails("user:bob")) == [True]
     daemon.maintain()
     found = log_tables.hits(daemons.logs.ready(), lambda old_id: old_id)
     assert [(hit.key, hit.hits) for hit in found] == [("user:a", 1), ("user:b", 1), ("user:c", 1)]
     assert "the database refuses the hits of 'user:alice'" in caplog.text
-    assert notices.take() == []
+    assert mailbox.take() == []
     override = Override("user:bob", (Limit(0, 1),), 1 << 40)
     log_tables.set_override(log, override, 0, TIMEOUT)
-    notices.hit(WRONG, Limit(1, HOUR))  # alone: whether it is for everybody is not to be told
+    mailbox.hit(WRONG, Limit(1, HOUR))  # alone: whether it is for everybody is not to be told
     heard: list[list[Override]] = []
-    notices.subscribe(heard.append)
+    mailbox.subscribe(heard.append)
     for _ in range(3):
         daemons.monotonic.now += 10
         assert len(admitted(daemon, mails("user:bob"))) == 1

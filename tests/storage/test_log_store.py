@@ -211,12 +211,12 @@ def test_what_a_probe_rescues_counts(database: SqliteDatabase, clock: Clock) -> 
     store.close()
 
 
-# --- A record in two journals
+# --- A record in two spool files
 
 
 @pytest.mark.parametrize("batches", [1, 2], ids=["known already", "new"])
 def test_a_record_that_waits_twice_is_stored_once(database: SqliteDatabase, clock: Clock, batches: int) -> None:
-    """Two journals may hold it: it is one row."""
+    """Two spool files may hold it: it is one row."""
     waiting = [logged(number, int(START), ["user:a"], writer=99) for number in (1, 2)]
     store = database.store(clock)
     for _ in range(batches):

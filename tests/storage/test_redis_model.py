@@ -24,7 +24,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Refused
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.node import SCRIPT, script
 from policyd_rate_limit.storage.redis.store import RedisStore
@@ -328,7 +328,7 @@ def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> No
     assert events(server, store, "user:busy") > 100_000
     clock.now += 300_000
     store.admit([Demand((Charge("user:busy", 1, limits),))], (), 1.0)
-    assert events(server, store, "user:busy") <= 1 + 2 * MOST_UNDERWAY  # with what two writers did last
+    assert events(server, store, "user:busy") <= 1 + 2 * MOST_IN_FLIGHT  # with what two writers did last
     store.close()
 
 

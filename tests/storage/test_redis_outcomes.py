@@ -1,8 +1,8 @@
 """Connections that break at any point, again and again, and answers that are lost: each mail counts once in the end.
 
-A daemon's storage (memory, journal, store) on a real server. Between the two, commands are cut off, carried out without
+A daemon's storage (memory, spool, store) on a real server. Between the two, commands are cut off, carried out without
 an answer, or carried out much later, when nobody waits for them any more, as by a server that was suspended. Several
-batches are under way at once, so that what has become of several is unknown.
+batches are in flight at once, so that what has become of several is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Decided, Underway
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Decided, InFlight
 from policyd_rate_limit.storage.engine import outage as fallback_module
 from policyd_rate_limit.storage.redis import link as redis_link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
@@ -204,14 +204,14 @@ class Daemon:
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
         self.fallback = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
-        self.underway: deque[tuple[Sequence[Demand], Underway]] = deque()
+        self.in_flight: deque[tuple[Sequence[Demand], InFlight]] = deque()
         self.admitted: Counter[str] = Counter()  # of each counter, by the answers
         self.mails: dict[str, tuple[str, int, int]] = {}  # counter, recipients asked about, what it was charged
 
     def ask(self) -> None:
         """A batch of demands, as the worker has it decided; each mail is asked about by one client, who waits."""
         asked = [self._demand() for _ in range(self.chance.randint(1, 5))]
-        waited_for = {demand.mail for demands, _ in self.underway for demand in demands}
+        waited_for = {demand.mail for demands, _ in self.in_flight for demand in demands}
         unique = list(
             {
                 demand.mail or number: demand
@@ -222,13 +222,13 @@ class Daemon:
         if not unique:
             return
         prepared = self.fallback.prepare(unique)
-        if isinstance(prepared, Underway):
-            self.underway.append((unique, prepared))
-            while self.underway and self.chance.random() < 0.7:
+        if isinstance(prepared, InFlight):
+            self.in_flight.append((unique, prepared))
+            while self.in_flight and self.chance.random() < 0.7:
                 self._receive()
-            if len(self.underway) == MOST_UNDERWAY:
+            if len(self.in_flight) == MOST_IN_FLIGHT:
                 self._receive()
-            if len(self.underway) == MOST_UNDERWAY:
+            if len(self.in_flight) == MOST_IN_FLIGHT:
                 self.finish()  # the time is over
         else:
             self.finish()
@@ -236,20 +236,20 @@ class Daemon:
             self._heed(unique, prepared() if prepared else self.fallback.admit(unique))
 
     def _receive(self) -> None:
-        demands, batch = self.underway[0]
+        demands, batch = self.in_flight[0]
         try:
             verdicts = batch.receive()
         except StoreError:
             self.finish()
         else:
             if verdicts is not None:
-                self.underway.popleft()
+                self.in_flight.popleft()
                 self._heed(demands, verdicts)
 
     def finish(self) -> None:
-        """Wait for all that is under way."""
-        while self.underway:
-            demands, batch = self.underway.popleft()
+        """Wait for all that is in flight."""
+        while self.in_flight:
+            demands, batch = self.in_flight.popleft()
             self._heed(demands, batch.commit())
 
     def _heed(self, demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, Underway
+from policyd_rate_limit.storage.contract import CommitFailed, InFlight
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory
@@ -91,13 +91,13 @@ def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisSer
     assert all(len(keys) > 5 for keys in found)
 
 
-def underway(store: RedisStore, *demands: Demand) -> Underway:
+def in_flight(store: RedisStore, *demands: Demand) -> InFlight:
     prepared = store.prepare(demands, 1.0)
-    assert isinstance(prepared, Underway)
+    assert isinstance(prepared, InFlight)
     return prepared
 
 
-def received(batch: Underway) -> list[bool]:
+def received(batch: InFlight) -> list[bool]:
     """What is admitted, as soon as something more can be read."""
     while (verdicts := batch.receive()) is None:
         assert select.select(batch.descriptors, (), (), TIMEOUT)[0]
@@ -113,7 +113,7 @@ def test_batches_are_under_way_to_all_masters(store: RedisStore, nodes: list[Red
         slow = nodes[number]
         with slow.client() as client:
             client.execute_command("CLIENT", "PAUSE", 300, "ALL")
-        one, two = underway(store, *batches[0]), underway(store, demand(key, 3), demand("user:other", 100))
+        one, two = in_flight(store, *batches[0]), in_flight(store, demand(key, 3), demand("user:other", 100))
         started = time.process_time()
         assert len(received(one)) == len(keys)
         assert received(two)[1]
@@ -128,7 +128,7 @@ def test_a_master_that_hangs_up_is_noticed_by_who_waits_for_another(
     assert admitted(store, *(demand(key, 3) for key in keys)) == [True] * 3
     with nodes[0].client() as client:
         client.execute_command("CLIENT", "PAUSE", 300, "ALL")
-    batch = underway(store, demand(keys[0], 3))
+    batch = in_flight(store, demand(keys[0], 3))
     with nodes[2].client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(NodeError):

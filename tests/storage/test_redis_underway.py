@@ -1,4 +1,4 @@
-"""Two batches under way to Redis at once, and everything that can have become of them when the connection breaks.
+"""Two batches in flight to Redis at once, and everything that can have become of them when the connection breaks.
 
 The commands really go to a server; a session between says which arrive, and which answers come back.
 """
@@ -16,7 +16,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY, CommitFailed, Underway
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, CommitFailed, InFlight
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
@@ -30,7 +30,7 @@ HOUR = 3_600
 PATIENCE = 20.0
 MOST = 10
 LIMITS = (Limit(MOST, HOUR),)
-FATES = list(itertools.product(("well", "unanswered", "lost"), repeat=MOST_UNDERWAY))
+FATES = list(itertools.product(("well", "unanswered", "lost"), repeat=MOST_IN_FLIGHT))
 ALICE, BOB = "user:alice", "user:bob"
 
 Server = RedisServer | External
@@ -106,16 +106,16 @@ class FatedStore:
         assert self.store._link.session is not None
         self.store._link.session = cast("Session", Wire(self.store._link.session, list(fates), self.late))
 
-    def send(self, *batches: Sequence[Demand]) -> list[Underway]:
+    def send(self, *batches: Sequence[Demand]) -> list[InFlight]:
         prepared = [self.store.prepare(batch, PATIENCE) for batch in batches]
-        assert all(isinstance(one, Underway) for one in prepared)
-        return cast("list[Underway]", prepared)
+        assert all(isinstance(one, InFlight) for one in prepared)
+        return cast("list[InFlight]", prepared)
 
-    def conclude(self, underway: Sequence[Underway]) -> list[list[Verdict]]:
+    def conclude(self, in_flight: Sequence[InFlight]) -> list[list[Verdict]]:
         """As the worker does: once one cannot be received, it and all behind it are left to the thread."""
         results: list[list[Verdict]] = []
         waits = False
-        for batch in underway:
+        for batch in in_flight:
             verdicts = None
             while not waits and verdicts is None:
                 try:
@@ -200,13 +200,13 @@ def test_what_is_given_up_stays_within_the_limit(
         raise NodeError("away", Remedy.NONE)
 
     fated.store._link.timeout = 0.3
-    underway = fated.send([charge(ALICE, 1)], [charge(ALICE, 1), charge(BOB, 1)])
+    in_flight = fated.send([charge(ALICE, 1)], [charge(ALICE, 1), charge(BOB, 1)])
     if fates[1] == "well":
         wait_until(fated.has_answers_to_second, "the answers are there")
     monkeypatch.setattr(fated.store._link.servers, "connect", away)
     told: list[Verdict] = []
     records: list[Record] = []
-    for batch in underway:
+    for batch in in_flight:
         with pytest.raises(CommitFailed) as failure:
             batch.commit()
         told += failure.value.verdicts
@@ -236,4 +236,4 @@ def test_a_batch_that_comes_late_does_nothing_any_more(fated: FatedStore) -> Non
 def test_the_script_knows_how_many_lanes_there_are() -> None:
     found = re.search(rb"\nlocal LANES = (\d+)", SCRIPT)
     assert found is not None
-    assert int(found[1]) == MOST_UNDERWAY
+    assert int(found[1]) == MOST_IN_FLIGHT

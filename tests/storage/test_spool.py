@@ -1,4 +1,4 @@
-"""What waits, where the journal fails at one point or another."""
+"""What waits, where the spool fails at one point or another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policyd_rate_limit.domain.charge import Charge
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.outage import _most_bytes
-from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
 from support.demands import demand_of
@@ -34,7 +34,7 @@ def test_a_directory_that_cannot_be_read_holds_nobody_up(
 
 
 def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """Nor are its descriptors; what waits is in memory, and in the next journal that can be written."""
+    """Nor are its descriptors; what waits is in memory, and in the next spool file that can be written."""
     directory = sqlite.home / "journals"
     directory.write_text("in the way")
     daemon = Daemon(sqlite, clock, journal_directory=directory)
@@ -43,7 +43,7 @@ def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabas
         assert ask(daemon, "user:a", 3) == 3
         directory.unlink()
         before = open_descriptors()
-        with mock.patch.object(Journal, "extend", side_effect=EIO):
+        with mock.patch.object(SpoolFile, "extend", side_effect=EIO):
             daemon.fallback.maintain()
         assert journals(directory) == []
         assert open_descriptors() == before
@@ -85,7 +85,7 @@ def test_a_journal_that_cannot_be_emptied_is_removed(
     daemon.ask()
     with sqlite.outage():
         assert ask(daemon, "user:a", 3) == 3
-    with mock.patch.object(Journal, "clear", side_effect=EIO):
+    with mock.patch.object(SpoolFile, "clear", side_effect=EIO):
         daemon.wait()
     assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
     assert "no spool file in" in caplog.text
@@ -115,7 +115,7 @@ def test_a_journal_is_empty_again_after_an_outage(sqlite: SqliteDatabase, clock:
 def test_a_probe_that_fails_as_nobody_foresaw(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said with where it happened; memory decides, and the database is tried again."""
+    """It is said with where it happened; memory decides, and the database is retried."""
     daemon = Daemon(sqlite, clock)
     daemon.ask()
     with sqlite.outage():
@@ -145,7 +145,7 @@ def test_a_record_is_never_longer_than_it_may_become(
     memory.advance()
     _, record = memory.decide(demands)
     assert record is not None
-    journal = Journal.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
+    journal = SpoolFile.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
     before = journal.room
     journal.append(record)
     taken = before - journal.room

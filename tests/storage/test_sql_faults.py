@@ -381,7 +381,7 @@ def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpPro
         return piece
 
     proxy.intercept = intercept
-    assert fallback.admit([demand(maximum=3)])[0].admitted  # from the journal
+    assert fallback.admit([demand(maximum=3)])[0].admitted  # from the spool
     proxy.intercept = lambda piece: piece
     wait_until(lambda: counted(logs) == 1 + arrives, "the commit arrives, or is lost")
     proxy.admit()

@@ -112,7 +112,7 @@ def test_a_daemon_waits_while_the_others_get_on(tmp_path: pathlib.Path, passing:
 
 @pytest.mark.parametrize("turns", [0, 1, 3])
 def test_a_lock_that_is_kept_is_an_outage(tmp_path: pathlib.Path, passing: Time, turns: int) -> None:
-    """From the time on when nobody gets on any more: within the patience, or twice that."""
+    """From the time on when nobody makes progress any more: within the patience, or twice that."""
     path = tmp_path / "db.sqlite3"
     with log_of(path) as log, contextlib.closing(Others(path, passing, 0.9, turns, goes_on=True)):
         began = passing.now

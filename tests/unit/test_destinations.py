@@ -197,7 +197,7 @@ def test_json_everywhere(system: ReceivingSystem, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["syslog", "journal"])
 def test_standard_error_has_what_nobody_takes(system: ReceivingSystem, kind: str) -> None:
-    """Nobody listens: that is said, and tried again after a while."""
+    """Nobody listens: that is said, and retried after a while."""
     destination = getattr(system, kind)()
     say(destination, "one", "two")
     said, *lines = system.on_stderr()

@@ -1,4 +1,4 @@
-"""Whether the store's thread gets on, told of threads that really do or do not."""
+"""Whether the store thread makes progress, told of threads that really do or do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.storage.engine.liveness import ENDLESS_SECONDS, STUCK_SECONDS, WORK_SECONDS, Pulse
+from policyd_rate_limit.storage.engine.liveness import ENDLESS_SECONDS, STUCK_SECONDS, WORK_SECONDS, Liveness
 from support.wait import wait_until
 
 TIMEOUT = 2.0
@@ -47,14 +47,14 @@ class StoreThread:
     def __init__(self) -> None:
         self.now = 1000.0
         self.store = Store()
-        self.pulse = Pulse(self.store, TIMEOUT, lambda: self.now)
+        self.liveness = Liveness(self.store, TIMEOUT, lambda: self.now)
         self._steps: list[Callable[[], object]] = []
         self._wake = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self.do(self.pulse.open)
+        self.do(self.liveness.open)
 
     def do(self, step: Callable[[], object]) -> None:
         """Have the thread do ``step``, to its end."""
@@ -86,31 +86,31 @@ def thread() -> Iterator[StoreThread]:
 
 def test_what_is_asked_of_the_store_is_passed_on(thread: StoreThread) -> None:
     demands: Any = [1]
-    assert thread.pulse.admit(demands) == [1, "admitted"]
-    thread.do(thread.pulse.close)
+    assert thread.liveness.admit(demands) == [1, "admitted"]
+    thread.do(thread.liveness.close)
     assert thread.store.closed
 
 
 def test_maintenance_is_a_sign_of_life(thread: StoreThread) -> None:
     for _ in range(5):
         thread.now += PATIENCE - 1
-        assert thread.pulse.alive()
-        thread.do(thread.pulse.maintain)
+        assert thread.liveness.alive()
+        thread.do(thread.liveness.maintain)
     thread.now += PATIENCE
-    assert not thread.pulse.alive()
-    thread.do(thread.pulse.maintain)
-    assert thread.pulse.alive()
+    assert not thread.liveness.alive()
+    thread.do(thread.liveness.maintain)
+    assert thread.liveness.alive()
 
 
 def test_a_thread_that_waits_is_stuck_after_a_while(thread: StoreThread) -> None:
     released = threading.Event()
     thread.begin(released.wait)
     thread.now += 2 * TIMEOUT  # as long as a database may hang
-    assert thread.pulse.alive()
+    assert thread.liveness.alive()
     thread.now += STUCK_SECONDS - 1
-    assert thread.pulse.alive()
+    assert thread.liveness.alive()
     thread.now += 1
-    assert not thread.pulse.alive()
+    assert not thread.liveness.alive()
     released.set()
 
 
@@ -126,17 +126,17 @@ def test_a_thread_that_works_is_not_stuck_for_a_long_while(thread: StoreThread) 
     try:
         while thread.now + PATIENCE < began + ENDLESS_SECONDS:
             thread.now += PATIENCE - 1
-            wait_until(lambda: thread.pulse.alive() and thread.pulse._progress == thread.now, "work")
+            wait_until(lambda: thread.liveness.alive() and thread.liveness._progress == thread.now, "work")
         thread.now = began + ENDLESS_SECONDS
         time.sleep(2 * WORK_SECONDS)
-        assert not thread.pulse.alive()
+        assert not thread.liveness.alive()
     finally:
         stop.set()
 
 
 def test_a_thread_that_has_ended_is_stuck(thread: StoreThread) -> None:
-    thread.do(thread.pulse.maintain)
+    thread.do(thread.liveness.maintain)
     thread.end()
-    assert thread.pulse.alive()
+    assert thread.liveness.alive()
     thread.now += PATIENCE
-    assert not thread.pulse.alive()
+    assert not thread.liveness.alive()

@@ -9,71 +9,71 @@ import pytest
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Hits, Override
-from policyd_rate_limit.storage.engine import mailbox as notices_module
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine import mailbox as mailbox_module
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 
 MINUTE, HOUR = Limit(10, 60), Limit(100, 3600)
 
 
 def test_hits_add_up_by_key_and_window() -> None:
     now = 100.9
-    notices = Notices(lambda: now)
-    notices.hit("user:a", MINUTE)
+    mailbox = Mailbox(lambda: now)
+    mailbox.hit("user:a", MINUTE)
     now = 107.0
     for limit in (MINUTE, MINUTE._replace(maximum=3), HOUR):
-        notices.hit("user:a", limit)
-    assert notices.take() == [Hits("user:a", 60, 3, 107), Hits("user:a", 3600, 1, 107)]
-    assert notices.take() == []
+        mailbox.hit("user:a", limit)
+    assert mailbox.take() == [Hits("user:a", 60, 3, 107), Hits("user:a", 3600, 1, 107)]
+    assert mailbox.take() == []
 
 
 def test_what_could_not_be_written_waits_with_what_came_meanwhile() -> None:
-    notices = Notices(lambda: 100.0)
-    notices.hit("user:a", MINUTE)
-    taken = notices.take()
-    notices.add([Hits("user:a", 60, 1, 90)])
-    notices.add(taken)
-    assert notices.take() == [Hits("user:a", 60, 2, 100)]
+    mailbox = Mailbox(lambda: 100.0)
+    mailbox.hit("user:a", MINUTE)
+    taken = mailbox.take()
+    mailbox.add([Hits("user:a", 60, 1, 90)])
+    mailbox.add(taken)
+    assert mailbox.take() == [Hits("user:a", 60, 2, 100)]
 
 
 def test_beyond_the_bound_hits_are_dropped_and_that_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(notices_module, "MOST_HITS", 3)
-    notices = Notices(lambda: 100.0)
+    monkeypatch.setattr(mailbox_module, "MOST_HITS", 3)
+    mailbox = Mailbox(lambda: 100.0)
     for _ in range(2):
         with caplog.at_level(logging.WARNING):
             for number in range(6):
-                notices.hit(f"user:{number}", MINUTE)
-                notices.hit("user:0", MINUTE)
+                mailbox.hit(f"user:{number}", MINUTE)
+                mailbox.hit("user:0", MINUTE)
         assert len(caplog.records) == 1
         caplog.clear()
-        assert [hit[:3] for hit in notices.take()] == [("user:0", 60, 7), ("user:1", 60, 1), ("user:2", 60, 1)]
+        assert [hit[:3] for hit in mailbox.take()] == [("user:0", 60, 7), ("user:1", 60, 1), ("user:2", 60, 1)]
 
 
 def test_no_hit_is_lost_between_two_threads() -> None:
-    notices = Notices(lambda: 100.0)
+    mailbox = Mailbox(lambda: 100.0)
     done = threading.Event()
     taken: list[Hits] = []
 
     def write() -> None:
         while not done.is_set():
-            taken.extend(notices.take())
+            taken.extend(mailbox.take())
 
     writer = threading.Thread(target=write)
     writer.start()
     for number in range(20_000):
-        notices.hit(f"user:{number % 7}", MINUTE)
+        mailbox.hit(f"user:{number % 7}", MINUTE)
     done.set()
     writer.join()
-    taken += notices.take()
+    taken += mailbox.take()
     assert sum(hit.hits for hit in taken) == 20_000
 
 
 def test_overrides_go_to_who_asked_for_them() -> None:
-    notices = Notices(lambda: 100.0)
+    mailbox = Mailbox(lambda: 100.0)
     override = Override("user:a", (), 200)
-    notices.publish([override])
+    mailbox.publish([override])
     published: list[list[Override]] = []
-    notices.subscribe(published.append)
-    notices.publish([override])
+    mailbox.subscribe(published.append)
+    mailbox.publish([override])
     assert published == [[override]]

@@ -1,4 +1,4 @@
-"""Batches under way: sent and answered in the event loop, several at once, and the thread for all that goes wrong."""
+"""Batches in flight: sent and answered in the event loop, several at once, and the thread for all that goes wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Underway
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, InFlight
 from policyd_rate_limit.storage.engine.pacing import Pace
 from support.feeding import RARELY, FedWorker
 from support.wait import PATIENCE, until
@@ -47,13 +47,13 @@ class Server:
         """One more batch has its answers."""
         self.theirs.send(b"x")
 
-    def prepare(self, demands: Sequence[Demand]) -> Underway | None:
+    def prepare(self, demands: Sequence[Demand]) -> InFlight | None:
         if self.is_split:
             return None
         costs = [demand.charges[0].cost for demand in demands]
         self.batches.append(costs)
         self.open_batches.append(costs)
-        return Underway(
+        return InFlight(
             [self.ours.fileno()],
             time.monotonic() + self.seconds,
             partial(self._receive, costs),
@@ -97,7 +97,7 @@ class Server:
         self.calls.append("close")
 
 
-class WorkerWithBatchesUnderway(FedWorker[Server]):
+class WorkerWithBatchesInFlight(FedWorker[Server]):
     """On a store whose batches are answered when the test says so."""
 
     async def submit_at_once(self, *numbers: int) -> None:
@@ -108,11 +108,11 @@ class WorkerWithBatchesUnderway(FedWorker[Server]):
 
 
 @contextlib.asynccontextmanager
-async def working() -> AsyncIterator[WorkerWithBatchesUnderway]:
+async def working() -> AsyncIterator[WorkerWithBatchesInFlight]:
     """With its first maintenance done; ends it, when all have been answered as they should."""
     store = Server()
     with store.ours, store.theirs:
-        fed = WorkerWithBatchesUnderway(store)
+        fed = WorkerWithBatchesInFlight(store)
         fed.worker.start()
         await until(lambda: store.calls == ["maintain"])
         await until(lambda: not fed.worker._running)
@@ -140,7 +140,7 @@ async def test_another_batch_goes_while_one_is_under_way() -> None:
         await fed.submit_at_once(3, 4)
         assert fed.store.batches == [[1, 2], [3, 4]]
         await fed.submit_at_once(5, 6, 7, 8, 9)
-        assert len(fed.store.batches) == MOST_UNDERWAY  # no more
+        assert len(fed.store.batches) == MOST_IN_FLIGHT  # no more
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2])
         assert fed.store.batches == [[1, 2], [3, 4], [5, 6, 7, 8, 9]]
@@ -191,7 +191,7 @@ async def test_answers_that_come_at_once_are_all_taken() -> None:
 async def test_many_clients_share_what_may_be_under_way() -> None:
     """Else all of them would wait for one batch, and nobody would have anything to do meanwhile."""
     async with working() as fed:
-        await fed.submit_at_once(1)  # the worker learns that batches of this store are under way
+        await fed.submit_at_once(1)  # the worker learns that batches of this store are in flight
         fed.store.answer()
         await until(lambda: fed.answered == [1])
         fed.worker.pace = StandingPace(40)

@@ -68,7 +68,7 @@ def delete_old_records(settings: Settings) -> int:
 
 
 def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:
-    """Bring what the database of ``old`` holds into that of ``new``: what that was, and what waits in which journal.
+    """Bring what the database of ``old`` holds into that of ``new``: what that was, and what waits in which spool file.
 
     Root makes the directories of the new database and becomes the daemons' account.
 

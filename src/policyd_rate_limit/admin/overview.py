@@ -37,8 +37,8 @@ class Contents(NamedTuple):
     refusal: str | None = None
 
 
-class Journal(NamedTuple):
-    """What waits in a journal for the database, or why it cannot be read."""
+class SpoolFile(NamedTuple):
+    """What waits in a spool file for the database, or why it cannot be read."""
 
     path: str
     batches: int = 0
@@ -53,7 +53,7 @@ class Overview(NamedTuple):
     place: str
     contents: Contents | None
     failure: StoreError | None
-    journals: list[Journal]
+    journals: list[SpoolFile]
 
 
 def overview(settings: Settings, desk: Desk) -> Overview:
@@ -90,12 +90,12 @@ def _contents(desk: Desk) -> Contents:
     return Contents(now, on_record, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
 
 
-def _journals(settings: Settings) -> list[Journal]:
+def _journals(settings: Settings) -> list[SpoolFile]:
     backend = backend_of(settings)
     try:
         return [
-            Journal(str(path), len(records), sum(record.size for record in records))
+            SpoolFile(str(path), len(records), sum(record.size for record in records))
             for path, records in backend.waiting()
         ]
     except (OSError, ValueError) as error:
-        return [Journal(str(backend.spool_directory), error=str(error))]
+        return [SpoolFile(str(backend.spool_directory), error=str(error))]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.copying import Copier
-    from policyd_rate_limit.storage.engine.mailbox import Notices
+    from policyd_rate_limit.storage.engine.mailbox import Mailbox
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
     from policyd_rate_limit.system.accounts import Account
@@ -179,7 +179,7 @@ class Backend(ABC):
                 # The daemon starts without a database, and tries again.
                 _logger.warning("%s", refusal)
 
-    def with_fallback(self, store: Store, memory: Memory, notices: Notices | None = None) -> Fallback:
+    def with_fallback(self, store: Store, memory: Memory, mailbox: Mailbox | None = None) -> Fallback:
         """``store``, and what takes its place while it is away."""
         settings = self.settings
         return Fallback(
@@ -192,7 +192,7 @@ class Backend(ABC):
             enforce=settings.db_error_action is None,
             patience=settings.db_timeout,
             monotonic=time.monotonic,
-            notices=notices,
+            mailbox=mailbox,
             signs=self.signs(),
         )
 

@@ -26,8 +26,8 @@ from policyd_rate_limit.postfix.lists import asking
 from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.service import Service
-from policyd_rate_limit.storage.engine.liveness import Pulse
-from policyd_rate_limit.storage.engine.mailbox import Notices
+from policyd_rate_limit.storage.engine.liveness import Liveness
+from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.pacing import Pace
 from policyd_rate_limit.storage.engine.worker import Worker
 from policyd_rate_limit.storage.replica import Memory
@@ -88,11 +88,11 @@ class Daemon:
         for number in signals.STOP_SIGNALS:
             loop.add_signal_handler(number, stop.set)
         policy_service = endpoint(sockets.address_of(listeners[0]))
-        notices = Notices(self._memory.shared_time)
-        fallback = self._backend.with_fallback(self._store, self._memory, notices)
-        pulse = Pulse(fallback, settings.db_timeout)
-        worker = Worker(pulse, loop)
-        hits = ReportedHits((), notices.hit)
+        mailbox = Mailbox(self._memory.shared_time)
+        fallback = self._backend.with_fallback(self._store, self._memory, mailbox)
+        liveness = Liveness(fallback, settings.db_timeout)
+        worker = Worker(liveness, loop)
+        hits = ReportedHits((), mailbox.hit)
         notifier = Notifier(os.uname().nodename, time.time)
         decisions = Decisions(
             worker.explain,
@@ -107,7 +107,7 @@ class Daemon:
             observer=decisions,
             uncounted=Throttle(HINT_SECONDS, loop.time),
             policy_service=policy_service,
-            clock=notices.clock,
+            clock=mailbox.clock,
         )
         policing.govern(service)
         server = Server(
@@ -115,11 +115,11 @@ class Daemon:
         )
         worker.pace = Pace(server.clients)
         hits.reconfigure(settings)
-        supervision = Supervision(self._manager, partial(self._status, fallback), pulse.alive)
+        supervision = Supervision(self._manager, partial(self._status, fallback), liveness.alive)
         parts = (_Log(decisions), hits, server, _Collector())
         reloader = Reloader(settings, partial(all_or_none, (policing, notifier), parts), supervision)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
-        notices.subscribe(lambda overrides: loop.call_soon_threadsafe(policing.heed, overrides))
+        mailbox.subscribe(lambda overrides: loop.call_soon_threadsafe(policing.heed, overrides))
         signals.release()  # not later: threads and child processes inherit the mask
 
         async with contextlib.AsyncExitStack() as running:
@@ -139,7 +139,7 @@ class Daemon:
             await server.start(listeners, sockets.BACKLOG)
             if self._monitoring is not None:
                 self._monitoring.start(
-                    server, worker, fallback, most_connections=server.most_connections, alive=pulse.alive
+                    server, worker, fallback, most_connections=server.most_connections, alive=liveness.alive
                 )
             _logger.info("ready; in main.cf: %s", asking(policy_service))
             supervision.ready()

@@ -32,7 +32,7 @@ PATIENCE = 10.0
 """Seconds that the database may take for all that is asked of it, beside ``db_timeout``."""
 
 LEAST_FREE = 64 << 20
-"""Bytes that should be free beside what the journal may take: a write-ahead log at its longest."""
+"""Bytes that should be free beside what the spool may take: a write-ahead log at its longest."""
 
 LARGEST_DIFFERENCE = 10.0
 """Seconds between the clocks of this host and of the database, beyond which one of them is wrong."""

@@ -21,7 +21,7 @@ NOT_COUNTED: Final = "not-counted"
 AWAY: Final = "away"
 """The database is away, and ``db_error_action`` is the answer."""
 FULL: Final = "full"
-"""Neither the database nor the journal can take more."""
+"""Neither the database nor the spool can take more."""
 NONE: Final = "none"
 """No answer: an error of our own."""
 

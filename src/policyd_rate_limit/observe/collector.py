@@ -59,7 +59,7 @@ class Fallback(Protocol):
 
     @property
     def journal_bytes(self) -> int:
-        """What the journal can hold."""
+        """What the spool can hold."""
 
 
 class Windows(Protocol):

@@ -166,7 +166,7 @@ class Decisions(Observer):
     def _told_of_failure(self, decision: Decision, failure: Exception) -> None:
         self._count(decision.key, decision.verdict, decision.seconds)
         if decision.verdict != NONE:
-            # That the database is away, or the journal full, has been said once.
+            # That the database is away, or the spool full, has been said once.
             if self._each:
                 _log(logging.DEBUG, decision)
             return

@@ -18,7 +18,8 @@ class Health(NamedTuple):
 def health(now: float, *, loop_turned: float, store_alive: bool, away_since: float | None) -> Health:
     """The state of health at ``now``; all times by the monotonic clock, in seconds.
 
-    ``loop_turned``: when the event loop did last. ``store_alive``: whether the store's thread gets on. ``away_since``:
+    ``loop_turned``: when the event loop did last. ``store_alive``: whether the store thread makes progress.
+    ``away_since``:
     since when the database has been away.
     """
     ills = []

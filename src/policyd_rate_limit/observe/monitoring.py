@@ -44,7 +44,7 @@ class Monitoring:
     def start(
         self, server: Server, worker: Worker, fallback: Fallback, *, most_connections: int, alive: Callable[[], bool]
     ) -> None:
-        """Serve; ``server`` accepts connections by now. ``alive``: whether the store's thread gets on."""
+        """Serve; ``server`` accepts connections by now. ``alive``: whether the store thread makes progress."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(

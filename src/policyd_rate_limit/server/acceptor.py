@@ -16,7 +16,7 @@ ACCEPT_REST_SECONDS: Final = 0.1  # after a connection could not be accepted
 class Acceptor:
     """Hands each connection that arrives to ``admit``, which raises OSError or ValueError when it is gone already.
 
-    ``refused`` is told why one could not be accepted; those that wait are tried again a little later.
+    ``refused`` is told why one could not be accepted; those that wait are retried a little later.
     """
 
     def __init__(self, admit: Callable[[socket.socket], None], refused: Callable[[str], None]) -> None:

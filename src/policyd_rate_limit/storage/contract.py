@@ -67,14 +67,14 @@ class Decided(NamedTuple):
     commit: Commit
 
 
-MOST_UNDERWAY = 2
+MOST_IN_FLIGHT = 2
 """So many batches may be on their way to a database at once: one is worked on there, one here."""
 
 
-class Underway(NamedTuple):
+class InFlight(NamedTuple):
     """A batch that has been sent to the database, and is answered while the event loop does something else.
 
-    Others may be sent after it, :data:`MOST_UNDERWAY` in all. They end in the order in which they were sent, by
+    Others may be sent after it, :data:`MOST_IN_FLIGHT` in all. They end in the order in which they were sent, by
     ``receive`` or by ``commit``; once one has to end by ``commit``, so have those behind it.
     ``descriptors`` can be read from when ``receive`` may have something to tell: in the event loop, without waiting,
     the verdicts, which hold, or None as long as they are not there. It raises StoreError where that takes ``commit``,
@@ -104,7 +104,7 @@ class Store(Protocol):
     def propose(self, installation: str) -> None:
         """A database that has no identity yet is to have this one, unless it is empty."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | InFlight | list[Verdict] | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
         What is left is to commit: until that is done no other method may be called. Or to receive the verdicts: until

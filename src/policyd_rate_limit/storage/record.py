@@ -1,4 +1,4 @@
-"""One batch of entries as it is kept: in a row of a database, or in the journal.
+"""One batch of entries as it is kept: in a row of a database, or in the spool.
 
 Every record carries who wrote it and a number that grows with each, so that it can be told whether a
 record is already known: after a connection that broke during a commit, after a replay, after a restart.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.mails import Mails
 from policyd_rate_limit.domain.windows import Windows
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT
 from policyd_rate_limit.storage.record import Record, pack
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Memory:
     def next_number(self, *, beside: bool = False) -> int:
         """The number of the next batch of this writer: what it counts is in the ledger, or will be without a record.
 
-        ``beside``: another batch is still under way. The numbers of two that were not differ by :data:`MOST_UNDERWAY`.
+        ``beside``: another batch is still in flight. The numbers of two that were not differ by :data:`MOST_IN_FLIGHT`.
         """
-        self._number += 1 if beside else MOST_UNDERWAY
+        self._number += 1 if beside else MOST_IN_FLIGHT
         self._applied[self.writer] = self._number
         return self._number
 

@@ -26,7 +26,7 @@ SEND_SECONDS = 1.0
 """That syslog or the journal may take for a message; standard error has it then."""
 
 RETRY_SECONDS = 10.0
-"""After which one that took nothing is tried again."""
+"""After which one that took nothing is retried."""
 
 FACILITY = 2
 """LOG_MAIL of syslog(3)."""

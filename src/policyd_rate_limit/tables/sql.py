@@ -1,7 +1,7 @@
 """The limits of single ids from the database: ``sql_limits_by_id``.
 
 The event loop asks; a thread of its own, over a connection of its own, looks up what is not in the cache. So a query
-that is slow or fails holds up nobody for longer than ``db_timeout``, and the store's thread not at all. What was known
+that is slow or fails holds up nobody for longer than ``db_timeout``, and the store thread not at all. What was known
 of an id is then used on, however old.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MOST_IDS = 65_536  # whose limits are remembered
-RETRY_SECONDS = 5.0  # during which a lookup that failed is not tried again
+RETRY_SECONDS = 5.0  # during which a lookup that failed is not retried
 IDLE_SECONDS = 30.0  # after which the connection is closed: a firewall may forget it, a server may end it
 MOST_KEEPING = 1_024
 

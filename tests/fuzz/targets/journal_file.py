@@ -1,4 +1,4 @@
-"""A journal: what is read of one that was damaged is a part of what was written, in order, and no error.
+"""A spool file: what is read of one that was damaged is a part of what was written, in order, and no error.
 
 The first byte says what is done with the rest: it is the file; it is written over one, of this version or the one
 before, from some place on; or the file is cut.
@@ -14,7 +14,7 @@ import tempfile
 import zlib
 
 from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import Record, pack
 
 SIZE = 1 << 13
@@ -36,7 +36,7 @@ def _former() -> bytes:
 
 def _current() -> bytes:
     with tempfile.TemporaryDirectory() as name:
-        journal = Journal.create(pathlib.Path(name), "any", SIZE, "0123456789abcdef" * 2)
+        journal = SpoolFile.create(pathlib.Path(name), "any", SIZE, "0123456789abcdef" * 2)
         for record in RECORDS:
             journal.append(record)
         content = journal.path.read_bytes()
@@ -69,7 +69,7 @@ def one_input(data: bytes) -> None:
     descriptor = os.memfd_create("journal")
     try:
         os.write(descriptor, content)
-        journal = Journal(pathlib.Path("any"), descriptor, len(content))
+        journal = SpoolFile(pathlib.Path("any"), descriptor, len(content))
         records = journal.read()
         again = journal.read()
     finally:

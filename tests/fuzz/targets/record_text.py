@@ -1,4 +1,4 @@
-"""The text of a record, as a row of a database or a journal holds it: entries, or ValueError."""
+"""The text of a record, as a row of a database or a spool file holds it: entries, or ValueError."""
 
 from __future__ import annotations
 

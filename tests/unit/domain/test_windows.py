@@ -203,7 +203,7 @@ def test_several_steps_back_in_a_row() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4)), min_size=1, max_size=40), st.randoms())
 def test_charges_come_in_any_order(charges: list[tuple[int, int]], random: object) -> None:
-    """As from a journal that is replayed."""
+    """As from a spool file that is replayed."""
     limits = (Limit(10**6, 20), Limit(10**6, 40))
     ordered, shuffled = Windows(), Windows()
     for windows in (ordered, shuffled):

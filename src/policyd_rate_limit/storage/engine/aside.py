@@ -2,7 +2,7 @@
 
 A key of one id that is of another type, a row that a constraint or a trigger does not let in, an entry that is longer
 than the server takes: no waiting mends these, and nobody else has to suffer from them. What was decided about such an
-id counts in this daemon's memory, and lies in a journal of its own, so that a restart finds it and offers it again.
+id counts in this daemon's memory, and lies in a spool file of its own, so that a restart finds it and offers it again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.engine.spool_file import Journal
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import OVERHEAD
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ _logger = logging.getLogger(__name__)
 
 
 class Aside:
-    """The records that the database refuses. ``create`` makes a journal of so many bytes."""
+    """The records that the database refuses. ``create`` makes a spool file of so many bytes."""
 
-    def __init__(self, memory: Memory, create: Callable[[int], Journal]) -> None:
+    def __init__(self, memory: Memory, create: Callable[[int], SpoolFile]) -> None:
         self._memory = memory
         self._create = create
-        self._journal: Journal | None = None
+        self._file: SpoolFile | None = None
         self._bytes = 0
         self._named: set[str] = set()
 
@@ -62,7 +62,7 @@ class Aside:
     def replace(self, records: Sequence[Record], reasons: Mapping[str, str]) -> None:
         """``records`` are what is left, the database has the others or nobody needs them any more."""
         self._name(reasons)
-        before, self._journal = self._journal, None
+        before, self._file = self._file, None
         self._memory.set_aside = list(records)
         self._bytes = sum(map(_size, records))
         if records:
@@ -78,23 +78,23 @@ class Aside:
         return [record for record in self.records if record.date + seconds > self._memory.date]
 
     def close(self) -> None:
-        """Leave the journal to whoever starts next."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        """Leave the spool file to whoever starts next."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _write(self, records: Sequence[Record]) -> None:
         try:
-            if self._journal is None:
-                self._journal = self._create(ASIDE_BYTES)
+            if self._file is None:
+                self._file = self._create(ASIDE_BYTES)
                 # With those that could not be written before.
                 records = list(dict.fromkeys((*self.records, *records)))
-            self._journal.extend(records)
+            self._file.extend(records)
         except (OSError, StoreFull) as error:
             _logger.error("what the database refuses is kept in memory only: %s", error)
-            if isinstance(error, FileNotFoundError) and self._journal is not None:
-                self._journal.close()
-                self._journal = None  # the next one has all
+            if isinstance(error, FileNotFoundError) and self._file is not None:
+                self._file.close()
+                self._file = None  # the next one has all
 
     def _name(self, reasons: Mapping[str, str]) -> None:
         for counter, reason in reasons.items():

@@ -1,4 +1,4 @@
-"""Whether the store's thread still gets on: what a watchdog and a health check want to know."""
+"""Liveness of the store thread, for the watchdog and the health check."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ENDLESS_SECONDS = 600.0
 """No work takes longer."""
 
 
-class Pulse:
-    """``store``, and when its thread was last seen to get on.
+class Liveness:
+    """``store``, a :class:`policyd_rate_limit.storage.engine.worker.Decider`, and when its thread last made progress.
 
     A thread that waits for a database which does not answer is not stuck: that ends with ``timeout`` (seconds). One
     is that waits for longer, for a disk that hangs or for a lock that is never given back. ``clock`` is a monotonic
@@ -57,7 +57,7 @@ class Pulse:
         self._store.close()
 
     def alive(self) -> bool:
-        """Whether the thread gets on; to be asked about once a second, from any other thread."""
+        """Whether the thread makes progress; to be asked about once a second, from any other thread."""
         now = self._clock()
         worked = self._processor_seconds()
         if worked - self._worked >= WORK_SECONDS:

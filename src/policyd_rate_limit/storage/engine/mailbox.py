@@ -1,4 +1,4 @@
-"""What the event loop and the store's thread have for each other beside requests: hits one way, overrides the other."""
+"""Mailbox between event loop and store thread: hits for the database, overrides from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_HITS = 10_000  # keys and windows whose hits wait to be written, some 200 b
 _logger = logging.getLogger(__name__)
 
 
-class Notices:
+class Mailbox:
     """Hits wait here for the database, however long it is away; ``clock``: Unix seconds.
 
     Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is room again.
@@ -33,7 +33,7 @@ class Notices:
         self._publish: Callable[[list[Override]], object] | None = None
 
     def subscribe(self, publish: Callable[[list[Override]], object]) -> None:
-        """Have ``publish`` called, in the store's thread, with the overrides in force whenever they have changed."""
+        """Have ``publish`` called, in the store thread, with the overrides in force whenever they have changed."""
         self._publish = publish
 
     def publish(self, overrides: list[Override]) -> None:

@@ -1,8 +1,8 @@
-"""What happens while the database is away: limits hold from memory, and a journal keeps what is admitted.
+"""Deciding while the database is away: limits hold from memory, and a spool keeps what is admitted.
 
-Every record that is decided meanwhile goes to the journal before its answers leave, and to the database, once,
-when that is back. Where the journal cannot be written either, the records wait in memory alone, which is said once.
-Beyond the journal's size, and on a disk without room for one, nothing more is admitted: the gate is never simply open.
+Every record that is decided meanwhile goes to the spool before its answers leave, and to the database, once,
+when that is back. Where the spool cannot be written either, the records wait in memory alone, which is said once.
+Beyond the spool's size, and on a disk without room for one, nothing more is admitted: the gate is never simply open.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from policyd_rate_limit.domain.charge import refusal
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, Decided, Refused, Underway
+from policyd_rate_limit.storage.contract import CommitFailed, Decided, InFlight, Refused
 from policyd_rate_limit.storage.engine.aside import Aside
 from policyd_rate_limit.storage.engine.spool import Spool
 from policyd_rate_limit.storage.record import OVERHEAD
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Commit, Store
-    from policyd_rate_limit.storage.engine.mailbox import Notices
+    from policyd_rate_limit.storage.engine.mailbox import Mailbox
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
 
 PATIENCE_WHILE_AWAY = 0.05  # seconds that looking for it may hold up the answers that memory could give at once
 PATIENCE_WITH_SIGNS = 1.0  # likewise, where somebody seems to have mended something
-ADOPTION_SECONDS = 60.0  # between two looks for journals of daemons that died while this one ran
+ADOPTION_SECONDS = 60.0  # between two looks for spool files of daemons that died while this one ran
 
 _logger = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Fallback:
 
     ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
     meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound
-    of the journal and of what waits in memory; ``former_journal_name`` is its name in the version before.
-    ``monotonic``: a clock for the tries, in seconds. ``notices`` are exchanged while the database is there. ``signs``
+    of the spool and of what waits in memory; ``former_journal_name`` is its name in the version before.
+    ``monotonic``: a clock for the tries, in seconds. ``mailbox`` is emptied while the database is there. ``signs``
     of the database are looked at for each batch while it is away: when they change somebody has mended something, and
     it is tried at once.
     """
@@ -96,7 +96,7 @@ class Fallback:
         enforce: bool,
         patience: float,
         monotonic: Callable[[], float],
-        notices: Notices | None = None,
+        mailbox: Mailbox | None = None,
         former_journal_name: str = "",
         signs: Callable[[], object] | None = None,
     ) -> None:
@@ -109,9 +109,9 @@ class Fallback:
         self._patience = patience
         self._monotonic = monotonic
         self._backoff = Backoff(monotonic)
-        self._notices = notices
-        self._notices_backoff = Backoff(monotonic)
-        self._notices_fail = False
+        self._mailbox = mailbox
+        self._mailbox_backoff = Backoff(monotonic)
+        self._mailbox_fails = False
         self._hits_first = False
         self._has_published = False
         self._away = False
@@ -125,22 +125,22 @@ class Fallback:
         self._seen: object = None
 
     def open(self) -> None:
-        """Take over what earlier daemons could not bring into the database, and prepare the own journal."""
+        """Take over what earlier daemons could not bring into the database, and prepare its own spool file."""
         self._memory.advance()
         self._spool.adopt("")
         self._count_pending()
         if self._spool.records:
             count = quantity(len(self._spool.records), "batch", "batches")
             _logger.info("adopted the spool of an earlier daemon: %s", count)
-        # A database that is made anew goes on being the one that these were written for.
+        # A database that is rebuilt goes on being the one that these were written for.
         self._store.propose(self._spool.installation())
-        self._open_journal()
+        self._open_spool()
 
     def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         """Decide ``demands`` in order; what is admitted is kept when this returns.
 
         :raises StoreUnavailable: the database is away, and memory is not to decide.
-        :raises StoreFull: neither the database nor the journal can take more.
+        :raises StoreFull: neither the database nor the spool can take more.
         """
         if self._may_try():
             verdicts = self._try(demands, self._patience)
@@ -148,7 +148,7 @@ class Fallback:
                 return verdicts
         return self._without_database(demands)
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | InFlight | list[Verdict] | None:
         """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
 
         What is left may block, and raises as :meth:`admit`.
@@ -160,7 +160,7 @@ class Fallback:
             return prepared
         if isinstance(prepared, Decided):
             return Decided(prepared.verdicts, partial(self._conclude, prepared.commit, demands))
-        if isinstance(prepared, Underway):
+        if isinstance(prepared, InFlight):
             return prepared._replace(commit=partial(self._conclude, prepared.commit, demands))
         return partial(self._conclude, prepared, demands)
 
@@ -202,7 +202,7 @@ class Fallback:
 
     def maintain(self) -> None:
         """Do what is not urgent; called about once a second."""
-        self._open_journal()
+        self._open_spool()
         if not self._away:
             self._store.maintain()
             self._adopt()
@@ -210,61 +210,61 @@ class Fallback:
             self._try((), self._patience)
         if self._aside.records and not self._away and self._leisure.due:
             self._offer()
-        if self._notices_backoff.due:
-            self._exchange_notices()
-        if self._notices is not None and not self._has_published:
+        if self._mailbox_backoff.due:
+            self._empty_mailbox()
+        if self._mailbox is not None and not self._has_published:
             self._publish([])  # whoever waits for the first word of them
 
     def close(self) -> None:
-        """Let go of the database and of the journal; what still waits stays in the journal."""
+        """Let go of the database and of the spool; what still waits stays in the spool."""
         if self._probe is not None:
             self._probe.join()
         if self._spool.records or self._away:
             self._try((), PATIENCE_WHILE_AWAY if self._away else self._patience)
-        self._exchange_notices()
+        self._empty_mailbox()
         self._store.close()
         self._aside.close()
-        self._spool.close(keeps_journal=self._away)
+        self._spool.close(keeps_file=self._away)
 
-    def _exchange_notices(self) -> None:
+    def _empty_mailbox(self) -> None:
         """Bring hits into the database, and learn of overrides there.
 
         What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
         """
-        if self._away or self._notices is None:
+        if self._away or self._mailbox is None:
             return
         steps = (self._learn_of_overrides, self._bring_hits)
         try:
             for step in reversed(steps) if self._hits_first else steps:
-                step(self._notices)
+                step(self._mailbox)
         except StoreError as error:
             self._hits_first = not self._hits_first
-            self._notices_backoff.failed()
-            if not self._notices_fail:
-                self._notices_fail = True
+            self._mailbox_backoff.failed()
+            if not self._mailbox_fails:
+                self._mailbox_fails = True
                 _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
             return
-        self._notices_fail = False
-        self._notices_backoff.succeeded()
+        self._mailbox_fails = False
+        self._mailbox_backoff.succeeded()
 
-    def _learn_of_overrides(self, _: Notices) -> None:
+    def _learn_of_overrides(self, _: Mailbox) -> None:
         overrides = self._store.overrides()
         if overrides is not None:
             self._publish(overrides)
 
-    def _bring_hits(self, notices: Notices) -> None:
-        hits = notices.take()
+    def _bring_hits(self, mailbox: Mailbox) -> None:
+        hits = mailbox.take()
         if hits:
             try:
                 self._store.add_hits(hits)
             except StoreError:
-                notices.add(hits)
+                mailbox.add(hits)
                 raise
 
     def _publish(self, overrides: list[Override]) -> None:
-        assert self._notices is not None  # noqa: S101 - the caller has looked
+        assert self._mailbox is not None  # noqa: S101 - the caller has looked
         self._has_published = True
-        self._notices.publish(overrides)
+        self._mailbox.publish(overrides)
 
     def _may_try(self) -> bool:
         """Whether the database is there, or was within reach a moment ago.
@@ -346,10 +346,10 @@ class Fallback:
         if self._spool.sort_out(installation):
             self._store.reload()
             self._count_pending()
-            self._open_journal()
+            self._open_spool()
 
     def _adopt(self) -> None:
-        """Look now and then for the journals of daemons that died."""
+        """Look now and then for the spool files of daemons that died."""
         if self._sorted_for and self._monotonic() >= self._adoption_due:
             self._adoption_due = self._monotonic() + ADOPTION_SECONDS
             found = self._spool.adopt(self._sorted_for)
@@ -442,7 +442,7 @@ class Fallback:
         for record in self._spool.records:
             self._memory.apply(record)
 
-    def _open_journal(self) -> None:
+    def _open_spool(self) -> None:
         if self._enforce:
             self._spool.open(self._sorted_for or "")
 
@@ -478,7 +478,7 @@ class Fallback:
 
 
 def _most_bytes(demands: Sequence[Demand]) -> int:
-    """The most that a record of ``demands`` can take up in the journal."""
+    """The most that a record of ``demands`` can take up in the spool."""
     # JSON writes one character as twelve at the most.
     return OVERHEAD + sum(
         OVERHEAD + 12 * (len(demand.mail) + len(charge.part) + len(charge.counter))

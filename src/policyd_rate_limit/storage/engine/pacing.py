@@ -1,4 +1,4 @@
-"""When a batch begins: at once, or in a moment, with those who come until then.
+"""Batch pacing: start now, or wait briefly to share a commit.
 
 Beside a Postfix that takes in a thousand mails a second demands come one by one, and a commit for each of them costs
 more of the processors than all the rest. So batches keep a distance from each other. Nobody waits for clients that are

@@ -11,7 +11,7 @@ A new generation empties the file in one write.
 Where a frame is damaged, the mark leads to the next one: what is behind the damage is read, and what is missing is
 known by the places. A damaged file is never written to; it is renamed once its records are in the database.
 
-Each daemon holds a lock on the journal it writes. One that nobody holds was left by a daemon that died: a daemon of
+Each daemon holds a lock on the spool file it writes. One that nobody holds was left by a daemon that died: a daemon of
 the same installation adopts it.
 """
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SUFFIX = ".journal"
-MOST_JOURNALS = 1000  # of one database
-LEAST_BYTES = 1024  # of a journal that is worth making
+MOST_FILES = 1000  # of one database
+LEAST_BYTES = 1024  # of a spool file that is worth making
 BYTES_PER_READ = 1 << 16
 _HEADER = struct.Struct("<8sQ32s12xI")  # magic, generation, installation, checksum
 _MAGIC = b"policyd2"
@@ -66,8 +66,8 @@ class _Frame(NamedTuple):
     end: int
 
 
-class Journal:
-    """A journal that this process holds the lock of.
+class SpoolFile:
+    """A spool file that this process holds the lock of.
 
     ``installation``: of which database its records are, empty where that was not known when they were written.
     ``damage``: what :meth:`read` could not read of it, in words. ``is_former``: of the version before. ``has_failed``:
@@ -89,8 +89,8 @@ class Journal:
         self._end = _HEADER.size
 
     @classmethod
-    def create(cls, directory: Path, name: str, size: int, installation: str = "") -> Journal:
-        """A new journal for the database ``name``, of ``installation``, in ``directory``.
+    def create(cls, directory: Path, name: str, size: int, installation: str = "") -> SpoolFile:
+        """A new spool file for the database ``name``, of ``installation``, in ``directory``.
 
         It has ``size`` bytes, or a quarter of what is free on a disk that is too small for that.
         """
@@ -98,32 +98,32 @@ class Journal:
         size = min(size, _most_bytes(directory))
         if size < LEAST_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-        for number in range(MOST_JOURNALS):
+        for number in range(MOST_FILES):
             path = directory / f"{name}-{number}{SUFFIX}"
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    journal = cls(path, descriptor, size)
-                    journal.installation = installation
-                    journal._begin(1)  # first: a death here then leaves an empty journal, not a damaged one
+                    file = cls(path, descriptor, size)
+                    file.installation = installation
+                    file._begin(1)  # first: a death here then leaves an empty spool file, not a damaged one
                     os.posix_fallocate(descriptor, 0, size)
-                    journal._begin(1)
+                    file._begin(1)
                     os.fdatasync(descriptor)
                     _sync_directory(directory)
                 except BaseException:
                     path.unlink(missing_ok=True)
                     os.close(descriptor)
                     raise
-                return journal
-        raise OSError(f"{directory} holds {MOST_JOURNALS} spool files already")
+                return file
+        raise OSError(f"{directory} holds {MOST_FILES} spool files already")
 
     @classmethod
-    def adopt(cls, directory: Path, name: str, installation: str = "", former_name: str = "") -> Iterator[Journal]:
-        """The journals in ``directory`` that nobody holds and that belong to our database, each locked.
+    def adopt(cls, directory: Path, name: str, installation: str = "", former_name: str = "") -> Iterator[SpoolFile]:
+        """The spool files in ``directory`` that nobody holds and that belong to our database, each locked.
 
-        Which those are is said by ``installation``. Where that is not known, of the database or of the journal, it is
-        said by ``name``; a journal of the version before has ``former_name``, or else ``name``.
+        Which those are is said by ``installation``. Where that is not known, of the database or of the file, it is
+        said by ``name``; a spool file of the version before has ``former_name``, or else ``name``.
         """
         for path in _journals(directory):
             try:
@@ -132,9 +132,9 @@ class Journal:
                 if _is_named(path, name) and not isinstance(error, FileNotFoundError):
                     _logger.warning("cannot adopt spool file %s: %s", path, error)
                 continue
-            journal = cls(path, descriptor, os.fstat(descriptor).st_size)
-            if journal._belongs_to(name, installation, former_name or name) and _lock(descriptor, path):
-                yield journal
+            file = cls(path, descriptor, os.fstat(descriptor).st_size)
+            if file._belongs_to(name, installation, former_name or name) and _lock(descriptor, path):
+                yield file
             else:
                 os.close(descriptor)
 
@@ -152,7 +152,7 @@ class Journal:
     def extend(self, records: Iterable[Record]) -> None:
         """Keep ``records``; they are on disk when this returns.
 
-        :raises StoreFull: there is no room; what is in the journal stays as it is.
+        :raises StoreFull: there is no room; what is in the file stays as it is.
         :raises FileNotFoundError: somebody has removed the file.
         """
         frames = bytearray()
@@ -317,7 +317,7 @@ class Journal:
         return header is None and os.pread(self._descriptor, len(_FORMER_MAGIC), 0) == _FORMER_MAGIC
 
     def _read_former(self) -> list[Record]:
-        """As :meth:`read`, of a journal of the version before: where it ends is not written in it."""
+        """As :meth:`read`, of a spool file of the version before: where it ends is not written in it."""
         self.is_former, self.damage = True, ""
         content = _read_all(self._descriptor, self.size)
         records: list[Record] = []
@@ -346,11 +346,11 @@ class Journal:
 def waiting(
     directory: Path, name: str, installation: str = "", former_name: str = ""
 ) -> Iterator[tuple[Path, list[Record]]]:
-    """What waits in the journals in ``directory`` that belong to our database, as :meth:`Journal.adopt` has it.
+    """What waits in the spool files in ``directory`` that belong to our database, as :meth:`SpoolFile.adopt` has it.
 
     Whoever holds them; empty ones are left out.
 
-    :raises OSError: a journal cannot be read.
+    :raises OSError: a spool file cannot be read.
     """
     for path in _journals(directory):
         try:
@@ -360,8 +360,8 @@ def waiting(
                 raise
             continue
         try:
-            journal = Journal(path, descriptor, os.fstat(descriptor).st_size)
-            records = journal.read() if journal._belongs_to(name, installation, former_name or name) else []
+            file = SpoolFile(path, descriptor, os.fstat(descriptor).st_size)
+            records = file.read() if file._belongs_to(name, installation, former_name or name) else []
         finally:
             os.close(descriptor)
         if records:
@@ -373,9 +373,9 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def could_be_larger(journal: Journal, size: int) -> bool:
-    """Whether a new journal in the place of ``journal``, which is smaller than ``size`` (bytes), would be larger."""
-    return min(size, _most_bytes(journal.path.parent)) > journal.size
+def could_be_larger(file: SpoolFile, size: int) -> bool:
+    """Whether a new spool file in the place of ``file``, which is smaller than ``size`` (bytes), would be larger."""
+    return min(size, _most_bytes(file.path.parent)) > file.size
 
 
 def _frame(place: int, generation: int, text: bytes) -> bytes:
@@ -416,7 +416,7 @@ def _former_text(content: bytes, at: int, generation: int) -> bytes | None:
 
 
 def _most_bytes(directory: Path) -> int:
-    """The most that a journal in ``directory`` may take up: the database needs the rest."""
+    """The most that a spool file in ``directory`` may take up: the database needs the rest."""
     free = os.statvfs(directory)
     return free.f_bavail * free.f_frsize // 4
 
@@ -426,7 +426,7 @@ def _is_named(path: Path, name: str) -> bool:
 
 
 def _journals(directory: Path) -> list[Path]:
-    """The paths of all journals in ``directory``, of whatever database."""
+    """The paths of all spool files in ``directory``, of whatever database."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if re.fullmatch(r".*-[0-9]+" + re.escape(SUFFIX), path.name))

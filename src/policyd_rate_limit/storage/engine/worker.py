@@ -1,4 +1,4 @@
-"""The thread that the store lives in, and the batches that it is fed with.
+"""The store thread, and the batches that it gets.
 
 Demands queue while the store is busy. As soon as it is free it gets all of them, in one batch: an idle daemon
 answers at once, a busy one has one commit pay for many answers, and the event loop never waits for a disk. Where many
@@ -7,9 +7,9 @@ ask, but few at once, a batch waits a moment for more (see :mod:`policyd_rate_li
 What needs no waiting, deciding, is done in the event loop where the store can: two threads that both want the
 interpreter cost more than that. The store's thread is then left with the commit.
 
-A store behind a network may have several batches under way: the event loop sends them and takes the answers, and the
+A store behind a network may have several batches in flight: the event loop sends them and takes the answers, and the
 thread is there for all that goes wrong or takes its time. The store has one master at a time: before the thread gets
-something to do, it gets all that is under way.
+something to do, it gets all that is in flight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY, Decided, Underway
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Decided, InFlight
 from policyd_rate_limit.storage.engine.pacing import Pace
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Decider(Protocol):
     def open(self) -> None:
         """Called first."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | Underway | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | InFlight | list[Verdict] | None:
         """In the event loop: decide ``demands`` in order, or have them decided, where that is possible.
 
         See :meth:`policyd_rate_limit.storage.contract.Store.prepare`.
@@ -91,14 +91,14 @@ class Worker:
         self._running = 0  # jobs
         self.pace = Pace()
         self._delayed: asyncio.TimerHandle | None = None  # the next batch
-        # Where several batches may be under way, each is for its share of the clients: the store is not to rest until
+        # Where several batches may be in flight, each is for its share of the clients: the store is not to rest until
         # those ask anew who have just been answered.
         self._share = 1
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._underway: deque[tuple[Underway, list[Waiting]]] = deque()
+        self._in_flight: deque[tuple[InFlight, list[Waiting]]] = deque()
         self._worth = 1  # so many demands have to wait for one more batch
         self._watched: set[int] = set()  # descriptors
         self._timer: asyncio.TimerHandle | None = None
@@ -171,7 +171,7 @@ class Worker:
 
     def _wait(self, delay: float) -> None:
         """For ``delay`` seconds, or until there are enough."""
-        rest = 0.0 if self._underway else self.pace.rest(delay, len(self._demands) * self._share)
+        rest = 0.0 if self._in_flight else self.pace.rest(delay, len(self._demands) * self._share)
         if rest:
             time.sleep(rest)  # what comes meanwhile would only wait as well, and is read all at once
         self._delayed = self._loop.call_later(delay - rest, self._go_on)
@@ -202,7 +202,7 @@ class Worker:
             job = self._store.prepare(demands)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
             job = partial(_raise, error)
-        if isinstance(job, Underway):
+        if isinstance(job, InFlight):
             self._watch(job, waiting)
             if self._demands:
                 self._begin()
@@ -226,7 +226,7 @@ class Worker:
         self._answer([waiting[index] for index in refused], [verdicts[index] for index in refused])
 
     def _put(self, job: Callable[[], Sequence[Verdict]], waiting: list[Waiting]) -> None:
-        """Have the thread do ``job``, after what is under way."""
+        """Have the thread do ``job``, after what is in flight."""
         self._hand_over()
         self._running += 1
         self._jobs.put((job, waiting))
@@ -253,10 +253,10 @@ class Worker:
             # Two turns of the event loop: between them it reads.
             self._loop.call_soon(self._loop.call_soon, self._look)
 
-    def _watch(self, batch: Underway, waiting: list[Waiting]) -> None:
+    def _watch(self, batch: InFlight, waiting: list[Waiting]) -> None:
         """Look after ``batch`` in the event loop."""
-        self._share = MOST_UNDERWAY
-        self._underway.append((batch, waiting))
+        self._share = MOST_IN_FLIGHT
+        self._in_flight.append((batch, waiting))
         self._weigh()
         for descriptor in batch.descriptors:
             if descriptor not in self._watched:
@@ -266,18 +266,18 @@ class Worker:
             self._look_at_the_time()
 
     def _weigh(self) -> None:
-        """One more batch costs some work here and there: it is for as many as are under way, or it waits for them."""
-        if len(self._underway) < MOST_UNDERWAY:
-            self._worth = sum([len(waiting) for _, waiting in self._underway]) or 1
+        """One more batch costs some work here and there: it is for as many as are in flight, or it waits for them."""
+        if len(self._in_flight) < MOST_IN_FLIGHT:
+            self._worth = sum([len(waiting) for _, waiting in self._in_flight]) or 1
         else:
             self._worth = MOST_DEMANDS * MOST_DEMANDS
 
     def _receive(self) -> None:
         """Something can be read: take the answers that are there."""
-        if not self._underway:
+        if not self._in_flight:
             self._unwatch()  # the end of the connection, which the next batch will meet
-        while self._underway:
-            batch, waiting = self._underway[0]
+        while self._in_flight:
+            batch, waiting = self._in_flight[0]
             try:
                 verdicts = batch.receive()
             except Exception:  # noqa: BLE001 - the thread will meet it again, or find a way
@@ -285,7 +285,7 @@ class Worker:
                 return
             if verdicts is None:
                 return
-            self._underway.popleft()
+            self._in_flight.popleft()
             self._weigh()
             # The server works on a batch of about the same size while these answers are written.
             begins = not self._running and 2 * len(self._demands) >= len(waiting)
@@ -296,10 +296,10 @@ class Worker:
                 self._begin_later()
 
     def _hand_over(self) -> None:
-        """Have the thread wait for what is under way."""
+        """Have the thread wait for what is in flight."""
         self._unwatch()
-        while self._underway:
-            batch, waiting = self._underway.popleft()
+        while self._in_flight:
+            batch, waiting = self._in_flight.popleft()
             self._running += 1
             self._jobs.put((batch.commit, waiting))
         self._weigh()
@@ -312,8 +312,8 @@ class Worker:
     def _look_at_the_time(self) -> None:
         """Have the thread conclude what takes too long."""
         self._timer = None
-        if self._underway:
-            left = self._underway[0][0].end - time.monotonic()
+        if self._in_flight:
+            left = self._in_flight[0][0].end - time.monotonic()
             if left > 0:
                 self._timer = self._loop.call_later(left, self._look_at_the_time)
             else:

@@ -60,7 +60,7 @@ class Log(Protocol):
     def begin(self, patience: float) -> float:
         """Take the lock that all daemons share, waiting for at most ``patience`` seconds.
 
-        Where it can be told that others get on meanwhile, each of them in less than that, it may take longer.
+        Where it can be told that others make progress meanwhile, each of them in less than that, it may take longer.
 
         :returns: the time (Unix seconds) by the clock that all daemons share, read while the lock is held.
         :raises LogReplaced: this connection can no longer reach the table that others use.

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policyd_rate_limit.storage.contract import MOST_UNDERWAY
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT
 from policyd_rate_limit.storage.redis.node import slot_of
 from policyd_rate_limit.storage.redis.tables import decoded, encoded
 
@@ -88,10 +88,10 @@ def keys_of(config: Mapping[str, Any]) -> Keys:
 def lane_of(writer: int, number: int) -> bytes:
     """The name under which a counter remembers what the batch ``number`` of ``writer`` (62 bits) has done.
 
-    Two that are under way at the same time never share one: under each name there is one after the other. The lowest
+    Two that are in flight at the same time never share one: under each name there is one after the other. The lowest
     bit tells the two apart.
     """
-    return (writer << 1 | number % MOST_UNDERWAY).to_bytes(8, "big")
+    return (writer << 1 | number % MOST_IN_FLIGHT).to_bytes(8, "big")
 
 
 def part_field(part: str) -> bytes:

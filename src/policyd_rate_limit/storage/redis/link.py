@@ -68,7 +68,7 @@ class Link:
     def connect(self, seconds: float) -> Session:
         """The connections in use, or new ones within ``seconds``.
 
-        One that is cut while it is made says little: a server that is there is tried again before it counts as away.
+        One that is cut while it is made says little: a server that is there is retried before it counts as away.
 
         :raises NodeError: there are none.
         """

@@ -241,7 +241,7 @@ class Node:
             self.take()
 
     def give_up(self) -> None:
-        """No answer has come in time: what is still under way has failed."""
+        """No answer has come in time: what is still in flight has failed."""
         self._break(NodeError(f"Redis {self.address}: no answer in time", Remedy.RECONNECT))
 
     def load_script(self) -> None:

@@ -13,17 +13,17 @@ counter. Few ids send more often, and a key costs more than all the rest.
 
 Batches are sent by the event loop, which goes on with something else until the answers are there: the next batch is
 made and sent while the server works on this one. Everything that has to wait, and everything that goes wrong, is the
-matter of the store's thread.
+matter of the store thread.
 
 A counter also remembers what the last batches of each daemon have done to it: one in each of its *lanes*, which take
-turns, as many as there may be batches under way. So each lane has one batch after the other, whatever becomes of the
+turns, as many as there may be batches in flight. So each lane has one batch after the other, whatever becomes of the
 others. That makes it safe to send a batch again after a connection broke: a batch has a number, a demand its place
 in it, and the script knows which it has done. A demand that was sent and has no answer at
 the end of its time is decided from memory. The record of such a batch is replayed under the number of the batch: the
-script adds, or gives back, the difference to what it had counted, and is deaf to what may still be on its way.
+script adds, or gives back, the difference to what it had counted, and ignores what may still arrive.
 
 What was admitted is counted in memory too, which decides when the server is away. Memory decides only after all answers
-that will ever be heeded have been counted there: as soon as one batch is given up, so are the others under way.
+that will ever be heeded have been counted there: as soon as one batch is given up, so are the others in flight.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, Refused, Underway
+from policyd_rate_limit.storage.contract import CommitFailed, InFlight, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.batch import Batch, explaining
 from policyd_rate_limit.storage.redis.canary import Canary
@@ -94,7 +94,7 @@ class RedisStore:
         self._memory = memory
         self._longest = longest
         self._keys = keys_of(config)
-        self._flights: deque[_Flight] = deque()  # what is under way, in order
+        self._flights: deque[_Flight] = deque()  # what is in flight, in order
         self._canary = Canary(memory, self._keys, self._link)
         self._replays = Replays(self._link, self._keys, self._exchange, self._canary.check)
         self._overrides_version: Hashable = None
@@ -108,7 +108,7 @@ class RedisStore:
         """See :meth:`policyd_rate_limit.storage.contract.Store.reach`."""
         return self._longest
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Underway | None:  # noqa: ARG002 - nobody waits
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | InFlight | None:  # noqa: ARG002 - nobody waits
         """See :meth:`policyd_rate_limit.storage.contract.Store.prepare`: the batch is sent."""
         session = self._link.session
         if session is None or session.is_broken:
@@ -122,7 +122,7 @@ class RedisStore:
         commit = partial(self._finish, flight)
         if session.is_broken or session.is_sending:
             return commit
-        return Underway(session.descriptors, flight.end, partial(self._receive, flight), commit)
+        return InFlight(session.descriptors, flight.end, partial(self._receive, flight), commit)
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.contract.Store.admit`.
@@ -181,7 +181,7 @@ class RedisStore:
         return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
 
     def _receive(self, flight: _Flight) -> list[Verdict] | None:
-        """The verdicts on ``flight``, the first under way, if they are there; NodeError where all is not well."""
+        """The verdicts on ``flight``, the first in flight, if they are there; NodeError where all is not well."""
         session = flight.session
         if session is not None:
             for command in flight.all:
@@ -202,7 +202,7 @@ class RedisStore:
         return verdicts
 
     def _finish(self, flight: _Flight) -> list[Verdict]:
-        """The verdicts on ``flight``, the first under way, waited for; raises as :meth:`admit`."""
+        """The verdicts on ``flight``, the first in flight, waited for; raises as :meth:`admit`."""
         try:
             if flight.given_up is None:
                 self._ask(flight)
@@ -278,7 +278,7 @@ class RedisStore:
         return cast("list[Verdict]", verdicts)
 
     def _give_up(self, error: NodeError) -> None:
-        """Decide from memory what is under way and has no answer: none will be heeded any more."""
+        """Decide from memory what is in flight and has no answer: none will be heeded any more."""
         batches = [flight.batch for flight in self._flights]
         for batch in batches:
             batch.take()
@@ -442,7 +442,7 @@ class RedisStore:
 
 
 class _Flight:
-    """A batch on its way until ``end`` (of the monotonic clock).
+    """A batch in flight until ``end`` (of the monotonic clock).
 
     ``session``: over which its ``commands`` and the question for the time, ``clock``, are sent; None: not yet. ``all``
     are both.

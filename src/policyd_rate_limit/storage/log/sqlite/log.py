@@ -39,7 +39,7 @@ BACKSTOP_CHECKPOINT_PAGES = 16_384  # 64 MiB of log, should the checkpoints in t
 WAL_BYTES_KEPT = 16 << 20
 _LOCK_RETRY = (0.0002, 0.001)  # seconds, at random between: SQLite's own back-off goes up to 100 ms
 _MOST_HASTE = 0.9  # by so much less sleeps who has waited for long, to be there before those who have just come
-# While the others get on, the file is not away: so many times the patience may be waited for a turn, and no longer.
+# While others make progress the file is not away: so many times the patience may be waited for a turn, and no longer.
 TURNS = 10
 LONGEST_QUEUE = 20.0  # seconds beyond the patience
 # Seconds: what takes longer between two looks at the lock is this process, which did not run, and not the file.
@@ -567,7 +567,7 @@ class _Turn:
     """How long to wait for the lock: ``patience`` seconds since anybody has written to the log at ``path``.
 
     A disk that is slow, and no worse, makes many daemons wait for each other: one that took that for an outage would
-    decide without the others, who get on.
+    decide without the others, who make progress.
     """
 
     def __init__(self, path: Path, patience: float) -> None:
