@@ -140,7 +140,7 @@ bench-quick: test-packages $(OLD_VERSION) $(COMPILED) ## two minutes: each store
 	.venv/bin/python bench/compare.py --ours $(COMPILED) --peer $(OLD_VERSION)
 
 .PHONY: generated
-generated: test-venv ## write anew what is made from the schema of the settings and the commands' help
+generated: test-venv ## write what is made from the schema of the settings and the commands' help
 	.venv/bin/python -m policyd_rate_limit.config.samples docs/settings.md
 	.venv/bin/python -m policyd_rate_limit.cli.manual docs
 

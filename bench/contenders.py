@@ -157,7 +157,7 @@ class Contestant:
         os.sync()
         end = time.monotonic() + REST_SECONDS
         before = -math.inf
-        # A server vacuums, or writes its log anew, and that is not what a request costs.
+        # A server vacuums, or rewrites its log, and that is not what a request costs.
         while time.monotonic() < end and (used := processes.cpu_seconds(self.database_processes())) > before + REST_CPU:
             before = used
             time.sleep(REST_STEP)

@@ -114,7 +114,7 @@ def replay(settings: config.Settings, first: Iterator[Entry], others: Iterator[E
 def decide(settings: config.Settings, mails: Iterator[Entry]) -> None:
     """Have Redis decide on ``mails``, which are in order, many at the time of the first of them.
 
-    What it does with an id anew, it does when it decides for the first time: that shall not be what is measured.
+    What it does for a new id, it does with the first decision: that shall not be what is measured.
     """
     from policyd_rate_limit.storage.redis.store import RedisStore  # its driver need not be there for other stores
 

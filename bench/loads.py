@@ -80,7 +80,7 @@ def run(
 
 
 def _insist(contestant: Contestant, load: Load, places: dict[str, str], seconds: float, number: int) -> dict[str, Any]:
-    """:func:`contenders.measure`; what fails is started anew, and asked once more."""
+    """:func:`contenders.measure`; what fails is restarted, and asked once more."""
     for attempt in (1, 2):
         try:
             return measure(contestant, load, places, seconds, WARM_UP, number)

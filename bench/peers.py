@@ -13,7 +13,7 @@ POSTFWD_PACKAGES = ("postfwd", "libnet-server-perl", "libnet-dns-perl", "libio-m
 
 
 def build(directory: pathlib.Path, source: str, *libraries: str) -> pathlib.Path:
-    """The program made of a C file of this directory, compiled anew when that has changed."""
+    """The program made of a C file of this directory, compiled again when that has changed."""
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / pathlib.Path(source).stem
     if not program.exists() or program.stat().st_mtime < (HERE / source).stat().st_mtime:

@@ -138,7 +138,6 @@ class Service(PolicyService):
         return further
 
     def ask(self, request: Request, asking: Asking) -> None:
-        """See :meth:`PolicyService.ask`."""
         began = monotonic()
         policy = self.policy
         charges: list[Charge] = []
@@ -202,7 +201,6 @@ class Service(PolicyService):
         return override
 
     def unanswered(self, request: Request) -> None:
-        """See :meth:`PolicyService.unanswered`."""
         for rule in self.policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
             cost = cost_of(request) if cost_of else None

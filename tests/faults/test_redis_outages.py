@@ -148,7 +148,7 @@ def test_a_server_that_is_killed_and_started_again(tmp_path: pathlib.Path, serve
 def test_connections_that_are_cut_while_the_server_is_there(
     tmp_path: pathlib.Path, server: RedisServer, proxy: TcpProxy
 ) -> None:
-    """Never over the limit over all daemons: what was on its way is asked again, not guessed."""
+    """Never over the limit over all daemons: what was in flight is asked again, not guessed."""
     chance = random.Random(4)
     with daemons_on(tmp_path, proxy.port) as daemons:
         with Background([daemon.address for daemon in daemons], mixed(chance), connections=CONNECTIONS) as load:

@@ -381,7 +381,7 @@ def public() -> Iterator[Path]:
 
 @pytest.mark.needs_root
 def test_a_file_that_only_root_may_read(public: Path) -> None:
-    """The daemon is not root any more when it reads the file anew: it says so, and what mends it."""
+    """The daemon is not root any more when it reloads the file: it says so, and what mends it."""
     require_root()
     daemon = Daemon(public / "var", user="nobody", group="nogroup", limits=[[1, 3600]])
     (public / "var").chmod(0o755)

@@ -155,7 +155,7 @@ def test_no_server(own: RedisServer) -> None:
 
 
 def test_a_server_that_hangs(own: RedisServer) -> None:
-    """Before it was ever reached, and with a batch on its way: memory decides that, and the server counts it once."""
+    """Before it was ever reached, and with a batch in flight: memory decides that, and the server counts it once."""
     own.signal(signal.SIGSTOP)
     with store_on(own) as store:
         store._link.timeout = SHORT

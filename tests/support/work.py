@@ -62,7 +62,7 @@ class CountingProxy(TcpProxy):
         super().__init__(target)
 
     def reset(self) -> None:
-        """Count anew."""
+        """Count from zero."""
         self.bytes = self.trips = 0
         self._answered = True
 

@@ -61,7 +61,7 @@ OF_NOTICES = {
     "notify_ca_file",
     "notify_max_per_hour",
 }
-# The hits of these are counted by the daemon, too; --clean reads the file anew each time that it is called.
+# The hits of these are counted by the daemon, too; --clean reads the file each time that it is called.
 OF_CLEAN = {
     "report",
     "report_from",

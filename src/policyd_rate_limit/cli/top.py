@@ -119,7 +119,7 @@ def _live(desk: Desk, senders: Senders, most: int, *, by_share: bool) -> None:
             now = senders.look()
             heaviest = senders.heaviest(min(most, max(1, lines - LINES_BESIDE)), by_share=by_share)
         except StoreError as error:
-            senders = Senders(desk, window)  # which reads all anew once the store is back
+            senders = Senders(desk, window)  # which reads everything once the store is back
             return [Cell(str(error), "bold red")]
         return [Cell(f"{moment(now)}, every {REFRESH_SECONDS:g} s; Ctrl-C ends"), *_page(heaviest, window, now)]
 

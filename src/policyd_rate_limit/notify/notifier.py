@@ -62,7 +62,6 @@ class Notifier(Listener):
         return partial(self._use, outboxes, change.settings.notify_max_per_hour)
 
     def wants(self, key: str, exceeded: Limit) -> bool:
-        """See :meth:`policyd_rate_limit.domain.decision.Listener.wants`."""
         return bool(self._outboxes) and self._first_hits.hit(key, exceeded)
 
     def tell(self, decision: Decision) -> None:

@@ -70,7 +70,6 @@ class Decisions(Observer):
         self._each = _logger.isEnabledFor(logging.DEBUG)
 
     def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
-        """See :meth:`policyd_rate_limit.service.Observer.passed`."""
         seconds = self._clock() - began
         self._count(key, verdict, seconds)
         if self._each:
@@ -79,7 +78,6 @@ class Decisions(Observer):
     def decided(
         self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
     ) -> None:
-        """See :meth:`policyd_rate_limit.service.Observer.decided`."""
         if self._metrics is None and not self._each and isinstance(result, Verdict) and result.admitted:
             return  # most are of no interest to anybody
         seconds = self._clock() - began
@@ -98,7 +96,6 @@ class Decisions(Observer):
             self._told_of_failure(Decision(request, verdict, key, cost, seconds=seconds), result)
 
     def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
-        """See :meth:`policyd_rate_limit.service.Observer.blocked`."""
         seconds = self._clock() - began
         usages = (Usage(key, limit, 0, free_in),)
         level, suppressed, wanted = self._who_wants(key, limit, seconds)

@@ -73,7 +73,6 @@ class _Connection:
         return False
 
     def abort(self) -> None:
-        """See :meth:`policyd_rate_limit.sharing.Sharer.abort`."""
         self._shares.leave(self._peer, self)
         self._transport.abort()
 

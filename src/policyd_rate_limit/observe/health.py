@@ -19,8 +19,8 @@ def health(now: float, *, loop_turned: float, store_alive: bool, away_since: flo
     """The state of health at ``now``; all times by the monotonic clock, in seconds.
 
     ``loop_turned``: when the event loop did last. ``store_alive``: whether the store thread makes progress.
-    ``away_since``:
-    since when the database has been away.
+    ``away_since``: since when the database
+    has been away.
     """
     ills = []
     if now - loop_turned > LOOP_SECONDS:

@@ -188,7 +188,6 @@ class Connection(asyncio.BufferedProtocol):
             self.abort() if self._flow.writing_paused or self._life != OPEN else self.close_when_done()
 
     def take_turn(self) -> bool:
-        """See :meth:`policyd_rate_limit.sharing.Sharer.take_turn`."""
         self._backlog = NOTHING
         asked = False
         if self._transport is not None:
@@ -312,7 +311,6 @@ class _Answer(Asking):
         self.data: bytes | None = None
 
     def answer(self, outcome: Outcome) -> None:
-        """See :meth:`policyd_rate_limit.service.Asking.answer`."""
         connection = self._connection
         connection.server.turns.answered()
         if outcome.action is None:

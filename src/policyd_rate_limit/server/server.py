@@ -63,7 +63,7 @@ class Server:
         self.most_connections = MAX_CONNECTIONS
         self._first_spare = MAX_CONNECTIONS  # the lowest number of a descriptor that is none for a connection
         self.accepted = 0
-        self.count = 0  # changes when clients are counted anew
+        self.count = 0  # changes when counting clients starts from zero
         self.asking = 0  # clients since then
         self.turns = Turns(self.shares)
         self.buffer = memoryview(bytearray(READ_BYTES))  # of whatever connection reads at the moment

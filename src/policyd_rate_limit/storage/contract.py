@@ -68,7 +68,7 @@ class Decided(NamedTuple):
 
 
 MOST_IN_FLIGHT = 2
-"""So many batches may be on their way to a database at once: one is worked on there, one here."""
+"""So many batches may be in flight to a database at once: one is worked on there, one here."""
 
 
 class InFlight(NamedTuple):
@@ -172,7 +172,7 @@ class Store(Protocol):
         """
 
     def reload(self) -> None:
-        """Distrust the memory: read it anew from the database, once that is there."""
+        """Distrust the memory: rebuild it from the database, once that is there."""
 
     def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
         """Delete what no window reaches any more, while daemons use the database; how many entries that were.

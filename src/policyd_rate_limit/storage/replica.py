@@ -124,7 +124,7 @@ class Memory:
         self.ledger.advance(time)
 
     def forget(self) -> None:
-        """Empty the ledger, for reading it anew from the database; what that refuses stays."""
+        """Empty the ledger, to be rebuilt from the database; what that refuses stays."""
         time = self.ledger.windows.time
         self.ledger.clear()
         self.ledger.windows.advance(time)

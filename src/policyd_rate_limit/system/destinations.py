@@ -71,7 +71,9 @@ class Destination(Protocol):
 
 
 class Stderr:
-    """Standard error: lines with time and name of the program, or with their priority where the journal reads them."""
+    """The :class:`Destination` standard error: lines with time and name of the program, or with their priority where
+    systemd's journal reads them.
+    """
 
     def __init__(self, form: Format, name: str, *, journal: bool, descriptor: int = 2) -> None:
         self._form = form
@@ -82,7 +84,6 @@ class Stderr:
         self._time = ""
 
     def encode(self, record: logging.LogRecord) -> Message:
-        """See :meth:`Destination.encode`."""
         line = self._form.with_level(record)
         if self._journal:
             # sd-daemon(3): the journal takes the priority of syslog(3) from the beginning of a line.
@@ -95,11 +96,10 @@ class Stderr:
         return Message(f"{line}\n".encode())
 
     def write(self, messages: Sequence[Message], patience: float | None = None) -> int:
-        """See :meth:`Destination.write`."""
         return self.write_lines([message.data for message in messages], patience)
 
     def close(self) -> None:
-        """See :meth:`Destination.close`: standard error stays open."""
+        """Standard error stays open."""
 
     def write_lines(self, lines: Sequence[bytes], patience: float | None = None) -> int:
         """Write ``lines``, each with its newline; how many were written within ``patience`` seconds, None: all."""
@@ -131,7 +131,7 @@ class Stderr:
 
 
 class _Daemon:
-    """A daemon that takes a datagram for each message, or ``stderr`` in its place while it does not.
+    """A :class:`Destination` that takes a datagram for each message, or ``stderr`` in its place while it does not.
 
     ``monotonic``: a clock for the tries, in seconds.
     """
@@ -151,11 +151,9 @@ class _Daemon:
         self._try_again = float("-inf")
 
     def encode(self, record: logging.LogRecord) -> Message:
-        """See :meth:`Destination.encode`."""
         return Message(self._datagram(record), self._stderr.encode(record).data)
 
     def write(self, messages: Sequence[Message], patience: float | None = None) -> int:
-        """See :meth:`Destination.write`."""
         sent = self._send(messages, patience) if self._monotonic() >= self._try_again else 0
         if sent < len(messages):
             sent += self._stderr.write_lines([message.line for message in messages[sent:]], patience)
@@ -208,7 +206,6 @@ class _Daemon:
                 return
 
     def close(self) -> None:
-        """See :meth:`Destination.close`."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -23,7 +23,8 @@ C = TypeVar("C", bound=_Connection)
 
 
 class SqlLookup(ABC):
-    """See :class:`policyd_rate_limit.tables.sql.Lookup`.
+    """Asks the query of ``sql_limits_by_id``: a :class:`policyd_rate_limit.tables.sql.Lookup`, whose methods are
+    described there.
 
     ``query`` has one placeholder, as the drivers of the old versions write it. ``timeout`` (seconds) bounds each
     lookup.
@@ -35,7 +36,6 @@ class SqlLookup(ABC):
         self._is_used = False
 
     def first_column(self, identifier: str) -> object:
-        """See :meth:`policyd_rate_limit.tables.sql.Lookup.first_column`."""
         end = time.monotonic() + self._timeout
         while True:
             was_used = self._is_used
@@ -53,7 +53,6 @@ class SqlLookup(ABC):
                     raise
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.tables.sql.Lookup.close`."""
         self._is_used = False
         with contextlib.suppress(Exception):
             self._disconnect()

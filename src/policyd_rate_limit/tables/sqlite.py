@@ -27,7 +27,6 @@ class SqliteLookup(SqlLookup):
         self._connection: sqlite3.Connection | None = None
 
     def first_column(self, identifier: str) -> object:
-        """See :meth:`SqlLookup.first_column`."""
         if self._connection is not None and identity(self._path) != self._identity:
             self.close()  # another file has taken its place
         return super().first_column(identifier)

@@ -34,7 +34,7 @@ def test_what_is_given_back_is_the_newest_of_its_counter() -> None:
     for charge in (entry("m", 2, "a"), entry("m", 5, "a", counter="other"), entry("m", 2, "b"), entry("m", -3, "b")):
         mails.add(charge)
     assert [(e.counter, e.amount) for e in mails.entries("m")] == [("k", 1), ("other", 5), ("k", 0)]
-    # The part stays charged: it is not charged anew when it comes again.
+    # The part stays charged: it is not charged again when it comes again.
     assert [e.part for e in mails.entries("m")] == ["a", "a", "b"]
 
 

@@ -1,6 +1,6 @@
 """The manual pages and the page of the commands, made from the schema of the settings and the commands' own help.
 
-``python -m policyd_rate_limit.cli.manual docs`` writes all of them anew. What is not in schema or help stands in the
+``python -m policyd_rate_limit.cli.manual docs`` writes all of them. What is not in schema or help stands in the
 templates beside this module, where ``@NAME@`` stands for a part that is made here.
 """
 

@@ -1,4 +1,4 @@
-"""Writes the manual pages and the page of the commands anew, into the directory of the documentation."""
+"""Writes the manual pages and the page of the commands into the directory of the documentation."""
 
 import sys
 from pathlib import Path

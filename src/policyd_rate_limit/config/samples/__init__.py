@@ -1,6 +1,6 @@
 """The sample configuration files and the documentation's table of settings, made from the schema.
 
-``python -m policyd_rate_limit.config.samples docs/settings.md`` writes all three anew.
+``python -m policyd_rate_limit.config.samples docs/settings.md`` writes all three.
 """
 
 from __future__ import annotations

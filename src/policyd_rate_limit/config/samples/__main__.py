@@ -1,4 +1,4 @@
-"""Writes the sample files of the package anew and, given its path, the documentation's page of settings."""
+"""Writes the sample files of the package and, given its path, the documentation's page of settings."""
 
 import sys
 from pathlib import Path

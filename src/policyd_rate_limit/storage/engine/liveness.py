@@ -41,19 +41,17 @@ class Liveness:
         self._processor: int | None = None  # the clock of the thread's processor time
 
     def open(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.engine.worker.Decider.open`."""
         # Asked for here: of a thread that has ended it must not be.
         self._processor = time.pthread_getcpuclockid(threading.get_ident())
         self._store.open()
         self._beat = self._clock()
 
     def maintain(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.engine.worker.Decider.maintain`; about once a second."""
+        """About once a second."""
         self._store.maintain()
         self._beat = self._clock()
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.engine.worker.Decider.close`."""
         self._store.close()
 
     def alive(self) -> bool:

@@ -288,7 +288,7 @@ class Spool:
         self.waiting_bytes += _bytes_of(record)
 
     def _count(self) -> None:
-        """Find out anew what waits, in the order of what is held."""
+        """Find out once more what waits, in the order of what is held."""
         self.records = [*_once(record for records in (*self._held.values(), self._unkept) for record in records)]
         self.waiting_bytes = sum(map(_bytes_of, self.records))
 

@@ -92,7 +92,7 @@ class Worker:
         self.pace = Pace()
         self._delayed: asyncio.TimerHandle | None = None  # the next batch
         # Where several batches may be in flight, each is for its share of the clients: the store is not to rest until
-        # those ask anew who have just been answered.
+        # those ask again who have just been answered.
         self._share = 1
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None

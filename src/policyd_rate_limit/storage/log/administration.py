@@ -24,7 +24,8 @@ ROWS_PER_PAGE = 500
 
 
 class LogAdministration:
-    """See :class:`policyd_rate_limit.storage.administration.Administration`.
+    """What commands ask of a batch table: :class:`policyd_rate_limit.storage.administration.Administration`, whose
+    methods are described there.
 
     ``connect`` opens the log, whose tables are there, or raises LogError. ``memory`` is for nobody else.
     ``longest`` is the longest window in use (seconds), apart from overrides.
@@ -41,17 +42,14 @@ class LogAdministration:
         self._log: Log | None = None
 
     def now(self) -> int:
-        """See :meth:`Administration.now`."""
         return int(self.open().time())
 
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
-        """See :meth:`Administration.entries`."""
         for page in iter(self._reader(since).page, []):
             for record in page:
                 yield from entries_of(record, keys, since)
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
-        """See :meth:`Administration.follow`."""
         reader = self._reader(since)
         while True:
             page = reader.page()
@@ -60,7 +58,7 @@ class LogAdministration:
                 yield entries
 
     def reset(self, key: str) -> int:
-        """See :meth:`Administration.reset`: a record that gives back is appended, which every daemon reads."""
+        """A record that gives back is appended, which every daemon reads."""
         log = self.open()
         self._memory.forget()
         self._memory.synchronise(log.time())
@@ -90,38 +88,30 @@ class LogAdministration:
         return -sum(entry.amount for entry in given_back)
 
     def overrides(self) -> list[Override]:
-        """See :meth:`Administration.overrides`."""
         log = self.open()
         return tables.overrides(log, int(log.time()))
 
     def set_override(self, override: Override) -> None:
-        """See :meth:`Administration.set_override`."""
         log = self.open()
         tables.set_override(log, override, int(log.time()), PATIENCE)
 
     def remove_override(self, key: str) -> bool:
-        """See :meth:`Administration.remove_override`."""
         log = self.open()
         return tables.remove_override(log, key, int(log.time()), PATIENCE)
 
     def hits(self) -> list[Hits]:
-        """See :meth:`Administration.hits`."""
         return tables.hits(self.open(), self._key_of_old_id)
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`Administration.add_hits`."""
         tables.add_hits(self.open(), hits, PATIENCE)
 
     def copied(self) -> dict[tuple[str, int], int]:
-        """See :meth:`Administration.copied`."""
         return tables.copied(self.open())
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`Administration.forget_hits`."""
         tables.subtract_hits(self.open(), hits, self._key_of_old_id, PATIENCE)
 
     def close(self) -> None:
-        """See :meth:`Administration.close`."""
         if self._log is not None:
             self._log.close()
             self._log = None

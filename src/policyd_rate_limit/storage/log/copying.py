@@ -30,7 +30,9 @@ _logger = logging.getLogger(__name__)
 
 
 class LogCopying:
-    """See :class:`policyd_rate_limit.storage.copying.RecordCopier`. Of the log that ``administration`` opens."""
+    """Copies the batch table that ``administration`` opens, from or to: a
+    :class:`policyd_rate_limit.storage.copying.RecordCopier`, whose methods are described there.
+    """
 
     def __init__(self, administration: LogAdministration) -> None:
         self.refused = 0
@@ -44,19 +46,15 @@ class LogCopying:
         self._brought: dict[str, dict[int, int]] = {}  # by that writer: counter -> second -> amount
 
     def size(self) -> int:
-        """See :meth:`Copier.size`."""
         return self._count("")
 
     def size_brought(self, source: int) -> int:
-        """See :meth:`Copier.size_brought`."""
         return self._count(f" WHERE writer = {_writer_of(source)}")
 
     def records(self) -> Iterator[Sequence[Record]]:
-        """See :meth:`RecordCopier.records`."""
         yield from iter(Reader(self._administration.open(), 0).page, [])
 
     def sums(self, target: int, takes: Callable[[str], bool]) -> Iterator[Sequence[Sums]]:
-        """See :meth:`Copier.sums`."""
         amounts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         writer, whole_since = _writer_of(target), 0
         for page in self.records():
@@ -72,7 +70,7 @@ class LogCopying:
             yield [Sums(counter, without_debts(of_counter), whole_since) for counter, of_counter in some]
 
     def begin(self, source: int, takes: Callable[[str], bool]) -> None:
-        """See :meth:`Copier.begin`: reads all that is there."""
+        """Reads all that is there."""
         self._seq = self._latest = 0
         self._newest.clear()
         self._writer, self._takes = _writer_of(source), takes
@@ -80,7 +78,6 @@ class LogCopying:
         self._read_on(self._administration.open())
 
     def add_records(self, page: Sequence[Record]) -> int:
-        """See :meth:`RecordCopier.add_records`."""
         added = 0
         missing = [record for record in page if self._lacks(record)]
         while missing:
@@ -105,7 +102,6 @@ class LogCopying:
         return added
 
     def add_sums(self, page: Sequence[Sums], keep: int) -> int:  # noqa: ARG002 - a log is kept by --clean
-        """See :meth:`Copier.add_sums`."""
         added = 0
         missing = [change for found in page for change in self._changes(found)]
         for first in range(0, len(missing), ENTRIES_PER_STEP):
@@ -118,7 +114,6 @@ class LogCopying:
         return added
 
     def nameless(self, counter: str) -> bool:
-        """See :meth:`Copier.nameless`."""
         return counter.startswith("#")
 
     def _changes(self, found: Sums) -> list[Change]:

@@ -69,7 +69,7 @@ _SSL_OPTIONS = frozenset({"ca", "capath", "cert", "key", "cipher"})
 
 
 class MysqlLog(SqlLog):
-    """A connection; see :class:`policyd_rate_limit.storage.log.contract.Log`.
+    """A connection to MySQL or MariaDB.
 
     ``config``: the keyword arguments of MySQLdb.connect. ``timeout``: seconds, see :class:`SqlLog`; connecting may
     take as long.
@@ -178,11 +178,10 @@ class MysqlLog(SqlLog):
 
     @property
     def longest_row(self) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.longest_row`: all of it may have to be escaped."""
+        """All of it may have to be escaped."""
         return max(0, (self._packet - PACKET_OVERHEAD) // 2)
 
     def commit(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.commit`."""
         has_appended, newest = self._has_appended, self._newest
         super().commit()
         # A transaction that a node gives up for one of another node may fail without an error when its statements
@@ -193,7 +192,6 @@ class MysqlLog(SqlLog):
             raise self._failure("a daemon on another node of the cluster was faster")
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.close`."""
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.close()
@@ -233,13 +231,11 @@ class MysqlLog(SqlLog):
         return LogError(f"{self._name}: {' '.join(message.split())}")
 
     def literal(self, text: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.literal`."""
         if self._connection is None:
             raise LogError(f"{self._name}: the connection is closed")
         return str(self._connection.escape(text))
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:  # noqa: ARG002 - MySQL finds it itself
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.on_conflict`."""
         changes = (f"{column} = {value.format(new=f'VALUES({column})')}" for column, value in assignments.items())
         return f"ON DUPLICATE KEY UPDATE {', '.join(changes)}"
 

@@ -48,7 +48,7 @@ _SYNCHRONOUS_COMMIT_OFF = "off"
 
 
 class PostgresqlLog(SqlLog):
-    """A connection; see :class:`policyd_rate_limit.storage.log.contract.Log`.
+    """A connection to PostgreSQL.
 
     ``config``: the keyword arguments of psycopg2.connect. ``timeout``: seconds, see :class:`SqlLog`; connecting may
     take as long.
@@ -139,7 +139,6 @@ class PostgresqlLog(SqlLog):
             self._durability = ("SET LOCAL synchronous_commit = local",)
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.close`."""
         if self._connection is not None:
             self._connection.finish()
             self._connection = None
@@ -235,7 +234,6 @@ class PostgresqlLog(SqlLog):
         return LogError(f"{self._name}: {message}")
 
     def literal(self, text: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.literal`."""
         if self._connection is None:
             raise LogError(f"{self._name}: the connection is closed")
         data = text.encode("utf-8", "surrogateescape")

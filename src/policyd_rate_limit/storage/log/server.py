@@ -54,7 +54,8 @@ class TableExists(LogError):
 
 
 class SqlLog(ABC):
-    """See :class:`policyd_rate_limit.storage.log.contract.Log`. A subclass is a connection.
+    """The batch table on a server: a :class:`policyd_rate_limit.storage.log.contract.Log`, whose methods are described
+    there. A subclass is a connection.
 
     ``timeout`` (seconds) bounds each transaction from :meth:`begin` to :meth:`commit`, a longer patience does likewise.
     Where there are more rows to read or to append than fit into one exchange, it bounds each exchange.
@@ -90,7 +91,6 @@ class SqlLog(ABC):
 
     @property
     def longest_row(self) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.longest_row`."""
         return LONGEST_ROW
 
     @abstractmethod
@@ -132,7 +132,6 @@ class SqlLog(ABC):
         """See :meth:`policyd_rate_limit.storage.log.contract.Log.close`."""
 
     def begin(self, patience: float) -> float:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.begin`."""
         start = time.monotonic()
         total = max(patience, self._timeout)
         # Whoever gets the lock at the last moment still needs the time to make use of it.
@@ -164,7 +163,6 @@ class SqlLog(ABC):
         return now
 
     def wait(self, patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.wait`."""
         self._end = time.monotonic() + patience + self._timeout
         try:
             self._query(*self._start(patience), self.LOCK, "ROLLBACK")
@@ -172,11 +170,10 @@ class SqlLog(ABC):
             self._query("ROLLBACK")
 
     def try_begin(self, seq: int) -> float | None:  # noqa: ARG002 - where it is in the log does not matter
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.try_begin`: there is a network between."""
+        """There is a network between."""
         return None
 
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.prepare`."""
         self._prepared = True
         if not self._made:
             return False
@@ -187,7 +184,6 @@ class SqlLog(ABC):
         return True
 
     def installation(self, proposed: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.installation`."""
         if not self._may_keep_installation():
             return ""
         found = self._ask(self.INSTALLATION)
@@ -226,7 +222,6 @@ class SqlLog(ABC):
             self._newest = seq
 
     def append(self, record: Record) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.append`."""
         if self._newest is None:
             _, self._newest = self._edges()
         newest = self._newest + random.randint(1, LONGEST_STEP)  # noqa: S311 - no secret
@@ -240,7 +235,6 @@ class SqlLog(ABC):
         return newest
 
     def empty(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.empty`."""
         self._send()
         _, self._newest = self._edges()
         self._allow(LONG_SECONDS)
@@ -248,14 +242,13 @@ class SqlLog(ABC):
         self._go_on()
 
     def redate(self, date: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.redate`."""
         last = self.last_before(date + 1)
         self._allow(LONG_SECONDS)
         self._query(f"UPDATE policyd_batch SET date = {date} WHERE seq > {last}")  # noqa: S608 - numbers
         self._go_on()
 
     def last_before(self, date: int) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.last_before`. Without the lock, too."""
+        """Without the lock, too."""
         low, high = self._edges()
         found = 0
         while low <= high:
@@ -271,13 +264,11 @@ class SqlLog(ABC):
         return found
 
     def commit(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.commit`."""
         self._send(*self._last_statements())
         self._in_transaction = False
         self._seq = self._newest
 
     def clean(self, before: int, patience: float) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.clean`."""
         _, newest = self._edges()
         last = min(self.last_before(before), newest - 1)
         deleted = done = 0
@@ -316,11 +307,9 @@ class SqlLog(ABC):
         """
 
     def time(self) -> float:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.time`."""
         return float(self._ask(self.CLOCK)[0][0])
 
     def has_table(self, name: str) -> bool:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.has_table`."""
         return bool(int(self._ask(self.COUNT_TABLES.format(table=name))[0][0]))
 
     def try_rights(self, patience: float) -> bool:
@@ -342,11 +331,9 @@ class SqlLog(ABC):
         return bool(tables)
 
     def read(self, query: str) -> Sequence[Sequence[Any]]:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.read`."""
         return self._ask(query)
 
     def write(self, statements: Sequence[str], patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.write`."""
         self._end = time.monotonic() + patience + self._timeout
         batch: list[str] = []
         characters = 0
@@ -362,11 +349,10 @@ class SqlLog(ABC):
             raise self._failure(str(error)) from error  # with the transaction
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.on_conflict`."""
         return on_conflict(key, assignments)
 
     def maintain(self) -> None:  # noqa: B027 - likewise
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.maintain`: nothing."""
+        """There is nothing to do."""
 
     def _last_statements(self) -> tuple[str, ...]:
         """What ends a transaction."""
@@ -387,7 +373,7 @@ class SqlLog(ABC):
         if self._prepared:
             self._ahead = _records(found[last]) if last else None
         elif not int(found[last][0][0]):
-            # Whoever makes policyd_batch anew is to be found out as on first use.
+            # Whoever rebuilds policyd_batch is to be found out as on first use.
             self._query("DELETE FROM policyd_state WHERE id = 1", "COMMIT")
             return None
         version, identity = found[self.LOCK][0][:2]

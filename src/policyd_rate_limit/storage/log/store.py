@@ -5,7 +5,7 @@ appended since its last batch, decides in memory, appends one row of its own and
 with ten rows in the table and with ten million, nobody ever searches by id, and the lock is what makes one limit exact
 over all daemons.
 
-A table that is removed while daemons run is made anew by the first that notices, from its memory; the others then read
+A table that is removed while daemons run is rebuilt by the first that notices, from its memory; the others then read
 the new one. One that has lost rows, or in whose place there is another one, gets what memory knows and it does not:
 memory is given up only for a table that has been read, and that lacks nothing.
 """
@@ -52,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Reach(NamedTuple):
-    """How far back (``seconds``) memory knows what the log holds, and how often that was to be read anew."""
+    """How far back (``seconds``) memory knows what the table holds, and how often that was to be read once more."""
 
     seconds: int
     readings: int = 0
@@ -98,7 +98,8 @@ class _Recent:
 
 
 class LogStore:
-    """See :class:`policyd_rate_limit.storage.contract.Store`.
+    """Decides in memory and appends to a batch table: a :class:`policyd_rate_limit.storage.contract.Store`, whose
+    methods are described there.
 
     ``open_log`` connects to the database, or raises LogError. ``memory`` is shared with whoever decides while that is
     away. ``longest`` is the longest window in use (seconds): so far back the log is read. ``counters_of_old_id`` names
@@ -126,7 +127,7 @@ class LogStore:
         self._log: Log | None = None
         self._spare: Log | None = None  # opened by a probe
         self._identity: Hashable = None  # of the table that memory was read from
-        self._loaded = False  # memory has been read from a table: what is lost can be made anew from it
+        self._loaded = False  # memory has been read from a table: what is lost can be rebuilt from it
         self._trusted = False  # likewise, and nothing is in it that is not in the table
         self._replaced = False  # the table has lost rows, or another one has taken its place
         self._seq = 0  # of the last row that is in memory
@@ -142,18 +143,17 @@ class LogStore:
         self._overrides_version: Hashable = None
         self._name = secrets.token_hex(16)
         self._announced: tuple[Hashable, int, int] | None = None
-        self._lacks_overrides = False  # a table that was made anew
+        self._lacks_overrides = False  # a table that was rebuilt
         self._refused: dict[str, str] = {}  # counter -> why the database takes nothing of it
         self._unsaid = Refusals(())  # of what waited
         self._parts_writer = secrets.randbits(62)  # of records that were too long
         self._parts = 0
 
     def propose(self, installation: str) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.propose`."""
         self._proposed = installation or self._proposed
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.admit`; what is pending has transactions of its own."""
+        """What is pending has transactions of its own."""
         for some in _in_transactions(pending):
             self._unsaid.add(self._bring_in(some, patience))
         try:
@@ -168,7 +168,6 @@ class LogStore:
         return decided.commit()
 
     def offer(self, records: Sequence[Record], patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.offer`."""
         for record in records:
             for entry in record.dated_until(record.date):
                 self._refused.pop(entry.counter, None)
@@ -214,7 +213,6 @@ class LogStore:
         return bool(found)
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | list[Verdict] | None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.prepare`."""
         log = self._log
         if log is None or not self._trusted or log.identity != self._identity or self._needed > self._longest:
             return None
@@ -312,11 +310,10 @@ class LogStore:
         return part
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.explain`: memory knows what the last batch has found."""
+        """Memory knows what the last batch has found."""
         return [self._memory.ledger.explain(demand) for demand in demands]
 
     def probe(self, patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.probe`."""
         try:
             log = self._open_log()
             try:
@@ -333,17 +330,14 @@ class LogStore:
             spare.close()
 
     def reload(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.reload`."""
         self._trusted = False
 
     def need(self, seconds: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.need`."""
         with self._needs:
             if seconds > self._needed.seconds:
                 self._needed = self._needed._replace(seconds=seconds)
 
     def look_back(self, seconds: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.look_back`."""
         with self._needs:
             self._needed = _Reach(max(self._needed.seconds, seconds), self._needed.readings + 1)
 
@@ -353,7 +347,6 @@ class LogStore:
         return self._needed.seconds
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.add_hits`."""
         if self._log is None:
             raise StoreUnavailable("there is no connection to the database")
         try:
@@ -370,7 +363,6 @@ class LogStore:
             raise StoreUnavailable(str(error)) from error
 
     def overrides(self) -> list[Override] | None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.overrides`."""
         log = self._log
         if log is None:
             return None
@@ -390,7 +382,6 @@ class LogStore:
         return self._overrides
 
     def maintain(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.maintain`."""
         self._memory.ledger.windows.sweep(self._longest.seconds)
         if self._log is not None:
             try:
@@ -449,7 +440,6 @@ class LogStore:
         return deleted
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.close`."""
         self._disconnect()
         if self._spare is not None:
             self._spare.close()
@@ -555,7 +545,7 @@ class LogStore:
             return
         self._lacks_overrides = True
         unknown = any(number > kept.applied.get(writer, 0) for writer, number in self._stored.items())
-        # Another daemon has made it anew of what it knew, and of what we did not tell it since.
+        # Another daemon has rebuilt it of what it knew, and of what we did not tell it since.
         is_sequel = not self._marked.keys().isdisjoint(kept.applied) and any(
             self._stored.get(writer, 0) > kept.applied.get(writer, 0) for writer in self._marked
         )
@@ -586,7 +576,7 @@ class LogStore:
         )
 
     def _identify(self, log: Log) -> None:
-        """Learn which installation the tables are of; one that is made anew goes on being the one that it was."""
+        """Learn which installation the tables are of; one that is rebuilt goes on being the one that it was."""
         before = self.installation
         self.installation = log.installation(before or self._proposed)
         if before and self.installation and self.installation != before:

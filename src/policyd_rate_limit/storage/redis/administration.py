@@ -26,7 +26,8 @@ _logger = logging.getLogger(__name__)
 
 
 class RedisAdministration:
-    """See :class:`policyd_rate_limit.storage.administration.Administration`.
+    """What commands ask of Redis: :class:`policyd_rate_limit.storage.administration.Administration`, whose methods are
+    described there.
 
     ``config`` is ``redis_config``. ``longest`` is the longest window in use (seconds), ``timeout`` (seconds) bounds
     each exchange. ``clock`` (Unix seconds) takes the place of the server's in tests.
@@ -46,18 +47,17 @@ class RedisAdministration:
         self._tables = RedisTables(self.keys.prefix, self.run)
 
     def now(self) -> int:
-        """See :meth:`Administration.now`."""
         return int(self.run(()))
 
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
-        """See :meth:`Administration.entries`; what was given back is no more there, nor what it was taken from."""
+        """What was given back is no more there, nor what it was taken from."""
         for page in self._pages(keys):
             for counter, date, amount in page:
                 if date >= since and amount:
                     yield Entry(counter, amount, date, "", "")
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
-        """See :meth:`Administration.follow`; all counters are looked at each time, and nothing is given back."""
+        """All counters are looked at each time, and nothing is given back."""
         while True:
             now = self.now()
             for page in self._pages(None):
@@ -73,42 +73,34 @@ class RedisAdministration:
             yield []
 
     def reset(self, key: str) -> int:
-        """See :meth:`Administration.reset`. A daemon that has lost its server goes on with what it had counted."""
+        """A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
         command = script([self.keys.counter(key)], ("", 0, self.longest, self._link.time, "reset"))
         self.run([command])
         return int(command.reply)
 
     def overrides(self) -> list[Override]:
-        """See :meth:`Administration.overrides`."""
         return self._tables.overrides(self.now())
 
     def set_override(self, override: Override) -> None:
-        """See :meth:`Administration.set_override`."""
         self._tables.set_override(override, self.now())
 
     def remove_override(self, key: str) -> bool:
-        """See :meth:`Administration.remove_override`."""
         return self._tables.remove_override(key, self.now())
 
     def hits(self) -> list[Hits]:
-        """See :meth:`Administration.hits`."""
         return self._tables.hits()
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`Administration.add_hits`."""
         self._tables.add_hits(hits)
 
     def copied(self) -> dict[tuple[str, int], int]:
-        """See :meth:`Administration.copied`."""
         return self._tables.copied()
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`Administration.forget_hits`."""
         self._tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
 
     def close(self) -> None:
-        """See :meth:`Administration.close`."""
         self._link.close()
 
     def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[tuple[str, int, int]]]:

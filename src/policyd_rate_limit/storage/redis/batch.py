@@ -29,7 +29,7 @@ _COMMON = 5  # arguments of the script before those of the demands
 
 
 class Question:
-    """A demand on its way: ``groups`` of its charges are asked one after the other, each counts if it admits.
+    """A demand in flight: ``groups`` of its charges are asked one after the other, each counts if it admits.
 
     ``own_field`` is where the mail remembers its charges until all groups have admitted: others are not to rely on what
     may be undone. ``verdict`` is None until all groups are answered; then ``entries`` are what was counted: where one

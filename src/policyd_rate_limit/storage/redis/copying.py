@@ -29,7 +29,9 @@ _logger = logging.getLogger(__name__)
 
 
 class RedisCopying:
-    """See :class:`policyd_rate_limit.storage.copying.Copier`."""
+    """Copies counters of Redis, from or to: a :class:`policyd_rate_limit.storage.copying.Copier`, whose methods are
+    described there.
+    """
 
     def __init__(self, administration: RedisAdministration) -> None:
         self.refused = 0
@@ -39,15 +41,13 @@ class RedisCopying:
         self._takes: Callable[[str], bool] = lambda _: False
 
     def size(self) -> int:
-        """See :meth:`Copier.size`: a page of counters at a time."""
+        """A page of counters at a time."""
         return 0
 
     def size_brought(self, source: int) -> int:  # noqa: ARG002 - likewise
-        """See :meth:`Copier.size_brought`."""
         return 0
 
     def sums(self, target: int, takes: Callable[[str], bool]) -> Iterator[Sequence[Sums]]:
-        """See :meth:`Copier.sums`."""
         for counters in self._administration.counters():
             asked = [(name, key) for name, key in counters if takes(name)]
             found = self._administration.read(asked)
@@ -56,11 +56,9 @@ class RedisCopying:
             yield [_sums(name, fields, brought[name]) for name, fields in found]
 
     def begin(self, source: int, takes: Callable[[str], bool]) -> None:
-        """See :meth:`Copier.begin`."""
         self._source, self._takes = source, takes
 
     def add_sums(self, page: Sequence[Sums], keep: int) -> int:
-        """See :meth:`Copier.add_sums`."""
         keep = max(keep, self._administration.longest)
         oldest = self._administration.now() - keep
         brought = self._brought([found.counter for found in page], self._source)
@@ -79,7 +77,6 @@ class RedisCopying:
         return sum(int(command.reply or 0) for command in commands)
 
     def nameless(self, counter: str) -> bool:  # noqa: ARG002 - a digest is enough
-        """See :meth:`Copier.nameless`."""
         return False
 
     def _command(self, missing: Sequence[Change], keep: int) -> Command:

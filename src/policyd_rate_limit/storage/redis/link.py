@@ -1,4 +1,4 @@
-"""The session that is kept: made when it is needed, anew when it breaks, and used until all has been answered."""
+"""The session that is kept: made when it is needed or has broken, and used until all has been answered."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RedisStore:
-    """See :class:`policyd_rate_limit.storage.contract.Store`.
+    """Has the server decide: a :class:`policyd_rate_limit.storage.contract.Store`, whose methods are described there.
 
     ``config`` is ``redis_config``; docs/redis.md tells its keys. ``memory`` is shared with whoever decides while the
     server is away. ``longest`` is the longest window in use (seconds): as long are counts kept of which only memory
@@ -105,11 +105,10 @@ class RedisStore:
 
     @property
     def reach(self) -> int:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.reach`."""
         return self._longest
 
     def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | InFlight | None:  # noqa: ARG002 - nobody waits
-        """See :meth:`policyd_rate_limit.storage.contract.Store.prepare`: the batch is sent."""
+        """The batch is sent."""
         session = self._link.session
         if session is None or session.is_broken:
             return None
@@ -150,11 +149,9 @@ class RedisStore:
         return verdicts
 
     def offer(self, records: Sequence[Record], patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.offer`."""
         self.admit((), records, patience)
 
     def propose(self, installation: str) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.propose`."""
         self._proposed = installation or self._proposed
 
     def _identify(self) -> None:
@@ -294,7 +291,7 @@ class RedisStore:
             flight.given_up = CommitFailed(str(error), verdicts, record)
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.explain`: the server is asked, and writes nothing."""
+        """The server is asked, and writes nothing."""
         missing = self._memory.ledger.missing
         asked = [(number, charge) for number, demand in enumerate(demands) for charge in missing(demand)]
         commands: list[tuple[Command, Sequence[tuple[int, Charge]]]] = []
@@ -322,30 +319,27 @@ class RedisStore:
         return [tuple(usages) for usages in found]
 
     def probe(self, patience: float) -> None:  # noqa: ARG002 - there are no turns
-        """See :meth:`policyd_rate_limit.storage.contract.Store.probe`."""
         self._link.probe()
 
     def reload(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.reload`: there is nothing to be read."""
+        """There is nothing to be read."""
         self._memory.forget()
 
     def need(self, seconds: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.need`: what the server has let go is gone."""
+        """What the server has let go is gone."""
         self._longest = max(self._longest, seconds)
 
     def look_back(self, seconds: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.look_back`: nothing is kept but on the server."""
+        """Nothing is kept but on the server."""
         self.need(seconds)
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.add_hits`."""
         try:
             self._tables.add_hits(hits)
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
 
     def overrides(self) -> list[Override] | None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.overrides`."""
         if self._link.session is None:
             return None
         try:
@@ -359,7 +353,6 @@ class RedisStore:
         return found
 
     def maintain(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.maintain`."""
         self._memory.ledger.windows.sweep(self._longest)
 
     def clean(
@@ -380,7 +373,6 @@ class RedisStore:
         return 0
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.close`."""
         self._link.close()
 
     def _now(self) -> int:

@@ -106,7 +106,6 @@ class RedisTables:
         return sorted(found, key=lambda hit: (-hit.hits, hit.key, hit.seconds))[:MOST_HITS]
 
     def copied(self) -> dict[tuple[str, int], int]:
-        """See :meth:`policyd_rate_limit.storage.administration.Administration.copied`."""
         return {(hit.key, hit.seconds): hit.hits for hit in self._all_hits() if hit.seconds <= 0}
 
     def _all_hits(self) -> Iterator[Hits]:

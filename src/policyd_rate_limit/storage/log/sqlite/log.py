@@ -104,7 +104,8 @@ Row = tuple[int, Record]  # seq, record
 
 
 class SqliteLog:
-    """An open file; see :class:`policyd_rate_limit.storage.log.contract.Log`. ``clock``: Unix seconds.
+    """The batch table in an open file: a :class:`policyd_rate_limit.storage.log.contract.Log`, whose methods are
+    described there. ``clock``: Unix seconds.
 
     ``patience``: seconds that opening may wait for another daemon, which makes the file, recovers or closes it;
     :data:`OPEN_PATIENCE` at the least.
@@ -137,11 +138,9 @@ class SqliteLog:
 
     @property
     def longest_row(self) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.longest_row`."""
         return LONGEST_ROW
 
     def begin(self, patience: float) -> float:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.begin`."""
         self._newest_now = None
         try:
             with self._errors:
@@ -153,13 +152,11 @@ class SqliteLog:
         return self._begun()
 
     def wait(self, patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.wait`."""
         with self._errors:
             self._lock(patience)
             self._execute("ROLLBACK")
 
     def try_begin(self, seq: int) -> float | None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.try_begin`."""
         with self._errors:
             if not self._try_lock():
                 return None
@@ -170,7 +167,6 @@ class SqliteLog:
         return self._begun()
 
     def prepare(self, carry_over: Callable[[OldCounts], Iterable[Record]]) -> bool:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.prepare`."""
         with self._errors:
             made = not self.has_table("policyd_batch")
             for statement in _SCHEMA:
@@ -182,7 +178,6 @@ class SqliteLog:
             return True
 
     def installation(self, proposed: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.installation`."""
         with self._errors:
             found = self._execute("SELECT CAST(identity AS TEXT) FROM policyd_installation").fetchone()
             if found is None:
@@ -190,7 +185,6 @@ class SqliteLog:
             return str(found[0]) if found else proposed
 
     def rows_after(self, seq: int) -> Generator[Row, None, None]:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.rows_after`."""
         self._known = seq
         with self._errors:
             newest, self._newest_now = self._newest_now, None
@@ -205,7 +199,6 @@ class SqliteLog:
                 yield from rows
 
     def append(self, record: Record) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.append`."""
         with self._errors:
             cursor = self._execute(
                 "INSERT INTO policyd_batch (date, writer, number, size, entries) VALUES (?, ?, ?, ?, ?)",
@@ -215,7 +208,6 @@ class SqliteLog:
         return cursor.lastrowid or 0
 
     def empty(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.empty`."""
         with self._errors:
             newest = max(self._newest(), self._known)
             self._execute("DELETE FROM policyd_batch")
@@ -223,12 +215,10 @@ class SqliteLog:
             self._execute("INSERT INTO policyd_batch VALUES (?, 0, 0, 0, 0, '[]')", (newest + UNSEEN,))
 
     def redate(self, date: int) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.redate`."""
         with self._errors:
             self._execute("UPDATE policyd_batch SET date = ? WHERE date > ?", (date, date))
 
     def last_before(self, date: int) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.last_before`."""
         with self._errors:
             low, high = before_all, _ = self._execute(
                 "SELECT coalesce(min(seq), 1) - 1, coalesce(max(seq), 0) FROM policyd_batch"
@@ -246,7 +236,6 @@ class SqliteLog:
             return int(low) if low > before_all else 0
 
     def commit(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.commit`."""
         with self._errors:
             self._execute("COMMIT")
         if self._appended:
@@ -254,7 +243,6 @@ class SqliteLog:
             self._appended = 0
 
     def clean(self, before: int, patience: float) -> int:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.clean`."""
         with self._errors:
             newest = self._newest()
             last = min(self.last_before(before), newest - 1)
@@ -266,7 +254,6 @@ class SqliteLog:
             return deleted
 
     def compact(self, patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.compact`."""
         with self._errors:
             (incremental,) = self._execute("PRAGMA auto_vacuum").fetchone()
             if not incremental:
@@ -278,24 +265,20 @@ class SqliteLog:
             self._in_steps(self._give_back, patience)
 
     def time(self) -> float:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.time`."""
         if self._connection is None or identity(self._path) != self.identity:
             raise LogReplaced(f"SQLite database {self._path} was removed or replaced")
         return self._clock()
 
     def has_table(self, name: str) -> bool:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.has_table`."""
         with self._errors:
             found = self._execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
             return found.fetchone() is not None
 
     def read(self, query: str) -> Sequence[Sequence[Any]]:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.read`."""
         with self._errors:
             return self._execute(query).fetchall()
 
     def write(self, statements: Sequence[str], patience: float) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.write`."""
         self.begin(patience)
         with self._errors:
             for statement in statements:
@@ -303,17 +286,14 @@ class SqliteLog:
         self.commit()
 
     def literal(self, text: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.literal`."""
         return "'" + text.replace("'", "''") + "'"
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.on_conflict`."""
         return on_conflict(key, assignments)
 
     def maintain(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.maintain`."""
         if self._checkpointer.has_ended():
-            # What was appended meanwhile is little; with it in the file as well, the write-ahead log starts anew.
+            # What was appended meanwhile is little; with it in the file as well, the write-ahead log starts over.
             with self._errors:
                 self._examiner.suspect()
                 self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -323,7 +303,6 @@ class SqliteLog:
             raise self._without_companions()
 
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.close`."""
         self._checkpointer.stop()
         self._examiner.stop()
         if self._connection is not None:
@@ -527,7 +506,7 @@ class SqliteLog:
     def _checkpoint(self) -> None:
         """Copy what --clean has written into the file, or the write-ahead log would grow until a daemon has to do that.
 
-        The log begins anew only when all of it is copied and nobody has appended to it meanwhile: most is copied beside
+        It starts over only when all of it is copied and nobody has appended to it meanwhile: most is copied beside
         the daemons, and the little that they have added then under the lock.
         """
         self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -41,7 +41,7 @@ class Wire:
     """A session whose batches meet with what the test says: ``fates``, for each batch that is sent.
 
     "well"; "unanswered": it arrives, the answers do not come back; "lost"; "late": it arrives when the test delivers
-    it. What is sent anew arrives.
+    it. What is sent again arrives.
     """
 
     warnings = ()

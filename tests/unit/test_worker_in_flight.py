@@ -165,7 +165,7 @@ async def test_a_batch_beside_another_is_not_small() -> None:
 
 
 async def test_half_of_a_batch_is_enough_where_another_may_be_beside_it() -> None:
-    """Or the store would rest until those ask anew who have just been answered."""
+    """Or the store would rest until those ask again who have just been answered."""
     async with working() as fed:
         await fed.submit_at_once(1)
         fed.store.answer()
