@@ -11,7 +11,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.engine.outage import Backoff
+from policyd_rate_limit.storage.engine.backoff import Backoff
 from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
 from storage.stores import HOUR, START, Clock, Database, SqliteDatabase, demand
 

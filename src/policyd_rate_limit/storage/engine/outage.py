@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Decided, InFlight, Refused
 from policyd_rate_limit.storage.engine.aside import Aside
+from policyd_rate_limit.storage.engine.backoff import Backoff, SlowBackoff
 from policyd_rate_limit.storage.engine.spool import Spool
 from policyd_rate_limit.storage.record import OVERHEAD
 
@@ -39,39 +39,6 @@ PATIENCE_WITH_SIGNS = 1.0  # likewise, where somebody seems to have mended somet
 ADOPTION_SECONDS = 60.0  # between two looks for spool files of daemons that died while this one ran
 
 _logger = logging.getLogger(__name__)
-
-
-class Backoff:
-    """When to try again: after a time that doubles with each failure, spread at random."""
-
-    FIRST = 0.1
-    MOST = 5.0
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._delay = 0.0
-        self._due = 0.0
-
-    @property
-    def due(self) -> bool:
-        """Whether the time of the next try has come."""
-        return self._clock() >= self._due
-
-    def failed(self) -> None:
-        """A try has failed."""
-        self._delay = min(max(2 * self._delay, self.FIRST), self.MOST)
-        self._due = self._clock() + self._delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-    def succeeded(self) -> None:
-        """A try has succeeded."""
-        self._delay = self._due = 0.0
-
-
-class _Leisure(Backoff):
-    """When to offer again what the database refuses: somebody has to mend something first."""
-
-    FIRST = 60.0
-    MOST = 3600.0
 
 
 class Fallback:
@@ -120,7 +87,7 @@ class Fallback:
         self._probe: threading.Thread | None = None
         self._reached = False
         self._aside = Aside(memory, self._spool.beside)
-        self._leisure = _Leisure(monotonic)
+        self._leisure = SlowBackoff(monotonic)
         self._signs = signs
         self._seen: object = None
 
