@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST_QUERY = 20_000
+LONGEST_QUERY = 10_000
 """The most characters of a query that are looked at: the time for it grows with the square of them."""
 
 # Text, names and comments, in which a placeholder is none. MySQL has \ in text and ` around names, PostgreSQL $$.
