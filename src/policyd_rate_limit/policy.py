@@ -1,4 +1,4 @@
-"""What a reload may change about how requests are answered: the rules, and what Postfix is told."""
+"""The policy, which a reload replaces as a whole: the rules, and what Postfix is told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rules the settings ask for."""
+"""Makes the rules that the settings ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the peers share: places for connections, memory for what they send, turns to ask.
+"""Fair shares between peers: places for connections, memory for what they send, turns to ask.
 
 A peer is a user of this host or an address, see :mod:`policyd_rate_limit.system.peers`; Postfix is one, with a
 connection for each smtpd process. Each share is fair in the max-min sense: whoever wants less than an equal part gets

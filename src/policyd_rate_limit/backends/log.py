@@ -1,4 +1,4 @@
-"""What the databases with SQL have in common: they keep a log, and may be asked for limits by id."""
+"""What the databases with SQL have in common: they keep a batch table, and may be asked for limits by id."""
 
 from __future__ import annotations
 

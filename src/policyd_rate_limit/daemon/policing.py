@@ -1,4 +1,4 @@
-"""Who is limited, and how: the rules, the table of limits by id, the overrides, as reloads and commands change them."""
+"""The policy in force, as reloads and commands change it: rules, the table of limits by id, overrides."""
 
 from __future__ import annotations
 

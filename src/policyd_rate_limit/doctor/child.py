@@ -1,4 +1,4 @@
-"""Does something as another account, and chrooted, as that account would: in a child process."""
+"""Tries something as another account, chrooted if need be, in a child process."""
 
 from __future__ import annotations
 

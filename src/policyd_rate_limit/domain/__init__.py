@@ -1,1 +1,1 @@
-"""What the program knows without touching the world: no I/O, no clock, no logging."""
+"""Deciding, without touching the world: no I/O, no clock, no logging."""

@@ -1,4 +1,4 @@
-"""What a mail asks of the store, and what the store answers."""
+"""Charges, demands and verdicts: what a request asks of the store, and what the store answers."""
 
 from __future__ import annotations
 

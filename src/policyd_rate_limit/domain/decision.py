@@ -1,4 +1,4 @@
-"""A decision, as whoever tells of it needs it: the log, the alerts, the counters of what was decided."""
+"""A decision, for the log, the alerts and the metrics: a verdict beside its request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is charged for a mail, and within which limits.
+"""Which subject a mail is charged to, and within which limits.
 
 The SASL user, else the envelope sender, else the client address, each where it is enabled and not empty. The
 three never share a counter: ``user:``, ``sender:`` and ``client:`` begin their keys.

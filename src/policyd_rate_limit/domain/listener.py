@@ -1,4 +1,4 @@
-"""Whoever wants to know at once who has run into a limit."""
+"""Listeners: who is told at once that a limit has refused somebody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was charged for each mail of the last moments, so that no recipient is charged twice.
+"""What each recent mail was charged, so that no recipient is charged twice.
 
 Postfix asks several times about one mail: for each recipient, again at DATA and END-OF-MESSAGE, and once more
 when the connection broke before the answer (SMTPD_POLICY_README). Its ``instance`` attribute says which requests

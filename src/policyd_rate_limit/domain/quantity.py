@@ -1,4 +1,4 @@
-"""Numbers of things, as people write them."""
+"""Quantities in words: ``1 mail``, ``2 mails``."""
 
 from __future__ import annotations
 

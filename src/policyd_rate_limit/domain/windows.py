@@ -1,4 +1,4 @@
-"""Sliding windows: how much each key has been charged in the last S seconds, for every S that limits it.
+"""Sliding windows: how much each counter has in the last S seconds, for every S that limits it.
 
 Pure: no clock, no I/O. It is what decides, in front of every store.
 

@@ -1,4 +1,4 @@
-"""What all that goes over the network shares: an end, trust, and words for what went wrong."""
+"""Deadlines, trust and error texts for all that is sent over the network."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Alerts: that somebody has just run into a limit, told at once by mail, to a program, to a URL."""
+"""Alerts, sent as soon as somebody runs into a limit: by mail, to a program, to a URL."""

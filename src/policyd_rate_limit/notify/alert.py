@@ -1,4 +1,4 @@
-"""An alert: that somebody has just run into a limit; as text for people and as JSON for programs."""
+"""An alert that somebody has run into a limit: as text for people and as JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where alerts go: what a channel does, and which ones the settings ask for."""
+"""Channels for alerts: what each does, and which ones the settings ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells at once who has run into a limit; the event loop hands over, threads send."""
+"""Sends alerts without delaying answers: the event loop queues them, threads send them."""
 
 from __future__ import annotations
 

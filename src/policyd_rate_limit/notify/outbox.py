@@ -1,4 +1,4 @@
-"""Alerts on their channel out, in a thread of their own: nobody waits for whoever takes them."""
+"""The queue of one channel, and the thread that sends from it, so that a slow receiver delays nobody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is told of a decision, and in which words; an answer has left before.
+"""Tells of decisions after their answers have left: the log, the metrics, the listeners.
 
 With ``debug`` each decision is a line; else the refusals are, one a minute for each id, and the failures. A line says
 how much of each limit is used: the store is asked for that when it has a moment (``explain``).

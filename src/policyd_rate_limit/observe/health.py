@@ -1,4 +1,4 @@
-"""Whether the daemon does its work. A database that is away does not make it ill: to restart it would mend nothing."""
+"""Health of the daemon. An outage of the database is not unhealthy: a restart would not help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts the refusals that the report tells of."""
+"""Counts hits for the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection: what has come is asked in order, and answered in order."""
+"""One connection of a client: its requests are asked in order, and answered in order."""
 
 from __future__ import annotations
 

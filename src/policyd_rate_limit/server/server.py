@@ -1,4 +1,4 @@
-"""All connections: their places, their time, the end."""
+"""The server: all connections, how many there may be, how long each may take, and an orderly shutdown."""
 
 from __future__ import annotations
 

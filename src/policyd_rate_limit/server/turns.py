@@ -1,4 +1,4 @@
-"""Who may ask when: at once as long as few ask, else one peer after the other."""
+"""Turns: whoever asks is served at once as long as few do, else one peer after the other."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Administration(Protocol):
         """
 
     def copied(self) -> dict[tuple[str, int], int]:
-        """The notes of :mod:`policyd_rate_limit.copying` in this database: (name, 0 or less) -> number.
+        """The notes of :mod:`policyd_rate_limit.storage.copying` in this database: (name, 0 or less) -> number.
 
         They are kept as hits are, of windows that there are not, so that both change in one step; no report tells them.
         """

@@ -1,4 +1,4 @@
-"""What one database holds, brought into another one: each count, override and hit once, however often that is done.
+"""Copies one database into another: each count, override and hit once, however often that is done.
 
 Both may be in use meanwhile. What a copy has brought is noted where it was brought to, so that the next one brings what
 is new.

@@ -1,4 +1,4 @@
-"""The driver of a database is not installed, or is given an option that it does not know."""
+"""Errors about drivers: one that is not installed, or that is given an unknown option."""
 
 from __future__ import annotations
 

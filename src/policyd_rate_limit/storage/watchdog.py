@@ -1,4 +1,4 @@
-"""Bounds of time for what takes none itself: drivers that block, and the resolver of host names."""
+"""Deadlines for what takes none itself: drivers that block, and the resolver of host names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom to become: the account of the daemon, and the way into it that has no way back.
+"""The account of the daemon, and how root becomes it for good.
 
 Only a daemon that was started as root looks here; anybody else runs as who they are.
 """

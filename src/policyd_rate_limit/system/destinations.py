@@ -1,4 +1,4 @@
-"""Where log lines go: standard error, the local syslog, the journal.
+"""Where log lines go: standard error, the local syslog, systemd's journal.
 
 A destination writes in a thread of its own (:mod:`policyd_rate_limit.system.logs`), and may block there. To syslog and
 to the journal a line is a datagram: a library for the journal would be one in C that needs systemd's headers.

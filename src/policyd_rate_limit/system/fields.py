@@ -1,4 +1,4 @@
-"""Log lines made of fields: ``key=value``, as logfmt has them, JSON, or the fields of the journal.
+"""Log lines made of fields: ``key=value``, as logfmt has them, JSON, or fields of systemd's journal.
 
 Nothing that a client sends can forge a line or a field. A value stands as it is where all its characters print and
 none is a space, a double quote, an equals sign or a backslash. Else it stands in double quotes, and is escaped as in

@@ -1,4 +1,4 @@
-"""The log: standard error, syslog or the journal; lines for people, ``key=value`` or JSON for programs.
+"""The daemon log: standard error, syslog or systemd's journal; lines for people, ``key=value`` or JSON for programs.
 
 One record is one message, whatever a client put into it. While the daemon serves, a thread of its own does the
 writing (:func:`in_background`): a terminal that is stopped, a pipe that is full or a syslog that hangs never delays an

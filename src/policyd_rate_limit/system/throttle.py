@@ -1,4 +1,4 @@
-"""How often something may be said that a client can cause at will."""
+"""Throttles log lines that a client can cause at will."""
 
 from __future__ import annotations
 

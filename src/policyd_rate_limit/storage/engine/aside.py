@@ -1,4 +1,4 @@
-"""What the database is there for, and refuses all the same: kept on this disk, and offered again now and then.
+"""Sets aside what the database refuses: kept on this disk, and offered again now and then.
 
 A key of one id that is of another type, a row that a constraint or a trigger does not let in, an entry that is longer
 than the server takes: no waiting mends these, and nobody else has to suffer from them. What was decided about such an

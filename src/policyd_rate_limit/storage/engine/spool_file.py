@@ -1,4 +1,4 @@
-"""A bounded local file that keeps records while the database is away.
+"""A spool file: bounded, local, keeps records while the database is away.
 
 The file has its full size from the start, so that a full disk does not stop it, and each append is on disk
 (``fdatasync``) when it returns.

@@ -1,1 +1,1 @@
-"""The store over a log in a database, SQLite, PostgreSQL or MySQL: decided in memory, kept as rows."""
+"""The store that decides in memory, and appends to a batch table in SQLite, PostgreSQL or MySQL."""

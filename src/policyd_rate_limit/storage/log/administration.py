@@ -1,4 +1,4 @@
-"""Administration of the stores that keep a log: see :mod:`policyd_rate_limit.storage.administration`."""
+"""Administration of batch tables: see :mod:`policyd_rate_limit.storage.administration`."""
 
 from __future__ import annotations
 

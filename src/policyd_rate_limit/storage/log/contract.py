@@ -1,4 +1,4 @@
-"""A log in a database: what the stores that decide in memory need of SQLite, PostgreSQL and MySQL.
+"""A batch table: what the store that decides in memory needs of SQLite, PostgreSQL and MySQL.
 
 The log is one table, ``policyd_batch``: a row per batch, appended under a lock that all daemons share, read by each
 from where it stopped reading. ``date`` never falls from one row to the next.

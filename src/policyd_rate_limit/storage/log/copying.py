@@ -1,4 +1,4 @@
-"""The counts of a log as a copy reads and writes them: see :mod:`policyd_rate_limit.storage.copying`."""
+"""The counts of a batch table as a copy reads and writes them: see :mod:`policyd_rate_limit.storage.copying`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in a MySQL or MariaDB database.
+"""The batch table in a MySQL or MariaDB database.
 
 PyMySQL blocks, so a watchdog shuts the connection down when its time is over. Statements of one round trip go as one
 query (multi-statements). ``REPEATABLE READ`` takes its snapshot at the first plain SELECT, which is the one behind the

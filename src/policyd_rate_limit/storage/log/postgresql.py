@@ -1,4 +1,4 @@
-"""The log in a PostgreSQL database.
+"""The batch table in a PostgreSQL database.
 
 libpq is driven without its blocking calls: each wait is one for the connection's socket, with an end. Statements of one
 round trip go as one query. Their snapshots are their own (``READ COMMITTED``): what follows the lock sees all that was

@@ -1,4 +1,4 @@
-"""What the database refuses of what a store appends to its log: whose it is, and what becomes of it."""
+"""Which subject it concerns when the database refuses what a store appends, and what becomes of that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in a database server: what PostgreSQL and MySQL have in common.
+"""The batch table on a database server: what PostgreSQL and MySQL have in common.
 
 ``policyd_batch`` is the log; ``policyd_state`` has one row, which is the lock: whoever holds it
 (``SELECT ... FOR UPDATE``) may append. A batch takes two round trips: begin, lock, clock and what is new in one, its

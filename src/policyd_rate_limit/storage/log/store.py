@@ -1,4 +1,4 @@
-"""The store over a log in a database, shared by all daemons that use it.
+"""The store that decides in memory and appends to a batch table, which all daemons on one database share.
 
 Each daemon holds the ledger in memory. For a batch it takes the lock that all share, reads the rows that others have
 appended since its last batch, decides in memory, appends one row of its own and commits. So a batch costs the same

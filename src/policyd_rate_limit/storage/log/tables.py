@@ -1,4 +1,4 @@
-"""Overrides, hits and windows in use in the database of a log: small tables beside it.
+"""Overrides, hits and windows in use: small tables beside the batch table.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Whose fault it is that a server refuses some keys.
+"""Tells a server that refuses everybody from one that refuses some keys.
 
 One id's key may be of another type, or out of reach of our user: that is the matter of this id alone. A server that
 refuses everybody is away. A key of nobody, written in the same way as all others, tells the two apart.

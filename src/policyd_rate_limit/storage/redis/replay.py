@@ -1,4 +1,4 @@
-"""How what was decided from memory is brought into Redis."""
+"""Replay: brings what was decided from memory into Redis, each mail once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The log in an SQLite file, shared by all daemons of one machine."""
+"""The batch table in an SQLite file, shared by all daemons of one machine."""

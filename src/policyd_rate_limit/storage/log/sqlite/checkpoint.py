@@ -1,4 +1,4 @@
-"""Checkpoints of SQLite's write-ahead log, off the way of every answer."""
+"""Checkpoints of SQLite's write-ahead log, for which no answer waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in an SQLite file, shared by all daemons of one machine.
+"""The batch table in an SQLite file, shared by all daemons of one machine.
 
 ``BEGIN IMMEDIATE``, the file's write lock, is the lock that they share. ``synchronous=FULL`` puts every commit on disk
 before it returns. Checkpoints run in a thread of their own, over a connection of their own: on the way of a batch, one
