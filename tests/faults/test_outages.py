@@ -179,7 +179,7 @@ def test_two_daemons_keep_what_each_admitted_while_the_database_was_locked(tmp_p
 
 
 @pytest.mark.long(20)
-def test_kill_9_while_the_journal_is_replayed(tmp_path: pathlib.Path) -> None:
+def test_kill_9_while_the_spool_file_is_replayed(tmp_path: pathlib.Path) -> None:
     """Five outages, after each the daemon is killed at a random moment of its recovery: nothing twice, nothing lost."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)

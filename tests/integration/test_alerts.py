@@ -190,7 +190,7 @@ def test_a_program_does_not_outlive_the_daemon(tmp_path: pathlib.Path) -> None:
         ({"report_from": "no address", "notify_to": "root"}, "report_from: expected a mail address"),
     ],
 )
-def test_a_wrong_setting_fails_the_notices_alone(tmp_path: pathlib.Path, settings: dict[str, Any], said: str) -> None:
+def test_a_wrong_setting_fails_the_alerts_alone(tmp_path: pathlib.Path, settings: dict[str, Any], said: str) -> None:
     with running(tmp_path, **TIGHT, **settings) as daemon:
         daemon.logged(said)
         send(daemon, "alice", 3)
@@ -209,7 +209,7 @@ def test_without_report_from_there_is_no_sender(tmp_path: pathlib.Path) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_reload_changes_where_notices_go(tmp_path: pathlib.Path) -> None:
+def test_a_reload_changes_where_alerts_go(tmp_path: pathlib.Path) -> None:
     """And what was told is not told again."""
     with smtp_server() as old, smtp_server() as new, running(tmp_path, **by_mail(old)) as daemon:
         send(daemon, "alice", 3)

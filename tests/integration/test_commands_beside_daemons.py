@@ -118,7 +118,7 @@ def test_a_store_that_is_away(tmp_path: pathlib.Path, store: SharedStore) -> Non
                 assert settings.get(options, {}).get(secret, "no secret") not in done.stdout + done.stderr
 
 
-def test_what_waits_in_the_journal_is_told(tmp_path: pathlib.Path) -> None:
+def test_what_waits_in_the_spool_file_is_told(tmp_path: pathlib.Path) -> None:
     with Daemon(tmp_path, **LIMITS) as daemon, Client(daemon.address) as client:
         assert admitted(client, "alice", 1) == 1
         mend = put_directory_in_place(tmp_path / "db.sqlite3")

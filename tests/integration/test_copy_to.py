@@ -60,7 +60,7 @@ def test_an_installation_moves_without_a_pause(tmp_path: pathlib.Path, pair: tup
             assert ask(after.path, "status", "alice")["keys"][0]["windows"][0]["used"] == 9
 
 
-def test_what_waits_in_a_journal_is_told(tmp_path: pathlib.Path) -> None:
+def test_what_waits_in_a_spool_file_is_told(tmp_path: pathlib.Path) -> None:
     old, new = home(tmp_path, "old"), home(tmp_path, "new")
     to = str(write_configuration(new, configuration(new, **LIMITS)))
     with running(old, **LIMITS) as daemon, Client(daemon.address) as client:

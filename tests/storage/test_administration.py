@@ -393,7 +393,7 @@ def test_hits_of_1_2_0_count_until_they_are_reported(logged: AdministeredLog) ->
 # --- Faults
 
 
-def test_a_connection_that_is_lost_is_made_anew(database: Administered) -> None:
+def test_a_connection_that_is_lost_is_replaced(database: Administered) -> None:
     administration = database.administration()
     override = Override("user:a", BLOCK, date_in())
     administration.set_override(override)

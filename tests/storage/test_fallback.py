@@ -154,7 +154,7 @@ def test_a_clock_that_steps_back_during_an_outage(database: Database, clock: Clo
 # --- The daemon ends while the database is away
 
 
-def test_an_orderly_end_leaves_the_journal(database: Database, clock: Clock) -> None:
+def test_an_orderly_end_leaves_the_spool_file(database: Database, clock: Clock) -> None:
     """The next daemon takes it over, whether the database is back or not; in the end it is gone."""
     with database.outage():
         first = Daemon(database, clock)
@@ -190,7 +190,7 @@ def test_a_daemon_takes_over_what_one_that_died_left(database: Database, clock: 
     assert journals(database.home) == []
 
 
-def test_a_journal_is_replayed_once_whoever_died_when(database: Database, clock: Clock) -> None:
+def test_a_spool_file_is_replayed_once_whoever_died_when(database: Database, clock: Clock) -> None:
     """Death between the commit of the replay and the end of the spool: the next daemon replays nothing twice."""
     with database.outage():
         dead = Daemon(database, clock)
@@ -209,7 +209,7 @@ def test_a_journal_is_replayed_once_whoever_died_when(database: Database, clock:
     assert journals(database.home) == []
 
 
-def test_old_journals_replay_at_their_dates(database: Database, clock: Clock) -> None:
+def test_old_spool_files_replay_at_their_dates(database: Database, clock: Clock) -> None:
     """A spool file that was found long after counts nothing that has left the windows."""
     with database.outage():
         dead = Daemon(database, clock)

@@ -89,7 +89,7 @@ def fail_at_commit(statement: str, *_: object) -> object:
     return mock.DEFAULT
 
 
-def test_with_db_error_action_an_old_journal_is_still_taken_over(database: Database, clock: Clock) -> None:
+def test_with_db_error_action_an_old_spool_file_is_still_taken_over(database: Database, clock: Clock) -> None:
     """Of the daemon before the setting was made."""
     with database.outage():
         before = Daemon(database, clock)

@@ -46,7 +46,7 @@ def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) 
     assert mailbox.take() == []
 
 
-def test_hits_that_cannot_be_written_are_tried_again_after_a_while_and_that_is_said_once(
+def test_hits_that_cannot_be_written_are_retried_after_a_while_and_that_is_said_once(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon, mailbox, told = informed(sqlite, clock)

@@ -112,7 +112,7 @@ def test_the_limit_holds_in_any_order(tmp_path: pathlib.Path, part: int) -> None
 
 
 @pytest.mark.needs_root
-def test_the_journal_that_was_left_is_written_to(
+def test_the_spool_file_that_was_left_is_written_to(
     tmp_path: pathlib.Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There is no room for another one; what is kept is on disk, and nothing is called lost."""
@@ -139,7 +139,7 @@ def test_the_journal_that_was_left_is_written_to(
 
 
 @pytest.mark.needs_root
-def test_without_room_for_a_journal_nothing_is_admitted(
+def test_without_room_for_a_spool_file_nothing_is_admitted(
     tmp_path: pathlib.Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It could be kept nowhere, and would be forgotten by a crash. That is said once, and ends with the full disk."""

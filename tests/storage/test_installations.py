@@ -133,7 +133,7 @@ def test_the_place_is_spelled_otherwise(pair: Pair, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("place", [PLACE, "elsewhere"])
-def test_a_journal_from_before_the_database_was_known(pair: Pair, clock: Clock, place: str) -> None:
+def test_a_spool_file_from_before_the_database_was_known(pair: Pair, clock: Clock, place: str) -> None:
     """The database has been away since the start: what the configuration says of the place decides."""
     use(pair, clock)
     with pair.one.outage():
@@ -147,7 +147,7 @@ def test_a_journal_from_before_the_database_was_known(pair: Pair, clock: Clock, 
     assert len(journals(pair.directory)) == (0 if place == PLACE else 1)
 
 
-def test_a_journal_of_the_version_before(pair: Pair, clock: Clock) -> None:
+def test_a_spool_file_of_the_version_before(pair: Pair, clock: Clock) -> None:
     """It has no identity, and another name."""
     use(pair, clock)
     left_by_one(pair, clock)
@@ -168,7 +168,7 @@ def test_a_journal_of_the_version_before(pair: Pair, clock: Clock) -> None:
     assert journals(pair.directory) == []
 
 
-def test_a_database_that_is_made_anew_is_the_same_one(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_database_that_is_rebuilt_is_the_same_one(sqlite: SqliteDatabase, clock: Clock) -> None:
     """What waits beside it was written for it."""
     daemon = Daemon(sqlite, clock)
     daemon.ask()

@@ -79,7 +79,9 @@ def goes_on_counting(store: Store, *, instance_is_known: int = 2) -> None:
     assert usage(store, [ALICE]) == {ALICE: before + 1}
 
 
-def test_a_database_and_a_journal_of_short_digests(kept: dict[str, Any], sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_database_and_a_spool_file_of_short_digests(
+    kept: dict[str, Any], sqlite: SqliteDatabase, clock: Clock
+) -> None:
     with contextlib.closing(sqlite.store(clock)) as store:
         store.clean(PATIENCE)  # makes the tables
     with contextlib.closing(sqlite3.connect(sqlite.path)) as database, database:

@@ -349,7 +349,7 @@ def test_the_clock_is_read_with_the_lock(logs: Logs) -> None:
     assert times[0] != int(times[0])
 
 
-def test_a_table_that_is_removed_is_made_anew_and_known_for_another(logs: Logs) -> None:
+def test_a_table_that_is_removed_is_rebuilt_and_known_for_another(logs: Logs) -> None:
     log, other = logs.ready(), logs.ready()
     (seq,) = append(log, record(1))
     read(other)

@@ -207,7 +207,7 @@ def test_a_database_that_refuses_everybody_is_away(
     daemon.close()
 
 
-def test_a_journal_of_its_own_that_is_full_refuses_only_this_id(
+def test_a_spool_file_of_its_own_that_is_full_refuses_only_this_id(
     daemons: DaemonsOnOneDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("policyd_rate_limit.storage.engine.aside.ASIDE_BYTES", 600)

@@ -112,7 +112,7 @@ def test_a_file_that_somebody_else_has_begun_gets_what_it_lacks(database: Sqlite
     fresh.close()
 
 
-def test_what_another_daemon_made_anew_gets_what_that_did_not_know(database: SqliteDatabase, clock: Clock) -> None:
+def test_what_another_daemon_rebuilt_gets_what_that_did_not_know(database: SqliteDatabase, clock: Clock) -> None:
     """Two daemons, one of which has committed last, and the file is lost in place: nobody can read it any more."""
     one, two = database.store(clock), database.store(clock)
     assert all(admitted(one, *(demand(key) for key in USERS)))

@@ -104,7 +104,7 @@ def received(batch: InFlight) -> list[bool]:
     return [verdict.admitted for verdict in verdicts]
 
 
-def test_batches_are_under_way_to_all_masters(store: RedisStore, nodes: list[RedisServer]) -> None:
+def test_batches_are_in_flight_to_all_masters(store: RedisStore, nodes: list[RedisServer]) -> None:
     """Whichever of them answers last; what has been read is read no more."""
     keys = on_each_node(store)
     batches = [[demand(key, 3) for key in order] for order in itertools.permutations(keys)]

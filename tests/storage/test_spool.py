@@ -33,7 +33,7 @@ def test_a_directory_that_cannot_be_read_holds_nobody_up(
     daemon.close()
 
 
-def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_spool_file_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabase, clock: Clock) -> None:
     """Nor are its descriptors; what waits is in memory, and in the next spool file that can be written."""
     directory = sqlite.home / "journals"
     directory.write_text("in the way")
@@ -56,7 +56,7 @@ def test_a_journal_that_cannot_take_what_waits_is_not_left(sqlite: SqliteDatabas
     assert found(sqlite, clock, "user:a") == [3]
 
 
-def test_what_waits_in_memory_is_kept_in_a_journal_that_was_left(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_what_waits_in_memory_is_kept_in_a_spool_file_that_was_left(sqlite: SqliteDatabase, clock: Clock) -> None:
     """As soon as the own one has failed: whoever dies then has lost nothing."""
     with sqlite.outage():
         earlier = Daemon(sqlite, clock), Daemon(sqlite, clock)
@@ -77,7 +77,7 @@ def test_what_waits_in_memory_is_kept_in_a_journal_that_was_left(sqlite: SqliteD
     assert found(sqlite, clock, "user:a") == [5]
 
 
-def test_a_journal_that_cannot_be_emptied_is_removed(
+def test_a_spool_file_that_cannot_be_emptied_is_removed(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All that was in it is in the database; another one takes its place."""
@@ -98,7 +98,7 @@ def test_a_journal_that_cannot_be_emptied_is_removed(
     assert found(sqlite, clock, "user:a") == [4]
 
 
-def test_a_journal_is_empty_again_after_an_outage(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_spool_file_is_empty_again_after_an_outage(sqlite: SqliteDatabase, clock: Clock) -> None:
     """As often as there is one: it is never full of what is in the database."""
     daemon = Daemon(sqlite, clock, journal_size=4096)
     daemon.ask()

@@ -64,7 +64,7 @@ def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> No
     journal.close()
 
 
-def test_nobody_adopts_a_journal_that_is_held(tmp_path: pathlib.Path) -> None:
+def test_nobody_adopts_a_spool_file_that_is_held(tmp_path: pathlib.Path) -> None:
     """Each daemon has its own; what one holds is nobody else's."""
     one, two = SpoolFile.create(tmp_path, NAME, SIZE), SpoolFile.create(tmp_path, NAME, SIZE)
     one.append(record(1))
@@ -83,7 +83,7 @@ def test_nobody_adopts_a_journal_that_is_held(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "other", ["db", "db.sqlite", "db.sqlite3-old", "db.sqlite3-1", "*", "xdb.sqlite3", "db?sqlite3"]
 )
-def test_journals_of_other_databases_are_left_alone(tmp_path: pathlib.Path, other: str) -> None:
+def test_spool_files_of_other_databases_are_left_alone(tmp_path: pathlib.Path, other: str) -> None:
     """Names that begin alike, or that a pattern would match, are other names."""
     SpoolFile.create(tmp_path, NAME, SIZE).close()
     SpoolFile.create(tmp_path, other, SIZE).close()
@@ -185,7 +185,7 @@ def test_what_can_be_read_behind_damage_is_kept(
     assert reopened(tmp_path) == []
 
 
-def test_a_journal_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> None:
+def test_a_spool_file_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> None:
     """Of the rest it is said that it is missing."""
     written = damaged_journal(tmp_path)
     path = tmp_path / f"{NAME}-0.journal"
@@ -201,7 +201,7 @@ def test_a_journal_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize("name", [NAME, "other"])
 @pytest.mark.parametrize("of_journal", ["", "a" * 32, "b" * 32])
 @pytest.mark.parametrize("of_database", ["", "a" * 32])
-def test_whose_a_journal_is(tmp_path: pathlib.Path, of_database: str, of_journal: str, name: str) -> None:
+def test_whose_a_spool_file_is(tmp_path: pathlib.Path, of_database: str, of_journal: str, name: str) -> None:
     """The identity decides where both are known, else the name."""
     journal = SpoolFile.create(tmp_path, NAME, SIZE, installation=of_journal)
     journal.append(record(1))
@@ -230,7 +230,7 @@ def test_an_identity_is_claimed_later(tmp_path: pathlib.Path) -> None:
     found.close()
 
 
-def test_a_journal_of_the_version_before_is_read(tmp_path: pathlib.Path) -> None:
+def test_a_spool_file_of_the_version_before_is_read(tmp_path: pathlib.Path) -> None:
     """By its old name; it is not written to."""
     written = [record(number) for number in range(1, 5)]
     path = tmp_path / "old-name-0.journal"
@@ -264,7 +264,7 @@ def test_records_of_an_older_generation_are_gone(tmp_path: pathlib.Path) -> None
     assert reopened(tmp_path) == []
 
 
-def test_clearing_an_adopted_journal_does_not_bring_back_what_it_held(tmp_path: pathlib.Path) -> None:
+def test_clearing_an_adopted_spool_file_does_not_bring_back_what_it_held(tmp_path: pathlib.Path) -> None:
     """Its generation is the one in its header, not the first."""
     journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.append(record(1))
@@ -278,7 +278,7 @@ def test_clearing_an_adopted_journal_does_not_bring_back_what_it_held(tmp_path: 
     journal.close()
 
 
-def test_a_full_journal_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
+def test_a_full_spool_file_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
     """Nothing of what does not fit is written; a smaller record may still fit."""
     journal = SpoolFile.create(tmp_path, NAME, 4096)
     appended = 0
@@ -316,7 +316,7 @@ def test_a_record_takes_no_more_room_than_it_is_said_to(tmp_path: pathlib.Path) 
     ],
     ids=["empty", "cut in the header", "no generation", "zeros", "of another program", "a huge length"],
 )
-def test_a_file_that_is_no_journal_holds_nothing(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_a_file_that_is_no_spool_file_holds_nothing(tmp_path: pathlib.Path, content: bytes) -> None:
     """As a daemon leaves it that dies while it makes one."""
     (tmp_path / f"{NAME}-0.journal").write_bytes(content)
     assert reopened(tmp_path) == []
@@ -334,7 +334,7 @@ def test_what_cannot_be_opened_does_not_hide_the_rest(tmp_path: pathlib.Path, ca
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING] * 2
 
 
-def test_no_directory_no_journals(tmp_path: pathlib.Path) -> None:
+def test_no_directory_no_spool_files(tmp_path: pathlib.Path) -> None:
     """And none is made by looking for them; by making one it is."""
     assert list(SpoolFile.adopt(tmp_path / "a" / "b", NAME)) == []
     assert list(tmp_path.iterdir()) == []
@@ -342,7 +342,7 @@ def test_no_directory_no_journals(tmp_path: pathlib.Path) -> None:
     assert journals(tmp_path / "a" / "b") == [f"{NAME}-0.journal"]
 
 
-def test_appending_to_a_removed_journal_fails(tmp_path: pathlib.Path) -> None:
+def test_appending_to_a_removed_spool_file_fails(tmp_path: pathlib.Path) -> None:
     """What nobody can find is not kept."""
     journal = SpoolFile.create(tmp_path, NAME, SIZE)
     journal.path.unlink()

@@ -447,7 +447,7 @@ def test_lost_rows_are_noticed_by_whoever_has_read_them(logs: ServerLogs) -> Non
     assert [row.number for _, row in read(logs.open())] == [1, 4, 5, 6]
 
 
-def test_a_store_reads_another_history_anew(logs: ServerLogs) -> None:
+def test_a_store_reads_all_of_another_history(logs: ServerLogs) -> None:
     stores = [log_store(logs, new_memory(time.time)) for _ in range(2)]
     for store in stores:
         assert [verdict.admitted for verdict in store.admit([demand(maximum=3)], (), TIMEOUT)] == [True]
@@ -496,7 +496,7 @@ def test_a_table_of_version_1_gets_those_of_later_ones(logs: ServerLogs, made_by
     assert [int(version) for (version,) in logs.execute("SELECT schema_version FROM policyd_state")] == [3]
 
 
-def test_a_removed_state_is_made_anew(logs: ServerLogs) -> None:
+def test_a_removed_state_is_rebuilt(logs: ServerLogs) -> None:
     log = logs.ready()
     append(log, record(1))
     logs.execute("DROP TABLE policyd_state")

@@ -279,7 +279,7 @@ def test_a_server_that_does_not_speak_is_waited_for_no_longer(server_table: Serv
         unreachable_in_time(lookup)
 
 
-def test_a_connection_that_was_cut_is_made_anew(server_table: ServerTable) -> None:
+def test_a_connection_that_was_cut_is_replaced(server_table: ServerTable) -> None:
     server_table.insert("alice", "[[5, 60]]")
     proxy = TcpProxy((server_table.server.host, server_table.server.port))
     with closing(server_table.lookup(port=proxy.port)) as lookup:

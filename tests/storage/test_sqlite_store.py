@@ -103,7 +103,7 @@ HARM: tuple[Harm, ...] = (
 @pytest.mark.parametrize("waiting", [False, True], ids=["nothing waits", "records wait"])
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["all in the write-ahead log", "all in the file"])
 @pytest.mark.parametrize("harm", HARM)
-def test_a_running_daemon_makes_the_file_anew(
+def test_a_running_daemon_rebuilds_the_file(
     sqlite: SqliteDatabase, clock: Clock, harm: Harm, checkpointed: bool, waiting: bool
 ) -> None:
     """Its memory has every count, those of other daemons too, and the next daemon finds them."""
@@ -132,7 +132,7 @@ def test_a_running_daemon_makes_the_file_anew(
 @pytest.mark.parametrize(
     "harm", [removed, removed_with_all, removed_with_directory, empty, of_another_program, emptied]
 )
-def test_two_daemons_agree_on_the_file_that_is_made_anew(sqlite: SqliteDatabase, clock: Clock, harm: Harm) -> None:
+def test_two_daemons_agree_on_the_file_that_is_rebuilt(sqlite: SqliteDatabase, clock: Clock, harm: Harm) -> None:
     """Whoever notices first makes it, and what the other has admitted before is in it."""
     one, two = Daemon(sqlite, clock), Daemon(sqlite, clock)
     assert [ask(one, "user:a", 2), ask(two, "user:a", 3), ask(one, "user:b", 1), ask(two, "user:b", 1)] == [2, 3, 1, 1]

@@ -100,7 +100,7 @@ class Others:
 
 
 @pytest.mark.parametrize("turns", [1, 4, 9])
-def test_a_daemon_waits_while_the_others_get_on(tmp_path: pathlib.Path, passing: Time, turns: int) -> None:
+def test_a_daemon_waits_while_the_others_make_progress(tmp_path: pathlib.Path, passing: Time, turns: int) -> None:
     """Each of them takes nearly all of the patience, and the one that waits is the last: it gets its turn."""
     path = tmp_path / "db.sqlite3"
     with log_of(path) as log, contextlib.closing(Others(path, passing, 0.9, turns)):

@@ -171,7 +171,7 @@ def test_commands_of_a_mail_in_redis(tmp_path: pathlib.Path, before: dict[str, A
         store.close()
 
 
-def test_instructions_of_a_batch_under_way_to_redis(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instructions_of_a_batch_in_flight_to_redis(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis, "BATCHES_PER_TRIM", 10**9)  # or now and then it would be more
     with RedisServer(tmp_path) as server:
         store = RedisStore({"url": server.url}, Memory(Ledger(100_000), time.time), longest=86_400, timeout=20.0)

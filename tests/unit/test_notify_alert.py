@@ -184,7 +184,7 @@ def test_whom_the_administrator_has_blocked_is_no_news() -> None:
     assert timed.hit("alice", Limit(1, 60)) == NONE
 
 
-def test_whose_notice_is_longest_ago_is_forgotten_first() -> None:
+def test_whose_alert_is_longest_ago_is_forgotten_first() -> None:
     """Not whoever was the first that was told of, and has been again."""
     timed = TimedHits()
     assert timed.hit("again") == NONE

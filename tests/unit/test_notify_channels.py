@@ -36,7 +36,7 @@ SHORT = 0.3  # seconds
 # Mail
 
 
-def test_a_notice_by_mail() -> None:
+def test_an_alert_by_mail() -> None:
     with smtp_server() as server:
         channel = Mail(MailServer(server.host, server.port), "policyd@example.org", ("a@example.org", "b@example.org"))
         channel.deliver(ALERT)
@@ -77,7 +77,7 @@ def script(tmp_path: pathlib.Path, code: str) -> tuple[str, ...]:
     return (sys.executable, "-SE", str(file), str(tmp_path), "$HOME; *'\"")
 
 
-def test_a_program_reads_the_notice(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_reads_the_alert(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "x")
     code = """
 import json, os, sys

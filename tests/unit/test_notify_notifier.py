@@ -54,7 +54,7 @@ def test_alerts_go_in_order(channel: Channel) -> None:
     assert channel.delivered == ["0", "1", "2", "3"]
 
 
-def test_what_fails_is_tried_again_and_told_once(channel: Channel, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fails_is_retried_and_told_once(channel: Channel, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outbox = Outbox(channel, pauses=(0.0, 0.0))
     channel.fails = [AWAY, AWAY, AWAY, AWAY, None, None, AWAY]
@@ -180,7 +180,7 @@ class Keeper(Channel):
         super().deliver(alert)
 
 
-def test_a_notice_says_what_was_refused() -> None:
+def test_an_alert_says_what_was_refused() -> None:
     channels = Keeper(), Keeper()
     timed = TimedNotifier(*channels)
     timed.refuse()

@@ -47,7 +47,7 @@ def test_half_of_the_clients_are_enough() -> None:
     assert pace.delay(now, 20) <= 0
 
 
-def test_the_clients_are_counted_anew_each_period() -> None:
+def test_the_clients_are_counted_again_each_period() -> None:
     counts = [40, 40, 16, 1]
     pace = Pace(lambda: counts.pop(0))
     now, found = LONG_AGO, []

@@ -133,7 +133,7 @@ class StandingPace(Pace):
         pass
 
 
-async def test_another_batch_goes_while_one_is_under_way() -> None:
+async def test_another_batch_goes_while_one_is_in_flight() -> None:
     async with working() as fed:
         await fed.submit_at_once(1, 2)
         assert fed.store.batches == [[1, 2]]
@@ -188,7 +188,7 @@ async def test_answers_that_come_at_once_are_all_taken() -> None:
         await until(lambda: fed.answered == [1, 2])
 
 
-async def test_many_clients_share_what_may_be_under_way() -> None:
+async def test_many_clients_share_what_may_be_in_flight() -> None:
     """Else all of them would wait for one batch, and nobody would have anything to do meanwhile."""
     async with working() as fed:
         await fed.submit_at_once(1)  # the worker learns that batches of this store are in flight
@@ -251,7 +251,7 @@ async def test_nobody_is_given_anything_while_the_thread_concludes() -> None:
         await until(lambda: fed.answered == [1, 2])
 
 
-async def test_maintenance_and_explanations_come_when_nothing_is_under_way() -> None:
+async def test_maintenance_and_explanations_come_when_nothing_is_in_flight() -> None:
     async with working() as fed:
         explained: list[object] = []
         await fed.submit_at_once(1)
@@ -265,7 +265,7 @@ async def test_maintenance_and_explanations_come_when_nothing_is_under_way() -> 
         assert fed.answered == [1, 2, 3]
 
 
-async def test_what_can_only_be_admitted_comes_after_what_is_under_way() -> None:
+async def test_what_can_only_be_admitted_comes_after_what_is_in_flight() -> None:
     async with working() as fed:
         await fed.submit_at_once(1)
         fed.store.is_split = True
@@ -274,7 +274,7 @@ async def test_what_can_only_be_admitted_comes_after_what_is_under_way() -> None
         assert fed.store.calls[1:] == ["admit"]
 
 
-async def test_stop_concludes_what_is_under_way() -> None:
+async def test_stop_concludes_what_is_in_flight() -> None:
     async with working() as fed:
         await fed.submit_at_once(1)
         await fed.submit_at_once(2)

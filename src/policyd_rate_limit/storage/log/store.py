@@ -500,13 +500,13 @@ class LogStore:
             self._recent.forget(self._stored)  # all of it is in what the table begins with
             return log
         if not self._trusted or self._replaced or log.identity != self._identity or needed > self._longest:
-            self._read_anew(log, needed, patience)
+            self._read_again(log, needed, patience)
         else:
             self._read_on(log)
         self._longest = needed
         return log
 
-    def _read_anew(self, log: Log, needed: _Reach, patience: float) -> None:
+    def _read_again(self, log: Log, needed: _Reach, patience: float) -> None:
         """Read all that is in the table, and see that it has all that was known before."""
         was_loaded = self._loaded
         before = _Place(self._seq, self._date, self._stored)

@@ -36,7 +36,7 @@ def ask_until_full(daemon: Daemon) -> int:
     raise AssertionError("never full")
 
 
-def test_nothing_is_admitted_beyond_the_journal(
+def test_nothing_is_admitted_beyond_the_spool_file(
     database: Database, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is full once, said once, and what is in it survives; with the database everything goes on."""
@@ -129,7 +129,7 @@ class CommitsThatFail:
         """Nothing."""
 
 
-def test_failing_commits_fill_the_journal_and_lose_nothing(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_failing_commits_fill_the_spool_file_and_lose_nothing(sqlite: SqliteDatabase, clock: Clock) -> None:
     """A disk that is full lets transactions begin: each try decides, and what does not fit into the spool is not
     admitted, and does not cost what is in it."""
     daemon = Daemon(sqlite, clock, journal_size=4096)
@@ -161,7 +161,7 @@ def in_journal(daemon: Daemon) -> list[Record]:
         return reader.read()
 
 
-def test_giving_back_many_charges_at_once_does_not_cost_the_journal(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_giving_back_many_charges_at_once_does_not_cost_the_spool_file(sqlite: SqliteDatabase, clock: Clock) -> None:
     """One small demand that settles a mail makes as many entries as the mail had recipients."""
     daemon = Daemon(sqlite, clock, journal_size=6000)
     daemon.ask(*(demand("user:a", 1000, mail="m" * 60, part=f"{part:016}") for part in range(100)))
@@ -181,7 +181,7 @@ def test_giving_back_many_charges_at_once_does_not_cost_the_journal(sqlite: Sqli
     daemon.close()
 
 
-def test_without_a_journal_memory_keeps_the_records(
+def test_without_a_spool_file_memory_keeps_the_records(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That is said once, and made up for as soon as a spool file can be written."""
@@ -205,7 +205,7 @@ def test_without_a_journal_memory_keeps_the_records(
     daemon.close()
 
 
-def test_a_journal_that_somebody_removes_is_made_anew(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_spool_file_that_somebody_removes_is_rebuilt(sqlite: SqliteDatabase, clock: Clock) -> None:
     """With all that was in it, before the next answer."""
     directory = sqlite.home / "journals"
     daemon = Daemon(sqlite, clock, journal_directory=directory)
@@ -221,7 +221,7 @@ def test_a_journal_that_somebody_removes_is_made_anew(sqlite: SqliteDatabase, cl
         daemon.close()
 
 
-def test_a_journal_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDatabase, clock: Clock) -> None:
+def test_a_spool_file_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDatabase, clock: Clock) -> None:
     """Until the database has it; the spool that takes its place holds it as well, and it counts once."""
     daemon = Daemon(sqlite, clock)
     daemon.ask()
@@ -245,7 +245,7 @@ def test_a_journal_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDataba
     assert journals(sqlite.home) == []
 
 
-def test_a_journal_that_cannot_be_read_is_left_for_later(
+def test_a_spool_file_that_cannot_be_read_is_left_for_later(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that is broken holds up neither the others nor the daemon."""
@@ -302,7 +302,7 @@ def test_a_full_disk(tmp_path: pathlib.Path, clock: Clock) -> None:
 
 
 @pytest.mark.needs_root
-def test_a_small_disk_gets_a_small_journal(tmp_path: pathlib.Path, clock: Clock) -> None:
+def test_a_small_disk_gets_a_small_spool_file(tmp_path: pathlib.Path, clock: Clock) -> None:
     """A quarter of what is free at most: the database needs the rest."""
     with small_disk(tmp_path) as disk:
         daemon = Daemon(SqliteDatabase(disk), clock, journal_size=1 << 30)
