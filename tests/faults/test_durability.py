@@ -115,7 +115,7 @@ def traced(daemon: Daemon, trace: pathlib.Path) -> None:
     daemon.wait_until_ready()
 
 
-@pytest.mark.parametrize("away", [False, True], ids=["in the database", "in the journal"])
+@pytest.mark.parametrize("away", [False, True], ids=["in the database", "in the spool"])
 def test_no_success_answer_leaves_before_its_count_is_on_disk(tmp_path: pathlib.Path, away: bool) -> None:
     """One mail after the other: between two success answers something has been forced to disk, and that in time.
 

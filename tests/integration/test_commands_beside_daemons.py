@@ -125,8 +125,8 @@ def test_what_waits_in_the_spool_file_is_told(tmp_path: pathlib.Path) -> None:
         assert admitted(client, "alice", 2) == 2
         done = call(daemon.path, "status", "--json")
         assert done.returncode == 6
-        (journal,) = json.loads(done.stdout)["journals"]
-        assert (journal["path"], journal["mails"]) == (str(tmp_path / "db.sqlite3-0.journal"), 2)
+        (spool_file,) = json.loads(done.stdout)["journals"]
+        assert (spool_file["path"], spool_file["mails"]) == (str(tmp_path / "db.sqlite3-0.journal"), 2)
         assert "2 entries wait for the database" in call(daemon.path, "status").stdout
         mend()
         wait_until(lambda: ask(daemon.path, "status")["journals"] == [], "the replay", PATIENCE)

@@ -68,15 +68,15 @@ def test_what_waits_in_a_spool_file_is_told(tmp_path: pathlib.Path) -> None:
         mend = put_directory_in_place(old / "db.sqlite3")
         assert admitted(client, "alice", 2) == 2
         assert call(daemon.path, "copy-to", to).returncode == 6
-        journal = next(old.glob("*.journal"))
-        kept = journal.read_bytes()
+        spool_file = next(old.glob("*.journal"))
+        kept = spool_file.read_bytes()
         mend()
         wait_until(lambda: ask(daemon.path, "status")["journals"] == [], "the replay", PATIENCE)
         assert ask(daemon.path, "copy-to", to)["waiting_batches"] == 0
-    journal.write_bytes(kept)
+    spool_file.write_bytes(kept)
     done = call(daemon.path, "copy-to", to)
     assert done.returncode == 1
-    assert f"left out: 2 batches in {journal}" in done.stdout
+    assert f"left out: 2 batches in {spool_file}" in done.stdout
     done = call(daemon.path, "copy-to", to, "--json")
     assert (done.returncode, json.loads(done.stdout)["waiting_batches"]) == (1, 2)
 

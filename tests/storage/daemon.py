@@ -123,8 +123,8 @@ def die(store: Store, fallback: Fallback) -> None:
     """The process of a daemon is killed: the kernel closes what it had open."""
     store.close()
     fallback._aside.close()
-    for journal in fallback._spool._held:
-        journal.close()
+    for spool_file in fallback._spool._held:
+        spool_file.close()
 
 
 def ask(daemon: Daemon, key: str, mails: int) -> int:
@@ -140,7 +140,7 @@ def found(database: Database, clock: Clock, *keys: str) -> list[int]:
     return list(counts.values())
 
 
-def journals(directory: pathlib.Path) -> list[str]:
+def spool_files(directory: pathlib.Path) -> list[str]:
     """The spool files in ``directory``."""
     return sorted(path.name for path in directory.glob("*.journal"))
 

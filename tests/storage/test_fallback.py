@@ -12,7 +12,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.backoff import Backoff
-from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
+from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
 from storage.stores import HOUR, START, Clock, Database, SqliteDatabase, demand
 
 # --- The database is away
@@ -32,7 +32,7 @@ def test_limits_go_on_from_memory(database: Database, clock: Clock) -> None:
     assert ask(daemon, "user:a", 3) == 1
     daemon.close()
     assert found(database, clock, "user:a", "user:b") == [LIMIT, LIMIT]
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
 
 
 def test_decisions_are_explained_from_memory(database: Database, clock: Clock) -> None:
@@ -89,14 +89,14 @@ def test_two_daemons_bring_both_what_they_kept(database: Database, clock: Clock)
     assert [ask(one, "user:a", 1), ask(two, "user:a", 1)] == [1, 1]
     with database.outage():
         assert [ask(one, "user:a", 3), ask(two, "user:a", 3)] == [3, 3]
-        assert len(journals(database.home)) == 2
+        assert len(spool_files(database.home)) == 2
     one.wait()
     two.wait()
     assert found(database, clock, "user:a") == [8]
     assert [ask(one, "user:a", 1), ask(two, "user:a", 1), ask(one, "user:a", 1)] == [1, 1, 0]
     one.close()
     two.close()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
 
 
 def test_each_change_is_logged_once(database: Database, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -168,10 +168,10 @@ def test_an_orderly_end_leaves_the_spool_file(database: Database, clock: Clock) 
         assert third.used("user:a") == 8
     third.wait()
     assert found(database, clock, "user:a") == [8]
-    assert len(journals(database.home)) == 1
+    assert len(spool_files(database.home)) == 1
     assert ask(third, "user:a", LIMIT) == 2
     third.close()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
 
 
 def test_a_daemon_takes_over_what_one_that_died_left(database: Database, clock: Clock) -> None:
@@ -187,7 +187,7 @@ def test_a_daemon_takes_over_what_one_that_died_left(database: Database, clock: 
     assert ask(last, "user:a", 1) == 0
     assert found(database, clock, "user:a") == [LIMIT]
     last.close()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
 
 
 def test_a_spool_file_is_replayed_once_whoever_died_when(database: Database, clock: Clock) -> None:
@@ -206,7 +206,7 @@ def test_a_spool_file_is_replayed_once_whoever_died_when(database: Database, clo
     last.wait()
     assert found(database, clock, "user:a") == [4]
     last.close()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
 
 
 def test_old_spool_files_replay_at_their_dates(database: Database, clock: Clock) -> None:

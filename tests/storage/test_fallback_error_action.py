@@ -10,7 +10,7 @@ import pytest
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
-from storage.daemon import LIMIT, Daemon, ask, found, journals
+from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.stores import Clock, Database, SqliteDatabase, demand, usage
 
 
@@ -23,7 +23,7 @@ def test_with_db_error_action_nobody_decides_while_the_database_is_away(database
             with pytest.raises(StoreUnavailable):
                 daemon.fallback.admit([demand("user:a")])
             daemon.wait()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []
     daemon.wait()
     assert ask(daemon, "user:a", LIMIT) == LIMIT - 4
     assert found(database, clock, "user:a") == [LIMIT]
@@ -99,4 +99,4 @@ def test_with_db_error_action_an_old_spool_file_is_still_taken_over(database: Da
     assert ask(daemon, "user:a", LIMIT) == LIMIT - 3
     assert found(database, clock, "user:a") == [LIMIT]
     daemon.close()
-    assert journals(database.home) == []
+    assert spool_files(database.home) == []

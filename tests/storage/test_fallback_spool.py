@@ -18,7 +18,7 @@ from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import Record
-from storage.daemon import LIMIT, Daemon, ask, found, journals
+from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand, usage
 from support.outages import small_disk
 
@@ -155,9 +155,9 @@ def test_failing_commits_fill_the_spool_file_and_lose_nothing(sqlite: SqliteData
 
 def in_journal(daemon: Daemon) -> list[Record]:
     """What is in the spool of ``daemon``."""
-    journal = daemon.fallback._spool._file
-    assert journal is not None
-    with contextlib.closing(SpoolFile(journal.path, os.open(journal.path, os.O_RDONLY), journal.size)) as reader:
+    file = daemon.fallback._spool._file
+    assert file is not None
+    with contextlib.closing(SpoolFile(file.path, os.open(file.path, os.O_RDONLY), file.size)) as reader:
         return reader.read()
 
 
@@ -231,10 +231,10 @@ def test_a_spool_file_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDat
             assert ask(daemon, "user:a", 1) == 1
             for _ in range(3):
                 daemon.fallback.maintain()
-            assert len(journals(sqlite.home)) == 1
+            assert len(spool_files(sqlite.home)) == 1
         for _ in range(3):
             daemon.fallback.maintain()
-        assert len(journals(sqlite.home)) == 2
+        assert len(spool_files(sqlite.home)) == 2
         assert ask(daemon, "user:a", 1) == 1
         daemon.die()
         daemon = Daemon(sqlite, clock)
@@ -242,7 +242,7 @@ def test_a_spool_file_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDat
     daemon.wait()
     assert found(sqlite, clock, "user:a") == [5]
     daemon.close()
-    assert journals(sqlite.home) == []
+    assert spool_files(sqlite.home) == []
 
 
 def test_a_spool_file_that_cannot_be_read_is_left_for_later(
@@ -267,13 +267,13 @@ def test_a_spool_file_that_cannot_be_read_is_left_for_later(
         daemon.wait()
         daemon.close()
     assert found(sqlite, clock, "user:a", "user:b") == [0, 2]
-    assert journals(sqlite.home) == [f"{NAME}-0.journal"]
+    assert spool_files(sqlite.home) == [f"{NAME}-0.journal"]
     assert "cannot be read" in caplog.text
     daemon = Daemon(sqlite, clock)
     daemon.wait()
     daemon.close()
     assert found(sqlite, clock, "user:a", "user:b") == [3, 2]
-    assert journals(sqlite.home) == []
+    assert spool_files(sqlite.home) == []
 
 
 @pytest.mark.needs_root

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from policyd_rate_limit.errors import StoreFull
-from storage.daemon import LIMIT, Daemon, ask, found, journals
+from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.stores import Clock, SqliteDatabase, demand
 from support.outages import fill_disk, small_disk
 
@@ -128,14 +128,14 @@ def test_the_spool_file_that_was_left_is_written_to(
                 daemon = Daemon(database, clock, journal_size=JOURNAL_BYTES)
                 assert ask(daemon, "user:a", 2) == 2
                 daemon.close()
-            assert len(journals(disk)) == 1
+            assert len(spool_files(disk)) == 1
             room()
         assert "lost" not in caplog.text
         daemon = Daemon(database, clock, journal_size=JOURNAL_BYTES)
         daemon.wait()
         daemon.close()
         assert found(database, clock, "user:a") == [6]
-        assert journals(disk) == []
+        assert spool_files(disk) == []
 
 
 @pytest.mark.needs_root

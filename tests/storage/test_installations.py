@@ -11,7 +11,7 @@ import pytest
 
 from policyd_rate_limit.storage.engine.outage import ADOPTION_SECONDS
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
-from storage.daemon import LIMIT, Daemon, ask, found, journals, write_former
+from storage.daemon import LIMIT, Daemon, ask, found, spool_files, write_former
 from storage.redis_database import RedisDatabase
 from storage.stores import Clock, Database, SqliteDatabase
 
@@ -79,7 +79,7 @@ def test_a_daemon_leaves_what_is_of_another_database(
     one.close()
     assert found(pair.one, clock, "user:a") == [3]
     assert found(pair.two, clock, "user:a") == [1]
-    assert journals(pair.directory) == []
+    assert spool_files(pair.directory) == []
 
 
 def test_a_database_that_is_away_at_the_start(pair: Pair, clock: Clock) -> None:
@@ -99,7 +99,7 @@ def test_a_database_that_is_away_at_the_start(pair: Pair, clock: Clock) -> None:
     one.wait()
     one.close()
     assert found(pair.one, clock, "user:a", "user:b") == [3, 0]
-    assert journals(pair.directory) == []
+    assert spool_files(pair.directory) == []
 
 
 def test_the_right_daemon_gets_it_from_the_wrong_one(pair: Pair, clock: Clock) -> None:
@@ -117,7 +117,7 @@ def test_the_right_daemon_gets_it_from_the_wrong_one(pair: Pair, clock: Clock) -
     assert found(pair.one, clock, "user:a") == [3]
     one.close()
     two.close()
-    assert journals(pair.directory) == []
+    assert spool_files(pair.directory) == []
 
 
 def test_the_place_is_spelled_otherwise(pair: Pair, clock: Clock) -> None:
@@ -129,7 +129,7 @@ def test_the_place_is_spelled_otherwise(pair: Pair, clock: Clock) -> None:
     daemon.wait()
     daemon.close()
     assert found(pair.one, clock, "user:a") == [3]
-    assert journals(pair.directory) == []
+    assert spool_files(pair.directory) == []
 
 
 @pytest.mark.parametrize("place", [PLACE, "elsewhere"])
@@ -144,7 +144,7 @@ def test_a_spool_file_from_before_the_database_was_known(pair: Pair, clock: Cloc
     daemon.wait()
     daemon.close()
     assert found(pair.two, clock, "user:a") == [3 if place == PLACE else 0]
-    assert len(journals(pair.directory)) == (0 if place == PLACE else 1)
+    assert len(spool_files(pair.directory)) == (0 if place == PLACE else 1)
 
 
 def test_a_spool_file_of_the_version_before(pair: Pair, clock: Clock) -> None:
@@ -152,20 +152,20 @@ def test_a_spool_file_of_the_version_before(pair: Pair, clock: Clock) -> None:
     use(pair, clock)
     left_by_one(pair, clock)
     (path,) = pair.directory.glob("*.journal")
-    (journal,) = SpoolFile.adopt(pair.directory, PLACE)
-    records = journal.read()
-    journal.close()
+    (spool_file,) = SpoolFile.adopt(pair.directory, PLACE)
+    records = spool_file.read()
+    spool_file.close()
     path.unlink()
     write_former(pair.directory / "former-0.journal", records)
     other = pair.daemon(pair.two, clock)
     other.wait()
     other.close()
-    assert journals(pair.directory) == ["former-0.journal"]
+    assert spool_files(pair.directory) == ["former-0.journal"]
     daemon = Daemon(pair.one, clock, journal_directory=pair.directory, journal_name=PLACE, former_journal_name="former")
     daemon.wait()
     daemon.close()
     assert found(pair.one, clock, "user:a") == [3]
-    assert journals(pair.directory) == []
+    assert spool_files(pair.directory) == []
 
 
 def test_a_database_that_is_rebuilt_is_the_same_one(sqlite: SqliteDatabase, clock: Clock) -> None:
@@ -198,8 +198,8 @@ def test_another_database_takes_the_place(pair: Pair, clock: Clock, caplog: pyte
     with pair.one.outage():
         assert ask(daemon, "user:a", 3) == 3
         daemon.store.installation = "f" * 32  # type: ignore[misc]  # it was of that one
-        (journal,) = daemon.fallback._spool._held
-        journal.claim("f" * 32)
+        (spool_file,) = daemon.fallback._spool._held
+        spool_file.claim("f" * 32)
         daemon.fallback._sorted_for = "f" * 32
     daemon.wait()
     daemon.wait()

@@ -86,8 +86,8 @@ def test_a_database_and_a_spool_file_of_short_digests(
         store.clean(PATIENCE)  # makes the tables
     with contextlib.closing(sqlite3.connect(sqlite.path)) as database, database:
         database.executemany("INSERT INTO policyd_batch VALUES (?, ?, ?, ?, ?, ?)", kept["rows"])
-    journal = base64.b64decode(kept["journal"])
-    (sqlite.home / f"{sqlite.path.name}-0.journal").write_bytes(journal.ljust(1 << 16, b"\0"))
+    spool_file = base64.b64decode(kept["journal"])
+    (sqlite.home / f"{sqlite.path.name}-0.journal").write_bytes(spool_file.ljust(1 << 16, b"\0"))
     daemon = Daemon(sqlite, clock)
     daemon.ask()
     assert (daemon.used(ALICE), daemon.used(LONG)) == (4, 2)

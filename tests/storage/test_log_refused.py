@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
 from policyd_rate_limit.storage.replica import Memory
-from storage.daemon import journals, opened, probed
+from storage.daemon import opened, probed, spool_files
 from storage.logs import TIMEOUT, Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.stores import HOUR, Clock, demand, new_memory, usage
 
@@ -94,8 +94,8 @@ class DaemonsOnOneDatabase:
         with contextlib.closing(self.store()) as store:
             return list(usage(store, keys).values())
 
-    def journals(self) -> list[str]:
-        return journals(self.logs.directory / "journals")
+    def spool_files(self) -> list[str]:
+        return spool_files(self.logs.directory / "journals")
 
     def refuse(self, wrong: str = WRONG) -> None:
         self.logs.execute(*(statement.replace("{wrong}", wrong) for statement in TRIGGERS[type(self.logs)]))
@@ -152,7 +152,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(daem
     assert admitted(one, *[mails(WRONG)] * 4, mails("user:bob")) == [True] * 5
     one.close()
     assert daemons.found(WRONG, "user:bob") == [0, 1]
-    assert len(daemons.journals()) == 1
+    assert len(daemons.spool_files()) == 1
     two = daemons.daemon()
     assert admitted(two, *[mails(WRONG)] * 3, mails("user:bob")) == [True] * 4
     assert two.waiting == 0
@@ -167,7 +167,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(daem
     assert daemons.found(WRONG, "user:bob") == [LIMIT, 2]
     assert admitted(two, mails(WRONG), mails("user:bob")) == [False, True]
     two.close()
-    assert daemons.journals() == []
+    assert daemons.spool_files() == []
 
 
 def test_a_replay_of_an_outage_sets_aside_what_is_refused(
@@ -287,7 +287,7 @@ def test_a_server_with_small_packets(small_packets: MariadbLogs, caplog: pytest.
     assert daemon.away_since is None
     assert daemons.found(*keys[:20]) == [3] * 20
     daemon.close()
-    assert len(daemons.journals()) == 2  # the other is still open
+    assert len(daemons.spool_files()) == 2  # the other is still open
     other.close()
 
 

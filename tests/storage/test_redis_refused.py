@@ -11,7 +11,7 @@ from redis import Redis
 
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
-from storage.daemon import LIMIT, Daemon, ask, found, journals
+from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.redis_database import RedisDatabase
 from storage.redis_stores import ask as ask_store
 from storage.stores import HOUR, PATIENCE, Clock, demand
@@ -126,7 +126,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(
     daemon.wait()
     assert daemon.fallback.waiting == 0
     daemon.close()
-    assert len(journals(redis.home)) == 1
+    assert len(spool_files(redis.home)) == 1
     third = Daemon(redis, clock)
     assert ask(third, WRONG, LIMIT) == LIMIT - 7
     mend(redis, client, key)
@@ -135,7 +135,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(
     assert found(redis, clock, WRONG, "user:bob") == [LIMIT, 3]
     assert ask(third, WRONG, 1) == 0
     third.close()
-    assert journals(redis.home) == []
+    assert spool_files(redis.home) == []
 
 
 def test_a_replay_of_an_outage_sets_aside_what_is_refused(
@@ -205,7 +205,7 @@ def test_an_expired_one_is_dropped(redis: RedisDatabase, client: Redis, clock: C
     daemon.monotonic.now += HOUR
     daemon.wait()
     daemon.close()
-    assert journals(redis.home) == []
+    assert spool_files(redis.home) == []
 
 
 def test_a_server_that_refuses_everybody_is_away(redis: RedisDatabase, client: Redis, clock: Clock) -> None:

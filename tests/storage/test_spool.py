@@ -14,7 +14,7 @@ from policyd_rate_limit.domain.charge import Charge
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.outage import _most_bytes
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
-from storage.daemon import LIMIT, Daemon, ask, found, journals, open_descriptors
+from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
 from support.demands import demand_of
 
@@ -45,7 +45,7 @@ def test_a_spool_file_that_cannot_take_what_waits_is_not_left(sqlite: SqliteData
         before = open_descriptors()
         with mock.patch.object(SpoolFile, "extend", side_effect=EIO):
             daemon.fallback.maintain()
-        assert journals(directory) == []
+        assert spool_files(directory) == []
         assert open_descriptors() == before
         daemon.wait()
         daemon.die()
@@ -68,7 +68,7 @@ def test_what_waits_in_memory_is_kept_in_a_spool_file_that_was_left(sqlite: Sqli
         with mock.patch("policyd_rate_limit.storage.engine.spool_file._write_at", side_effect=EIO):
             assert ask(daemon, "user:a", 1) == 1
         daemon.fallback.maintain()
-        assert len(journals(sqlite.home)) == 2
+        assert len(spool_files(sqlite.home)) == 2
         daemon.die()
         daemon = Daemon(sqlite, clock)
         assert daemon.used("user:a") == 5
@@ -92,7 +92,7 @@ def test_a_spool_file_that_cannot_be_emptied_is_removed(
     daemon.wait()
     with sqlite.outage():
         assert ask(daemon, "user:a", 1) == 1
-        assert len(journals(sqlite.home)) == 1
+        assert len(spool_files(sqlite.home)) == 1
     daemon.wait()
     daemon.close()
     assert found(sqlite, clock, "user:a") == [4]
@@ -145,9 +145,9 @@ def test_a_record_is_never_longer_than_it_may_become(
     memory.advance()
     _, record = memory.decide(demands)
     assert record is not None
-    journal = SpoolFile.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
-    before = journal.room
-    journal.append(record)
-    taken = before - journal.room
-    journal.remove()
+    spool_file = SpoolFile.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
+    before = spool_file.room
+    spool_file.append(record)
+    taken = before - spool_file.room
+    spool_file.remove()
     assert taken <= _most_bytes(demands)

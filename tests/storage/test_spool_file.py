@@ -15,7 +15,7 @@ from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile, waiting
 from policyd_rate_limit.storage.record import OVERHEAD, Record, pack
-from storage.daemon import journals, open_descriptors, write_former
+from storage.daemon import open_descriptors, spool_files, write_former
 
 SIZE = 1 << 16
 NAME = "db.sqlite3"
@@ -31,37 +31,37 @@ def record(number: int, entries: int = 3, writer: int = 77) -> Record:
 def reopened(directory: pathlib.Path, name: str = NAME) -> list[Record]:
     """All records that the next daemon finds; the spool files are left as they were."""
     found = []
-    for journal in SpoolFile.adopt(directory, name):
-        found += journal.read()
-        journal.close()
+    for spool_file in SpoolFile.adopt(directory, name):
+        found += spool_file.read()
+        spool_file.close()
     return found
 
 
 def test_what_was_appended_is_read_by_the_next_holder(tmp_path: pathlib.Path) -> None:
     """In order, and appending goes on behind it."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.append(record(1))
-    journal.extend([record(2), record(3, entries=0), record(4)])
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(1))
+    spool_file.extend([record(2), record(3, entries=0), record(4)])
+    spool_file.close()
     assert reopened(tmp_path) == [record(1), record(2), record(3, entries=0), record(4)]
-    (journal,) = SpoolFile.adopt(tmp_path, NAME)
-    assert len(journal.read()) == 4
-    journal.append(record(5))
-    journal.close()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME)
+    assert len(spool_file.read()) == 4
+    spool_file.append(record(5))
+    spool_file.close()
     assert [found.number for found in reopened(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> None:
     """And keeps it."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    blocks = journal.path.stat().st_blocks
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    blocks = spool_file.path.stat().st_blocks
     assert blocks * 512 >= SIZE
-    journal.append(record(1))
-    journal.clear()
-    journal.append(record(1))
-    status = journal.path.stat()
+    spool_file.append(record(1))
+    spool_file.clear()
+    spool_file.append(record(1))
+    status = spool_file.path.stat()
     assert (status.st_size, status.st_blocks, status.st_mode & 0o777) == (SIZE, blocks, 0o600)
-    journal.close()
+    spool_file.close()
 
 
 def test_nobody_adopts_a_spool_file_that_is_held(tmp_path: pathlib.Path) -> None:
@@ -77,7 +77,7 @@ def test_nobody_adopts_a_spool_file_that_is_held(tmp_path: pathlib.Path) -> None
     assert reopened(tmp_path) == []
     adopted.remove()
     one.remove()
-    assert journals(tmp_path) == []
+    assert spool_files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_spool_files_of_other_databases_are_left_alone(tmp_path: pathlib.Path, o
     SpoolFile.create(tmp_path, NAME, SIZE).close()
     SpoolFile.create(tmp_path, other, SIZE).close()
     for name in (NAME, other):
-        (journal,) = SpoolFile.adopt(tmp_path, name)
-        assert journal.path.name == f"{name}-0.journal"
-        journal.close()
+        (spool_file,) = SpoolFile.adopt(tmp_path, name)
+        assert spool_file.path.name == f"{name}-0.journal"
+        spool_file.close()
 
 
 def test_a_torn_record_is_the_end(tmp_path: pathlib.Path) -> None:
     """At whatever byte the last append was cut off, what was there before it is read; nothing is written behind it."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.extend([record(1), record(2)])
-    before = journal.path.read_bytes()
-    journal.append(record(3))
-    after = journal.path.read_bytes()
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.extend([record(1), record(2)])
+    before = spool_file.path.read_bytes()
+    spool_file.append(record(3))
+    after = spool_file.path.read_bytes()
+    spool_file.close()
     first = next(at for at in range(SIZE) if before[at] != after[at])
     last = next(at for at in reversed(range(SIZE)) if before[at] != after[at])
     for cut in range(first + 1, last + 1):
-        journal.path.write_bytes(after[:cut] + before[cut:])
+        spool_file.path.write_bytes(after[:cut] + before[cut:])
         (torn,) = SpoolFile.adopt(tmp_path, NAME)
         found = torn.read()
         # The record may be whole, and only what says that it is the last one is not.
@@ -119,13 +119,13 @@ def test_a_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory
     """What is before and behind the damage is read, nothing else is, and what is missing is said."""
     directory = tmp_path_factory.mktemp("journal")
     written = [record(number) for number in range(1, 6)]
-    journal = SpoolFile.create(directory, NAME, 4096)
-    journal.extend(written)
-    end = journal._end
-    journal.close()
-    content = bytearray(journal.path.read_bytes())
+    spool_file = SpoolFile.create(directory, NAME, 4096)
+    spool_file.extend(written)
+    end = spool_file._end
+    spool_file.close()
+    content = bytearray(spool_file.path.read_bytes())
     content[at] ^= mask
-    journal.path.write_bytes(content)
+    spool_file.path.write_bytes(content)
     (damaged,) = SpoolFile.adopt(directory, NAME)
     found = damaged.read()
     missing = [one for one in written if one not in found]
@@ -142,14 +142,14 @@ def test_a_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory
 
 def damaged_journal(directory: pathlib.Path, *cuts: tuple[int, int], size: int = SIZE) -> list[Record]:
     """A spool file of nine records, with zeros from one place to another; what is in it."""
-    journal = SpoolFile.create(directory, NAME, size, installation="i" * 32)
+    spool_file = SpoolFile.create(directory, NAME, size, installation="i" * 32)
     written = [record(number) for number in range(1, 10)]
-    journal.extend(written)
-    journal.close()
-    content = bytearray(journal.path.read_bytes())
+    spool_file.extend(written)
+    spool_file.close()
+    content = bytearray(spool_file.path.read_bytes())
     for first, last in cuts:
         content[first:last] = bytes(len(content[first:last]))
-    journal.path.write_bytes(content)
+    spool_file.path.write_bytes(content)
     return written
 
 
@@ -175,10 +175,10 @@ def test_what_can_be_read_behind_damage_is_kept(
 ) -> None:
     """Header, first record, middle, end: the rest is read, and what is not is said."""
     written = damaged_journal(tmp_path, *cuts)
-    (journal,) = SpoolFile.adopt(tmp_path, NAME)
-    assert journal.read() == [one for one in written if one.number not in missing]
-    assert journal.damage == said
-    journal.remove()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME)
+    assert spool_file.read() == [one for one in written if one.number not in missing]
+    assert spool_file.damage == said
+    spool_file.remove()
     aside = [path.name for path in tmp_path.iterdir()]
     assert len(aside) == bool(said)
     assert all(".journal.damaged-" in name for name in aside)
@@ -192,35 +192,35 @@ def test_a_spool_file_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) ->
     content = path.read_bytes()
     for size in (10, 64, 100, 64 + FRAME, 64 + 3 * FRAME + 5, 64 + 9 * FRAME, 64 + 9 * FRAME + 23):
         path.write_bytes(content[:size])
-        (journal,) = SpoolFile.adopt(tmp_path, NAME)
-        assert journal.read() == written[: max(0, (size - 64) // FRAME)]
-        assert journal.damage
-        journal.close()
+        (spool_file,) = SpoolFile.adopt(tmp_path, NAME)
+        assert spool_file.read() == written[: max(0, (size - 64) // FRAME)]
+        assert spool_file.damage
+        spool_file.close()
 
 
 @pytest.mark.parametrize("name", [NAME, "other"])
-@pytest.mark.parametrize("of_journal", ["", "a" * 32, "b" * 32])
+@pytest.mark.parametrize("of_file", ["", "a" * 32, "b" * 32])
 @pytest.mark.parametrize("of_database", ["", "a" * 32])
-def test_whose_a_spool_file_is(tmp_path: pathlib.Path, of_database: str, of_journal: str, name: str) -> None:
+def test_whose_a_spool_file_is(tmp_path: pathlib.Path, of_database: str, of_file: str, name: str) -> None:
     """The identity decides where both are known, else the name."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE, installation=of_journal)
-    journal.append(record(1))
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE, installation=of_file)
+    spool_file.append(record(1))
+    spool_file.close()
     found = list(SpoolFile.adopt(tmp_path, name, of_database))
-    ours = of_database == of_journal if of_database and of_journal else name == NAME
+    ours = of_database == of_file if of_database and of_file else name == NAME
     assert len(found) == ours
     for one in found:
-        assert (one.read(), one.installation) == ([record(1)], of_journal)
+        assert (one.read(), one.installation) == ([record(1)], of_file)
         one.close()
 
 
 def test_an_identity_is_claimed_later(tmp_path: pathlib.Path) -> None:
     """Once it is known; what is in the spool stays."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.append(record(1))
-    journal.claim("c" * 32)
-    journal.append(record(2))
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(1))
+    spool_file.claim("c" * 32)
+    spool_file.append(record(2))
+    spool_file.close()
     (found,) = SpoolFile.adopt(tmp_path, "other", "c" * 32)
     assert found.read() == [record(1), record(2)]
     found.clear()
@@ -236,72 +236,72 @@ def test_a_spool_file_of_the_version_before_is_read(tmp_path: pathlib.Path) -> N
     path = tmp_path / "old-name-0.journal"
     content = bytearray(write_former(path, written))
     assert list(SpoolFile.adopt(tmp_path, NAME, "a" * 32)) == []
-    (journal,) = SpoolFile.adopt(tmp_path, NAME, "a" * 32, "old-name")
-    assert (journal.read(), journal.damage, journal.room) == (written, "", 0)
-    journal.close()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME, "a" * 32, "old-name")
+    assert (spool_file.read(), spool_file.damage, spool_file.room) == (written, "", 0)
+    spool_file.close()
     second = content.index(b'"user:2"')
     content[second] ^= 1
     path.write_bytes(content)
-    (journal,) = SpoolFile.adopt(tmp_path, NAME, former_name="old-name")
-    assert journal.read() == [written[0], *written[2:]]
-    assert "first 1 batches" in journal.damage
-    journal.close()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME, former_name="old-name")
+    assert spool_file.read() == [written[0], *written[2:]]
+    assert "first 1 batches" in spool_file.damage
+    spool_file.close()
 
 
 def test_records_of_an_older_generation_are_gone(tmp_path: pathlib.Path) -> None:
     """After `clear` what was there does not come back, even where a new record ends just where an old one begins."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.extend([record(1), record(2), record(3)])
-    journal.clear()
-    journal.append(record(4))  # as long as the first
-    assert journal.read() == [record(4)]
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.extend([record(1), record(2), record(3)])
+    spool_file.clear()
+    spool_file.append(record(4))  # as long as the first
+    assert spool_file.read() == [record(4)]
+    spool_file.close()
     assert reopened(tmp_path) == [record(4)]
-    (journal,) = SpoolFile.adopt(tmp_path, NAME)
-    journal.read()
-    journal.clear()
-    journal.close()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME)
+    spool_file.read()
+    spool_file.clear()
+    spool_file.close()
     assert reopened(tmp_path) == []
 
 
 def test_clearing_an_adopted_spool_file_does_not_bring_back_what_it_held(tmp_path: pathlib.Path) -> None:
     """Its generation is the one in its header, not the first."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.append(record(1))
-    journal.clear()
-    journal.append(record(2))
-    journal.close()
-    (journal,) = SpoolFile.adopt(tmp_path, NAME)
-    assert journal.read() == [record(2)]
-    journal.clear()
-    assert journal.read() == []
-    journal.close()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(1))
+    spool_file.clear()
+    spool_file.append(record(2))
+    spool_file.close()
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME)
+    assert spool_file.read() == [record(2)]
+    spool_file.clear()
+    assert spool_file.read() == []
+    spool_file.close()
 
 
 def test_a_full_spool_file_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
     """Nothing of what does not fit is written; a smaller record may still fit."""
-    journal = SpoolFile.create(tmp_path, NAME, 4096)
+    spool_file = SpoolFile.create(tmp_path, NAME, 4096)
     appended = 0
     with contextlib.suppress(StoreFull):
         for number in range(1, 1000):
-            journal.append(record(number, entries=5))
+            spool_file.append(record(number, entries=5))
             appended = number
     assert 10 < appended < 100
-    with pytest.raises(StoreFull, match=str(journal.path)):
-        journal.extend([record(1, entries=0), record(2, entries=200)])
-    assert [found.number for found in journal.read()] == list(range(1, appended + 1))
-    journal.close()
+    with pytest.raises(StoreFull, match=str(spool_file.path)):
+        spool_file.extend([record(1, entries=0), record(2, entries=200)])
+    assert [found.number for found in spool_file.read()] == list(range(1, appended + 1))
+    spool_file.close()
 
 
 def test_a_record_takes_no_more_room_than_it_is_said_to(tmp_path: pathlib.Path) -> None:
     """The bound that the fallback reckons with, with the largest numbers."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
     largest = Record(2**62 - 1, 2**62 - 1, 2**53, 2**53, "[]")
     for _ in range(100):
-        before = journal._end
-        journal.append(largest)
-        assert journal._end - before <= OVERHEAD + len(largest.entries)
-    journal.close()
+        before = spool_file._end
+        spool_file.append(largest)
+        assert spool_file._end - before <= OVERHEAD + len(largest.entries)
+    spool_file.close()
 
 
 @pytest.mark.parametrize(
@@ -326,10 +326,10 @@ def test_what_cannot_be_opened_does_not_hide_the_rest(tmp_path: pathlib.Path, ca
     """Directories and links of such names are left where they are."""
     (tmp_path / f"{NAME}-0.journal").mkdir()
     (tmp_path / f"{NAME}-1.journal").symlink_to(tmp_path / "elsewhere")
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.append(record(1))
-    journal.close()
-    assert journal.path.name == f"{NAME}-2.journal"
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(1))
+    spool_file.close()
+    assert spool_file.path.name == f"{NAME}-2.journal"
     assert reopened(tmp_path) == [record(1)]
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING] * 2
 
@@ -339,19 +339,19 @@ def test_no_directory_no_spool_files(tmp_path: pathlib.Path) -> None:
     assert list(SpoolFile.adopt(tmp_path / "a" / "b", NAME)) == []
     assert list(tmp_path.iterdir()) == []
     SpoolFile.create(tmp_path / "a" / "b", NAME, SIZE).close()
-    assert journals(tmp_path / "a" / "b") == [f"{NAME}-0.journal"]
+    assert spool_files(tmp_path / "a" / "b") == [f"{NAME}-0.journal"]
 
 
 def test_appending_to_a_removed_spool_file_fails(tmp_path: pathlib.Path) -> None:
     """What nobody can find is not kept."""
-    journal = SpoolFile.create(tmp_path, NAME, SIZE)
-    journal.path.unlink()
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.path.unlink()
     with pytest.raises(FileNotFoundError):
-        journal.append(record(1))
+        spool_file.append(record(1))
     other = SpoolFile.create(tmp_path, NAME, SIZE)
-    assert other.path == journal.path
-    journal.remove()
-    assert journals(tmp_path) == [other.path.name]
+    assert other.path == spool_file.path
+    spool_file.remove()
+    assert spool_files(tmp_path) == [other.path.name]
     other.close()
 
 
@@ -366,7 +366,7 @@ def test_no_descriptor_is_left(tmp_path: pathlib.Path) -> None:
     with pytest.raises(OSError):
         SpoolFile.create(tmp_path, NAME, 0)
     assert open_descriptors() == before
-    assert journals(tmp_path) == []
+    assert spool_files(tmp_path) == []
 
 
 def test_anybody_may_look_at_what_waits(tmp_path: pathlib.Path) -> None:

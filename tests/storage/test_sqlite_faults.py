@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from policyd_rate_limit.domain.charge import Demand
-from storage.daemon import Daemon, journals
+from storage.daemon import Daemon, spool_files
 from storage.faults import DAMAGE, ERRORS, Fault, connections_with
 from storage.stores import START, Clock, SqliteDatabase, demand, usage
 from support.old_databases import make_1_2_0
@@ -111,7 +111,7 @@ def test_an_error_at_any_statement(
                 daemon.wait()
             daemon.wait()
             daemon.close()
-        assert journals(database.path.parent) == [], first
+        assert spool_files(database.path.parent) == [], first
         found = left_in(database, clock)
         if kind in DAMAGE and (length > 1 or b"CREATE TABLE mail_count" in used):
             # What was there before may be past reading; of tables of the old version nothing is read then.
@@ -136,7 +136,7 @@ def test_death_at_any_statement(memory_directory: pathlib.Path, used: bytes, clo
         heir = Daemon(SqliteDatabase(answers.parent), clock)
         heir.wait()
         heir.close()
-        assert journals(answers.parent) == [], answers
+        assert spool_files(answers.parent) == [], answers
         found = left_in(SqliteDatabase(answers.parent), clock)
         more = {key: found[key] - counted for key, counted in total(EARLIER, charged).items()}
         assert more == dict.fromkeys(KEYS, 0) or more in outcomes(len(answered)), answers

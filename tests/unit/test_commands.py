@@ -107,10 +107,10 @@ def test_all_in_words(run: Run, tmp_path: Path) -> None:
     assert run("block", "carol", "--for", "90m", "--note", "sends\nspam").status == 0
     said = run("status")
     assert (said.status, said.err) == (0, "")
-    daemon, place, journal, gap, heading, carol, second_gap, headings, alice, bob = said.out.splitlines()
+    daemon, place, spool_file, gap, heading, carol, second_gap, headings, alice, bob = said.out.splitlines()
     assert daemon == "daemon: not running"
     assert place == f"store: SQLite {tmp_path}/db.sqlite3, 2 entries of 2 ids in 1d"
-    assert journal == "spool: nothing waits"
+    assert spool_file == "spool: nothing waits"
     assert gap == second_gap == ""
     assert heading.split() == ["ID", "OVERRIDE"]
     assert re.fullmatch(r"user:carol  blocked until [\d: -]+, 1 h (29 min|30 min) more: sends\\nspam", carol)

@@ -46,7 +46,7 @@ def of_overview(whole: Overview) -> Facts:
             "entries": counted.entries if counted else None,
             "ids": counted.ids if counted else None,
         },
-        "journals": [journal._asdict() for journal in whole.journals],
+        "journals": [spool_file._asdict() for spool_file in whole.spool_files],
         "overrides": list(map(_of_override, contents.overrides)) if contents else None,
         "heaviest": list(map(_of_sender, contents.heaviest)) if contents else None,
     }

@@ -53,7 +53,7 @@ class Overview(NamedTuple):
     place: str
     contents: Contents | None
     failure: StoreError | None
-    journals: list[SpoolFile]
+    spool_files: list[SpoolFile]
 
 
 def overview(settings: Settings, desk: Desk) -> Overview:
@@ -64,7 +64,7 @@ def overview(settings: Settings, desk: Desk) -> Overview:
     except StoreError as error:
         failure = error
     return Overview(
-        pidfile.running(settings.pidfile), backend_of(settings).describe(), contents, failure, _journals(settings)
+        pidfile.running(settings.pidfile), backend_of(settings).describe(), contents, failure, _spool_files(settings)
     )
 
 
@@ -90,7 +90,7 @@ def _contents(desk: Desk) -> Contents:
     return Contents(now, on_record, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
 
 
-def _journals(settings: Settings) -> list[SpoolFile]:
+def _spool_files(settings: Settings) -> list[SpoolFile]:
     backend = backend_of(settings)
     try:
         return [

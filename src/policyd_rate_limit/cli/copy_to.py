@@ -65,11 +65,11 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
             page.append(Cell(f"left out: {refused} that cannot be read or written; the lines above say why", "yellow"))
         page += [
             Cell(
-                f"left out: {quantity(len(records), 'batch', 'batches')} in {journal}, which a daemon on the old"
+                f"left out: {quantity(len(records), 'batch', 'batches')} in {spool_file}, which a daemon on the old"
                 " database has to bring in first",
                 "yellow",
             )
-            for journal, records in waiting
+            for spool_file, records in waiting
         ]
         write(page)
     return Exit.NO if batches or copied.skipped or copied.refused else Exit.OK

@@ -98,7 +98,7 @@ def _whole(settings: Settings, as_json: bool) -> Exit:
 
 
 def _whole_page(whole: Overview) -> Page:
-    process, place, store, _, journals = whole
+    process, place, store, _, spool_files = whole
     page: list[Table | Cell] = [Cell(f"daemon: running, process {process}" if process else "daemon: not running")]
     if store is None:
         page.append(Cell(f"store: {place}, AWAY", "bold red"))
@@ -108,13 +108,11 @@ def _whole_page(whole: Overview) -> Page:
         period = spell_period(store.counted.seconds)
         counted = f"{quantity(store.counted.entries, 'entry', 'entries')} of {quantity(store.counted.ids, 'id')}"
         page.append(Cell(f"store: {place}, {counted} in {period}"))
-    for journal in journals:
-        batches, mails = quantity(journal.batches, "batch", "batches"), quantity(journal.mails, "entry", "entries")
-        waiting = (
-            journal.error or f"{batches} of {mails} {'waits' if journal.batches == 1 else 'wait'} for the database"
-        )
-        page.append(Cell(f"spool: {journal.path}: {waiting}", "yellow"))
-    if not journals:
+    for file in spool_files:
+        batches, mails = quantity(file.batches, "batch", "batches"), quantity(file.mails, "entry", "entries")
+        waiting = file.error or f"{batches} of {mails} {'waits' if file.batches == 1 else 'wait'} for the database"
+        page.append(Cell(f"spool: {file.path}: {waiting}", "yellow"))
+    if not spool_files:
         page.append(Cell("spool: nothing waits"))
     if store is not None and store.overrides:
         rows = [(Cell(one.key), Cell(written_override(one, store.now))) for one in store.overrides]

@@ -36,11 +36,11 @@ def _former() -> bytes:
 
 def _current() -> bytes:
     with tempfile.TemporaryDirectory() as name:
-        journal = SpoolFile.create(pathlib.Path(name), "any", SIZE, "0123456789abcdef" * 2)
+        spool_file = SpoolFile.create(pathlib.Path(name), "any", SIZE, "0123456789abcdef" * 2)
         for record in RECORDS:
-            journal.append(record)
-        content = journal.path.read_bytes()
-        journal.remove()
+            spool_file.append(record)
+        content = spool_file.path.read_bytes()
+        spool_file.remove()
     return content
 
 
@@ -69,9 +69,9 @@ def one_input(data: bytes) -> None:
     descriptor = os.memfd_create("journal")
     try:
         os.write(descriptor, content)
-        journal = SpoolFile(pathlib.Path("any"), descriptor, len(content))
-        records = journal.read()
-        again = journal.read()
+        spool_file = SpoolFile(pathlib.Path("any"), descriptor, len(content))
+        records = spool_file.read()
+        again = spool_file.read()
     finally:
         os.close(descriptor)
     assert again == records
@@ -80,7 +80,7 @@ def one_input(data: bytes) -> None:
     if damaged and not _forged(rest):
         assert _is_part(records)
         if how == b"\3" and content and records != RECORDS:
-            assert journal.damage
+            assert spool_file.damage
 
 
 def _forged(rest: bytes) -> bool:
