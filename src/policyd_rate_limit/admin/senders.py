@@ -42,7 +42,7 @@ class Sender(NamedTuple):
 
 
 class Senders:
-    """All who send. ``window`` (seconds) is the one whose mails are told."""
+    """All who send. ``window`` (seconds) is the one whose mails are counted."""
 
     def __init__(self, desk: Desk, window: int) -> None:
         self._desk = desk

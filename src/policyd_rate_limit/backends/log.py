@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LogBackend(Backend):
-    """A database that keeps a log."""
+    """A database that keeps a batch table."""
 
     @abstractmethod
     def log(self) -> Callable[[], Log]:

@@ -76,7 +76,7 @@ class ServerBackend(Backend):
 
 
 class SqlServerBackend(ServerBackend, LogBackend):
-    """A server that keeps a log."""
+    """A server that keeps a batch table."""
 
     @abstractmethod
     def log(self) -> Callable[[], SqlLog]:

@@ -25,7 +25,7 @@ MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 s
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Cost:
-    """What one request costs; see :class:`policyd_rate_limit.domain.charge.Demand` for ``part`` and ``settles``.
+    """What one request costs; see :class:`policyd_rate_limit.domain.charge.Charge` for ``part`` and ``settles``.
 
     ``each``: an equal request of the same mail is a part of its own; see :class:`Repetitions`.
     """

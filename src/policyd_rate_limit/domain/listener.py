@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Listener(ABC):
-    """Someone who is told of refusals, in the event loop: of those only that are wanted."""
+    """Is told of refusals in the event loop, but only of those that it wants."""
 
     @abstractmethod
     def wants(self, key: str, exceeded: Limit) -> bool:

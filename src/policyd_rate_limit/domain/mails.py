@@ -21,7 +21,7 @@ REMEMBERED_SECONDS: Final = 900  # of what a restarted daemon reads back: three 
 
 
 class Mails:
-    """The entries of the mails of the last moments.
+    """The entries of recent mails.
 
     Two generations of about ``per_generation`` entries each bound the memory, and ``most_of_a_mail`` what one mail
     takes of it. A mail that is forgotten too early is charged again: the error is to the strict side.

@@ -6,7 +6,7 @@ Pure: no clock, no I/O. It is what decides, in front of every store.
 leaves a window of S seconds when ``date + S <= now``. So nothing leaves a window before S seconds have passed,
 and what was charged in the middle of a second leaves less than a second late.
 
-**Layout.** Each key has one ``array('q')``, its *log*::
+**Layout.** Each counter has one ``array('q')``, its *event log*, or log for short::
 
     [tag, head, sum, head, sum, ..., date, amount, date, amount, ...]
           `- one pair per limit -'   `- oldest first, one pair per second -'
@@ -49,7 +49,7 @@ MOST_LIMITS: Final = _COUNT_MASK
 
 
 class Windows:
-    """The logs of all keys.
+    """The event logs of all counters, by name.
 
     ``max_keys`` bounds the memory: keys beyond it share :data:`OVERFLOW_BUCKETS` common logs. Whoever shares a
     log may be refused too early, never too late: what has left the windows of one key may lie in those of another, so

@@ -21,7 +21,7 @@ _NEEDED = {
 
 
 class Channel(Protocol):
-    """One way out. ``name``: how the log calls it, such as the setting that asks for it."""
+    """Where alerts go. ``name``: how the log calls it, such as the setting that asks for it."""
 
     name: str
 

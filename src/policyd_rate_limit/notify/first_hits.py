@@ -22,7 +22,10 @@ HOUR = 3600.0
 
 
 class FirstHits:
-    """Remembers what was told. ``clock`` gives Unix seconds; ``per_hour``: the most alerts in any hour."""
+    """Finds first hits: remembers which were told.
+
+    ``clock`` gives Unix seconds; ``per_hour``: the most alerts in any hour.
+    """
 
     def __init__(self, clock: Callable[[], float], per_hour: int = 0) -> None:
         self.per_hour = per_hour

@@ -41,7 +41,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Decisions(Observer):
-    """Is told of each decision by the service, and tells others.
+    """Tells the log, the metrics and the listeners of each decision of the service.
 
     ``explain`` finds out how the limits of a demand stand:
     :meth:`policyd_rate_limit.storage.engine.worker.Worker.explain`. ``refused`` bounds how often a refusal of one key,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ReportedHits(Listener):
-    """Is content with knowing who and which limit.
+    """Counts hits of the limits that the report tells of; who and which limit is all it needs.
 
     ``windows`` (seconds) are those whose limits are reported: ``hit`` is told of them.
     """

@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Server:
-    """All connections of the listening sockets.
+    """Serves all connections of the listening sockets.
 
     ``idle_seconds`` is ``delay_to_close``. ``bad_client`` bounds how often a client
     that breaks the rules is logged, by kind of fault. ``tick_seconds``: how often the time of connections is looked at.

@@ -93,7 +93,7 @@ class Copier(Protocol):
 
 
 class RecordCopier(Copier, Protocol):
-    """Likewise, of a log."""
+    """Likewise, of a batch table."""
 
     def records(self) -> Iterator[Sequence[Record]]:
         """All of them, page by page, oldest first."""

@@ -24,7 +24,7 @@ class _Said:
 
 
 class Throttle:
-    """Lets something be said once per ``interval`` seconds and key.
+    """Lets something be logged once per ``interval`` seconds and key.
 
     ``clock`` is a monotonic clock in seconds. At most ``keys`` keys are known at a time; those beyond share one turn,
     so that many keys do not make many lines.

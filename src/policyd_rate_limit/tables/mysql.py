@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MysqlLookup(ServerLookup["Connection"]):
-    """See :class:`ServerLookup`.
+    """Asks the query in MySQL or MariaDB.
 
     ``config``: the keyword arguments of MySQLdb.connect.
     """

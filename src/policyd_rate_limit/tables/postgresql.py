@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PostgresqlLookup(ServerLookup["Connection"]):
-    """See :class:`ServerLookup`.
+    """Asks the query in PostgreSQL.
 
     ``config``: the keyword arguments of psycopg2.connect.
 

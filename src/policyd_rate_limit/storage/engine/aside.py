@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Aside:
-    """The records that the database refuses. ``create`` makes a spool file of so many bytes."""
+    """Keeps the records that the database refuses. ``create`` makes a spool file of so many bytes."""
 
     def __init__(self, memory: Memory, create: Callable[[int], SpoolFile]) -> None:
         self._memory = memory

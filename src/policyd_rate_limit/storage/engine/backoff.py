@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Backoff:
-    """When to try again: after a time that doubles with each failure, spread at random."""
+    """Back-off: when to retry, after a time that doubles with each failure, spread at random."""
 
     FIRST = 0.1
     MOST = 5.0
@@ -36,7 +36,7 @@ class Backoff:
 
 
 class SlowBackoff(Backoff):
-    """When to try again what somebody has to mend first."""
+    """Back-off for what somebody has to mend first."""
 
     FIRST = 60.0
     MOST = 3600.0

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Mailbox:
-    """Hits wait here for the database, however long it is away; ``clock``: Unix seconds.
+    """Keeps hits for the database, however long it is away, and passes overrides on; ``clock``: Unix seconds.
 
     Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is room again.
     """

@@ -42,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Fallback:
-    """A store that is never away.
+    """Decides with the store, and without it while its database is away.
 
     ``enforce`` false: the database's absence is the caller's matter (``db_error_action``), nothing is decided
     meanwhile. ``patience``: seconds to wait for the database (``db_timeout``). ``journal_size``: bytes, the bound

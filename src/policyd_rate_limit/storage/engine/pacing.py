@@ -24,7 +24,7 @@ PERIOD_SECONDS = 0.1  # for so long, or a little longer, clients are counted
 
 
 class Pace:
-    """How far apart batches begin. Times are of a monotonic clock, in seconds.
+    """Paces batches: says how far apart they begin. Times are of a monotonic clock, in seconds.
 
     ``count`` says how many clients have asked since it was called last; ``clients`` are those that ask these days, 0
     where that is not known. ``enough``: so many demands begin at once. They are half of the clients: enough to share

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Spool:
-    """The records of one database that wait, oldest first.
+    """Keeps the records that wait for one database, oldest first.
 
     ``directory``, ``name`` and ``former_name`` (of the version before) say where its files are. ``size``: bytes, the
     bound of the file that is written to, and of what waits in memory alone.

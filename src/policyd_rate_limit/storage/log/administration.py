@@ -133,7 +133,7 @@ class LogAdministration:
 
 
 class Reader:
-    """Reads a log from behind ``seq`` on, without its lock or with it."""
+    """Reads a batch table from behind ``seq`` on, without its lock or with it."""
 
     def __init__(self, log: Log, seq: int) -> None:
         self._log = log

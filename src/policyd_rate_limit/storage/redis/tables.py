@@ -47,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RedisTables:
-    """Of ``prefix``; ``run`` has commands answered, or raises StoreError."""
+    """Overrides and hits under ``prefix``; ``run`` has commands answered, or raises StoreError."""
 
     def __init__(self, prefix: str, run: Callable[[Sequence[Command]], object]) -> None:
         self._override = f"{prefix}:{{administration}}:override".encode()
