@@ -57,7 +57,7 @@ def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, pac
     assert ask(root, LIMIT - 2) == ["dunno"] * (LIMIT - 2)
 
     # Its hot path is compiled.
-    assert list(root.path("/usr/lib/policyd-rate-limit/policyd_rate_limit").glob("server.*.so"))
+    assert list(root.path("/usr/lib/policyd-rate-limit/policyd_rate_limit").glob("service.*.so"))
 
     # The socket is systemd's: it is there while the daemon is not.
     with Client(str(root.path(SOCKET))) as client:
