@@ -155,7 +155,7 @@ class Daemon:
     def _status(self, fallback: Fallback) -> str:
         """What the daemon does, in a few words."""
         ids = len(self._memory.ledger.windows)
-        text = f"serving; {self._backend}; {ids:,} {'id' if ids == 1 else 'ids'}"
+        text = f"serving; {self._backend.name}; {ids:,} {'id' if ids == 1 else 'ids'}"
         if fallback.away_since is not None:
             since = time.localtime(time.time() - (time.monotonic() - fallback.away_since))
             text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
