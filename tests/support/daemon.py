@@ -26,6 +26,7 @@ COMMAND = pathlib.Path(
 )
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
+POSTFIX_RETRY_SECONDS = 1.0
 
 
 def free_port() -> int:
@@ -167,7 +168,19 @@ class Daemon:
 
 
 def connect(address: str | tuple[str, int], timeout: float = 10.0) -> socket.socket:
-    """A connection to a TCP or UNIX address; every operation on it times out after ``timeout`` seconds."""
+    """A connection to a TCP or UNIX address; every operation on it times out after ``timeout`` seconds.
+
+    Where the queue of a UNIX socket is full for a moment, it is tried once more, as Postfix does it (the defaults of
+    smtpd_policy_service_try_limit and smtpd_policy_service_retry_delay).
+    """
+    try:
+        return _connect(address, timeout)
+    except BlockingIOError:
+        time.sleep(POSTFIX_RETRY_SECONDS)
+        return _connect(address, timeout)
+
+
+def _connect(address: str | tuple[str, int], timeout: float) -> socket.socket:
     if isinstance(address, str):
         family = socket.AF_UNIX
     else:
