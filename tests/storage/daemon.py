@@ -76,7 +76,12 @@ class Daemon:
         return used
 
     def wait(self) -> None:
-        """The time of the next try comes, and the database is tried."""
+        """The time of the next try comes, and the database is tried.
+
+        A try that is still under way may have begun before the database came back: it ends first.
+        """
+        self.probed()
+        self.fallback.maintain()
         self.monotonic.now += 10
         self.fallback.maintain()
         self.probed()

@@ -285,7 +285,7 @@ def test_a_database_that_hangs_holds_nobody_up(sqlite: SqliteDatabase, clock: Cl
             assert ask(daemon, "user:a", 5) == 5
             daemon.fallback.maintain()
             assert ask(daemon, "user:a", 2) == 2
-            answer.set()
+    answer.set()
     daemon.wait()
     assert found(sqlite, clock, "user:a") == [8]
     daemon.close()
