@@ -8,14 +8,14 @@ and what was charged in the middle of a second leaves less than a second late.
 
 **Layout.** Each counter has one ``array('q')``, its *event log*, or log for short::
 
-    [tag, head, sum, head, sum, ..., date, amount, date, amount, ...]
-          `- one pair per limit -'   `- oldest first, one pair per second -'
+    [mark, base, date, total, date, total, ...]
+                 `- oldest first, one pair per second -'
 
-``head`` is the index of the oldest date inside that window, ``sum`` the total from there to the end, so that a
-check costs what has expired since the last one, not what lies in the window. A log of no more than
-:data:`MOST_BARE` seconds has neither, and is looked through: that is how most logs are. ``tag`` says for which limits
-and since which step of the clock the heads and sums hold, and how many there are. An array of machine integers takes
-a fifth of the memory of Python objects and, like its key, is nothing that the garbage collector has to visit.
+``total`` is all that was ever counted on the counter up to and including that second, ``base`` what was counted before
+the first: what lies in a window is the difference of two totals, and where the window begins is found by halving. So
+a check costs the same few steps whatever lies in the window, and the limits leave no trace in the log. An array of
+machine integers takes a fifth of the memory of Python objects and, like its key, is nothing that the garbage collector
+has to visit. ``mark`` says how long what is counted is kept, and which steps of the clock the dates have seen.
 
 **A clock that steps back.** A date that lies in the future when the step is noticed becomes that moment: the
 charge goes on counting, for at most one window from then. Dates are mended when their log is next touched.
@@ -27,25 +27,22 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT
-from policyd_rate_limit.domain.limits import LARGEST, longest_of
+from policyd_rate_limit.domain.limits import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.domain.limits import Limit, Limits
 
-MOST_BARE: Final = 3
-_LONGEST_BARE: Final = 1 + 2 * MOST_BARE
 SHARDS: Final = 1024  # so that neither growing a dictionary nor sweeping one holds up anybody for long
 SWEEPS: Final = 256  # look at all keys, where the longest window is no longer than
 LONGEST_SWEPT: Final = 16 * SWEEPS  # seconds; with a longer one it takes as many more
-MOST_LAYOUTS: Final = 1024
 MOST_STEPS: Final = 64
 OVERFLOW_BUCKETS: Final = 4096
-_COUNT_BITS: Final = 8
-_COUNT_MASK: Final = (1 << _COUNT_BITS) - 1
-MOST_LIMITS: Final = _COUNT_MASK
+_KEPT_BITS: Final = 32
+_KEPT: Final = (1 << _KEPT_BITS) - 1  # of a mark: the seconds for which what is counted is kept; 0: not known
+_FIRST: Final = 2  # the index of the oldest date
+_MOST_TOTAL: Final = 1 << 62
 
 
 class Windows:
@@ -66,21 +63,10 @@ class Windows:
         self.time = 0.0
         self.now = 0
         self.date = 0
-        self._next_tag = 1
-        # Tags below this one date from before the last step back of the clock.
-        self._settled_from = 0
-        self._steps: list[tuple[int, int]] = []
-        self._layouts: dict[Limits, int] = {}
-        self._longest: dict[int, int] = {}
+        self._steps: list[tuple[int, int]] = []  # back, as (the first mark that has seen it, the moment)
+        self._seen = 0  # the mark of a log that has seen all of these
         self._longest_of_all = 0  # of all limits that anything has been asked about
-        self._limits: Limits | None = None
-        self._maxima: list[int] = []
-        self._seconds: list[int] = []
-        self._least = 0  # of the maxima
-        self._tag = self._tag_bare = 0
-        self._bare = self._new_tag(0)
-        self._one = array("q", (0, 1))  # one charged now
-        self._new = array("q", (0, 0, 1))  # the log of whoever is charged one for the first time now
+        self._new = array("q", (0, 0, 0, 1))  # the log of whoever is charged one for the first time now
         self._sweeping = 0
         self._unswept = 0.0  # shards that are due
 
@@ -105,202 +91,97 @@ class Windows:
         stepped_back = now < self.now
         self.time = time
         self.now = now
-        self.date = date
         if stepped_back:
             # A later step to an earlier moment makes the earlier ones pointless.
-            while self._steps and self._steps[-1][1] >= self.date:
+            while self._steps and self._steps[-1][1] >= date:
                 self._steps.pop()
             del self._steps[: max(0, len(self._steps) - MOST_STEPS + 1)]
-            self._layouts.clear()
-            self._longest.clear()
-            self._limits = None
-            self._settled_from = self._bare = self._new_tag(0)
-            self._steps.append((self._bare, date))
-        if stepped_back or self._one[0] != date:
-            self._one = array("q", (date, 1))
-            self._renew()
+            self._seen += 1 << _KEPT_BITS
+            self._steps.append((self._seen, date))
+        if stepped_back or self.date != date:
+            self.date = date
+            self._new = array("q", (self._seen, 0, date, 1))
         return stepped_back
 
-    def exceeded(self, key: str, cost: int, limits: Limits) -> Limit | None:
-        """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it."""
-        log = self._log(key)
-        return _too_much(cost, limits) if log is None else self._exceeded(key, log, cost, limits)
+    def exceeded(self, key: str, cost: int, limits: Limits, keep: int = 0) -> Limit | None:
+        """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it.
 
-    def _exceeded(self, key: str, log: array[int], cost: int, limits: Limits) -> Limit | None:
-        """As :meth:`exceeded`, by the ``log`` of ``key``; its own is empty afterwards when all of it has expired."""
-        if not limits:
-            return None
-        if limits is not self._limits:
-            self._use(limits)
-        tag = log[0]
-        if tag != self._tag:
-            if len(log) <= _LONGEST_BARE and self._is_bare(tag):
-                return self._look_through(key, log, log.tolist(), cost, limits)
-            self._lay_out(log, limits)
-        now = self.now
-        end = len(log)
-        oldest = end
-        found = None
-        at = 1
-        for index, seconds in enumerate(self._seconds):
-            head = log[at]
-            total = log[at + 1]
-            horizon = now - seconds
-            if head < end and log[head] <= horizon:
-                while head < end and log[head] <= horizon:
-                    total -= log[head + 1]
-                    head += 2
-                log[at] = head
-                log[at + 1] = total
-            if head < oldest:
-                oldest = head
-            if found is None and total + cost > self._maxima[index]:
-                found = limits[index]
-            at += 2
-        if oldest - at > (end - at) >> 1:
-            self._trim(key, log, oldest, at)
-        return found
+        What is counted is kept for as long as the longest of ``limits`` looks back, and for ``keep`` seconds.
+        """
+        return self._exceeded(key, self._log(key), cost, limits, keep)
 
-    def _look_through(self, key: str, log: array[int], values: list[int], cost: int, limits: Limits) -> Limit | None:
-        """As :meth:`exceeded`, for a short ``log`` of ``values``, without heads."""
-        if values[0] != self._tag_bare:
-            log[0] = self._tag_bare
-        now = self.now
-        end = len(values)
-        oldest = end
-        found = None
-        for index, seconds in enumerate(self._seconds):
-            horizon = now - seconds
-            total = cost
-            at = end - 2
-            while at > 0 and values[at] > horizon:
-                total += values[at + 1]
-                at -= 2
-            if at + 2 < oldest:
-                oldest = at + 2
-            if found is None and total > self._maxima[index]:
-                found = limits[index]
-        if oldest > 1:
-            self._trim(key, log, oldest, 1)
-        return found
-
-    def charge(self, key: str, cost: int, limits: Limits) -> Limit | None:
+    def charge(self, key: str, cost: int, limits: Limits, keep: int = 0) -> Limit | None:
         """As :meth:`exceeded`; when all of ``limits`` admit it, ``cost`` is counted now."""
-        if not limits:
-            self.add(key, self.date, cost)
-            return None
-        if limits is not self._limits:
-            self._use(limits)
-        shard = self._shards[hash(key) % SHARDS]
-        log = shard.get(key)
-        if log is None:
-            if not self._overflow and self._keys < self.max_keys:
-                found = _too_much(cost, limits)
-                if found is None:
-                    shard[key] = self._new_log(cost)
-                    self._keys += 1
-                return found
-            found = self.exceeded(key, cost, limits)
-            if found is None:
-                self.add(key, self.date, cost)
-            return found
-        values = log.tolist() if len(log) <= _LONGEST_BARE else None  # at the price of reading two of them one by one
-        if values is None or (values[0] != self._tag_bare and values[0] != self._bare):
-            found = self._exceeded(key, log, cost, limits)
-        elif self._charge_below(log, values, cost):
-            return None
-        else:
-            found = self._look_through(key, log, values, cost, limits)
+        log = self._log(key)
+        found = self._exceeded(key, log, cost, limits, keep)
         if found is None:
-            if log:
-                self._append(log, self.date, cost)
+            if log is None:
+                self._begin(key, self.date, cost)
             else:
-                self._begin(key, self._new_log(cost))
+                _append(log, self.date, cost)
         return found
 
-    def _charge_below(self, log: array[int], values: list[int], cost: int) -> bool:
-        """Count ``cost`` now in a short ``log`` of ``values``, where all that is in it is less than any limit."""
-        end, date = len(values), self.date
-        total = cost
-        for at in range(2, end, 2):
-            total += values[at]
-        newest = values[end - 2]
-        if total > self._least or newest > date:
-            return False
-        if newest == date:
-            log[-1] = values[end - 1] + cost
-        elif end < _LONGEST_BARE:
-            log += self._one if cost == 1 else array("q", (date, cost))
-        else:
-            return False  # something in it may have expired
-        return True
+    def _exceeded(self, key: str, log: array[int] | None, cost: int, limits: Limits, keep: int) -> Limit | None:
+        """As :meth:`exceeded`, by the ``log`` of ``key``."""
+        if not limits:
+            return None
+        if log is None:
+            for limit in limits:
+                if cost > limit.maximum:
+                    return limit
+            return None
+        if log[0] < self._seen:
+            self._mend(log)
+        now, oldest, total, found = self.now, log[_FIRST], log[-1], None
+        for limit in limits:
+            seconds = limit.seconds
+            if seconds > keep:
+                keep = seconds
+            if found is None:
+                used = total - (log[1] if oldest > now - seconds else _total_until(log, now - seconds))
+                if used + cost > limit.maximum:
+                    found = limit
+        if log[0] & _KEPT != keep:
+            self._keep(log, keep)
+        if log[len(log) >> 2 << 1] <= now - keep:  # half of it has expired
+            self._trim(key, log, now - keep)
+        return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits`` now."""
         log = self._log(key)
         if log is None:
             return (0,) * len(limits)
-        return tuple(
-            sum(amount for date, amount in _events(log) if self._settled(log, date) > self.now - limit.seconds)
-            for limit in limits
-        )
+        if log[0] < self._seen:
+            self._mend(log)
+        return tuple(log[-1] - _total_until(log, self.now - limit.seconds) for limit in limits)
 
     def outlook(self, key: str, cost: int, limits: Limits) -> tuple[tuple[int, int | None], ...]:
         """For each of ``limits`` what lies in its window now, and in how many seconds it admits ``cost`` more.
 
-        0: now; None: never. See :class:`policyd_rate_limit.domain.charge.Usage` for how exact that is.
+        0: now; None: never.
         """
-        log = self._up_to_date(key, limits)
+        log = self._log(key)
         found: list[tuple[int, int | None]] = []
-        for at, limit in zip(range(1, 1 + 2 * len(limits), 2), limits, strict=True):
-            used = 0 if log is None else log[at + 1]
+        for limit, used in zip(limits, self.usage(key, limits), strict=True):
             excess = used + cost - limit.maximum
             if cost > limit.maximum:
                 found.append((used, None))
             elif log is None or excess <= 0:
                 found.append((used, 0))
             else:
-                found.append((used, _date_of(log, log[at], excess) + limit.seconds - self.now))
+                found.append((used, _date_of(log, log[-1] - used + excess) + limit.seconds - self.now))
         return tuple(found)
-
-    def _up_to_date(self, key: str, limits: Limits) -> array[int] | None:
-        """The log of ``key`` with heads and sums as they are now, for ``limits``; None: nothing is counted."""
-        log = self._log(key)
-        if log is None or not limits:
-            return None
-        self._use(limits)
-        if log[0] != self._tag:
-            self._lay_out(log, limits)
-        self._exceeded(key, log, 0, limits)
-        # Where all of its own has expired, the next charge meets a common log.
-        return log if log else self._up_to_date(key, limits)
 
     def add(self, key: str, date: int, amount: int) -> None:
         """Count ``amount`` for ``key`` at ``date``; dates may come in any order."""
         log = self._log(key)
         if log is None:
-            self._begin(key, array("q", (self._bare, date, amount)))
-        else:
-            self._append(log, date, amount)
-
-    def _append(self, log: array[int], date: int, amount: int) -> None:
-        tag = log[0]
-        if tag < self._settled_from:
-            self._make_bare(log)
-            tag = self._bare
-        newest = log[-2]
-        if newest > date:
-            self._make_bare(log)
-            _insert(log, date, amount)
+            self._begin(key, date, amount)
             return
-        if newest == date:
-            log[-1] += amount
-        else:
-            log += self._one if amount == 1 and date == self.date else array("q", (date, amount))
-        end = len(log)
-        for at in range(2, 1 + 2 * (tag & _COUNT_MASK), 2):
-            if log[at - 1] < end:  # else ``date`` has left this window: somebody tells of it late
-                log[at] += amount
+        if log[0] < self._seen:
+            self._mend(log)
+        _append(log, date, amount)
 
     def give_back(self, key: str, date: int, amount: int) -> None:
         """Count ``amount`` less for ``key``, of what was counted at ``date``.
@@ -311,18 +192,16 @@ class Windows:
         log = self._log(key)
         if log is None:
             return
-        if log[0] < self._settled_from:
-            self._make_bare(log)
-        first = _base(log)
-        at = len(log) - 2
-        while amount > 0 and at >= first:
-            if log[at] <= date and log[at + 1] > 0:
-                taken = min(amount, log[at + 1])
-                log[at + 1] -= taken
-                amount -= taken
-                for index in range(1, first, 2):
-                    if log[index] <= at:
-                        log[index + 1] -= taken
+        if log[0] < self._seen:
+            self._mend(log)
+        later = _after(log, date)
+        left = max(log[1], log[later - 1] - amount)
+        taken = log[later - 1] - left
+        for at in range(later + 1, len(log), 2):
+            log[at] -= taken
+        at = later - 1
+        while at > _FIRST and log[at] > left:
+            log[at] = left
             at -= 2
 
     def empty(self, key: str, date: int) -> None:
@@ -355,27 +234,24 @@ class Windows:
             for bucket in range(number, OVERFLOW_BUCKETS, SHARDS):
                 log = self._overflow.get(bucket)
                 if log is not None:
-                    self._shorten(log, horizon)
-                    if len(log) == 1:
+                    if log[0] < self._seen:
+                        self._mend(log)
+                    if log[-2] <= horizon:
                         del self._overflow[bucket]
-
-    def _shorten(self, log: array[int], horizon: int) -> None:
-        """Drop what is dated ``horizon`` or earlier from a common log."""
-        if self._settled(log, log[_base(log)]) > horizon:
-            return
-        self._make_bare(log)
-        end = 1
-        while end < len(log) and log[end] <= horizon:
-            end += 2
-        del log[1:end]
+                    else:
+                        _forget_until(log, horizon)
 
     def charges(self) -> Iterator[tuple[str, int, int]]:
         """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
         for shard in self._shards:
             for key, log in shard.items():
-                for date, amount in _events(log):
-                    if amount:
-                        yield key, self._settled(log, date), amount
+                if log[0] < self._seen:
+                    self._mend(log)
+                before = log[1]
+                for at in range(_FIRST, len(log), 2):
+                    if log[at + 1] != before:
+                        yield key, log[at], log[at + 1] - before
+                        before = log[at + 1]
 
     def _log(self, key: str) -> array[int] | None:
         log = self._shards[hash(key) % SHARDS].get(key)
@@ -383,144 +259,100 @@ class Windows:
             return self._overflow.get(hash(key) % OVERFLOW_BUCKETS)
         return log
 
-    def _begin(self, key: str, log: array[int]) -> None:
+    def _begin(self, key: str, date: int, amount: int) -> None:
+        """Give ``key`` a log with ``amount`` at ``date``; for how long that is to be kept is known when it is judged."""
+        log = self._new[:]  # faster than making one
+        if date != self.date:
+            log[_FIRST] = date
+        if amount != 1:
+            log[-1] = amount
         if self._keys < self.max_keys:
             self._shards[hash(key) % SHARDS][key] = log
             self._keys += 1
         else:
             self._overflow[hash(key) % OVERFLOW_BUCKETS] = log
 
-    def _new_log(self, cost: int) -> array[int]:
-        """The log of someone who has been charged ``cost`` now, and nothing before."""
-        log = self._new[:]  # faster than making one
-        if cost != 1:
-            log[2] = cost
-        return log
+    def _keep(self, log: array[int], seconds: int) -> None:
+        log[0] = self._seen | min(seconds, _KEPT)
+        self._longest_of_all = max(self._longest_of_all, seconds)
 
-    def _renew(self) -> None:
-        self._new = array("q", (self._tag_bare, self.date, 1))
-
-    def _trim(self, key: str, log: array[int], oldest: int, first: int) -> None:
-        """Drop from ``key``'s own ``log`` what lies before the index ``oldest``; a common log stays as it is."""
-        shard = self._shards[hash(key) % SHARDS]
-        if self._overflow and key not in shard:
-            return
-        if oldest < len(log):
-            del log[first:oldest]
-            for at in range(1, first, 2):
-                log[at] -= oldest - first
-            return
-        del log[:]  # for whoever holds it
-        del shard[key]
-        self._keys -= 1
+    def _trim(self, key: str, log: array[int], horizon: int) -> None:
+        """Drop what is dated ``horizon`` or earlier from the ``log`` of ``key``, unless others share it."""
+        if not self._overflow or key in self._shards[hash(key) % SHARDS]:
+            _forget_until(log, horizon)
 
     def _expired(self, log: array[int], longest: int) -> bool:
-        span = self._longest.get(log[0], longest)
-        return self._settled(log, log[-2]) + span <= self.now
+        if log[0] < self._seen:
+            self._mend(log)
+        return log[-2] + (log[0] & _KEPT or longest) <= self.now
 
-    def _new_tag(self, count: int) -> int:
-        tag = self._next_tag << _COUNT_BITS | count
-        self._next_tag += 1
-        return tag
-
-    def _use(self, limits: Limits) -> None:
-        tag = self._layouts.get(limits)
-        if tag is None:
-            if len(limits) > MOST_LIMITS:
-                raise ValueError(f"{len(limits)} limits for one key, at most {MOST_LIMITS} are possible")
-            if len(self._layouts) >= MOST_LAYOUTS:
-                self._layouts.clear()
-                self._longest.clear()
-            tag = self._layouts[limits] = self._new_tag(len(limits))
-            longest = self._longest[tag] = self._longest[tag & ~_COUNT_MASK] = longest_of(limits)
-            self._longest_of_all = max(self._longest_of_all, longest)
-        self._limits = limits
-        self._maxima = [limit.maximum for limit in limits]
-        self._seconds = [limit.seconds for limit in limits]
-        self._least = min(self._maxima, default=0)
-        self._tag = tag
-        self._tag_bare = tag & ~_COUNT_MASK
-        self._renew()
-
-    def _settled(self, log: array[int], date: int) -> int:
-        """``date`` of ``log``, no later than any step back of the clock that the log has not seen."""
-        tag = log[0]
+    def _mend(self, log: array[int]) -> None:
+        """Have no date of ``log`` lie behind a step back of the clock that it has not seen."""
+        mark = log[0]
+        log[0] = self._seen | mark & _KEPT
         for since, moment in self._steps:
-            if since > tag:
-                return min(date, moment)
-        return date
-
-    def _is_bare(self, tag: int) -> bool:
-        """Whether a log with ``tag`` has neither heads nor sums, and dates that hold."""
-        return not tag & _COUNT_MASK and tag >= self._settled_from
-
-    def _make_bare(self, log: array[int]) -> None:
-        """Drop heads and sums, and mend the dates."""
-        events = array("q", (self._bare,))
-        for date, amount in _events(log):
-            settled = self._settled(log, date)
-            if len(events) > 1 and events[-2] == settled:
-                events[-1] += amount
-            else:
-                events.extend((settled, amount))
-        log[:] = events
-
-    def _lay_out(self, log: array[int], limits: Limits) -> None:
-        """Give ``log`` a head and a sum for each of ``limits``."""
-        if log[0] < self._settled_from:
-            self._make_bare(log)
-        before = _base(log)
-        first = 1 + 2 * len(limits)
-        total = log[2] if len(log) == 3 else sum(log[before + 1 :: 2])  # most have been charged once
-        log[:before] = array("q", (self._tag, *(first, total) * len(limits)))
+            if since > mark:
+                later = _after(log, moment)
+                if later < len(log):
+                    log[later:] = array("q", (moment, log[-1]))
+                    if later > _FIRST and log[later - 2] == moment:
+                        del log[later - 2 : later]
+                return
 
 
-def _too_much(cost: int, limits: Limits) -> Limit | None:
-    for limit in limits:
-        if cost > limit.maximum:
-            return limit
-    return None
+def _append(log: array[int], date: int, amount: int) -> None:
+    """Count ``amount`` at ``date``, which most often is the newest."""
+    if log[-1] > _MOST_TOTAL:
+        base = log[1]
+        for at in range(1, len(log), 2):
+            log[at] -= base
+    newest = log[-2]
+    if newest < date:
+        log.extend((date, log[-1] + amount))
+        return
+    at = len(log) - 2
+    if newest > date:
+        at = _after(log, date)
+        if at == _FIRST or log[at - 2] != date:
+            log[at:at] = array("q", (date, log[at - 1]))
+        else:
+            at -= 2
+    for later in range(at + 1, len(log), 2):
+        log[later] += amount
 
 
-def _base(log: array[int]) -> int:
-    return 1 + 2 * (log[0] & _COUNT_MASK)
-
-
-def _events(log: array[int]) -> Iterator[tuple[int, int]]:
-    for at in range(_base(log), len(log), 2):
-        yield log[at], log[at + 1]
-
-
-def _date_of(log: array[int], at: int, amount: int) -> int:
-    """The date by which the amounts from the index ``at`` on have come to ``amount``; no later than the newest one."""
-    last = at + 2 * MOST_SECONDS_LOOKED_AT
-    step = 2
-    while (part := sum(log[at + 1 : at + step : 2])) < amount:
-        amount -= part
-        at += step
-        step *= 2
-        if at >= last:
-            return log[-2]
-    while step > 2:
-        step //= 2
-        part = sum(log[at + 1 : at + step : 2])
-        if part < amount:
-            amount -= part
-            at += step
-    return log[at]
-
-
-def _insert(log: array[int], date: int, amount: int) -> None:
-    """Put a charge into a log without heads, whose newest date is later than ``date``."""
-    low, high = 0, (len(log) - 1) // 2
+def _after(log: array[int], date: int) -> int:
+    """The index of the first date later than ``date``; the end of ``log`` where there is none."""
+    low, high = 0, len(log) - _FIRST >> 1
     while low < high:
-        middle = (low + high) // 2
-        if log[1 + 2 * middle] < date:
+        middle = low + high >> 1
+        if log[_FIRST + 2 * middle] <= date:
             low = middle + 1
         else:
             high = middle
-    at = 1 + 2 * low
-    if log[at] == date:
-        log[at + 1] += amount
-    else:
-        log[at:at] = array("q", (date, amount))
+    return _FIRST + 2 * low
+
+
+def _total_until(log: array[int], date: int) -> int:
+    """All that was counted at ``date`` or earlier."""
+    return log[_after(log, date) - 1]
+
+
+def _date_of(log: array[int], total: int) -> int:
+    """The date by which all that was counted has come to ``total``, which is no more than the last one."""
+    low, high = 0, (len(log) - _FIRST >> 1) - 1
+    while low < high:
+        middle = low + high >> 1
+        if log[_FIRST + 1 + 2 * middle] < total:
+            low = middle + 1
+        else:
+            high = middle
+    return log[_FIRST + 2 * low]
+
+
+def _forget_until(log: array[int], date: int) -> None:
+    """Drop what is dated ``date`` or earlier, but for the newest: no log is without a date."""
+    end = min(_after(log, date), len(log) - 2)
+    if end > _FIRST:
+        log[1] = log[end - 1]
+        del log[_FIRST:end]
