@@ -34,8 +34,9 @@ class LimitsOfIds(Protocol):
     def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
         """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
 
-    def keeping(self, limits: Limits) -> Limits:
-        """``limits``, such that what longer ones may need is not forgotten."""
+    @property
+    def keep_seconds(self) -> int:
+        """For so long what is counted may be asked for, whatever limits an id has now."""
 
 
 class Rule:

@@ -16,7 +16,7 @@ from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counting import Repetitions, mail_id, stages
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
-from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.outcome import FULL, NO_ANSWER, Outcome
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
@@ -26,7 +26,7 @@ from policyd_rate_limit.postfix.lists import hooking
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.limits import Limit, Limits
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.policy import LimitsOfIds, Policy
     from policyd_rate_limit.storage.administration import Override
@@ -152,7 +152,7 @@ class Service(PolicyService):
             charged = rule.subjects.charged(request)
             if charged is None:
                 continue
-            counter, limits, sql_limits = rule.counter(charged.key), charged.limits, rule.sql_limits
+            counter, limits, sql_limits, keep = rule.counter(charged.key), charged.limits, rule.sql_limits, 0
             charged_key = charged_key or counter
             override = self._override_of(counter) if self._overrides else None
             if override is not None:
@@ -162,7 +162,8 @@ class Service(PolicyService):
                     left = ceil(override.until - self._clock())
                     self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
                     return
-                limits, sql_limits = _overridden(override.limits, limits, sql_limits), None
+                keep = longest_of(limits) if sql_limits is None else max(longest_of(limits), sql_limits.keep_seconds)
+                limits, sql_limits = override.limits, None
             if not limits and sql_limits is None:
                 continue
             cost = cost_of(request)
@@ -171,7 +172,7 @@ class Service(PolicyService):
                 # Before anything is waited for: equal requests are numbered in the order in which they come.
                 numbered = numbered or self._repetitions.part(part)
                 part = numbered
-            charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses))
+            charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses, keep))
             if sql_limits is not None:
                 lookups = lookups or []
                 lookups.append(_Lookup(len(charges) - 1, sql_limits, rule.subjects.ids_for_query(request, charged)))
@@ -250,9 +251,14 @@ class _Asked(Waiting):
         def found(lookup: _Lookup, limits: Limits | None) -> None:
             nonlocal missing
             charge = charges[lookup.charge]
-            limits = lookup.sql_limits.keeping(charge.limits if limits is None else limits)
             charges[lookup.charge] = Charge(
-                charge.counter, charge.cost, limits, charge.part, charge.settles, charge.refuses
+                charge.counter,
+                charge.cost,
+                charge.limits if limits is None else limits,
+                charge.part,
+                charge.settles,
+                charge.refuses,
+                lookup.sql_limits.keep_seconds,
             )
             missing -= 1
             if not missing:
@@ -277,16 +283,6 @@ class _Asked(Waiting):
         self._asking.answer(outcome)
         assert self.demand is not None  # noqa: S101 - a result is that of a demand
         self._service.observer.decided(self.request, self.demand, result, outcome, self._began)
-
-
-def _overridden(limits: Limits, usual: Limits, sql_limits: LimitsOfIds | None) -> Limits:
-    """The ``limits`` of an override, such that nothing is forgotten that the ``usual`` ones will have to know again."""
-    if not limits:
-        return limits
-    longest = longest_of(usual)
-    if all(limit.seconds < longest for limit in limits):
-        limits = (*limits, Limit(LARGEST, longest))
-    return limits if sql_limits is None else sql_limits.keeping(limits)
 
 
 def _outcome(policy: Policy, result: Verdict | Exception) -> Outcome:

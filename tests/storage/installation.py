@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, longest_of
+from policyd_rate_limit.domain.limits import Limits, longest_of
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy
 from policyd_rate_limit.service import Service
@@ -153,8 +153,7 @@ class Installed:
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits``, as the daemon explains its decisions."""
         self._decide(())  # a log is read
-        asked = (*limits, Limit(LARGEST, FOR_EVER))  # or what has left these windows would be forgotten
-        (usages,) = self._fallback.explain([Demand((Charge(key, 1, asked),))])
+        (usages,) = self._fallback.explain([Demand((Charge(key, 1, limits),))])
         return tuple(usage.used for usage in usages)
 
     def maintain(self) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from dataclasses import replace
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Charge, Demand
-from policyd_rate_limit.domain.limits import LARGEST, Limit
+from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log import tables as log_tables
@@ -85,18 +83,6 @@ def test_while_the_database_is_away_from_the_start_no_overrides_are_known(databa
         for _ in range(2):
             daemon.wait()
             assert told == [[]]
-    daemon.close()
-
-
-def test_what_is_there_to_keep_something_in_mind_is_not_told(database: Database, clock: Clock) -> None:
-    daemon = Daemon(database, clock)
-    asked = Demand((Charge("user:a", 1, (Limit(9, 60), Limit(LARGEST, HOUR))),))
-    daemon.ask(asked)
-    for _ in range(2):
-        (usages,) = daemon.fallback.explain([asked])
-        assert [(usage.limit, usage.used) for usage in usages] == [(Limit(9, 60), 1)]
-        with database.outage():
-            daemon.ask(replace(asked, charges=(replace(asked.charges[0], cost=100),)))
     daemon.close()
 
 

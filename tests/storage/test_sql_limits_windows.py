@@ -94,9 +94,9 @@ def test_a_table_that_is_lost_when_more_is_needed_is_made_of_what_is_in_memory(
 
 
 def test_limits_that_become_longer_find_what_was_kept(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """As SqlLimits.keeping() has it: a limit that nothing exceeds keeps what a longer one may ask for."""
+    """A charge says for how long what it counts may be asked for, whatever its own limits."""
     store = sqlite.store(clock, longest=WEEK)
-    short = Demand((Charge("user:alice", 1, (Limit(1000, 60), Limit(LARGEST, WEEK))),))
+    short = Demand((Charge("user:alice", 1, (Limit(1000, 60),), keep_seconds=WEEK),))
     for _ in range(100):
         assert admitted(store, short) == [True]
         clock.now += HOUR

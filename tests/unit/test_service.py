@@ -13,7 +13,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting, refusal
 from policyd_rate_limit.domain.decision import NOT_LIMITED
 from policyd_rate_limit.domain.identity import Rules
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
@@ -227,7 +227,7 @@ def test_answers_may_come_later_and_in_any_order(result: Verdict) -> None:
     assert observed.answers == [f"2 {action}", f"0 {action}", f"1 {action}"]
 
 
-LONGEST = Limit(1 << 50, 999_999)
+LONGEST = 999_999  # seconds
 
 
 class Table:
@@ -247,8 +247,7 @@ class Table:
         else:
             self.later.append(tell)
 
-    def keeping(self, limits: Limits) -> Limits:
-        return (*limits, LONGEST) if limits else limits
+    keep_seconds = LONGEST
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -262,10 +261,11 @@ def test_the_table_counts_before_the_configuration(at_once: bool) -> None:
         tell()
     assert table.asked == [("alice", "Alice"), ("free",), ("bob",), ("carol",)]
     assert {demand.charges[0].counter: demand.charges[0].limits for demand in observed.demands} == {
-        "user:alice": (*own, LONGEST),
-        "user:free": (*own, LONGEST),  # unlimited in the configuration
-        "user:carol": (*LIMITS, LONGEST),
+        "user:alice": own,
+        "user:free": own,  # unlimited in the configuration
+        "user:carol": LIMITS,
     }
+    assert {demand.charges[0].keep_seconds for demand in observed.demands} == {LONGEST}
     assert observed.answers == ["OK go on"] * 4
 
 
@@ -316,7 +316,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
         observed.submit(data)
     for tell in table.later:
         tell()
-    assert [demand.charges[0].limits for demand in observed.demands] == [new] * 3 + [(*LIMITS, LONGEST)] * 3
+    assert [demand.charges[0].limits for demand in observed.demands] == [new] * 3 + [LIMITS] * 3
     results: list[Verdict | Exception] = [ADMITTED, REFUSED, StoreUnavailable("away")]
     for waiting, result in zip(observed.undecided, results * 2, strict=True):
         waiting.conclude(result)
@@ -332,6 +332,10 @@ FEWER = (Limit(1, 1),)
 
 def limits_asked(observed: ObservedService, request: Request = ALICE) -> Limits:
     return observed.demand(request).charges[0].limits
+
+
+def keep_asked(observed: ObservedService) -> int:
+    return observed.demand(ALICE).charges[0].keep_seconds
 
 
 def test_an_override_counts_before_all_else_until_it_ends() -> None:
@@ -363,7 +367,8 @@ def test_other_overrides_take_the_place_of_those_before() -> None:
 def test_a_short_override_forgets_nothing_that_the_usual_limits_need() -> None:
     observed = ObservedService()
     observed.service.override([Override("user:alice", FEWER, 100)])
-    assert limits_asked(observed) == (*FEWER, Limit(LARGEST, DAY))
+    assert limits_asked(observed) == FEWER
+    assert keep_asked(observed) == DAY
 
 
 @pytest.mark.parametrize("limits", [BLOCK, (Limit(5, DAY), Limit(0, 60))])
@@ -425,10 +430,10 @@ def test_an_override_counts_before_the_table_and_forgets_nothing_of_its_windows(
     table = Table({"alice": (Limit(1, 60),)})
     observed = ObservedService(sql_limits=table)
     observed.service.override([Override("user:alice", (Limit(500, DAY),), 100)])
-    assert limits_asked(observed) == (Limit(500, DAY), LONGEST)
+    assert limits_asked(observed) == (Limit(500, DAY),)
     assert table.asked == []
     observed.now = 100
-    assert limits_asked(observed) == (Limit(1, 60), LONGEST)
+    assert limits_asked(observed) == (Limit(1, 60),)
 
 
 def test_an_override_says_when_it_looks_back_further_than_was_asked_before() -> None:

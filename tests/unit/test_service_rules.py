@@ -11,7 +11,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import Cost, stages
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Service
@@ -69,8 +69,7 @@ class Later:
         self.asked.append(ids)
         self.answer = partial(done, self.found)
 
-    def keeping(self, limits: Limits) -> Limits:
-        return limits
+    keep_seconds = 0
 
 
 def user(limits: Limits = USER, table: LimitsOfIds | None = None) -> Rule:
@@ -139,7 +138,8 @@ def test_an_override_is_of_one_rule() -> None:
     served = Served(user(), messages())
     served.service.override([Override("messages|user:alice", BURST, 100)])
     served.ask()
-    assert [charge.limits for charge in served.demands[0].charges] == [USER, (*BURST, Limit(LARGEST, 3600))]
+    assert [charge.limits for charge in served.demands[0].charges] == [USER, BURST]
+    assert [charge.keep_seconds for charge in served.demands[0].charges] == [0, 3600]
     served.now = 100
     served.ask()
     assert [charge.limits for charge in served.demands[1].charges] == [USER, SERVER]

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
+from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.system.throttle import Throttle
 from policyd_rate_limit.tables import sql as sql_limits_module
 from policyd_rate_limit.tables.sql import (
     MOST_IDS,
-    MOST_KEEPING,
     RETRY_SECONDS,
     QueryFailed,
     SqlLimits,
@@ -309,17 +308,11 @@ async def test_longer_windows_are_needed_before_they_are_used() -> None:
     lookups.table.rows |= {"a": f"[[5, {week}]]", "b": f"[[5, {day}]]", "c": "[[5, 60]]"}
 
     async with lookups.running():
-        assert lookups.limits.keeping(FIVE) == (*FIVE, Limit(LARGEST, HOUR))
+        assert lookups.limits.keep_seconds == HOUR
         for name in "cba":
             await lookups.ask(name)
         assert lookups.needed == [day, week]
-        assert lookups.limits.keeping(()) == ()
-        assert lookups.limits.keeping(FIVE) == (*FIVE, Limit(LARGEST, week))
-        assert lookups.limits.keeping(FIVE) is lookups.limits.keeping(FIVE)
-        longest = (*FIVE, Limit(9, week))
-        assert lookups.limits.keeping(longest) == longest
-        for number in range(MOST_KEEPING + 1):
-            lookups.limits.keeping((Limit(number, 60),))
+        assert lookups.limits.keep_seconds == week
 
 
 async def test_an_answer_that_fails_does_not_keep_the_others_from_theirs(caplog: pytest.LogCaptureFixture) -> None:

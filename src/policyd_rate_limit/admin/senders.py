@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
@@ -23,8 +22,6 @@ MOST_LOOKUPS = 1_000
 
 LOOKS_PER_LOOKUP = 30
 """How often :class:`Senders` looks before it has those limits looked up again."""
-
-MOST_WATCHED = 1_024  # different limits that are kept ready
 
 
 class Sender(NamedTuple):
@@ -47,6 +44,7 @@ class Senders:
     def __init__(self, desk: Desk, window: int) -> None:
         self._desk = desk
         self.window = window
+        self._watched = Limit(LARGEST, window)
         self._longest = 0
         self._overrides: Mapping[str, Override] = {}
         self._from_table: dict[str, Limits | None] = {}
@@ -85,10 +83,6 @@ class Senders:
         self._longest = longest
         self._ledger = self._desk.ledger(now)
         self._pages = iter(self._desk.store.follow(max(0, now - longest)))
-        # With the window that was asked for; and with the longest one, as the windows forget what no limit needs.
-        self._watched = lru_cache(MOST_WATCHED)(
-            lambda limits: (Limit(LARGEST, self.window), *limits, Limit(LARGEST, longest))
-        )
 
     def _ranks(self, *, by_share: bool) -> Iterator[tuple[float, float, str]]:
         """All who send, such that the heaviest are the smallest."""
@@ -101,12 +95,12 @@ class Senders:
         """The mails of ``key``, and the greatest share of a limit."""
         override = self._overrides.get(key)
         limits = self._desk.in_force(key, override, self._from_table.get(key)).limits
-        outlook = self._ledger.windows.outlook(key, 1, self._watched(limits))
-        shares = (share(used, limit) for limit, (used, _) in zip(limits, outlook[1:-1], strict=True))
-        return outlook[0][0], max(shares, default=0.0)
+        mails, *used = self._ledger.windows.usage(key, (self._watched, *limits))
+        shares = (share(of_limit, limit) for limit, of_limit in zip(limits, used, strict=True))
+        return mails, max(shares, default=0.0)
 
     def _sender(self, key: str) -> Sender:
         in_force = self._desk.in_force(key, self._overrides.get(key), self._from_table.get(key))
-        mails, *used, _ = self._ledger.windows.outlook(key, 1, self._watched(in_force.limits))
-        usages = (Usage(key, limit, *one) for limit, one in zip(in_force.limits, used, strict=True))
-        return Sender(key, mails[0], in_force, tuple(usages))
+        (mails, _), *outlook = self._ledger.windows.outlook(key, 1, (self._watched, *in_force.limits))
+        usages = (Usage(key, limit, *one) for limit, one in zip(in_force.limits, outlook, strict=True))
+        return Sender(key, mails, in_force, tuple(usages))

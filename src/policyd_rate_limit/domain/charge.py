@@ -29,6 +29,9 @@ class Charge:
         is one, however often it is asked about; its recipients are as many as DATA says.
     ``refuses``
         Whether the mail is refused where a limit is exceeded. Otherwise only this charge is not counted.
+    ``keep_seconds``
+        What is counted is remembered for so long at the least, even if ``limits`` look back less far: others may hold
+        for this counter soon.
     """
 
     counter: str
@@ -37,6 +40,7 @@ class Charge:
     part: str
     settles: bool
     refuses: bool
+    keep_seconds: int
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Charge:
         part: str = "",
         settles: bool = False,
         refuses: bool = True,
+        keep_seconds: int = 0,
     ) -> None:
         self.counter = counter
         self.cost = cost
@@ -53,6 +58,7 @@ class Charge:
         self.part = part
         self.settles = settles
         self.refuses = refuses
+        self.keep_seconds = keep_seconds
 
 
 @mypyc_attr(acyclic=True)

@@ -52,7 +52,7 @@ class Ledger:
         if cost <= 0:
             return self._decide(charges, mail, before, entries)
         windows = self.windows
-        limit = windows.charge(charge.counter, cost, charge.limits)
+        limit = windows.charge(charge.counter, cost, charge.limits, charge.keep_seconds)
         if limit is not None:
             exceeded = Exceeded(0, limit)
             return Verdict((), (exceeded,), exceeded) if charge.refuses else Verdict((0,), (exceeded,))
@@ -70,7 +70,9 @@ class Ledger:
         refused_by: Exceeded | None = None
         for index, charge in enumerate(charges):
             cost = missing[index]
-            limit = windows.exceeded(charge.counter, cost, charge.limits) if cost > 0 else None
+            if cost <= 0:
+                continue
+            limit = windows.exceeded(charge.counter, cost, charge.limits, charge.keep_seconds)
             if limit is not None:
                 one = Exceeded(index, limit)
                 exceeded.append(one)

@@ -225,21 +225,15 @@ class Windows:
         number = self._sweeping
         shard = self._shards[number]
         self._sweeping = (number + 1) % SHARDS
-        expired = [key for key, log in shard.items() if self._expired(log, longest)]
+        expired = [key for key, log in shard.items() if self._has_expired(log, log[0] & _KEPT or longest)]
         for key in expired:
             del shard[key]
         self._keys -= len(expired)
         if self._overflow:
-            horizon = self.now - max(longest, self._longest_of_all)
             for bucket in range(number, OVERFLOW_BUCKETS, SHARDS):
                 log = self._overflow.get(bucket)
-                if log is not None:
-                    if log[0] < self._seen:
-                        self._mend(log)
-                    if log[-2] <= horizon:
-                        del self._overflow[bucket]
-                    else:
-                        _forget_until(log, horizon)
+                if log is not None and self._has_expired(log, max(longest, self._longest_of_all)):
+                    del self._overflow[bucket]
 
     def charges(self) -> Iterator[tuple[str, int, int]]:
         """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
@@ -260,7 +254,7 @@ class Windows:
         return log
 
     def _begin(self, key: str, date: int, amount: int) -> None:
-        """Give ``key`` a log with ``amount`` at ``date``; for how long that is to be kept is known when it is judged."""
+        """Give ``key`` a log with ``amount`` at ``date``; how long that is kept is known once it is judged."""
         log = self._new[:]  # faster than making one
         if date != self.date:
             log[_FIRST] = date
@@ -281,10 +275,16 @@ class Windows:
         if not self._overflow or key in self._shards[hash(key) % SHARDS]:
             _forget_until(log, horizon)
 
-    def _expired(self, log: array[int], longest: int) -> bool:
+    def _has_expired(self, log: array[int], seconds: int) -> bool:
+        """Whether nothing of ``log`` lies in the last ``seconds``; what does not is dropped where it is most."""
         if log[0] < self._seen:
             self._mend(log)
-        return log[-2] + (log[0] & _KEPT or longest) <= self.now
+        horizon = self.now - seconds
+        if log[-2] <= horizon:
+            return True
+        if log[len(log) >> 2 << 1] <= horizon:
+            _forget_until(log, horizon)
+        return False
 
     def _mend(self, log: array[int]) -> None:
         """Have no date of ``log`` lie behind a step back of the clock that it has not seen."""

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits, parse_limits, parse_limits_text, tolerated_limits
+from policyd_rate_limit.domain.limits import Limits, parse_limits, parse_limits_text, tolerated_limits
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MOST_IDS = 65_536  # whose limits are remembered
 RETRY_SECONDS = 5.0  # during which a lookup that failed is not retried
 IDLE_SECONDS = 30.0  # after which the connection is closed: a firewall may forget it, a server may end it
-MOST_KEEPING = 1_024
 
 _logger = logging.getLogger(__name__)
 
@@ -133,7 +132,6 @@ class SqlLimits:
         self._in_flight: dict[tuple[str, ...], _InFlight] = {}
         self._paused_until = 0.0
         self._failing = False
-        self._keeping: dict[Limits, Limits] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sql-limits", daemon=True)
@@ -167,20 +165,13 @@ class SqlLimits:
             in_flight.timer = self._loop.call_later(self._timeout, self._take_too_long)
             self._queue.put(in_flight)
 
-    def keeping(self, limits: Limits) -> Limits:
-        """``limits``, and one that nothing exceeds: it makes the windows keep what a longer window may ask for.
+    @property
+    def keep_seconds(self) -> int:
+        """As far as any limits look back that were ever seen: the table may give an id others at any time.
 
-        The table may give an id other limits at any time, or be out of reach for a while.
+        And it may be out of reach for a while.
         """
-        if not limits:
-            return limits
-        found = self._keeping.get(limits)
-        if found is None:
-            if len(self._keeping) >= MOST_KEEPING:
-                self._keeping.clear()
-            longer = all(limit.seconds < self._longest for limit in limits)
-            found = self._keeping[limits] = (*limits, Limit(LARGEST, self._longest)) if longer else limits
-        return found
+        return self._longest
 
     async def stop(self) -> None:
         """End the thread, and close the connection."""
@@ -271,7 +262,6 @@ class SqlLimits:
         longest = max((limit.seconds for limit in limits), default=0)
         if longest > self._longest:
             self._longest = longest
-            self._keeping.clear()
             self._need(longest)
 
     def _say_failure(self, error: Exception) -> None:

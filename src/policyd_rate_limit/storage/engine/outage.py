@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import refusal
-from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Decided, InFlight, Refused
@@ -136,17 +135,11 @@ class Fallback:
         return self._without_database(demands) if verdicts is None else verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
-        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away.
-
-        A limit that nothing exceeds is there to keep something in mind; nobody is told of it.
-        """
-        explained: list[tuple[Usage, ...]] | None = None
+        """How the limits of each of ``demands`` stand: by the database, or by memory while that is away."""
         if not self._away:
             with contextlib.suppress(StoreUnavailable):
-                explained = self._store.explain(demands)
-        if explained is None:
-            explained = [self._memory.ledger.explain(demand) for demand in demands]
-        return [tuple(usage for usage in usages if usage.limit.maximum < LARGEST) for usages in explained]
+                return self._store.explain(demands)
+        return [self._memory.ledger.explain(demand) for demand in demands]
 
     def enforce(self, wanted: bool) -> None:
         """Whether memory is to decide from now on while the database is away. Any thread may say so."""

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Exceeded, Verdict
+from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
 from policyd_rate_limit.storage.redis.tables import encoded, packed
@@ -191,7 +192,7 @@ class Batch:
             for question in together:
                 group, own_field = question.groups[0], question.own_field
                 kind = "check" if question.is_refused else "charge"
-                asked_of = tuple([(charge.cost, charge.limits, charge.settles, charge.refuses) for charge in group])
+                asked_of = tuple([(c.cost, c.limits, c.settles, c.refuses, c.keep_seconds) for c in group])
                 terms = (kind, own_field, asked_of)
                 arguments.append(_SAME if terms == before else terms_of(kind, own_field, asked_of))
                 before = terms
@@ -296,11 +297,11 @@ class Batch:
 
 
 @lru_cache(MOST_TERMS_PACKED)
-def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool], ...]) -> bytes:
-    """What is asked of ``charges``: cost and limits of each, whether it settles, and whether it refuses."""
+def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool, int], ...]) -> bytes:
+    """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept."""
     together = [
-        (cost, _numbers(limits), (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS))
-        for cost, limits, settles, refuses in charges
+        (cost, _numbers(limits, keep), (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS))
+        for cost, limits, settles, refuses, keep in charges
     ]
     return packed((kind, own_field, *together))
 
@@ -311,7 +312,10 @@ def explaining(cost: int, limits: Limits) -> bytes:
     return packed(("explain", b"", (cost, _numbers(limits), MOST_SECONDS_LOOKED_AT)))
 
 
-def _numbers(limits: Limits) -> list[int]:
+def _numbers(limits: Limits, keep: int = 0) -> list[int]:
+    """Maximum and seconds of each limit; what is to be kept for longer needs a window, which nothing exceeds."""
+    if keep > longest_of(limits):
+        limits = (*limits, Limit(LARGEST, keep))
     return [number for limit in limits for number in limit]
 
 

@@ -37,6 +37,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, InFlight, Refused
 from policyd_rate_limit.storage.record import pack
@@ -418,18 +419,15 @@ class RedisStore:
         if question.entries:
             if trims:
                 for charge in question.demand.charges:
-                    ledger.windows.exceeded(charge.counter, 0, charge.limits)
+                    ledger.windows.exceeded(charge.counter, 0, charge.limits, charge.keep_seconds)
             for entry in question.entries:
                 ledger.apply(entry)
 
     def _keep(self, demands: Sequence[Demand]) -> int:
         """How long (seconds) a server has to remember what a batch has done: as long as what it has counted."""
-        last = None
         for demand in demands:
             for charge in demand.charges:
-                if charge.limits is not last:
-                    last = charge.limits
-                    self._longest = max(self._longest, *(limit.seconds for limit in last), 0)
+                self._longest = max(self._longest, longest_of(charge.limits), charge.keep_seconds)
         return self._longest
 
 
