@@ -14,6 +14,7 @@ from redis import Redis
 from support.commands import call
 from support.daemon import Client, configuration, mail, running, write_configuration
 from support.redis_servers import RedisServer, command_line
+from support.wait import wait_until
 
 MANUAL = pathlib.Path(__file__).parents[2] / "docs" / "redis.md"
 PASSWORD = "s3cret"
@@ -93,7 +94,8 @@ def test_the_user_may_do_what_every_command_needs(plain: RedisServer, tmp_path: 
             assert status["store"]["reachable"] is True
             assert status["store"]["error"] is None
             assert status["store"]["entries"] == 1
-            assert "alice" in run(daemon.path, "status")
+            # Who was refused stands in the database once the daemon has written it, about once a second.
+            wait_until(lambda: "alice" in run(daemon.path, "status"), "the refusal in the report")
             assert "100%" in run(daemon.path, "status", "alice")
             assert "alice" in run(daemon.path, "top", "--json")
             run(daemon.path, "history", "alice")

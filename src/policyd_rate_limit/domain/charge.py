@@ -135,17 +135,14 @@ class Usage(NamedTuple):
     """How one limit of a counter stands.
 
     ``used``: what lies in its window. ``free_in``: seconds until the charge is within it, if nothing else is counted
-    meanwhile; 0: it is now; None: it never will be. Where more than :data:`MOST_SECONDS_LOOKED_AT` different seconds
-    have to leave the window first, it is the time until all of them have.
+    meanwhile; 0: it is now; None: it never will be. A store may look at a bounded number of seconds: where more have to
+    leave the window first, it is the time until all of them have.
     """
 
     counter: str
     limit: Limit
     used: int
     free_in: int | None
-
-
-MOST_SECONDS_LOOKED_AT = (1 << 12) - 1  # so that explaining takes microseconds, whatever an id has sent
 
 
 def free_in(usages: Iterable[Usage]) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import MOST_SECONDS_LOOKED_AT, Entry, Exceeded, Verdict
+from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_TERMS_PACKED = 1_024  # different ones that are kept packed
 MOST_VERDICTS_KEPT = 256  # amounts that are often charged
+MOST_SECONDS_LOOKED_AT = (1 << 12) - 1  # to explain: so that the server is held up for microseconds
 
 _SAME = b""  # instead of the terms of a demand
 _REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
