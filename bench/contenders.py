@@ -90,9 +90,9 @@ class Fill(NamedTuple):
 class Contender(NamedTuple):
     """A server to ask.
 
-    ``command`` may name ``{ours}``, ``{peer}``, ``{postfwd}``, ``{bin}``, ``{python}``, ``{here}``, ``{directory}``,
-    ``{config}`` and ``{port}``. ``database`` is what it keeps its counts in, ``fill`` fills that. ``refusal``: what it
-    answers to who has nothing left. ``forks``: it goes into the background.
+    ``command`` may name ``{ours}``, ``{our_python}``, ``{peer}``, ``{postfwd}``, ``{bin}``, ``{python}``, ``{here}``,
+    ``{directory}``, ``{config}`` and ``{port}``. ``database`` is what it keeps its counts in, ``fill`` fills that.
+    ``refusal``: what it answers to who has nothing left. ``forks``: it goes into the background.
     """
 
     key: str
@@ -244,6 +244,7 @@ class Load(NamedTuple):
     zipf: float = 0.0
     small: bool = False
     prefix: str = "user"
+    domains: int = 0
 
     def options(self, contender: Contender) -> list[str]:
         """As load.c takes them; what is answered is checked."""
@@ -254,6 +255,7 @@ class Load(NamedTuple):
             "spent-ids": SPENT_IDS,
             "zipf": self.zipf,
             "prefix": self.prefix,
+            "domains": self.domains,
             "allow": contender.success,
             "refuse": contender.refusal,
         }
@@ -410,6 +412,7 @@ def find_places(directory: pathlib.Path, wanted: Sequence[Contender], *, ours: s
     """Build and install what ``wanted`` need below ``directory``; what commands may name."""
     places = {
         "ours": str(pathlib.Path(ours).absolute()),
+        "our_python": str(pathlib.Path(ours).absolute().parent / "python"),
         "python": sys.executable,
         "here": str(HERE),
         "bin": str(directory / "bin"),

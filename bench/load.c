@@ -6,7 +6,8 @@
  * "cpu" is the share of one core that the generator itself needed; near 1 it is the generator that is measured.
  *
  * SASL users are user0000000 and up, each as likely as the other, or as Zipf's law has it (--zipf). A share of the
- * requests (--spent) is of over0000000 and up, who have nothing left: --refuse says what these are answered.
+ * requests (--spent) is of over0000000 and up, who have nothing left: --refuse says what these are answered. With
+ * --domains the users are of so many, and the sender is the same for all users of one.
  *
  *     cc -O2 -o load load.c -lm
  *     ./load --tcp 127.0.0.1:10000 --connections 50 --ids 100000 --seconds 5 --allow dunno
@@ -40,21 +41,22 @@
 #define ID_DIGITS 7
 #define MAIL_DIGITS 10
 #define RECIPIENT_DIGITS 3
-#define NAMES 2 /* a request names the user as sender and as SASL user */
+#define DOMAIN_DIGITS 5
+#define NAMES 2 /* a request names the user as SASL user, and as sender unless the domain has one */
 
 struct connection {
     int fd; /* -1: broken */
     int sending, spent;
     size_t length, sent, got;
     uint64_t began;
-    char *name[NAMES], *mail, *recipient; /* what is written over */
+    char *name[NAMES], *domain, *mail, *recipient; /* what is written over */
     char request[REQUEST_BYTES], answer[ANSWER_BYTES];
 };
 
 static struct {
     const char *tcp, *path, *state, *prefix;
     int connections, small, recipients;
-    long ids, spent_ids;
+    long ids, spent_ids, domains;
     double zipf, spent, seconds, warm_up;
     uint64_t seed;
 } option = {.state = "RCPT", .prefix = "user", .spent_ids = 1000, .connections = 50, .recipients = 1, .ids = 100000, .seconds = 5, .warm_up = 1, .seed = 1};
@@ -122,19 +124,24 @@ static char *find(char *request, const char *text)
 static void compose(struct connection *c)
 {
     int length;
+    char sender[64];
+    if (option.domains)
+        snprintf(sender, sizeof sender, "bounces@%0*d.example.org", DOMAIN_DIGITS, 0);
+    else
+        snprintf(sender, sizeof sender, "%s%0*d@example.org", option.prefix, ID_DIGITS, 0);
     if (option.small)
         length = snprintf(c->request, REQUEST_BYTES,
-            "request=smtpd_access_policy\nprotocol_state=%s\ninstance=%08lx.%0*d.0\nsender=%s%0*d@example.org\n"
+            "request=smtpd_access_policy\nprotocol_state=%s\ninstance=%08lx.%0*d.0\nsender=%s\n"
             "recipient=recipient%0*d@example.net\nrecipient_count=%d\nclient_address=192.0.2.25\n"
             "sasl_username=%s%0*d\n\n",
-            option.state, (long)option.seed, MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0, RECIPIENT_DIGITS, 0,
+            option.state, (long)option.seed, MAIL_DIGITS, 0, sender, RECIPIENT_DIGITS, 0,
             option.recipients, option.prefix, ID_DIGITS, 0);
     else /* the 29 attributes of Postfix 3.7, in its order */
         length = snprintf(c->request, REQUEST_BYTES,
             "request=smtpd_access_policy\nprotocol_state=%s\nprotocol_name=ESMTP\nclient_address=192.0.2.25\n"
             "client_name=dsl-192-0-2-25.customers.example.com\nclient_port=49152\n"
             "reverse_client_name=dsl-192-0-2-25.customers.example.com\nserver_address=198.51.100.4\nserver_port=587\n"
-            "helo_name=laptop.customers.example.com\nsender=%s%0*d@example.org\n"
+            "helo_name=laptop.customers.example.com\nsender=%s\n"
             "recipient=recipient%0*d@example.net\n"
             "recipient_count=%d\nqueue_id=\ninstance=%08lx.%0*d.0\nsize=18342\netrn_domain=\nstress=\n"
             "sasl_method=PLAIN\nsasl_username=%s%0*d\nsasl_sender=\nccert_subject=\nccert_issuer=\n"
@@ -142,15 +149,16 @@ static void compose(struct connection *c)
             "ccert_pubkey_fingerprint=E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24\n"
             "encryption_protocol=TLSv1.3\nencryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\n"
             "policy_context=\n\n",
-            option.state, option.prefix, ID_DIGITS, 0, RECIPIENT_DIGITS, 0, option.recipients, (long)option.seed,
+            option.state, sender, RECIPIENT_DIGITS, 0, option.recipients, (long)option.seed,
             MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0);
     if (length < 0 || length >= REQUEST_BYTES) {
         errno = EMSGSIZE;
         die("request");
     }
     c->length = (size_t)length;
-    c->name[0] = find(c->request, "\nsender=");
-    c->name[1] = find(c->request, "\nsasl_username=");
+    c->name[0] = find(c->request, "\nsasl_username=");
+    c->name[1] = option.domains ? NULL : find(c->request, "\nsender=");
+    c->domain = option.domains ? find(c->request, "\nsender=bounces@") : NULL;
     c->mail = find(find(c->request, "\ninstance="), ".");
     c->recipient = find(c->request, "\nrecipient=recipient");
 }
@@ -171,10 +179,12 @@ static void renew(struct connection *c)
     long id;
     c->spent = option.spent > 0 && (double)(draw() >> 11) / 9007199254740992.0 < option.spent;
     id = c->spent ? (long)(draw() % (uint64_t)option.spent_ids) : draw_id();
-    for (int i = 0; i < NAMES; i++) {
+    for (int i = 0; i < NAMES && c->name[i]; i++) {
         memcpy(c->name[i], c->spent ? "over" : option.prefix, prefix);
         write_digits(c->name[i] + prefix, ID_DIGITS, (unsigned long)id);
     }
+    if (c->domain)
+        write_digits(c->domain, DOMAIN_DIGITS, (unsigned long)(id % option.domains));
     write_digits(c->mail, MAIL_DIGITS, mail);
     write_digits(c->recipient, RECIPIENT_DIGITS, mail);
     c->sent = c->got = 0;
@@ -327,7 +337,7 @@ static double cpu_seconds(void)
 static void usage(void)
 {
     fputs("usage: load (--tcp IP:PORT | --unix PATH) [--connections N] [--ids N] [--prefix NAME] [--zipf EXPONENT]\n"
-          "            [--spent SHARE] [--spent-ids N] [--small] [--state RCPT|DATA|END-OF-MESSAGE] [--recipients N]\n"
+          "            [--spent SHARE] [--spent-ids N] [--domains N] [--small] [--state RCPT|DATA|END-OF-MESSAGE] [--recipients N]\n"
           "            [--warm-up S] [--seconds S] [--seed N] --allow ACTION ... [--refuse ACTION ...]\n", stderr);
     exit(2);
 }
@@ -338,7 +348,8 @@ int main(int argc, char **argv)
         {"tcp", 1, 0, 't'}, {"unix", 1, 0, 'u'}, {"connections", 1, 0, 'c'}, {"ids", 1, 0, 'i'},
         {"zipf", 1, 0, 'z'}, {"small", 0, 0, 'l'}, {"state", 1, 0, 'p'}, {"recipients", 1, 0, 'r'},
         {"warm-up", 1, 0, 'w'}, {"seconds", 1, 0, 's'}, {"seed", 1, 0, 'e'}, {"allow", 1, 0, 'a'}, {"refuse", 1, 0, 'f'},
-        {"prefix", 1, 0, 'n'}, {"spent", 1, 0, 'x'}, {"spent-ids", 1, 0, 'd'}, {0, 0, 0, 0}};
+        {"prefix", 1, 0, 'n'}, {"spent", 1, 0, 'x'}, {"spent-ids", 1, 0, 'd'},
+        {"domains", 1, 0, 'o'}, {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", names, 0)) != -1;)
         switch (o) {
         case 't': option.tcp = optarg; break;
@@ -354,13 +365,14 @@ int main(int argc, char **argv)
         case 'e': option.seed = strtoull(optarg, 0, 10); break;
         case 'n': option.prefix = optarg; break;
         case 'x': option.spent = atof(optarg); break;
+        case 'o': option.domains = atol(optarg); break;
         case 'd': option.spent_ids = atol(optarg); break;
         case 'a': expect(optarg, 0); break;
         case 'f': expect(optarg, 1); break;
         default: usage();
         }
     if (!option.tcp == !option.path || !actions || option.connections < 1 || option.ids < 1 || option.ids > 10000000
-        || option.spent_ids < 1 || (option.spent > 0 && strlen(option.prefix) != strlen("over")))
+        || option.spent_ids < 1 || option.domains < 0 || option.domains > 99999 || (option.spent > 0 && strlen(option.prefix) != strlen("over")))
         usage();
     state = option.seed;
     if (option.zipf > 0) {

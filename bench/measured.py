@@ -47,6 +47,7 @@ class Results:
             path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))
         }
         self.loads: list[dict[str, Any]] = self.parts.get("loads", {}).get("measurements", [])
+        self.rules: list[dict[str, Any]] = self.parts.get("rules", {}).get("measurements", [])
         self.postfix: list[dict[str, Any]] = self.parts.get("postfix", {}).get("measurements", [])
         self.windows: list[dict[str, Any]] = self.parts.get("growth", {}).get("windows", [])
         self.ids: list[dict[str, Any]] = self.parts.get("growth", {}).get("ids", [])

@@ -29,6 +29,7 @@ from contenders import (
 from front import IN_FRONT, WITHOUT
 from loads import BASE, LOADS
 from measured import Results, Rounds, figures, median, ratio, ratios
+from rules import DOMAINS, NUMBERS
 
 HERE = pathlib.Path(__file__).resolve().parent
 NAMES = {one.key: one.name for one in CONTENDERS} | {WITHOUT: "no policy server"}
@@ -151,6 +152,10 @@ def targets(results: Results) -> list[Target]:
     for contender, least in ((POSTGRESQL, 12), (MARIADB, 12), (REDIS, 25)):
         found.append(Target(f"{contender.name}: of 1.2.0", results.speed(contender, VERSION_1_2_0), least, " ×"))
     found += [
+        Target(f"{contender.name}, three rules for one mail: of one rule", _of_one_rule(results, contender, 3), 0.6)
+        for contender in (SQLITE, POSTGRESQL, REDIS)
+    ]
+    found += [
         Target(
             f"{contender.name}: a decision with 100,000 mails in the window, of one with ten",
             ratio(
@@ -188,6 +193,39 @@ def _base_table(results: Results) -> str:
 def _loads_table(results: Results, field: str) -> str:
     rows = [[load.name, *(number(median(results.load(one, field, load.key))) for one in CONTENDERS)] for load in LOADS]
     return table(["", *(one.name for one in CONTENDERS)], rows)
+
+
+def _of_one_rule(results: Results, contender: Contender, number: int) -> float | None:
+    """How many times as many requests per second are answered with ``number`` rules as with one."""
+    several, one = (
+        figures(results.rules, "per_second", store=contender.key, rules=rules) for rules in (number, NUMBERS[0])
+    )
+    return ratio(several, one)
+
+
+def _further_rule(results: Results, contender: Contender) -> float | None:
+    """What one further rule costs a request, with the database server, in microseconds of CPU."""
+    least, most = NUMBERS[0], NUMBERS[-1]
+    few, many = (
+        results.decision([{**one, "contender": one["store"]} for one in results.rules], contender, rules=number)
+        for number in (least, most)
+    )
+    return median({number: (many[number] - few[number]) / (most - least) for number in many if number in few})
+
+
+def _rules_table(results: Results) -> str:
+    rows = []
+    for one in OURS:
+        speeds = [figures(results.rules, "per_second", store=one.key, rules=number) for number in NUMBERS]
+        several = [number(_of_one_rule(results, one, rules)) for rules in NUMBERS[1:]]
+        rows.append([one.name, *map(spread, speeds), *several, number(_further_rule(results, one))])
+    heads = [
+        "",
+        *(f"{rules} rule{'s' * (rules > 1)}, requests/s" for rules in NUMBERS),
+        *(f"{rules} rules, of one" for rules in NUMBERS[1:]),
+        "CPU of a further rule, µs",
+    ]
+    return table(heads, rows)
 
 
 def _postfix_table(results: Results) -> str:
@@ -310,6 +348,8 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "floor_cpu": number(median(results.load(FLOOR, "cpu_us"))),
         "sqlite_cpu": number(median(results.load(SQLITE, "cpu_us"))),
         "generator_share": number(100 * (median(results.load(SQLITE, "generator_cpu")) or 0.0), " %"),
+        "rules": _rules_table(results),
+        "domains": number(DOMAINS),
         "postfix": _postfix_table(results),
         "idle": _percent(median(figures(results.postfix, "idle", contender=FLOOR.key))),
         "times_the_floor": number(_times_the_floor(results)),

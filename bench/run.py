@@ -24,13 +24,14 @@ import loads
 import machine
 import page
 import processes
-from contenders import CONTENDERS, Contender, find_places
+import rules
+from contenders import CONTENDERS, OURS, Contender, find_places
 from options import add_options
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PLACE = HERE.parent / "var" / "bench"
-PARTS = ("loads", "postfix", "growth")
+PARTS = ("loads", "rules", "postfix", "growth")
 
 
 def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argp
     sizes = {"seconds": options.seconds, "rounds": options.rounds}
     if part == "loads":
         return loads.run(home, places, contenders=wanted(CONTENDERS), **sizes)
+    if part == "rules":
+        return rules.run(home, places, contenders=wanted(OURS), **sizes)
     return growth.run(home, places, contenders=wanted(growth.CONTENDERS), scale=options.scale, **sizes)
 
 
