@@ -46,6 +46,7 @@ MODULES = (
     "policy.py",
     "service.py",
     "sharing.py",
+    "storage/contract.py",
     "storage/engine/backoff.py",
     "storage/engine/outage.py",
     "storage/log/store.py",

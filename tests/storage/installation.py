@@ -17,7 +17,6 @@ from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Administration, Override
-from policyd_rate_limit.storage.contract import Decided, InFlight
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.log.administration import LogAdministration
@@ -192,9 +191,7 @@ class Installed:
         waiting.conclude(verdict)
 
     def _decide(self, demands: Sequence[Demand]) -> Sequence[Verdict]:
-        prepared = self._fallback.prepare(demands) if demands else None
-        if prepared is None:
+        if not demands:
             return self._fallback.admit(demands)
-        if isinstance(prepared, Decided | InFlight):
-            prepared = prepared.commit
-        return prepared if isinstance(prepared, list) else prepared()
+        batch = self._fallback.prepare(demands)
+        return batch.verdicts if batch.is_done else batch.finish()

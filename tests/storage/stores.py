@@ -15,7 +15,7 @@ from typing import Protocol
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.contract import Decided, Store
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.record import Record
@@ -68,12 +68,10 @@ class PreparingStore(LogStore):
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.contract.Store.admit`."""
-        prepared = None if pending else self.prepare(demands, patience)
-        if prepared is None:
+        batch = None if pending else self.prepare(demands, patience)
+        if batch is None:
             return super().admit(demands, pending, patience)
-        if isinstance(prepared, Decided):
-            prepared = prepared.commit
-        return prepared if isinstance(prepared, list) else prepared()
+        return list(batch.verdicts) if batch.is_done else batch.finish()
 
 
 class SqliteDatabase:

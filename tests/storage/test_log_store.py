@@ -330,15 +330,15 @@ def test_a_table_that_was_replaced_is_noticed_while_preparing(
     store = sqlite.store(clock)
     assert admitted(store, demand()) == [True]
     with lost_while_prepared(sqlite, store, LogReplaced("replaced")):
-        commit = store.prepare([demand()], PATIENCE)
-    assert callable(commit)
-    assert [verdict.admitted for verdict in commit()] == [True]
+        batch = store.prepare([demand()], PATIENCE)
+    assert batch is not None
+    assert [verdict.admitted for verdict in batch.finish()] == [True]
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
     with lost_while_prepared(sqlite, store, LogError("gone")):
-        commit = store.prepare([demand()], PATIENCE)
-    assert callable(commit)
+        batch = store.prepare([demand()], PATIENCE)
+    assert batch is not None
     with pytest.raises(StoreUnavailable, match="gone"):
-        commit()
+        batch.finish()
     assert again(store, "user:a") == [True]
     assert used(sqlite, clock, "user:a") == [3]
     store.close()

@@ -16,7 +16,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, CommitFailed, InFlight
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch, CommitFailed
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
@@ -45,7 +45,6 @@ class Wire:
     """
 
     warnings = ()
-    descriptors = ()
     is_sending = False
 
     def __init__(self, session: Session, fates: list[str], late: list[list[Command]]) -> None:
@@ -53,6 +52,7 @@ class Wire:
         self._fates = fates
         self._late = late
         self._unanswered: list[Command] = []
+        self.descriptors = session.descriptors
         self.is_broken = False
 
     def send(self, commands: Sequence[Command]) -> None:
@@ -106,12 +106,12 @@ class FatedStore:
         assert self.store._link.session is not None
         self.store._link.session = cast("Session", Wire(self.store._link.session, list(fates), self.late))
 
-    def send(self, *batches: Sequence[Demand]) -> list[InFlight]:
+    def send(self, *batches: Sequence[Demand]) -> list[Batch]:
         prepared = [self.store.prepare(batch, PATIENCE) for batch in batches]
-        assert all(isinstance(one, InFlight) for one in prepared)
-        return cast("list[InFlight]", prepared)
+        assert all(batch is not None and batch.descriptors for batch in prepared)
+        return cast("list[Batch]", prepared)
 
-    def conclude(self, in_flight: Sequence[InFlight]) -> list[list[Verdict]]:
+    def conclude(self, in_flight: Sequence[Batch]) -> list[list[Verdict]]:
         """As the worker does: once one cannot be received, it and all behind it are left to the thread."""
         results: list[list[Verdict]] = []
         waits = False
@@ -119,10 +119,10 @@ class FatedStore:
             verdicts = None
             while not waits and verdicts is None:
                 try:
-                    verdicts = batch.receive()
+                    verdicts = batch.poll()
                 except NodeError:
                     waits = True
-            results.append(batch.commit() if verdicts is None else verdicts)
+            results.append(batch.finish() if verdicts is None else verdicts)
         return results
 
     def count(self, key: str) -> int:
@@ -134,7 +134,7 @@ class FatedStore:
     def has_answers_to_second(self) -> bool:
         assert self.store._link.session is not None
         self.store._link.session.take()
-        return self.store._flights[1].clock.reply is not None
+        return self.store._in_flight[1].clock.reply is not None
 
     def deliver_late(self) -> None:
         for commands in self.late:
@@ -208,7 +208,7 @@ def test_what_is_given_up_stays_within_the_limit(
     records: list[Record] = []
     for batch in in_flight:
         with pytest.raises(CommitFailed) as failure:
-            batch.commit()
+            batch.finish()
         told += failure.value.verdicts
         assert failure.value.record is not None
         records.append(failure.value.record)

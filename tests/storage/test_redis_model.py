@@ -129,7 +129,7 @@ def test_a_batch_that_is_asked_again_is_answered_alike_and_counts_nothing(
         expected = [ledger.decide(demand, []) for demand in demands]
         explained = [ledger.explain(demand) for demand in demands]
         for part in (len(demands), len(demands), 1 + number % len(demands)):
-            batch = store._batch(demands[:part])
+            batch = store._inquire(demands[:part])
             batch.number, batch._common = number, (WRITER.to_bytes(8, "big"), number, LONGEST, store._link.time)
             store._exchange(batch.ask())
             batch.take()

@@ -22,7 +22,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Decided, InFlight
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch
 from policyd_rate_limit.storage.engine import outage as fallback_module
 from policyd_rate_limit.storage.redis import link as redis_link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
@@ -204,7 +204,7 @@ class Daemon:
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
         self.fallback = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
-        self.in_flight: deque[tuple[Sequence[Demand], InFlight]] = deque()
+        self.in_flight: deque[tuple[Sequence[Demand], Batch]] = deque()
         self.admitted: Counter[str] = Counter()  # of each counter, by the answers
         self.mails: dict[str, tuple[str, int, int]] = {}  # counter, recipients asked about, what it was charged
 
@@ -221,9 +221,9 @@ class Daemon:
         )
         if not unique:
             return
-        prepared = self.fallback.prepare(unique)
-        if isinstance(prepared, InFlight):
-            self.in_flight.append((unique, prepared))
+        batch = self.fallback.prepare(unique)
+        if batch.descriptors:
+            self.in_flight.append((unique, batch))
             while self.in_flight and self.chance.random() < 0.7:
                 self._receive()
             if len(self.in_flight) == MOST_IN_FLIGHT:
@@ -232,13 +232,13 @@ class Daemon:
                 self.finish()  # the time is over
         else:
             self.finish()
-            assert not isinstance(prepared, (list, Decided))
-            self._heed(unique, prepared() if prepared else self.fallback.admit(unique))
+            assert not batch.verdicts
+            self._heed(unique, batch.finish())
 
     def _receive(self) -> None:
         demands, batch = self.in_flight[0]
         try:
-            verdicts = batch.receive()
+            verdicts = batch.poll()
         except StoreError:
             self.finish()
         else:
@@ -250,7 +250,7 @@ class Daemon:
         """Wait for all that is in flight."""
         while self.in_flight:
             demands, batch = self.in_flight.popleft()
-            self._heed(demands, batch.commit())
+            self._heed(demands, batch.finish())
 
     def _heed(self, demands: Sequence[Demand], verdicts: Sequence[Verdict]) -> None:
         for demand, verdict in zip(demands, verdicts, strict=True):

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, InFlight
+from policyd_rate_limit.storage.contract import Batch, CommitFailed
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory
@@ -91,15 +91,16 @@ def test_ids_are_spread_over_the_masters(store: RedisStore, nodes: list[RedisSer
     assert all(len(keys) > 5 for keys in found)
 
 
-def in_flight(store: RedisStore, *demands: Demand) -> InFlight:
-    prepared = store.prepare(demands, 1.0)
-    assert isinstance(prepared, InFlight)
-    return prepared
+def in_flight(store: RedisStore, *demands: Demand) -> Batch:
+    batch = store.prepare(demands, 1.0)
+    assert batch is not None
+    assert batch.descriptors
+    return batch
 
 
-def received(batch: InFlight) -> list[bool]:
+def received(batch: Batch) -> list[bool]:
     """What is admitted, as soon as something more can be read."""
-    while (verdicts := batch.receive()) is None:
+    while (verdicts := batch.poll()) is None:
         assert select.select(batch.descriptors, (), (), TIMEOUT)[0]
     return [verdict.admitted for verdict in verdicts]
 
@@ -133,7 +134,7 @@ def test_a_master_that_hangs_up_is_noticed_by_who_waits_for_another(
         client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(NodeError):
         received(batch)
-    assert [verdict.admitted for verdict in batch.commit()] == [True]
+    assert [verdict.admitted for verdict in batch.finish()] == [True]
     assert used(store, keys[0]) == 2
 
 
@@ -256,10 +257,10 @@ def test_a_lost_answer_of_what_was_exceeded_and_let_pass(store: RedisStore, obse
     keys = on_each_node(store)
     limits = [(2, 1, False) if at == observing else (2, 9, True) for at in range(3)]
     asked = [rules(keys, *limits, mail=mail) for mail in ("one", "two", "")]
-    lost = store._batch(asked)
+    lost = store._inquire(asked)
     counted = tuple(0 if at == observing else 2 for at in range(3))
     for _ in range(2):
-        again = store._batch(asked)
+        again = store._inquire(asked)
         again.number, again._common, again._settled_field = lost.number, lost._common, lost._settled_field
         store._link.connect(TIMEOUT)
         while commands := again.ask():

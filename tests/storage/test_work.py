@@ -28,7 +28,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Actions
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Service
-from policyd_rate_limit.storage.contract import InFlight, Store
+from policyd_rate_limit.storage.contract import Batch, Store
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
 from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.record import pack
@@ -177,18 +177,18 @@ def test_instructions_of_a_batch_in_flight_to_redis(tmp_path: pathlib.Path, monk
         store = RedisStore({"url": server.url}, Memory(Ledger(100_000), time.time), longest=86_400, timeout=20.0)
         admit(store, mails(0, BATCH))
         batches = [mails(0, BATCH, part=part) for part in ("another", "third")]
-        in_flight: list[InFlight] = []
+        in_flight: list[Batch] = []
         verdicts: list[Verdict] = []
 
         def send() -> None:
             for batch in batches:
                 prepared = store.prepare(batch, PATIENCE)
-                assert isinstance(prepared, InFlight)
+                assert prepared is not None
                 in_flight.append(prepared)
 
         def receive() -> None:
             for batch in in_flight:
-                verdicts.extend(batch.receive() or ())
+                verdicts.extend(batch.poll() or ())
 
         count = instructions(send)
         with socket.socket(fileno=os.dup(in_flight[0].descriptors[0])) as connection:

@@ -26,10 +26,7 @@ class Store:
         pass
 
     def prepare(self, demands: Any) -> Any:
-        return None
-
-    def admit(self, demands: Any) -> Any:
-        return [*demands, "admitted"]
+        return [*demands, "prepared"]
 
     def explain(self, questions: Any) -> Any:
         return questions
@@ -86,7 +83,9 @@ def thread() -> Iterator[StoreThread]:
 
 def test_what_is_asked_of_the_store_is_passed_on(thread: StoreThread) -> None:
     demands: Any = [1]
-    assert thread.liveness.admit(demands) == [1, "admitted"]
+    batch: Any = thread.liveness.prepare(demands)
+    assert batch == [1, "prepared"]
+    assert thread.liveness.explain(demands) == demands
     thread.do(thread.liveness.close)
     assert thread.store.closed
 

@@ -14,10 +14,10 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.contract import Commit, Decided
+from policyd_rate_limit.storage.contract import Batch
 from policyd_rate_limit.storage.engine import worker as worker_module
 from policyd_rate_limit.storage.engine.pacing import Pace
-from support.callbacks import Concluding
+from support.callbacks import Concluding, Finishing
 from support.feeding import RARELY, FedWorker, demand
 from support.wait import PATIENCE, until
 
@@ -28,9 +28,12 @@ def usage_of(demand: Demand) -> Usage:
 
 
 class Store:
-    """Admits everything, at the gates that are open; remembers who called what, and in which thread."""
+    """Admits everything, at the gates that are open; remembers who called what, and in which thread.
 
-    prepares = False
+    ``decides_at_once``: only the commit is left to the thread.
+    """
+
+    decides_at_once = False
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -52,17 +55,18 @@ class Store:
     def open(self) -> None:
         self._call("open")
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | None:
+    def prepare(self, demands: Sequence[Demand]) -> Batch:
         assert threading.get_ident() not in self.threads
         if "prepare" in self.fails:
             raise self.fails["prepare"]
-        return partial(self.admit, demands) if self.prepares else None
-
-    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
         costs = [demand.charges[0].cost for demand in demands]
+        verdicts = [Verdict((cost,)) for cost in costs]
+        return Finishing(partial(self.admit, costs, verdicts), verdicts if self.decides_at_once else ())
+
+    def admit(self, costs: list[int], verdicts: list[Verdict]) -> list[Verdict]:
         self.batches.append(costs)
         self._call("admit")
-        return [Verdict((cost,)) for cost in costs]
+        return verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         self._call("explain")
@@ -102,10 +106,10 @@ class GatedWorker(FedWorker[Store]):
         await until(lambda: self.store.batches[-1:] == [[number]])
 
 
-@pytest.fixture(params=["waiting", "preparing"], autouse=True)
-def _prepares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["waiting", "deciding"], autouse=True)
+def _decides(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test with a store that decides in its thread, and with one that decides in the event loop."""
-    monkeypatch.setattr(Store, "prepares", request.param == "preparing")
+    monkeypatch.setattr(Store, "decides_at_once", request.param == "deciding")
 
 
 async def test_an_idle_store_gets_a_demand_at_once() -> None:
@@ -119,8 +123,8 @@ async def test_an_idle_store_gets_a_demand_at_once() -> None:
 
 
 async def test_what_needs_no_commit_does_not_go_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def prepare(self: Store, demands: Sequence[Demand]) -> list[Verdict]:
-        return [refusal(Limit(1, 1)) for _ in demands]
+    def prepare(self: Store, demands: Sequence[Demand]) -> Batch:
+        return Finishing(pytest.fail, [refusal(Limit(1, 1)) for _ in demands], is_done=True)
 
     fed = GatedWorker()
     await fed.start()
@@ -153,16 +157,10 @@ async def test_batches_form_while_the_store_is_busy() -> None:
 class Deciding(Store):
     """Decides at once, and refuses odd numbers; an admission waits for the gate of ``admit``."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | None:
+    def prepare(self, demands: Sequence[Demand]) -> Batch:
         costs = [demand.charges[0].cost for demand in demands]
         verdicts = [refusal(Limit(1, 1)) if cost % 2 else Verdict((cost,)) for cost in costs]
-
-        def commit() -> list[Verdict]:
-            self.batches.append(costs)
-            self._call("admit")
-            return verdicts
-
-        return Decided(verdicts, commit)
+        return Finishing(partial(self.admit, costs, verdicts), verdicts)
 
 
 async def test_a_refusal_does_not_wait_for_the_disk() -> None:

@@ -14,16 +14,19 @@ from typing import Any
 
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, InFlight
+from policyd_rate_limit.storage.contract import Batch
 from policyd_rate_limit.storage.engine.pacing import Pace
+from support.callbacks import Finishing
 from support.feeding import RARELY, FedWorker
 from support.wait import PATIENCE, until
+
+MOST_IN_FLIGHT = 2
 
 
 class Server:
     """A store whose batches are answered when :meth:`answer` says so, over a real socket.
 
-    ``fails``: receiving does, so that only ``commit`` helps.
+    ``fails``: receiving does, so that only finishing helps.
     """
 
     def __init__(self) -> None:
@@ -31,14 +34,14 @@ class Server:
         self.ours.setblocking(False)
         self.batches: list[list[int]] = []
         self.open_batches: deque[list[int]] = deque()
-        self.committed: list[list[int]] = []
+        self.finished: list[list[int]] = []
         self.answers = 0
         self.fails = False
         self.seconds = RARELY
         self.is_split = False
         self.calls: list[str] = []
-        self.commits = threading.Event()
-        self.commits.set()
+        self.may_finish = threading.Event()
+        self.may_finish.set()
 
     def open(self) -> None:
         """Nothing is to be done."""
@@ -47,20 +50,15 @@ class Server:
         """One more batch has its answers."""
         self.theirs.send(b"x")
 
-    def prepare(self, demands: Sequence[Demand]) -> InFlight | None:
-        if self.is_split:
-            return None
+    def prepare(self, demands: Sequence[Demand]) -> Batch:
         costs = [demand.charges[0].cost for demand in demands]
+        if self.is_split:
+            return Finishing(partial(self._admit, costs))
         self.batches.append(costs)
         self.open_batches.append(costs)
-        return InFlight(
-            [self.ours.fileno()],
-            time.monotonic() + self.seconds,
-            partial(self._receive, costs),
-            partial(self._commit, costs),
-        )
+        return BatchInFlight(self, costs)
 
-    def _receive(self, costs: list[int]) -> list[Verdict] | None:
+    def receive(self, costs: list[int]) -> list[Verdict] | None:
         assert self.open_batches[0] is costs
         if self.fails:
             raise StoreUnavailable("broken")
@@ -72,16 +70,16 @@ class Server:
         self.open_batches.popleft()
         return [Verdict((cost,)) for cost in costs]
 
-    def _commit(self, costs: list[int]) -> list[Verdict]:
+    def finish(self, costs: list[int]) -> list[Verdict]:
         assert self.open_batches.popleft() is costs
-        assert self.commits.wait(PATIENCE)
-        self.committed.append(costs)
+        assert self.may_finish.wait(PATIENCE)
+        self.finished.append(costs)
         return [Verdict((cost,)) for cost in costs]
 
-    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
+    def _admit(self, costs: list[int]) -> list[Verdict]:
         assert not self.open_batches
         self.calls.append("admit")
-        return [Verdict((demand.charges[0].cost,)) for demand in demands]
+        return [Verdict((cost,)) for cost in costs]
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         assert not self.open_batches
@@ -95,6 +93,23 @@ class Server:
     def close(self) -> None:
         assert not self.open_batches
         self.calls.append("close")
+
+
+class BatchInFlight(Batch):
+    """One of ``server``, which is known by what its demands cost."""
+
+    def __init__(self, server: Server, costs: list[int]) -> None:
+        self._server = server
+        self._costs = costs
+        self.descriptors = [server.ours.fileno()]
+        self.deadline = time.monotonic() + server.seconds
+        self.most_in_flight = MOST_IN_FLIGHT
+
+    def poll(self) -> list[Verdict] | None:
+        return self._server.receive(self._costs)
+
+    def finish(self) -> list[Verdict]:
+        return self._server.finish(self._costs)
 
 
 class WorkerWithBatchesInFlight(FedWorker[Server]):
@@ -147,7 +162,7 @@ async def test_another_batch_goes_while_one_is_in_flight() -> None:
         fed.store.answer()
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2, 3, 4, 5, 6, 7, 8, 9])
-        assert not fed.store.committed
+        assert not fed.store.finished
 
 
 async def test_a_batch_beside_another_is_not_small() -> None:
@@ -215,13 +230,13 @@ async def test_the_thread_concludes_what_went_wrong_and_what_is_behind_it() -> N
         fed.store.fails = True
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2])
-        assert fed.store.committed == [[1], [2]]
+        assert fed.store.finished == [[1], [2]]
         fed.store.fails = False
         fed.store.ours.recv(1)
         await fed.submit_at_once(3)
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2, 3])
-        assert fed.store.committed == [[1], [2]]
+        assert fed.store.finished == [[1], [2]]
 
 
 async def test_the_thread_concludes_what_takes_too_long() -> None:
@@ -231,13 +246,13 @@ async def test_the_thread_concludes_what_takes_too_long() -> None:
         fed.store.seconds = RARELY
         await fed.submit_at_once(2)
         await until(lambda: fed.answered == [1, 2])
-        assert fed.store.committed == [[1], [2]]
+        assert fed.store.finished == [[1], [2]]
 
 
 async def test_nobody_is_given_anything_while_the_thread_concludes() -> None:
     async with working() as fed:
         await fed.submit_at_once(1)
-        fed.store.commits.clear()
+        fed.store.may_finish.clear()
         fed.store.fails = True
         fed.store.answer()
         await until(lambda: not fed.store.open_batches)
@@ -245,7 +260,7 @@ async def test_nobody_is_given_anything_while_the_thread_concludes() -> None:
         assert fed.store.batches == [[1]]
         fed.store.fails = False
         fed.store.ours.recv(1)
-        fed.store.commits.set()
+        fed.store.may_finish.set()
         await until(lambda: fed.store.batches == [[1], [2]])
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
 
+from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
@@ -52,39 +54,43 @@ class Refused(StoreError):
         self.waited = waited
 
 
-Commit = Callable[[], "list[Verdict]"]
-"""Makes durable what was decided, and gives the verdicts, which hold from then on; blocks, and raises as ``admit``."""
-
-
-class Decided(NamedTuple):
-    """A batch that is decided, and has to be made durable by ``commit``.
-
-    Of ``verdicts`` the refusals hold at once, since nothing of them has to be kept. Should the commit fail, they may
-    have been too strict.
-    """
-
-    verdicts: Sequence[Verdict]
-    commit: Commit
-
-
 MOST_IN_FLIGHT = 2
 """So many batches may be in flight to a database at once: one is worked on there, one here."""
 
 
-class InFlight(NamedTuple):
-    """A batch that has been sent to the database, and is answered while the event loop does something else.
+@mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests
+class Batch(ABC):
+    """Demands that a store has in hand, and what is left to do until the verdicts on them hold.
 
-    Others may be sent after it, :data:`MOST_IN_FLIGHT` in all. They end in the order in which they were sent, by
-    ``receive`` or by ``commit``; once one has to end by ``commit``, so have those behind it.
-    ``descriptors`` can be read from when ``receive`` may have something to tell: in the event loop, without waiting,
-    the verdicts, which hold, or None as long as they are not there. It raises StoreError where that takes ``commit``,
-    which waits. So it does at ``end``, by the monotonic clock.
+    It ends by :meth:`finish`, or by a :meth:`poll` that gives the verdicts. Until then no other method of the store may
+    be called, unless the batch is in flight.
+
+    ``verdicts``: as it was decided; empty: that is left to be done, too. The refusals hold at once, since nothing of
+    them has to be kept. Should the batch fail, they may have been too strict.
+    ``is_done``: all ``verdicts`` hold, and nothing is left to do, not even :meth:`finish`.
+
+    ``descriptors``: it is in flight, sent to the database, and answered while the event loop does something else. They
+    can be read from when :meth:`poll` may have something to tell. At ``deadline``, by the monotonic clock, it is to
+    end by :meth:`finish`. Meanwhile ``prepare`` may be called, for ``most_in_flight`` batches in all. They end in the
+    order in which they were sent, and once one ends by :meth:`finish` so have those behind it.
     """
 
-    descriptors: Sequence[int]
-    end: float
-    receive: Callable[[], list[Verdict] | None]
-    commit: Commit
+    verdicts: Sequence[Verdict] = ()
+    is_done: bool = False
+    descriptors: Sequence[int] = ()
+    deadline: float = math.inf
+    most_in_flight: int = 1
+
+    @abstractmethod
+    def finish(self) -> list[Verdict]:
+        """Do what is left; the verdicts, which hold from then on. Blocks, and raises as :meth:`Store.admit`."""
+
+    def poll(self) -> list[Verdict] | None:
+        """Of a batch in flight, without waiting: the verdicts, which hold, or None as long as they are not there.
+
+        :raises StoreError: that takes :meth:`finish`.
+        """
+        return None
 
 
 class Store(Protocol):
@@ -104,12 +110,10 @@ class Store(Protocol):
     def propose(self, installation: str) -> None:
         """A database that has no identity yet is to have this one, unless it is empty."""
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | InFlight | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Batch | None:
         """Decide ``demands`` in order without waiting for anybody, where that is possible.
 
-        What is left is to commit: until that is done no other method may be called. Or to receive the verdicts: until
-        that is done this one alone may be called. The verdicts themselves: nothing has to be committed. None: nothing
-        was decided, :meth:`admit` is to do it.
+        None: nothing was decided, :meth:`admit` is to do it.
         """
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:

@@ -32,7 +32,6 @@ class Liveness:
     def __init__(self, store: Decider, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self.prepare = store.prepare
-        self.admit = store.admit
         self.explain = store.explain
         self._patience = 2 * timeout + STUCK_SECONDS
         self._clock = clock

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.charge import refusal
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, Decided, InFlight, Refused
+from policyd_rate_limit.storage.contract import Batch, CommitFailed, Refused
 from policyd_rate_limit.storage.engine.aside import Aside
 from policyd_rate_limit.storage.engine.backoff import Backoff, SlowBackoff
 from policyd_rate_limit.storage.engine.spool import Spool
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.storage.administration import Override
-    from policyd_rate_limit.storage.contract import Commit, Store
+    from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.engine.mailbox import Mailbox
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
@@ -114,24 +114,16 @@ class Fallback:
                 return verdicts
         return self._without_database(demands)
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | InFlight | list[Verdict] | None:
-        """Decide ``demands`` in order without waiting, where that is possible; see :meth:`admit` for the rest.
+    def prepare(self, demands: Sequence[Demand]) -> Batch:
+        """Decide ``demands`` in order without waiting, as far as that is possible; see :meth:`admit` for the rest."""
+        batch = None if self._away or self._spool.records else self._store.prepare(demands, self._patience)
+        if batch is None:
+            return _WaitingBatch(self, demands)
+        return batch if batch.is_done else _GuardedBatch(self, batch, demands)
 
-        What is left may block, and raises as :meth:`admit`.
-        """
-        if self._away or self._spool.records:
-            return None
-        prepared = self._store.prepare(demands, self._patience)
-        if prepared is None or isinstance(prepared, list):
-            return prepared
-        if isinstance(prepared, Decided):
-            return Decided(prepared.verdicts, partial(self._conclude, prepared.commit, demands))
-        if isinstance(prepared, InFlight):
-            return prepared._replace(commit=partial(self._conclude, prepared.commit, demands))
-        return partial(self._conclude, prepared, demands)
-
-    def _conclude(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict]:
-        verdicts = self._outcome(commit, demands)
+    def conclude(self, batch: Batch, demands: Sequence[Demand]) -> list[Verdict]:
+        """Finish ``batch`` of the store, of ``demands``; raises as :meth:`admit`."""
+        verdicts = self._outcome(batch.finish, demands)
         return self._without_database(demands) if verdicts is None else verdicts
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
@@ -345,10 +337,10 @@ class Fallback:
         if records != self._aside.records:
             self._aside.replace(records, reasons)
 
-    def _outcome(self, commit: Commit, demands: Sequence[Demand]) -> list[Verdict] | None:
-        """What ``commit`` gives; None when the database is away and has decided nothing."""
+    def _outcome(self, decide: Callable[[], list[Verdict]], demands: Sequence[Demand]) -> list[Verdict] | None:
+        """What ``decide`` gives; None when the database is away and has decided nothing."""
         try:
-            verdicts = commit()
+            verdicts = decide()
         except Refused as refused:
             return self._set_aside(refused, demands)
         except CommitFailed as failure:
@@ -435,6 +427,39 @@ class Fallback:
     def _forget_pending(self) -> None:
         """All that waited is in the database."""
         self._spool.clear(self._sorted_for or "")
+
+
+class _WaitingBatch(Batch):
+    """All of it is left: to begin may take waiting."""
+
+    def __init__(self, fallback: Fallback, demands: Sequence[Demand]) -> None:
+        self._fallback = fallback
+        self._demands = demands
+
+    def finish(self) -> list[Verdict]:
+        """See :meth:`Fallback.admit`."""
+        return self._fallback.admit(self._demands)
+
+
+class _GuardedBatch(Batch):
+    """``batch`` of the store, which ends without the database where that fails."""
+
+    def __init__(self, fallback: Fallback, batch: Batch, demands: Sequence[Demand]) -> None:
+        self._fallback = fallback
+        self._batch = batch
+        self._demands = demands
+        self.verdicts = batch.verdicts
+        self.descriptors = batch.descriptors
+        self.deadline = batch.deadline
+        self.most_in_flight = batch.most_in_flight
+
+    def poll(self) -> list[Verdict] | None:
+        """As that of the store: what that cannot do is left to :meth:`finish`."""
+        return self._batch.poll()
+
+    def finish(self) -> list[Verdict]:
+        """See :meth:`Fallback.conclude`."""
+        return self._fallback.conclude(self._batch, self._demands)
 
 
 def _most_bytes(demands: Sequence[Demand]) -> int:

@@ -24,14 +24,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Decided, InFlight
 from policyd_rate_limit.storage.engine.pacing import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, Waiting
-    from policyd_rate_limit.storage.contract import Commit
+    from policyd_rate_limit.storage.contract import Batch
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 _Job = tuple["Callable[[], Sequence[Verdict]]", list["Waiting"]]
@@ -49,14 +48,8 @@ class Decider(Protocol):
     def open(self) -> None:
         """Called first."""
 
-    def prepare(self, demands: Sequence[Demand]) -> Commit | Decided | InFlight | list[Verdict] | None:
-        """In the event loop: decide ``demands`` in order, or have them decided, where that is possible.
-
-        See :meth:`policyd_rate_limit.storage.contract.Store.prepare`.
-        """
-
-    def admit(self, demands: Sequence[Demand]) -> list[Verdict]:
-        """Decide ``demands`` in order; the verdicts hold when this returns."""
+    def prepare(self, demands: Sequence[Demand]) -> Batch:
+        """In the event loop: decide ``demands`` in order, or have them decided, as far as that takes no waiting."""
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """How the limits of each of ``demands`` stand; nothing is counted."""
@@ -98,7 +91,8 @@ class Worker:
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._in_flight: deque[tuple[InFlight, list[Waiting]]] = deque()
+        self._in_flight: deque[tuple[Batch, list[Waiting]]] = deque()
+        self._most_in_flight = 1  # batches, by word of the last one
         self._worth = 1  # so many demands have to wait for one more batch
         self._watched: set[int] = set()  # descriptors
         self._timer: asyncio.TimerHandle | None = None
@@ -199,30 +193,29 @@ class Worker:
         self.batched += len(demands)
         self.batch_sizes[len(demands).bit_length()] += 1
         try:
-            job = self._store.prepare(demands)
+            batch = self._store.prepare(demands)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
-            job = partial(_raise, error)
-        if isinstance(job, InFlight):
-            self._watch(job, waiting)
+            self._put(partial(_raise, error), waiting)
+            return
+        if batch.is_done:
+            self._running += 1
+            self._loop.call_soon(self._deliver, waiting, batch.verdicts)
+        elif batch.descriptors:
+            self._watch(batch, waiting)
             if self._demands:
                 self._begin()
-        elif isinstance(job, Decided):
-            self._commit(job, waiting)
-        elif isinstance(job, list):
-            self._running += 1
-            self._loop.call_soon(self._deliver, waiting, job)
         else:
-            self._put(job or partial(self._store.admit, demands), waiting)
+            self._finish(batch, waiting)
 
-    def _commit(self, batch: Decided, waiting: list[Waiting]) -> None:
-        """Have the thread commit ``batch``; whoever is refused does not wait for that."""
-        verdicts, commit = batch
+    def _finish(self, batch: Batch, waiting: list[Waiting]) -> None:
+        """Have the thread finish ``batch``; whoever is refused does not wait for that."""
+        verdicts = batch.verdicts
         refused = [index for index, verdict in enumerate(verdicts) if not verdict.admitted]
         if not refused:
-            self._put(commit, waiting)
+            self._put(batch.finish, waiting)
             return
         admitted = [index for index, verdict in enumerate(verdicts) if verdict.admitted]
-        self._put(partial(_some_of, commit, admitted), [waiting[index] for index in admitted])
+        self._put(partial(_finish_some, batch, admitted), [waiting[index] for index in admitted])
         self._answer([waiting[index] for index in refused], [verdicts[index] for index in refused])
 
     def _put(self, job: Callable[[], Sequence[Verdict]], waiting: list[Waiting]) -> None:
@@ -253,9 +246,9 @@ class Worker:
             # Two turns of the event loop: between them it reads.
             self._loop.call_soon(self._loop.call_soon, self._look)
 
-    def _watch(self, batch: InFlight, waiting: list[Waiting]) -> None:
+    def _watch(self, batch: Batch, waiting: list[Waiting]) -> None:
         """Look after ``batch`` in the event loop."""
-        self._share = MOST_IN_FLIGHT
+        self._share = self._most_in_flight = batch.most_in_flight
         self._in_flight.append((batch, waiting))
         self._weigh()
         for descriptor in batch.descriptors:
@@ -267,7 +260,7 @@ class Worker:
 
     def _weigh(self) -> None:
         """One more batch costs some work here and there: it is for as many as are in flight, or it waits for them."""
-        if len(self._in_flight) < MOST_IN_FLIGHT:
+        if len(self._in_flight) < self._most_in_flight:
             self._worth = sum([len(waiting) for _, waiting in self._in_flight]) or 1
         else:
             self._worth = MOST_DEMANDS * MOST_DEMANDS
@@ -279,7 +272,7 @@ class Worker:
         while self._in_flight:
             batch, waiting = self._in_flight[0]
             try:
-                verdicts = batch.receive()
+                verdicts = batch.poll()
             except Exception:  # noqa: BLE001 - the thread will meet it again, or find a way
                 self._hand_over()
                 return
@@ -301,7 +294,7 @@ class Worker:
         while self._in_flight:
             batch, waiting = self._in_flight.popleft()
             self._running += 1
-            self._jobs.put((batch.commit, waiting))
+            self._jobs.put((batch.finish, waiting))
         self._weigh()
 
     def _unwatch(self) -> None:
@@ -313,7 +306,7 @@ class Worker:
         """Have the thread conclude what takes too long."""
         self._timer = None
         if self._in_flight:
-            left = self._in_flight[0][0].end - time.monotonic()
+            left = self._in_flight[0][0].deadline - time.monotonic()
             if left > 0:
                 self._timer = self._loop.call_later(left, self._look_at_the_time)
             else:
@@ -367,8 +360,8 @@ def _tell(unexplained: _Unexplained, explained: Sequence[tuple[Usage, ...]]) -> 
             _logger.exception("the usage of limits could not be delivered")
 
 
-def _some_of(commit: Commit, indices: Sequence[int]) -> list[Verdict]:
-    verdicts = commit()
+def _finish_some(batch: Batch, indices: Sequence[int]) -> list[Verdict]:
+    verdicts = batch.finish()
     return [verdicts[index] for index in indices]
 
 

@@ -18,14 +18,13 @@ import logging
 import secrets
 import threading
 from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import longest_window
-from policyd_rate_limit.storage.contract import CommitFailed, Decided
+from policyd_rate_limit.storage.contract import Batch, CommitFailed
 from policyd_rate_limit.storage.log import tables
 from policyd_rate_limit.storage.log.contract import LogError, LogReplaced, RecordRefused
 from policyd_rate_limit.storage.log.refusals import MOST_REFUSED, Refusals, add_hits_in_parts, find_refused
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Hits, Override
-    from policyd_rate_limit.storage.contract import Commit
     from policyd_rate_limit.storage.log.contract import Log, OldCounts
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Kept, Memory
@@ -164,8 +162,7 @@ class LogStore:
         except BaseException:
             self._distrust()
             raise
-        decided, _ = self._decide(log, demands, Refusals(demands))
-        return decided.commit()
+        return self._decide(log, demands).finish()
 
     def offer(self, records: Sequence[Record], patience: float) -> None:
         for record in records:
@@ -212,7 +209,7 @@ class LogStore:
         self._refused.update((counter, str(error)) for counter in found)
         return bool(found)
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | Decided | list[Verdict] | None:
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Batch | None:
         log = self._log
         if log is None or not self._trusted or log.identity != self._identity or self._needed > self._longest:
             return None
@@ -223,45 +220,38 @@ class LogStore:
             self._memory.synchronise(now)
             self._read_on(log)
         except LogError as error:
-            return partial(self._admit_after, error, demands, patience)
-        decided, writes = self._decide(log, demands, Refusals(demands))
-        if writes:
-            return decided
-        try:
-            return decided.commit()
-        except CommitFailed as failure:
-            return partial(_raise, failure)
+            return _UnreadBatch(self, error, demands, patience)
+        batch = self._decide(log, demands)
+        if batch.record is None:
+            try:
+                batch.finish()
+            except CommitFailed as failure:
+                return _FailedBatch(failure)
+            batch.is_done = True
+        return batch
 
-    def _decide(self, log: Log, demands: Sequence[Demand], refusals: Refusals) -> tuple[Decided, bool]:
-        """Decide ``demands`` under the lock of ``log``, append them to it, and tell whether there was anything."""
+    def _decide(self, log: Log, demands: Sequence[Demand]) -> _DecidedBatch:
+        """Decide ``demands`` under the lock of ``log``, and append to it what was counted."""
         try:
             verdicts, record = self._memory.decide(demands)
         except BaseException:
             self._distrust()
             raise
-        failure = None
-        appended: Sequence[tuple[int, Record]] = ()
+        batch = _DecidedBatch(self, log, demands, verdicts, record)
         if record is not None:
             try:
-                appended = self._append(log, record, refusals)
+                batch.appended = self._append(log, record, batch.refusals)
             except LogError as error:
-                failure = error
-        commit = partial(self._commit, log, appended, verdicts, record, failure, refusals)
-        return Decided(verdicts, commit), record is not None
+                batch.failure = error
+        return batch
 
-    def _commit(
-        self,
-        log: Log,
-        appended: Sequence[tuple[int, Record]],
-        verdicts: list[Verdict],
-        record: Record | None,
-        failure: LogError | None,
-        refusals: Refusals,
-    ) -> list[Verdict]:
+    def commit(self, batch: _DecidedBatch) -> list[Verdict]:
+        """Make ``batch`` durable; the verdicts. Raises as :meth:`admit`."""
+        verdicts, record, refusals = batch.decided, batch.record, batch.refusals
         try:
-            if failure is not None:
-                raise failure
-            log.commit()
+            if batch.failure is not None:
+                raise batch.failure
+            batch.log.commit()
         except LogError as error:
             self._give_up(error)
             if not isinstance(error, RecordRefused) or record is None:
@@ -272,7 +262,7 @@ class LogStore:
             except StoreUnavailable as unavailable:
                 raise CommitFailed(str(unavailable), verdicts, record) from error
         else:
-            self._committed(log, appended)
+            self._committed(batch.log, batch.appended)
         waited, self._unsaid = self._unsaid, Refusals(())
         refusals.say(verdicts, waited, self._memory)
         return verdicts
@@ -466,8 +456,8 @@ class LogStore:
             self._leave(replaced)
         return self._follow(patience)
 
-    def _admit_after(self, error: LogError, demands: Sequence[Demand], patience: float) -> list[Verdict]:
-        """Decide ``demands``, which could not be prepared."""
+    def admit_after(self, error: LogError, demands: Sequence[Demand], patience: float) -> list[Verdict]:
+        """Decide ``demands``, which could not be prepared for ``error``; raises as :meth:`admit`."""
         if isinstance(error, LogReplaced):
             self._leave(error)
             return self.admit(demands, (), patience)
@@ -692,6 +682,56 @@ class LogStore:
             self._log = None
 
 
+class _DecidedBatch(Batch):
+    """Decided under the lock of ``log``, and appended there; ``failure``: why it could not be.
+
+    ``record``: what was counted, None: nothing was, so that there is nothing to be kept.
+    """
+
+    def __init__(
+        self, store: LogStore, log: Log, demands: Sequence[Demand], verdicts: list[Verdict], record: Record | None
+    ) -> None:
+        self._store = store
+        self.log = log
+        self.verdicts = self.decided = verdicts
+        self.record = record
+        self.refusals = Refusals(demands)
+        self.appended: Sequence[tuple[int, Record]] = ()
+        self.failure: LogError | None = None
+
+    def finish(self) -> list[Verdict]:
+        """See :meth:`LogStore.commit`."""
+        return self._store.commit(self)
+
+
+class _UnreadBatch(Batch):
+    """Not decided, since what others have appended could not be read, for ``error``."""
+
+    def __init__(self, store: LogStore, error: LogError, demands: Sequence[Demand], patience: float) -> None:
+        self._store = store
+        self._error = error
+        self._demands = demands
+        self._patience = patience
+
+    def finish(self) -> list[Verdict]:
+        """See :meth:`LogStore.admit_after`."""
+        return self._store.admit_after(self._error, self._demands, self._patience)
+
+
+class _FailedBatch(Batch):
+    """Nothing of it had to be kept, but even to end its transaction has failed."""
+
+    def __init__(self, failure: CommitFailed) -> None:
+        self._failure = failure
+
+    def finish(self) -> list[Verdict]:
+        """Say so, where it may take time to do without the database.
+
+        :raises CommitFailed: always.
+        """
+        raise self._failure
+
+
 def _in_transactions(pending: Sequence[Record]) -> Iterator[Sequence[Record]]:
     """``pending`` as it is stored together."""
     some: list[Record] = []
@@ -704,7 +744,3 @@ def _in_transactions(pending: Sequence[Record]) -> Iterator[Sequence[Record]]:
             some, characters = [], 0
     if some:
         yield some
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error

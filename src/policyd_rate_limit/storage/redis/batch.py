@@ -122,7 +122,7 @@ class Question:
         return Verdict(tuple([counted.get(charge.counter, 0) for charge in charges]), exceeded)
 
     def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
-        """The ``reply`` to a command of :meth:`Batch.rest`."""
+        """The ``reply`` to a command of :meth:`Inquiry.rest`."""
         if reply[0] == _FAILED:
             return  # what cannot be given back stays counted
         if self.has_reserved:
@@ -149,8 +149,8 @@ class Question:
         self._exceeded += tuple(exceeded)
 
 
-class Batch:
-    """Asks what ``demands`` want to know: the ``number``-th batch of ``writer``.
+class Inquiry:
+    """Asks the servers what ``demands`` want to know: the ``number``-th batch of ``writer``.
 
     ``keep``: seconds for which a server remembers it at the least; ``time``: that of the script.
     """

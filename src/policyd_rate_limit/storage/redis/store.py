@@ -33,15 +33,14 @@ import random
 import secrets
 import time
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import CommitFailed, InFlight, Refused
+from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch, CommitFailed, Refused
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis.batch import Batch, explaining
+from policyd_rate_limit.storage.redis.batch import Inquiry, explaining
 from policyd_rate_limit.storage.redis.canary import Canary
 from policyd_rate_limit.storage.redis.keys import keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, Override
-    from policyd_rate_limit.storage.contract import Commit
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis.batch import Question
     from policyd_rate_limit.storage.redis.node import Argument
@@ -95,7 +93,7 @@ class RedisStore:
         self._memory = memory
         self._longest = longest
         self._keys = keys_of(config)
-        self._flights: deque[_Flight] = deque()  # what is in flight, in order
+        self._in_flight: deque[_BatchInFlight] = deque()  # in order
         self._canary = Canary(memory, self._keys, self._link)
         self._replays = Replays(self._link, self._keys, self._exchange, self._canary.check)
         self._overrides_version: Hashable = None
@@ -108,21 +106,18 @@ class RedisStore:
     def reach(self) -> int:
         return self._longest
 
-    def prepare(self, demands: Sequence[Demand], patience: float) -> Commit | InFlight | None:  # noqa: ARG002 - nobody waits
+    def prepare(self, demands: Sequence[Demand], patience: float) -> Batch | None:  # noqa: ARG002 - nobody waits
         """The batch is sent."""
         session = self._link.session
         if session is None or session.is_broken:
             return None
-        batch = self._batch(demands)
-        if batch.is_split:
+        inquiry = self._inquire(demands)
+        if inquiry.is_split:
             return None
-        flight = _Flight(batch, self._link.end())
-        flight.send(session)
-        self._flights.append(flight)
-        commit = partial(self._finish, flight)
-        if session.is_broken or session.is_sending:
-            return commit
-        return InFlight(session.descriptors, flight.end, partial(self._receive, flight), commit)
+        batch = _BatchInFlight(self, inquiry, self._link.end())
+        batch.send(session)
+        self._in_flight.append(batch)
+        return batch
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
         """See :meth:`policyd_rate_limit.storage.contract.Store.admit`.
@@ -139,10 +134,10 @@ class RedisStore:
                 return []
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
-        flight = _Flight(self._batch(demands), self._link.end())
-        self._flights.append(flight)
+        batch = _BatchInFlight(self, self._inquire(demands), self._link.end())
+        self._in_flight.append(batch)
         try:
-            verdicts = self._finish(flight)
+            verdicts = batch.finish()
         except Refused as refused:
             self._replays.raise_refused(refused.verdicts, refused)
             raise
@@ -173,83 +168,83 @@ class RedisStore:
                 Remedy.NONE,
             )
 
-    def _batch(self, demands: Sequence[Demand]) -> Batch:
+    def _inquire(self, demands: Sequence[Demand]) -> Inquiry:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
-        number = self._memory.next_number(beside=bool(self._flights))
-        return Batch(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
+        number = self._memory.next_number(beside=bool(self._in_flight))
+        return Inquiry(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
 
-    def _receive(self, flight: _Flight) -> list[Verdict] | None:
-        """The verdicts on ``flight``, the first in flight, if they are there; NodeError where all is not well."""
-        session = flight.session
+    def receive(self, batch: _BatchInFlight) -> list[Verdict] | None:
+        """The verdicts on ``batch``, the first in flight, if they are there; NodeError where all is not well."""
+        session = batch.session
         if session is not None:
-            for command in flight.all:
+            for command in batch.all:
                 if command.reply is None:
                     session.take()
                     break
-        for command in flight.all:
+        for command in batch.all:
             if command.reply is None:
                 if command.failure is not None:
                     raise command.failure
                 if session is None or session.is_broken:
                     raise NodeError("Redis: the connection to another master is broken", Remedy.RECONNECT)
                 return None
-        self._memory.synchronise(self._link.time_of(flight.clock))
-        flight.batch.take()
-        verdicts = self._conclude(flight.batch)
-        self._flights.popleft()
+        self._memory.synchronise(self._link.time_of(batch.clock))
+        batch.inquiry.take()
+        verdicts = self._conclude(batch.inquiry)
+        self._in_flight.popleft()
         return verdicts
 
-    def _finish(self, flight: _Flight) -> list[Verdict]:
-        """The verdicts on ``flight``, the first in flight, waited for; raises as :meth:`admit`."""
+    def finish(self, batch: _BatchInFlight) -> list[Verdict]:
+        """The verdicts on ``batch``, the first in flight, waited for; raises as :meth:`admit`."""
         try:
-            if flight.given_up is None:
-                self._ask(flight)
+            if batch.given_up is None:
+                self._ask(batch)
         except NodeError as error:
             self._give_up(error)
         finally:
-            self._flights.popleft()
-        if flight.given_up is not None:
-            raise flight.given_up
-        failed = flight.batch.failed
+            self._in_flight.popleft()
+        if batch.given_up is not None:
+            raise batch.given_up
+        failed = batch.inquiry.failed
         if failed:
-            self._set_aside(flight.batch, failed)
-        return self._conclude(flight.batch)
+            self._set_aside(batch.inquiry, failed)
+        return self._conclude(batch.inquiry)
 
-    def _ask(self, flight: _Flight) -> None:
-        """Have all that ``flight`` asks answered; on NodeError some is."""
-        batch = flight.batch
+    def _ask(self, batch: _BatchInFlight) -> None:
+        """Have all that ``batch`` asks answered; on NodeError some is."""
+        inquiry = batch.inquiry
         try:
-            self._run(flight.commands, flight.end, flight.clock, flight.session)
+            self._run(batch.commands, batch.deadline, batch.clock, batch.session)
         finally:
-            batch.take()
-        self._ask_one_by_one(batch, flight.end)
-        while commands := batch.ask(again=True):
+            inquiry.take()
+        self._ask_one_by_one(inquiry, batch.deadline)
+        while commands := inquiry.ask(again=True):
             try:
-                self._run(commands, flight.end)
+                self._run(commands, batch.deadline)
             finally:
-                batch.take()
-            self._ask_one_by_one(batch, flight.end)
-        if batch.failed:
+                inquiry.take()
+            self._ask_one_by_one(inquiry, batch.deadline)
+        if inquiry.failed:
             self._canary.check()
-        rest = batch.rest()
+        rest = inquiry.rest()
         if rest:
-            self._run([command for command, _, _ in rest], flight.end)
+            self._run([command for command, _, _ in rest], batch.deadline)
             for command, question, group in rest:
                 question.conclude(command.reply[1], group)
 
-    def _ask_one_by_one(self, batch: Batch, end: float) -> None:
+    def _ask_one_by_one(self, inquiry: Inquiry, end: float) -> None:
         """Find out for whose keys a command was refused."""
-        for command, question in batch.one_by_one():
+        for command, question in inquiry.one_by_one():
             self._run((command,), end)
-            batch.take_single(command, question)
+            inquiry.take_single(command, question)
 
-    def _set_aside(self, batch: Batch, failed: Sequence[Question]) -> NoReturn:
+    def _set_aside(self, inquiry: Inquiry, failed: Sequence[Question]) -> NoReturn:
         """Decide from memory what the servers cannot decide, all else is as they say.
 
         :raises Refused: always.
         """
         entries: list[Entry] = []
-        for question in batch.questions:
+        for question in inquiry.questions:
             if not question.failure:
                 self._count(question)
                 continue
@@ -259,37 +254,37 @@ class RedisStore:
         reasons = {charge.counter: question.failure for question in failed for charge in question.demand.charges}
         # Of a writer of its own: the server knows others of this one.
         records = [pack(secrets.randbits(62), 1, self._memory.date, entries)] if entries else []
-        unkept = [at for at, question in enumerate(batch.questions) if question.failure and question.entries]
-        raise Refused([question.result for question in batch.questions], records, reasons, unkept)
+        unkept = [at for at, question in enumerate(inquiry.questions) if question.failure and question.entries]
+        raise Refused([question.result for question in inquiry.questions], records, reasons, unkept)
 
-    def _conclude(self, batch: Batch) -> list[Verdict]:
+    def _conclude(self, inquiry: Inquiry) -> list[Verdict]:
         """Have memory know what the server has counted; the verdicts.
 
         :raises NodeError: there is none on some of it.
         """
-        verdicts = [question.verdict for question in batch.questions]
+        verdicts = [question.verdict for question in inquiry.questions]
         if not all(verdicts):  # None is the only one that is false
             raise NodeError("Redis: some keys are of no use", Remedy.NONE)
         trims = random.randrange(BATCHES_PER_TRIM) == 0  # noqa: S311 - no secret; counting up would miss regular ids
-        for question in batch.questions:
+        for question in inquiry.questions:
             self._count(question, trims=trims)
         return cast("list[Verdict]", verdicts)
 
     def _give_up(self, error: NodeError) -> None:
         """Decide from memory what is in flight and has no answer: none will be heeded any more."""
-        batches = [flight.batch for flight in self._flights]
-        for batch in batches:
-            batch.take()
-            for question in batch.questions:
+        inquiries = [batch.inquiry for batch in self._in_flight]
+        for inquiry in inquiries:
+            inquiry.take()
+            for question in inquiry.questions:
                 if question.is_answered:
                     self._count(question)
-        if len(batches) == 1 and not any(question.may_be_counted for question in batches[0].questions):
-            self._flights[0].given_up = StoreUnavailable(str(error))
+        if len(inquiries) == 1 and not any(question.may_be_counted for question in inquiries[0].questions):
+            self._in_flight[0].given_up = StoreUnavailable(str(error))
             return
         self._memory.advance()
-        for flight in self._flights:
-            verdicts, record = self._decide_rest(flight.batch)
-            flight.given_up = CommitFailed(str(error), verdicts, record)
+        for batch in self._in_flight:
+            verdicts, record = self._decide_rest(batch.inquiry)
+            batch.given_up = CommitFailed(str(error), verdicts, record)
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """The server is asked, and writes nothing."""
@@ -391,14 +386,14 @@ class RedisStore:
         """Likewise, in the time that one batch has."""
         self._run(commands, self._link.end())
 
-    def _decide_rest(self, batch: Batch) -> tuple[list[Verdict], Record]:
+    def _decide_rest(self, inquiry: Inquiry) -> tuple[list[Verdict], Record]:
         """Decide from memory what has no answer; what has one is counted there.
 
         The record tells of every counter of which the server may know more than its answers: that is how the two come
         to agree in the end.
         """
-        entries = [entry for question in batch.questions if question.is_answered for entry in question.entries]
-        for question in batch.questions:
+        entries = [entry for question in inquiry.questions if question.is_answered for entry in question.entries]
+        for question in inquiry.questions:
             if not question.is_answered:
                 question.entries.clear()
                 if question.verdict is None:
@@ -410,8 +405,8 @@ class RedisStore:
                     if charge.counter not in known
                 ]
                 entries += question.entries
-        record = pack(self._memory.writer, batch.number, self._memory.date, entries)
-        return [question.result for question in batch.questions], record
+        record = pack(self._memory.writer, inquiry.number, self._memory.date, entries)
+        return [question.result for question in inquiry.questions], record
 
     def _count(self, question: Question, *, trims: bool = True) -> None:
         """Have memory know what the server has counted; ``trims``: what has expired leaves the memory."""
@@ -431,26 +426,36 @@ class RedisStore:
         return self._longest
 
 
-class _Flight:
-    """A batch in flight until ``end`` (of the monotonic clock).
+class _BatchInFlight(Batch):
+    """What ``inquiry`` asks, for ``store``, until ``deadline``.
 
     ``session``: over which its ``commands`` and the question for the time, ``clock``, are sent; None: not yet. ``all``
     are both.
     ``given_up``: what came of it, where not all is answered that was asked.
     """
 
-    __slots__ = ("all", "batch", "clock", "commands", "end", "given_up", "session")
-
-    def __init__(self, batch: Batch, end: float) -> None:
-        self.batch = batch
-        self.commands: Sequence[Command] = batch.ask()
+    def __init__(self, store: RedisStore, inquiry: Inquiry, deadline: float) -> None:
+        self._store = store
+        self.inquiry = inquiry
+        self.commands: Sequence[Command] = inquiry.ask()
         self.clock = Command(None, "TIME")
         self.all = (*self.commands, self.clock)
-        self.end = end
+        self.deadline = deadline
+        self.most_in_flight = MOST_IN_FLIGHT
         self.session: Session | None = None
         self.given_up: StoreError | None = None
 
     def send(self, session: Session) -> None:
-        """Send all over ``session``, without waiting."""
+        """Send all over ``session``, without waiting; what is not sent at once has to wait."""
         self.session = session
         session.send(self.all)
+        if not session.is_broken and not session.is_sending:
+            self.descriptors = session.descriptors
+
+    def poll(self) -> list[Verdict] | None:
+        """See :meth:`RedisStore.receive`."""
+        return self._store.receive(self)
+
+    def finish(self) -> list[Verdict]:
+        """See :meth:`RedisStore.finish`."""
+        return self._store.finish(self)
