@@ -21,7 +21,7 @@ from policyd_rate_limit import config
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config.databases import REDIS
 from policyd_rate_limit.domain.charge import Charge, Demand, Entry
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import Store
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def replay(settings: config.Settings, first: Iterator[Entry], others: Iterator[Entry], now: int) -> None:
     """Bring in what has been decided elsewhere: ``first`` in batches of a daemon, ``others`` in larger ones."""
-    rules = Rules(
+    subjects = Subjects(
         limits=settings.limits,
         limits_by_id={},
         limit_by_sasl=True,
@@ -88,7 +88,7 @@ def replay(settings: config.Settings, first: Iterator[Entry], others: Iterator[E
         limited_networks=[],
         ipv6_prefix=64,
     )
-    store: Store = backend_of(settings).make_store(rules, Memory(Ledger(settings.max_ids), time.time))
+    store: Store = backend_of(settings).make_store(subjects, Memory(Ledger(settings.max_ids), time.time))
     writer, numbers = secrets.randbits(62), itertools.count(1)
 
     def records() -> Iterator[Record]:

@@ -12,7 +12,7 @@ import sys
 from policyd_rate_limit import command
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.daemon import policing
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.policy import Policy, Rule
 from policyd_rate_limit.tables.sql import SqlLimits
 
@@ -20,9 +20,9 @@ UNREACHED = 10**12
 make_policy = policing._policy
 
 
-def rules_of(settings: Settings, number: int) -> Rules:
+def rules_of(settings: Settings, number: int) -> Subjects:
     """Whom the rule with that ``number``, counted from 0, charges."""
-    return Rules(
+    return Subjects(
         limits=tuple(limit._replace(maximum=UNREACHED) for limit in settings.limits),
         limits_by_id={},
         limit_by_sasl=number % 3 == 0,
@@ -33,9 +33,9 @@ def rules_of(settings: Settings, number: int) -> Rules:
     )
 
 
-def several(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> Policy:
+def several(settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None) -> Policy:
     """The policy of ``settings``, with as many rules as were asked for."""
-    policy = make_policy(settings, rules, sql_limits)
+    policy = make_policy(settings, subjects, sql_limits)
     first = policy.rules[0]
     further = (Rule(f"rule{n}", rules_of(settings, n), first.stages) for n in range(1, NUMBER))
     policy.rules = (first, *further)

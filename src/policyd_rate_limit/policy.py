@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from policyd_rate_limit.domain.counting import Cost
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
 
@@ -52,7 +52,7 @@ class Rule:
     def __init__(
         self,
         name: str,
-        subjects: Rules,
+        subjects: Subjects,
         stages: Mapping[str, Callable[[Request], Cost]],
         sql_limits: LimitsOfIds | None = None,
         *,

@@ -14,8 +14,8 @@ import pytest
 from policyd_rate_limit import config
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage.administration import Administration, Override
+from policyd_rate_limit.subjects import make_subjects
 from support.commands import call
 from support.daemon import Client, Daemon, mail, running
 from support.faketime import Clock
@@ -39,7 +39,7 @@ SETTINGS = {
 @contextlib.contextmanager
 def administering(daemon: Daemon) -> Iterator[Administration]:
     settings = config.load(daemon.path).settings
-    administration = backend_of(settings).open_administration(make_rules(settings))
+    administration = backend_of(settings).open_administration(make_subjects(settings))
     try:
         yield administration
     finally:

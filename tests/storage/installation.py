@@ -31,7 +31,7 @@ from policyd_rate_limit.system.throttle import Throttle
 from storage.daemon import die
 from storage.stores import PATIENCE, Clock, new_memory
 from support.callbacks import Answering
-from support.policies import Nobody, policy, rules
+from support.policies import Nobody, policy, subjects
 
 FOR_EVER = 10**6  # seconds, longer than any window
 
@@ -176,7 +176,7 @@ class Installed:
         die(self._store, self._fallback)
 
     def _policy(self, limits: Limits) -> Policy:
-        return policy(rules(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
+        return policy(subjects(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
 
     def _heed(self, overrides: Sequence[Override]) -> None:
         further = self._service.override(overrides)

@@ -25,7 +25,7 @@ from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
 from policyd_rate_limit.storage.log.sqlite.log import LONGEST_LOOK, LONGEST_QUEUE, OPEN_PATIENCE, TURNS, SqliteLog
 from storage.daemon import Daemon
 from storage.stores import PATIENCE, Clock, SqliteDatabase, demand, new_memory
-from support.policies import rules
+from support.policies import subjects
 
 LOOK = 0.05  # seconds between two looks at the lock, at the most
 
@@ -219,7 +219,7 @@ def test_the_daemon_opens_as_patiently_as_its_settings_say(tmp_path: pathlib.Pat
     began = passing.now
     with contextlib.closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        store = backend_of(settings).make_store(rules(()), new_memory(time.time))
+        store = backend_of(settings).make_store(subjects(()), new_memory(time.time))
         with pytest.raises(StoreUnavailable, match="database is locked"):
             store.admit([demand()], (), 0.0)
     assert 45.0 <= passing.now - began < 45.0 + 2 * LOOK

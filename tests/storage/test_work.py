@@ -39,14 +39,14 @@ from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, Clock, SqliteDatabase, demand
 from support.callbacks import Answering
 from support.demands import demand_of
-from support.policies import Nobody, policy, rules
+from support.policies import Nobody, policy, subjects
 from support.redis_servers import RedisServer
 from support.stores_for_daemons import STORES
 from support.wait import wait_until
 from support.work import CountingProxy, instructions, statements_of_sqlite
 
 LIMITS = (Limit(1_000, 60), Limit(10_000, 86_400))
-RULES = rules(LIMITS)
+RULES = subjects(LIMITS)
 BATCH = 50
 
 # By store: round trips of a batch, and bytes to the server for each of BATCH mails in one.

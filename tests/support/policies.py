@@ -6,7 +6,7 @@ from typing import Any
 
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Observer
@@ -21,9 +21,9 @@ _OF_SASL_USERS: dict[str, Any] = {
 }
 
 
-def rules(limits: Limits, **settings: Any) -> Rules:
+def subjects(limits: Limits, **settings: Any) -> Subjects:
     """``limits`` for each SASL user, and for nobody else; ``settings`` say otherwise."""
-    return Rules(limits=limits, **{**_OF_SASL_USERS, **settings})
+    return Subjects(limits=limits, **{**_OF_SASL_USERS, **settings})
 
 
 class Nobody(Observer):
@@ -34,6 +34,8 @@ class Nobody(Observer):
     def blocked(self, *_: object) -> None: ...
 
 
-def policy(rules: Rules, actions: Actions, count_mode: int | None, sql_limits: LimitsOfIds | None = None) -> Policy:
+def policy(
+    subjects: Subjects, actions: Actions, count_mode: int | None, sql_limits: LimitsOfIds | None = None
+) -> Policy:
     """The one rule that the settings of version 1 are."""
-    return Policy((Rule(DEFAULT, rules, stages(count_mode), sql_limits),), actions, count_mode)
+    return Policy((Rule(DEFAULT, subjects, stages(count_mode), sql_limits),), actions, count_mode)

@@ -19,7 +19,7 @@ from policyd_rate_limit.admin.strangers import stranger
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Hits, Override
-from support.policies import rules
+from support.policies import subjects
 
 NOW = 1_000_000
 
@@ -57,7 +57,7 @@ class Kept:
 
 @pytest.fixture
 def desk() -> Desk:
-    everybody = rules((Limit(5, 60),), limit_by_sender=True)
+    everybody = subjects((Limit(5, 60),), limit_by_sender=True)
     return Desk(Kept(), everybody, longest=60, table=None, max_ids=100)  # type: ignore[arg-type]  # as much as is asked
 
 

@@ -17,8 +17,8 @@ from policyd_rate_limit.config.changes import changes
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.subjects import make_subjects
 from support.wait import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # nothing of it depends on the loop
@@ -44,11 +44,11 @@ class Policed:
     def __init__(self, directory: Path) -> None:
         self.told: list[tuple[str, object]] = []
         self.settings = Settings(sqlite_config={"database": str(directory / "db.sqlite3")}, limits=((10, HOUR),))
-        rules = make_rules(self.settings)
-        self.store = backend_of(self.settings).make_store(rules, Memory(Ledger(10), time.time))
+        subjects = make_subjects(self.settings)
+        self.store = backend_of(self.settings).make_store(subjects, Memory(Ledger(10), time.time))
         self.store.look_back = lambda seconds: self.told.append(("look back", seconds))  # type: ignore[method-assign]
         self.store.need = lambda seconds: self.told.append(("need", seconds))  # type: ignore[method-assign]
-        self.policing = Policing(self.settings, rules, self.store, self, None, asyncio.get_running_loop())  # type: ignore[arg-type]
+        self.policing = Policing(self.settings, subjects, self.store, self, None, asyncio.get_running_loop())  # type: ignore[arg-type]
         self.service = Service(self.policing.policy)
         self.policing.govern(self.service)  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting, refusal
 from policyd_rate_limit.domain.decision import NOT_LIMITED
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
@@ -31,8 +31,8 @@ REFUSED = refusal(LIMITS[0])
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
 
 
-def rules(limits: Limits, limit_by_sasl: bool = True) -> Rules:
-    return policies.rules(limits, limits_by_id={"free": ()}, limit_by_sasl=limit_by_sasl)
+def subjects(limits: Limits, limit_by_sasl: bool = True) -> Subjects:
+    return policies.subjects(limits, limits_by_id={"free": ()}, limit_by_sasl=limit_by_sasl)
 
 
 class ObservedService(Observer):
@@ -54,7 +54,7 @@ class ObservedService(Observer):
         self.undecided: list[Waiting] = []
         self.service = Service(
             policy(
-                rules(LIMITS, limit_by_sasl),
+                subjects(LIMITS, limit_by_sasl),
                 Actions("OK go on", "550 stop", away, "reject blocked"),
                 count_mode,
                 sql_limits,
@@ -310,7 +310,7 @@ def test_each_request_is_answered_by_the_policy_that_it_met() -> None:
     for _ in range(3):
         observed.submit(ALICE)
     new = (Limit(1, 5),)
-    observed.service.policy = policy(rules(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
+    observed.service.policy = policy(subjects(new), Actions("OK new", "450 new", "450 away", "reject new"), 2)
     data = replace(ALICE, protocol_state=DATA)
     for _ in range(3):
         observed.submit(data)
@@ -408,7 +408,7 @@ def test_a_limit_of_0_of_the_configuration_is_no_block() -> None:
 def test_a_reload_changes_what_the_blocked_are_told() -> None:
     observed = ObservedService()
     observed.service.override([Override("user:alice", BLOCK, 100)])
-    observed.service.policy = policy(rules(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
+    observed.service.policy = policy(subjects(LIMITS), Actions("OK new", "450 new", None, "reject new"), 2)
     assert observed.ask(replace(ALICE, protocol_state=DATA)) == "reject new"
 
 

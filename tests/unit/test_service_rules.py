@@ -18,7 +18,7 @@ from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
-from support.policies import Nobody, rules
+from support.policies import Nobody, subjects
 
 USER, SERVER, BURST = (Limit(10, 60),), (Limit(500, 3600),), (Limit(3, 1),)
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
@@ -33,7 +33,7 @@ MESSAGES = dict.fromkeys((RCPT, DATA, END_OF_MESSAGE), once)
 
 
 class Served:
-    """A service with rules, what it demands, and what it answers."""
+    """A service with subjects, what it demands, and what it answers."""
 
     def __init__(self, *of_configuration: Rule) -> None:
         self.demands: list[Demand] = []
@@ -73,11 +73,11 @@ class Later:
 
 
 def user(limits: Limits = USER, table: LimitsOfIds | None = None) -> Rule:
-    return Rule(DEFAULT, rules(limits), stages(None), table)
+    return Rule(DEFAULT, subjects(limits), stages(None), table)
 
 
 def messages(limits: Limits = SERVER, table: LimitsOfIds | None = None, *, refuses: bool = True) -> Rule:
-    return Rule("messages", rules(limits), MESSAGES, table, refuses=refuses)
+    return Rule("messages", subjects(limits), MESSAGES, table, refuses=refuses)
 
 
 def test_a_mail_is_charged_by_each_rule_in_its_own_way() -> None:
@@ -95,7 +95,7 @@ def test_a_mail_is_charged_by_each_rule_in_its_own_way() -> None:
 
 
 def test_only_the_rules_that_count_at_a_stage_are_asked() -> None:
-    at_the_end = Rule("size", rules(SERVER), {END_OF_MESSAGE: once})
+    at_the_end = Rule("size", subjects(SERVER), {END_OF_MESSAGE: once})
     served = Served(user(), at_the_end)
     served.ask()
     served.ask(replace(ALICE, protocol_state=END_OF_MESSAGE, recipient_count=1))
@@ -106,8 +106,8 @@ def test_only_the_rules_that_count_at_a_stage_are_asked() -> None:
 
 
 def test_a_rule_that_charges_nobody_leaves_the_others() -> None:
-    nobody = Rule("nobody", rules(SERVER, limit_by_sasl=False), stages(None))
-    unlimited = Rule("free", rules(()), stages(None))
+    nobody = Rule("nobody", subjects(SERVER, limit_by_sasl=False), stages(None))
+    unlimited = Rule("free", subjects(()), stages(None))
     served = Served(nobody, unlimited, user())
     served.ask()
     assert [charge.counter for charge in served.demands[0].charges] == ["user:alice"]
@@ -127,7 +127,7 @@ def test_the_tables_of_several_rules_may_answer_in_any_order(turn: int) -> None:
 
 def test_a_rule_in_which_a_table_does_not_limit_is_left_out() -> None:
     tables = Later(()), Later(())
-    served = Served(user(table=tables[0]), messages(table=tables[1]), Rule("all", rules(SERVER), stages(None)))
+    served = Served(user(table=tables[0]), messages(table=tables[1]), Rule("all", subjects(SERVER), stages(None)))
     served.ask()
     for table in tables:
         table.answer()
@@ -172,7 +172,7 @@ def test_an_override_that_looks_back_further_is_told_for_the_rule_that_it_is_of(
 
 def test_requests_that_are_charged_each_are_numbered_once_for_all_rules() -> None:
     each = stages(0)
-    served = Served(Rule(DEFAULT, rules(USER), each), Rule("other", rules(SERVER), each))
+    served = Served(Rule(DEFAULT, subjects(USER), each), Rule("other", subjects(SERVER), each))
     for _ in range(2):
         served.ask()
     first, second = ([charge.part for charge in demand.charges] for demand in served.demands)

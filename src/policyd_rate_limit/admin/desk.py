@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration, Override
 
@@ -33,7 +33,7 @@ class NotAnId(ValueError):
 
 
 class Desk:
-    """What an administrator has before them: ``store``, and the ``rules`` by which the daemons charge.
+    """What an administrator has before them: ``store``, and the ``subjects`` whom the daemons charge.
 
     ``longest`` is the longest window of the configuration (seconds). ``table`` gives the limits that
     ``sql_limits_by_id`` has for the first of some ids that it knows, None when it knows none of them; it is None where
@@ -43,22 +43,22 @@ class Desk:
     def __init__(
         self,
         store: Administration,
-        rules: Rules,
+        subjects: Subjects,
         *,
         longest: int,
         table: Callable[[Sequence[str]], Limits | None] | None,
         max_ids: int,
     ) -> None:
         self.store = store
-        self.rules = rules
+        self.subjects = subjects
         self.table = table
         self.max_ids = max_ids
         self._longest = longest
 
     def keys(self, name: str) -> tuple[str, ...]:
-        """The keys that ``name`` stands for, as :meth:`Rules.keys_of_id` has it. Raises NotAnId."""
+        """The keys that ``name`` stands for, as :meth:`Subjects.keys_of_id` has it. Raises NotAnId."""
         try:
-            return self.rules.keys_of_id(name)
+            return self.subjects.keys_of_id(name)
         except ValueError as error:
             raise NotAnId(str(error)) from error
 
@@ -76,7 +76,7 @@ class Desk:
             return InForce(override.limits, "override", override)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")
-        return InForce(*self.rules.limits_of_key(key))
+        return InForce(*self.subjects.limits_of_key(key))
 
     def from_table(self, key: str, name: str | None = None) -> Limits | None:
         """The limits that the table of ``sql_limits_by_id`` has for ``key``, which an administrator calls ``name``."""

@@ -11,9 +11,9 @@ from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import limits_of_counter
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
-from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check(settings: Settings) -> None:
     :raises ConfigError: the driver of the database is not installed, or its options are wrong.
     """
     backend = backend_of(settings)
-    backend.make_store(make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
     backend.make_lookup()
 
 
@@ -57,7 +57,7 @@ def clean(settings: Settings) -> int:
 def delete_old_records(settings: Settings) -> int:
     """What :func:`clean` does once this process is who it should be."""
     backend = backend_of(settings)
-    store = backend.make_store(make_rules(settings), Memory(Ledger(settings.max_ids), time.time))
+    store = backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
     lookup = backend.make_lookup()
     try:
         return store.clean(CLEAN_PATIENCE, partial(limits_of_counter, lookup) if lookup else None)
@@ -75,7 +75,7 @@ def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Seq
     :raises PolicydError: that is not possible; what was brought until then is there, and is not brought again.
     """
     backends = backend_of(old), backend_of(new)
-    source, target = (backend.open_administration(make_rules(backend.settings)) for backend in backends)
+    source, target = (backend.open_administration(make_subjects(backend.settings)) for backend in backends)
     if os.geteuid() == 0:
         account = accounts.resolve(old.user, old.group)
         if accounts.resolve(new.user, new.group) != account:

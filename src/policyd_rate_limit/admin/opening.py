@@ -11,7 +11,7 @@ from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import limits_of_ids
-from policyd_rate_limit.rules import make_rules
+from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
     :raises PolicydError: that account does not exist, the driver of the database is missing, or the file of the
         database is somebody else's.
     """
-    rules = make_rules(settings)
+    subjects = make_subjects(settings)
     backend = backend_of(settings)
-    store = backend.open_administration(rules)
+    store = backend.open_administration(subjects)
     lookup = backend.make_lookup()
     if os.geteuid() == 0:
         accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
@@ -40,7 +40,7 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
     try:
         yield Desk(
             store,
-            rules,
+            subjects,
             longest=longest_window(settings),
             table=partial(limits_of_ids, lookup) if lookup else None,
             max_ids=settings.max_ids,

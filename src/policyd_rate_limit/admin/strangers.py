@@ -51,7 +51,7 @@ def stranger(desk: Desk, name: str, overrides: Mapping[str, Override] | None = N
     hits = {hit.key for hit in desk.store.hits()}
     if hits & set(keys) or next(iter(desk.store.entries(keys, 0)), None) is not None:
         return None
-    known = {*hits, *overrides, *desk.rules.named_keys()}
+    known = {*hits, *overrides, *desk.subjects.named_keys()}
     with contextlib.suppress(MayNotList):
         for entry in itertools.islice(desk.store.entries(None, 0), MOST_READ):
             known.add(entry.counter)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.databases import Database
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.copying import Copier
@@ -69,14 +69,14 @@ class Backend(ABC):
         return self.database.name
 
     @abstractmethod
-    def make_store(self, rules: Rules, memory: Memory) -> Store:
+    def make_store(self, subjects: Subjects, memory: Memory) -> Store:
         """The store that a daemon counts in; its driver is loaded.
 
         :raises ConfigError: the driver is not installed, or its options are wrong.
         """
 
     @abstractmethod
-    def open_administration(self, rules: Rules) -> Administration:
+    def open_administration(self, subjects: Subjects) -> Administration:
         """What commands ask of the store, beside the daemons that use it.
 
         :raises ConfigError: the driver is not installed, or its options are wrong.

@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.replica import Memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.copying import Copier
     from policyd_rate_limit.storage.log.contract import Log
@@ -43,24 +43,24 @@ class LogBackend(Backend):
         :raises ConfigError: the driver is not installed, or its options are wrong.
         """
 
-    def make_store(self, rules: Rules, memory: Memory) -> LogStore:
+    def make_store(self, subjects: Subjects, memory: Memory) -> LogStore:
         return LogStore(
             self.log(),
             memory,
             longest=longest_window(self.settings),
-            counters_of_old_id=rules.keys_of_old_id,
+            counters_of_old_id=subjects.keys_of_old_id,
             # Which windows a query will name is not known yet.
             carried=LARGEST if self.settings.sql_limits_by_id else None,
         )
 
-    def open_administration(self, rules: Rules) -> LogAdministration:
+    def open_administration(self, subjects: Subjects) -> LogAdministration:
         memory = Memory(Ledger(self.settings.max_ids), time.time)
         return LogAdministration(
-            partial(self.make_store(rules, memory).connect, PATIENCE),
+            partial(self.make_store(subjects, memory).connect, PATIENCE),
             memory,
             # Which windows a query names is not known here.
             longest=LARGEST if self.settings.sql_limits_by_id else longest_window(self.settings),
-            key_of_old_id=lambda old_id: rules.keys_of_old_id(old_id)[0],
+            key_of_old_id=lambda old_id: subjects.keys_of_old_id(old_id)[0],
         )
 
     def make_copier(self, administration: Administration) -> Copier:

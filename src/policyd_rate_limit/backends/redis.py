@@ -12,7 +12,7 @@ from policyd_rate_limit.config.databases import DATABASES, REDIS
 from policyd_rate_limit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.copying import Copier
     from policyd_rate_limit.storage.redis.administration import RedisAdministration
@@ -34,12 +34,12 @@ class RedisBackend(ServerBackend):
     )
     may_list = "ACL SETUSER USER +scan"
 
-    def make_store(self, rules: Rules, memory: Memory) -> RedisStore:  # noqa: ARG002 - no version before had it
+    def make_store(self, subjects: Subjects, memory: Memory) -> RedisStore:  # noqa: ARG002 - no version before had it
         from policyd_rate_limit.storage.redis.store import RedisStore
 
         return RedisStore(self.options, memory, longest=longest_window(self.settings), timeout=self.settings.db_timeout)
 
-    def open_administration(self, rules: Rules) -> RedisAdministration:  # noqa: ARG002 - likewise
+    def open_administration(self, subjects: Subjects) -> RedisAdministration:  # noqa: ARG002 - likewise
         from policyd_rate_limit.storage.redis.administration import RedisAdministration
 
         return RedisAdministration(

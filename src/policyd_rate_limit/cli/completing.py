@@ -86,7 +86,7 @@ def _keys(path: Path | None, *, only_overrides: bool) -> Iterator[str]:
     with open_desk(found) as desk:
         yield from desk.overrides()
         if not only_overrides:
-            yield from desk.rules.named_keys()
+            yield from desk.subjects.named_keys()
             entries = desk.store.entries(None, max(0, desk.store.now() - HOUR))
             for entry in itertools.islice(entries, MOST_ENTRIES):
                 yield entry.counter

@@ -23,7 +23,6 @@ from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.postfix.endpoint import endpoint
 from policyd_rate_limit.postfix.lists import asking
-from policyd_rate_limit.rules import make_rules
 from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.engine.liveness import Liveness
@@ -31,6 +30,7 @@ from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.pacing import Pace
 from policyd_rate_limit.storage.engine.worker import Worker
 from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import logs, signals, sockets
 from policyd_rate_limit.system.service_manager import Supervision
 from policyd_rate_limit.system.throttle import Throttle
@@ -64,9 +64,9 @@ class Daemon:
         self._settings = settings
         self._manager = manager
         self._memory = Memory(Ledger(settings.max_ids), time.time)
-        self._rules = make_rules(settings)
+        self._subjects = make_subjects(settings)
         self._backend = backend_of(settings)
-        self._store = self._backend.make_store(self._rules, self._memory)
+        self._store = self._backend.make_store(self._subjects, self._memory)
         lookup = self._backend.make_lookup()
         self._sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
         self._channels = make_channels(settings)
@@ -100,7 +100,7 @@ class Daemon:
             listeners=[hits, notifier],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
-        policing = Policing(settings, self._rules, self._store, fallback, self._sql_limits, loop)
+        policing = Policing(settings, self._subjects, self._store, fallback, self._sql_limits, loop)
         service = Service(
             policing.policy,
             worker.submit,

@@ -14,7 +14,7 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.outcome import NO_ANSWER
 from policyd_rate_limit.policy import Actions, Policy, Rule
-from policyd_rate_limit.rules import make_rules
+from policyd_rate_limit.subjects import make_subjects
 
 if TYPE_CHECKING:
     import contextlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
-    from policyd_rate_limit.domain.identity import Rules
+    from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.service import Service
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Store
@@ -36,19 +36,19 @@ _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "lim
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
 
-    ``rules`` and ``sql_limits`` are those of ``settings``. ``fallback`` decides for ``store`` while that is away.
+    ``subjects`` and ``sql_limits`` are those of ``settings``. ``fallback`` decides for ``store`` while that is away.
     """
 
     def __init__(
         self,
         settings: Settings,
-        rules: Rules,
+        subjects: Subjects,
         store: Store,
         fallback: Fallback,
         sql_limits: SqlLimits | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.policy = _policy(settings, rules, sql_limits)
+        self.policy = _policy(settings, subjects, sql_limits)
         self._store = store
         self._fallback = fallback
         self._sql_limits = sql_limits
@@ -86,10 +86,10 @@ class Policing:
     def prepare(self, change: Changes, undo: contextlib.ExitStack) -> Callable[[], None]:
         """See :class:`policyd_rate_limit.daemon.reloading.Prepared`."""
         settings = change.settings
-        rules = make_rules(settings, partial(time.sleep, 0))
+        subjects = make_subjects(settings, partial(time.sleep, 0))
         lookup = backend_of(settings).make_lookup()
         longest = longest_window(settings)
-        further = rules.may_look_back_further(self.policy.rules[0].subjects) or (
+        further = subjects.may_look_back_further(self.policy.rules[0].subjects) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
         sql_limits = self._sql_limits
@@ -98,7 +98,7 @@ class Policing:
             if sql_limits is not None:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
-        policy = _policy(settings, rules, sql_limits)
+        policy = _policy(settings, subjects, sql_limits)
         return partial(self._put_into_force, policy, sql_limits, longest if further else 0)
 
     def _put_into_force(self, policy: Policy, sql_limits: SqlLimits | None, further: int) -> None:
@@ -123,9 +123,9 @@ class Policing:
         retiring.add_done_callback(self._retiring.discard)
 
 
-def _policy(settings: Settings, rules: Rules, sql_limits: SqlLimits | None) -> Policy:
+def _policy(settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None) -> Policy:
     actions = Actions(
         settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
     )
-    rule = Rule(DEFAULT, rules, stages(settings.count_mode), sql_limits)
+    rule = Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits)
     return Policy((rule,), actions, settings.count_mode)

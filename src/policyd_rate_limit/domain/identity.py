@@ -174,7 +174,7 @@ class _Named(dict[Network, _T]):
 
 
 class _Clients:
-    """Whom client addresses charge; apart from what remembers it, so that old rules go by reference counts."""
+    """Whom client addresses charge; apart from what remembers it, so that old ones go by reference counts."""
 
     def __init__(self, limits: Limits, limits_of_network: _Named[Limits], limited: _Named[None], prefix: int) -> None:
         self._limits = limits
@@ -206,7 +206,7 @@ class _Clients:
         return Charged(f"client:{charged}", limits)
 
 
-class Rules:
+class Subjects:
     """Who is charged within which limits; the parameters are the settings of the same names.
 
     ``limited_networks`` and the ids of ``limits_by_id`` are text. An id that reads as an address or a network
@@ -345,7 +345,7 @@ class Rules:
         if self._by_ip:
             yield from (f"client:{network}" for network in self._limits_of_network)
 
-    def may_look_back_further(self, before: Rules) -> bool:
+    def may_look_back_further(self, before: Subjects) -> bool:
         """Whether an id may have a longer window than it had under ``before``."""
 
         if longest_of(self._limits) > longest_of(before._limits):
@@ -367,7 +367,7 @@ class Rules:
             shortest = min(shortest, longest_of(limits))
         return mine > shortest
 
-    def _any_name_longer(self, before: Rules, names: Iterable[str]) -> bool:
+    def _any_name_longer(self, before: Subjects, names: Iterable[str]) -> bool:
         """Whether one of ``names`` has a longer window than it had under ``before``."""
         for count, name in enumerate(names):
             if count % IDS_AT_ONCE == 0:
@@ -377,7 +377,7 @@ class Rules:
                 return True
         return False
 
-    def _has_the_networks_of(self, before: Rules) -> bool:
+    def _has_the_networks_of(self, before: Subjects) -> bool:
         """Whether the networks that are named, and their limits, are those that they were."""
         if len(self._limits_of_network) != len(before._limits_of_network):
             return False

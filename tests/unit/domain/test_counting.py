@@ -35,7 +35,7 @@ from policyd_rate_limit.service import Service
 from policyd_rate_limit.system.throttle import Throttle
 from support.callbacks import Answering
 from support.examples import examples
-from support.policies import Nobody, policy, rules
+from support.policies import Nobody, policy, subjects
 
 T0 = 1_700_000_000.0
 MODES = (None, 0, 1, 2)
@@ -63,7 +63,7 @@ class Daemon:
         for entry in self.entries:
             self.ledger.apply(entry)
         self.service = Service(
-            policy(rules(LIMITS), Actions("success", "fail", None, "block"), self.count_mode),
+            policy(subjects(LIMITS), Actions("success", "fail", None, "block"), self.count_mode),
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),

@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.identity import (
     MOST_NAME,
     REMEMBERED_ADDRESSES,
     Charged,
-    Rules,
+    Subjects,
     canonical_id,
     id_of_key,
     looks_like_a_pattern,
@@ -43,7 +43,7 @@ names = st.text(
 addresses = st.ip_addresses()
 
 
-def rules(
+def subjects(
     *,
     limits: Limits = USUAL,
     by_id: Mapping[str, Limits] | None = None,
@@ -52,8 +52,8 @@ def rules(
     ip: bool = True,
     networks: Sequence[str] = EVERYWHERE,
     ipv6_prefix: int = 64,
-) -> Rules:
-    return Rules(
+) -> Subjects:
+    return Subjects(
         limits=limits,
         limits_by_id=by_id or {},
         limit_by_sasl=sasl,
@@ -68,8 +68,8 @@ def request(user: str = "", sender: str = "", address: str = "") -> Request:
     return Request("RCPT", "1.2.3", "", user, sender, "r@example.net", address, 1)
 
 
-def client(rules: Rules, address: str) -> Charged | None:
-    return rules.charged(request(address=address))
+def client(subjects: Subjects, address: str) -> Charged | None:
+    return subjects.charged(request(address=address))
 
 
 def key(charged: Charged | None) -> str:
@@ -85,24 +85,24 @@ def test_user_else_sender_else_address(enabled: tuple[bool, bool, bool], present
     asked = request(*(value if there else "" for value, there in zip(values, present, strict=True)))
     expected = next((k for k, on, there in zip(keys, enabled, present, strict=True) if on and there), None)
     sasl, sender, ip = enabled
-    charged = rules(sasl=sasl, sender=sender, ip=ip).charged(asked)
+    charged = subjects(sasl=sasl, sender=sender, ip=ip).charged(asked)
     assert charged == (None if expected is None else Charged(expected, USUAL))
 
 
 def test_only_addresses_of_limited_networks() -> None:
-    some = rules(networks=["192.0.2.0/25", "198.51.100.7", "2001:db8::/32"])
+    some = subjects(networks=["192.0.2.0/25", "198.51.100.7", "2001:db8::/32"])
     assert key(client(some, "192.0.2.127")) == "client:192.0.2.127"
     assert key(client(some, "198.51.100.7")) == "client:198.51.100.7"
     assert key(client(some, "2001:db8:ffff::1")) == "client:2001:db8:ffff::/64"
     for outside in ("192.0.2.128", "198.51.100.8", "2001:db9::1"):
         assert client(some, outside) is None
-    assert client(rules(networks=[]), "192.0.2.1") is None
-    assert client(rules(networks=["::/0"]), "192.0.2.1") is None
-    assert client(rules(networks=["0.0.0.0/0"]), "::1") is None
+    assert client(subjects(networks=[]), "192.0.2.1") is None
+    assert client(subjects(networks=["::/0"]), "192.0.2.1") is None
+    assert client(subjects(networks=["0.0.0.0/0"]), "::1") is None
 
 
 def test_a_network_narrower_than_a_prefix_limits_its_own_addresses_only() -> None:
-    some = rules(networks=["2001:db8::/96"])
+    some = subjects(networks=["2001:db8::/96"])
     assert key(client(some, "2001:db8::1")) == "client:2001:db8::/64"
     assert client(some, "2001:db8::1:0:0:1") is None
 
@@ -110,21 +110,21 @@ def test_a_network_narrower_than_a_prefix_limits_its_own_addresses_only() -> Non
 @pytest.mark.parametrize("network", ["nonsense", "192.0.2.1/24", "", "10", "fe80::1%eth0/64"])
 def test_what_is_no_network_is_refused(network: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        rules(networks=[network])
+        subjects(networks=[network])
 
 
 @pytest.mark.parametrize(
     "absent", ["", "unknown", "localhost", "192.0.2", "192.0.2.256", "1.2.3.4.5", "::g", "1", "[::1]", "\udcff"]
 )
 def test_what_is_no_address_is_absent(absent: str) -> None:
-    assert client(rules(), absent) is None
+    assert client(subjects(), absent) is None
 
 
 @settings(deadline=None)
 @given(names, st.data())
 def test_case_makes_no_other_id(name: str, data: st.DataObject) -> None:
     spelled = "".join(data.draw(st.sampled_from([c, c.upper(), c.lower()])) for c in name)
-    some = rules(by_id={spelled.swapcase(): OWN})
+    some = subjects(by_id={spelled.swapcase(): OWN})
     assert some.charged(request(user=name)) == some.charged(request(user=spelled))
     assert some.charged(request(sender=name)) == some.charged(request(sender=spelled))
     if parse_address(name) is None:
@@ -136,8 +136,8 @@ def test_case_makes_no_other_id(name: str, data: st.DataObject) -> None:
 @given(names, names)
 def test_other_names_have_other_keys(one: str, other: str) -> None:
     same = one.casefold() == other.casefold()
-    assert (key(rules().charged(request(user=one))) == key(rules().charged(request(user=other)))) == same
-    assert key(rules().charged(request(user=one))) != key(rules().charged(request(sender=other)))
+    assert (key(subjects().charged(request(user=one))) == key(subjects().charged(request(user=other)))) == same
+    assert key(subjects().charged(request(user=one))) != key(subjects().charged(request(sender=other)))
 
 
 def spellings(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[str]:
@@ -151,9 +151,9 @@ def spellings(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[st
 @settings(deadline=None)
 @given(addresses)
 def test_spelling_makes_no_other_client(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    for some in (rules(), rules(ipv6_prefix=128), rules(by_id={str(address): OWN})):
+    for some in (subjects(), subjects(ipv6_prefix=128), subjects(by_id={str(address): OWN})):
         assert len({client(some, text) for text in spellings(address)}) == 1
-    named = rules(by_id={spellings(address)[-1]: OWN})
+    named = subjects(by_id={spellings(address)[-1]: OWN})
     charged = client(named, str(address))
     assert charged is not None
     assert charged.limits == OWN
@@ -161,9 +161,9 @@ def test_spelling_makes_no_other_client(address: ipaddress.IPv4Address | ipaddre
 
 def test_ipv4_in_ipv6_is_ipv4() -> None:
     for text in ("192.0.2.1", "::ffff:192.0.2.1", "::FFFF:C000:0201", "0:0:0:0:0:ffff:c000:201"):
-        assert client(rules(networks=["192.0.2.0/24"]), text) == Charged("client:192.0.2.1", USUAL)
-        assert client(rules(networks=["::ffff:192.0.2.0/120"]), text) == Charged("client:192.0.2.1", USUAL)
-    assert key(client(rules(), "::192.0.2.1")) == "client:::/64"
+        assert client(subjects(networks=["192.0.2.0/24"]), text) == Charged("client:192.0.2.1", USUAL)
+        assert client(subjects(networks=["::ffff:192.0.2.0/120"]), text) == Charged("client:192.0.2.1", USUAL)
+    assert key(client(subjects(), "::192.0.2.1")) == "client:::/64"
 
 
 @settings(deadline=None)
@@ -171,7 +171,7 @@ def test_ipv4_in_ipv6_is_ipv4() -> None:
 def test_a_user_named_like_an_address_is_no_client(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str
 ) -> None:
-    some = rules(by_id={str(address): OWN})
+    some = subjects(by_id={str(address): OWN})
     the_client = client(some, str(address))
     assert the_client is not None
     for charged in (
@@ -188,7 +188,7 @@ def test_a_user_named_like_an_address_is_no_client(
 
 @pytest.mark.parametrize("prefix", [1, 32, 48, 56, 64, 127])
 def test_an_ipv6_client_is_its_prefix(prefix: int) -> None:
-    some = rules(ipv6_prefix=prefix)
+    some = subjects(ipv6_prefix=prefix)
     first = ipaddress.ip_network(f"2001:db8:1:2:3:4:5:6/{prefix}", strict=False)
     assert key(client(some, "2001:db8:1:2:3:4:5:6")) == f"client:{first}"
     assert key(client(some, str(first[0]))) == key(client(some, str(first[-1]))) == f"client:{first}"
@@ -196,11 +196,11 @@ def test_an_ipv6_client_is_its_prefix(prefix: int) -> None:
 
 
 def test_ipv6_as_the_old_versions_have_it() -> None:
-    assert key(client(rules(ipv6_prefix=128), "2001:DB8:0::1")) == "client:2001:db8::1"
+    assert key(client(subjects(ipv6_prefix=128), "2001:DB8:0::1")) == "client:2001:db8::1"
 
 
 def test_limits_of_one_address() -> None:
-    some = rules(by_id={"192.0.2.1": OWN, "2001:DB8:0::1": OTHER, "198.51.100.1": ()})
+    some = subjects(by_id={"192.0.2.1": OWN, "2001:DB8:0::1": OTHER, "198.51.100.1": ()})
     assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
     assert client(some, "192.0.2.2") == Charged("client:192.0.2.2", USUAL)
     assert client(some, "198.51.100.1") == Charged("client:198.51.100.1", ())
@@ -209,7 +209,7 @@ def test_limits_of_one_address() -> None:
 
 
 def test_limits_of_a_network_are_those_of_each_of_its_members() -> None:
-    some = rules(by_id={"192.0.2.0/24": OWN, "2001:db8::/32": OTHER})
+    some = subjects(by_id={"192.0.2.0/24": OWN, "2001:db8::/32": OTHER})
     assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
     assert client(some, "192.0.2.2") == Charged("client:192.0.2.2", OWN)
     assert client(some, "2001:db8::1") == Charged("client:2001:db8::/64", OTHER)
@@ -217,14 +217,14 @@ def test_limits_of_a_network_are_those_of_each_of_its_members() -> None:
 
 
 def test_a_network_inside_a_prefix_is_charged_by_itself() -> None:
-    some = rules(by_id={"2001:db8::/96": OWN, "2001:db8::/64": OTHER})
+    some = subjects(by_id={"2001:db8::/96": OWN, "2001:db8::/64": OTHER})
     assert client(some, "2001:db8::1") == Charged("client:2001:db8::/96", OWN)
     assert client(some, "2001:db8::2") == Charged("client:2001:db8::/96", OWN)
     assert client(some, "2001:db8::1:0:0:1") == Charged("client:2001:db8::/64", OTHER)
 
 
 def test_the_longest_network_counts() -> None:
-    some = rules(
+    some = subjects(
         by_id={"0.0.0.0/0": USUAL, "192.0.2.0/25": OTHER, "192.0.2.0/24": (), "192.0.2.1/32": OWN, "::/0": OTHER}
     )
     assert client(some, "192.0.2.1") == Charged("client:192.0.2.1", OWN)
@@ -245,7 +245,7 @@ def test_networks_as_the_standard_library_finds_them(
     by_id = {str(network): (Limit(number, 60),) for number, network in enumerate(networks)}
     holding = [n for n in networks if (mapped or address) in n]
     expected = by_id[str(max(holding, key=lambda n: n.prefixlen))] if holding else USUAL
-    charged = client(rules(by_id=by_id), str(address))
+    charged = client(subjects(by_id=by_id), str(address))
     assert charged is not None
     assert charged.limits == expected
 
@@ -255,7 +255,7 @@ def test_ids_of_any_length(length: int) -> None:
     """Each is one by itself, whatever it is called by, in bounded memory."""
     name = "x" * (length - 2) + "😀\udcff"
     other = "x" * (length - 2) + "😀\udcfe"
-    some = rules(by_id={name.upper(): OWN})
+    some = subjects(by_id={name.upper(): OWN})
     asked = request(user=name.capitalize())
     charged = some.charged(asked)
     assert charged is not None
@@ -275,13 +275,13 @@ def test_ids_of_any_length(length: int) -> None:
 
 def test_what_is_too_long_for_an_address_is_none() -> None:
     link_local = "fe80::1%" + "z" * 15
-    assert client(rules(), link_local) is not None
-    assert client(rules(), link_local + "z" * 100) is None
+    assert client(subjects(), link_local) is not None
+    assert client(subjects(), link_local + "z" * 100) is None
 
 
 def test_what_looks_like_a_network_and_is_none_is_a_name() -> None:
     for name in ("sales/24", "10/8", "192.0.2.1/33", "a:b", "1user"):
-        assert rules(by_id={name: OWN}).charged(request(user=name)) == Charged(f"user:{name}", OWN)
+        assert subjects(by_id={name: OWN}).charged(request(user=name)) == Charged(f"user:{name}", OWN)
 
 
 @pytest.mark.parametrize(
@@ -298,19 +298,19 @@ def test_what_looks_like_a_network_and_is_none_is_a_name() -> None:
 )
 def test_what_was_counted_for_an_id_of_the_old_databases(old_id: str, keys: tuple[str, ...]) -> None:
     # Whether or not clients are limited now: the database is read once, and settings change.
-    some = rules(by_id={"2001:db8::1": OWN}, ip=False, networks=[])
+    some = subjects(by_id={"2001:db8::1": OWN}, ip=False, networks=[])
     assert some.keys_of_old_id(old_id) == keys
 
 
 @settings(deadline=None)
 @given(addresses)
 def test_old_and_new_keys_of_a_client_are_one(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    some = rules(by_id={"::/1": OWN, "8000::/100": OTHER})
+    some = subjects(by_id={"::/1": OWN, "8000::/100": OTHER})
     assert some.keys_of_old_id(str(address)) == (key(client(some, str(address))),)
 
 
 def test_remembered_addresses_are_bounded() -> None:
-    some = rules()
+    some = subjects()
     # More addresses than are remembered go through, and the first one is still itself.
     first = client(some, "10.0.0.0")
     for number in range(REMEMBERED_ADDRESSES + 1):
@@ -363,7 +363,7 @@ def test_networks_are_written_as_they_are_read() -> None:
     ],
 )
 def test_ids_for_a_query(asked: Request, ids: tuple[str, ...]) -> None:
-    some = rules(by_id={"2001:db8:1::/80": OWN, "2001:db8:2::9": OWN})
+    some = subjects(by_id={"2001:db8:1::/80": OWN, "2001:db8:2::9": OWN})
     charged = some.charged(asked)
     assert charged is not None
     assert some.ids_for_query(asked, charged) == ids
@@ -391,7 +391,7 @@ def test_ids_for_a_query(asked: Request, ids: tuple[str, ...]) -> None:
     ],
 )
 def test_keys_that_an_administrator_names(name: str, keys: tuple[str, ...]) -> None:
-    assert rules(by_id={"2001:db8:1::/80": OWN}).keys_of_id(name) == keys
+    assert subjects(by_id={"2001:db8:1::/80": OWN}).keys_of_id(name) == keys
 
 
 @pytest.mark.parametrize(
@@ -407,20 +407,20 @@ def test_keys_that_an_administrator_names(name: str, keys: tuple[str, ...]) -> N
 )
 def test_what_names_no_key(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rules(by_id={"2001:db8:1::/80": OWN, "2001:db8::/32": OWN, "192.0.2.0/24": OWN}).keys_of_id(name)
+        subjects(by_id={"2001:db8:1::/80": OWN, "2001:db8::/32": OWN, "192.0.2.0/24": OWN}).keys_of_id(name)
     with pytest.raises(ValueError, match="not charged as one client"):
-        rules(ipv6_prefix=8).keys_of_id("10.0.0.0/8")
+        subjects(ipv6_prefix=8).keys_of_id("10.0.0.0/8")
 
 
 def test_a_name_stands_for_what_is_charged() -> None:
-    assert rules(sender=False).keys_of_id("alice") == ("user:alice",)
-    assert rules(sasl=False).keys_of_id("alice") == ("sender:alice",)
-    nothing = rules(sasl=False, sender=False, ip=False)
+    assert subjects(sender=False).keys_of_id("alice") == ("user:alice",)
+    assert subjects(sasl=False).keys_of_id("alice") == ("sender:alice",)
+    nothing = subjects(sasl=False, sender=False, ip=False)
     with pytest.raises(ValueError, match="limit_by_sasl"):
         nothing.keys_of_id("alice")
     with pytest.raises(ValueError, match="limit_by_ip"):
         nothing.keys_of_id("192.0.2.1")
-    some = rules(networks=["192.0.2.0/24", "2001:db8::/32"])
+    some = subjects(networks=["192.0.2.0/24", "2001:db8::/32"])
     assert some.keys_of_id("192.0.2.1") == ("client:192.0.2.1",)
     assert some.keys_of_id("2001:db8:1::/64") == ("client:2001:db8:1::/64",)
     for name in ("198.51.100.1", "2001:db9::1", "2001:db9::/64"):
@@ -436,7 +436,7 @@ def test_a_name_stands_for_what_is_charged() -> None:
 @example("user")
 @example("user:")
 def test_an_id_names_the_key_that_it_is_charged_as(name: str) -> None:
-    some = rules(by_id={"::/1": OWN, "8000::/100": OTHER, "alice": ()})
+    some = subjects(by_id={"::/1": OWN, "8000::/100": OTHER, "alice": ()})
     for asked in (request(user=name), request(sender=name), request(address=name)):
         charged = some.charged(asked)
         if charged is not None:
@@ -446,7 +446,7 @@ def test_an_id_names_the_key_that_it_is_charged_as(name: str) -> None:
 
 
 def test_where_the_limits_of_a_key_come_from() -> None:
-    some = rules(by_id={"Alice": OWN, "192.0.2.0/24": OTHER, "2001:db8::": OWN, "2001:db8::/32": ()})
+    some = subjects(by_id={"Alice": OWN, "192.0.2.0/24": OTHER, "2001:db8::": OWN, "2001:db8::/32": ()})
     assert some.limits_of_key("user:alice") == (OWN, "limits_by_id")
     assert some.limits_of_key("sender:alice") == (OWN, "limits_by_id")
     assert some.limits_of_key("user:bob") == (USUAL, "limits")
@@ -491,7 +491,7 @@ SHORT, LONG = (Limit(1000, 60),), (Limit(1, 60), Limit(9, 86400))
 def test_whether_anybodys_window_becomes_longer(
     before: tuple[Limits, dict[str, Limits]], after: tuple[Limits, dict[str, Limits]], further: bool
 ) -> None:
-    old, new = (rules(limits=limits, by_id=by_id) for limits, by_id in (before, after))
+    old, new = (subjects(limits=limits, by_id=by_id) for limits, by_id in (before, after))
     assert new.may_look_back_further(old) is further
 
 
@@ -499,8 +499,8 @@ def test_who_makes_many_rules_lets_others_run() -> None:
     """A compiled loop does not by itself."""
     pauses: list[None] = []
 
-    def made(by_id: Mapping[str, Limits], networks: Sequence[str]) -> Rules:
-        return Rules(
+    def made(by_id: Mapping[str, Limits], networks: Sequence[str]) -> Subjects:
+        return Subjects(
             limits=SHORT,
             limits_by_id=by_id,
             limit_by_sasl=True,
@@ -527,14 +527,14 @@ def test_who_makes_many_rules_lets_others_run() -> None:
 
 def how_many_rules() -> int:
     """All that there are. (A compiled object takes no weak reference.)"""
-    return sum(isinstance(thing, Rules) for thing in gc.get_objects())
+    return sum(isinstance(thing, Subjects) for thing in gc.get_objects())
 
 
 def test_old_rules_go_by_reference_counts() -> None:
     """No cycle keeps them, as the garbage collector hardly ever looks at what lives long."""
     gc.disable()
     try:
-        old = rules()
+        old = subjects()
         assert old.charged(request(address="192.0.2.1")) is not None
         before = how_many_rules()
         del old
@@ -560,6 +560,6 @@ def test_what_is_one_id(name: str) -> None:
 
 def test_the_keys_that_limits_by_id_names() -> None:
     named = {"Alice": SHORT, "192.0.2.0/24": SHORT}
-    assert set(rules(by_id=named).named_keys()) == {"user:alice", "sender:alice", "client:192.0.2.0/24"}
-    assert set(rules(by_id=named, sender=False, ip=False).named_keys()) == {"user:alice"}
-    assert set(rules().named_keys()) == set()
+    assert set(subjects(by_id=named).named_keys()) == {"user:alice", "sender:alice", "client:192.0.2.0/24"}
+    assert set(subjects(by_id=named, sender=False, ip=False).named_keys()) == {"user:alice"}
+    assert set(subjects().named_keys()) == set()

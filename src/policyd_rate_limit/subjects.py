@@ -1,10 +1,10 @@
-"""Makes the rules that the settings ask for."""
+"""Makes the subjects that the settings have charged."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.identity import Rules
+from policyd_rate_limit.domain.identity import Subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
 
 
-def make_rules(settings: Settings, pause: Callable[[], None] | None = None) -> Rules:
+def make_subjects(settings: Settings, pause: Callable[[], None] | None = None) -> Subjects:
     """Who is charged within which limits; ``pause`` is called now and then while that is made of many ids."""
-    return Rules(
+    return Subjects(
         limits=settings.limits,
         limits_by_id=settings.limits_by_id,
         limit_by_sasl=settings.limit_by_sasl,
