@@ -46,7 +46,7 @@ MODULES = (
     "policy.py",
     "service.py",
     "sharing.py",
-    "storage/contract.py",
+    "storage/batch.py",
     "storage/engine/backoff.py",
     "storage/engine/outage.py",
     "storage/log/store.py",

@@ -84,8 +84,10 @@ def test_numbers_grow_through_everything(clock: Clock) -> None:
         numbers.append(record.number)
         memory.forget()
     numbers.append(memory.record([]).number)
-    numbers.append(memory.next_number(beside=True))
-    assert numbers == [2, 4, 6, 8, 9]
+    memory.spacing = 3
+    numbers.append(memory.record([]).number)
+    numbers.append(memory.next_number(1))
+    assert numbers == [1, 2, 3, 4, 7, 8]
 
 
 def test_forgetting_keeps_the_time(clock: Clock) -> None:

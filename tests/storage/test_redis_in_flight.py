@@ -16,8 +16,10 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch, CommitFailed
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.redis.keys import LANES
 from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
@@ -30,7 +32,7 @@ HOUR = 3_600
 PATIENCE = 20.0
 MOST = 10
 LIMITS = (Limit(MOST, HOUR),)
-FATES = list(itertools.product(("well", "unanswered", "lost"), repeat=MOST_IN_FLIGHT))
+FATES = list(itertools.product(("well", "unanswered", "lost"), repeat=LANES))
 ALICE, BOB = "user:alice", "user:bob"
 
 Server = RedisServer | External
@@ -236,4 +238,4 @@ def test_a_batch_that_comes_late_does_nothing_any_more(fated: FatedStore) -> Non
 def test_the_script_knows_how_many_lanes_there_are() -> None:
     found = re.search(rb"\nlocal LANES = (\d+)", SCRIPT)
     assert found is not None
-    assert int(found[1]) == MOST_IN_FLIGHT
+    assert int(found[1]) == LANES

@@ -22,9 +22,10 @@ import pytest
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch
+from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.engine import outage as fallback_module
 from policyd_rate_limit.storage.redis import link as redis_link
+from policyd_rate_limit.storage.redis.keys import LANES
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
@@ -226,9 +227,9 @@ class Daemon:
             self.in_flight.append((unique, batch))
             while self.in_flight and self.chance.random() < 0.7:
                 self._receive()
-            if len(self.in_flight) == MOST_IN_FLIGHT:
+            if len(self.in_flight) == LANES:
                 self._receive()
-            if len(self.in_flight) == MOST_IN_FLIGHT:
+            if len(self.in_flight) == LANES:
                 self.finish()  # the time is over
         else:
             self.finish()

@@ -17,7 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import Batch, CommitFailed
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import demand, new_memory

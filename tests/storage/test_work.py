@@ -28,7 +28,8 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Actions
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Service
-from policyd_rate_limit.storage.contract import Batch, Store
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
 from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
 from policyd_rate_limit.storage.record import pack

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from policyd_rate_limit.domain.charge import Verdict, Waiting
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.service import Asking
-from policyd_rate_limit.storage.contract import Batch
+from policyd_rate_limit.storage.batch import Batch
 
 
 class Concluding(Waiting):

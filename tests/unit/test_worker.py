@@ -14,7 +14,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.contract import Batch
+from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.engine import worker as worker_module
 from policyd_rate_limit.storage.engine.pacing import Pace
 from support.callbacks import Concluding, Finishing

@@ -14,7 +14,7 @@ from typing import Any
 
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import Batch
+from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.engine.pacing import Pace
 from support.callbacks import Finishing
 from support.feeding import RARELY, FedWorker

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.mails import Mails
 from policyd_rate_limit.domain.windows import Windows
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT
 from policyd_rate_limit.storage.record import Record, pack
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ class Memory:
         self._clock = clock
         self._ahead = 0.0  # seconds of the shared clock
         self._number = 0
+        self.spacing = 1  # of the numbers of two records, at the least; a store may need room between them
         self._applied: dict[int, int] = {}  # writer -> number of its newest record that is in the ledger
         self.set_aside: Sequence[Record] = ()  # what the database refuses: counted, and known nowhere else
 
@@ -77,12 +77,12 @@ class Memory:
         verdicts = [ledger.decide(demand, entries) for demand in demands]
         return verdicts, self.record(entries) if entries else None
 
-    def next_number(self, *, beside: bool = False) -> int:
+    def next_number(self, spacing: int = 0) -> int:
         """The number of the next batch of this writer: what it counts is in the ledger, or will be without a record.
 
-        ``beside``: another batch is still in flight. The numbers of two that were not differ by :data:`MOST_IN_FLIGHT`.
+        ``spacing``: how far behind the one before, if not the usual one.
         """
-        self._number += 1 if beside else MOST_IN_FLIGHT
+        self._number += spacing or self.spacing
         self._applied[self.writer] = self._number
         return self._number
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.charge import refusal
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError, StoreFull, StoreUnavailable
-from policyd_rate_limit.storage.contract import Batch, CommitFailed, Refused
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.engine.aside import Aside
 from policyd_rate_limit.storage.engine.backoff import Backoff, SlowBackoff
 from policyd_rate_limit.storage.engine.spool import Spool

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict, Waiting
-    from policyd_rate_limit.storage.contract import Batch
+    from policyd_rate_limit.storage.batch import Batch
 
 _Unexplained = list[tuple["Demand", "Callable[[tuple[Usage, ...]], None]"]]
 _Job = tuple["Callable[[], Sequence[Verdict]]", list["Waiting"]]

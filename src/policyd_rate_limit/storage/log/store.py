@@ -24,7 +24,8 @@ from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import longest_window
-from policyd_rate_limit.storage.contract import Batch, CommitFailed
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.log import tables
 from policyd_rate_limit.storage.log.contract import LogError, LogReplaced, RecordRefused
 from policyd_rate_limit.storage.log.refusals import MOST_REFUSED, Refusals, add_hits_in_parts, find_refused

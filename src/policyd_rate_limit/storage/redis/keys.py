@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT
 from policyd_rate_limit.storage.redis.node import slot_of
 from policyd_rate_limit.storage.redis.tables import decoded, encoded
 
@@ -19,6 +18,11 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX = "policyd"
 LONGEST_TAG = 300  # no address is longer: characters of a counter that stand in a key as they are
 DEMANDS_PER_SCRIPT = 32  # some hundred microseconds, in which the server serves nobody else
+LANES: Final = 2
+"""As many batches of one writer may be in flight: the server works on one, this daemon on the other.
+
+Not to be tuned: the lowest bit of a lane's name tells the two apart, and the script of one lane knows the other by it.
+"""
 
 _T = TypeVar("_T")
 
@@ -88,10 +92,9 @@ def keys_of(config: Mapping[str, Any]) -> Keys:
 def lane_of(writer: int, number: int) -> bytes:
     """The name under which a counter remembers what the batch ``number`` of ``writer`` (62 bits) has done.
 
-    Two that are in flight at the same time never share one: under each name there is one after the other. The lowest
-    bit tells the two apart.
+    Two that are in flight at the same time never share one: under each name there is one after the other.
     """
-    return (writer << 1 | number % MOST_IN_FLIGHT).to_bytes(8, "big")
+    return (writer << 1 | number % LANES).to_bytes(8, "big")
 
 
 def part_field(part: str) -> bytes:

@@ -38,11 +38,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.contract import MOST_IN_FLIGHT, Batch, CommitFailed, Refused
+from policyd_rate_limit.storage.batch import Batch
+from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.batch import Inquiry, explaining
 from policyd_rate_limit.storage.redis.canary import Canary
-from policyd_rate_limit.storage.redis.keys import keys_of, lane_of
+from policyd_rate_limit.storage.redis.keys import LANES, keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis.replay import Replays
@@ -91,6 +92,7 @@ class RedisStore:
     ) -> None:
         self._link = Link(config, timeout, clock, monotonic=monotonic, sleep=sleep)
         self._memory = memory
+        memory.spacing = LANES  # of what is not in flight together
         self._longest = longest
         self._keys = keys_of(config)
         self._in_flight: deque[_BatchInFlight] = deque()  # in order
@@ -170,7 +172,7 @@ class RedisStore:
 
     def _inquire(self, demands: Sequence[Demand]) -> Inquiry:
         # It takes a number whether or not anything will be counted: nothing of another batch may pass for it.
-        number = self._memory.next_number(beside=bool(self._in_flight))
+        number = self._memory.next_number(1 if self._in_flight else LANES)
         return Inquiry(number, self._memory.writer, self._keys, self._keep(demands), self._link.time, demands)
 
     def receive(self, batch: _BatchInFlight) -> list[Verdict] | None:
@@ -441,7 +443,7 @@ class _BatchInFlight(Batch):
         self.clock = Command(None, "TIME")
         self.all = (*self.commands, self.clock)
         self.deadline = deadline
-        self.most_in_flight = MOST_IN_FLIGHT
+        self.most_in_flight = LANES
         self.session: Session | None = None
         self.given_up: StoreError | None = None
 
