@@ -15,7 +15,7 @@ from typing import Self
 from support.programs import missing, require
 
 PACKAGES = ("adduser", "make", "python3", "python3-venv", "python3-yaml", "systemd", "systemd-sysv")
-LIBRARIES = ("python3-hiredis", "python3-pydantic", "python3-uvloop")
+LIBRARIES = ("python3-hiredis", "python3-uvloop")
 NEXT_RELEASE = {"bookworm": "trixie"}
 SYSTEMD = ("/lib/systemd/systemd", "--system", "--show-status=no", "--log-target=journal")
 NO_INIT = ("/bin/bash", "-c", "sleep infinity & wait")

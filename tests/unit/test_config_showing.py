@@ -76,7 +76,7 @@ def test_unset_and_unix_sockets_are_shown() -> None:
         "sqlite_config.x",
         "sqlite_config.",
         "sqlite_config.database.x",
-        "model_fields",
+        "with_values",
         "least_severe",
         "__class__",
     ],

@@ -14,6 +14,7 @@ import pytest
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import changes
+from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import ConfigError
@@ -58,7 +59,7 @@ class Policed:
 
     async def reload(self, *, undone: bool = False, **settings: object) -> None:
         """As the daemon does it; ``undone``: another part cannot."""
-        new = Settings(**{**self.settings.model_dump(), **settings})
+        new = Settings(**{**{name: getattr(self.settings, name) for name in SETTINGS}, **settings})
         change = changes(self.settings, new)
 
         def prepare() -> Any:
@@ -135,7 +136,7 @@ async def test_what_another_part_fails_at_leaves_no_table(policed: Policed) -> N
 
 async def test_what_cannot_be_prepared_changes_nothing(policed: Policed) -> None:
     before = policed.service.policy
-    policed.settings = policed.settings.model_copy(update={"backend": "redis"})
+    policed.settings = policed.settings.with_values(backend="redis")
     with pytest.raises(ConfigError, match="no SQL"):
         await policed.reload(backend="redis", sql_limits_by_id=QUERY, limits=((10, DAY),))
     assert policed.service.policy is before

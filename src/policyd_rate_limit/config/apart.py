@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from policyd_rate_limit.config.checking import Configuration
 from policyd_rate_limit.config.loading import load
-from policyd_rate_limit.config.schema import Settings
+from policyd_rate_limit.config.schema import SETTINGS, Settings
 from policyd_rate_limit.config.wire import from_text, to_text
 from policyd_rate_limit.errors import ConfigError, Problem
 
@@ -90,7 +90,7 @@ def answer(path: str) -> None:
         problems = [(one.file, one.line, one.setting, one.expected, one.found) for one in error.problems]
         _write(out, (problems, error.warnings))
     else:
-        values = {name: getattr(settings, name) for name in Settings.model_fields}
+        values = {name: getattr(settings, name) for name in SETTINGS}
         ids = list(values.pop("limits_by_id").items())
         _write(out, (None, warnings, values, dict(settings.broken), len(ids)))
         for start in range(0, len(ids), IDS_AT_ONCE):
@@ -111,8 +111,8 @@ def _received(answers: IO[bytes]) -> Configuration:
         for name, limits in _read(answers):
             by_id[name] = same.setdefault(limits, limits)
         time.sleep(0)  # lets go of the interpreter
-    settings: Any = Settings.model_construct(**values, limits_by_id=by_id)
-    return Configuration(settings.with_broken(broken), tuple(warnings))
+    settings = Settings().with_values(**values, limits_by_id=by_id).with_broken(broken)
+    return Configuration(settings, tuple(warnings))
 
 
 def _write(out: IO[bytes], value: object) -> None:

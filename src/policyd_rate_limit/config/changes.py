@@ -32,7 +32,7 @@ def changes(running: Settings, read: Settings) -> Changes:
     differing = [name for name in SETTINGS if _differ(getattr(running, name), getattr(read, name))]
     fixed = [name for name in differing if not SETTINGS[name].reload]
     return Changes(
-        read.model_copy(update={name: getattr(running, name) for name in fixed}),
+        read.with_values(**{name: getattr(running, name) for name in fixed}),
         frozenset(differing) - set(fixed),
         tuple(_warning(SETTINGS[name], getattr(running, name), getattr(read, name)) for name in fixed),
     )

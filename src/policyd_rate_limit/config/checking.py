@@ -6,11 +6,10 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
-
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
+from policyd_rate_limit.config.setting import SettingsError
 from policyd_rate_limit.config.tolerance import tolerate
 from policyd_rate_limit.domain.identity import canonical_id
 from policyd_rate_limit.domain.limits import shown
@@ -73,7 +72,7 @@ def _validated(source: Source, given: dict[str, Any], spelled: dict[str, str]) -
     """
     try:
         return Settings(**given)
-    except ValidationError as error:
+    except SettingsError as error:
         problems = list(_problems(source, error, spelled))
     backend = given.get("backend", SETTINGS["backend"].default)
     beside = [(name, problem) for name, problem in problems if _is_beside(name, backend)]
@@ -129,13 +128,11 @@ def _warn_of_unknown(source: Source, names: list[str]) -> None:
         source.warn(source.line((name,)), f"unknown setting {shown}{hint}")
 
 
-def _problems(source: Source, error: ValidationError, spelled: dict[str, str]) -> Iterator[tuple[str, Problem]]:
+def _problems(source: Source, error: SettingsError, spelled: dict[str, str]) -> Iterator[tuple[str, Problem]]:
     """What is wrong with the value of which setting. Nothing of a secret one is shown."""
-    for detail in error.errors(include_url=False, include_input=False):
-        name = str(detail["loc"][0])
+    for name, faults in error.faults.items():
         setting = SETTINGS[name]
-        cause = detail["ctx"]["error"]
-        for fault in cause.faults:
+        for fault in faults:
             place = (spelled.get(name, name), *fault.place)
             expected = fault.expected or setting.kind.expected
             found = "a value that is not shown" if setting.secret else shown(fault.value)

@@ -1,6 +1,6 @@
 """Kinds of values that a setting may have: each says what it expects and reads what a file holds.
 
-A kind stands in the annotation of a setting, ``Annotated[int, whole(1, 128)]``, where pydantic finds it.
+A kind stands in the declaration of a setting: ``setting(whole(1, 128), 64, ...)``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
-
-from pydantic_core import CoreSchema, core_schema
 
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.domain.identity import parse_network
@@ -68,10 +66,6 @@ class Kind:
 
     expected: str
     read: Callable[[Any], Any]
-
-    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
-        """Have pydantic read the setting in our own words."""
-        return core_schema.no_info_plain_validator_function(self.read)
 
 
 def unset_or(kind: Kind) -> Kind:

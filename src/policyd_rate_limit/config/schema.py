@@ -6,9 +6,8 @@ The sample files, the documentation's table of settings and the messages about w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from dataclasses import dataclass, field
+from typing import Any
 
 from policyd_rate_limit.config.kinds import (
     ACTION,
@@ -43,7 +42,7 @@ from policyd_rate_limit.config.kinds import (
     unset_or,
     whole,
 )
-from policyd_rate_limit.config.setting import declared, setting
+from policyd_rate_limit.config.setting import Declared, setting
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.domain.limits import Limits
 
@@ -56,15 +55,12 @@ OLD_NAMES = {"limited_netword": "limited_networks"}
 _DAY = 86400
 
 
-class Settings(BaseModel):
-    """The configuration. Without arguments: the defaults.
+@dataclass(frozen=True, init=False)
+class Settings(Declared):
+    """The configuration. Without arguments: the defaults."""
 
-    Raises pydantic.ValidationError, which shows no values.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    debug: Annotated[bool, FLAG] = setting(
+    debug: bool = setting(
+        FLAG,
         True,
         """
         Log each request and each decision. Off: who runs into a limit, once a minute for each id, and what is
@@ -73,7 +69,8 @@ class Settings(BaseModel):
         reload=True,
         heading="The process",
     )
-    log_to: Annotated[str, LOG_TO] = setting(
+    log_to: str = setting(
+        LOG_TO,
         "stderr",
         """
         Where the log of the daemon goes: stderr, syslog (facility mail), or journald, where each field of a line
@@ -81,12 +78,14 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    log_format: Annotated[str, LOG_FORMAT] = setting(
+    log_format: str = setting(
+        LOG_FORMAT,
         "text",
         "The form of its lines: text, with decisions as key=value, or json.",
         reload=True,
     )
-    log_level: Annotated[str | None, unset_or(LOG_LEVEL)] = setting(
+    log_level: str | None = setting(
+        unset_or(LOG_LEVEL),
         None,
         """
         The least severe of what is logged: debug (each decision), info (refusals), warning or error. Unset:
@@ -94,7 +93,8 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    metrics_address: Annotated[str | tuple[str, int] | None, unset_or(LISTEN_ADDRESS)] = setting(
+    metrics_address: str | tuple[str, int] | None = setting(
+        unset_or(LISTEN_ADDRESS),
         None,
         """
         Where metrics for Prometheus are served, at /metrics, and the state of health, at /healthz: [ip, port], such
@@ -102,22 +102,26 @@ class Settings(BaseModel):
         read. Unset: nowhere.
         """,
     )
-    user: Annotated[str, LINE] = setting(
+    user: str = setting(
+        LINE,
         "policyd-rate-limit",
         "The user to become when started as root.",
     )
-    group: Annotated[str, LINE] = setting(
+    group: str = setting(
+        LINE,
         "policyd-rate-limit",
         "The group to become when started as root.",
     )
-    pidfile: Annotated[str, PATH] = setting(
+    pidfile: str = setting(
+        PATH,
         "/var/run/policyd-rate-limit/policyd-rate-limit.pid",
         """
         Where the daemon writes its process id. The directory is made, for the user above, when it is missing.
         """,
     )
 
-    backend: Annotated[int | str, BACKEND] = setting(
+    backend: int | str = setting(
+        BACKEND,
         SQLITE_DB,
         """
         The database that keeps the counts: 0 or sqlite, 1 or mysql, 2 or postgresql, or redis. The options of
@@ -125,36 +129,42 @@ class Settings(BaseModel):
         """,
         heading="The database",
     )
-    sqlite_config: Annotated[dict[str, Any], SQLITE_OPTIONS] = setting(
+    sqlite_config: dict[str, Any] = setting(
+        SQLITE_OPTIONS,
         {"database": f"{STATE_DIRECTORY}/db.sqlite3"},
         "The SQLite database: the path of its file.",
         secret=True,
         may_be_empty=True,
     )
-    mysql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = setting(
+    mysql_config: dict[str, Any] = setting(
+        DRIVER_OPTIONS,
         {"user": "username", "passwd": "*****", "db": "database", "host": "localhost", "charset": "utf8"},
         "How to connect to MySQL or MariaDB: the keyword arguments of MySQLdb.connect.",
         secret=True,
         may_be_empty=True,
     )
-    pgsql_config: Annotated[dict[str, Any], DRIVER_OPTIONS] = setting(
+    pgsql_config: dict[str, Any] = setting(
+        DRIVER_OPTIONS,
         {"database": "database", "user": "username", "password": "*****", "host": "localhost"},
         "How to connect to PostgreSQL: the keyword arguments of psycopg2.connect.",
         secret=True,
         may_be_empty=True,
     )
-    redis_config: Annotated[dict[str, Any], REDIS_OPTIONS] = setting(
+    redis_config: dict[str, Any] = setting(
+        REDIS_OPTIONS,
         {"url": "redis://localhost:6379/0"},
         "How to connect to Redis or Valkey: its url, and cluster: true where it is a Cluster.",
         secret=True,
         may_be_empty=True,
     )
-    db_timeout: Annotated[float, seconds(0, 60)] = setting(
+    db_timeout: float = setting(
+        seconds(0, 60),
         2.0,
         "How long the database may take before it counts as being away.",
         unit="seconds",
     )
-    db_error_action: Annotated[str | None, unset_or(ACTION)] = setting(
+    db_error_action: str | None = setting(
+        unset_or(ACTION),
         None,
         """
         The answer while the database is away: an action of access(5). Unset, the limits stay enforced from
@@ -162,19 +172,22 @@ class Settings(BaseModel):
         """,
         reload=True,
     )
-    journal_directory: Annotated[str | None, unset_or(PATH)] = setting(
+    journal_directory: str | None = setting(
+        unset_or(PATH),
         None,
         f"""
         The directory of the spool, which keeps what is admitted while the database is away. Unset: the directory of
         the SQLite database, and {STATE_DIRECTORY} for the other databases.
         """,
     )
-    journal_size: Annotated[int, whole(1 << 20, 1 << 40)] = setting(
+    journal_size: int = setting(
+        whole(1 << 20, 1 << 40),
         32 << 20,
         "The most that the spool may hold.",
         unit="bytes",
     )
-    max_ids: Annotated[int, whole(1, 1_000_000_000)] = setting(
+    max_ids: int = setting(
+        whole(1, 1_000_000_000),
         2_000_000,
         """
         The most ids that have a counter of their own in memory. Ids beyond it share some counters, so that
@@ -182,7 +195,8 @@ class Settings(BaseModel):
         """,
     )
 
-    SOCKET: Annotated[str | tuple[str, int], LISTEN_ADDRESS] = setting(
+    SOCKET: str | tuple[str, int] = setting(
+        LISTEN_ADDRESS,
         "/var/spool/postfix/ratelimit/policy",
         """
         Where Postfix connects: the path of a UNIX socket, whose directory is made, for the user above, when
@@ -191,12 +205,14 @@ class Settings(BaseModel):
         """,
         heading="The connection with Postfix",
     )
-    socket_permission: Annotated[int, PERMISSION] = setting(
+    socket_permission: int = setting(
+        PERMISSION,
         0o666,
         "The permissions of the UNIX socket, unless systemd has made it.",
         may_be_empty=True,
     )
-    delay_to_close: Annotated[float, seconds(0, LONGEST_DELAY)] = setting(
+    delay_to_close: float = setting(
+        seconds(0, LONGEST_DELAY),
         300,
         "How long a connection may be idle before it is closed.",
         unit="seconds",
@@ -204,7 +220,8 @@ class Settings(BaseModel):
         may_be_empty=True,
     )
 
-    limits: Annotated[Limits, LIMITS] = setting(
+    limits: Limits = setting(
+        LIMITS,
         ((10, 60), (150, _DAY)),
         """
         At most so many mails in any so many seconds, every pair at once. [10, 60] may also be written as
@@ -213,7 +230,8 @@ class Settings(BaseModel):
         reload=True,
         heading="The limits",
     )
-    limits_by_id: Annotated[dict[str, Limits], LIMITS_BY_ID] = setting(
+    limits_by_id: dict[str, Limits] = setting(
+        LIMITS_BY_ID,
         {},
         """
         Limits of single ids, in place of those above. An id is a SASL user or a sender, in upper or lower
@@ -223,7 +241,8 @@ class Settings(BaseModel):
         reload=True,
         may_be_empty=True,
     )
-    sql_limits_by_id: Annotated[str, QUERY] = setting(
+    sql_limits_by_id: str = setting(
+        QUERY,
         "",
         """
         A query of the database in use, with one placeholder for the id (? for SQLite, %s for the others), that
@@ -232,42 +251,49 @@ class Settings(BaseModel):
         reload=True,
         may_be_empty=True,
     )
-    sql_limits_ttl: Annotated[float, seconds(0, _DAY)] = setting(
+    sql_limits_ttl: float = setting(
+        seconds(0, _DAY),
         60,
         "How long the result of that query is used before it is asked again.",
         unit="seconds",
         reload=True,
     )
-    limit_by_sasl: Annotated[bool, FLAG] = setting(
+    limit_by_sasl: bool = setting(
+        FLAG,
         True,
         "Charge the SASL user.",
         reload=True,
     )
-    limit_by_sender: Annotated[bool, FLAG] = setting(
+    limit_by_sender: bool = setting(
+        FLAG,
         False,
         "Where there is no SASL user to charge: charge the envelope sender.",
         reload=True,
     )
-    limit_by_ip: Annotated[bool, FLAG] = setting(
+    limit_by_ip: bool = setting(
+        FLAG,
         False,
         """
         Where there is neither to charge: charge the address of the client, when it lies in limited_networks.
         """,
         reload=True,
     )
-    limited_networks: Annotated[tuple[str, ...], NETWORKS] = setting(
+    limited_networks: tuple[str, ...] = setting(
+        NETWORKS,
         (),
         "The networks, in CIDR notation, whose addresses are limited. Empty: none; 0.0.0.0/0 and ::/0: all.",
         reload=True,
         may_be_empty=True,
     )
-    ipv6_prefix: Annotated[int, whole(1, 128)] = setting(
+    ipv6_prefix: int = setting(
+        whole(1, 128),
         64,
         "IPv6 clients whose addresses begin with the same so many bits are one client.",
         unit="bits",
         reload=True,
     )
-    count_mode: Annotated[int | None, unset_or(COUNT_MODE)] = setting(
+    count_mode: int | None = setting(
+        unset_or(COUNT_MODE),
         None,
         """
         What is counted. Unset: each recipient of a mail once, whichever of smtpd_recipient_restrictions,
@@ -278,21 +304,24 @@ class Settings(BaseModel):
         reload=True,
     )
 
-    success_action: Annotated[str, ACTION] = setting(
+    success_action: str = setting(
+        ACTION,
         "dunno",
         "The answer within the limits: any action of access(5).",
         reload=True,
         may_be_empty=True,
         heading="The answers",
     )
-    fail_action: Annotated[str, ACTION] = setting(
+    fail_action: str = setting(
+        ACTION,
         "defer_if_permit Rate limit reach, retry later",
         "The answer beyond a limit: any action of access(5).",
         reload=True,
         may_be_empty=True,
         sample="defer_if_permit Rate limit reached, retry later",
     )
-    block_action: Annotated[str, ACTION] = setting(
+    block_action: str = setting(
+        ACTION,
         "reject 5.7.1 Sending mail is blocked for this account",
         """
         The answer to who is blocked by the command block: any action of access(5). A permanent refusal, so that clients
@@ -301,14 +330,16 @@ class Settings(BaseModel):
         reload=True,
     )
 
-    report: Annotated[bool, FLAG] = setting(
+    report: bool = setting(
+        FLAG,
         False,
         "Mail a report on who ran into a limit, each time --clean is called.",
         reload=True,
         reporting=True,
         heading="The report",
     )
-    report_from: Annotated[str | None, unset_or(SENDER)] = setting(
+    report_from: str | None = setting(
+        unset_or(SENDER),
         None,
         """
         The address that the report and the alerts come from. Unset: policyd-rate-limit at this host, with the null
@@ -317,20 +348,23 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    report_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = setting(
+    report_to: str | tuple[str, ...] | None = setting(
+        unset_or(RECIPIENTS),
         None,
         "The address that the report goes to, or a list of them. To be set where report is on.",
         reload=True,
         reporting=True,
     )
-    report_subject: Annotated[str, LINE] = setting(
+    report_subject: str = setting(
+        LINE,
         "policyd-rate-limit report",
         "The subject of the report.",
         reload=True,
         reporting=True,
         may_be_empty=True,
     )
-    report_limits: Annotated[tuple[int, ...], PERIODS] = setting(
+    report_limits: tuple[int, ...] = setting(
+        PERIODS,
         (_DAY,),
         "The periods of the limits that are reported.",
         unit="seconds",
@@ -338,20 +372,23 @@ class Settings(BaseModel):
         reporting=True,
         may_be_empty=True,
     )
-    report_only_if_needed: Annotated[bool, FLAG] = setting(
+    report_only_if_needed: bool = setting(
+        FLAG,
         True,
         "Mail no report when nobody ran into a limit.",
         reload=True,
         reporting=True,
     )
-    smtp_server: Annotated[tuple[str, int], SERVER] = setting(
+    smtp_server: tuple[str, int] = setting(
+        SERVER,
         ("localhost", 25),
         "The SMTP server that takes the report and the alerts.",
         reload=True,
         reporting=True,
         may_be_empty=True,
     )
-    smtp_starttls: Annotated[bool, FLAG] = setting(
+    smtp_starttls: bool = setting(
+        FLAG,
         False,
         """
         Speak TLS with that server, whose certificate is verified; to be set where there are credentials.
@@ -359,7 +396,8 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    smtp_ca_file: Annotated[str | None, unset_or(PATH)] = setting(
+    smtp_ca_file: str | None = setting(
+        unset_or(PATH),
         None,
         """
         A file, in PEM, of the certificate authorities that may vouch for that server. Unset: those that the
@@ -368,7 +406,8 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    smtp_credentials: Annotated[tuple[str, str] | None, unset_or(CREDENTIALS)] = setting(
+    smtp_credentials: tuple[str, str] | None = setting(
+        unset_or(CREDENTIALS),
         None,
         "[user, password] for that server, or nothing.",
         reload=True,
@@ -376,7 +415,8 @@ class Settings(BaseModel):
         secret=True,
     )
 
-    notify_to: Annotated[str | tuple[str, ...] | None, unset_or(RECIPIENTS)] = setting(
+    notify_to: str | tuple[str, ...] | None = setting(
+        unset_or(RECIPIENTS),
         None,
         """
         The address, or a list of them, that gets a mail at once when somebody runs into a limit, from
@@ -386,7 +426,8 @@ class Settings(BaseModel):
         reporting=True,
         heading="Alerts",
     )
-    notify_command: Annotated[tuple[str, ...] | None, unset_or(ARGUMENTS)] = setting(
+    notify_command: tuple[str, ...] | None = setting(
+        unset_or(ARGUMENTS),
         None,
         """
         A program and its arguments, run without a shell for each alert, which it reads as JSON from its
@@ -395,14 +436,16 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    notify_url: Annotated[str | None, unset_or(URL)] = setting(
+    notify_url: str | None = setting(
+        unset_or(URL),
         None,
         "Where each alert goes as JSON, by POST.",
         reload=True,
         reporting=True,
         secret=True,
     )
-    notify_secret: Annotated[str | None, unset_or(SECRET)] = setting(
+    notify_secret: str | None = setting(
+        unset_or(SECRET),
         None,
         """
         What signs these, as Standard Webhooks have it: whsec_ and the key in base64, or text that is the key.
@@ -411,7 +454,8 @@ class Settings(BaseModel):
         reporting=True,
         secret=True,
     )
-    notify_ca_file: Annotated[str | None, unset_or(PATH)] = setting(
+    notify_ca_file: str | None = setting(
+        unset_or(PATH),
         None,
         """
         A file, in PEM, of the certificate authorities that may vouch for the server of notify_url. Unset: those
@@ -420,20 +464,22 @@ class Settings(BaseModel):
         reload=True,
         reporting=True,
     )
-    notify_max_per_hour: Annotated[int, whole(1, 100_000)] = setting(
+    notify_max_per_hour: int = setting(
+        whole(1, 100_000),
         20,
         "The most alerts in any hour; the next one says which there would have been.",
         reload=True,
         reporting=True,
     )
 
-    config_file: Annotated[str | None, unset_or(Kind("a path", str))] = setting(
+    config_file: str | None = setting(
+        unset_or(Kind("a path", str)),
         None,
         "The path of the configuration file in use. It is set by itself.",
         reload=True,
     )
 
-    _broken: dict[str, str] = PrivateAttr(default_factory=dict)
+    _broken: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def broken(self) -> Mapping[str, str]:
@@ -441,17 +487,15 @@ class Settings(BaseModel):
 
         The daemon serves with them. Whoever needs one fails, and says why.
         """
-        return self._broken
+        return dict(self._broken)
 
     def mistakes_of(self, *beginnings: str) -> str:
         """What is wrong with the ``broken`` ones whose names begin so, on one line; empty: nothing."""
-        return "; ".join(text for name, text in self._broken.items() if name.startswith(beginnings))
+        return "; ".join(text for name, text in self._broken if name.startswith(beginnings))
 
     def with_broken(self, broken: Mapping[str, str]) -> Settings:
         """The same settings, of which those in ``broken`` have these mistakes."""
-        changed = self.model_copy()
-        changed._broken = dict(broken)
-        return changed
+        return self.with_values(_broken=tuple(broken.items()))
 
     @property
     def least_severe(self) -> str:
@@ -459,5 +503,5 @@ class Settings(BaseModel):
         return self.log_level or ("debug" if self.debug else "info")
 
 
-SETTINGS = declared(Settings)
+SETTINGS = Settings.declarations()
 """Every setting by its name, in the order of the documentation."""

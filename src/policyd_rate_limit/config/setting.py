@@ -1,13 +1,17 @@
-"""The declaration of one setting: default, kind, unit, whether a reload changes it or it is secret, prose."""
+"""The declaration of settings: default, kind, unit, whether a reload changes it or it is secret, prose.
+
+And of what has them: a data class, which reads each of its values as the kind of the setting has it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, Self
 
-from pydantic import BaseModel, Field
-
-from policyd_rate_limit.config.kinds import Kind
+from policyd_rate_limit.config.kinds import Fault, Kind, Wrong
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Setting:
 
 
 def setting(
+    kind: Kind,
     default: object,
     prose: str,
     *,
@@ -52,6 +57,9 @@ def setting(
     where that is not the default.
     """
     about = {
+        "kind": kind,
+        "default": default,
+        "prose": " ".join(prose.split()),
         "unit": unit,
         "reload": reload,
         "secret": secret,
@@ -60,19 +68,48 @@ def setting(
         "heading": heading,
         "sample": sample,
     }
-    return Field(
-        default,
-        description=" ".join(prose.split()),
-        repr=not secret,
-        json_schema_extra=about,  # type: ignore[arg-type]  # dict is invariant, and all of these are JSON
-    )
+    return field(repr=not secret, metadata=about)
 
 
-def declared(model: type[BaseModel]) -> dict[str, Setting]:
-    """The declarations of ``model``, as pydantic keeps them, by name."""
-    found = {}
-    for name, field in model.model_fields.items():
-        kind = next(item for item in field.metadata if isinstance(item, Kind))
-        about: Any = field.json_schema_extra
-        found[name] = Setting(name, field.default, kind, field.description or "", **about)
-    return found
+class SettingsError(ValueError):
+    """Some settings have values that they cannot have: the ``faults`` of each, by its name. The text shows no value."""
+
+    def __init__(self, faults: Mapping[str, tuple[Fault, ...]]) -> None:
+        self.faults = faults
+        super().__init__(", ".join(f"{name}: {Wrong(*found)}" for name, found in faults.items()))
+
+
+@dataclass(frozen=True, init=False)
+class Declared:
+    """The base of frozen data classes whose fields are settings."""
+
+    def __init__(self, **values: Any) -> None:
+        """Read ``values``, as a file may hold them; what is not given has its default.
+
+        Raises SettingsError, with everything that is wrong, and TypeError where a name is no setting.
+        """
+        settings = self.declarations()
+        unknown = values.keys() - settings.keys()
+        if unknown:
+            raise TypeError(f"no settings: {', '.join(sorted(unknown))}")
+        faults: dict[str, tuple[Fault, ...]] = {}
+        for name, about in settings.items():
+            try:
+                object.__setattr__(self, name, about.kind.read(values.get(name, about.default)))
+            except Wrong as wrong:
+                faults[name] = wrong.faults
+        if faults:
+            raise SettingsError(faults)
+
+    @classmethod
+    @cache
+    def declarations(cls) -> Mapping[str, Setting]:
+        """The settings, by name, in the order in which they are declared."""
+        return {one.name: Setting(one.name, **one.metadata) for one in fields(cls) if one.metadata}
+
+    def with_values(self, **values: Any) -> Self:
+        """The same, but for ``values``, each as it stands in others of this class: they are not read once more."""
+        changed = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(changed, name, value)
+        return changed
