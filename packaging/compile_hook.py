@@ -54,7 +54,7 @@ MODULES = (
     "storage/engine/pacing.py",
     "storage/record.py",
     "storage/redis/store.py",
-    "storage/redis/batch.py",
+    "storage/redis/inquiry.py",
     "storage/redis/keys.py",
     "storage/redis/link.py",
     "storage/redis/node.py",

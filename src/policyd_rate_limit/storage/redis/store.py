@@ -41,8 +41,8 @@ from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.record import pack
-from policyd_rate_limit.storage.redis.batch import Inquiry, explaining
 from policyd_rate_limit.storage.redis.canary import Canary
+from policyd_rate_limit.storage.redis.inquiry import Inquiry, explaining
 from policyd_rate_limit.storage.redis.keys import LANES, keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, script
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, Override
     from policyd_rate_limit.storage.record import Record
-    from policyd_rate_limit.storage.redis.batch import Question
+    from policyd_rate_limit.storage.redis.inquiry import Question
     from policyd_rate_limit.storage.redis.node import Argument
     from policyd_rate_limit.storage.redis.session import Session
     from policyd_rate_limit.storage.replica import Memory
