@@ -15,8 +15,8 @@ from typing import Any
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import Store
+from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
-from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.replica import Memory
 from storage.stores import Clock, Database, demand, new_memory, usage
@@ -26,7 +26,7 @@ LIMIT = 10
 
 
 class Daemon:
-    """A :class:`Fallback` over a store of ``database``, opened."""
+    """An :class:`Engine` over a store of ``database``, opened."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Daemon:
         self.monotonic = Clock(0.0)
         self.memory = new_memory(clock)
         self.store = database.store(clock, memory=self.memory)
-        self.fallback = Fallback(
+        self.engine = Engine(
             self.store,
             self.memory,
             journal_directory=journal_directory or database.home,
@@ -59,12 +59,12 @@ class Daemon:
             signs=signs,
         )
         self.charged: collections.Counter[str] = collections.Counter()
-        self.fallback.open()
+        self.engine.open()
 
     def ask(self, *demands: Demand) -> list[bool]:
         """Which of ``demands`` are admitted, empty while nobody decides; ``charged`` adds up what they cost."""
         with contextlib.suppress(StoreUnavailable):
-            verdicts = self.fallback.admit(demands)
+            verdicts = self.engine.admit(demands)
             for asked, verdict in zip(demands, verdicts, strict=True):
                 self.charged[asked.charges[0].counter] += sum(verdict.counted)
             return [verdict.admitted for verdict in verdicts]
@@ -81,26 +81,26 @@ class Daemon:
         A try that is still under way may have begun before the database came back: it ends first.
         """
         self.probed()
-        self.fallback.maintain()
+        self.engine.maintain()
         self.monotonic.now += 10
-        self.fallback.maintain()
+        self.engine.maintain()
         self.probed()
-        self.fallback.maintain()
+        self.engine.maintain()
 
     def probed(self) -> None:
         """See :func:`probed`."""
-        probed(self.fallback)
+        probed(self.engine)
 
     def close(self) -> None:
         """The daemon ends in order."""
-        self.fallback.close()
+        self.engine.close()
 
     def die(self) -> None:
         """See :func:`die`."""
-        die(self.store, self.fallback)
+        die(self.store, self.engine)
 
 
-def opened(store: Store, memory: Memory, directory: pathlib.Path, **options: Any) -> Fallback:
+def opened(store: Store, memory: Memory, directory: pathlib.Path, **options: Any) -> Engine:
     """What decides for a daemon over ``store``; its spool is in ``directory``, unless ``options`` say otherwise."""
     usual: dict[str, Any] = {
         "journal_directory": directory,
@@ -110,25 +110,24 @@ def opened(store: Store, memory: Memory, directory: pathlib.Path, **options: Any
         "patience": PATIENCE,
         "monotonic": time.monotonic,
     }
-    fallback = Fallback(store, memory, **{**usual, **options})
-    fallback.open()
-    return fallback
+    engine = Engine(store, memory, **{**usual, **options})
+    engine.open()
+    return engine
 
 
-def probed(fallback: Fallback) -> None:
+def probed(engine: Engine) -> None:
     """Wait for the thread that probes the database to end, if there is one.
 
     Not by way of ``threading.enumerate()``: since Python 3.13 a thread that is no longer in it may still be alive.
     """
-    if fallback._probe is not None:
-        fallback._probe.join()
+    engine._probe.join()
 
 
-def die(store: Store, fallback: Fallback) -> None:
+def die(store: Store, engine: Engine) -> None:
     """The process of a daemon is killed: the kernel closes what it had open."""
     store.close()
-    fallback._aside.close()
-    for spool_file in fallback._spool._held:
+    engine._aside.close()
+    for spool_file in engine._spool._held:
         spool_file.close()
 
 

@@ -17,8 +17,8 @@ from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Administration, Override
+from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
-from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.log.contract import Log
 from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
@@ -118,7 +118,7 @@ class Installed:
         self.memory = new_memory(place.clock)
         self._store = place.store(self.memory, longest_of(limits))
         self._mailbox = Mailbox(self.memory.shared_time)
-        self._fallback = Fallback(
+        self._engine = Engine(
             self._store,
             self.memory,
             journal_directory=place.directory,
@@ -139,7 +139,7 @@ class Installed:
         )
         self._has_begun = False
         self._mailbox.subscribe(self._heed)
-        self._fallback.open()
+        self._engine.open()
         self.maintain()
 
     def ask(self, request: Request) -> bool:
@@ -152,12 +152,12 @@ class Installed:
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits``, as the daemon explains its decisions."""
         self._decide(())  # a log is read
-        (usages,) = self._fallback.explain([Demand((Charge(key, 1, limits),))])
+        (usages,) = self._engine.explain([Demand((Charge(key, 1, limits),))])
         return tuple(usage.used for usage in usages)
 
     def maintain(self) -> None:
         """What is done about once a second: overrides are looked up, among others."""
-        self._fallback.maintain()
+        self._engine.maintain()
 
     def reload(self, limits: Limits) -> None:
         """SIGHUP, and the configuration has these ``limits``."""
@@ -169,11 +169,11 @@ class Installed:
 
     def close(self) -> None:
         """The daemon ends in order."""
-        self._fallback.close()
+        self._engine.close()
 
     def die(self) -> None:
         """See :func:`storage.daemon.die`."""
-        die(self._store, self._fallback)
+        die(self._store, self._engine)
 
     def _policy(self, limits: Limits) -> Policy:
         return policy(subjects(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
@@ -192,6 +192,6 @@ class Installed:
 
     def _decide(self, demands: Sequence[Demand]) -> Sequence[Verdict]:
         if not demands:
-            return self._fallback.admit(demands)
-        batch = self._fallback.prepare(demands)
+            return self._engine.admit(demands)
+        batch = self._engine.prepare(demands)
         return batch.verdicts if batch.is_done else batch.finish()

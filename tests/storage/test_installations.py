@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from policyd_rate_limit.storage.engine.outage import ADOPTION_SECONDS
+from policyd_rate_limit.storage.engine.backlog import ADOPTION_SECONDS
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from storage.daemon import LIMIT, Daemon, ask, found, spool_files, write_former
 from storage.redis_database import RedisDatabase
@@ -198,9 +198,9 @@ def test_another_database_takes_the_place(pair: Pair, clock: Clock, caplog: pyte
     with pair.one.outage():
         assert ask(daemon, "user:a", 3) == 3
         daemon.store.installation = "f" * 32  # type: ignore[misc]  # it was of that one
-        (spool_file,) = daemon.fallback._spool._held
+        (spool_file,) = daemon.engine._spool._held
         spool_file.claim("f" * 32)
-        daemon.fallback._sorted_for = "f" * 32
+        daemon.engine._backlog.installation = "f" * 32
     daemon.wait()
     daemon.wait()
     assert ask(daemon, "user:b", 1) == 1

@@ -13,8 +13,8 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
-from policyd_rate_limit.storage.engine.outage import Fallback
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
@@ -75,7 +75,7 @@ class DaemonsOnOneDatabase:
             self.logs.open, memory or new_memory(time.time), longest=HOUR, counters_of_old_id=lambda old_id: ()
         )
 
-    def daemon(self, mailbox: Mailbox | None = None) -> Fallback:
+    def daemon(self, mailbox: Mailbox | None = None) -> Engine:
         memory = new_memory(time.time)
         self.memories.append(memory)
         directory = self.logs.directory / "journals"
@@ -83,7 +83,7 @@ class DaemonsOnOneDatabase:
             self.store(memory), memory, directory, journal_size=1 << 24, monotonic=self.monotonic, mailbox=mailbox
         )
 
-    def try_again(self, daemon: Fallback) -> None:
+    def try_again(self, daemon: Engine) -> None:
         """The time of the next try comes, and the database is there."""
         self.monotonic.now += 10
         daemon.maintain()
@@ -114,7 +114,7 @@ def mails(key: str, maximum: int = LIMIT) -> Demand:
     return demand(key, maximum)
 
 
-def admitted(daemon: Fallback, *demands: Demand) -> list[bool]:
+def admitted(daemon: Engine, *demands: Demand) -> list[bool]:
     return [verdict.admitted for verdict in daemon.admit(demands)]
 
 

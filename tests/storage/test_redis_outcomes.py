@@ -23,7 +23,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.batch import Batch
-from policyd_rate_limit.storage.engine import outage as fallback_module
+from policyd_rate_limit.storage.engine import probe as probe_module
 from policyd_rate_limit.storage.redis import link as redis_link
 from policyd_rate_limit.storage.redis.keys import LANES
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
@@ -174,7 +174,7 @@ def _soon() -> float:
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(redis_link, "_within", lambda _seconds, connect: connect())
-    monkeypatch.setattr(fallback_module, "threading", InLine)
+    monkeypatch.setattr(probe_module, "threading", InLine)
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -204,7 +204,7 @@ class Daemon:
         self.store._link.timeout = 0.03  # of the clock that ticks
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
-        self.fallback = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
+        self.engine = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
         self.in_flight: deque[tuple[Sequence[Demand], Batch]] = deque()
         self.admitted: Counter[str] = Counter()  # of each counter, by the answers
         self.mails: dict[str, tuple[str, int, int]] = {}  # counter, recipients asked about, what it was charged
@@ -222,7 +222,7 @@ class Daemon:
         )
         if not unique:
             return
-        batch = self.fallback.prepare(unique)
+        batch = self.engine.prepare(unique)
         if batch.descriptors:
             self.in_flight.append((unique, batch))
             while self.in_flight and self.chance.random() < 0.7:
@@ -282,8 +282,8 @@ class Daemon:
         """A while later: a probe knocks, then the server is tried."""
         self.finish()
         self.monotonic.now += 10.0
-        self.fallback.maintain()
-        self.fallback.maintain()
+        self.engine.maintain()
+        self.engine.maintain()
 
     @property
     def told(self) -> dict[str, int]:
@@ -325,10 +325,10 @@ def test_every_mail_counts_once(server: RedisServer | External, tmp_path: pathli
     daemon.network.deliver_all()
     daemon.wait()  # the last probe may have failed
     daemon.wait()
-    assert not daemon.fallback._spool.records
+    assert not daemon.engine._spool.records
     daemon.network.deliver_all()
     assert daemon.counted == daemon.told
     used = {counter: daemon.memory.ledger.windows.usage(counter, daemon.limits)[0] for counter in COUNTERS}
     assert used == daemon.told
-    daemon.fallback.close()
+    daemon.engine.close()
     assert list(tmp_path.glob("*")) == []

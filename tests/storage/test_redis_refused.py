@@ -102,8 +102,8 @@ def test_the_others_are_counted_over_all_daemons(
             totals[number][1] += answers[1] + answers[3]
     assert [total[0] for total in totals] == [LIMIT, LIMIT]
     assert sum(total[1] for total in totals) == 2 * LIMIT
-    assert one.fallback.waiting == 0
-    assert one.fallback.away_since is None
+    assert one.engine.waiting == 0
+    assert one.engine.away_since is None
     assert [record for record in caplog.messages if "away" in record or "limits go on" in record] == []
     named = [record for record in caplog.messages if record.startswith(f"the database refuses what concerns {WRONG}: ")]
     assert len(named) == 2  # each daemon once
@@ -124,7 +124,7 @@ def test_what_is_set_aside_outlives_the_daemon_and_is_stored_once_it_can_be(
     assert ask(daemon, WRONG, 3) == 3
     assert ask(daemon, "user:bob", 1) == 1
     daemon.wait()
-    assert daemon.fallback.waiting == 0
+    assert daemon.engine.waiting == 0
     daemon.close()
     assert len(spool_files(redis.home)) == 1
     third = Daemon(redis, clock)
@@ -149,8 +149,8 @@ def test_a_replay_of_an_outage_sets_aside_what_is_refused(
             daemon.ask(demand(WRONG, LIMIT), demand("user:bob", LIMIT))
     key = trouble(redis, client)
     daemon.wait()
-    assert daemon.fallback.away_since is None
-    assert daemon.fallback.waiting == 0
+    assert daemon.engine.away_since is None
+    assert daemon.engine.waiting == 0
     assert ask(daemon, "user:bob", LIMIT) == LIMIT - 4
     assert ask(daemon, WRONG, LIMIT) == LIMIT - 3
     mend(redis, client, key)
@@ -165,7 +165,7 @@ def test_a_reset_frees_it(redis: RedisDatabase, client: Redis, clock: Clock, tro
         assert administration.reset(WRONG) == 0
     daemon = Daemon(redis, clock)
     assert ask(daemon, WRONG, 1) == 1
-    assert daemon.fallback._aside.records == ()
+    assert daemon.engine._aside.records == ()
     assert found(redis, clock, WRONG) == [1]
     daemon.close()
 
@@ -192,7 +192,7 @@ def test_a_mail_of_another_type(redis: RedisDatabase, client: Redis, clock: Cloc
     asked = demand("user:bob", LIMIT, mail="m", part="a")
     assert daemon.ask(demand("user:bob", LIMIT, mail="first", part="a"), asked, asked) == [True] * 3
     assert ask(daemon, "user:bob", 1) == 1
-    assert daemon.fallback.away_since is None
+    assert daemon.engine.away_since is None
     assert found(redis, clock, "user:bob") == [2]
     daemon.close()
 
@@ -216,8 +216,8 @@ def test_a_server_that_refuses_everybody_is_away(redis: RedisDatabase, client: R
         redis.user, enabled=True, nopass=True, keys=[f"{redis.user}:*"], commands=["+@all", "-hset"], reset=False
     )
     assert ask(daemon, "user:bob", 2) == 2
-    assert daemon.fallback.away_since is not None
-    assert daemon.fallback._aside.records == ()
+    assert daemon.engine.away_since is not None
+    assert daemon.engine._aside.records == ()
     mend(redis, client, "")
     daemon.wait()
     assert found(redis, clock, "user:bob") == [3]

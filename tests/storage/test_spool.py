@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Charge
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.storage.engine.outage import _most_bytes
+from policyd_rate_limit.storage.engine.backlog import _most_bytes
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
@@ -44,7 +44,7 @@ def test_a_spool_file_that_cannot_take_what_waits_is_not_left(sqlite: SqliteData
         directory.unlink()
         before = open_descriptors()
         with mock.patch.object(SpoolFile, "extend", side_effect=EIO):
-            daemon.fallback.maintain()
+            daemon.engine.maintain()
         assert spool_files(directory) == []
         assert open_descriptors() == before
         daemon.wait()
@@ -67,7 +67,7 @@ def test_what_waits_in_memory_is_kept_in_a_spool_file_that_was_left(sqlite: Sqli
         daemon = Daemon(sqlite, clock)
         with mock.patch("policyd_rate_limit.storage.engine.spool_file._write_at", side_effect=EIO):
             assert ask(daemon, "user:a", 1) == 1
-        daemon.fallback.maintain()
+        daemon.engine.maintain()
         assert len(spool_files(sqlite.home)) == 2
         daemon.die()
         daemon = Daemon(sqlite, clock)
@@ -87,7 +87,7 @@ def test_a_spool_file_that_cannot_be_emptied_is_removed(
         assert ask(daemon, "user:a", 3) == 3
     with mock.patch.object(SpoolFile, "clear", side_effect=EIO):
         daemon.wait()
-    assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
+    assert daemon.engine.waiting == daemon.engine.waiting_bytes == 0
     assert "no spool file in" in caplog.text
     daemon.wait()
     with sqlite.outage():
@@ -105,10 +105,10 @@ def test_a_spool_file_is_empty_again_after_an_outage(sqlite: SqliteDatabase, clo
     for number in range(20):
         with sqlite.outage():
             assert ask(daemon, f"user:{number}", LIMIT) == LIMIT
-            assert daemon.fallback.waiting == LIMIT
-            assert daemon.fallback.waiting_bytes > LIMIT * len("user:0")
+            assert daemon.engine.waiting == LIMIT
+            assert daemon.engine.waiting_bytes > LIMIT * len("user:0")
         daemon.wait()
-        assert daemon.fallback.waiting == daemon.fallback.waiting_bytes == 0
+        assert daemon.engine.waiting == daemon.engine.waiting_bytes == 0
     daemon.close()
 
 
@@ -124,10 +124,10 @@ def test_a_probe_that_fails_as_nobody_foresaw(
         daemon.wait()
         daemon.wait()
         assert ask(daemon, "user:a", 2) == 2
-        assert daemon.fallback.waiting == 3
+        assert daemon.engine.waiting == 3
     assert any(record.exc_info for record in caplog.records)
     daemon.wait()
-    assert daemon.fallback.waiting == 0
+    assert daemon.engine.waiting == 0
     assert found(sqlite, clock, "user:a") == [3]
     daemon.close()
 

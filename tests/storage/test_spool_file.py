@@ -294,7 +294,7 @@ def test_a_full_spool_file_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_record_takes_no_more_room_than_it_is_said_to(tmp_path: pathlib.Path) -> None:
-    """The bound that the fallback reckons with, with the largest numbers."""
+    """The bound that the engine reckons with, with the largest numbers."""
     spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
     largest = Record(2**62 - 1, 2**62 - 1, 2**53, 2**53, "[]")
     for _ in range(100):

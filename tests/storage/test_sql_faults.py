@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.errors import ConfigError, StoreError
-from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.log import server as sql_log
 from policyd_rate_limit.storage.log.contract import LogError, LogReplaced
 from policyd_rate_limit.storage.log.store import LogStore
@@ -367,8 +367,8 @@ def counted(logs: ServerLogs) -> int:
 @pytest.mark.parametrize("arrives", [True, False], ids=["commit-arrives", "commit-is-lost"])
 def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpProxy, arrives: bool) -> None:
     memory = new_memory(time.time)
-    fallback = opened(log_store(logs, memory, proxy), memory, logs.directory)
-    assert fallback.admit([demand(maximum=3)])[0].admitted
+    engine = opened(log_store(logs, memory, proxy), memory, logs.directory)
+    assert engine.admit([demand(maximum=3)])[0].admitted
 
     def intercept(piece: bytes) -> bytes | None:
         if b"INSERT INTO policyd_batch" not in piece:
@@ -381,19 +381,19 @@ def test_a_commit_of_unknown_outcome_counts_once(logs: ServerLogs, proxy: TcpPro
         return piece
 
     proxy.intercept = intercept
-    assert fallback.admit([demand(maximum=3)])[0].admitted  # from the spool
+    assert engine.admit([demand(maximum=3)])[0].admitted  # from the spool
     proxy.intercept = lambda piece: piece
     wait_until(lambda: counted(logs) == 1 + arrives, "the commit arrives, or is lost")
     proxy.admit()
 
     def is_back() -> bool:
-        fallback.maintain()
-        return fallback.away_since is None
+        engine.maintain()
+        return engine.away_since is None
 
     wait_until(is_back, "the database is back")
     assert counted(logs) == 2
-    assert [verdict.admitted for verdict in fallback.admit([demand(maximum=3), demand(maximum=3)])] == [True, False]
-    fallback.close()
+    assert [verdict.admitted for verdict in engine.admit([demand(maximum=3), demand(maximum=3)])] == [True, False]
+    engine.close()
     assert counted(logs) == 3
 
 
@@ -403,25 +403,25 @@ def test_cuts_neither_lose_nor_double(logs: ServerLogs) -> None:
     admitted = [0] * daemons
     logs.ready()
 
-    def is_settled(fallback: Fallback) -> bool:
-        fallback.maintain()
-        return fallback.away_since is None and not fallback.waiting
+    def is_settled(engine: Engine) -> bool:
+        engine.maintain()
+        return engine.away_since is None and not engine.waiting
 
     def run(number: int) -> None:
         chance = random.Random(number)
         with TcpProxy((logs.server.host, logs.server.port)) as proxy:
             memory = new_memory(time.time)
-            fallback = opened(log_store(logs, memory, proxy), memory, logs.directory / str(number))
+            engine = opened(log_store(logs, memory, proxy), memory, logs.directory / str(number))
             for _ in range(cuts):
                 timer = threading.Timer(chance.uniform(0, 0.03), proxy.cut)
                 timer.start()
                 for _ in range(batches):
-                    verdicts = fallback.admit([demand(f"user:{chance.randrange(9)}", 1_000_000) for _ in range(3)])
+                    verdicts = engine.admit([demand(f"user:{chance.randrange(9)}", 1_000_000) for _ in range(3)])
                     admitted[number] += sum(verdict.admitted for verdict in verdicts)
-                wait_until(lambda: is_settled(fallback), "all is in the database", 120)
+                wait_until(lambda: is_settled(engine), "all is in the database", 120)
                 timer.join()
-            wait_until(lambda: is_settled(fallback), "all is in the database", 120)
-            fallback.close()
+            wait_until(lambda: is_settled(engine), "all is in the database", 120)
+            engine.close()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(daemons)]
     for thread in threads:

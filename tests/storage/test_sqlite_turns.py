@@ -243,15 +243,15 @@ def test_a_daemon_comes_back_to_a_disk_that_is_slow(sqlite: SqliteDatabase, cloc
                 other.execute("COMMIT")
 
     with sqlite.outage():
-        daemon.fallback._patience = 0.0
+        daemon.engine._patience = 0.0
         assert daemon.ask(demand()) == [True]
-        daemon.fallback._patience = PATIENCE
-        assert daemon.fallback.waiting == 1
+        daemon.engine._patience = PATIENCE
+        assert daemon.engine.waiting == 1
     others = threading.Thread(target=be_busy)
     others.start()
     try:
         daemon.wait()
-        assert daemon.fallback.waiting == 0
+        assert daemon.engine.waiting == 0
     finally:
         enough.set()
         others.join()

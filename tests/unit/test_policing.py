@@ -40,7 +40,7 @@ class Service:
 
 
 class Policed:
-    """A policing, and what the store and its fallback were told, in order."""
+    """A policing, and what the store and its engine were told, in order."""
 
     def __init__(self, directory: Path) -> None:
         self.told: list[tuple[str, object]] = []
@@ -105,7 +105,7 @@ async def test_a_longer_window_is_read_before_anybody_is_judged_by_it(policed: P
     assert policed.told[0] == (f"look back, limits {before}", DAY)
 
 
-async def test_who_waits_for_the_fallback_gets_an_answer(policed: Policed) -> None:
+async def test_who_waits_for_the_engine_gets_an_answer(policed: Policed) -> None:
     """It decides until the policy has an action instead, and from when the policy has none any more."""
     await policed.reload(db_error_action="dunno")
     assert policed.told == [("enforce", False), ("away", "dunno")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from policyd_rate_limit.config.schema import STATE_DIRECTORY
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.storage.engine import spool_file
-from policyd_rate_limit.storage.engine.outage import Fallback
+from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.system.directories import ensure_directory
 
 if TYPE_CHECKING:
@@ -179,10 +179,10 @@ class Backend(ABC):
                 # The daemon starts without a database, and tries again.
                 _logger.warning("%s", refusal)
 
-    def with_fallback(self, store: Store, memory: Memory, mailbox: Mailbox | None = None) -> Fallback:
-        """``store``, and what takes its place while it is away."""
+    def engine(self, store: Store, memory: Memory, mailbox: Mailbox | None = None) -> Engine:
+        """What decides with ``store``, and without it while its database is away."""
         settings = self.settings
-        return Fallback(
+        return Engine(
             store,
             memory,
             journal_directory=self.spool_directory,

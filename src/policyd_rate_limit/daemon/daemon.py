@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.observe.monitoring import Monitoring
-    from policyd_rate_limit.storage.engine.outage import Fallback
+    from policyd_rate_limit.storage.engine.engine import Engine
     from policyd_rate_limit.system.service_manager import ServiceManager
 
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
@@ -89,8 +89,8 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         policy_service = endpoint(sockets.address_of(listeners[0]))
         mailbox = Mailbox(self._memory.shared_time)
-        fallback = self._backend.with_fallback(self._store, self._memory, mailbox)
-        liveness = Liveness(fallback, settings.db_timeout)
+        engine = self._backend.engine(self._store, self._memory, mailbox)
+        liveness = Liveness(engine, settings.db_timeout)
         worker = Worker(liveness, loop)
         hits = ReportedHits((), mailbox.hit)
         notifier = Notifier(os.uname().nodename, time.time)
@@ -100,7 +100,7 @@ class Daemon:
             listeners=[hits, notifier],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
-        policing = Policing(settings, self._subjects, self._store, fallback, self._sql_limits, loop)
+        policing = Policing(settings, self._subjects, self._store, engine, self._sql_limits, loop)
         service = Service(
             policing.policy,
             worker.submit,
@@ -115,7 +115,7 @@ class Daemon:
         )
         worker.pace = Pace(server.clients)
         hits.reconfigure(settings)
-        supervision = Supervision(self._manager, partial(self._status, fallback), liveness.alive)
+        supervision = Supervision(self._manager, partial(self._status, engine), liveness.alive)
         parts = (_Log(decisions), hits, server, _Collector())
         reloader = Reloader(settings, partial(all_or_none, (policing, notifier), parts), supervision)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
@@ -139,7 +139,7 @@ class Daemon:
             await server.start(listeners, sockets.BACKLOG)
             if self._monitoring is not None:
                 self._monitoring.start(
-                    server, worker, fallback, most_connections=server.most_connections, alive=liveness.alive
+                    server, worker, engine, most_connections=server.most_connections, alive=liveness.alive
                 )
             _logger.info("ready; in main.cf: %s", asking(policy_service))
             supervision.ready()
@@ -152,12 +152,12 @@ class Daemon:
             supervision.stopping()
         _logger.info("stopped")
 
-    def _status(self, fallback: Fallback) -> str:
+    def _status(self, engine: Engine) -> str:
         """What the daemon does, in a few words."""
         ids = len(self._memory.ledger.windows)
         text = f"serving; {self._backend.name}; {ids:,} {'id' if ids == 1 else 'ids'}"
-        if fallback.away_since is not None:
-            since = time.localtime(time.time() - (time.monotonic() - fallback.away_since))
+        if engine.away_since is not None:
+            since = time.localtime(time.time() - (time.monotonic() - engine.away_since))
             text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
         return text
 

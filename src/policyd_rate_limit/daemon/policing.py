@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.service import Service
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Store
-    from policyd_rate_limit.storage.engine.outage import Fallback
+    from policyd_rate_limit.storage.engine.engine import Engine
     from policyd_rate_limit.tables.sql import SqlLimits
 
 # The settings that the table of limits by id is read by.
@@ -36,7 +36,7 @@ _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "lim
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
 
-    ``subjects`` and ``sql_limits`` are those of ``settings``. ``fallback`` decides for ``store`` while that is away.
+    ``subjects`` and ``sql_limits`` are those of ``settings``. ``engine`` decides for ``store`` while that is away.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Policing:
         settings: Settings,
         subjects: Subjects,
         store: Store,
-        fallback: Fallback,
+        engine: Engine,
         sql_limits: SqlLimits | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.policy = _policy(settings, subjects, sql_limits)
         self._store = store
-        self._fallback = fallback
+        self._engine = engine
         self._sql_limits = sql_limits
         self._loop = loop
         self._service: Service | None = None
@@ -108,10 +108,10 @@ class Policing:
             self._store.look_back(further)
         # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
         if policy.away is NO_ANSWER:
-            self._fallback.enforce(True)
+            self._engine.enforce(True)
         self.policy = self._service.policy = policy
         if policy.away is not NO_ANSWER:
-            self._fallback.enforce(False)
+            self._engine.enforce(False)
         old, self._sql_limits = self._sql_limits, sql_limits
         if old is not None and old is not sql_limits:
             self._retire(old)

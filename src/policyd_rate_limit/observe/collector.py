@@ -44,8 +44,8 @@ class Worker(Protocol):
     batched: int
 
 
-class Fallback(Protocol):
-    """:class:`policyd_rate_limit.storage.engine.outage.Fallback`, as far as it is counted."""
+class Engine(Protocol):
+    """:class:`policyd_rate_limit.storage.engine.engine.Engine`, as far as it is counted."""
 
     away_since: float | None
 
@@ -88,7 +88,7 @@ class DaemonCollector(Collector):
         server: Server,
         most_connections: int,
         worker: Worker,
-        fallback: Fallback,
+        engine: Engine,
         windows: Callable[[], Windows],
         dropped: Callable[[], int],
         monotonic: Callable[[], float],
@@ -98,7 +98,7 @@ class DaemonCollector(Collector):
         self._server = server
         self._most_connections = most_connections
         self._worker = worker
-        self._fallback = fallback
+        self._engine = engine
         self._windows = windows
         self._dropped = dropped
         self._monotonic = monotonic
@@ -134,21 +134,21 @@ class DaemonCollector(Collector):
         )
 
     def _of_the_store(self) -> Iterator[Metric]:
-        fallback, worker = self._fallback, self._worker
+        engine, worker = self._engine, self._worker
         # Sizes are counted by their length in bits: 1, 2 to 3, 4 to 7, ...; no batch is empty.
         bounds = [float((1 << bits) - 1) for bits in range(1, len(worker.batch_sizes) - 1)]
         yield _histogram(
             "batch_demands", "Demands that the store decided at once.", bounds, worker.batch_sizes[1:], worker.batched
         )
-        since = fallback.away_since
+        since = engine.away_since
         up = GaugeMetricFamily(f"{PREFIX}store_up", "Whether the database is there.", labels=("backend",))
         up.add_metric((self._backend,), since is None)
         yield up
         away = 0.0 if since is None else self._monotonic() - since
         yield _gauge("store_away_seconds", "For how long the database has been away; 0: it is there.", away)
-        yield _gauge("journal_batches", "Batches that wait for the database.", fallback.waiting)
-        yield _gauge("journal_bytes", "What these take up.", fallback.waiting_bytes)
-        yield _gauge("journal_size_bytes", "What may wait at the most.", fallback.journal_bytes)
+        yield _gauge("journal_batches", "Batches that wait for the database.", engine.waiting)
+        yield _gauge("journal_bytes", "What these take up.", engine.waiting_bytes)
+        yield _gauge("journal_size_bytes", "What may wait at the most.", engine.journal_bytes)
 
     def _of_memory(self) -> Iterator[Metric]:
         windows = self._windows()

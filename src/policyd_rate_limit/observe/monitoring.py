@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from policyd_rate_limit.observe.collector import Fallback, Server, Windows, Worker
+    from policyd_rate_limit.observe.collector import Engine, Server, Windows, Worker
 
 
 class Monitoring:
@@ -42,7 +42,7 @@ class Monitoring:
         self._exporter: Exporter | None = None
 
     def start(
-        self, server: Server, worker: Worker, fallback: Fallback, *, most_connections: int, alive: Callable[[], bool]
+        self, server: Server, worker: Worker, engine: Engine, *, most_connections: int, alive: Callable[[], bool]
     ) -> None:
         """Serve; ``server`` accepts connections by now. ``alive``: whether the store thread makes progress."""
         registry = CollectorRegistry()
@@ -54,7 +54,7 @@ class Monitoring:
                 server=server,
                 most_connections=most_connections,
                 worker=worker,
-                fallback=fallback,
+                engine=engine,
                 windows=self._windows,
                 dropped=self._dropped,
                 monotonic=monotonic,
@@ -62,7 +62,7 @@ class Monitoring:
         )
 
         def is_well() -> Health:
-            return health(monotonic(), loop_turned=server.now, store_alive=alive(), away_since=fallback.away_since)
+            return health(monotonic(), loop_turned=server.now, store_alive=alive(), away_since=engine.away_since)
 
         self._exporter = Exporter(self._listener, registry, is_well)
         self._exporter.start()

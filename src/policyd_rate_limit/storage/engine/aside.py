@@ -10,13 +10,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.charge import refusal
 from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.storage.contract import Refused
+from policyd_rate_limit.storage.engine.backoff import SlowBackoff
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import OVERHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
 
@@ -28,19 +33,55 @@ _logger = logging.getLogger(__name__)
 
 
 class Aside:
-    """Keeps the records that the database refuses. ``create`` makes a spool file of so many bytes."""
+    """Keeps the records that the database refuses.
 
-    def __init__(self, memory: Memory, create: Callable[[int], SpoolFile]) -> None:
+    ``create`` makes a spool file of so many bytes. ``monotonic``: a clock for the offers, in seconds.
+    """
+
+    def __init__(self, memory: Memory, create: Callable[[int], SpoolFile], monotonic: Callable[[], float]) -> None:
         self._memory = memory
         self._create = create
         self._file: SpoolFile | None = None
         self._bytes = 0
         self._named: set[str] = set()
+        self._backoff = SlowBackoff(monotonic)
 
     @property
     def records(self) -> Sequence[Record]:
         """All of them; memory counts them, whatever the database makes it forget."""
         return self._memory.set_aside
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to offer them to the database."""
+        return bool(self.records) and self._backoff.due
+
+    def take(self, refused: Refused, demands: Sequence[Demand]) -> list[Verdict]:
+        """Keep what the database has ``refused`` of ``demands``, and of what waited; the verdicts, which hold."""
+        self._backoff.failed()
+        verdicts = list(refused.verdicts)
+        self.keep(refused.waited, refused.reasons, required=True)
+        if not self.keep(refused.records, refused.reasons, required=False):
+            for index in refused.unkept:
+                charges = demands[index].charges
+                of = next(at for at, one in enumerate(charges) if one.refuses and one.counter in refused.reasons)
+                verdicts[index] = refusal(charges[of].limits[0], of)
+        return verdicts
+
+    def offer(self, store: Store, patience: float) -> None:
+        """See whether the database takes them by now, in ``patience`` seconds.
+
+        :raises StoreUnavailable, CommitFailed: it is away.
+        """
+        left: Sequence[Record] = ()
+        reasons: Mapping[str, str] = {}
+        try:
+            store.offer(self.needed(store.reach), patience)
+        except Refused as refused:
+            self._backoff.failed()
+            left, reasons = refused.waited, refused.reasons
+        if list(left) != self.records:
+            self.replace(left, reasons)
 
     def keep(self, records: Sequence[Record], reasons: Mapping[str, str], *, required: bool) -> bool:
         """Keep ``records``, of the counters that ``reasons`` name; whether there was room, or they are ``required``.

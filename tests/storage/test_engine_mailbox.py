@@ -62,7 +62,7 @@ def test_hits_that_cannot_be_written_are_retried_after_a_while_and_that_is_said_
     ]
     with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
         other.execute("DROP TRIGGER full")
-        daemon.fallback.maintain()  # too early
+        daemon.engine.maintain()  # too early
         assert other.execute("SELECT count(*) FROM policyd_hit").fetchone() == (0,)
         daemon.wait()
         assert other.execute("SELECT hits FROM policyd_hit").fetchone() == (3,)

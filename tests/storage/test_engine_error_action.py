@@ -21,7 +21,7 @@ def test_with_db_error_action_nobody_decides_while_the_database_is_away(database
     with database.outage():
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
-                daemon.fallback.admit([demand("user:a")])
+                daemon.engine.admit([demand("user:a")])
             daemon.wait()
     assert spool_files(database.home) == []
     daemon.wait()

@@ -40,11 +40,11 @@ def test_decisions_are_explained_from_memory(database: Database, clock: Clock) -
     daemon = Daemon(database, clock)
     assert ask(daemon, "user:a", 4) == 4
     expected = [(Usage("user:a", Limit(LIMIT, HOUR), 4, 0),)]
-    assert daemon.fallback.explain([demand("user:a", LIMIT)]) == expected
+    assert daemon.engine.explain([demand("user:a", LIMIT)]) == expected
     with database.outage():
-        assert daemon.fallback.explain([demand("user:a", LIMIT)]) == expected
+        assert daemon.engine.explain([demand("user:a", LIMIT)]) == expected
         assert ask(daemon, "user:a", 6) == 6
-        assert daemon.fallback.explain([demand("user:a", LIMIT)]) == [
+        assert daemon.engine.explain([demand("user:a", LIMIT)]) == [
             (Usage("user:a", Limit(LIMIT, HOUR), LIMIT, HOUR + 1),)
         ]
     daemon.close()
@@ -198,7 +198,7 @@ def test_a_spool_file_is_replayed_once_whoever_died_when(database: Database, clo
         dead.die()
     for _ in range(3):
         heir = Daemon(database, clock)
-        with mock.patch.object(heir.fallback, "_forget_pending"):
+        with mock.patch.object(heir.engine._spool, "clear"):
             heir.wait()
             assert found(database, clock, "user:a") == [4]
         heir.die()
@@ -283,7 +283,7 @@ def test_a_database_that_hangs_holds_nobody_up(sqlite: SqliteDatabase, clock: Cl
         with mock.patch.object(daemon.store, "probe", hang):
             daemon.monotonic.now += 10
             assert ask(daemon, "user:a", 5) == 5
-            daemon.fallback.maintain()
+            daemon.engine.maintain()
             assert ask(daemon, "user:a", 2) == 2
     answer.set()
     daemon.wait()

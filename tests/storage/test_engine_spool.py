@@ -135,7 +135,7 @@ def test_failing_commits_fill_the_spool_file_and_lose_nothing(sqlite: SqliteData
     daemon = Daemon(sqlite, clock, journal_size=4096)
     daemon.ask()
     store = daemon.store
-    daemon.fallback._store = failing = CommitsThatFail(daemon)
+    daemon.engine._store = failing = CommitsThatFail(daemon)
     kept = 0
     for number in range(60):
         with contextlib.suppress(StoreFull):
@@ -145,7 +145,7 @@ def test_failing_commits_fill_the_spool_file_and_lose_nothing(sqlite: SqliteData
     assert 5 < kept < 60
     assert len(in_journal(daemon)) == kept
     assert failing.reloads > 0
-    daemon.fallback._store = store
+    daemon.engine._store = store
     store.reload()
     daemon.wait()
     keys = [f"user:{number}" for number in range(60)]
@@ -155,7 +155,7 @@ def test_failing_commits_fill_the_spool_file_and_lose_nothing(sqlite: SqliteData
 
 def in_journal(daemon: Daemon) -> list[Record]:
     """What is in the spool of ``daemon``."""
-    file = daemon.fallback._spool._file
+    file = daemon.engine._spool._file
     assert file is not None
     with contextlib.closing(SpoolFile(file.path, os.open(file.path, os.O_RDONLY), file.size)) as reader:
         return reader.read()
@@ -230,10 +230,10 @@ def test_a_spool_file_that_cannot_be_written_keeps_what_it_has(sqlite: SqliteDat
         with mock.patch("os.fdatasync", side_effect=OSError(5, "Input/output error")):
             assert ask(daemon, "user:a", 1) == 1
             for _ in range(3):
-                daemon.fallback.maintain()
+                daemon.engine.maintain()
             assert len(spool_files(sqlite.home)) == 1
         for _ in range(3):
-            daemon.fallback.maintain()
+            daemon.engine.maintain()
         assert len(spool_files(sqlite.home)) == 2
         assert ask(daemon, "user:a", 1) == 1
         daemon.die()

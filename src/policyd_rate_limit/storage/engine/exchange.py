@@ -1,0 +1,77 @@
+"""The exchange between mailbox and database: hits for the database, overrides from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.engine.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.contract import Store
+    from policyd_rate_limit.storage.engine.mailbox import Mailbox
+
+_logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """Brings the hits of ``mailbox`` into the database of ``store``, and has it publish the overrides there.
+
+    What fails is retried after a while, by ``monotonic``, a clock in seconds.
+    """
+
+    def __init__(self, store: Store, mailbox: Mailbox, monotonic: Callable[[], float]) -> None:
+        self._store = store
+        self._mailbox = mailbox
+        self._backoff = Backoff(monotonic)
+        self._is_failing = False  # which has been said
+        self._hits_first = False
+        self._has_published = False
+
+    def maintain(self, *, away: bool) -> None:
+        """Called about once a second; ``away``: the database is."""
+        if not away and self._backoff.due:
+            self.run()
+        if not self._has_published:
+            self._publish([])  # whoever waits for the first word of them
+
+    def run(self) -> None:
+        """Exchange what there is.
+
+        What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
+        """
+        steps = (self._learn_of_overrides, self._bring_hits)
+        try:
+            for step in reversed(steps) if self._hits_first else steps:
+                step()
+        except StoreError as error:
+            self._hits_first = not self._hits_first
+            self._backoff.failed()
+            if not self._is_failing:
+                self._is_failing = True
+                _logger.warning("hits and overrides cannot be exchanged with the database: %s", str(error))
+            return
+        self._is_failing = False
+        self._backoff.succeeded()
+
+    def _learn_of_overrides(self) -> None:
+        overrides = self._store.overrides()
+        if overrides is not None:
+            self._publish(overrides)
+
+    def _bring_hits(self) -> None:
+        hits = self._mailbox.take()
+        if hits:
+            try:
+                self._store.add_hits(hits)
+            except StoreError:
+                self._mailbox.add(hits)
+                raise
+
+    def _publish(self, overrides: list[Override]) -> None:
+        self._has_published = True
+        self._mailbox.publish(overrides)
