@@ -60,7 +60,7 @@ INSTRUCTIONS_ADMITTED = 1_390
 INSTRUCTIONS_REFUSED = 1_290
 OF_ANOTHER_PYTHON = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
 INSTRUCTIONS_REDIS = 710  # of sending one mail of a batch and taking its answer
-BYTES_PER_ID = 213
+BYTES_PER_COUNTER = 213
 
 
 def mails(first: int, number: int, **options: Any) -> list[Demand]:
@@ -298,7 +298,8 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
     store.close()
 
 
-def test_memory_of_an_id(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rules", [1, 3])
+def test_memory_of_a_counter(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rules: int) -> None:
     """Without ``mail``: of recent mails more is remembered, within a bound of its own; so it is of recent records."""
     monkeypatch.setattr("policyd_rate_limit.storage.log.store.RECENT_BYTES", 0)
     clock = Clock()
@@ -306,9 +307,14 @@ def test_memory_of_an_id(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     store = SqliteDatabase(tmp_path).store(clock, memory=memory)
     ids = 5_000
 
+    def charged_by_all(one: Demand) -> Demand:
+        (first,) = one.charges
+        further = (replace(first, counter=f"rule{number}|{first.counter}") for number in range(1, rules))
+        return replace(one, charges=(first, *further), mail="")
+
     def round_of_mails() -> None:
         for first in range(0, ids, 500):
-            admit(store, [replace(one, mail="") for one in mails(first, 500)])
+            admit(store, [charged_by_all(one) for one in mails(first, 500)])
 
     admit(store, mails(0, 1))
     gc.collect()
@@ -316,7 +322,7 @@ def test_memory_of_an_id(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     try:
         round_of_mails()
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] / ids <= BYTES_PER_ID
+        assert tracemalloc.get_traced_memory()[0] / (ids * rules) <= BYTES_PER_COUNTER
     finally:
         tracemalloc.stop()
     round_of_mails()
