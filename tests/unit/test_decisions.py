@@ -41,17 +41,17 @@ def demand(key: str = "user:alice", cost: int = 1) -> Demand:
 
 
 class Keen(Listener):
-    """Wants to be told of refusals of one key."""
+    """Wants to be told more of refusals of one counter."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, counter: str) -> None:
+        self.counter = counter
         self.told: list[Decision] = []
 
-    def wants(self, key: str, exceeded: Limit) -> bool:
-        assert exceeded in LIMITS
-        return key == self.key
+    def refused(self, counter: str, limit: Limit) -> bool:
+        assert limit in LIMITS
+        return counter == self.counter
 
-    def tell(self, decision: Decision) -> None:
+    def explained(self, decision: Decision) -> None:
         self.told.append(decision)
 
 
@@ -229,7 +229,7 @@ def test_listeners_are_told_what_they_want(lines: Lines) -> None:
     assert len(deciding.later) == 4
     for done in deciding.later:
         done(USAGES)
-    assert [told.key for told in keen.told] == ["user:alice"] * 3
+    assert [told.counter for told in keen.told] == ["user:alice"] * 3
     decision = keen.told[0]
     assert (decision.exceeded, decision.usages, decision.free_in) == (LIMITS[0], USAGES, 37)
     assert decision.request is ALICE

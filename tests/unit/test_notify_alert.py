@@ -136,7 +136,7 @@ def test_whatever_a_client_sends(name: str, junk: bytes) -> None:
     """It forges no line, no header and no member; what is sent is bounded, and can be read."""
     value = junk.decode("utf-8", "surrogateescape") + name
     request = replace(ALICE, sender=value, recipient=value, client_address=value, queue_id=value, protocol_state=value)
-    alert = alert_of(key=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
+    alert = alert_of(counter=f"user:{value}", request=request)._replace(unsent=Unsent(1, ((f"user:{value}", DAY),)))
     text = as_text(alert)
     assert all(line.isprintable() for line in text.splitlines())
     # Two more: which alert was not sent, and that one was not. Empty values are left out.

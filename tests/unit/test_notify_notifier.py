@@ -163,9 +163,9 @@ class TimedNotifier:
             self.notifier.configure(channels, per_hour)
 
     def refuse(self, name: str = "alice", limit: Limit = MINUTE) -> None:
-        if self.notifier.wants(f"user:{name}", limit):
+        if self.notifier.refused(f"user:{name}", limit):
             self.wanted += 1
-            self.notifier.tell(DECISION._replace(key=f"user:{name}", exceeded=limit))
+            self.notifier.explained(DECISION._replace(counter=f"user:{name}", exceeded=limit))
 
 
 class Keeper(Channel):
@@ -235,7 +235,7 @@ def test_new_channels_while_the_old_ones_are_busy(channel: Channel) -> None:
     channel.gate.set()
     timed.notifier.stop()
     assert len(channel.delivered) == 2
-    assert [alert.decision.key for alert in new.alerts] == ["user:carol"]
+    assert [alert.decision.counter for alert in new.alerts] == ["user:carol"]
 
 
 def change(name: str) -> Changes:

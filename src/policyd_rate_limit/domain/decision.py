@@ -29,20 +29,21 @@ VERDICTS = (ADMITTED, REFUSED, NOT_LIMITED, NOT_COUNTED, AWAY, FULL, NONE)
 
 USER, SENDER, CLIENT, NOBODY = "user", "sender", "client", "none"
 KINDS = (USER, SENDER, CLIENT, NOBODY)
-"""What is charged: the part of a key before its colon, ``none`` where nobody is."""
+"""What is charged: the kind of the subject, ``none`` where nobody is."""
 
 
 class Decision(NamedTuple):
     """What was decided on ``request``: one of :data:`VERDICTS`, ``seconds`` after it came.
 
-    ``key``: who is charged, empty: nobody. ``cost``: what was asked for; ``charged``: what was counted, negative for
-    what was given back. ``exceeded``: the limit that refused it. ``usages``: how the limits of ``key`` stand after it,
-    empty where that is not known. ``impossible``: it costs more than one of the limits, and is never admitted.
+    ``counter``: where it is charged, empty: nowhere. ``cost``: what was asked for; ``charged``: what was counted,
+    negative for what was given back. ``exceeded``: the limit that refused it. ``usages``: how the limits of
+    ``counter`` stand after it, empty where that is not known. ``impossible``: it costs more than one of the limits,
+    and is never admitted.
     """
 
     request: Request
     verdict: str
-    key: str = ""
+    counter: str = ""
     cost: int = 0
     charged: int = 0
     exceeded: Limit | None = None
@@ -53,12 +54,12 @@ class Decision(NamedTuple):
     @property
     def kind(self) -> str:
         """What is charged: one of :data:`KINDS`."""
-        return kind_of(self.key) or NOBODY
+        return kind_of(self.counter) or NOBODY
 
     @property
     def id(self) -> str:
         """Who is charged, without the kind."""
-        return self.key.partition(":")[2]
+        return self.counter.partition(":")[2]
 
     @property
     def free_in(self) -> int | None:

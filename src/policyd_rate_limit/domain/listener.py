@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 class Listener(ABC):
-    """Is told of refusals in the event loop, but only of those that it wants."""
+    """Is told of refusals, in the event loop."""
 
     @abstractmethod
-    def wants(self, key: str, exceeded: Limit) -> bool:
-        """Whether to be told that ``exceeded`` has just refused something that ``key`` is charged for."""
+    def refused(self, counter: str, limit: Limit) -> bool:
+        """``limit`` of ``counter`` has just refused a mail. Whether to be told more of it, which costs a look-up."""
 
-    @abstractmethod
-    def tell(self, decision: Decision) -> None:
-        """A refusal that was wanted, with the use of each limit where that could be found out. Never waits."""
+    def explained(self, decision: Decision) -> None:  # noqa: B027 - who asks for nothing more gets nothing more
+        """Take a refusal of which more was to be told: with the use of each limit, where that could be found out.
+
+        Never waits.
+        """

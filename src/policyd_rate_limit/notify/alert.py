@@ -47,7 +47,7 @@ class Alert(NamedTuple):
 def as_text(alert: Alert) -> str:
     """What a person reads."""
     decision = alert.decision
-    name, kind = name_and_kind(decision.key)
+    name, kind = name_and_kind(decision.counter)
     about = decision.request
     facts = [
         ("Limit", _limit(alert.limit)),
@@ -67,13 +67,13 @@ def as_text(alert: Alert) -> str:
     lines += ["", f"This is told once in {spell_period(alert.limit.seconds)}, however often it happens."]
     if alert.unsent.total:
         lines += ["", _unsent(alert.unsent)]
-        lines += [f"    {name_and_kind(key)[0]} {spell_limit(limit)}" for key, limit in alert.unsent.first]
+        lines += [f"    {name_and_kind(counter)[0]} {spell_limit(limit)}" for counter, limit in alert.unsent.first]
     return "\n".join((*lines, ""))
 
 
 def subject(alert: Alert) -> str:
     """What a person sees first."""
-    name, _ = name_and_kind(alert.decision.key)
+    name, _ = name_and_kind(alert.decision.counter)
     return f"{name} ran into the limit {spell_limit(alert.limit)} on {alert.host}"
 
 
@@ -87,7 +87,7 @@ def as_json(alert: Alert) -> bytes:
         "timestamp": datetime.fromtimestamp(alert.time, UTC).isoformat(timespec="seconds"),
         "data": {
             "host": alert.host,
-            "key": _value(decision.key),
+            "key": _value(decision.counter),
             "kind": decision.kind,
             "id": _value(decision.id),
             "limit": _numbers(alert.limit),

@@ -35,15 +35,15 @@ class FirstHits:
         self._unsent = 0
         self._named: list[tuple[str, Limit]] = []
 
-    def hit(self, key: str, limit: Limit) -> bool:
-        """``key`` ran into ``limit``: whether that is to be told.
+    def hit(self, counter: str, limit: Limit) -> bool:
+        """``counter`` ran into ``limit``: whether that is to be told.
 
         A maximum of 0 is no news: the administrator has blocked whom it is for.
         """
         if not limit.maximum:
             return False
         now = self._clock()
-        about = key, limit.seconds
+        about = counter, limit.seconds
         told = self._told.get(about)
         # What was told in the future was told before the clock was set right.
         if told is not None and told <= now < told + limit.seconds:
@@ -56,7 +56,7 @@ class FirstHits:
             return True
         self._unsent += 1
         if len(self._named) < MOST_NAMED:
-            self._named.append((key, limit))
+            self._named.append((counter, limit))
         return False
 
     def take_unsent(self) -> Unsent:

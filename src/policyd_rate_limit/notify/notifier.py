@@ -61,11 +61,11 @@ class Notifier(Listener):
             undo.callback(outbox.stop)
         return partial(self._use, outboxes, change.settings.notify_max_per_hour)
 
-    def wants(self, key: str, exceeded: Limit) -> bool:
-        return bool(self._outboxes) and self._first_hits.hit(key, exceeded)
+    def refused(self, counter: str, limit: Limit) -> bool:
+        return bool(self._outboxes) and self._first_hits.hit(counter, limit)
 
-    def tell(self, decision: Decision) -> None:
-        """Send an alert of ``decision``, a refusal. Never waits."""
+    def explained(self, decision: Decision) -> None:
+        """Send an alert of ``decision``."""
         unsent = self._first_hits.take_unsent()
         alert = Alert(os.urandom(16).hex(), self._clock(), self._host, decision, unsent)
         for outbox in self._outboxes:

@@ -44,9 +44,9 @@ class Decisions(Observer):
     """Tells the log, the metrics and the listeners of each decision of the service.
 
     ``explain`` finds out how the limits of a demand stand:
-    :meth:`policyd_rate_limit.storage.engine.worker.Worker.explain`. ``refused`` bounds how often a refusal of one key,
-    or a failure of one kind, is logged. ``metrics`` count, where anybody wants to know. ``clock``: that by which the
-    service says when a request came.
+    :meth:`policyd_rate_limit.storage.engine.worker.Worker.explain`. ``refused`` bounds how often a refusal of one
+    counter, or a failure of one kind, is logged. ``metrics`` count, where anybody wants to know. ``clock``: that by
+    which the service says when a request came.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Decisions(Observer):
         """Call it when another level may be logged than before: finding that out for each decision takes long."""
         self._each = _logger.isEnabledFor(logging.DEBUG)
 
-    def passed(self, request: Request, key: str, verdict: str, began: float) -> None:
+    def passed(self, request: Request, counter: str, verdict: str, began: float) -> None:
         seconds = self._clock() - began
-        self._count(key, verdict, seconds)
+        self._count(counter, verdict, seconds)
         if self._each:
-            _log(logging.DEBUG, Decision(request, verdict, key, seconds=seconds))
+            _log(logging.DEBUG, Decision(request, verdict, counter, seconds=seconds))
 
     def decided(
         self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
@@ -82,28 +82,30 @@ class Decisions(Observer):
             return  # most are of no interest to anybody
         seconds = self._clock() - began
         charge = demand.charges[0]
-        key, cost = charge.counter, charge.cost
+        counter, cost = charge.counter, charge.cost
         if isinstance(result, Verdict):
             if result.admitted:
-                self._count(key, ADMITTED, seconds)
+                self._count(counter, ADMITTED, seconds)
                 if self._each:
-                    decision = Decision(request, ADMITTED, key, cost, result.counted[0], seconds=seconds)
+                    decision = Decision(request, ADMITTED, counter, cost, result.counted[0], seconds=seconds)
                     self._tell_of_admission(decision, demand)
             else:
                 self._told_of_refusal(request, demand, result, seconds)
         else:
             verdict = _OF_FAILURES.get(outcome.kind, NONE)
-            self._told_of_failure(Decision(request, verdict, key, cost, seconds=seconds), result)
+            self._told_of_failure(Decision(request, verdict, counter, cost, seconds=seconds), result)
 
-    def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
+    def blocked(self, request: Request, counter: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
         seconds = self._clock() - began
-        usages = (Usage(key, limit, 0, free_in),)
-        level, suppressed, wanted = self._who_wants(key, limit, seconds)
-        self._tell(Decision(request, REFUSED, key, cost, 0, limit, usages, False, seconds), level, suppressed, wanted)
+        usages = (Usage(counter, limit, 0, free_in),)
+        level, suppressed, wanted = self._who_wants(counter, limit, seconds)
+        self._tell(
+            Decision(request, REFUSED, counter, cost, 0, limit, usages, False, seconds), level, suppressed, wanted
+        )
 
-    def _count(self, key: str, verdict: str, seconds: float) -> None:
+    def _count(self, counter: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.decided(key, verdict, seconds)
+            self._metrics.decided(counter, verdict, seconds)
 
     def _tell_of_admission(self, decision: Decision, demand: Demand) -> None:
         self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
@@ -116,25 +118,25 @@ class Decisions(Observer):
         if level or wanted:
             self._explain_refusal(request, demand, refused_by, seconds, level, suppressed, wanted)
 
-    def _who_wants(self, key: str, exceeded: Limit | None, seconds: float) -> tuple[int, int, list[Listener]]:
+    def _who_wants(self, counter: str, exceeded: Limit | None, seconds: float) -> tuple[int, int, list[Listener]]:
         """Count a refusal; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
-        self._count(key, REFUSED, seconds)
+        self._count(counter, REFUSED, seconds)
         if self._metrics is not None and exceeded is not None:
             self._metrics.refused(exceeded)
-        log_it, suppressed = self._refused.hit(key)
+        log_it, suppressed = self._refused.hit(counter)
         level = 0  # not logged
         if log_it and _logger.isEnabledFor(logging.INFO):
             level = logging.INFO
         elif self._each:
             level = logging.DEBUG
-        wanted = [] if exceeded is None else [one for one in self._listeners if one.wants(key, exceeded)]
+        wanted = [] if exceeded is None else [one for one in self._listeners if one.refused(counter, exceeded)]
         return level, suppressed if log_it else 0, wanted
 
     def _tell(self, decision: Decision, level: int, suppressed: int, wanted: Sequence[Listener]) -> None:
         if level:
             _log(level, decision, suppressed)
         for one in wanted:
-            one.tell(decision)
+            one.explained(decision)
 
     def _explain_refusal(
         self,
@@ -161,7 +163,7 @@ class Decisions(Observer):
         self._explain(demand, go_on)
 
     def _told_of_failure(self, decision: Decision, failure: Exception) -> None:
-        self._count(decision.key, decision.verdict, decision.seconds)
+        self._count(decision.counter, decision.verdict, decision.seconds)
         if decision.verdict != NONE:
             # That the database is away, or the spool full, has been said once.
             if self._each:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from policyd_rate_limit.config import Settings
-    from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
 
 
@@ -28,12 +27,8 @@ class ReportedHits(Listener):
         """Count for the report that ``settings`` ask for."""
         self._windows = frozenset(settings.report_limits if settings.report else ())
 
-    def wants(self, key: str, exceeded: Limit) -> bool:
+    def refused(self, counter: str, limit: Limit) -> bool:
         """Count it; there is nothing more to be told of it."""
-        if exceeded.seconds in self._windows:
-            self._hit(key, exceeded)
+        if limit.seconds in self._windows:
+            self._hit(counter, limit)
         return False
-
-    def tell(self, decision: Decision) -> None:
-        """Nobody calls this."""
-        raise AssertionError(decision)

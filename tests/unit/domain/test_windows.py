@@ -276,6 +276,18 @@ def test_give_back_never_takes_from_what_is_newer() -> None:
     assert windows.usage("k", TWO) == (2, 2)
 
 
+def test_what_is_given_back_beyond_its_own_second_is_taken_from_those_before() -> None:
+    windows = Windows()
+    for second in range(4):
+        windows.advance(T0 + second)
+        windows.add("k", windows.date, 2)
+    windows.give_back("k", int(T0) + 2, 5)
+    limits = tuple(Limit(9, seconds) for seconds in (1, 2, 3, 4))
+    assert windows.usage("k", limits) == (2, 2, 2, 3)
+    windows.give_back("k", int(T0) + 1, 5)
+    assert windows.usage("k", limits) == (2, 2, 2, 2)
+
+
 def test_give_back_after_a_step_back() -> None:
     windows = Windows()
     windows.advance(T0)
