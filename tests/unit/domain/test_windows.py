@@ -359,12 +359,12 @@ def test_looking_at_all_keys_takes_the_longer_the_longer_windows_are(longest: in
 def test_who_has_longer_windows_now_is_not_forgotten_after_the_shorter_ones() -> None:
     windows = Windows()
     windows.advance(T0)
-    shorter, longer = (Limit(10, 60),), (Limit(10, 3600),)
+    shorter, longer = (Limit(10, 60),), (Limit(10, 61),)
     for limits in (shorter, shorter, longer):
         assert charge(windows, "k", 1, limits)
     windows.advance(T0 + 60)
     for _ in range(SHARDS):
-        windows.sweep(longest=3600)
+        windows.sweep(longest=61)
     assert windows.usage("k", longer) == (3,)
 
 
