@@ -270,4 +270,7 @@ def test_the_example_of_a_second() -> None:
     windows, limits = Windows(), parse_limits([[10, 60]])
     for minute, second, asked, answer in rows:
         windows.advance(1_700_000_000 // 3600 * 3600 + 60 * int(minute) + float(second))
-        assert (windows.charge("user:alice", int(asked), limits) is None) == (answer == "passes")
+        passes = windows.exceeded("user:alice", int(asked), limits) is None
+        assert passes == (answer == "passes")
+        if passes:
+            windows.add("user:alice", windows.date, int(asked))

@@ -54,7 +54,7 @@ class Mails:
         before = self.entries(mail)
         if not before:
             if entry.amount >= 0:
-                self.begin(entry)
+                self._remember(mail, (entry,))
         elif entry.amount < 0:
             (self._young if mail in self._young else self._old)[mail] = _less(before, entry)
         else:
@@ -62,15 +62,13 @@ class Mails:
                 del self._old[mail]
                 self._entries += len(before)
             if len(before) < self._most_of_a_mail:
-                before = (*before, entry)
-                self._entries += 1
-            self._young[mail] = before
-            if self._entries >= self._per_generation:
-                self._age()
+                self._remember(mail, (*before, entry))
+            else:
+                self._young[mail] = before
 
-    def begin(self, entry: Entry) -> None:
-        """Remember ``entry``, the first charge of its mail."""
-        self._young[entry.mail] = (entry,)
+    def _remember(self, mail: str, entries: tuple[Entry, ...]) -> None:
+        """``entries``, of which the last is new, are those of ``mail``."""
+        self._young[mail] = entries
         self._entries += 1
         if self._entries >= self._per_generation:
             self._age()

@@ -108,23 +108,9 @@ class Windows:
 
         What is counted is kept for as long as the longest of ``limits`` looks back, and for ``keep`` seconds.
         """
-        return self._exceeded(key, self._log(key), cost, limits, keep)
-
-    def charge(self, key: str, cost: int, limits: Limits, keep: int = 0) -> Limit | None:
-        """As :meth:`exceeded`; when all of ``limits`` admit it, ``cost`` is counted now."""
-        log = self._log(key)
-        found = self._exceeded(key, log, cost, limits, keep)
-        if found is None:
-            if log is None:
-                self._begin(key, self.date, cost)
-            else:
-                _append(log, self.date, cost)
-        return found
-
-    def _exceeded(self, key: str, log: array[int] | None, cost: int, limits: Limits, keep: int) -> Limit | None:
-        """As :meth:`exceeded`, by the ``log`` of ``key``."""
         if not limits:
             return None
+        log = self._log(key)
         if log is None:
             for limit in limits:
                 if cost > limit.maximum:
@@ -308,7 +294,9 @@ def _append(log: array[int], date: int, amount: int) -> None:
             log[at] -= base
     newest = log[-2]
     if newest < date:
-        log.extend((date, log[-1] + amount))
+        total = log[-1] + amount
+        log.append(date)
+        log.append(total)
         return
     at = len(log) - 2
     if newest > date:

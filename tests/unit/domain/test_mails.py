@@ -65,7 +65,7 @@ def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tup
 def test_as_many_mails_of_one_recipient_are_remembered_as_two_generations_hold() -> None:
     mails = Mails(per_generation=10)
     for number in range(100):
-        mails.begin(entry(f"m{number}"))
+        mails.add(entry(f"m{number}"))
         assert len(mails) <= 20
         assert all(mails.entries(f"m{before}") for before in range(max(0, number - 9), number + 1))
 
