@@ -20,6 +20,7 @@ from policyd_rate_limit.notify.alert import Alert
 from policyd_rate_limit.notify.notifier import Notifier
 from policyd_rate_limit.notify.outbox import MOST_QUEUED, Outbox
 from support.alerts import MINUTE, Channel, an_alert
+from support.wait import wait_until
 
 AWAY = DeliveryFailed("mail.test: away")
 DECISION = an_alert().decision
@@ -269,7 +270,7 @@ def test_a_reload_that_comes_to_nothing_leaves_the_channels(channel: Channel, na
         assert bool(sending()) == (name == "notify_command")
     if name != "notify_command":  # no setting for alerts is another
         put_into_force()
-    channel.until(lambda: not sending())
+    wait_until(lambda: not sending(), "the new channel's thread ends")
     timed.refuse()
     timed.notifier.stop()
     assert len(channel.delivered) == 1
