@@ -44,7 +44,7 @@ def recent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     """Whether the last records are kept, or none."""
     kept: bool = request.param
     if not kept:
-        monkeypatch.setattr("policyd_rate_limit.storage.log.store.RECENT_BYTES", 0)
+        monkeypatch.setattr("policyd_rate_limit.storage.log.recent.RECENT_BYTES", 0)
     return kept
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_told_apart_does_not_count_twice(
     """As before, but too much has been admitted meanwhile: a little may be forgotten then, which is said."""
     one, two = database.store(clock), database.store(clock)
     assert all(admitted(one, *(demand(key) for key in USERS)))
-    monkeypatch.setattr("policyd_rate_limit.storage.log.store.RECENT_BYTES", 0)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.recent.RECENT_BYTES", 0)
     assert all(admitted(two, *(demand(key) for key in USERS)))
     with mock.patch.object(SqliteLog, "_readable_rows_after", return_value=[]):
         put_in_place(database, b"")

@@ -301,7 +301,7 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("rules", [1, 3])
 def test_memory_of_a_counter(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rules: int) -> None:
     """Without ``mail``: of recent mails more is remembered, within a bound of its own; so it is of recent records."""
-    monkeypatch.setattr("policyd_rate_limit.storage.log.store.RECENT_BYTES", 0)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.recent.RECENT_BYTES", 0)
     clock = Clock()
     memory = Memory(Ledger(100_000), clock)
     store = SqliteDatabase(tmp_path).store(clock, memory=memory)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.mails import Mails
 from policyd_rate_limit.domain.windows import Windows
-from policyd_rate_limit.storage.record import Record, pack
+from policyd_rate_limit.storage.record import Record, in_records, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
     from policyd_rate_limit.domain.ledger import Ledger
@@ -105,6 +105,12 @@ class Memory:
         """Empty records that say up to which number the records of each writer are in the ledger."""
         applied = {**self._applied, self.writer: self._number}
         return [Record(writer, number, self.date, 0, MARK) for writer, number in applied.items()]
+
+    def snapshot(self) -> Iterator[Record]:
+        """All that is in the ledger."""
+        # The marks keep the records that the snapshot holds from being replayed, here and by others.
+        yield from self.marks()
+        yield from in_records(self.ledger.snapshot(), self.record)
 
     def mark(self, record: Record) -> None:
         """What ``record`` says is in the ledger already."""

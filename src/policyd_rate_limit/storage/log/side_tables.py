@@ -1,0 +1,78 @@
+"""The tables beside the batch table, as one daemon uses them: hits, overrides, announcements of windows."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.storage.log import tables
+from policyd_rate_limit.storage.log.refusals import add_hits_in_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.log.contract import Log
+
+ANNOUNCED_EACH = 3600  # seconds
+
+_logger = logging.getLogger(__name__)
+
+
+class SideTables:
+    """Writes hits, learns of overrides, and announces how far back this daemon looks.
+
+    ``open_log`` connects to the database. ``patience``: how many seconds what is not urgent may wait for others. All
+    of it raises LogError where the database fails.
+    """
+
+    def __init__(self, open_log: Callable[[], Log], patience: float) -> None:
+        self._open_log = open_log
+        self._patience = patience
+        self._overrides: list[Override] = []
+        self._overrides_version: Hashable = None
+        self._lacks_overrides = False  # a table that was rebuilt
+        self._name = secrets.token_hex(16)  # of this daemon
+        self._announced: tuple[Hashable, int, int] | None = None
+
+    def rebuilt(self) -> None:
+        """The batch table lacked what this daemon knows, and has it again; so are these to have it."""
+        self._lacks_overrides = True
+
+    def add_hits(self, log: Log, hits: Sequence[Hits]) -> None:
+        """Write ``hits``, all or none of them."""
+        tables.add_hits(log, hits, self._patience)
+
+    def add_hits_in_parts(self, hits: Sequence[Hits], error: Exception) -> bool:
+        """Write those of ``hits`` that the database takes, which refuses them together; whether there were any."""
+        dropped = add_hits_in_parts(self._open_log, hits, self._patience)
+        if len(dropped) == len(hits):
+            return False
+        for hit in dropped:
+            _logger.error("the database refuses the hits of %r, which no report will tell of: %s", hit.key, error)
+        return True
+
+    def overrides(self, log: Log, now: int) -> list[Override] | None:
+        """Those in force at ``now`` (Unix second), None: as at the last call."""
+        if self._lacks_overrides:
+            for override in self._overrides:
+                tables.set_override(log, override, now, self._patience)
+            self._lacks_overrides = False
+        version = (log.identity, tables.overrides_version(log))
+        if version == self._overrides_version:
+            return None
+        self._overrides = tables.overrides(log, now)
+        self._overrides_version = version
+        return self._overrides
+
+    def announce(self, log: Log, seconds: int, date: int) -> None:
+        """Have everybody's ``--clean`` know that this daemon looks back ``seconds``; ``date``: the second it is now.
+
+        Said now and then, and when it changes.
+        """
+        announcement = (log.identity, seconds, date // ANNOUNCED_EACH)
+        if announcement != self._announced:
+            self._announced = announcement  # or a right that is missing would be met each second
+            # Once it is gone for as long as its longest window, nobody needs what it has counted.
+            tables.announce_window(log, self._name, seconds, date + seconds + 2 * ANNOUNCED_EACH, self._patience)
