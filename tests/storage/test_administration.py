@@ -368,7 +368,7 @@ def test_hits_by_many_daemons_at_once(database: Administered, monkeypatch: pytes
 
 
 def test_many_hits_at_once(database: Administered) -> None:
-    hits = [Hits(f"user:{number:05}", 60, 1, 1) for number in range(2 * log_tables.ROWS_PER_STATEMENT + 1)]
+    hits = [Hits(f"user:{number:05}", 60, 1, 1) for number in range(1_001)]
     add_hits(database, hits)
     assert database.administration().hits() == hits
 

@@ -6,7 +6,7 @@ from where it stopped reading. ``date`` never falls from one row to the next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from policyd_rate_limit.errors import StoreError
 
@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
 
     OldCounts = Iterator[tuple[str, int, int]]
+    Parameter = int | str
 
 
 ROWS_AT_ONCE = 20  # that may be read where nothing may wait: some milliseconds
+
+
+class Statement(NamedTuple):
+    """SQL, a constant of this program, with ``%s`` in place of each of ``parameters``: the driver brings them in."""
+
+    text: str
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def most_characters(self) -> int:
+        """That are sent, at the most: a driver may have to escape each of those of the parameters."""
+        return len(self.text) + 2 * sum(len(str(parameter)) + 2 for parameter in self.parameters)
 
 
 class LogError(StoreError):
@@ -134,19 +147,17 @@ class Log(Protocol):
     def has_table(self, name: str) -> bool:
         """Whether there is a table of that name."""
 
-    def read(self, query: str) -> Sequence[Sequence[Any]]:
-        """Without the lock: the rows of ``query``, all at once."""
+    def read(self, text: str, *parameters: Parameter) -> Sequence[Sequence[Any]]:
+        """Without the lock: the rows of the :class:`Statement`, all at once."""
 
-    def write(self, statements: Sequence[str], patience: float) -> None:
+    def write(self, statements: Sequence[Statement], patience: float) -> None:
         """Without a transaction: ``statements`` in one of their own, of which it waits for others for ``patience``."""
-
-    def literal(self, text: str) -> str:
-        """``text`` as SQL writes it."""
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         """What follows an INSERT to change the row of the same ``key`` instead.
 
-        ``assignments``: column -> expression, in which ``{new}`` is the value of that column in the INSERT.
+        ``assignments``: column -> expression, in which ``{new}`` is the value of that column in the INSERT. All of it
+        is names and constants of this program.
         """
 
     def maintain(self) -> None:
@@ -154,6 +165,14 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Close the connection; a transaction that is open is rolled back. Never raises."""
+
+
+def named(text: str, **names: str) -> str:
+    """SQL that is ``text`` with ``names`` of tables and columns, or expressions of them, for what has braces there.
+
+    Databases take no parameters for names. All of these are constants of this program: a value never goes this way.
+    """
+    return text.format(**names)
 
 
 def on_conflict(key: str, assignments: Mapping[str, str]) -> str:

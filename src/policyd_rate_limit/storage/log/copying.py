@@ -46,10 +46,10 @@ class LogCopying:
         self._brought: dict[str, dict[int, int]] = {}  # by that writer: counter -> second -> amount
 
     def size(self) -> int:
-        return self._count("")
+        return self._count("SELECT coalesce(sum(size), 0) FROM policyd_batch")
 
     def size_brought(self, source: int) -> int:
-        return self._count(f" WHERE writer = {_writer_of(source)}")
+        return self._count("SELECT coalesce(sum(size), 0) FROM policyd_batch WHERE writer = %s", _writer_of(source))
 
     def records(self) -> Iterator[Sequence[Record]]:
         yield from iter(Reader(self._administration.open(), 0).page, [])
@@ -160,9 +160,8 @@ class LogCopying:
                             brought = self._brought[entry.counter]
                             brought[entry.date] = brought.get(entry.date, 0) + entry.amount
 
-    def _count(self, where: str) -> int:
-        query = f"SELECT coalesce(sum(size), 0) FROM policyd_batch{where}"  # noqa: S608 - numbers
-        return int(self._administration.open().read(query)[0][0])
+    def _count(self, text: str, *parameters: int) -> int:
+        return int(self._administration.open().read(text, *parameters)[0][0])
 
 
 def _writer_of(identity: int) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.drivers import check_options, missing_driver
-from policyd_rate_limit.storage.log.contract import LogError, RecordRefused
+from policyd_rate_limit.storage.log.contract import LogError, RecordRefused, Statement, named
 from policyd_rate_limit.storage.log.server import LONG_SECONDS, SqlLog, TableMissing
 from policyd_rate_limit.storage.watchdog import Watchdog, resolve
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.storage.log.contract import OldCounts
-    from policyd_rate_limit.storage.record import Record
 
 DEFAULT_PORT = 3306
 # Where a server on this machine listens, as distributions have it.
@@ -47,6 +46,11 @@ OPTION_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf", "~/.my.cnf")
 OLD_ROWS_PER_CLEAN = 10_000
 PACKET_OVERHEAD = 512  # bytes of max_allowed_packet that are not for rows
 IDLE_SECONDS = 10  # after which the server ends a session whose daemon was cut off, and lets go of its lock
+
+_OLD_COUNTS = (
+    "SELECT CONVERT(id USING utf8mb4) COLLATE utf8mb4_bin AS old_id, date, sum({recipients}) "
+    "FROM mail_count GROUP BY old_id, date ORDER BY date"
+)
 
 _OF_MYSQLDB = frozenset(
     {"user", "passwd", "password", "db", "database", "host", "port", "unix_socket", "bind_address", "connect_timeout"}
@@ -131,17 +135,13 @@ class MysqlLog(SqlLog):
         ),
     )
     # Not IGNORE: two who wait with the shared lock that this takes would then wait for each other.
-    MAKE_STATE = (
-        "INSERT INTO policyd_state VALUES (1, {version}, '{identity}', 0) ON DUPLICATE KEY UPDATE newest = newest"
-    )
+    MAKE_STATE = "INSERT INTO policyd_state VALUES (1, %s, %s, 0) ON DUPLICATE KEY UPDATE newest = newest"
     # A row of its own in a table that is there: making a table would end the transaction, and takes a right.
     INSTALLATION = "SELECT identity FROM policyd_state WHERE id = 2"
-    MAKE_INSTALLATION = "INSERT INTO policyd_state VALUES (2, 0, '{identity}', 0)"
+    MAKE_INSTALLATION = "INSERT INTO policyd_state VALUES (2, 0, %s, 0)"
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT UNIX_TIMESTAMP(NOW(6))"
-    COUNT_TABLES = (
-        "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
-    )
+    COUNT_TABLES = "SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s"
 
     def __init__(self, config: Mapping[str, Any], timeout: float) -> None:
         super().__init__(timeout)
@@ -160,13 +160,15 @@ class MysqlLog(SqlLog):
         start = time.monotonic()
         *_, packet, wsrep_on = self._query(
             # Without summer time, in which one hour of the year comes twice.
-            "SET SESSION time_zone = '+00:00'",
-            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            Statement("SET SESSION time_zone = '+00:00'"),
+            Statement("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
             # A daemon that is cut off while it holds the lock must not keep it.
-            f"SET SESSION wait_timeout = {max(IDLE_SECONDS, math.ceil(timeout))} "
-            f"/*M!100300 , idle_transaction_timeout = {math.ceil(timeout)}, max_statement_time = 0 */",
-            "SELECT @@max_allowed_packet",
-            "SHOW SESSION VARIABLES LIKE 'wsrep_on'",
+            Statement(
+                "SET SESSION wait_timeout = %s /*M!100300 , idle_transaction_timeout = %s, max_statement_time = 0 */",
+                (max(IDLE_SECONDS, math.ceil(timeout)), math.ceil(timeout)),
+            ),
+            Statement("SELECT @@max_allowed_packet"),
+            Statement("SHOW SESSION VARIABLES LIKE 'wsrep_on'"),
         )
         self._round_trip = time.monotonic() - start
         self._packet = int(packet[0][0]) - PACKET_OVERHEAD
@@ -174,7 +176,7 @@ class MysqlLog(SqlLog):
         self._is_galera = bool(wsrep_on) and wsrep_on[0][1] == "ON"
         if self._is_galera:
             # See what was committed on another node before.
-            self._query("SET SESSION wsrep_sync_wait = 1")
+            self._query(Statement("SET SESSION wsrep_sync_wait = 1"))
 
     @property
     def longest_row(self) -> int:
@@ -187,7 +189,10 @@ class MysqlLog(SqlLog):
         # A transaction that a node gives up for one of another node may fail without an error when its statements
         # come together.
         if (
-            self._is_galera and has_appended and not self._ask(f"SELECT 1 FROM policyd_batch WHERE seq = {newest}")  # noqa: S608 - a number
+            self._is_galera
+            and has_appended
+            and newest is not None
+            and not self._ask("SELECT 1 FROM policyd_batch WHERE seq = %s", newest)
         ):
             raise self._failure("a daemon on another node of the cluster was faster")
 
@@ -200,12 +205,13 @@ class MysqlLog(SqlLog):
             self._watchdog.close()
             self._watchdog = None
 
-    def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
+    def _query(self, *statements: Statement) -> list[Sequence[Sequence[Any]]]:
         if self._connection is None or self._watchdog is None:
             raise LogError(f"{self._name}: the connection is closed")
         try:
             with self._watchdog.until(self._end), self._connection.cursor() as cursor:
-                cursor.execute("; ".join(statements))
+                # Parameters are brought in by PyMySQL, for each statement by itself: the server takes none for several.
+                cursor.execute("; ".join(cursor.mogrify(text, values or None) for text, values in statements))
                 results: list[Sequence[Sequence[Any]]] = [cursor.fetchall()]
                 while cursor.nextset():
                     results.append(cursor.fetchall())
@@ -230,34 +236,23 @@ class MysqlLog(SqlLog):
         self.close()
         return LogError(f"{self._name}: {' '.join(message.split())}")
 
-    def literal(self, text: str) -> str:
-        if self._connection is None:
-            raise LogError(f"{self._name}: the connection is closed")
-        return str(self._connection.escape(text))
-
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:  # noqa: ARG002 - MySQL finds it itself
         changes = (f"{column} = {value.format(new=f'VALUES({column})')}" for column, value in assignments.items())
         return f"ON DUPLICATE KEY UPDATE {', '.join(changes)}"
 
-    def _start(self, wait: float) -> list[str]:
-        statements = ["START TRANSACTION READ WRITE"]
+    def _start(self, wait: float) -> list[Statement]:
+        statements = [Statement("START TRANSACTION READ WRITE")]
         seconds = max(1, math.ceil(wait))  # the watchdog knows of fractions
         if seconds != self._lock_wait_timeout:
             self._lock_wait_timeout = seconds
-            statements.insert(0, f"SET SESSION innodb_lock_wait_timeout = {seconds}")
+            statements.insert(0, Statement("SET SESSION innodb_lock_wait_timeout = %s", (seconds,)))
         return statements
 
-    def _insert(self, seq: int, record: Record) -> str:
-        entries = self.literal(record.entries)
-        return (
-            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608 - numbers, and a literal that is escaped
-            f"{record.size}, {entries})"
-        )
-
-    def _last_statements(self) -> tuple[str, ...]:
-        if not self._has_appended:
-            return super()._last_statements()
-        return f"UPDATE policyd_state SET newest = {self._newest} WHERE id = 1", *super()._last_statements()  # noqa: S608 - a number
+    def _last_statements(self) -> tuple[Statement, ...]:
+        last = super()._last_statements()
+        if not self._has_appended or self._newest is None:
+            return last
+        return Statement("UPDATE policyd_state SET newest = %s WHERE id = 1", (self._newest,)), *last
 
     def _may_keep_installation(self) -> bool:
         return True
@@ -273,10 +268,7 @@ class MysqlLog(SqlLog):
         assert self._watchdog is not None  # noqa: S101 - likewise
         try:
             with self._watchdog.until(self._end), self._connection.cursor(SSCursor) as cursor:
-                cursor.execute(
-                    "SELECT CONVERT(id USING utf8mb4) COLLATE utf8mb4_bin AS old_id, date, "  # noqa: S608 - ours
-                    f"sum({recipients}) FROM mail_count GROUP BY old_id, date ORDER BY date"
-                )
+                cursor.execute(named(_OLD_COUNTS, recipients=recipients))
                 for old_id, date, count in cursor:
                     yield str(old_id), int(date), int(count)
         except pymysql.MySQLError as error:
@@ -285,8 +277,8 @@ class MysqlLog(SqlLog):
     def _delete_old_counts(self, before: int) -> int:
         self._end = time.monotonic() + LONG_SECONDS
         _, rows = self._query(
-            f"DELETE FROM mail_count WHERE date < {before} LIMIT {OLD_ROWS_PER_CLEAN}",  # noqa: S608 - numbers
-            "SELECT ROW_COUNT()",
+            Statement("DELETE FROM mail_count WHERE date < %s LIMIT %s", (before, OLD_ROWS_PER_CLEAN)),
+            Statement("SELECT ROW_COUNT()"),
         )
         return int(rows[0][0])
 

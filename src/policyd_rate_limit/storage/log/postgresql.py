@@ -1,35 +1,42 @@
 """The batch table in a PostgreSQL database.
 
-libpq is driven without its blocking calls: each wait is one for the connection's socket, with an end. Statements of one
-round trip go as one query. Their snapshots are their own (``READ COMMITTED``): what follows the lock sees all that was
-committed before the lock was had.
+psycopg's generators drive libpq without its blocking calls: each wait is one for the connection's socket, with an end.
+Statements of one round trip go down libpq's pipeline, their parameters beside them. Their snapshots are their own
+(``READ COMMITTED``): what follows the lock sees all that was committed before the lock was had.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import random
+import re
 import select
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.storage.drivers import check_options, missing_driver
-from policyd_rate_limit.storage.log.contract import LogError, RecordRefused
-from policyd_rate_limit.storage.log.server import LONG_SECONDS, SqlLog, TableExists, TableMissing
+from policyd_rate_limit.storage.log.contract import LogError, RecordRefused, Statement, named
+from policyd_rate_limit.storage.log.server import COMMIT, LONG_SECONDS, SqlLog, TableExists, TableMissing
 from policyd_rate_limit.storage.watchdog import resolve
 
 try:
-    from psycopg import Error, pq
+    from psycopg import Error, generators, pq
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
+    from psycopg.waiting import Ready, Wait
 except ImportError as error:
     raise missing_driver("PostgreSQL", "postgresql", error) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from psycopg.abc import PQGen
 
     from policyd_rate_limit.storage.log.contract import OldCounts
-    from policyd_rate_limit.storage.record import Record
+
+T = TypeVar("T")
 
 DEFAULT_PORT = "5432"
 OLD_COUNTS_PER_FETCH = 10_000
@@ -45,6 +52,20 @@ _TABLE_EXISTS = frozenset({"42P07", "42710", "23505"})
 _REFUSALS = ("22", "23", "44", "54", "P0")
 
 _SYNCHRONOUS_COMMIT_OFF = "off"
+
+# LOCAL, since behind a pool of connections the session may be another one's next.
+_BOUNDS = (
+    "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),"
+    # A daemon that is cut off while it holds the lock must not keep it.
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+_DECLARE_OLD_COUNTS = (
+    "DECLARE old_counts CURSOR FOR SELECT id, date, sum({recipients}) FROM mail_count GROUP BY id, date ORDER BY date"
+)
+_DELETE_OLD_COUNTS = (
+    "WITH deleted AS (DELETE FROM mail_count WHERE ctid = ANY (ARRAY("
+    "SELECT ctid FROM mail_count WHERE date < %s::bigint LIMIT %s)) RETURNING 1) SELECT count(*) FROM deleted"
+)
 
 
 class PostgresqlLog(SqlLog):
@@ -100,9 +121,9 @@ class PostgresqlLog(SqlLog):
             "CREATE TABLE policyd_window (id char(32) PRIMARY KEY, seconds bigint NOT NULL, expires bigint NOT NULL)",
         ),
     )
-    MAKE_STATE = "INSERT INTO policyd_state VALUES (1, {version}, '{identity}') ON CONFLICT DO NOTHING"
+    MAKE_STATE = "INSERT INTO policyd_state VALUES (1, %s, %s) ON CONFLICT DO NOTHING"
     INSTALLATION = "SELECT identity FROM policyd_installation"
-    MAKE_INSTALLATION = "INSERT INTO policyd_installation VALUES (1, '{identity}')"
+    MAKE_INSTALLATION = "INSERT INTO policyd_installation VALUES (1, %s)"
     # Null: there is no such table.
     MAY_KEEP_INSTALLATION = (
         "SELECT has_table_privilege(found, 'SELECT') AND has_table_privilege(found, 'INSERT') "
@@ -113,7 +134,7 @@ class PostgresqlLog(SqlLog):
     )
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
-    COUNT_TABLES = "SELECT count(to_regclass('{table}'))"
+    COUNT_TABLES = "SELECT count(to_regclass(%s))"
     MAY_CREATE = "SELECT 1 WHERE has_schema_privilege(current_schema(), 'CREATE')"
 
     def __init__(self, config: Mapping[str, Any], timeout: float) -> None:
@@ -121,22 +142,22 @@ class PostgresqlLog(SqlLog):
         options = {**connection_options(config), "client_encoding": "UTF8"}
         self._name = f"PostgreSQL {options.get('dbname', '')}@{options.get('host', 'localhost')}"
         self._connection: pq.abc.PGconn | None = None
-        self._durability: tuple[str, ...] = ()
+        self._durability: tuple[Statement, ...] = ()
         limit = float(options.pop("connect_timeout", 0) or 0)
         if limit > 0:
             self._end = min(self._end, time.monotonic() + limit)
         try:
             self._connection = self._connect(options)
-            self._connection.nonblocking = 1
+            self._connection.enter_pipeline_mode()
         except Error as error:
             raise self._failure(_first_line(str(error))) from error
         if self._connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
-            self._query("SET client_encoding = SQL_ASCII")  # which takes and gives any bytes
+            self._query(Statement("SET client_encoding = SQL_ASCII"))  # which takes and gives any bytes
         start = time.monotonic()
-        (((synchronous_commit,),),) = self._query("SHOW synchronous_commit")
+        (((synchronous_commit,),),) = self._query(Statement("SHOW synchronous_commit"))
         self._round_trip = time.monotonic() - start
         if synchronous_commit == _SYNCHRONOUS_COMMIT_OFF:
-            self._durability = ("SET LOCAL synchronous_commit = local",)
+            self._durability = (Statement("SET LOCAL synchronous_commit = local"),)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -150,12 +171,11 @@ class PostgresqlLog(SqlLog):
         for index, address in enumerate(addresses):
             now = time.monotonic()
             end = now + (self._end - now) / (len(addresses) - index)
-            connection = pq.PGconn.connect_start(make_conninfo(**{**options, **address}).encode())
+            connecting = generators.connect(make_conninfo(**{**options, **address}))
             try:
-                self._establish(connection, end)
-            except LogError as error:
-                connection.finish()
-                refusals.append(str(error))
+                connection: pq.abc.PGconn = _drive(connecting, end)
+            except (Error, LogError) as error:
+                refusals.append(_first_line(str(error)))
             else:
                 return connection
         raise self._failure("; ".join(dict.fromkeys(refusals)))
@@ -176,47 +196,22 @@ class PostgresqlLog(SqlLog):
             else:
                 yield place.options()
 
-    def _establish(self, connection: pq.abc.PGconn, end: float) -> None:
-        waits: dict[int, int] = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
-        status: int = pq.PollingStatus.WRITING
-        while connection.status != pq.ConnStatus.BAD:
-            _wait(connection.socket, waits[status], end)
-            status = connection.connect_poll()
-            if status == pq.PollingStatus.OK:
-                return
-            if status == pq.PollingStatus.FAILED:
-                break
-        raise LogError(_text(connection.error_message))
-
-    def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
+    def _query(self, *statements: Statement) -> list[Sequence[Sequence[Any]]]:
         connection = self._connection
         if connection is None:
             raise LogError(f"{self._name}: the connection is closed")
         try:
-            connection.send_query("; ".join(statements).encode("utf-8", "surrogateescape"))
-            while connection.flush():
-                if _wait(connection.socket, select.POLLIN | select.POLLOUT, self._end) & select.POLLIN:
-                    connection.consume_input()
-            results = self._results(connection)
+            results = _drive(_exchange(connection, statements), self._end, connection.socket)
         except (Error, LogError) as error:
             raise self._failure(_first_line(str(error))) from error
         for result in results:
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
                 raise self._refusal(result)
-        if statements[-1] == "COMMIT" and results[-1].command_status != b"COMMIT":
+        if len(results) != len(statements):
+            raise self._failure("the connection was closed")
+        if statements[-1] == COMMIT and results[-1].command_status != b"COMMIT":
             raise self._failure("the transaction was rolled back")
         return [_rows(result) for result in results]
-
-    def _results(self, connection: pq.abc.PGconn) -> list[pq.abc.PGresult]:
-        results: list[pq.abc.PGresult] = []
-        while True:
-            while connection.is_busy():
-                _wait(connection.socket, select.POLLIN, self._end)
-                connection.consume_input()
-            result = connection.get_result()
-            if result is None:
-                return results
-            results.append(result)
 
     def _refusal(self, result: pq.abc.PGresult) -> LogError:
         state = _text(result.error_field(pq.DiagnosticField.SQLSTATE))
@@ -233,39 +228,23 @@ class PostgresqlLog(SqlLog):
         self.close()
         return LogError(f"{self._name}: {message}")
 
-    def literal(self, text: str) -> str:
-        if self._connection is None:
-            raise LogError(f"{self._name}: the connection is closed")
-        data = text.encode("utf-8", "surrogateescape")
-        return pq.Escaping(self._connection).escape_literal(data).decode("utf-8", "surrogateescape")
-
-    def _start(self, wait: float) -> list[str]:
-        # LOCAL, since behind a pool of connections the session may be another one's next.
+    def _start(self, wait: float) -> list[Statement]:
         milliseconds = math.ceil(self._timeout * 1000)
+        bounds = (max(1, int(wait * 1000)), math.ceil(wait * 1000) + milliseconds, milliseconds)
         return [
-            "BEGIN ISOLATION LEVEL READ COMMITTED",
-            f"SET LOCAL lock_timeout = {max(1, int(wait * 1000))}",
-            f"SET LOCAL statement_timeout = {math.ceil(wait * 1000) + milliseconds}",
-            # A daemon that is cut off while it holds the lock must not keep it.
-            f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}",
+            Statement("BEGIN ISOLATION LEVEL READ COMMITTED"),
+            Statement(_BOUNDS, tuple(map(str, bounds))),
             *self._durability,
         ]
 
-    def _insert(self, seq: int, record: Record) -> str:
-        entries = self.literal(record.entries)
-        return (
-            f"INSERT INTO policyd_batch VALUES ({seq}, {record.date}, {record.writer}, {record.number}, "  # noqa: S608 - numbers, and a literal that is escaped
-            f"{record.size}, {entries})"
-        )
-
     def _allow(self, seconds: float) -> None:
-        self._query(f"SET LOCAL statement_timeout = {math.ceil(seconds * 1000)}")
+        self._ask("SELECT set_config('statement_timeout', %s, true)", str(math.ceil(seconds * 1000)))
         super()._allow(seconds)
 
     def _may_keep_installation(self) -> bool:
         ((may,),) = self._ask(self.MAY_KEEP_INSTALLATION)
         if may is None and self._ask(self.MAY_CREATE):
-            self._query(self.MAKE_INSTALLATION_TABLE)
+            self._query(Statement(self.MAKE_INSTALLATION_TABLE))
             return True
         return str(may) in ("t", "True")
 
@@ -277,22 +256,15 @@ class PostgresqlLog(SqlLog):
             "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('mail_count') AND NOT attisdropped"
         )
         recipients = "coalesce(recipient_count, 1)" if ["recipient_count"] in columns else "1"
-        self._query(
-            f"DECLARE old_counts CURSOR FOR SELECT id, date, sum({recipients}) "  # noqa: S608 - ours
-            "FROM mail_count GROUP BY id, date ORDER BY date"
-        )
+        self._query(Statement(named(_DECLARE_OLD_COUNTS, recipients=recipients)))
         while rows := self._ask(f"FETCH {OLD_COUNTS_PER_FETCH} FROM old_counts"):
             for old_id, date, count in rows:
                 yield str(old_id), int(date), int(count)
-        self._query("CLOSE old_counts")
+        self._query(Statement("CLOSE old_counts"))
 
     def _delete_old_counts(self, before: int) -> int:
         self._end = time.monotonic() + LONG_SECONDS
-        (rows,) = self._query(
-            "WITH deleted AS (DELETE FROM mail_count WHERE ctid = ANY (ARRAY("  # noqa: S608 - numbers
-            f"SELECT ctid FROM mail_count WHERE date < {before} LIMIT {OLD_ROWS_PER_CLEAN})) RETURNING 1) "
-            "SELECT count(*) FROM deleted"
-        )
+        (rows,) = self._query(Statement(_DELETE_OLD_COUNTS, (before, OLD_ROWS_PER_CLEAN)))
         return int(rows[0][0])
 
 
@@ -359,17 +331,52 @@ def _places(options: Mapping[str, str]) -> Iterator[_Place]:
     yield from places
 
 
-def _wait(descriptor: int, events: int, end: float) -> int:
-    """Wait for the socket until ``end``; what it is ready for.
+def _exchange(connection: pq.abc.PGconn, statements: Sequence[Statement]) -> PQGen[list[pq.abc.PGresult]]:
+    """Send ``statements`` at once; the result of each, unless the connection is lost before."""
+    for text, parameters in statements:
+        # Each is of the type that its place asks for.
+        values = [str(value).encode("utf-8", "surrogateescape") for value in parameters]
+        connection.send_query_params(_numbered(text), values)
+    connection.pipeline_sync()
+    yield from generators.send(connection)
+    results: list[pq.abc.PGresult] = []
+    for _ in statements:
+        results += yield from generators.fetch_many(connection)
+    yield from generators.fetch_many(connection)  # that all have been answered
+    return results
 
-    :raises LogError: not ready in time.
+
+def _drive(generator: Generator[Any, Any, T], end: float, descriptor: int = -1) -> T:
+    """What ``generator``, one of psycopg's, comes to by ``end``; unless it names the socket, that is ``descriptor``.
+
+    psycopg.waiting does that as well, but only its newest versions keep an end.
+
+    :raises LogError: nothing comes in time.
     """
-    poll = select.poll()
-    poll.register(descriptor, events)
-    ready = poll.poll(max(0.0, end - time.monotonic()) * 1000)
-    if not ready:
-        raise LogError("no answer in time")
-    return ready[0][1]
+    try:
+        waits = next(generator)
+        while True:
+            wanted, descriptor = (waits[1], waits[0]) if isinstance(waits, tuple) else (waits, descriptor)
+            poll = select.poll()  # select() knows no descriptors beyond 1023
+            readable, writable = (select.POLLIN if wanted & Wait.R else 0), (select.POLLOUT if wanted & Wait.W else 0)
+            poll.register(descriptor, readable | writable)
+            found = poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            if not found:
+                raise LogError("no answer in time")
+            # Of a connection that is lost libpq is to find out by trying.
+            happened = found[0][1] if found[0][1] & (readable | writable) else readable | writable
+            ready = (Ready.R if happened & readable else 0) | (Ready.W if happened & writable else 0)
+            waits = generator.send(Ready(ready))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+@functools.cache
+def _numbered(text: str) -> bytes:
+    """The text of a statement as PostgreSQL marks parameters: by number."""
+    numbers = itertools.count(1)
+    return re.sub("%s", lambda _: f"${next(numbers)}", text).encode()
 
 
 def _rows(result: pq.abc.PGresult) -> list[list[str | None]]:

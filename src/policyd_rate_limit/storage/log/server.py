@@ -23,13 +23,13 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log.contract import LogError, LogReplaced, on_conflict
+from policyd_rate_limit.storage.log.contract import LogError, LogReplaced, Statement, named, on_conflict
 from policyd_rate_limit.storage.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
-    from policyd_rate_limit.storage.log.contract import OldCounts
+    from policyd_rate_limit.storage.log.contract import OldCounts, Parameter
 
 Row = tuple[int, Record]  # seq, record
 
@@ -37,12 +37,27 @@ SCHEMA_VERSION = 3  # 1: without policyd_override and policyd_hit, 2: without po
 LONGEST_STEP = 1 << 16  # between two seqs: a row is mistaken for a lost one in one case of 32,000
 ROWS_PER_READ = 1_000
 ROWS_PER_CLEAN = 500
-CHARACTERS_PER_SEND = 1 << 18  # of statements that append rows; what is beyond is sent before the commit
+CHARACTERS_PER_SEND = 1 << 18  # of statements in one exchange, as far as there are several
 LONGEST_ROW = 1 << 28  # characters: a quarter of what PostgreSQL's columns take
 PAUSE_OF_CLEAN = 0.002  # seconds between two transactions of --clean
 LONG_SECONDS = 60.0  # for what is done once in years, on tables of any size: taking over, dating back
 NETWORK_SECONDS = 0.05  # at the least, beside the time that is spent waiting for the lock
 NETWORK_ROUND_TRIPS = 4  # likewise
+
+COMMIT = Statement("COMMIT")
+ROLLBACK = Statement("ROLLBACK")
+
+_FIRST_AND_LAST = "SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM policyd_batch"
+# The row of a seq, whose entries are known, and those behind it.
+_ROWS_FROM = (
+    "SELECT seq, writer, number, date, size, CASE seq WHEN %s THEN '' ELSE entries END "
+    "FROM policyd_batch WHERE seq >= %s ORDER BY seq LIMIT %s"
+)
+_APPEND = "INSERT INTO policyd_batch VALUES (%s, %s, %s, %s, %s, %s)"
+# What a daemon does to rows, done to none.
+_TRY_UPDATE = "UPDATE {table} SET {column} = {column} WHERE 1 = 0"
+_TRY_INSERT = "INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"
+_TRY_DELETE = "DELETE FROM {table} WHERE 1 = 0"
 
 
 class TableMissing(LogError):
@@ -61,16 +76,16 @@ class SqlLog(ABC):
     Where there are more rows to read or to append than fit into one exchange, it bounds each exchange.
     """
 
-    # What differs, in SQL.
+    # What differs, in SQL. What takes parameters says which, in their order.
     SCHEMA: tuple[tuple[str, str], ...]  # table, the statement that makes it
     # What leads from version 1 to 2, from 2 to 3, once all tables are there; each may run twice.
     UPGRADES: tuple[tuple[str, ...], ...] = ((), ())
-    MAKE_STATE: str  # adds the row of policyd_state, with {version} and {identity}, unless it is there
+    MAKE_STATE: str  # adds the row of policyd_state, unless it is there: version, identity
     INSTALLATION: str  # the identity of the installation, if there is one
-    MAKE_INSTALLATION: str  # makes it {identity}
+    MAKE_INSTALLATION: str  # makes it: identity
     LOCK: str  # schema_version and identity, locked
     CLOCK: str  # Unix seconds, with fractions
-    COUNT_TABLES: str  # how many tables are called {table}: 0 or 1
+    COUNT_TABLES: str  # how many tables are called so, 0 or 1: table
     MAY_CREATE = "SELECT 1"  # gives a row unless it is known that tables may not be made
 
     def __init__(self, timeout: float) -> None:
@@ -85,7 +100,7 @@ class SqlLog(ABC):
         self._ahead: list[Row] | None = None  # what came with the lock: the row of _seq, and those behind it
         self._newest: int | None = None  # seq of the last row, while the lock is held
         self._has_appended = False  # in this transaction
-        self._inserts: list[str] = []
+        self._inserts: list[Statement] = []
         self._characters = 0
         self._most_characters = CHARACTERS_PER_SEND
 
@@ -94,7 +109,7 @@ class SqlLog(ABC):
         return LONGEST_ROW
 
     @abstractmethod
-    def _query(self, *statements: str) -> list[Sequence[Sequence[Any]]]:
+    def _query(self, *statements: Statement) -> list[Sequence[Sequence[Any]]]:
         """Send ``statements`` at once and return the rows of each, by ``self._end``.
 
         :raises TableMissing: so it is.
@@ -104,12 +119,8 @@ class SqlLog(ABC):
         """
 
     @abstractmethod
-    def _start(self, wait: float) -> list[str]:
+    def _start(self, wait: float) -> list[Statement]:
         """The statements that begin a transaction which waits for a lock for ``wait`` seconds at the most."""
-
-    @abstractmethod
-    def _insert(self, seq: int, record: Record) -> str:
-        """The statement that adds a row to policyd_batch."""
 
     @abstractmethod
     def _old_counts(self) -> OldCounts:
@@ -118,10 +129,6 @@ class SqlLog(ABC):
     @abstractmethod
     def _delete_old_counts(self, before: int) -> int:
         """Delete some of the rows older than ``before`` of that table; how many, 0 at the end."""
-
-    @abstractmethod
-    def literal(self, text: str) -> str:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.literal`."""
 
     @abstractmethod
     def _failure(self, message: str) -> LogError:
@@ -165,9 +172,9 @@ class SqlLog(ABC):
     def wait(self, patience: float) -> None:
         self._end = time.monotonic() + patience + self._timeout
         try:
-            self._query(*self._start(patience), self.LOCK, "ROLLBACK")
+            self._query(*self._start(patience), Statement(self.LOCK), ROLLBACK)
         except TableMissing:  # the next batch makes it
-            self._query("ROLLBACK")
+            self._query(ROLLBACK)
 
     def try_begin(self, seq: int) -> float | None:  # noqa: ARG002 - where it is in the log does not matter
         """There is a network between."""
@@ -188,7 +195,7 @@ class SqlLog(ABC):
             return ""
         found = self._ask(self.INSTALLATION)
         if not found:
-            self._query(self.MAKE_INSTALLATION.format(identity=proposed))
+            self._query(Statement(self.MAKE_INSTALLATION, (proposed,)))
         self._go_on()
         return str(found[0][0]) if found else proposed
 
@@ -225,26 +232,28 @@ class SqlLog(ABC):
         if self._newest is None:
             _, self._newest = self._edges()
         newest = self._newest + random.randint(1, LONGEST_STEP)  # noqa: S311 - no secret
-        statement = self._insert(newest, record)
-        if self._characters + len(statement) > self._most_characters:
+        row = (newest, record.date, record.writer, record.number, record.size, record.entries)
+        statement = Statement(_APPEND, row)
+        size = statement.most_characters
+        if self._characters + size > self._most_characters:
             self._send()
         self._has_appended = True
         self._newest = newest
         self._inserts.append(statement)
-        self._characters += len(statement)
+        self._characters += size
         return newest
 
     def empty(self) -> None:
         self._send()
         _, self._newest = self._edges()
         self._allow(LONG_SECONDS)
-        self._query("DELETE FROM policyd_batch")
+        self._query(Statement("DELETE FROM policyd_batch"))
         self._go_on()
 
     def redate(self, date: int) -> None:
         last = self.last_before(date + 1)
         self._allow(LONG_SECONDS)
-        self._query(f"UPDATE policyd_batch SET date = {date} WHERE seq > {last}")  # noqa: S608 - numbers
+        self._query(Statement("UPDATE policyd_batch SET date = %s WHERE seq > %s", (date, last)))
         self._go_on()
 
     def last_before(self, date: int) -> int:
@@ -254,7 +263,7 @@ class SqlLog(ABC):
         while low <= high:
             middle = (low + high) // 2
             ((seq, dated),) = self._ask(
-                f"SELECT seq, date FROM policyd_batch WHERE seq >= {middle} ORDER BY seq LIMIT 1"  # noqa: S608 - numbers
+                "SELECT seq, date FROM policyd_batch WHERE seq >= %s ORDER BY seq LIMIT 1", middle
             )
             if int(dated) < date:
                 found = int(seq)
@@ -276,11 +285,13 @@ class SqlLog(ABC):
             self.begin(patience)
             # Where it went on the last time: an index may still hold what has been deleted.
             rows = self._ask(
-                f"SELECT seq, size FROM policyd_batch WHERE seq > {done} AND seq <= {last} "  # noqa: S608 - numbers
-                f"ORDER BY seq LIMIT {ROWS_PER_CLEAN}"
+                "SELECT seq, size FROM policyd_batch WHERE seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
+                done,
+                last,
+                ROWS_PER_CLEAN,
             )
             until = int(rows[-1][0]) if rows else last
-            self._query(f"DELETE FROM policyd_batch WHERE seq > {done} AND seq <= {until}")  # noqa: S608 - numbers
+            self._query(Statement("DELETE FROM policyd_batch WHERE seq > %s AND seq <= %s", (done, until)))
             self.commit()
             done = until
             deleted += sum(int(size) for _, size in rows)
@@ -294,9 +305,9 @@ class SqlLog(ABC):
     def _empty(self, seq: int, before: int, patience: float) -> int:
         """Delete the entries of the newest row, but leave the row; how many there were."""
         self.begin(patience)
-        rows = self._ask(f"SELECT size FROM policyd_batch WHERE seq = {seq} AND date < {before}")  # noqa: S608 - numbers
+        rows = self._ask("SELECT size FROM policyd_batch WHERE seq = %s AND date < %s", seq, before)
         if rows:
-            self._query(f"UPDATE policyd_batch SET size = 0, entries = '[]' WHERE seq = {seq}")  # noqa: S608 - number
+            self._query(Statement("UPDATE policyd_batch SET size = 0, entries = '[]' WHERE seq = %s", (seq,)))
         self.commit()
         return int(rows[0][0]) if rows else 0
 
@@ -310,7 +321,7 @@ class SqlLog(ABC):
         return float(self._ask(self.CLOCK)[0][0])
 
     def has_table(self, name: str) -> bool:
-        return bool(int(self._ask(self.COUNT_TABLES.format(table=name))[0][0]))
+        return bool(int(self._ask(self.COUNT_TABLES, name)[0][0]))
 
     def try_rights(self, patience: float) -> bool:
         """Do to no row of the tables what a daemon does to rows, without its lock; whether there are tables.
@@ -320,30 +331,29 @@ class SqlLog(ABC):
         tables = [table for table, _ in self.SCHEMA if self.has_table(table)]
         if len(tables) < len(self.SCHEMA) and not self._ask(self.MAY_CREATE):
             raise self._failure("tables may not be made here")
-        statements = []
+        statements: list[Statement] = []
         for table in tables:
             column = "seq" if table == "policyd_batch" else "id"
-            statements.append(f"UPDATE {table} SET {column} = {column} WHERE 1 = 0")  # noqa: S608 - names of ours
-            if table != "policyd_state":
-                statements.append(f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0")  # noqa: S608 - likewise
-                statements.append(f"DELETE FROM {table} WHERE 1 = 0")  # noqa: S608 - likewise
+            tried = (_TRY_UPDATE,) if table == "policyd_state" else (_TRY_UPDATE, _TRY_INSERT, _TRY_DELETE)
+            statements += [Statement(named(text, table=table, column=column)) for text in tried]
         self.write(statements, patience)
         return bool(tables)
 
-    def read(self, query: str) -> Sequence[Sequence[Any]]:
-        return self._ask(query)
+    def read(self, text: str, *parameters: Parameter) -> Sequence[Sequence[Any]]:
+        return self._ask(text, *parameters)
 
-    def write(self, statements: Sequence[str], patience: float) -> None:
+    def write(self, statements: Sequence[Statement], patience: float) -> None:
         self._end = time.monotonic() + patience + self._timeout
-        batch: list[str] = []
+        batch: list[Statement] = []
         characters = 0
         try:
-            for statement in (*self._start(patience), *statements, "COMMIT"):
-                if characters + len(statement) > self._most_characters and batch:
+            for statement in (*self._start(patience), *statements, COMMIT):
+                size = statement.most_characters
+                if characters + size > self._most_characters and batch:
                     self._query(*batch)
                     batch, characters = [], 0
                 batch.append(statement)
-                characters += len(statement)
+                characters += size
             self._query(*batch)
         except (TableMissing, TableExists) as error:
             raise self._failure(str(error)) from error  # with the transaction
@@ -354,38 +364,39 @@ class SqlLog(ABC):
     def maintain(self) -> None:  # noqa: B027 - likewise
         """There is nothing to do."""
 
-    def _last_statements(self) -> tuple[str, ...]:
+    def _last_statements(self) -> tuple[Statement, ...]:
         """What ends a transaction."""
-        return ("COMMIT",)
+        return (COMMIT,)
 
-    def _lock(self, wait: float, make: str = "") -> tuple[int, str, float] | None:
+    def _lock(self, wait: float, *make: Statement) -> tuple[int, str, float] | None:
         """Begin, and take the lock: version, identity and time; None when there is no row or no policyd_batch."""
-        if self._prepared:
-            last = self._select_from(self._seq or 0) if self._seq is not None else ""
-        else:
-            last = self.COUNT_TABLES.format(table="policyd_batch")
-        statements = [*self._start(wait), *([make] if make else ()), self.LOCK, self.CLOCK, *([last] if last else ())]
-        results = self._query(*statements)
+        last: list[Statement] = []
+        if not self._prepared:
+            last.append(Statement(self.COUNT_TABLES, ("policyd_batch",)))
+        elif self._seq is not None:
+            last.append(_rows_from(self._seq))
+        before = (*self._start(wait), *make)
+        results = self._query(*before, Statement(self.LOCK), Statement(self.CLOCK), *last)[len(before) :]
         self._in_transaction = True
-        found = dict(zip(statements, results, strict=True))
-        if not found[self.LOCK]:
+        locked, clock, *more = results
+        if not locked:
             return None
         if self._prepared:
-            self._ahead = _records(found[last]) if last else None
-        elif not int(found[last][0][0]):
+            self._ahead = _records(more[0]) if more else None
+        elif not int(more[0][0][0]):
             # Whoever rebuilds policyd_batch is to be found out as on first use.
-            self._query("DELETE FROM policyd_state WHERE id = 1", "COMMIT")
+            self._query(Statement("DELETE FROM policyd_state WHERE id = 1"), COMMIT)
             return None
-        version, identity = found[self.LOCK][0][:2]
-        return int(version), str(identity), float(found[self.CLOCK][0][0])
+        version, identity = locked[0][:2]
+        return int(version), str(identity), float(clock[0][0])
 
     def _make(self, wait: float) -> tuple[int, str, float]:
         """Make what is missing, and take the lock."""
-        self._query("ROLLBACK")
+        self._query(ROLLBACK)
         self._in_transaction = False
         self._make_tables()
         identity = secrets.token_hex(16)
-        locked = self._lock(wait, self.MAKE_STATE.format(version=SCHEMA_VERSION, identity=identity))
+        locked = self._lock(wait, Statement(self.MAKE_STATE, (SCHEMA_VERSION, identity)))
         if locked is None:
             raise self._failure("a table vanishes as soon as it is made")
         self._made = locked[1] == identity
@@ -395,7 +406,7 @@ class SqlLog(ABC):
         for table, statement in self.SCHEMA:
             if not self.has_table(table):
                 with contextlib.suppress(TableExists):  # another daemon was faster
-                    self._query(statement)
+                    self._query(Statement(statement))
 
     def _upgrade(self, version: int, wait: float) -> float:
         """Bring the schema from ``version`` to ours, and take the lock."""
@@ -404,20 +415,20 @@ class SqlLog(ABC):
                 f"its tables are of schema version {version}, made by a newer policyd-rate-limit; "
                 f"this one knows {SCHEMA_VERSION}"
             )
-        self._query("ROLLBACK")
+        self._query(ROLLBACK)
         self._in_transaction = False
         self._make_tables()
         self._allow(LONG_SECONDS)
         for statement in itertools.chain(*self.UPGRADES[version - 1 :]):
-            self._query(statement)
+            self._query(Statement(statement))
         self._go_on()
         locked = self._lock(wait)
         if locked is None:
             raise self._failure("a table vanishes while it is upgraded")
-        self._query(f"UPDATE policyd_state SET schema_version = {SCHEMA_VERSION} WHERE id = 1")  # noqa: S608 - ours
+        self._query(Statement("UPDATE policyd_state SET schema_version = %s WHERE id = 1", (SCHEMA_VERSION,)))
         return locked[2]
 
-    def _send(self, *last: str) -> None:
+    def _send(self, *last: Statement) -> None:
         """Send the rows that were appended, and the statements ``last``."""
         statements = (*self._inserts, *last)
         self._inserts = []
@@ -426,29 +437,23 @@ class SqlLog(ABC):
             self._query(*statements)
             self._go_on()
 
-    def _ask(self, statement: str) -> Sequence[Sequence[Any]]:
+    def _ask(self, text: str, *parameters: Parameter) -> Sequence[Sequence[Any]]:
         """The rows of one statement, asked with the lock or without."""
         if self._in_transaction:
             self._send()  # so that what was appended is found
         else:
             self._end = time.monotonic() + self._timeout
-        (rows,) = self._query(statement)
+        (rows,) = self._query(Statement(text, parameters))
         return rows
 
     def _edges(self) -> tuple[int, int]:
         """The first and the last seq; (1, 0) in an empty table."""
-        ((first, last),) = self._ask("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM policyd_batch")
+        ((first, last),) = self._ask(_FIRST_AND_LAST)
         return int(first), int(last)
 
     def _rows_from(self, seq: int) -> list[Row]:
-        return _records(self._ask(self._select_from(seq)))
-
-    def _select_from(self, seq: int) -> str:
-        """The row of ``seq``, whose entries are known, and those behind it."""
-        return (
-            f"SELECT seq, writer, number, date, size, CASE seq WHEN {seq} THEN '' ELSE entries END "  # noqa: S608 - numbers
-            f"FROM policyd_batch WHERE seq >= {seq} ORDER BY seq LIMIT {ROWS_PER_READ}"
-        )
+        text, parameters = _rows_from(seq)
+        return _records(self._ask(text, *parameters))
 
     def _allow(self, seconds: float) -> None:
         """What comes next may take ``seconds``."""
@@ -457,6 +462,10 @@ class SqlLog(ABC):
     def _go_on(self) -> None:
         """The database has answered; what there is still to do may take as long as it usually may."""
         self._end = time.monotonic() + self._timeout
+
+
+def _rows_from(seq: int) -> Statement:
+    return Statement(_ROWS_FROM, (seq, seq, ROWS_PER_READ))
 
 
 def _records(rows: Sequence[Sequence[Any]]) -> list[Row]:

@@ -29,14 +29,18 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.log.contract import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from policyd_rate_limit.storage.log.contract import Log
 
-ROWS_PER_STATEMENT = 500
-CHARACTERS_PER_STATEMENT = 1 << 17
+_INSERT_OVERRIDE = (
+    "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES (%s, %s, %s, %s, %s, %s) "
+)
+_INSERT_WINDOW = "INSERT INTO policyd_window (id, seconds, expires) VALUES (%s, %s, %s) "
+_INSERT_HIT = "INSERT INTO policyd_hit (id, seconds, counter, hits, last) VALUES (%s, %s, %s, %s, %s) "
 
 _logger = logging.getLogger(__name__)
 
@@ -45,8 +49,9 @@ def overrides(log: Log, now: int) -> list[Override]:
     """Those in force ``now``, by key."""
     found = []
     rows = log.read(
-        "SELECT counter, limits, expires, note FROM policyd_override "  # noqa: S608 - numbers
-        f"WHERE expires > {now} ORDER BY id LIMIT {MOST_OVERRIDES}"
+        "SELECT counter, limits, expires, note FROM policyd_override WHERE expires > %s ORDER BY id LIMIT %s",
+        now,
+        MOST_OVERRIDES,
     )
     for counter, limits, expires, note in rows:
         try:
@@ -66,86 +71,68 @@ def set_override(log: Log, override: Override, now: int, patience: float) -> Non
 
     :raises StoreFull: there are too many.
     """
-    others = log.read(
-        f"SELECT count(*) FROM policyd_override WHERE id <> '{_id(override.key)}' AND expires > {now}"  # noqa: S608 - no text
-    )
+    others = log.read("SELECT count(*) FROM policyd_override WHERE id <> %s AND expires > %s", _id(override.key), now)
     if int(others[0][0]) >= MOST_OVERRIDES:
         raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
     row = (
-        f"('{_id(override.key)}', {_literal(log, override.key)}, {_literal(log, override.limits)}, "
-        f"{override.until}, {_literal(log, override.note)}, {random.getrandbits(32)})"
+        _id(override.key),
+        _json(override.key),
+        _json(override.limits),
+        override.until,
+        _json(override.note),
+        random.getrandbits(32),
     )
-    columns = ("counter", "limits", "expires", "note", "stamp")
-    log.write(
-        [
-            f"INSERT INTO policyd_override (id, {', '.join(columns)}) VALUES {row} "  # noqa: S608 - quoted
-            + log.on_conflict("id", dict.fromkeys(columns, "{new}"))
-        ],
-        patience,
-    )
+    changed = dict.fromkeys(("counter", "limits", "expires", "note", "stamp"), "{new}")
+    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), row)], patience)
 
 
 def remove_override(log: Log, key: str, now: int, patience: float) -> bool:
     """End the override of ``key``; whether there was one in force."""
-    found = log.read(f"SELECT expires FROM policyd_override WHERE id = '{_id(key)}'")  # noqa: S608 - a digest
+    found = log.read("SELECT expires FROM policyd_override WHERE id = %s", _id(key))
     if found:
-        log.write([f"DELETE FROM policyd_override WHERE id = '{_id(key)}'"], patience)  # noqa: S608 - a digest
+        log.write([Statement("DELETE FROM policyd_override WHERE id = %s", (_id(key),))], patience)
     return bool(found) and int(found[0][0]) > now
 
 
 def remove_expired(log: Log, now: int, patience: float) -> None:
     """Delete the overrides that have ended, and the windows of daemons that are long gone."""
-    if int(log.read(f"SELECT count(*) FROM policyd_window WHERE expires <= {now}")[0][0]):  # noqa: S608 - a number
-        log.write([f"DELETE FROM policyd_window WHERE expires <= {now}"], patience)  # noqa: S608 - a number
-    if int(log.read(f"SELECT count(*) FROM policyd_override WHERE expires <= {now}")[0][0]):  # noqa: S608 - a number
-        log.write([f"DELETE FROM policyd_override WHERE expires <= {now}"], patience)  # noqa: S608 - a number
+    if int(log.read("SELECT count(*) FROM policyd_window WHERE expires <= %s", now)[0][0]):
+        log.write([Statement("DELETE FROM policyd_window WHERE expires <= %s", (now,))], patience)
+    if int(log.read("SELECT count(*) FROM policyd_override WHERE expires <= %s", now)[0][0]):
+        log.write([Statement("DELETE FROM policyd_override WHERE expires <= %s", (now,))], patience)
 
 
 def announce_window(log: Log, daemon: str, seconds: int, expires: int, patience: float) -> None:
     """``daemon`` (32 hexadecimal digits) judges by windows of up to ``seconds``, for all that is known until then."""
-    update = log.on_conflict("id", dict.fromkeys(("seconds", "expires"), "{new}"))
-    log.write(
-        [
-            f"INSERT INTO policyd_window (id, seconds, expires) VALUES ('{daemon}', {seconds}, {expires}) {update}"  # noqa: S608 - digits
-        ],
-        patience,
-    )
+    changed = dict.fromkeys(("seconds", "expires"), "{new}")
+    log.write([Statement(_INSERT_WINDOW + log.on_conflict("id", changed), (daemon, seconds, expires))], patience)
 
 
 def longest_announced(log: Log, now: int) -> int:
     """The longest window (seconds) that any daemon judges by; 0: none has said so."""
-    rows = log.read(f"SELECT coalesce(max(seconds), 0) FROM policyd_window WHERE expires > {now}")  # noqa: S608 - a number
+    rows = log.read("SELECT coalesce(max(seconds), 0) FROM policyd_window WHERE expires > %s", now)
     return int(rows[0][0])
 
 
 def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:
     """Count ``hits``, of a key and a window at most once each, in one transaction."""
-    # In one order, or two daemons may wait for each other.
-    rows = sorted(
-        f"('{_id(key)}', {seconds}, {_literal(log, key)}, {count}, {last})" for key, seconds, count, last in hits
-    )
-    table = "policyd_hit"
-    update = log.on_conflict(
+    text = _INSERT_HIT + log.on_conflict(
         "id, seconds",
         {
-            "hits": f"{table}.hits + {{new}}",
-            "last": f"CASE WHEN {table}.last > {{new}} THEN {table}.last ELSE {{new}} END",
+            "hits": "policyd_hit.hits + {new}",
+            "last": "CASE WHEN policyd_hit.last > {new} THEN policyd_hit.last ELSE {new} END",
         },
     )
-    log.write(
-        [
-            f"INSERT INTO {table} (id, seconds, counter, hits, last) VALUES {', '.join(some)} {update}"  # noqa: S608 - quoted
-            for some in _in_parts(rows)
-        ],
-        patience,
-    )
+    # In one order, or two daemons may wait for each other.
+    rows = sorted((_id(key), seconds, _json(key), count, last) for key, seconds, count, last in hits)
+    log.write([Statement(text, row) for row in rows], patience)
 
 
 def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
     """Those of the most hits first."""
     found: dict[tuple[str, int], Hits] = {}
     for counter, seconds, count, last in log.read(
-        f"SELECT counter, seconds, hits, last FROM policyd_hit WHERE seconds > 0 ORDER BY hits DESC LIMIT {MOST_HITS}"  # noqa: S608 - a number
+        "SELECT counter, seconds, hits, last FROM policyd_hit WHERE seconds > 0 ORDER BY hits DESC LIMIT %s", MOST_HITS
     ):
         try:
             hit = Hits(_text(counter), int(seconds), int(count), int(last))
@@ -174,14 +161,17 @@ def subtract_hits(log: Log, reported: Iterable[Hits], key_of_old_id: Callable[[s
         key = key_of_old_id(old_id)
         if (key, seconds) in left:
             left[key, seconds] -= count
-            statements.append(
-                f"DELETE FROM limit_report WHERE id = {log.literal(old_id)} AND delta = {seconds}"  # noqa: S608 - quoted
-            )
+            statements.append(Statement("DELETE FROM limit_report WHERE id = %s AND delta = %s", (old_id, seconds)))
     for digest, seconds, count in sorted((_id(key), seconds, count) for (key, seconds), count in left.items()):
         if count > 0:
-            row = f"id = '{digest}' AND seconds = {seconds}"
-            statements.append(f"DELETE FROM policyd_hit WHERE {row} AND hits <= {count}")  # noqa: S608 - no text
-            statements.append(f"UPDATE policyd_hit SET hits = hits - {count} WHERE {row}")  # noqa: S608 - no text
+            statements += (
+                Statement(
+                    "DELETE FROM policyd_hit WHERE id = %s AND seconds = %s AND hits <= %s", (digest, seconds, count)
+                ),
+                Statement(
+                    "UPDATE policyd_hit SET hits = hits - %s WHERE id = %s AND seconds = %s", (count, digest, seconds)
+                ),
+            )
     log.write(statements, patience)
 
 
@@ -197,8 +187,8 @@ def _id(counter: str) -> str:
     return hashlib.blake2b(counter.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _literal(log: Log, value: object) -> str:
-    return log.literal(json.dumps(value, separators=(",", ":")))
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _text(value: object) -> str:
@@ -207,16 +197,3 @@ def _text(value: object) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is no text")  # noqa: TRY004 - the data's fault, not the program's
     return text
-
-
-def _in_parts(rows: Sequence[str]) -> Iterable[Sequence[str]]:
-    part: list[str] = []
-    characters = 0
-    for row in rows:
-        if part and (len(part) == ROWS_PER_STATEMENT or characters + len(row) > CHARACTERS_PER_STATEMENT):
-            yield part
-            part, characters = [], 0
-        part.append(row)
-        characters += len(row)
-    if part:
-        yield part

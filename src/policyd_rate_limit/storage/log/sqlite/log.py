@@ -17,7 +17,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.log.contract import ROWS_AT_ONCE, LogError, LogReplaced, RecordRefused, on_conflict
+from policyd_rate_limit.storage.log.contract import (
+    ROWS_AT_ONCE,
+    LogError,
+    LogReplaced,
+    RecordRefused,
+    named,
+    on_conflict,
+)
 from policyd_rate_limit.storage.log.sqlite.checkpoint import Checkpointer
 from policyd_rate_limit.storage.log.sqlite.examiner import Examiner, signature
 from policyd_rate_limit.storage.record import Record
@@ -25,7 +32,7 @@ from policyd_rate_limit.storage.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.storage.log.contract import OldCounts
+    from policyd_rate_limit.storage.log.contract import OldCounts, Parameter, Statement
 
 ROWS_PER_CLEAN = 500
 UNSEEN = 1_000_000  # rows, that no daemon may be ahead of another one
@@ -98,6 +105,12 @@ _SELECT = (
     "SELECT seq, coalesce(CAST(writer AS INTEGER), 0), coalesce(CAST(number AS INTEGER), 0),"
     " coalesce(CAST(date AS INTEGER), 0), coalesce(CAST(size AS INTEGER), 0), coalesce(CAST(entries AS TEXT), '')"
     " FROM policyd_batch"
+)
+
+# The columns of SQLite hold values of any type, whatever they were declared as.
+_OLD_COUNTS = (
+    "SELECT CAST(id AS TEXT), CAST(date AS INTEGER), sum(CAST({recipients} AS INTEGER)) FROM mail_count"
+    " WHERE id IS NOT NULL AND date IS NOT NULL GROUP BY id, date ORDER BY date"
 )
 
 Row = tuple[int, Record]  # seq, record
@@ -274,19 +287,16 @@ class SqliteLog:
             found = self._execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
             return found.fetchone() is not None
 
-    def read(self, query: str) -> Sequence[Sequence[Any]]:
+    def read(self, text: str, *parameters: Parameter) -> Sequence[Sequence[Any]]:
         with self._errors:
-            return self._execute(query).fetchall()
+            return self._execute(_sqlite(text), parameters).fetchall()
 
-    def write(self, statements: Sequence[str], patience: float) -> None:
+    def write(self, statements: Sequence[Statement], patience: float) -> None:
         self.begin(patience)
         with self._errors:
-            for statement in statements:
-                self._execute(statement)
+            for text, parameters in statements:
+                self._execute(_sqlite(text), parameters)
         self.commit()
-
-    def literal(self, text: str) -> str:
-        return "'" + text.replace("'", "''") + "'"
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         return on_conflict(key, assignments)
@@ -465,11 +475,7 @@ class SqliteLog:
             return
         columns = {row[1] for row in self._execute("PRAGMA table_info(mail_count)")}
         recipients = "coalesce(recipient_count, 1)" if "recipient_count" in columns else "1"
-        # The columns of SQLite hold values of any type, whatever they were declared as.
-        yield from self._execute(
-            f"SELECT CAST(id AS TEXT), CAST(date AS INTEGER), sum(CAST({recipients} AS INTEGER)) FROM mail_count"  # noqa: S608 - ours
-            " WHERE id IS NOT NULL AND date IS NOT NULL GROUP BY id, date ORDER BY date"
-        )
+        yield from self._execute(named(_OLD_COUNTS, recipients=recipients))
 
     def _empty(self, seq: int, before: int, patience: float) -> int:
         """Delete the entries of the newest row, but leave the row; how many there were."""
@@ -598,6 +604,11 @@ def _primary_code(error: sqlite3.Error) -> int:
     """The result code of SQLite: extended ones keep the primary one in their lowest byte. 0 for Python's own."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
+
+
+def _sqlite(text: str) -> str:
+    """The text of a statement, as SQLite marks parameters."""
+    return text.replace("%s", "?")
 
 
 def _text(value: bytes) -> str:
