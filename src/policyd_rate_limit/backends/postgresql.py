@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends.server import SqlServerBackend
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.const import PGSQL_DB
+from policyd_rate_limit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
     from policyd_rate_limit.tables.postgresql import PostgresqlLookup
@@ -27,6 +28,14 @@ class PostgresqlBackend(SqlServerBackend):
 
         postgresql.connection_options(self.options)
         return partial(postgresql.PostgresqlLog, self.options, self.settings.db_timeout)
+
+    def place_of_dsn(self) -> Mapping[str, str]:
+        try:
+            from policyd_rate_limit.storage.log import postgresql
+
+            return postgresql.place_of_dsn(self.options)
+        except ConfigError:  # of which whoever connects will tell
+            return {}
 
     def lookup(self, query: str) -> PostgresqlLookup:
         from policyd_rate_limit.tables.postgresql import PostgresqlLookup

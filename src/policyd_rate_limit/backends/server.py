@@ -48,8 +48,12 @@ class ServerBackend(Backend):
     def describe(self) -> str:
         place = self._place()
         of_url = dict(zip(("host", "port", "path"), place.pop("url"), strict=True))
-        said = " ".join(f"{option}={value}" for option, value in {**of_url, **place}.items() if value)
-        return f"{self.name} {said}"
+        said = [f"{option}={value}" for option, value in {**of_url, **self.place_of_dsn(), **place}.items() if value]
+        return " ".join([self.name, *said])
+
+    def place_of_dsn(self) -> Mapping[str, str]:
+        """What the options have in one text about where the database is, and which one; nothing that is secret."""
+        return {}
 
     @property
     def spool_name(self) -> str:

@@ -44,6 +44,7 @@ OLD_ROWS_PER_CLEAN = 10_000
 
 # Keyword arguments of psycopg2.connect that are not libpq's; connections of ours have no such thing.
 _OF_PSYCOPG2 = frozenset({"connection_factory", "cursor_factory", "async", "async_"})
+_PLACE = ("service", "host", "hostaddr", "port", "dbname")  # of libpq's options, none of them secret
 _UNDEFINED_TABLE = "42P01"
 # duplicate_table, duplicate_object, unique_violation: what CREATE TABLE meets while another makes the same table.
 _TABLE_EXISTS = frozenset({"42P07", "42710", "23505"})
@@ -305,6 +306,18 @@ def connection_options(config: Mapping[str, Any]) -> dict[str, str]:
     # Of several hosts the one that can be written to; a standby counts as being away.
     options.setdefault("target_session_attrs", "read-write")
     return options
+
+
+def place_of_dsn(config: Mapping[str, Any]) -> dict[str, str]:
+    """Where the database is, and which one, as far as ``dsn`` says so and no other keyword argument takes its place.
+
+    :raises ConfigError: as :func:`connection_options`.
+    """
+    given = {name for name, value in config.items() if value is not None and name != "dsn"}
+    if "database" in given:
+        given.add("dbname")
+    options = connection_options(config)
+    return {name: options[name] for name in _PLACE if name in options and name not in given}
 
 
 def _value(value: object) -> str:
