@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.administration import Hits
 from storage.daemon import LIMIT, Daemon, ask, found
 from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, usage
 from support import outages
+from support.work import statements_of_sqlite
 
 KEYS = [f"user:{number}" for number in range(200)]
 SECOND = int(START) + 1  # that a charge made at START is dated
@@ -29,6 +32,28 @@ def raw(sqlite: SqliteDatabase) -> Iterator[sqlite3.Connection]:
     """The file as another program sees it."""
     with contextlib.closing(sqlite3.connect(sqlite.path, timeout=PATIENCE)) as connection, connection:
         yield connection
+
+
+def test_hits_that_cannot_be_brought_in_leave_the_connection_as_it_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has the lock for longer than hits are worth waiting for: of a disk that is slow, it is no more."""
+    monkeypatch.setattr("policyd_rate_limit.storage.log.store.MAINTENANCE_PATIENCE", 0.01)
+    sqlite = SqliteDatabase(tmp_path)
+    statements = statements_of_sqlite(monkeypatch)
+    store = sqlite.store(Clock())
+    admitted(store, demand("user:a", 10))
+    with raw(sqlite) as other:
+        other.execute("BEGIN IMMEDIATE")
+        statements.clear()
+        with pytest.raises(StoreUnavailable, match="locked"):
+            store.add_hits([Hits("user:a", 60, 1, int(START))])
+    store.add_hits([Hits("user:a", 60, 2, int(START))])
+    admitted(store, demand("user:a", 10))
+    assert not [text for text in statements if text.startswith("PRAGMA")]  # which a new connection begins with
+    with raw(sqlite) as other:
+        assert other.execute("SELECT hits FROM policyd_hit").fetchall() == [(2,)]
+    store.close()
 
 
 # --- The file is removed or replaced

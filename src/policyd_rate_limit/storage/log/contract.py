@@ -49,6 +49,10 @@ class LogReplaced(LogError):
     """The table was removed or another one has taken its place; connecting again finds what is there now."""
 
 
+class LogOccupied(LogError):
+    """Others have had the lock for as long as it may be waited for. Nothing was done, and the connection goes on."""
+
+
 class RecordRefused(LogError):
     """The database does not take something of what was appended, and will not as it is; others it may take.
 
@@ -151,7 +155,10 @@ class Log(Protocol):
         """Without the lock: the rows of the :class:`Statement`, all at once."""
 
     def write(self, statements: Sequence[Statement], patience: float) -> None:
-        """Without a transaction: ``statements`` in one of their own, of which it waits for others for ``patience``."""
+        """Without a transaction: ``statements`` in one of their own, of which it waits for others for ``patience``.
+
+        :raises LogOccupied: these have taken longer.
+        """
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         """What follows an INSERT to change the row of the same ``key`` instead.

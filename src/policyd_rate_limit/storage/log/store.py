@@ -17,7 +17,7 @@ from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.log.appender import Appender
 from policyd_rate_limit.storage.log.cleaning import clean
-from policyd_rate_limit.storage.log.contract import LogError, LogReplaced, RecordRefused
+from policyd_rate_limit.storage.log.contract import LogError, LogOccupied, LogReplaced, RecordRefused
 from policyd_rate_limit.storage.log.follower import Follower
 from policyd_rate_limit.storage.log.old_counts import CarryOver
 from policyd_rate_limit.storage.log.refusals import Refusals, find_refused
@@ -334,7 +334,9 @@ class LogStore:
             )
 
     def _give_up(self, error: LogError) -> None:
-        """Let go of the log after ``error``."""
+        """Let go of the log after ``error``, unless that says that it goes on."""
+        if isinstance(error, LogOccupied):
+            return
         if isinstance(error, LogReplaced):
             self._follower.replaced()
         self._follower.take_over(error.rescued)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from policyd_rate_limit.storage.log.contract import (
     ROWS_AT_ONCE,
     LogError,
+    LogOccupied,
     LogReplaced,
     RecordRefused,
     named,
@@ -154,15 +155,11 @@ class SqliteLog:
         return LONGEST_ROW
 
     def begin(self, patience: float) -> float:
-        self._newest_now = None
         try:
-            with self._errors:
-                self._lock(patience)
-        except LogError as error:
-            if identity(self._path) == self.identity:
-                raise
-            raise LogReplaced(str(error), error.rescued or self._readable_rows_after(self._known)) from error
-        return self._begun()
+            return self._begin(patience)
+        except LogOccupied as error:
+            # A new connection is free of whatever this one may still read, which would be in its way for ever.
+            raise LogError(str(error)) from error
 
     def wait(self, patience: float) -> None:
         with self._errors:
@@ -292,7 +289,7 @@ class SqliteLog:
             return self._execute(_sqlite(text), parameters).fetchall()
 
     def write(self, statements: Sequence[Statement], patience: float) -> None:
-        self.begin(patience)
+        self._begin(patience)
         with self._errors:
             for text, parameters in statements:
                 self._execute(_sqlite(text), parameters)
@@ -347,6 +344,17 @@ class SqliteLog:
                 self._connection.rollback()  # rows that were never committed are nothing to rescue
         return self._readable_rows_after(self._known)
 
+    def _begin(self, patience: float) -> float:
+        self._newest_now = None
+        try:
+            with self._errors:
+                self._lock(patience)
+        except LogError as error:
+            if identity(self._path) == self.identity:
+                raise
+            raise LogReplaced(str(error), error.rescued or self._readable_rows_after(self._known)) from error
+        return self._begun()
+
     def _begun(self) -> float:
         # Under the lock, so that nobody adds anything more to a file that is being left.
         found = _stat(self._path)
@@ -383,14 +391,21 @@ class SqliteLog:
         return LogReplaced(f"what lies beside SQLite database {self._path} was removed or replaced", rescued)
 
     def _lock(self, patience: float) -> None:
-        """Begin a transaction; ``patience`` is for a file of which nobody gets anything."""
-        turn = _Turn(companions(self._path)[0], patience)
-        while not self._try_lock(raises=turn.is_over()):
-            turn.rest()
+        """Begin a transaction; ``patience`` is for a file of which nobody gets anything.
 
-    def _try_lock(self, *, raises: bool = False) -> bool:
-        """Begin a transaction, unless another one has the lock; that ``raises`` its error, or not."""
-        return self._try_to("BEGIN IMMEDIATE", raises=raises) is not None
+        :raises LogOccupied: it is over.
+        """
+        turn = _Turn(companions(self._path)[0], patience)
+        is_last = turn.is_over()
+        while not self._try_lock():
+            if is_last:
+                raise LogOccupied(f"SQLite database {self._path}: database is locked")
+            turn.rest()
+            is_last = turn.is_over()
+
+    def _try_lock(self) -> bool:
+        """Begin a transaction, unless another one has the lock."""
+        return self._try_to("BEGIN IMMEDIATE", raises=False) is not None
 
     def _try_to(self, statement: str, *, raises: bool) -> sqlite3.Cursor | None:
         """Execute ``statement``, unless another connection is in its way; that ``raises`` its error, or not."""
