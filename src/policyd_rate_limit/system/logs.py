@@ -205,7 +205,8 @@ def configure(*, level: str = "info", to: str = "stderr", form: str = "text") ->
     What is less severe than ``level`` (debug, info, warning, error) is not logged, and no DEBUG of other packages. May
     be called again: what has been logged before goes where it was to go.
     """
-    # What no line shows need not be found out for each: logging's HOWTO, "Optimization". It halves the cost.
+    # What no line shows need not be found out for each, which halves the cost. So logging's HOWTO has it under
+    # "Optimization", and by that name: there is no public one.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     stderr = Stderr(FORMATS[form], NAME, journal=under_journal(os.environ.get("JOURNAL_STREAM"), 2))

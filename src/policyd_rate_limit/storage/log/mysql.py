@@ -493,6 +493,7 @@ class _PeerCredentials:
 
     def authenticate(self, _packet: object) -> Any:
         self._connection.write_packet(b"")
+        # PyMySQL has plugins return the server's answer, and no public method that reads one.
         return self._connection._read_packet()
 
 

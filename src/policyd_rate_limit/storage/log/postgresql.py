@@ -325,7 +325,10 @@ def _value(value: object) -> str:
 
 
 def _places(options: Mapping[str, str]) -> Iterator[_Place]:
-    """The hosts of ``options``, in the order in which they are to be tried."""
+    """The hosts of ``options``, in the order in which they are to be tried.
+
+    conninfo_attempts() of psycopg's newer versions also asks the resolver, and waits for it without an end.
+    """
     defaults = {option.keyword.decode(): (option.val or b"").decode() for option in pq.Conninfo.get_defaults()}
     given = {name: options.get(name, defaults[name]) for name in ("host", "hostaddr", "port")}
     hosts, addresses, ports = (value.split(",") for value in given.values())

@@ -151,6 +151,7 @@ class Node:
         self._unsent = b""
         try:
             connection.connect()
+            # redis-py has no public way to it, and its own methods that read and write wait.
             self._socket = connection._sock
             self._socket.setblocking(False)
         except (errors.RedisError, OSError) as error:
