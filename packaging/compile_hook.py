@@ -64,6 +64,7 @@ MODULES = (
     "storage/redis/node.py",
     "storage/redis/topology.py",
     "storage/redis/session.py",
+    "storage/log/sqlite/files.py",
     "storage/log/sqlite/log.py",
     "storage/engine/worker.py",
     "system/throttle.py",

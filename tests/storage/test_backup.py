@@ -12,7 +12,7 @@ import pytest
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Administration, Override
-from policyd_rate_limit.storage.log.mysql import MysqlLog
+from policyd_rate_limit.storage.log.mysql.log import MysqlLog
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from policyd_rate_limit.storage.redis.copying import RedisCopying
 from storage.administered import Administered, AdministeredLog

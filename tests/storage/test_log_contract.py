@@ -283,7 +283,7 @@ def test_after_a_step_back_nothing_lies_in_the_future(logs: Logs) -> None:
 
 
 def test_clean_deletes_what_is_old_and_counts_it(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("server", "sqlite.log"):
+    for module in ("server", "sqlite.cleaning"):
         monkeypatch.setattr(f"policyd_rate_limit.storage.log.{module}.ROWS_PER_CLEAN", 7)
     log = logs.ready()
     seqs = append(log, *(record(number, 1_000 + number, ["user:a", "user:b"]) for number in range(1, 51)))
@@ -322,7 +322,7 @@ def test_clean_goes_over_the_table_of_an_old_version_too(logs: Logs) -> None:
 
 
 def test_clean_by_two_at_once_counts_each_entry_once(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("server", "sqlite.log"):
+    for module in ("server", "sqlite.cleaning"):
         monkeypatch.setattr(f"policyd_rate_limit.storage.log.{module}.ROWS_PER_CLEAN", 3)
     append(logs.ready(), *(record(number, 1_000 + number) for number in range(1, 41)))
     deleted = []

@@ -16,9 +16,11 @@ import pymysql
 import pytest
 
 from policyd_rate_limit.errors import ConfigError
-from policyd_rate_limit.storage.log import mysql
 from policyd_rate_limit.storage.log.contract import LogError
-from policyd_rate_limit.storage.log.mysql import connection_options
+from policyd_rate_limit.storage.log.mysql import connecting
+from policyd_rate_limit.storage.log.mysql import log as mysql_log
+from policyd_rate_limit.storage.log.mysql import options as mysql_options
+from policyd_rate_limit.storage.log.mysql.options import connection_options
 from storage.logs import TIMEOUT, MariadbLogs, append, read, record
 from support.sql_servers import PASSWORD, MariadbServer
 
@@ -72,7 +74,7 @@ def test_the_options_of_existing_files_are_understood() -> None:
             "init_command": "SET @a = 1",
         }
     )
-    assert options._replace(tls=None) == mysql.Options(
+    assert options._replace(tls=None) == mysql_options.Options(
         user="joe",
         password=PASSWORD,
         database="mail",
@@ -232,8 +234,8 @@ def test_no_encryption_where_it_is_demanded_is_an_error(logs: MariadbLogs, serve
 def test_a_password_is_not_told_to_whom_asks_for_it_in_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins for such servers refuse, unless the connection was asked to be encrypted or local."""
     asks = {"mysql_clear_password", "dialog"}
-    assert not asks & mysql._plugins(trusted=True).keys()
-    refusing = mysql._plugins(trusted=False)
+    assert not asks & connecting._plugins(trusted=True).keys()
+    refusing = connecting._plugins(trusted=False)
     for name in asks:
         with pytest.raises(pymysql.OperationalError, match="clear text"):
             refusing[name](None).authenticate(None)
@@ -241,7 +243,7 @@ def test_a_password_is_not_told_to_whom_asks_for_it_in_clear(monkeypatch: pytest
 
 def test_an_init_command_is_executed(logs: MariadbLogs) -> None:
     log = logs.open_with(init_command="SET @answer = 42")
-    assert isinstance(log, mysql.MysqlLog)
+    assert isinstance(log, mysql_log.MysqlLog)
     assert log._ask("SELECT @answer")[0][0] == 42
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.storage.log.sqlite import checkpoint as sqlite_checkpoint
+from policyd_rate_limit.storage.log.sqlite import files
 from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
@@ -95,7 +96,7 @@ def test_the_write_ahead_log_stays_bounded_beside_clean(
     memory_directory: pathlib.Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What --clean writes, --clean copies into the file, so that no daemon has to on the way of a batch."""
-    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.STEP_OF_CLEAN", 0.0)  # as on a slow machine
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.cleaning.STEP_OF_CLEAN", 0.0)  # as on a slow machine
     database = SqliteDatabase(memory_directory)
     daemon, cleaning = database.store(clock), database.store(clock)
     with contextlib.closing(sqlite3.connect(database.path)) as connection, connection:
@@ -319,7 +320,8 @@ def test_opening_waits_for_nobody(sqlite: SqliteDatabase, clock: Clock, monkeypa
     """A file whose write lock is held is opened at once: only the transaction has to wait."""
     with contextlib.closing(sqlite.store(clock)) as store:
         store.clean(PATIENCE)
-    monkeypatch.setattr(sqlite_module, "OPEN_PATIENCE", 6 * PATIENCE)
+    for module in (files, sqlite_module):
+        monkeypatch.setattr(module, "OPEN_PATIENCE", 6 * PATIENCE)
     with sqlite.outage():
         began = time.monotonic()
         SqliteLog(sqlite.path, clock).close()

@@ -10,8 +10,9 @@ from unittest import mock
 import pytest
 
 from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.sqlite.cleaning import STEPS_PER_CHECKPOINT, Cleaning
 from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
-from policyd_rate_limit.storage.log.sqlite.log import STEPS_PER_CHECKPOINT, SqliteLog
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from storage.daemon import open_descriptors
 from storage.logs import append, record
 from support.wait import wait_until
@@ -64,11 +65,11 @@ def test_a_checkpoint_is_followed_by_one(tmp_path: pathlib.Path, monkeypatch: py
 
 def test_a_clean_up_checkpoints_now_and_then(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of so many steps, and after no other."""
-    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.STEP_OF_CLEAN", 0.0)
-    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.log.ROWS_PER_CLEAN", 1)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.cleaning.STEP_OF_CLEAN", 0.0)
+    monkeypatch.setattr("policyd_rate_limit.storage.log.sqlite.cleaning.ROWS_PER_CLEAN", 1)
     log = SqliteLog(tmp_path / "db.sqlite3", time.time)
     append(log, *(record(number, 1_000) for number in range(1, 3 * STEPS_PER_CHECKPOINT + 3)))
-    with mock.patch.object(log, "_checkpoint") as checkpoint:
+    with mock.patch.object(Cleaning, "_checkpoint") as checkpoint:
         assert log.clean(2_000, 10.0) == 3 * STEPS_PER_CHECKPOINT + 2
     assert checkpoint.call_count == 3
     log.close()

@@ -21,8 +21,11 @@ from policyd_rate_limit.config import Settings
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.sqlite import files, turn
 from policyd_rate_limit.storage.log.sqlite import log as sqlite_module
-from policyd_rate_limit.storage.log.sqlite.log import LONGEST_LOOK, LONGEST_QUEUE, OPEN_PATIENCE, TURNS, SqliteLog
+from policyd_rate_limit.storage.log.sqlite.files import OPEN_PATIENCE
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
+from policyd_rate_limit.storage.log.sqlite.turn import LONGEST_LOOK, LONGEST_QUEUE, TURNS
 from storage.daemon import Daemon
 from storage.stores import PATIENCE, Clock, SqliteDatabase, demand, new_memory
 from support.policies import subjects
@@ -53,8 +56,10 @@ class Time:
 def passing(monkeypatch: pytest.MonkeyPatch) -> Time:
     """The time of whoever waits for an SQLite file."""
     times = Time()
-    monkeypatch.setattr(sqlite_module, "time", times)
-    monkeypatch.setattr(sqlite_module, "_LOCK_RETRY", (LOOK / 5, LOOK))
+    for module in (sqlite_module, files, turn):
+        monkeypatch.setattr(module, "time", times)
+    for module in (files, turn):
+        monkeypatch.setattr(module, "LOCK_RETRY", (LOOK / 5, LOOK))
     return times
 
 

@@ -31,7 +31,8 @@ from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
-from policyd_rate_limit.storage.log.sqlite.log import PAGES_PER_VACUUM, SqliteLog
+from policyd_rate_limit.storage.log.sqlite.cleaning import PAGES_PER_VACUUM
+from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import store as redis
 from policyd_rate_limit.storage.redis.store import RedisStore

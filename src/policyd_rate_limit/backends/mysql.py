@@ -12,7 +12,7 @@ from policyd_rate_limit.const import MYSQL_DB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policyd_rate_limit.storage.log.mysql import MysqlLog
+    from policyd_rate_limit.storage.log.mysql.log import MysqlLog
     from policyd_rate_limit.tables.mysql import MysqlLookup
 
 
@@ -23,10 +23,11 @@ class MysqlBackend(SqlServerBackend):
     grants = "GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON DATABASE.* TO 'USER'@'HOST';"
 
     def log(self) -> Callable[[], MysqlLog]:
-        from policyd_rate_limit.storage.log import mysql
+        from policyd_rate_limit.storage.log.mysql.log import MysqlLog
+        from policyd_rate_limit.storage.log.mysql.options import connection_options
 
-        mysql.connection_options(self.options)
-        return partial(mysql.MysqlLog, self.options, self.settings.db_timeout)
+        connection_options(self.options)
+        return partial(MysqlLog, self.options, self.settings.db_timeout)
 
     def lookup(self, query: str) -> MysqlLookup:
         from policyd_rate_limit.tables.mysql import MysqlLookup

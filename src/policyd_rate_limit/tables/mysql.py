@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pymysql
 
-from policyd_rate_limit.storage.log import mysql
+from policyd_rate_limit.storage.log.mysql.connecting import connect
+from policyd_rate_limit.storage.log.mysql.options import connection_options
 from policyd_rate_limit.tables.lookup import ServerLookup
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class MysqlLookup(ServerLookup["Connection"]):
         self._config = config
 
     def _open(self, end: float) -> tuple[Connection, Watchdog]:
-        options = mysql.connection_options(self._config)
+        options = connection_options(self._config)
         if options.connect_timeout:
             end = min(end, time.monotonic() + options.connect_timeout)
-        return mysql.connect(options, end)
+        return connect(options, end)
 
     def _first_row(
         self,

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.storage.log.sqlite.log import identity
+from policyd_rate_limit.storage.log.sqlite.files import identity
 from policyd_rate_limit.tables.lookup import SqlLookup
 from policyd_rate_limit.tables.sql import QueryFailed, Unreachable
 
