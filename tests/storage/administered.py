@@ -73,7 +73,6 @@ class AdministeredLog(Administered):
         )
 
     def copier(self, administration: Administration) -> LogCopying:
-        """See :meth:`Administered.copier`."""
         assert isinstance(administration, LogAdministration)
         return LogCopying(administration)
 
@@ -87,12 +86,10 @@ class AdministeredLog(Administered):
         )
 
     def break_connections(self) -> None:
-        """See :meth:`Administered.break_connections`."""
         for log in self.logs.opened:
             log.close()
 
     def close(self) -> None:
-        """See :meth:`Administered.close`."""
         super().close()
         self.logs.close()
 
@@ -108,7 +105,6 @@ class AdministeredRedis(Administered):
         return self.database.store(None, longest=longest)
 
     def copier(self, administration: Administration) -> RedisCopying:
-        """See :meth:`Administered.copier`."""
         assert isinstance(administration, RedisAdministration)
         return RedisCopying(administration)
 
@@ -116,6 +112,5 @@ class AdministeredRedis(Administered):
         return RedisAdministration(self.database.config, longest=HOUR, timeout=PATIENCE)
 
     def break_connections(self) -> None:
-        """See :meth:`Administered.break_connections`."""
         with self.database.outage():
             pass

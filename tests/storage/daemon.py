@@ -78,7 +78,7 @@ class Daemon:
     def wait(self) -> None:
         """The time of the next try comes, and the database is tried.
 
-        A try that is still under way may have begun before the database came back: it ends first.
+        A try that has not ended may have begun before the database came back: it ends first.
         """
         self.probed()
         self.engine.maintain()
@@ -88,7 +88,6 @@ class Daemon:
         self.engine.maintain()
 
     def probed(self) -> None:
-        """See :func:`probed`."""
         probed(self.engine)
 
     def close(self) -> None:
@@ -96,7 +95,6 @@ class Daemon:
         self.engine.close()
 
     def die(self) -> None:
-        """See :func:`die`."""
         die(self.store, self.engine)
 
 

@@ -60,11 +60,9 @@ class LogPlace(Place):
         return SqliteLog(self.directory / "db.sqlite3", self.clock)
 
     def store(self, memory: Memory, longest: int) -> LogStore:
-        """See :meth:`Place.store`."""
         return LogStore(self.open_log, memory, longest=longest, counters_of_old_id=lambda old_id: (f"user:{old_id}",))
 
     def administration(self, longest: int) -> LogAdministration:
-        """See :meth:`Place.administration`."""
         store = self.store(new_memory(self.clock), longest)
         return LogAdministration(
             lambda: store.connect(PATIENCE),
@@ -82,7 +80,6 @@ class PostgresqlPlace(LogPlace):
         self._config = config
 
     def open_log(self) -> Log:
-        """See :meth:`LogPlace.open_log`."""
         clock = self.clock
 
         class Timed(PostgresqlLog):
@@ -101,11 +98,9 @@ class RedisPlace(Place):
         self._config = config
 
     def store(self, memory: Memory, longest: int) -> RedisStore:
-        """See :meth:`Place.store`."""
         return RedisStore(self._config, memory, longest=longest, timeout=PATIENCE, clock=self.clock)
 
     def administration(self, longest: int) -> RedisAdministration:
-        """See :meth:`Place.administration`."""
         return RedisAdministration(self._config, longest=longest, timeout=PATIENCE, clock=self.clock)
 
 
@@ -172,7 +167,6 @@ class Installed:
         self._engine.close()
 
     def die(self) -> None:
-        """See :func:`storage.daemon.die`."""
         die(self._store, self._engine)
 
     def _policy(self, limits: Limits) -> Policy:

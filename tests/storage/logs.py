@@ -84,16 +84,13 @@ class SqliteLogs(Logs):
         return self.directory / "db.sqlite3"
 
     def connect(self, timeout: float = TIMEOUT) -> Log:
-        """See :meth:`Logs.connect`."""
         return SqliteLog(self.path, time.time)
 
     def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
-        """See :meth:`Logs.execute`."""
         with contextlib.closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as database, database:
             return [database.execute(statement).fetchall() for statement in statements][-1]
 
     def remove_table(self) -> None:
-        """See :meth:`Logs.remove_table`."""
         for path in self.directory.glob(f"{self.path.name}*"):
             path.unlink()
 
@@ -112,7 +109,7 @@ class ServerLogs(Logs):
         self.database: str = self.config.get("database") or self.config["db"]
 
     def connect(self, timeout: float = TIMEOUT, **options: Any) -> PostgresqlLog | MysqlLog:
-        """See :meth:`Logs.connect`; with other ``options`` than usual."""
+        """Connect with other ``options`` than usual."""
         config = {**self.config, **options}
         if "passwd" in config and "password" in options:
             del config["passwd"]
@@ -127,21 +124,17 @@ class ServerLogs(Logs):
         return log
 
     def execute(self, *statements: str) -> Sequence[Sequence[Any]]:
-        """See :meth:`Logs.execute`."""
         return self.server.admin(*statements, database=self.database)
 
     def remove_table(self) -> None:
-        """See :meth:`Logs.remove_table`."""
         self.execute("DROP TABLE policyd_batch")
 
     def make_old_table(self, version: str, mails: Iterable[tuple[str, int, int]]) -> None:
-        """See :meth:`Logs.make_old_table`."""
         super().make_old_table(version, mails)
         if self.kind is sql_servers.PostgresqlServer:
             self.execute(f"ALTER TABLE mail_count OWNER TO {self.config['user']}")
 
     def close(self) -> None:
-        """See :meth:`Logs.close`."""
         super().close()
         self.server.drop(self.config)
 

@@ -61,14 +61,14 @@ class RedisDatabase:
         longest: int = HOUR,
         counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (),
     ) -> RedisStore:
-        """See :meth:`storage.stores.Database.store`; there is nothing old in Redis. Without a clock: the server's."""
+        """A store on it; there is nothing old in Redis. Without a clock: the server's."""
         return RedisStore(
             self.config, memory or new_memory(clock or time.time), longest=longest, timeout=PATIENCE, clock=clock
         )
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """See :meth:`storage.stores.Database.outage`: nobody can log in."""
+        """Nobody can log in."""
         with self._administrator() as client:
             client.acl_setuser(self.user, enabled=False, reset=False)
             client.client_kill_filter(user=self.user)
@@ -76,7 +76,6 @@ class RedisDatabase:
             client.acl_setuser(self.user, enabled=True, reset=False)
 
     def usage(self, now: float) -> dict[str, int]:
-        """See :meth:`storage.stores.Database.usage`."""
         found: dict[str, int] = {}
         with self._administrator() as client:
             events = client.register_script(_EVENTS)

@@ -67,7 +67,6 @@ class PreparingStore(LogStore):
     """Decides as the daemon has it done: without waiting where that is possible."""
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.admit`."""
         batch = None if pending else self.prepare(demands, patience)
         if batch is None:
             return super().admit(demands, pending, patience)
@@ -92,7 +91,6 @@ class SqliteDatabase:
         longest: int = HOUR,
         counters_of_old_id: Callable[[str], Sequence[str]] = lambda old_id: (f"user:{old_id}",),
     ) -> LogStore:
-        """See :meth:`Database.store`."""
         return self.kind_of_store(
             lambda: SqliteLog(self.path, clock),
             memory or new_memory(clock),
@@ -102,7 +100,7 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """See :meth:`Database.outage`: another program holds the lock."""
+        """Another program holds the lock."""
         with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)) as other:
             other.execute("PRAGMA journal_mode=WAL")
             other.execute("BEGIN IMMEDIATE")
@@ -110,7 +108,6 @@ class SqliteDatabase:
             other.execute("ROLLBACK")
 
     def usage(self, now: float) -> dict[str, int]:
-        """See :meth:`Database.usage`."""
         with contextlib.closing(sqlite3.connect(self.path)) as reader:
             return dict(
                 reader.execute(

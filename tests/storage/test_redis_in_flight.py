@@ -36,7 +36,7 @@ FATES = list(itertools.product(("well", "unanswered", "lost"), repeat=LANES))
 ALICE, BOB = "user:alice", "user:bob"
 
 Server = RedisServer | External
-_prefixes = (f"underway{number}" for number in itertools.count())
+_prefixes = (f"in-flight{number}" for number in itertools.count())
 
 
 class Wire:

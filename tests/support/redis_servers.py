@@ -228,5 +228,4 @@ class _Sentinel(RedisServer):
         }
 
     def start(self, *arguments: str, wait: bool = True) -> RedisServer:
-        """See :meth:`RedisServer.start`."""
         return super().start("--sentinel", *arguments, wait=wait)

@@ -192,7 +192,6 @@ class PostgresqlServer(SqlServer):
         return pathlib.Path(found) if found else missing(f"PostgreSQL's {name} is not installed")
 
     def make(self) -> None:
-        """See :meth:`SqlServer.make`."""
         self.run(
             str(self.program("initdb")),
             *("-D", str(self.home / "data"), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
@@ -200,7 +199,6 @@ class PostgresqlServer(SqlServer):
         )
 
     def command(self) -> list[str]:
-        """See :meth:`SqlServer.command`."""
         settings = {
             "unix_socket_directories": self.home,
             "listen_addresses": "127.0.0.1",
@@ -219,7 +217,6 @@ class PostgresqlServer(SqlServer):
         ]
 
     def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
-        """See :meth:`SqlServer.admin`."""
         if self.url.scheme:
             conninfo = psycopg.conninfo.make_conninfo(self.url.geturl(), **({"dbname": database} if database else {}))
         else:
@@ -234,14 +231,12 @@ class PostgresqlServer(SqlServer):
         return rows
 
     def create(self) -> dict[str, Any]:
-        """See :meth:`SqlServer.create`."""
         name = _new_name()
         literal = "'" + PASSWORD.replace("'", "''") + "'"
         self.admin(f"CREATE USER {name} PASSWORD {literal}", f"CREATE DATABASE {name} OWNER {name}")
         return {"database": name, "user": name, "password": PASSWORD, "host": self.host, "port": self.port}
 
     def drop(self, config: dict[str, Any]) -> None:
-        """See :meth:`SqlServer.drop`."""
         self.admin(f"DROP DATABASE IF EXISTS {config['database']} WITH (FORCE)", f"DROP USER {config['user']}")
 
 
@@ -260,7 +255,6 @@ class MariadbServer(SqlServer):
         return self.home / "socket"
 
     def make(self) -> None:
-        """See :meth:`SqlServer.make`."""
         self.run(
             str(require("mariadb-install-db")),
             *("--no-defaults", f"--datadir={self.home / 'data'}", "--skip-test-db", f"--tmpdir={self.home}"),
@@ -268,7 +262,6 @@ class MariadbServer(SqlServer):
         )
 
     def command(self) -> list[str]:
-        """See :meth:`SqlServer.command`."""
         return [
             str(require("mariadbd")),
             "--no-defaults",
@@ -289,7 +282,6 @@ class MariadbServer(SqlServer):
         ]
 
     def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
-        """See :meth:`SqlServer.admin`."""
         account: dict[str, Any] = (
             {
                 "host": self.host,
@@ -309,7 +301,6 @@ class MariadbServer(SqlServer):
         return rows
 
     def create(self) -> dict[str, Any]:
-        """See :meth:`SqlServer.create`."""
         name = _new_name()
         self.admin(
             f"CREATE DATABASE {name}",
@@ -319,7 +310,6 @@ class MariadbServer(SqlServer):
         return {"db": name, "user": name, "passwd": PASSWORD, "host": self.host, "port": self.port, "charset": "utf8"}
 
     def drop(self, config: dict[str, Any]) -> None:
-        """See :meth:`SqlServer.drop`."""
         self.admin(f"DROP DATABASE IF EXISTS {config['db']}", f"DROP USER {config['user']}")
 
 

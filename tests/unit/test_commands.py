@@ -438,7 +438,7 @@ def values_for(shell: str, said: str) -> list[str]:
 
 
 def offered_by_the_command(shell: str, words: str, incomplete: str) -> list[str]:
-    """See :data:`Offered`; the command is called as a shell calls it."""
+    """What is offered where the command is called as a shell calls it."""
     environment = {**os.environ, **asked_by(shell, words, incomplete)}
     done = subprocess.run([COMMAND], env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
@@ -447,7 +447,7 @@ def offered_by_the_command(shell: str, words: str, incomplete: str) -> list[str]
 
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Offered:
-    """See :data:`Offered`; in this process."""
+    """What is offered in this process."""
 
     def offered(shell: str, words: str, incomplete: str) -> list[str]:
         with monkeypatch.context() as patch:

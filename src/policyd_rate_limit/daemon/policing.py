@@ -84,7 +84,6 @@ class Policing:
         self.has_begun.set()
 
     def prepare(self, change: Changes, undo: contextlib.ExitStack) -> Callable[[], None]:
-        """See :class:`policyd_rate_limit.daemon.reloading.Prepared`."""
         settings = change.settings
         subjects = make_subjects(settings, partial(time.sleep, 0))
         lookup = backend_of(settings).make_lookup()

@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One policy client of ``peer``, such as an smtpd process. See :class:`policyd_rate_limit.sharing.Sharer`."""
+    """One policy client of ``peer``, such as an smtpd process; a :class:`policyd_rate_limit.sharing.Sharer`."""
 
     __slots__ = (
         "_answered",

@@ -220,7 +220,6 @@ class Engine:
         return verdicts
 
     def _keep(self, record: Record) -> None:
-        """See :meth:`Backlog.keep`."""
         try:
             self._backlog.keep(record)
         except StoreFull:
@@ -259,7 +258,6 @@ class _WaitingBatch(Batch):
         self._demands = demands
 
     def finish(self) -> list[Verdict]:
-        """See :meth:`Engine.admit`."""
         return self._engine.admit(self._demands)
 
 
@@ -280,5 +278,4 @@ class _GuardedBatch(Batch):
         return self._batch.poll()
 
     def finish(self) -> list[Verdict]:
-        """See :meth:`Engine.conclude`."""
         return self._engine.conclude(self._batch, self._demands)

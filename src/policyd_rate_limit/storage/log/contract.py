@@ -183,6 +183,6 @@ def named(text: str, **names: str) -> str:
 
 
 def on_conflict(key: str, assignments: Mapping[str, str]) -> str:
-    """See :meth:`Log.on_conflict`: as SQLite and PostgreSQL have it."""
+    """What :meth:`Log.on_conflict` is to give, as SQLite and PostgreSQL have it."""
     changes = (f"{column} = {value.format(new=f'excluded.{column}')}" for column, value in assignments.items())
     return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"

@@ -136,7 +136,7 @@ class SqlLog(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.close`."""
+        """Let go of the connection; what is not committed is gone."""
 
     def begin(self, patience: float) -> float:
         start = time.monotonic()
@@ -204,10 +204,7 @@ class SqlLog(ABC):
         """Make sure that there is where to keep the identity of the installation; false: there is not."""
 
     def rows_after(self, seq: int) -> Generator[Row, None, None]:
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.rows_after`.
-
-        Without the lock, too, since rows become visible in their order.
-        """
+        """Read them without the lock, too, since rows become visible in their order."""
         rows = self._ahead if seq == self._seq else None
         self._ahead = None
         while True:
@@ -312,10 +309,7 @@ class SqlLog(ABC):
         return int(rows[0][0]) if rows else 0
 
     def compact(self, patience: float) -> None:  # noqa: B027 - what neither of the two needs
-        """See :meth:`policyd_rate_limit.storage.log.contract.Log.compact`.
-
-        Nothing: PostgreSQL's autovacuum and InnoDB's purge give the room of deleted rows to new ones.
-        """
+        """Do nothing: PostgreSQL's autovacuum and InnoDB's purge give the room of deleted rows to new ones."""
 
     def time(self) -> float:
         return float(self._ask(self.CLOCK)[0][0])

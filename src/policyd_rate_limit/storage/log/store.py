@@ -270,10 +270,6 @@ class LogStore:
         return log
 
     def clean(self, patience: float, limits_of: Callable[[str], Limits | None] | None = None) -> int:
-        """See :func:`policyd_rate_limit.storage.log.cleaning.clean`.
-
-        :raises StoreUnavailable: the database cannot be cleaned now.
-        """
         try:
             log = self._log = self.connect(patience)
             return clean(log, self._memory.date, self._follower.longest, patience, limits_of)
@@ -371,7 +367,6 @@ class _DecidedBatch(Batch):
         self.failure: LogError | None = None
 
     def finish(self) -> list[Verdict]:
-        """See :meth:`LogStore.commit`."""
         return self._store.commit(self)
 
 
@@ -385,7 +380,6 @@ class _UnreadBatch(Batch):
         self._patience = patience
 
     def finish(self) -> list[Verdict]:
-        """See :meth:`LogStore.admit_after`."""
         return self._store.admit_after(self._error, self._demands, self._patience)
 
 

@@ -148,7 +148,6 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
 
 
 def copied(log: Log) -> dict[tuple[str, int], int]:
-    """See :meth:`policyd_rate_limit.storage.administration.Administration.copied`."""
     rows = log.read("SELECT counter, seconds, hits FROM policyd_hit WHERE seconds <= 0")
     return {(_text(counter), int(seconds)): int(count) for counter, seconds, count in rows}
 

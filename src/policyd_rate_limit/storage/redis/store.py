@@ -122,10 +122,7 @@ class RedisStore:
         return batch
 
     def admit(self, demands: Sequence[Demand], pending: Sequence[Record], patience: float) -> list[Verdict]:
-        """See :meth:`policyd_rate_limit.storage.contract.Store.admit`.
-
-        There is no lock here, and nobody to wait for: a longer ``patience`` than the timeout is one for connecting.
-        """
+        """Decide ``demands``. There is no lock to wait for: a ``patience`` beyond the timeout is one for connecting."""
         try:
             if self._link.connect(max(patience, self._link.timeout)) is not self._identified:
                 self._identify()
@@ -455,9 +452,7 @@ class _BatchInFlight(Batch):
             self.descriptors = session.descriptors
 
     def poll(self) -> list[Verdict] | None:
-        """See :meth:`RedisStore.receive`."""
         return self._store.receive(self)
 
     def finish(self) -> list[Verdict]:
-        """See :meth:`RedisStore.finish`."""
         return self._store.finish(self)
