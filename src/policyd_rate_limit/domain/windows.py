@@ -276,14 +276,12 @@ class Windows:
         """Have no date of ``log`` lie behind a step back of the clock that it has not seen."""
         mark = log[0]
         log[0] = self._seen | mark & _KEPT
-        for since, moment in self._steps:
-            if since > mark:
-                later = _after(log, moment)
-                if later < len(log):
-                    log[later:] = array("q", (moment, log[-1]))
-                    if later > _FIRST and log[later - 2] == moment:
-                        del log[later - 2 : later]
-                return
+        moment = next(moment for since, moment in self._steps if since > mark)
+        later = _after(log, moment)
+        if later < len(log):
+            log[later:] = array("q", (moment, log[-1]))
+            if later > _FIRST and log[later - 2] == moment:
+                del log[later - 2 : later]
 
 
 def _append(log: array[int], date: int, amount: int) -> None:

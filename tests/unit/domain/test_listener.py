@@ -1,0 +1,33 @@
+"""Who is told of refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from policyd_rate_limit.domain.decision import REFUSED, Decision
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.listener import Listener
+from policyd_rate_limit.domain.request import RCPT, Request
+
+
+class Counting(Listener):
+    """Counts refusals, and asks for nothing more."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def refused(self, counter: str, limit: Limit) -> bool:
+        self.count += 1
+        return False
+
+
+def test_who_only_counts_has_nothing_else_to_do() -> None:
+    listener = Counting()
+    assert not listener.refused("user:alice", Limit(10, 60))
+    listener.explained(Decision(Request(RCPT, "", "", "alice", "", "", "", 0), REFUSED, "user:alice"))
+    assert listener.count == 1
+
+
+def test_whoever_is_told_has_to_say_what_it_does_about_it() -> None:
+    with pytest.raises(TypeError, match="refused"):
+        type("Deaf", (Listener,), {})()
