@@ -28,6 +28,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Actions
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Service
+from policyd_rate_limit.storage.administration import Hits
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log.sqlite.checkpoint import PAGE_BYTES
@@ -297,6 +298,20 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
     assert way.actions == ["defer_if_permit later"] * BATCH
     assert admitted <= INSTRUCTIONS_ADMITTED * OF_ANOTHER_PYTHON
     assert refused <= INSTRUCTIONS_REFUSED * OF_ANOTHER_PYTHON
+    store.close()
+
+
+def test_statements_of_many_hits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few as fit: each takes a round trip of the thread that demands wait for, or a part of one."""
+    statements = statements_of_sqlite(monkeypatch)
+    store = SqliteDatabase(tmp_path).store(Clock())
+    admit(store, mails(0, 1))
+    statements.clear()
+    store.add_hits([Hits(f"user:user{number:07d}", 60, 1, 1) for number in range(1_500)])
+    assert sum(text.startswith("INSERT INTO policyd_hit") for text in statements) == 10
+    statements.clear()
+    store.add_hits([Hits(f"user:{'x' * 10_000}{number}", 60, 1, 1) for number in range(100)])
+    assert 8 <= sum(text.startswith("INSERT INTO policyd_hit") for text in statements) <= 9
     store.close()
 
 

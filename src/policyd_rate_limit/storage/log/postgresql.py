@@ -41,6 +41,7 @@ T = TypeVar("T")
 DEFAULT_PORT = "5432"
 OLD_COUNTS_PER_FETCH = 10_000
 OLD_ROWS_PER_CLEAN = 10_000
+MOST_TEXTS = 256  # different statements that are kept as PostgreSQL wants them
 
 # Keyword arguments of psycopg2.connect that are not libpq's; connections of ours have no such thing.
 _OF_PSYCOPG2 = frozenset({"connection_factory", "cursor_factory", "async", "async_"})
@@ -388,7 +389,7 @@ def _drive(generator: Generator[Any, Any, T], end: float, descriptor: int = -1) 
         return result
 
 
-@functools.cache
+@functools.lru_cache(MOST_TEXTS)
 def _numbered(text: str) -> bytes:
     """The text of a statement as PostgreSQL marks parameters: by number."""
     numbers = itertools.count(1)

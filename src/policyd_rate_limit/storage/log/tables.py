@@ -32,7 +32,7 @@ from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES,
 from policyd_rate_limit.storage.log.contract import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from policyd_rate_limit.storage.log.contract import Log
 
@@ -40,7 +40,10 @@ _INSERT_OVERRIDE = (
     "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES (%s, %s, %s, %s, %s, %s) "
 )
 _INSERT_WINDOW = "INSERT INTO policyd_window (id, seconds, expires) VALUES (%s, %s, %s) "
-_INSERT_HIT = "INSERT INTO policyd_hit (id, seconds, counter, hits, last) VALUES (%s, %s, %s, %s, %s) "
+_INSERT_HIT = "INSERT INTO policyd_hit (id, seconds, counter, hits, last) VALUES "
+_HIT = "(%s, %s, %s, %s, %s)"
+_MOST_ROWS = 150  # of one statement: SQLite takes 999 parameters wherever it runs
+_MOST_CHARACTERS = 1 << 17  # of the counters in one
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ def longest_announced(log: Log, now: int) -> int:
 
 def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:
     """Count ``hits``, of a key and a window at most once each, in one transaction."""
-    text = _INSERT_HIT + log.on_conflict(
+    added = log.on_conflict(
         "id, seconds",
         {
             "hits": "policyd_hit.hits + {new}",
@@ -125,7 +128,29 @@ def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:
     )
     # In one order, or two daemons may wait for each other.
     rows = sorted((_id(key), seconds, _json(key), count, last) for key, seconds, count, last in hits)
-    log.write([Statement(text, row) for row in rows], patience)
+    log.write(
+        [
+            Statement(
+                f"{_INSERT_HIT} {', '.join([_HIT] * len(some))} {added}", tuple(value for row in some for value in row)
+            )
+            for some in _together(rows)
+        ],
+        patience,
+    )
+
+
+def _together(rows: Iterable[tuple[str, int, str, int, int]]) -> Iterator[list[tuple[str, int, str, int, int]]]:
+    """``rows`` of hits, as many of them as one statement may have."""
+    some: list[tuple[str, int, str, int, int]] = []
+    characters = 0
+    for row in rows:
+        characters += len(row[2])
+        if some and (len(some) == _MOST_ROWS or characters > _MOST_CHARACTERS):
+            yield some
+            some, characters = [], len(row[2])
+        some.append(row)
+    if some:
+        yield some
 
 
 def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
