@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from policyd_rate_limit.domain.decision import REFUSED, Decision
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.listener import Listener
@@ -26,8 +24,3 @@ def test_who_only_counts_has_nothing_else_to_do() -> None:
     assert not listener.refused("user:alice", Limit(10, 60))
     listener.explained(Decision(Request(RCPT, "", "", "alice", "", "", "", 0), REFUSED, "user:alice"))
     assert listener.count == 1
-
-
-def test_whoever_is_told_has_to_say_what_it_does_about_it() -> None:
-    with pytest.raises(TypeError, match="refused"):
-        type("Deaf", (Listener,), {})()
