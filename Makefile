@@ -14,8 +14,8 @@ REDIS := $(shell . /etc/os-release && [ "$${VERSION_ID:-13}" -lt 13 ] && echo re
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
 TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap buildah netavark groff-base
 DOMAIN := src/policyd_rate_limit/domain
-# Two more than there are processors: tests of daemons wait half of their time.
-PARALLEL := --numprocesses $(shell expr $$(nproc) + 2) --dist worksteal
+# Three more than there are processors: tests of daemons wait half of their time.
+PARALLEL := --numprocesses $(shell expr $$(nproc) + 3) --dist worksteal
 # Of the tests that are marked depends_on_machine alone; what was run again is listed.
 RERUNS := --reruns-on-machine 2
 # The files and directories whose tests `make test` runs.
@@ -48,7 +48,7 @@ test: test-packages test-venv ## install what the tests need, then all checks an
 	@$(MAKE) --no-print-directory --jobs --output-sync BESIDE='nice -n 10' \
 	  check test-domain test-compiled collected $(OLD_VERSION) $(OLD_TESTS)
 	$(if $(ALONE),$(COMMANDS) .venv/bin/pytest $(RERUNS) -m alone $(ALONE))
-	$(COMMANDS) .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
+	$(COMMANDS) tests/support/in_memory.sh .venv/bin/pytest $(PARALLEL) $(RERUNS) -m 'not alone' --ignore tests/unit/domain $(ONLY)
 
 # To find the tests leaves them compiled, which each of the processes that run them would do for itself.
 .PHONY: collected
