@@ -350,6 +350,8 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "generator_share": number(100 * (median(results.load(SQLITE, "generator_cpu")) or 0.0), " %"),
         "rules": _rules_table(results),
         "domains": number(DOMAINS),
+        "rules_date": results.parts.get("rules", {}).get("machine", {}).get("date", NOTHING),
+        "rules_version": results.parts.get("rules", {}).get("machine", {}).get("version", NOTHING),
         "postfix": _postfix_table(results),
         "idle": _percent(median(figures(results.postfix, "idle", contender=FLOOR.key))),
         "times_the_floor": number(_times_the_floor(results)),
