@@ -123,7 +123,7 @@ class Daemon:
         signals.release()  # not later: threads and child processes inherit the mask
 
         async with contextlib.AsyncExitStack() as running:
-            running.callback(signals.hold)  # a second one shall not cut the clearing up
+            running.callback(signals.ignore)  # a second one shall not cut the end short
             if self._monitoring is not None:
                 running.push_async_callback(asyncio.to_thread, self._monitoring.stop)
             running.push_async_callback(asyncio.to_thread, notifier.stop)
