@@ -6,8 +6,6 @@ import pytest
 
 from policyd_rate_limit.storage.engine.pacing import (
     DISTANCE_SECONDS,
-    LEAST_CLIENTS,
-    LEAST_REST_SECONDS,
     PERIOD_SECONDS,
     Pace,
 )
@@ -15,12 +13,12 @@ from policyd_rate_limit.storage.engine.pacing import (
 LONG_AGO = 1_000.0
 
 
-def busy(clients: int, demands: int = 1_000) -> tuple[Pace, float]:
-    """A pace after a period in which ``clients`` made ``demands``, and when its last batch began."""
+def busy(clients: int) -> tuple[Pace, float]:
+    """A pace after a period in which ``clients`` asked, and when its last batch began."""
     pace = Pace(lambda: clients)
-    pace.begin(LONG_AGO, 1)
+    pace.begin(LONG_AGO)
     now = LONG_AGO + PERIOD_SECONDS
-    pace.begin(now, demands)
+    pace.begin(now)
     return pace, now
 
 
@@ -52,44 +50,16 @@ def test_the_clients_are_counted_again_each_period() -> None:
     pace = Pace(lambda: counts.pop(0))
     now, found = LONG_AGO, []
     while counts:
-        pace.begin(now, 1)
+        pace.begin(now)
         found.append(pace.enough)
-        pace.begin(now + PERIOD_SECONDS / 2, 1)
+        pace.begin(now + PERIOD_SECONDS / 2)
         assert pace.enough == found[-1]
         now += PERIOD_SECONDS
     assert found == [1, 20, 8, 1]
 
 
-def test_clients_from_before_a_rest_are_not_waited_for() -> None:
+def test_clients_from_before_a_quiet_time_are_not_waited_for() -> None:
     pace, now = busy(40)
     now += 3 * PERIOD_SECONDS
-    pace.begin(now, 1)
+    pace.begin(now)
     assert pace.delay(now, 1) <= 0
-    assert not pace.rest(DISTANCE_SECONDS, 1)
-
-
-def test_a_rest_ends_when_as_many_are_expected_as_are_enough() -> None:
-    pace, _ = busy(40, demands=100)  # one in a millisecond
-    assert pace.rest(DISTANCE_SECONDS, 9) == pytest.approx(0.010)
-    assert pace.rest(0.005, 9) == 0.005
-    assert pace.rest(DISTANCE_SECONDS, 19) == 0
-
-
-def test_a_rest_that_is_not_worth_it_is_not_taken() -> None:
-    pace, _ = busy(40, demands=100)
-    assert pace.rest(LEAST_REST_SECONDS, 1) == LEAST_REST_SECONDS
-    assert pace.rest(0.99 * LEAST_REST_SECONDS, 1) == 0
-    assert busy(40, demands=10_000)[0].rest(DISTANCE_SECONDS, 1) == 0
-
-
-def test_few_clients_are_not_rested_for() -> None:
-    assert not busy(LEAST_CLIENTS - 1, demands=1)[0].rest(DISTANCE_SECONDS, 1)
-
-
-def test_when_all_wait_there_is_no_rest_until_the_next_period() -> None:
-    pace, now = busy(40, demands=1)
-    found = []
-    for after, demands in ((0.01, 39), (0.02, 40), (0.03, 1), (PERIOD_SECONDS + 0.01, 1)):
-        pace.begin(now + after, demands)
-        found.append(pace.rest(DISTANCE_SECONDS, 1) > 0)
-    assert found == [True, False, False, True]

@@ -216,30 +216,18 @@ async def test_a_batch_waits_for_a_moment_only() -> None:
     await fed.worker.stop()
 
 
-class Resting(Pace):
-    """Expects nobody before the next batch begins."""
-
-    def rest(self, delay: float, waiting: int) -> float:
-        return delay
-
-
-async def test_what_comes_while_all_rest_is_read_before_the_batch_begins() -> None:
+async def test_what_needs_no_batch_is_served_while_one_waits() -> None:
+    """Another client's request, metrics, a signal: the event loop goes on."""
     fed = GatedWorker()
-    await fed.start_paced(Resting(distance=0.3))
-    ours, theirs = socket.socketpair()
-    reads: list[float] = []
-
-    def read() -> None:
-        reads.append(asyncio.get_running_loop().time())
-        fed.submit(*ours.recv(10))
-
-    asyncio.get_running_loop().add_reader(ours, read)
+    await fed.start_paced(Pace(distance=RARELY))
     fed.submit(2)
-    for number in (3, 4):
-        threading.Timer(0.05 * number, theirs.send, [bytes([number])]).start()
-    await until(lambda: fed.answered == [1, 2, 3, 4])
-    assert fed.store.batches == [[1], [2, 3, 4]]
-    assert len(reads) == 1
+    await until(lambda: fed.worker._delayed)
+    ours, theirs = socket.socketpair()
+    read = asyncio.Event()
+    asyncio.get_running_loop().add_reader(ours, read.set)
+    theirs.send(b"x")
+    await asyncio.wait_for(read.wait(), 10)
+    assert fed.store.batches == [[1]]
     asyncio.get_running_loop().remove_reader(ours)
     ours.close()
     theirs.close()

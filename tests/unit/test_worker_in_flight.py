@@ -144,7 +144,7 @@ class StandingPace(Pace):
         super().__init__()
         self.clients = clients
 
-    def begin(self, now: float, demands: int) -> None:
+    def begin(self, now: float) -> None:
         pass
 
 

@@ -157,18 +157,11 @@ class Worker:
             if delay <= 0:
                 self._give()
             elif self._delayed is None:
-                self._wait(delay)
+                self._delayed = self._loop.call_later(delay, self._go_on)
         if self._unexplained or self._maintenance_due:
             unexplained, self._unexplained = self._unexplained, []
             maintain, self._maintenance_due = self._maintenance_due, False
             self._put(partial(self._do_besides, unexplained, maintain=maintain), [])
-
-    def _wait(self, delay: float) -> None:
-        """For ``delay`` seconds, or until there are enough."""
-        rest = 0.0 if self._in_flight else self.pace.rest(delay, len(self._demands) * self._share)
-        if rest:
-            time.sleep(rest)  # what comes meanwhile would only wait as well, and is read all at once
-        self._delayed = self._loop.call_later(delay - rest, self._go_on)
 
     def _go_on(self) -> None:
         """The next batch has waited long enough."""
@@ -180,7 +173,7 @@ class Worker:
             self._delayed.cancel()
             self._delayed = None
         demands, waiting = self._demands, self._waiting
-        self.pace.begin(self._loop.time(), len(demands) * self._share)
+        self.pace.begin(self._loop.time())
         most = MOST_DEMANDS
         if self._share > 1 and self.pace.clients:
             # Or all of them would wait for one batch, with nothing to do for the daemon until it is answered.
