@@ -14,7 +14,7 @@ FILE = "/etc/x"
 def read(data: bytes, reader: Callable[[str, str], Source]) -> None:
     """Read and check ``data`` as the daemon does; whatever is wrong must be a problem at a line of the file."""
     # As Python and YAML have it between them, every one of these ends a line.
-    lines = 1 + len(data.decode("latin-1").replace("\r\n", "\n").splitlines()) + data.count(b"\xe2\x80")
+    lines = 1 + len(data.decode("latin-1").splitlines()) + data.count(b"\xe2\x80")
     for problem in _problems(data, reader):
         assert problem.file == FILE
         assert 0 <= problem.line <= lines

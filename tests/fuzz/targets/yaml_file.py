@@ -12,6 +12,7 @@ SEEDS = (
     b"a: &a [1, 2]\nb: &b [*a, *a]\nlimits: *b\nlimits_by_id: {<<: {x: []}, no: [], 0123: [[1, 1]]}\n",
     b'report: !!str on\nreport_to: |\n  a@example.org\nSOCKET: ["::1", 0x10]\ndb_timeout: 1e1\n',
     b"limits_by_id:\n  ? alice\n  : [[1, 2001-01-01]]\n  'bob': !!binary aGk=\n---\n",
+    b"a: [x\r\r\r\n",
 )
 
 
