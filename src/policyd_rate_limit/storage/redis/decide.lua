@@ -216,7 +216,9 @@ local function slide(counter, at, backwards)
         end
         head, since, sum = head - 1, age, sum + amount
     end
-    counter.passed = (counter.passed or 0) + math.abs(head - before)
+    if head ~= before then
+        counter.passed = (counter.passed or 0) + math.abs(head - before)
+    end
     m[at + HEAD], m[at + SINCE], m[at + SUM] = head, since, sum
 end
 
@@ -229,7 +231,11 @@ local function window_of(counter, seconds)
         end
     end
     local at = #m + 1
-    m[at], m[at + USED], m[at + HEAD], m[at + SINCE], m[at + SUM] = seconds, 0, m[COUNT], 0, 0
+    m[at] = seconds -- one after the other: Lua would set the last first, which an array has no room for yet
+    m[at + USED] = 0
+    m[at + HEAD] = m[COUNT]
+    m[at + SINCE] = 0
+    m[at + SUM] = 0
     slide(counter, at, true)
     return at
 end
@@ -278,7 +284,8 @@ local function number_of(mark)
     return found
 end
 
--- What the slot "x" says: mail, as its key goes on behind that of the counter, field, amount, date; nil: nobody needs it.
+-- What the slot "x" says: mail, as its key goes on behind that of the counter, field, amount, date, and, where it is to be
+-- written, the slot itself; nil: nobody needs it.
 local function slot_of(packed)
     local used, amount, when, size = unpack_limit(packed, 3)
     if when + REMEMBERED > now then
@@ -309,7 +316,8 @@ local function read(key)
     else
         m = {FORMAT, now, 1, 0, 0, 0, 0, 0}
     end
-    -- mark: of this batch; changed: events that are to be written; latest: see `note`. More is set where it is needed.
+    -- mark: of this batch; changed: events that are to be written; latest: see `note`. More is set where it is needed:
+    -- eight are what Lua has room for, and a ninth has it make the table anew.
     local counter = {
         key = key, m = m, slot = found[4] and slot_of(found[4]),
         is_marked = mark, mark = false, changed = false, latest = false, is_changed = false
@@ -401,12 +409,11 @@ local function save(counter)
     if renews then
         m[LEFT] = needed + max(60, math.floor(longest / 8)) -- or that would have to be said at every write
     end
-    local fields, size = {'m', pack(m)}, 2
-    if counter.mark then
-        fields[3], fields[4], size = mark_field, pack(counter.mark), 4
-    end
-    if counter.new_slot then
-        fields[size + 1], fields[size + 2], size = 'x', counter.new_slot, size + 2
+    local mark, new_slot = counter.mark, counter.slot and counter.slot[5]
+    local fields = mark and {'m', pack(m), mark_field, pack(mark)} or {'m', pack(m)}
+    local size = #fields
+    if new_slot then
+        fields[size + 1], fields[size + 2], size = 'x', new_slot, size + 2
     end
     for name, packed in pairs(counter.changed or {}) do
         fields[size + 1], fields[size + 2], size = name, packed, size + 2
@@ -501,9 +508,24 @@ local function is_known(counter, mail, field)
     return only == field or not only and kind ~= 'none' and call('HEXISTS', mail, field) == 1
 end
 
+local packed_now = {} -- by amount: charges of this batch, few of which differ
+
+-- A charge as mails remember it.
+local function pack_charge(amount, when)
+    if when ~= date then
+        return pack(amount, when)
+    end
+    local packed = packed_now[amount]
+    if not packed then
+        packed = pack(amount, when)
+        packed_now[amount] = packed
+    end
+    return packed
+end
+
 -- Remembers that `mail` was charged `amount` for `field`; whether it was not known to be.
 local function is_first(counter, mail, field, amount, when, may_have_slot)
-    local packed, slot = pack(amount, when), counter.slot
+    local packed, slot = pack_charge(amount, when), counter.slot
     local is_in_slot = slot and slot[1] == name_of(counter, mail)
     if is_in_slot and slot[2] == field then
         return false
@@ -512,7 +534,7 @@ local function is_first(counter, mail, field, amount, when, may_have_slot)
         local m = counter.m
         if m[COUNT] > 0 and m[AGE] >= 2 * REMEMBERED or call('EXISTS', mail) == 0 then
             local name = name_of(counter, mail)
-            counter.slot, counter.new_slot = {name, field, amount, when}, packed .. char(#field) .. field .. name
+            counter.slot = {name, field, amount, when, packed .. char(#field) .. field .. name}
             return true
         end
     end
