@@ -248,6 +248,7 @@ def test_each_change_of_state_is_logged_once(tmp_path: pathlib.Path, home: pathl
     """200 requests during the outage, one line when it begins and one when it ends."""
     with daemon_on(tmp_path, home, limits=[[1000, 3600]]) as daemon:
         assert ask(daemon, "alice", 10) == 10
+        daemon.logged("ready")  # it may answer before a thread has written that
         before = len(daemon.log_text().splitlines())
         mend = outage.begin(home / "db.sqlite3")
         ask(daemon, "during", 200)

@@ -204,6 +204,7 @@ def test_packets_that_are_dropped_hold_nobody_up_for_long(
         daemon_on(tmp_path / "calm", server.port, limits=[[10**6, 3600]]) as calm,
     ):
         assert ask(daemon, "alice", 10) == 10
+        daemon.logged("ready")  # it may answer before a thread has written that
         lines = len(daemon.log_text().splitlines())
         proxy.mute()
         seconds, usual = answer_times((daemon, calm), 6)
