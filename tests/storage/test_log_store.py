@@ -192,6 +192,19 @@ def test_what_is_carried_over_from_an_old_version(sqlite: SqliteDatabase, clock:
     assert found == [("user:a", 2, now - 2 * HOUR + 2), ("user:a", 4, now)]
 
 
+def test_after_a_reload_memory_is_what_the_table_says(database: SqliteDatabase, clock: Clock) -> None:
+    """What was decided without the database and is not kept does not count; what another daemon counts does."""
+    memory = new_memory(clock)
+    store, other = database.store(clock, memory=memory), database.store(clock)
+    assert admitted(store, demand(cost=3)) == [True]
+    assert admitted(other, demand(cost=2)) == [True]
+    memory.decide([demand(cost=4), demand("user:b")])
+    store.reload()
+    assert usage(store, ["user:a", "user:b"]) == {"user:a": 5, "user:b": 0}
+    store.close()
+    other.close()
+
+
 # --- What a probe finds
 
 

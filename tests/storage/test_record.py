@@ -71,3 +71,19 @@ def test_many_entries_become_several_records(count: int) -> None:
     assert [entry for record in records for entry in record.dated_until(NOW)] == many
     assert all(0 < record.size <= ENTRIES_PER_RECORD for record in records)
     assert len(records) == -(-count // ENTRIES_PER_RECORD)
+
+
+@given(entries=entries, characters=st.integers(2, 1_000))
+def test_a_record_is_no_longer_than_it_may_be(entries: list[Entry], characters: int) -> None:
+    """Unless one entry alone is longer: what does not fit into a row is split, and nothing of it is lost."""
+    records = list(in_records(entries, lambda chunk: pack(5, 7, NOW, chunk), characters))
+    assert [entry for record in records for entry in record.dated_until(NOW)] == entries
+    assert all(record.size == 1 or len(record.entries) <= characters for record in records)
+
+
+def test_entries_share_a_record_as_far_as_they_fit() -> None:
+    """A row costs a database about the same, whatever is in it."""
+    plain = [Entry(f"user:{number:05}", 1, NOW, "m" * 20, "p" * 10) for number in range(100)]
+    records = list(in_records(plain, lambda chunk: pack(5, 7, NOW, chunk), 10_000))
+    assert len(records) == 2
+    assert len(records[0].entries) > 2_500

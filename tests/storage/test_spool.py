@@ -77,6 +77,24 @@ def test_what_waits_in_memory_is_kept_in_a_spool_file_that_was_left(sqlite: Sqli
     assert found(sqlite, clock, "user:a") == [5]
 
 
+def test_a_daemon_that_ends_while_the_database_is_away_loses_nothing(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Neither what it has kept itself nor what it has adopted, in whichever files that is."""
+    with sqlite.outage():
+        earlier = Daemon(sqlite, clock), Daemon(sqlite, clock)
+        for daemon, key in zip(earlier, ("user:a", "user:b"), strict=True):
+            assert ask(daemon, key, 2) == 2
+        for daemon in earlier:
+            daemon.close()
+        daemon = Daemon(sqlite, clock)
+        assert ask(daemon, "user:c", 1) == 1
+        daemon.close()
+    daemon = Daemon(sqlite, clock)
+    daemon.wait()
+    daemon.close()
+    assert found(sqlite, clock, "user:a", "user:b", "user:c") == [2, 2, 1]
+    assert spool_files(sqlite.home) == []
+
+
 def test_a_spool_file_that_cannot_be_emptied_is_removed(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import pathlib
 import struct
+import zlib
 
 import pytest
 from hypothesis import given
@@ -183,6 +185,54 @@ def test_what_can_be_read_behind_damage_is_kept(
     assert len(aside) == bool(said)
     assert all(".journal.damaged-" in name for name in aside)
     assert reopened(tmp_path) == []
+
+
+def rewritten(content: bytes, before: bytes, after: bytes) -> bytes:
+    """``content`` with a frame in which ``after`` stands for ``before``, whole by its checksum."""
+    assert len(before) == len(after)
+    text = content.index(before)
+    head = content.rindex(b"\xf5\xfe\xf7\xff", 0, text)
+    length = struct.unpack_from("<I", content, head + 4)[0]
+    frame = bytearray(content[head : head + 24 + length])
+    frame[text - head : text - head + len(before)] = after
+    frame[20:24] = zlib.crc32(frame[24:], zlib.crc32(frame[:20])).to_bytes(4, "little")
+    return content[:head] + frame + content[head + len(frame) :]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        *("7", "null", "true", '"four"', "{}", "[]", "[77, 2, 3]", "[77, 2, 3, 4, 5]"),
+        *("[77, 2, 3.0, 4]", '["77", 2, 3, 4]', "[77, true, 3, 4]", "[77, 2, null, 4]", "[[77], 2, 3, 4]"),
+        *("[-1, 2, 3, 4]", "[77, 2, 3, -4]", f"[{1 << 63}, 2, 3, 4]", f"[77, 2, {2**53}, 4]"),
+    ],
+)
+def test_a_whole_frame_that_is_no_record_costs_that_one(tmp_path: pathlib.Path, numbers: str) -> None:
+    """Whoever wrote it: the others are read, and a daemon that starts does not fail."""
+    written = [record(1), record(2, writer=1 << 50), record(3)]
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.extend(written)
+    spool_file.close()
+    before = f"[{1 << 50}, 2, 1700000000, 3]".encode()
+    content = rewritten(spool_file.path.read_bytes(), before, numbers.encode().ljust(len(before)))
+    spool_file.path.write_bytes(content)
+    (found,) = SpoolFile.adopt(tmp_path, NAME)
+    assert (found.read(), found.damage) == ([written[0], written[2]], "1 batches")
+    found.close()
+
+
+@pytest.mark.parametrize("largest", [f"[{2**63 - 1}, 2, 3, 4]", f"[77, 2, {2**53 - 1}, 4]", "[0, 0, 0, 0]"])
+def test_a_frame_with_the_largest_numbers_is_a_record(tmp_path: pathlib.Path, largest: str) -> None:
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(2, writer=1 << 50))
+    spool_file.close()
+    before = f"[{1 << 50}, 2, 1700000000, 3]".encode()
+    content = rewritten(spool_file.path.read_bytes(), before, largest.encode().ljust(len(before)))
+    spool_file.path.write_bytes(content)
+    (found,) = SpoolFile.adopt(tmp_path, NAME)
+    assert [list(one[:4]) for one in found.read()] == [json.loads(largest)]
+    assert found.damage == ""
+    found.close()
 
 
 def test_a_spool_file_that_was_cut_keeps_what_is_left(tmp_path: pathlib.Path) -> None:

@@ -103,6 +103,20 @@ async def test_beyond_the_bound_of_pipelined_requests_nothing_more_is_read(monke
         await client.answers(*names)
 
 
+async def test_sixty_four_requests_of_one_connection_are_in_hand_at_a_time() -> None:
+    async with serving() as served:
+        client = await served.connect()
+        names = [str(number) for number in range(70)]
+        await client.ask(*names)
+        await served.asked(*names[:64])
+        await served.settled()
+        await served.asked(*names[:64])
+        for number in range(64):
+            served.service.answers[number](names[number])
+        await served.asked(*names)
+        await client.answers(*names[:64])
+
+
 async def test_a_client_that_does_not_read_is_not_read_from_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_module, "MAX_UNREAD", 20_000)
     long = "x" * 10_000

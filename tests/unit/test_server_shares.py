@@ -124,6 +124,17 @@ async def test_places_are_as_many_as_there_are_descriptors(
     assert "fewer than 64 descriptors left, closing the longest idle of attacker" in message
 
 
+async def test_without_a_limit_of_open_files_there_are_as_many_places_as_ever(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        assert served.server.most_connections == 8_192
+        await answered(*await peers_.connect(served, "postfix", 3))
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
 async def test_out_of_descriptors_whoever_connects_waits_and_it_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers, number: int
