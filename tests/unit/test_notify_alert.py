@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.decision import REFUSED, Decision
-from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.mail.message import compose
 from policyd_rate_limit.notify import first_hits
@@ -66,6 +66,19 @@ def test_nobody_could_tell_the_usage() -> None:
     text = as_text(alert_of(usages=()))
     assert "Free again" not in text
     assert "window" not in text
+
+
+def test_a_mail_that_is_larger_than_one_may_be() -> None:
+    """Its limit has no window."""
+    per_mail = Limit(50, PER_MAIL)
+    usages = (Usage("user:alice", per_mail, 50, None), Usage("user:alice", MINUTE, 5, 0))
+    alert = alert_of(usages=usages, exceeded=per_mail, impossible=True)
+    text = as_text(alert)
+    assert "Limit:          50 in one mail\n" in text
+    assert "50 of 50 in one mail, which it can never fit into" in text
+    assert "This is told once in 1h, however often it happens." in text
+    assert subject(alert) == "alice ran into the limit 50/mail on mail.test"
+    assert json.loads(as_json(alert))["data"]["limit"] == {"maximum": 50, "seconds": 0}
 
 
 def test_free_already() -> None:
@@ -182,6 +195,16 @@ def test_whom_the_administrator_has_blocked_is_no_news() -> None:
     timed = TimedHits()
     assert timed.hit("alice", Limit(0, 60)) is None
     assert timed.hit("alice", Limit(1, 60)) == NONE
+
+
+def test_a_limit_per_mail_is_told_once_an_hour() -> None:
+    """It has no window, and mail after mail runs into it."""
+    timed = TimedHits()
+    assert timed.hit("alice", Limit(50, PER_MAIL)) == NONE
+    timed.now += 3599.0
+    assert timed.hit("alice", Limit(50, PER_MAIL)) is None
+    timed.now += 1.0
+    assert timed.hit("alice", Limit(50, PER_MAIL)) == NONE
 
 
 def test_whose_alert_is_longest_ago_is_forgotten_first() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
 from policyd_rate_limit.domain.charge import Charge, Demand
+from policyd_rate_limit.domain.limits import longest_of
 
 if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk, InForce
@@ -37,7 +38,7 @@ def standings(desk: Desk, name: str) -> list[Standing]:
     in_force = {key: desk.in_force(key, overrides.get(key), desk.from_table(key, name)) for key in keys}
     now = desk.store.now()
     ledger = desk.ledger(now)
-    longest = max((limit.seconds for one in in_force.values() for limit in one.limits), default=1)
+    longest = max((longest_of(one.limits) for one in in_force.values()), default=0) or 1
     for entry in credible(desk.store.entries(keys, max(0, now - longest)), now):
         ledger.apply(entry)
     return [

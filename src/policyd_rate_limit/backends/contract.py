@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from policyd_rate_limit.config.schema import STATE_DIRECTORY
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.storage.engine import spool_file
 from policyd_rate_limit.storage.engine.engine import Engine
@@ -207,7 +208,7 @@ class Backend(ABC):
 def longest_window(settings: Settings) -> int:
     """Of the configuration, in seconds."""
     limits_in_use = (settings.limits, *settings.limits_by_id.values())
-    return max((limit.seconds for limits in limits_in_use for limit in limits), default=1)
+    return max(map(longest_of, limits_in_use)) or 1
 
 
 def least_difference(told: float, before: float, after: float) -> float:

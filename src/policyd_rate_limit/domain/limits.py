@@ -1,7 +1,8 @@
-"""Limits: at most so many mails in any so many seconds.
+"""Limits: at most so many mails in any so many seconds, or so much for one mail.
 
 A limit is written ``[10, 60]``, ``[150, "1d"]`` or ``"10/1m"``; units are s, m, h, d and w, seconds where
-none is given. Several limits hold all at once; none at all, ``[]``, is no limit.
+none is given. Several limits hold all at once; none at all, ``[]``, is no limit. Where the caller allows it, one of
+them may bound each mail, ``[50, "mail"]`` or ``"50/mail"``, and a maximum may be written with a suffix, ``"10M/1d"``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import ast
 import math
 import re
 from typing import Any, Final, NamedTuple
+
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 
 LARGEST: Final = 2**53 - 1
 """The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
@@ -23,28 +26,56 @@ LONGEST_TEXT: Final = 4096
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 """The length of each unit of time, in seconds."""
 
+PER_MAIL: Final = 0
+"""The seconds of a limit that bounds one mail, whenever that comes: it looks at no window."""
+
+SUFFIXES = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+"""What a maximum is multiplied by that is written with a suffix."""
+
+_MAIL: Final = "mail"  # in place of a period
+_MAXIMUM: Final = re.compile(r"([0-9]{1,16}) ?(k|M|G|Ki|Mi|Gi)?")
 _PERIOD: Final = re.compile(r"([0-9]{0,16}) ?([smhdw]?)")
 _PAIR: Final = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m'"
+_NUMBER: Final = f"number of mails from 0 to {LARGEST}"
 _LONGEST_FOUND: Final = 60
 
 
 class Limit(NamedTuple):
-    """At most ``maximum`` mails in any ``seconds``; a maximum of 0 lets nothing pass."""
+    """At most ``maximum`` mails in any ``seconds``; a maximum of 0 lets nothing pass.
+
+    With :data:`PER_MAIL` seconds it bounds what one mail may cost.
+    """
 
     maximum: int
     seconds: int
+
+    @property
+    def is_per_mail(self) -> bool:
+        """Whether it bounds one mail, and looks at no window."""
+        return self.seconds == PER_MAIL
 
 
 BLOCKED: Final = Limit(0, 1)
 """The limit of whom an administrator has blocked."""
 
 Limits = tuple[Limit, ...]
-"""All the limits of one id, which hold at once; empty: unlimited."""
+"""All the limits of one id, which hold at once; empty: unlimited.
+
+One of them may be per mail. It stands before the others: so one look tells whether there is one.
+"""
 
 
 def longest_of(limits: Limits) -> int:
-    """The longest window of ``limits`` in seconds, 0 where there is none."""
-    return max((limit.seconds for limit in limits), default=0)
+    """How many seconds back ``limits`` look: as far as the longest window; 0 where there is none.
+
+    A limit per mail looks at what its mail was charged, as long as that is remembered.
+    """
+    return max((limit.seconds or REMEMBERED_SECONDS for limit in limits), default=0)
+
+
+def windows_of(limits: Limits) -> Limits:
+    """``limits`` without the one per mail."""
+    return limits[1:] if limits and limits[0].is_per_mail else limits
 
 
 class LimitsError(ValueError):
@@ -82,29 +113,36 @@ def parse_period(value: object) -> int:
     return seconds
 
 
-def parse_limits(value: object) -> Limits:
+def parse_limits(value: object, *, per_mail: bool = False, unit_suffixes: bool = False) -> Limits:
     """Limits as they stand in a configuration: a list of pairs, one pair, or one text such as ``"10/1m"``.
 
-    They keep their order. Raises LimitsError, a ValueError whose text says what was expected and found.
+    They keep their order, but that one per mail comes first. ``per_mail``: there may be one. ``unit_suffixes``: a
+    maximum may have one of :data:`SUFFIXES`. Raises LimitsError, a ValueError whose text says what was expected and
+    found.
     """
+    reader = _Reader(per_mail, unit_suffixes)
     if isinstance(value, str):
-        return (_pair(value),)
+        return (reader.limit(value),)
     if not isinstance(value, list | tuple):
-        raise LimitsError(f"a list of {_PAIR}", value)
-    if len(value) == 2 and _whole(value[0]) is not None:
-        return (_pair(value),)
+        raise LimitsError(f"a list of {reader.pair}", value)
+    if len(value) == 2 and reader.maximum(value[0]) is not None:
+        return (reader.limit(value),)
     if len(value) > MOST_LIMITS:
         raise LimitsError(f"at most {MOST_LIMITS} limits", value)
     limits: list[Limit] = []
     for item, entry in enumerate(value):
         try:
-            limit = _pair(entry)
+            limit = reader.limit(entry)
         except LimitsError as error:
             error.place = (item,)
             raise
         if any(limit.seconds == other.seconds for other in limits):
-            raise LimitsError(f"each period once, not {limit.seconds} seconds again", entry, (item,))
-        limits.append(limit)
+            again = "a limit per mail" if limit.is_per_mail else f"{limit.seconds} seconds"
+            raise LimitsError(f"each period once, not {again} again", entry, (item,))
+        if limit.is_per_mail:
+            limits.insert(0, limit)
+        else:
+            limits.append(limit)
     return tuple(limits)
 
 
@@ -192,13 +230,18 @@ def parse_limits_text(text: str, *, tolerant: bool = False) -> Limits:
 
 
 def spell_period(seconds: int) -> str:
-    """``seconds`` (at least 1) as :func:`parse_period` reads them, in the largest unit that they are a multiple of."""
+    """``seconds`` as :func:`parse_period` reads them, in the largest unit that they are a multiple of.
+
+    For a limit :data:`PER_MAIL` it is "mail".
+    """
+    if seconds == PER_MAIL:
+        return _MAIL
     unit = next(unit for unit in reversed(SECONDS) if unit and seconds % SECONDS[unit] == 0)
     return f"{seconds // SECONDS[unit]}{unit}"
 
 
 def spell_limit(limit: Limit) -> str:
-    """``limit`` as a configuration has it: ``"10/1m"``."""
+    """``limit`` as a configuration has it: ``"10/1m"``, ``"50/mail"``."""
     return f"{limit.maximum}/{spell_period(limit.seconds)}"
 
 
@@ -207,22 +250,39 @@ def shown_limit(limit: Limit) -> str:
     return "blocked" if limit == BLOCKED else spell_limit(limit)
 
 
-def _pair(entry: object) -> Limit:
-    """One limit. Raises LimitsError."""
-    parts: list[object] | tuple[object, ...] | None = None
-    if isinstance(entry, str):
-        parts = tuple(part.strip() for part in entry.split("/"))
-    elif isinstance(entry, list | tuple):
-        parts = entry
-    if parts is None or len(parts) != 2:
-        raise LimitsError(_PAIR, entry)
-    maximum = _whole(parts[0])
-    if maximum is None or not 0 <= maximum <= LARGEST:
-        raise LimitsError(f"a whole number of mails from 0 to {LARGEST} in {_PAIR}", entry)
-    try:
-        return Limit(maximum, parse_period(parts[1]))
-    except LimitsError as error:
-        raise LimitsError(f"{error.expected}, in {_PAIR}", entry) from None
+class _Reader:
+    """Reads one limit at a time; ``pair`` says how it may be written."""
+
+    def __init__(self, per_mail: bool, unit_suffixes: bool) -> None:
+        self._per_mail = per_mail
+        self._unit_suffixes = unit_suffixes
+        self.pair = f"{_PAIR}, or '50/mail'" if per_mail else _PAIR
+
+    def limit(self, entry: object) -> Limit:
+        """One limit. Raises LimitsError."""
+        parts: list[object] | tuple[object, ...] | None = None
+        if isinstance(entry, str):
+            parts = tuple(part.strip() for part in entry.split("/"))
+        elif isinstance(entry, list | tuple):
+            parts = entry
+        if parts is None or len(parts) != 2:
+            raise LimitsError(self.pair, entry)
+        maximum = self.maximum(parts[0])
+        if maximum is None or not 0 <= maximum <= LARGEST:
+            number = f"number from 0 to {LARGEST}, such as 500, '10M' or '64Ki'," if self._unit_suffixes else _NUMBER
+            raise LimitsError(f"a whole {number} in {self.pair}", entry)
+        if self._per_mail and isinstance(parts[1], str) and parts[1].strip() == _MAIL:
+            return Limit(maximum, PER_MAIL)
+        try:
+            return Limit(maximum, parse_period(parts[1]))
+        except LimitsError as error:
+            raise LimitsError(f"{error.expected}, in {self.pair}", entry) from None
+
+    def maximum(self, value: object) -> int | None:
+        """``value`` where it is the number that a limit begins with, of any size, else None."""
+        if self._unit_suffixes and isinstance(value, str) and (match := _MAXIMUM.fullmatch(value)):
+            return int(match[1]) * SUFFIXES[match[2] or ""]
+        return _whole(value)
 
 
 def _whole(value: object) -> int | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
 
+HOUR = 3_600  # seconds
 LONGEST_VALUE = 1_000
 """The most characters of a value in JSON: attributes of a request are as long as a client likes."""
 
@@ -44,6 +45,14 @@ class Alert(NamedTuple):
         return self.decision.exceeded
 
 
+def told_once_in(limit: Limit) -> int:
+    """For how many seconds a hit is no news once another one was told: as long as the window of ``limit``.
+
+    One per mail has none, and whoever runs into it does so with mail after mail: an hour.
+    """
+    return HOUR if limit.is_per_mail else limit.seconds
+
+
 def as_text(alert: Alert) -> str:
     """What a person reads."""
     decision = alert.decision
@@ -64,7 +73,7 @@ def as_text(alert: Alert) -> str:
     if decision.usages:
         lines += ["", "Sent in each window:", ""]
         lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
-    lines += ["", f"This is told once in {spell_period(alert.limit.seconds)}, however often it happens."]
+    lines += ["", f"This is told once in {spell_period(told_once_in(alert.limit))}, however often it happens."]
     if alert.unsent.total:
         lines += ["", _unsent(alert.unsent)]
         lines += [f"    {name_and_kind(counter)[0]} {spell_limit(limit)}" for counter, limit in alert.unsent.first]
@@ -120,7 +129,7 @@ def _numbers(limit: Limit) -> dict[str, int]:
 
 
 def _limit(limit: Limit) -> str:
-    return f"{limit.maximum} in {spell_period(limit.seconds)}"
+    return f"{limit.maximum} in {'one mail' if limit.is_per_mail else spell_period(limit.seconds)}"
 
 
 def _when_free(alert: Alert) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.notify.alert import Unsent
+from policyd_rate_limit.notify.alert import HOUR, Unsent, told_once_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +17,6 @@ MOST_TOLD = 65_536
 
 MOST_NAMED = 50
 """The most unsent alerts of which the next one says whom they were about."""
-
-HOUR = 3600.0
 
 
 class FirstHits:
@@ -46,7 +44,7 @@ class FirstHits:
         about = counter, limit.seconds
         told = self._told.get(about)
         # What was told in the future was told before the clock was set right.
-        if told is not None and told <= now < told + limit.seconds:
+        if told is not None and told <= now < told + told_once_in(limit):
             return False
         self._told.pop(about, None)
         self._told[about] = now

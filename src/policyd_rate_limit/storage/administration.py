@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import StoreError
 
 if TYPE_CHECKING:
@@ -110,4 +111,4 @@ class Administration(Protocol):
 
 def longest_window(overrides: Iterable[Override]) -> int:
     """The longest of ``overrides``, in seconds; 0 where there is none."""
-    return max((limit.seconds for override in overrides for limit in override.limits), default=0)
+    return max((longest_of(override.limits) for override in overrides), default=0)

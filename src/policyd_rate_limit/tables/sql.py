@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.limits import Limits, parse_limits, parse_limits_text, tolerated_limits
+from policyd_rate_limit.domain.limits import Limits, longest_of, parse_limits, parse_limits_text, tolerated_limits
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError
 
@@ -259,7 +259,7 @@ class SqlLimits:
 
     def _heed(self, limits: Limits) -> None:
         """Have the store read back as far as ``limits`` look."""
-        longest = max((limit.seconds for limit in limits), default=0)
+        longest = longest_of(limits)
         if longest > self._longest:
             self._longest = longest
             self._need(longest)

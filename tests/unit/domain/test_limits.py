@@ -13,6 +13,8 @@ from policyd_rate_limit.domain.limits import (
     LARGEST,
     LONGEST_TEXT,
     MOST_LIMITS,
+    PER_MAIL,
+    SUFFIXES,
     Limit,
     LimitsError,
     longest_of,
@@ -23,7 +25,9 @@ from policyd_rate_limit.domain.limits import (
     spell_limit,
     spell_period,
     tolerated_limits,
+    windows_of,
 )
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -278,6 +282,119 @@ def test_limits_are_read_as_they_are_written(pairs: list[tuple[int, int]]) -> No
 def test_the_longest_window() -> None:
     assert longest_of((Limit(150, 86400), Limit(10, 60))) == 86400
     assert longest_of(()) == 0
+
+
+def test_a_limit_per_mail_looks_at_what_is_remembered_of_mails() -> None:
+    """It has no window, and needs what its mail was charged."""
+    per_mail = Limit(50, PER_MAIL)
+    assert longest_of((per_mail,)) == longest_of((per_mail, Limit(10, 60))) == REMEMBERED_SECONDS
+    assert longest_of((per_mail, Limit(10, 86400))) == 86400
+    assert windows_of((per_mail, Limit(10, 60))) == (Limit(10, 60),)
+    assert windows_of((per_mail,)) == windows_of(()) == ()
+    assert per_mail.is_per_mail
+    assert not Limit(50, 1).is_per_mail
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("50/mail", ((50, PER_MAIL),)),
+        (" 50 / mail ", ((50, PER_MAIL),)),
+        ([50, "mail"], ((50, PER_MAIL),)),
+        ([[50, "mail"]], ((50, PER_MAIL),)),
+        ([["0", "mail"]], ((0, PER_MAIL),)),
+        (["50/mail", "100/1h"], ((50, PER_MAIL), (100, 3600))),
+        (["9/1m", "100/1h", "50/mail"], ((50, PER_MAIL), (9, 60), (100, 3600))),
+        (["100/1h"], ((100, 3600),)),
+        ([], ()),
+    ],
+)
+def test_a_limit_per_mail_comes_first(value: object, expected: tuple[tuple[int, int], ...]) -> None:
+    assert parse_limits(value, per_mail=True) == expected
+    assert all(type(limit) is Limit for limit in parse_limits(value, per_mail=True))
+
+
+@pytest.mark.parametrize("value", ["50/mail", [50, "mail"], ["50/mail", "100/1h"], ["100/1h", [50, "mail"]]])
+def test_a_limit_per_mail_is_refused_where_none_can_be(value: object) -> None:
+    for read in (parse_limits, lambda value: parse_limits_text(str(value)), lambda value: tolerated(value)):
+        with pytest.raises(LimitsError, match=r"expected a whole number of seconds from 1 .+ found .+mail"):
+            read(value)
+
+
+def tolerated(value: object) -> object:
+    return parse_limits(tolerated_limits(value)[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (["50/mail", "60/mail"], "each period once, not a limit per mail again, found '60/mail'"),
+        ("50/Mail", "or '50/mail', found '50/Mail'"),
+        ("50/mails", "or '50/mail', found '50/mails'"),
+        ("50/1 mail", "found '50/1 mail'"),
+        ("50/0", "found '50/0'"),
+        ([[50, 0]], r"found \[50, 0\]"),
+        ("/mail", "a whole number of mails from 0 "),
+        ("-1/mail", "a whole number of mails from 0 "),
+        ("10M/mail", "a whole number of mails from 0 "),
+        (f"{LARGEST + 1}/mail", "a whole number of mails from 0 "),
+        ("mail", "or '50/mail', found 'mail'"),
+    ],
+)
+def test_what_is_no_limit_per_mail_is_told(value: object, told: str) -> None:
+    with pytest.raises(LimitsError, match=told):
+        parse_limits(value, per_mail=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("10M/mail", ((10_000_000, PER_MAIL),)),
+        ("500M/1d", ((500_000_000, 86400),)),
+        ("64 Ki / 1h", ((65_536, 3600),)),
+        (["1G", "1d"], ((1_000_000_000, 86400),)),
+        ([["2Mi", 60], "1Gi/mail", "3k/1d"], ((2**30, PER_MAIL), (2 * 2**20, 60), (3_000, 86400))),
+        ("7/1d", ((7, 86400),)),
+        ([7, 60], ((7, 60),)),
+        ("0k/1d", ((0, 86400),)),
+        (f"{LARGEST}/1d", ((LARGEST, 86400),)),
+    ],
+)
+def test_a_maximum_may_have_a_suffix(value: object, expected: tuple[tuple[int, int], ...]) -> None:
+    assert parse_limits(value, per_mail=True, unit_suffixes=True) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.5G/1d", "1,5G/1d", "G/1d", "1g/1d", "1K/1d", "1GB/1d", "1G i/1d", "1e3/1d", "-1k/1d", "9999999999999G/1d"],
+)
+def test_other_suffixes_are_refused(text: str) -> None:
+    expected = f"expected a whole number from 0 to {LARGEST}, such as 500, '10M' or '64Ki', in .+, found '{text}'"
+    with pytest.raises(LimitsError, match=expected):
+        parse_limits(text, unit_suffixes=True)
+
+
+def test_a_suffix_is_refused_where_none_can_be() -> None:
+    with pytest.raises(LimitsError, match="a whole number of mails"):
+        parse_limits("10k/1d")
+
+
+@given(st.integers(0, LARGEST), st.sampled_from(sorted(SUFFIXES)), st.integers(0, LARGEST))
+def test_a_suffix_multiplies(number: int, suffix: str, seconds: int) -> None:
+    period = f"{seconds}" if seconds else "mail"
+    text = f"{number}{suffix}/{period}"
+    if number * SUFFIXES[suffix] > LARGEST:
+        with pytest.raises(LimitsError):
+            parse_limits(text, per_mail=True, unit_suffixes=True)
+    else:
+        limits = parse_limits(text, per_mail=True, unit_suffixes=True)
+        assert limits == ((number * SUFFIXES[suffix], seconds),)
+        assert parse_limits(spell_limit(limits[0]), per_mail=True) == limits
+
+
+def test_a_limit_per_mail_is_written_as_it_is_read() -> None:
+    assert spell_limit(Limit(50, PER_MAIL)) == shown_limit(Limit(50, PER_MAIL)) == "50/mail"
+    assert spell_period(PER_MAIL) == "mail"
 
 
 def test_a_block_is_shown_as_one() -> None:

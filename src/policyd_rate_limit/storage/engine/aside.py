@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import refusal
+from policyd_rate_limit.domain.limits import windows_of
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.engine.backoff import SlowBackoff
@@ -65,7 +66,8 @@ class Aside:
             for index in refused.unkept:
                 charges = demands[index].charges
                 of = next(at for at, one in enumerate(charges) if one.refuses and one.counter in refused.reasons)
-                verdicts[index] = refusal(charges[of].limits[0], of)
+                limits = charges[of].limits
+                verdicts[index] = refusal((windows_of(limits) or limits)[0], of)
         return verdicts
 
     def offer(self, store: Store, patience: float) -> None:

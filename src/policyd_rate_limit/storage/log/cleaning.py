@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.storage.administration import longest_window
 from policyd_rate_limit.storage.log import tables
 
@@ -44,4 +45,4 @@ def _longest_window(log: Log, before: int, limits_of: Callable[[str], Limits | N
             break
         with contextlib.suppress(ValueError):  # what cannot be understood does not count
             counters.update(entry.counter for entry in record.dated_until(record.date))
-    return max((limit.seconds for counter in counters for limit in limits_of(counter) or ()), default=0)
+    return max((longest_of(limits_of(counter) or ()) for counter in counters), default=0)
