@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.contract import Backend
 from policyd_rate_limit.config.loading import load
 from support.commands import call
 from support.daemon import Client, Daemon, mail
@@ -91,7 +92,7 @@ def settled(daemons: Sequence[Daemon]) -> None:
         backend = backend_of(load(daemon.path).settings)
         with Client(daemon.address, 30) as client:
 
-            def back(client: Client = client, daemon: Daemon = daemon) -> bool:
+            def back(client: Client = client, daemon: Daemon = daemon, backend: Backend = backend) -> bool:
                 client.ask(**mail("nobody in particular"))
                 text = daemon.log_of_this_run()
                 is_back = text.rfind("the database is back") >= text.rfind("limits go on from memory")
