@@ -75,6 +75,32 @@ def test_hits_that_cannot_be_written_are_retried_after_a_while_and_that_is_said_
     daemon.close()
 
 
+def test_a_first_failure_is_retried_soon_whatever_failed_long_ago(sqlite: SqliteDatabase, clock: Clock) -> None:
+    daemon, mailbox, _ = informed(sqlite, clock)
+    daemon.wait()
+    with contextlib.closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
+
+        def written(hit_fails: int) -> int:
+            """How many hits are in the database after so many tries in vain, and one more 0.1 s later."""
+            other.execute("CREATE TRIGGER full BEFORE INSERT ON policyd_hit BEGIN SELECT raise(ABORT, 'full'); END")
+            for _ in range(hit_fails):
+                daemon.monotonic.now += 10
+                mailbox.hit("user:a", MINUTE)
+                daemon.engine.maintain()
+                assert daemon.ask(demand(maximum=100)) == [True]  # over a new connection
+            other.execute("DROP TRIGGER full")
+            daemon.monotonic.now += 0.1
+            daemon.engine.maintain()
+            (hits,) = other.execute("SELECT coalesce(sum(hits), 0) FROM policyd_hit").fetchone()
+            return int(hits)
+
+        assert written(6) == 0  # too early
+        daemon.monotonic.now += 10
+        daemon.engine.maintain()
+        assert written(1) == 7
+    daemon.close()
+
+
 def test_while_the_database_is_away_from_the_start_no_overrides_are_known(database: Database, clock: Clock) -> None:
     """That is said once: somebody waits for it."""
     database.store(clock).close()

@@ -15,6 +15,7 @@ from policyd_rate_limit.storage.log.contract import LogError, LogReplaced
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.record import Record
+from storage.daemon import open_descriptors
 from storage.logs import record as logged
 from storage.stores import (
     HOUR,
@@ -203,6 +204,19 @@ def test_after_a_reload_memory_is_what_the_table_says(database: SqliteDatabase, 
     assert usage(store, ["user:a", "user:b"]) == {"user:a": 5, "user:b": 0}
     store.close()
     other.close()
+
+
+def test_cleaning_that_finds_no_turn_leaves_no_connection(database: SqliteDatabase, clock: Clock) -> None:
+    """To a server they are few."""
+    with contextlib.closing(database.store(clock)) as store:
+        assert admitted(store, demand()) == [True]
+    store = database.store(clock)
+    before = open_descriptors()
+    with database.outage(), pytest.raises(StoreUnavailable) as failure:
+        store.clean(0.0)
+    assert open_descriptors() == before
+    assert failure.value.__cause__ is not None  # it holds what was open, unless that was closed
+    store.close()
 
 
 # --- What a probe finds

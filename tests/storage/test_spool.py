@@ -95,6 +95,20 @@ def test_a_daemon_that_ends_while_the_database_is_away_loses_nothing(sqlite: Sql
     assert spool_files(sqlite.home) == []
 
 
+def test_what_could_be_kept_nowhere_is_said_to_be_lost(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the daemon ends before the database is back."""
+    directory = sqlite.home / "journals"
+    directory.write_text("in the way")
+    daemon = Daemon(sqlite, clock, journal_directory=directory)
+    daemon.ask()
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 2) == 2
+        daemon.close()
+    assert caplog.messages[-1] == "lost, since no spool file could be written: 2 batches"
+
+
 def test_a_spool_file_that_cannot_be_emptied_is_removed(
     sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

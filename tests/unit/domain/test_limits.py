@@ -55,6 +55,7 @@ limits = st.lists(
         ([["10", "60"]], ((10, 60),)),
         ([[0, 60]], ((0, 60),)),
         ([[LARGEST, LARGEST]], ((LARGEST, LARGEST),)),
+        ([[1, seconds] for seconds in range(1, 33)], tuple((1, seconds) for seconds in range(1, 33))),
     ],
 )
 def test_limits_are_read(value: object, expected: tuple[tuple[int, int], ...]) -> None:
@@ -110,6 +111,12 @@ def test_limits_are_read(value: object, expected: tuple[tuple[int, int], ...]) -
 def test_what_are_no_limits_is_told(value: object) -> None:
     with pytest.raises(LimitsError, match=r"^expected .+, found ."):
         parse_limits(value)
+
+
+def test_old_numbers_are_tolerated_in_as_many_limits_as_there_may_be() -> None:
+    value, odd = tolerated_limits([[10.5, seconds] for seconds in range(1, 33)])
+    assert parse_limits(value) == tuple((10, seconds) for seconds in range(1, 33))
+    assert len(odd) == 32
 
 
 def test_the_place_of_a_wrong_pair_is_told() -> None:
