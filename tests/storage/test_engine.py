@@ -251,6 +251,21 @@ def due_after(seconds: float, backoff: Backoff, clock: Clock) -> bool:
     return backoff.due
 
 
+def test_nothing_that_is_not_urgent_is_asked_of_a_database_that_is_away(database: Database, clock: Clock) -> None:
+    """It would hold up the answers that memory gives."""
+    daemon = Daemon(database, clock)
+    daemon.ask()
+    with mock.patch.object(daemon.store, "maintain", wraps=daemon.store.maintain) as maintain:
+        with database.outage():
+            assert ask(daemon, "user:a", 1) == 1
+            daemon.wait()
+        assert maintain.call_count == 0
+        daemon.wait()
+        daemon.wait()
+        assert maintain.call_count > 0
+    daemon.close()
+
+
 def test_tries_come_later_and_later() -> None:
     """After 0.1 s at first and 5 s at most, spread at random, and at once after a success."""
     clock = Clock(100.0)

@@ -132,6 +132,26 @@ def test_the_place_is_spelled_otherwise(pair: Pair, clock: Clock) -> None:
     assert spool_files(pair.directory) == []
 
 
+def test_it_is_said_when_a_daemon_that_died_has_left_something(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And only then, however often it is looked for."""
+    dead, daemon = Daemon(sqlite, clock), Daemon(sqlite, clock)
+    dead.ask()
+    daemon.wait()
+    with sqlite.outage():
+        assert ask(dead, "user:a", 2) == 2
+        dead.die()
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            daemon.monotonic.now += ADOPTION_SECONDS
+            daemon.wait()
+    assert caplog.messages == ["adopted the spool of a daemon that died: 2 batches"]
+    assert found(sqlite, clock, "user:a") == [2]
+    daemon.close()
+
+
 @pytest.mark.parametrize("place", [PLACE, "elsewhere"])
 def test_a_spool_file_from_before_the_database_was_known(pair: Pair, clock: Clock, place: str) -> None:
     """The database has been away since the start: what the configuration says of the place decides."""

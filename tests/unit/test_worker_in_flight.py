@@ -179,6 +179,18 @@ async def test_a_batch_beside_another_is_not_small() -> None:
         await until(lambda: fed.answered == [1, 2, 3, 4, 5])
 
 
+async def test_few_go_once_the_many_before_them_are_answered() -> None:
+    """Whether or not anybody asks after them."""
+    async with working() as fed:
+        await fed.submit_at_once(1, 2, 3)
+        await fed.submit_at_once(4)
+        assert fed.store.batches == [[1, 2, 3]]
+        fed.store.answer()
+        await until(lambda: fed.store.batches == [[1, 2, 3], [4]])
+        fed.store.answer()
+        await until(lambda: fed.answered == [1, 2, 3, 4])
+
+
 async def test_half_of_a_batch_is_enough_where_another_may_be_beside_it() -> None:
     """Or the store would rest until those ask again who have just been answered."""
     async with working() as fed:
