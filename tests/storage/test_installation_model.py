@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from policyd_rate_limit.domain.limits import Limit, Limits, longest_of
+from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, longest_of, windows_of
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.storage.administration import Override
 from storage.installation import Installed, LogPlace, Place, PostgresqlPlace, RedisPlace
@@ -49,12 +49,14 @@ EXAMPLES = settings(
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example takes minutes
 )
-limits_in_files = st.lists(
+windows = st.lists(
     st.builds(Limit, st.integers(1, 9), st.sampled_from(WINDOWS)),
     min_size=1,
     max_size=2,
     unique_by=lambda one: one.seconds,
 ).map(tuple)
+per_mail = st.builds(Limit, st.integers(1, 4), st.just(PER_MAIL))
+limits_in_files = st.one_of(windows, st.builds(lambda one, others: (one, *others), per_mail, windows | st.just(())))
 users = st.sampled_from(USERS)
 daemons = st.integers(0, 1)
 
@@ -81,7 +83,7 @@ class Model:
         return usual if override is None or override.until <= now else override.limits
 
     def used(self, user: str, seconds: int, now: float) -> int:
-        charges = self.charges[user]
+        charges = self.charges[user] if seconds != PER_MAIL else ()
         return sum(charge.amount for charge in charges if math.ceil(charge.time) + seconds > math.floor(now))
 
     def ask(self, request: Request, limits: Limits, now: float) -> bool:
@@ -90,19 +92,21 @@ class Model:
             return True
         if limits == BLOCKED:
             return False
+        of_mail = [charge for charge in self.charges[user] if charge.mail == mail]
+        charged = sum(charge.amount for charge in of_mail)
         if request.protocol_state == RCPT:
             if request.recipient in self.recipients[mail]:
                 return True
             missing = 1
         else:
-            of_mail = [charge for charge in self.charges[user] if charge.mail == mail]
-            missing = max(1, request.recipient_count) - sum(charge.amount for charge in of_mail)
+            missing = max(1, request.recipient_count) - charged
             for charge in reversed(of_mail):
                 taken = min(max(0, -missing), charge.amount)
                 charge.amount -= taken
                 missing += taken
         if missing > 0:
-            if any(self.used(user, limit.seconds, now) + missing > limit.maximum for limit in limits):
+            used = [charged if limit.is_per_mail else self.used(user, limit.seconds, now) for limit in limits]
+            if any(before + missing > limit.maximum for before, limit in zip(used, limits, strict=True)):
                 return False
             self.charges[user].append(Charge(now, missing, mail))
         if request.protocol_state == RCPT:
@@ -219,7 +223,7 @@ class Installation(RuleBasedStateMachine):
 
     @rule(
         user=users,
-        limits=st.one_of(limits_in_files, st.sampled_from([UNLIMITED, BLOCKED])),
+        limits=st.one_of(windows, st.sampled_from([UNLIMITED, BLOCKED])),
         seconds=st.sampled_from([1, 30, 500]),
     )
     def allow_or_block(self, user: str, limits: Limits, seconds: int) -> None:
@@ -276,7 +280,9 @@ class OnRedis(Installation):
     def fit(self, limits: Limits) -> Limits:
         if limits in (UNLIMITED, BLOCKED):
             return limits
-        return tuple(Limit(limits[at % len(limits)].maximum, WINDOWS[at + 1]) for at in range(2))
+        of_one_mail = tuple(limit for limit in limits if limit.is_per_mail)
+        others = windows_of(limits) or limits
+        return (*of_one_mail, *[Limit(others[at % len(others)].maximum, WINDOWS[at + 1]) for at in range(2)])
 
 
 @pytest.mark.hypothesis

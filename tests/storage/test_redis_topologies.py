@@ -15,7 +15,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
-from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed
@@ -270,6 +270,23 @@ def test_a_lost_answer_of_what_was_exceeded_and_let_pass(store: RedisStore, obse
         found = [question.result for question in again.questions]
         assert found == [Verdict(counted, exceeded((observing, 1)))] * 3
     assert [used(store, key) for key in keys] == [0 if at == observing else 6 for at in range(3)]
+
+
+def test_a_mail_is_bounded_by_what_is_only_reserved_too(store: RedisStore) -> None:
+    """By a limit per mail on each master; what another one made be given back counts no more."""
+    one, two, _ = on_each_node(store)
+    per_mail = Limit(2, PER_MAIL)
+
+    def asks(part: str, most: int = 9, settles: int = 0) -> Demand:
+        limits = {one: (per_mail,), two: (Limit(most, 3600),)}
+        return Demand(tuple(Charge(key, settles or 1, limits[key], part, settles > 0) for key in limits), "m")
+
+    assert admitted(store, asks("a"), asks("b", most=0), asks("c")) == [True, False, False]
+    assert verdicts(store, asks("b", most=0)) == [refusal(Limit(0, 3600), 1)]
+    assert admitted(store, asks("b")) == [True]
+    assert verdicts(store, asks("c")) == [refusal(per_mail)]
+    assert admitted(store, asks("a"), asks("b"), asks("", settles=3), asks("", settles=2)) == [True, True, False, True]
+    assert [used(store, key) for key in (one, two)] == [2, 2]
 
 
 def test_a_settlement_over_several_masters(store: RedisStore) -> None:

@@ -21,6 +21,9 @@ RESET: Final = "reset"  # no recipient has a part that is as short
 class Charge:
     """What one rule asks for one mail: ``cost`` more on ``counter``, within ``limits``.
 
+    A limit per mail, the first of ``limits`` where there is one, bounds what the mail is charged on ``counter`` in all;
+    where the mail is not known by an id, each charge is a mail of its own.
+
     ``part``
         What of the mail is charged, such as one recipient: the same part is counted once, however often Postfix asks.
         Empty: see ``settles``.
@@ -134,9 +137,9 @@ class Waiting(ABC):
 class Usage(NamedTuple):
     """How one limit of a counter stands.
 
-    ``used``: what lies in its window. ``free_in``: seconds until the charge is within it, if nothing else is counted
-    meanwhile; 0: it is now; None: it never will be. A store may look at a bounded number of seconds: where more have to
-    leave the window first, it is the time until all of them have.
+    ``used``: what lies in its window; of a limit per mail, what the mail was charged. ``free_in``: seconds until the
+    charge is within it, if nothing else is counted meanwhile; 0: it is now; None: it never will be. A store may look at
+    a bounded number of seconds: where more have to leave the window first, it is the time until all of them have.
     """
 
     counter: str

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.charge import RESET, Entry, Exceeded, Usage, Verdict
+from policyd_rate_limit.domain.limits import PER_MAIL, longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Charge, Demand
+    from policyd_rate_limit.domain.limits import Limit
 
 
 class Ledger:
@@ -49,7 +51,13 @@ class Ledger:
         for index in range(len(charges)):  # compiled, it costs less than enumerate() and zip()
             charge = charges[index]
             cost = _missing(charge, before) if before else charge.cost
-            limit = windows.exceeded(charge.counter, cost, charge.limits, charge.keep_seconds) if cost > 0 else None
+            limit = None
+            if cost > 0:
+                limits = charge.limits
+                if limits and limits[0].seconds == PER_MAIL:
+                    limit = self._exceeded_per_mail(charge, cost, before)
+                else:
+                    limit = windows.exceeded(charge.counter, cost, limits, charge.keep_seconds)
             if limit is not None:
                 cost = 0
                 one = Exceeded(index, limit)
@@ -73,13 +81,23 @@ class Ledger:
 
     def explain(self, demand: Demand) -> tuple[Usage, ...]:
         """How the limits of all charges of ``demand`` stand, at the moment of the last :meth:`advance`."""
-        return tuple(
-            Usage(charge.counter, limit, used, free_in)
-            for charge in self.missing(demand)
-            for limit, (used, free_in) in zip(
-                charge.limits, self.windows.outlook(charge.counter, charge.cost, charge.limits), strict=True
-            )
-        )
+        usages: list[Usage] = []
+        for charge in self.missing(demand):
+            counter, limits = charge.counter, windows_of(charge.limits)
+            if limits is not charge.limits:
+                usages.append(self.explain_per_mail(charge, demand.mail))
+            outlook = self.windows.outlook(counter, charge.cost, limits)
+            usages += (Usage(counter, limit, *one) for limit, one in zip(limits, outlook, strict=True))
+        return tuple(usages)
+
+    def explain_per_mail(self, charge: Charge, mail: str) -> Usage:
+        """How the limit per mail stands that ``charge`` has, which is as :meth:`missing` gives it; see :class:`Usage`.
+
+        No mail becomes smaller: where it does not admit the charge, it never will.
+        """
+        limit = charge.limits[0]
+        used = _charged(charge.counter, self.mails.entries(mail)) if mail else 0
+        return Usage(charge.counter, limit, used, None if used + charge.cost > limit.maximum else 0)
 
     def missing(self, demand: Demand) -> Sequence[Charge]:
         """The charges of ``demand``, less what its mail was charged before where that is settled."""
@@ -89,6 +107,10 @@ class Ledger:
         return [
             replace(charge, cost=_missing(charge, before)) if charge.settles else charge for charge in demand.charges
         ]
+
+    def trim(self, charge: Charge) -> None:
+        """Have what has expired on the counter of ``charge`` take no more room."""
+        self.windows.exceeded(charge.counter, 0, (), max(longest_of(charge.limits), charge.keep_seconds))
 
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
@@ -124,6 +146,17 @@ class Ledger:
         for counter, date, amount in self.windows.charges():
             yield Entry(counter, amount, date, "", "")
 
+    def _exceeded_per_mail(self, charge: Charge, cost: int, before: Sequence[Entry]) -> Limit | None:
+        """The first of the limits of ``charge`` that ``cost`` more would exceed; the first of them is per mail.
+
+        What it counts is kept in the windows for as long as the mail is remembered, even if no other limit needs it:
+        they have to drop it some time.
+        """
+        counter, limits, of_mail = charge.counter, charge.limits, cost + _charged(charge.counter, before)
+        keep = max(charge.keep_seconds, REMEMBERED_SECONDS)
+        limit = self.windows.exceeded(counter, cost, limits[1:], keep)
+        return limits[0] if of_mail > limits[0].maximum else limit
+
     def _count(self, entry: Entry, entries: list[Entry]) -> None:
         entries.append(entry)
         self.apply(entry)
@@ -135,6 +168,15 @@ class Ledger:
             if taken > 0:
                 amount -= taken
                 self._count(replace(entry, amount=-taken), entries)
+
+
+def _charged(counter: str, entries: Sequence[Entry]) -> int:
+    """What ``entries`` of one mail have charged it on ``counter``, less what was given back."""
+    total = 0
+    for entry in entries:
+        if entry.counter == counter:
+            total += entry.amount
+    return total
 
 
 def _missing(charge: Charge, before: Sequence[Entry]) -> int:

@@ -106,9 +106,10 @@ class Windows:
     def exceeded(self, key: str, cost: int, limits: Limits, keep: int = 0) -> Limit | None:
         """The first of ``limits`` that ``cost`` more would exceed now, None when all of them admit it.
 
-        What is counted is kept for as long as the longest of ``limits`` looks back, and for ``keep`` seconds.
+        What is counted is kept for as long as the longest of ``limits`` looks back, and for ``keep`` seconds. None of
+        them is per mail: the ledger knows what a mail was charged.
         """
-        if not limits:
+        if not limits and not keep:
             return None
         log = self._log(key)
         if log is None:
@@ -134,13 +135,14 @@ class Windows:
         return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
-        """What lies in the window of each of ``limits`` now."""
+        """What lies in the window of each of ``limits`` now; a limit per mail has none."""
         log = self._log(key)
         if log is None:
             return (0,) * len(limits)
         if log[0] < self._seen:
             self._mend(log)
-        return tuple(log[-1] - _total_until(log, self.now - limit.seconds) for limit in limits)
+        total, now = log[-1], self.now
+        return tuple(0 if limit.is_per_mail else total - _total_until(log, now - limit.seconds) for limit in limits)
 
     def outlook(self, key: str, cost: int, limits: Limits) -> tuple[tuple[int, int | None], ...]:
         """For each of ``limits`` what lies in its window now, and in how many seconds it admits ``cost`` more.

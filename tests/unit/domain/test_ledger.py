@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, free_in, refusal
 from policyd_rate_limit.domain.ledger import Ledger
-from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import SWEEPS
 from support.demands import demand_of
@@ -23,6 +25,8 @@ LIMITS: dict[str, Limits] = {
     "user:a": (Limit(4, 10), Limit(7, 60)),
     "domain:a": (Limit(9, 30),),
     "server": (Limit(12, 5), Limit(30, 600)),
+    "mail": (Limit(5, PER_MAIL),),
+    "mail:a": (Limit(4, PER_MAIL), Limit(7, 10), Limit(15, 60)),
 }
 UNITS = ("", "bytes|")
 GENEROUS: Limits = (Limit(10**6, 10), Limit(10**6, 100), Limit(10**6, 10_000))
@@ -52,8 +56,20 @@ class Model:
                 for charged in self.charged
                 if charged.counter == counter and math.ceil(charged.time) + limit.seconds > math.floor(now)
             )
+            if limit.seconds != PER_MAIL
+            else 0
             for limit in limits
         )
+
+    def of_mail(self, counter: str, mail: str) -> int:
+        """What ``mail`` was charged, less what was given back."""
+        return sum(one.amount for one in self.charged if mail and one.mail == mail and one.counter == counter)
+
+    def explained(self, charge: Charge, mail: str, now: float) -> tuple[int, ...]:
+        """What counts for each limit of ``charge``."""
+        in_windows = self.usage(charge.counter, windows_of(charge.limits), now)
+        of_mail = self.of_mail(charge.counter, mail)
+        return in_windows if len(in_windows) == len(charge.limits) else (of_mail, *in_windows)
 
     def decide(self, demand: Demand, now: float) -> Verdict:
         of_mail = [charged for charged in self.charged if demand.mail and charged.mail == demand.mail]
@@ -66,7 +82,7 @@ class Model:
                 cost -= sum(charged.amount for charged in before)
             elif any(charged.part == charge.part for charged in before):
                 cost = 0
-            used = self.usage(charge.counter, charge.limits, now)
+            used = self.explained(charge, demand.mail, now)
             over = [limit for limit, use in zip(charge.limits, used, strict=True) if use + cost > limit.maximum]
             if cost > 0 and over:
                 exceeded.append(Exceeded(index, over[0]))
@@ -140,9 +156,11 @@ def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, 
                 usage = ledger.windows.usage(unit + key, limits)
                 assert usage == model.usage(unit + key, limits, now)
                 assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
+                for mail in ("m1", "m2", "m3") if limits[0].is_per_mail else ():
+                    assert model.of_mail(unit + key, mail) <= limits[0].maximum
 
 
-SHARED: dict[str, Limits] = dict(zip(keys_that_share(3), LIMITS.values(), strict=True))
+SHARED: dict[str, Limits] = dict(zip(keys_that_share(len(LIMITS)), LIMITS.values(), strict=True))
 
 
 @given(
@@ -197,7 +215,7 @@ def test_what_is_explained_comes_true(steps: list[tuple[float, Demand]], asked: 
     assert [(usage.counter, usage.limit, usage.used) for usage in usages] == [
         (charge.counter, limit, used)
         for charge in asked.charges
-        for limit, used in zip(charge.limits, model.usage(charge.counter, charge.limits, now), strict=True)
+        for limit, used in zip(charge.limits, model.explained(charge, asked.mail, now), strict=True)
     ]
     wait = free_in(usages)
     if asked.mail and any(charged.mail == asked.mail for charged in model.charged):
@@ -280,6 +298,106 @@ def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) ->
 
 def charge(cost: int, key: str = "k", limits: Limits = GENEROUS) -> tuple[Charge, ...]:
     return (Charge(key, cost, limits),)
+
+
+PER_MAIL_LIMITS: Limits = (Limit(3, PER_MAIL), Limit(5, 60))
+
+
+def decide(ledger: Ledger, cost: int, *how: Any, limits: Limits = PER_MAIL_LIMITS, **options: Any) -> Verdict:
+    return ledger.decide(demand_of(charge(cost, limits=limits), *how, **options), [])
+
+
+def test_one_recipient_too_many_is_refused_and_the_others_stand() -> None:
+    ledger = rebuilt([], T0)
+    assert [decide(ledger, 1, "m", part).admitted for part in "abcd"] == [True, True, True, False]
+    assert decide(ledger, 1, "m", "e") == refusal(PER_MAIL_LIMITS[0])
+    for part in "abc":  # known, and free
+        assert decide(ledger, 1, "m", part) == Verdict((0,))
+    assert decide(ledger, 4, "m", settles=True) == refusal(PER_MAIL_LIMITS[0])
+    assert decide(ledger, 3, "m", settles=True) == Verdict((0,))
+    # The next mail is none of its business; the windows are.
+    assert [decide(ledger, 1, "n", part).admitted for part in "abc"] == [True, True, False]
+    assert decide(ledger, 1, "n", "c") == refusal(PER_MAIL_LIMITS[1])
+
+
+def test_without_an_id_each_request_is_a_mail() -> None:
+    ledger = rebuilt([], T0)
+    limits = PER_MAIL_LIMITS[:1]
+    for settles in (False, True):
+        assert [decide(ledger, 3, settles=settles, limits=limits).admitted for _ in range(5)] == [True] * 5
+        assert decide(ledger, 4, settles=settles, limits=limits) == refusal(limits[0])
+
+
+def test_what_a_mail_gave_back_it_may_be_charged_again() -> None:
+    ledger = rebuilt([], T0)
+    limits = PER_MAIL_LIMITS[:1]
+    assert [decide(ledger, 1, "m", part, limits=limits).admitted for part in "abcd"] == [True, True, True, False]
+    assert decide(ledger, 1, "m", settles=True, limits=limits) == Verdict((-2,))
+    assert [decide(ledger, 1, "m", part, limits=limits).admitted for part in "cdef"] == [True, True, True, False]
+
+
+def test_a_mail_that_was_admitted_stays_so_within_lower_limits() -> None:
+    """Nothing is asked of it that it was charged."""
+    ledger = rebuilt([], T0)
+    assert decide(ledger, 3, "m", settles=True).admitted
+    lower = (Limit(1, PER_MAIL),)
+    assert decide(ledger, 3, "m", settles=True, limits=lower) == Verdict((0,))
+    assert decide(ledger, 2, "m", settles=True, limits=lower) == Verdict((-1,))
+    assert decide(ledger, 3, "m", settles=True, limits=lower) == refusal(lower[0])
+
+
+def test_a_limit_per_mail_is_explained_by_what_its_mail_was_charged() -> None:
+    ledger = rebuilt([], T0)
+    for part in "ab":
+        assert decide(ledger, 1, "m", part).admitted
+    assert decide(ledger, 2, "n", settles=True).admitted
+
+    def explained(cost: int, mail: str, settles: bool = False) -> list[tuple[int, int | None]]:
+        usages = ledger.explain(demand_of(charge(cost, limits=PER_MAIL_LIMITS), mail, "c", settles))
+        assert [usage.limit for usage in usages] == list(PER_MAIL_LIMITS)
+        return [(usage.used, usage.free_in) for usage in usages]
+
+    assert explained(1, "m") == [(2, 0), (4, 0)]
+    assert explained(2, "m") == [(2, None), (4, 60)]
+    assert explained(3, "m", settles=True) == [(2, 0), (4, 0)]
+    assert explained(4, "m", settles=True) == [(2, None), (4, 60)]
+    assert explained(1, "n") == [(2, 0), (4, 0)]
+    assert explained(3, "other") == explained(3, "") == [(0, 0), (4, 60)]
+    assert explained(4, "") == [(0, None), (4, 60)]
+    assert free_in(ledger.explain(demand_of(charge(2, limits=PER_MAIL_LIMITS), "m", "c"))) is None
+
+
+@pytest.mark.parametrize("window", [0, 60, 2 * REMEMBERED_SECONDS])
+def test_the_windows_keep_what_a_limit_per_mail_counts_as_long_as_mails_are_remembered(window: int) -> None:
+    """Whatever other limits and ids need; so does what was only read."""
+    limits = (Limit(9, PER_MAIL), Limit(9, window))[: 2 if window else 1]
+    ledger = rebuilt([Entry("read", 1, int(T0), "", "")], T0)
+    long_ones = (Limit(9, 86_400),)
+    for key, its in (("k", limits), ("other", long_ones)):
+        for second in (0, 1):
+            ledger.advance(T0 + second)
+            assert ledger.decide(Demand(charge(1, key, its)), []).admitted
+    needed = max(window, REMEMBERED_SECONDS)
+    ledger.trim(charge(1, "read", limits)[0])
+    for seconds, known in ((needed - 1, ["k", "other", "read"]), (needed + 1, ["other"])):
+        ledger.advance(T0 + seconds)
+        for _ in range(SWEEPS):
+            ledger.windows.sweep(1)
+        assert sorted(ledger.windows) == known
+
+
+def test_what_has_expired_takes_no_room() -> None:
+    """Of a counter that is always in use, whose only limit is per mail."""
+    ledger = rebuilt([], T0)
+    limits = (Limit(9, PER_MAIL),)
+    for second in range(3 * REMEMBERED_SECONDS):
+        ledger.advance(T0 + second)
+        assert ledger.decide(Demand(charge(1, limits=limits)), []).admitted
+    assert REMEMBERED_SECONDS <= len(list(ledger.windows.charges())) <= 2 * REMEMBERED_SECONDS + 2
+    for trimmed in (charge(0, limits=limits), charge(0, limits=(Limit(1, 10),))):
+        ledger.trim(trimmed[0])
+    assert len(list(ledger.windows.charges())) <= 20
+    assert ledger.windows.usage("k", (*limits, Limit(1, 10))) == (0, 10)
 
 
 def test_one_charge_too_many_refuses_all() -> None:

@@ -15,8 +15,8 @@
 --             field that is for this demand alone, until other scripts have admitted its other charges; empty: there are
 --             none
 --             for each counter, which are different ones: amount, and to charge, check: maximum, seconds, ... of its
---             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing; to undo,
---             confirm: date
+--             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing, and, if
+--             its first limit is per mail, the maximum of that; to undo, confirm: date
 --             or, for one counter, without a mail: "explain", which writes nothing, and for the flags how many events it
 --             may look at
 --          for each counter: field in which the mail remembers the charge; empty: there is no mail
@@ -577,6 +577,34 @@ local function charges_of(counter, mail)
     return charges, total
 end
 
+-- What `mail` was charged in all, with what is reserved until other scripts have admitted the rest of its demand.
+local function total_of(counter, mail)
+    local kind, only, amount, when = only_charge(counter, mail)
+    if not only and kind == 'none' then
+        return 0
+    end
+    local reset, total = tonumber(call('HGET', counter.key, 'r') or 0), 0
+    if only then
+        return when > reset and amount or 0
+    end
+    for _, packed in ipairs(call('HVALS', mail)) do
+        amount, when = unpack_message(substring(packed, 2)) -- what is in the array, without making one
+        if when > reset then
+            total = total + amount
+        end
+    end
+    return total
+end
+
+-- The first limit that `charge` exceeds, by its number, if `limit` is the first of the others that it does.
+local function with_limit_per_mail(charge, limit)
+    local cost, most, mail = charge[1], charge[4], charge.mail
+    if mail and not charge.settles and cost <= most then
+        cost = cost + total_of(charge.counter, mail)
+    end
+    return cost > most and 1 or limit and limit + 1
+end
+
 -- Takes `amount` off `charges`, the newest first, and calls `taken(date, amount)` for each.
 local function take_off(counter, mail, charges, amount, taken)
     for _, charge in ipairs(charges) do
@@ -625,7 +653,11 @@ local function answer_again(kind, charges, place, own_field)
     for index, charge in ipairs(charges) do
         local counter, mail, amount = charge.counter, charge.mail, charge[1]
         if has(counter, -place) then
-            exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, exceeded_by(counter, amount, charge[2]) or 1
+            local limit = exceeded_by(counter, amount, charge[2])
+            if charge[4] then
+                limit = with_limit_per_mail(charge, limit)
+            end
+            exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, limit or 1
         elseif has(counter, place) then
             if mail then
                 open_mail(counter, mail)
@@ -699,6 +731,9 @@ local function decide(kind, charges, place, own_field)
         end
         if amount > 0 then
             limit = exceeded_by(counter, amount, charge[2])
+            if charge[4] then
+                limit = with_limit_per_mail(charge, limit)
+            end
             counter.is_changed = counter.is_changed or counter.passed and counter.passed >= MANY
         end
         if mail and not settles and (limit or own_field ~= '') and is_known(counter, mail, charge.field) then

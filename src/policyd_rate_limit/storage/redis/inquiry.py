@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict
-from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of
+from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of, windows_of
+from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
 from policyd_rate_limit.storage.redis.tables import encoded, packed
@@ -300,16 +301,22 @@ class Inquiry:
 @lru_cache(MOST_TERMS_PACKED)
 def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool, int], ...]) -> bytes:
     """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept."""
-    together = [
-        (cost, _numbers(limits, keep), (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS))
-        for cost, limits, settles, refuses, keep in charges
-    ]
+    together: list[tuple[object, ...]] = []
+    for cost, limits, settles, refuses, keep in charges:
+        flags = (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS)
+        windows = windows_of(limits)
+        if windows is limits:
+            together.append((cost, _numbers(limits, keep), flags))
+        else:
+            # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
+            kept = max(keep, REMEMBERED_SECONDS)
+            together.append((cost, _numbers(windows, kept), flags, limits[0].maximum))
     return packed((kind, own_field, *together))
 
 
 @lru_cache(MOST_TERMS_PACKED)
 def explaining(cost: int, limits: Limits) -> bytes:
-    """What is asked to have explained how ``limits`` stand to a charge of ``cost``."""
+    """What is asked to have explained how ``limits``, none of them per mail, stand to a charge of ``cost``."""
     return packed(("explain", b"", (cost, _numbers(limits), MOST_SECONDS_LOOKED_AT)))
 
 

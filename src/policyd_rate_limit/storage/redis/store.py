@@ -33,10 +33,11 @@ import random
 import secrets
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage
-from policyd_rate_limit.domain.limits import longest_of
+from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
@@ -287,14 +288,14 @@ class RedisStore:
 
     def explain(self, demands: Sequence[Demand]) -> list[tuple[Usage, ...]]:
         """The server is asked, and writes nothing."""
-        missing = self._memory.ledger.missing
-        asked = [(number, charge) for number, demand in enumerate(demands) for charge in missing(demand)]
+        ledger = self._memory.ledger
+        asked = [(number, charge) for number, demand in enumerate(demands) for charge in ledger.missing(demand)]
         commands: list[tuple[Command, Sequence[tuple[int, Charge]]]] = []
         for together in self._keys.in_scripts(asked, lambda of_demand: of_demand[1].counter):
             keys = [self._keys.counter(charge.counter) for _, charge in together]
             arguments: list[Argument] = []
             for _, charge in together:
-                arguments += (explaining(charge.cost, charge.limits), b"")
+                arguments += (explaining(charge.cost, windows_of(charge.limits)), b"")
             common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time, 0)
             commands.append((script(keys, (*common, *arguments)), together))
         try:
@@ -304,12 +305,15 @@ class RedisStore:
         found: list[list[Usage]] = [[] for _ in demands]
         for command, together in commands:
             for (number, charge), reply in zip(together, command.reply[1:], strict=True):
-                if len(reply) != 2 * len(charge.limits) or isinstance(reply[-1], bytes):
-                    found[number] += self._memory.ledger.explain(Demand((charge,)))  # its key is of no use
+                limits = windows_of(charge.limits)
+                if limits is not charge.limits:
+                    found[number].append(ledger.explain_per_mail(charge, demands[number].mail))
+                if len(reply) != 2 * len(limits) or any(isinstance(told, bytes) for told in reply):
+                    found[number] += ledger.explain(Demand((replace(charge, limits=limits),)))  # its key is of no use
                     continue
                 found[number] += (
                     Usage(charge.counter, limit, used, None if free_in < 0 else free_in)
-                    for limit, used, free_in in zip(charge.limits, reply[::2], reply[1::2], strict=True)
+                    for limit, used, free_in in zip(limits, reply[::2], reply[1::2], strict=True)
                 )
         return [tuple(usages) for usages in found]
 
@@ -413,7 +417,7 @@ class RedisStore:
         if question.entries:
             if trims:
                 for charge in question.demand.charges:
-                    ledger.windows.exceeded(charge.counter, 0, charge.limits, charge.keep_seconds)
+                    ledger.trim(charge)
             for entry in question.entries:
                 ledger.apply(entry)
 
