@@ -24,7 +24,8 @@ class Mails:
     """The entries of recent mails.
 
     Two generations of about ``per_generation`` entries each bound the memory, and ``most_of_a_mail`` what one mail
-    takes of it. A mail that is forgotten too early is charged again: the error is to the strict side.
+    takes of it. A mail that is forgotten too early is charged again: the error is to the strict side, but with a limit
+    per mail. Beyond ``most_of_a_mail`` parts are forgotten, and not what they were charged.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Mails:
             if len(before) < self._most_of_a_mail:
                 self._remember(mail, (*before, entry))
             else:
-                self._young[mail] = before
+                self._young[mail] = _joined(before, entry)
 
     def _remember(self, mail: str, entries: tuple[Entry, ...]) -> None:
         """``entries``, of which the last is new, are those of ``mail``."""
@@ -83,6 +84,18 @@ class Mails:
         self._old = self._young
         self._young = {}
         self._entries = 0
+
+
+def _joined(entries: tuple[Entry, ...], more: Entry) -> tuple[Entry, ...]:
+    """``entries``, of which the newest on the counter of ``more`` has that amount as well, and goes on being dated so.
+
+    An earlier date is the strict one: what is given back there leaves the windows earlier.
+    """
+    for index in range(len(entries) - 1, -1, -1):
+        entry = entries[index]
+        if entry.counter == more.counter:
+            return (*entries[:index], replace(entry, amount=entry.amount + more.amount), *entries[index + 1 :])
+    return entries
 
 
 def _less(entries: Sequence[Entry], taken: Entry) -> tuple[Entry, ...]:

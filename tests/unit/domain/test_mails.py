@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +61,11 @@ def test_the_last_mails_are_remembered_whole_in_bounded_memory(charges: list[tup
                 assert (number - last_seen[mail]) * (most + 1) >= generation
                 all_of_it.clear()
             else:
-                assert entries == all_of_it[:most]
+                joined = sum(one.amount for one in all_of_it[most - 1 :])
+                assert entries == [
+                    *all_of_it[: most - 1],
+                    *(replace(one, amount=joined) for one in all_of_it[most - 1 : most]),
+                ]
 
 
 def test_as_many_mails_of_one_recipient_are_remembered_as_two_generations_hold() -> None:
@@ -75,6 +81,24 @@ def test_a_mail_of_many_recipients() -> None:
     for number in range(MOST_ENTRIES_OF_A_MAIL + 10):
         mails.add(entry("m", 1, f"part{number}"))
     assert len(mails.entries("m")) == MOST_ENTRIES_OF_A_MAIL
+
+
+def test_what_a_mail_was_charged_is_known_where_its_parts_are_not() -> None:
+    """On each counter by itself; but on one that comes only then."""
+    mails = Mails(most_of_a_mail=4)
+    for number in range(10):
+        for counter in ("k", "bytes|k"):
+            mails.add(entry("m", 1 + number, f"part{number}", date=number, counter=counter))
+    mails.add(entry("m", 7, counter="late"))
+    entries = mails.entries("m")
+    assert [(e.counter, e.amount, e.part, e.date) for e in entries] == [
+        ("k", 1, "part0", 0),
+        ("bytes|k", 1, "part0", 0),
+        ("k", sum(range(2, 11)), "part1", 1),
+        ("bytes|k", sum(range(2, 11)), "part1", 1),
+    ]
+    mails.add(entry("m", -50, date=1))
+    assert [e.amount for e in mails.entries("m") if e.counter == "k"] == [1, 4]
 
 
 def test_no_date_is_later_than_a_step_back() -> None:
