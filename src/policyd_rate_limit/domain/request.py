@@ -5,7 +5,7 @@ The attributes are those of Postfix's SMTPD_POLICY_README, under their names the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from policyd_rate_limit.compiling import mypyc_attr
@@ -25,6 +25,8 @@ class Request:
 
     An attribute that Postfix did not send, or sent empty, is the empty string (0 for ``recipient_count``).
     Bytes that are not UTF-8 are kept as lone surrogates (``errors="surrogateescape"``).
+
+    ``text``: the lines that it came in, where other attributes can be looked for.
     """
 
     protocol_state: str
@@ -35,6 +37,7 @@ class Request:
     recipient: str
     client_address: str
     recipient_count: int
+    text: str = field(default="", compare=False)
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Request:
         recipient: str,
         client_address: str,
         recipient_count: int,
+        text: str = "",
     ) -> None:
         self.protocol_state = protocol_state
         self.instance = instance
@@ -55,3 +59,4 @@ class Request:
         self.recipient = recipient
         self.client_address = client_address
         self.recipient_count = recipient_count
+        self.text = text

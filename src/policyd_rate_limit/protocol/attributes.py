@@ -92,6 +92,7 @@ class Reader:
             text[recipient + len(_RECIPIENT) : count],
             text[client + len(_CLIENT) : client_end],
             _number(text[count + len(_COUNT) : queue_id]),
+            text,
         )
 
 
@@ -114,6 +115,7 @@ def decode(request: bytes) -> Request:
         _value(text, _RECIPIENT),
         _value(text, _CLIENT),
         _number(_value(text, _COUNT)),
+        text,
     )
 
 

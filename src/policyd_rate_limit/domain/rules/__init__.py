@@ -1,0 +1,1 @@
+"""What the rules of an administrator are made of: keys, patterns, conditions, texts."""

@@ -1,0 +1,199 @@
+"""Keys: who shares a counter in a rule. Patterns never say that, keys alone do.
+
+A key is one term, several joined by ``+`` (a combination), or several joined by ``|`` (the first that is not empty).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from policyd_rate_limit.domain.identity import MOST_ADDRESS, fold, parse_address, parse_network
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, ascii_domain, folded_name, reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from policyd_rate_limit.domain.identity import Network
+    from policyd_rate_limit.domain.request import Request
+
+TERMS: Final = {
+    "sasl_username": "user",
+    "sasl_domain": "sasl_domain",
+    "sender": "sender",
+    "sender_domain": "sender_domain",
+    "recipient": "recipient",
+    "recipient_domain": "recipient_domain",
+    "client_address": "client",
+    "server": "server",
+}
+"""Each term of a key, and the kind of the ids that it makes: ``user:alice``."""
+
+KINDS: Final = {
+    "user": NAME,
+    "sender": NAME,
+    "recipient": NAME,
+    "sasl_domain": DOMAIN,
+    "sender_domain": DOMAIN,
+    "recipient_domain": DOMAIN,
+    "client": ADDRESS,
+    "server": NAME,
+}
+"""How ids of each kind are compared: see :mod:`.attributes`. Those of a combination are names."""
+
+MOST_TERMS: Final = 4
+"""The most terms of one key."""
+
+EXPECTED: Final = "terms joined by either + or |, such as sasl_username, sasl_domain or client_address/24/56"
+
+_CLIENT: Final = re.compile(r"client_address(?:/([0-9]{1,2})/([0-9]{1,3}))?")
+
+
+class WrongKey(ValueError):
+    """What should be a key is not: ``expected``, and the ``value`` that was found."""
+
+    def __init__(self, expected: str, value: str) -> None:
+        self.expected = expected
+        self.value = value
+        super().__init__(f"expected {expected}, found {value!r}")
+
+
+class Term:
+    """One term: the ``kind`` of its ids, and the id that it makes of a request; empty where the request has none."""
+
+    def __init__(self, name: str, kind: str, id_of: Callable[[Request], str]) -> None:
+        self.name = name
+        self.kind = kind
+        self.id_of = id_of
+
+    def written(self, name: str) -> str:
+        """The id of this term that an administrator means by ``name``; empty where it can be none."""
+        if self.kind == "server":
+            return ""
+        return ascii_domain(name) if KINDS.get(self.kind) == DOMAIN else fold(folded_name(name))
+
+
+class ClientTerm(Term):
+    """The network of a client: so many bits of an IPv4 and of an IPv6 address."""
+
+    def __init__(self, name: str, ipv4: int, ipv6: int) -> None:
+        super().__init__(name, "client", self.read)
+        self.lengths = {4: ipv4, 6: ipv6}
+
+    def read(self, request: Request) -> str:
+        """The network that the client's address lies in; empty where it has none."""
+        text = request.client_address
+        address = parse_address(text) if len(text) <= MOST_ADDRESS else None
+        return "" if address is None else str(self.network_of(address))
+
+    def network_of(self, address: Network) -> Network:
+        """The network that is charged for ``address``."""
+        return address.within(min(address.length, self.lengths[address.version]))
+
+    def written(self, name: str) -> str:
+        try:
+            network = parse_address(name) or parse_network(name)
+        except ValueError:
+            return ""
+        return str(self.network_of(network)) if network.length >= self.lengths[network.version] else ""
+
+
+class Key:
+    """Whose counter a mail is charged on. ``text``: as it is written."""
+
+    def __init__(self, text: str, terms: Sequence[Term], *, is_combination: bool) -> None:
+        self.text = text
+        self.terms = tuple(terms)
+        self.is_combination = is_combination
+        self._kind = "+".join(term.kind for term in terms)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the ids that it makes: one for each alternative."""
+        return (self._kind,) if self.is_combination else tuple(term.kind for term in self.terms)
+
+    def compared_as(self) -> str:
+        """How its ids compare with patterns: as one of the kinds of :mod:`.attributes`."""
+        kinds = {KINDS.get(term.kind, NAME) for term in self.terms}
+        return kinds.pop() if len(kinds) == 1 and not self.is_combination else NAME
+
+    def of(self, request: Request) -> str:
+        """``kind:id``; empty: the rule does not apply to ``request``."""
+        if self.is_combination:
+            ids = [term.id_of(request) for term in self.terms]
+            return "" if "" in ids else f"{self._kind}:{combined(ids)}"
+        for term in self.terms:
+            found = term.id_of(request)
+            if found or term.kind == "server":
+                return f"{term.kind}:{found}"
+        return ""
+
+    def written(self, name: str) -> tuple[str, ...]:
+        """The keys (``kind:id``) that ``name`` may stand for, as an administrator writes it: with its kind or without.
+
+        Those of combinations have their parts joined by ``+``.
+        """
+        kind, colon, rest = name.partition(":")
+        if colon and kind in self.kinds:
+            return self._written(rest, kind)
+        return self._written(name, "")
+
+    def _written(self, name: str, kind: str) -> tuple[str, ...]:
+        if self.is_combination:
+            parts = _SPLIT.split(name)
+            if len(parts) != len(self.terms):
+                return ()
+            ids = [term.written(_unescaped(part)) for term, part in zip(self.terms, parts, strict=True)]
+            return () if "" in ids else (f"{self._kind}:{combined(ids)}",)
+        found = []
+        for term in self.terms:
+            if term.kind == "server" and name in ("server", ""):
+                found.append("server:")
+            elif kind in ("", term.kind) and (made := term.written(name)):
+                found.append(f"{term.kind}:{made}")
+        return tuple(found)
+
+
+_SPLIT: Final = re.compile(r"(?<!\\)\+")
+
+
+def combined(ids: Sequence[str]) -> str:
+    """The id of a combination: ``alice+192.0.2.1``. What a client chose cannot be taken for the sign between them."""
+    return "+".join(one.replace("\\", "\\\\").replace("+", "\\+") for one in ids)
+
+
+def _unescaped(part: str) -> str:
+    return part.replace("\\+", "+").replace("\\\\", "\\")
+
+
+def parse_key(text: str, ipv6_prefix: int) -> Key:
+    """The key that ``text`` writes; IPv6 clients without a length of their own are known by ``ipv6_prefix`` bits.
+
+    Raises WrongKey.
+    """
+    is_combination = "+" in text
+    if is_combination and "|" in text:
+        raise WrongKey(EXPECTED, text)
+    names = [name.strip() for name in text.split("+" if is_combination else "|")]
+    if len(names) > MOST_TERMS or len(set(names)) != len(names):
+        raise WrongKey(f"at most {MOST_TERMS} terms, each once", text)
+    if "server" in names and (is_combination or names[-1] != "server"):
+        raise WrongKey("server by itself, or as the last alternative: it is never empty", text)
+    return Key(text, [_term(name, ipv6_prefix) for name in names], is_combination=is_combination)
+
+
+def _term(name: str, ipv6_prefix: int) -> Term:
+    client = _CLIENT.fullmatch(name)
+    if client is not None:
+        ipv4, ipv6 = (int(client[1]), int(client[2])) if client[1] else (32, ipv6_prefix)
+        if not (1 <= ipv4 <= 32 and 1 <= ipv6 <= 128):
+            raise WrongKey("lengths from 1 to 32 and from 1 to 128 bits, as in client_address/24/56", name)
+        return ClientTerm(name, ipv4, ipv6)
+    if name not in TERMS:
+        raise WrongKey(EXPECTED, name)
+    if name == "server":
+        return Term(name, "server", lambda _request: "")
+    read = reader(name)
+    if name.endswith("_domain"):
+        return Term(name, TERMS[name], lambda request: fold(read(request)))
+    return Term(name, TERMS[name], lambda request: fold(folded_name(read(request))))
