@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
+from policyd_rate_limit.postfix.actions import holds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from policyd_rate_limit.domain.charge import Exceeded, Verdict
     from policyd_rate_limit.domain.counting import Cost
-    from policyd_rate_limit.domain.identity import Subjects
+    from policyd_rate_limit.domain.identity import Charged, Charging
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.domain.rules.conditions import Conditions
+    from policyd_rate_limit.domain.rules.texts import Text
 
 
 class Actions(NamedTuple):
@@ -40,34 +44,63 @@ class LimitsOfIds(Protocol):
 
 
 class Rule:
-    """One rule: whose counter a mail is charged on, how much at which stage, and within which limits.
+    """One rule: whose counter a mail is charged on, how much at which stage, within which limits, and what comes of it.
 
     ``name``: unique among the rules, without ``|`` and ``:``. ``subjects`` say who is charged, and within which limits;
     what ``sql_limits`` says of an id counts before. ``stages``: ``protocol_state`` -> what a request costs there.
-    ``refuses``: whether who exceeds a limit is refused; otherwise it is told and not counted.
+    ``match`` and ``unless``: to which mails it applies. ``action``: what is done with the excess; None: ``fail`` of the
+    policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
+    ``shadow``: nothing is done with the excess but that it is told.
     """
 
-    __slots__ = ("_prefix", "name", "refuses", "sql_limits", "stages", "subjects")
+    __slots__ = (
+        "_prefix",
+        "action",
+        "match",
+        "name",
+        "refuses",
+        "shadow",
+        "sql_limits",
+        "stages",
+        "subjects",
+        "unless",
+    )
 
     def __init__(
         self,
         name: str,
-        subjects: Subjects,
+        subjects: Charging,
         stages: Mapping[str, Callable[[Request], Cost]],
         sql_limits: LimitsOfIds | None = None,
         *,
+        match: Conditions | None = None,
+        unless: Conditions | None = None,
+        action: Text | None = None,
         refuses: bool = True,
+        shadow: bool = False,
     ) -> None:
         self.name = name
         self.subjects = subjects
         self.stages = stages
         self.sql_limits = sql_limits
-        self.refuses = refuses
+        self.match = match
+        self.unless = unless
+        self.action = action
+        self.refuses = refuses and not shadow
+        self.shadow = shadow
         self._prefix = "" if name == DEFAULT else f"{name}|"
 
     def counter(self, key: str) -> str:
         """The name of the counter of ``key``; text that a client has chosen comes last."""
         return self._prefix + key if self._prefix else key
+
+    def charged(self, request: Request, time_of_day: str) -> Charged | None:
+        """Whom ``request``, which came at ``time_of_day`` (``22:05``), charges; None: the rule does not apply to it."""
+        if self.match is not None and not self.match.hold(request, time_of_day):
+            return None
+        if self.unless is not None and self.unless.hold(request, time_of_day):
+            return None
+        return self.subjects.charged(request)
 
 
 class Policy:
@@ -77,7 +110,7 @@ class Policy:
     at a stage that no rule counts.
     """
 
-    __slots__ = ("accept", "away", "block", "count_mode", "refuse", "rules")
+    __slots__ = ("accept", "away", "block", "count_mode", "looks_at_time", "refuse", "rules")
 
     def __init__(self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None) -> None:
         self.rules = rules
@@ -86,11 +119,55 @@ class Policy:
         self.block = Outcome(BLOCK, actions.block)
         self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
         self.count_mode = count_mode
+        self.looks_at_time = any(
+            conditions is not None and conditions.looks_at_time
+            for rule in rules
+            for conditions in (rule.match, rule.unless)
+        )
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """The stages at which some rule counts."""
+        return frozenset(stage for rule in self.rules for stage in rule.stages)
+
+    @property
+    def why_not_counted(self) -> str:
+        """Why nothing is counted at any other stage, in words."""
+        if any(rule.name != DEFAULT for rule in self.rules):
+            return "no rule counts at"
+        return f"does not count with count_mode {'unset' if self.count_mode is None else self.count_mode}"
+
+    def may_look_back_further(self, before: Policy) -> bool:
+        """Whether somebody may have a longer window in a rule than in that rule ``before``; a new one starts empty."""
+        former = {rule.name: rule.subjects for rule in before.rules}
+        return any(
+            rule.name in former and rule.subjects.may_look_back_further(former[rule.name]) for rule in self.rules
+        )
+
+    def applied(self, rules: Sequence[Rule], verdict: Verdict) -> Exceeded | None:
+        """What decides over a mail with ``verdict``, whose charges are of ``rules``; None: no action.
+
+        Actions that refuse come first, then HOLD, then the rest; of equals the first in the order of the rules.
+        """
+        if verdict.refused_by is not None:
+            return verdict.refused_by
+        found: Exceeded | None = None
+        for exceeded in verdict.exceeded:
+            rule = rules[exceeded.charge]
+            if not rule.shadow:
+                if holds(self.excess_action(rule)):
+                    return exceeded
+                found = found or exceeded
+        return found
+
+    def excess_action(self, rule: Rule) -> str:
+        """What is done with what goes over the limits of ``rule``, with its variables."""
+        return rule.action.action if rule.action is not None else self.refuse.action or ""
 
     def limits_of_counter(self, counter: str) -> Limits:
         """The limits that the configuration has for ``counter``; none: it is unlimited, or no rule is its own."""
         name, key = rule_and_key(counter)
         for rule in self.rules:
             if rule.name == name:
-                return rule.subjects.limits_of_key(key)[0]
+                return rule.subjects.limits_of_key(key)
         return ()

@@ -9,15 +9,17 @@ import logging
 from abc import ABC, abstractmethod
 from functools import partial
 from math import ceil
-from time import monotonic, time
+from time import localtime, monotonic, strftime, time
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
-from policyd_rate_limit.domain.counting import Repetitions, mail_id, stages
+from policyd_rate_limit.domain.counter import rule_and_key
+from policyd_rate_limit.domain.counting import Repetitions, mail_id
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
+from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import longest_of
-from policyd_rate_limit.domain.outcome import FULL, NO_ANSWER, Outcome
+from policyd_rate_limit.domain.outcome import FULL, MARK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
@@ -26,11 +28,14 @@ from policyd_rate_limit.postfix.lists import hooking
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from policyd_rate_limit.domain.charge import Exceeded, Usage
     from policyd_rate_limit.domain.limits import Limit, Limits
     from policyd_rate_limit.domain.request import Request
-    from policyd_rate_limit.policy import LimitsOfIds, Policy
+    from policyd_rate_limit.policy import LimitsOfIds, Policy, Rule
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.system.throttle import Throttle
+
+    Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
 
 # The answer when not even the spool has room: a temporary error, as for any mail system that is out of disk.
 FULL_ACTION: Final = "defer_if_permit Rate limits cannot be checked at the moment, retry later"
@@ -76,9 +81,15 @@ class Observer(ABC):
 
     @abstractmethod
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
+        self,
+        request: Request,
+        demand: Demand,
+        rules: Sequence[Rule],
+        result: Verdict | Exception,
+        outcome: Outcome,
+        began: float,
     ) -> None:
-        """``demand``, which ``request`` had made, was decided, or could not be.
+        """``demand``, which ``request`` had made by ``rules``, one for each charge, was decided, or could not be.
 
         ``outcome`` was the answer.
         """
@@ -95,7 +106,8 @@ class Service(PolicyService):
     """Answers policy requests.
 
     ``policy`` may be replaced between two requests: each request is answered wholly by the one it met.
-    ``submit`` has a demand decided, and whoever waits for that told of its verdict.
+    ``submit`` has a demand decided, and whoever waits for that told of its verdict. ``explain`` finds out how the
+    limits of a demand stand, for texts that tell it; without it they do not know.
     ``observer`` is told of each decision, once its answer has left. ``uncounted`` bounds how often a request at a stage
     that does not count is logged. ``policy_service`` is how main.cf names this daemon. ``clock`` (Unix seconds) says
     when an override ends.
@@ -109,15 +121,17 @@ class Service(PolicyService):
         observer: Observer,
         uncounted: Throttle,
         policy_service: str,
+        explain: Explain | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
         self.policy = policy
         self._repetitions = Repetitions()
         self._submit = submit
+        self.explain = explain
         self.observer = observer
         self._uncounted = uncounted
         self._policy_service = policy_service
-        self._clock = clock
+        self.clock = clock
         self._overrides: dict[str, Override] = {}
 
     def override(self, overrides: Iterable[Override]) -> int:
@@ -144,12 +158,14 @@ class Service(PolicyService):
         lookups: list[_Lookup] | None = None
         charged_key = numbered = ""
         is_counted = False
+        rules: list[Rule] = []  # that of each charge
+        time_of_day = strftime("%H:%M", localtime(self.clock())) if policy.looks_at_time else ""
         for rule in policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
             if cost_of is None:
                 continue
             is_counted = True
-            charged = rule.subjects.charged(request)
+            charged = rule.charged(request, time_of_day)
             if charged is None:
                 continue
             counter, limits, sql_limits, keep = rule.counter(charged.key), charged.limits, rule.sql_limits, 0
@@ -159,7 +175,7 @@ class Service(PolicyService):
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
                 if blocking is not None and rule.refuses:
                     asking.answer(policy.block)
-                    left = ceil(override.until - self._clock())
+                    left = ceil(override.until - self.clock())
                     self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
                     return
                 keep = longest_of(limits) if sql_limits is None else max(longest_of(limits), sql_limits.keep_seconds)
@@ -172,12 +188,13 @@ class Service(PolicyService):
                 # Before anything is waited for: equal requests are numbered in the order in which they come.
                 numbered = numbered or self._repetitions.part(part)
                 part = numbered
+            rules.append(rule)
             charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses, keep))
             if sql_limits is not None:
                 lookups = lookups or []
                 lookups.append(_Lookup(len(charges) - 1, sql_limits, rule.subjects.ids_for_query(request, charged)))
         if charges:
-            asked = _Asked(self, request, policy, asking, began)
+            asked = _Asked(self, request, policy, rules, asking, began)
             if lookups:
                 asked.look_up(charges, lookups)
             else:
@@ -186,7 +203,7 @@ class Service(PolicyService):
         asking.answer(policy.accept)
         self.observer.passed(request, charged_key, NOT_LIMITED if is_counted else NOT_COUNTED, began)
         if not is_counted and request.protocol_state not in WITHOUT_MAIL:
-            self._hint(request, policy.count_mode)
+            self._hint(request, policy)
 
     def submit(self, asked: _Asked, charges: Sequence[Charge]) -> None:
         """Have ``charges`` decided, and ``asked`` told of the verdict."""
@@ -196,7 +213,7 @@ class Service(PolicyService):
     def _override_of(self, counter: str) -> Override | None:
         """The override in force of ``counter``."""
         override = self._overrides.get(counter)
-        if override is not None and override.until <= self._clock():
+        if override is not None and override.until <= self.clock():
             del self._overrides[counter]
             return None
         return override
@@ -209,14 +226,14 @@ class Service(PolicyService):
                 self._repetitions.unanswered(cost.part)
                 break  # what is asked is the same for each rule
 
-    def _hint(self, request: Request, count_mode: int | None) -> None:
+    def _hint(self, request: Request, policy: Policy) -> None:
         log_it, suppressed = self._uncounted.hit()
         if log_it:
             _logger.warning(
-                "Postfix asks at stage %s, which does not count with count_mode %s; main.cf should have: %s%s",
+                "Postfix asks at stage %s, which %s; main.cf should have: %s%s",
                 request.protocol_state or "(none)",
-                "unset" if count_mode is None else count_mode,
-                hooking(stages(count_mode), self._policy_service),
+                policy.why_not_counted,
+                hooking(policy.stages, self._policy_service),
                 f" ({quantity(suppressed, 'more such request')} since the last line)" if suppressed else "",
             )
 
@@ -236,10 +253,13 @@ class _Lookup:
 class _Asked(Waiting):
     """A request that waits for limits from tables, and then for the verdict on what it is charged."""
 
-    def __init__(self, service: Service, request: Request, policy: Policy, asking: Asking, began: float) -> None:
+    def __init__(
+        self, service: Service, request: Request, policy: Policy, rules: list[Rule], asking: Asking, began: float
+    ) -> None:
         self._service = service
         self.request = request
         self._policy = policy
+        self._rules = rules
         self._asking = asking
         self._began = began
         self.demand: Demand | None = None
@@ -270,6 +290,7 @@ class _Asked(Waiting):
     def _decide(self, charges: Sequence[Charge]) -> None:
         limited = [charge for charge in charges if charge.limits]
         if limited:
+            self._rules = [rule for rule, charge in zip(self._rules, charges, strict=True) if charge.limits]
             self._service.submit(self, limited)
         else:
             self._asking.answer(self._policy.accept)
@@ -277,18 +298,53 @@ class _Asked(Waiting):
 
     def conclude(self, result: Verdict | Exception) -> None:
         """Answer it."""
-        outcome = _outcome(self._policy, result)
-        if outcome is NO_ANSWER and isinstance(result, StoreUnavailable):
-            outcome = self._service.policy.away  # set while this waited for the store
+        if not isinstance(result, Verdict):
+            outcome = _failure(self._policy, result)
+            if outcome is NO_ANSWER and isinstance(result, StoreUnavailable):
+                outcome = self._service.policy.away  # set while this waited for the store
+            self._answer(result, outcome)
+            return
+        applied = self._policy.applied(self._rules, result) if result.exceeded else None
+        if applied is None:
+            self._answer(result, self._policy.accept)
+            return
+        action = self._rules[applied.charge].action
+        explain = self._service.explain
+        assert self.demand is not None  # noqa: S101 - a result is that of a demand
+        if action is not None and action.asks_use and explain is not None:
+            explain(self.demand, partial(self._answer_with_use, result, applied))
+        elif action is None and result.refused_by is not None:
+            self._answer(result, self._policy.refuse)
+        else:
+            self._answer_with_use(result, applied, ())
+
+    def _answer_with_use(self, verdict: Verdict, applied: Exceeded, usages: tuple[Usage, ...]) -> None:
+        """Answer with the action of the rule that ``applied``; ``usages``: how the limits stand, if that is known."""
+        rule, demand = self._rules[applied.charge], self.demand
+        assert demand is not None  # noqa: S101 - a verdict is that of a demand
+        kind = MARK if verdict.refused_by is None else REFUSE
+        action = rule.action
+        if action is None:
+            text = self._policy.refuse.action
+        elif action.has_variables:
+            counter, limit = demand.charges[applied.charge].counter, applied.limit
+            usage = next((one for one in usages if one.counter == counter and one.limit == limit), None)
+            key = rule_and_key(counter)[1]
+            text = action.fill(
+                self.request, rule.name, id_of_key(key) or rule.name, limit, usage, self._service.clock()
+            )
+        else:
+            text = action.action
+        self._answer(verdict, Outcome(kind, text))
+
+    def _answer(self, result: Verdict | Exception, outcome: Outcome) -> None:
         self._asking.answer(outcome)
         assert self.demand is not None  # noqa: S101 - a result is that of a demand
-        self._service.observer.decided(self.request, self.demand, result, outcome, self._began)
+        self._service.observer.decided(self.request, self.demand, self._rules, result, outcome, self._began)
 
 
-def _outcome(policy: Policy, result: Verdict | Exception) -> Outcome:
-    """What ``result`` means for the mail, by ``policy``."""
-    if isinstance(result, Verdict):
-        return policy.accept if result.admitted else policy.refuse
-    if isinstance(result, StoreFull):
+def _failure(policy: Policy, failure: Exception) -> Outcome:
+    """What becomes of a mail that could not be decided for ``failure``, by ``policy``."""
+    if isinstance(failure, StoreFull):
         return _FULL
-    return policy.away if isinstance(result, StoreUnavailable) else NO_ANSWER
+    return policy.away if isinstance(failure, StoreUnavailable) else NO_ANSWER

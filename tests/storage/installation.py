@@ -157,7 +157,7 @@ class Installed:
     def reload(self, limits: Limits) -> None:
         """SIGHUP, and the configuration has these ``limits``."""
         policy = self._policy(limits)
-        if policy.rules[0].subjects.may_look_back_further(self._service.policy.rules[0].subjects):
+        if policy.may_look_back_further(self._service.policy):
             self._store.look_back(longest_of(limits))
         self._service.policy = policy
         self.limits = limits

@@ -39,3 +39,8 @@ def policy(
 ) -> Policy:
     """The one rule that the settings of version 1 are."""
     return Policy((Rule(DEFAULT, subjects, stages(count_mode), sql_limits),), actions, count_mode)
+
+
+def default_rule(limits: Limits = ()) -> Rule:
+    """That of the settings of version 1."""
+    return Rule(DEFAULT, subjects(limits), stages(None))

@@ -156,7 +156,7 @@ def test_the_heaviest_are_found_as_they_add_up(
         weights = []
         for name in NAMES:
             key = f"user:{name}"
-            limits = here.subjects.limits_of_key(key)[0]
+            limits = here.subjects.limits_and_setting(key)[0]
             used_up = max((used(log, key, one.seconds, now) / one.maximum for one in limits), default=0.0)
             mails = used(log, key, window, now)
             if mails or used_up:
@@ -166,7 +166,7 @@ def test_the_heaviest_are_found_as_they_add_up(
             found = senders.heaviest(most, by_share=by_share)
             assert [sender.key for sender in found] == expected[:most]
         for sender in found:
-            limits = here.subjects.limits_of_key(sender.key)[0]
+            limits = here.subjects.limits_and_setting(sender.key)[0]
             assert sender.mails == used(log, sender.key, window, now)
             assert [one.used for one in sender.usages] == [used(log, sender.key, one.seconds, now) for one in limits]
             assert free_in(sender.usages) == seconds_until_free(log, sender.key, limits, now)

@@ -24,6 +24,7 @@ from policyd_rate_limit.system.fields import MOST_CHARACTERS
 from policyd_rate_limit.system.logs import LINE_CHARACTERS
 from policyd_rate_limit.system.throttle import THROTTLE_KEYS, Throttle
 from support.logfmt import parse
+from support.policies import default_rule
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
 ADMITTED = Verdict((1,))
@@ -31,6 +32,7 @@ REFUSED = refusal(LIMITS[0])
 ALICE = Request(RCPT, "1f3a.65", "4Xyz", "Alice", "alice@example.org", "bob@example.net", "192.0.2.1", 0)
 LOGGER = "policyd_rate_limit.observe.decisions"
 USAGES = (Usage("user:alice", LIMITS[0], 10, 37), Usage("user:alice", LIMITS[1], 3, 0))
+RULES = (default_rule(),) * 2
 MINUTE = 60.0
 BEGAN = 1000.0
 MILLISECONDS = 1.25
@@ -85,7 +87,7 @@ class Deciding:
         outcome: Outcome | None = None,
     ) -> None:
         kind = FULL if isinstance(result, StoreFull) else AWAY
-        self.decisions.decided(request, demand, result, outcome or Outcome(kind, "answer"), BEGAN)
+        self.decisions.decided(request, demand, RULES, result, outcome or Outcome(kind, "answer"), BEGAN)
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.health import LOOP_SECONDS, Health, health
 from policyd_rate_limit.observe.metrics import MOST_LIMITS, OTHER, SECONDS, Metrics
 from policyd_rate_limit.system.throttle import Throttle
+from support.policies import default_rule
 
+RULES = (default_rule(),)
 REQUEST = Request(RCPT, "", "", "", "", "", "", 0)
 LIMIT = Limit(10, 60)
 
@@ -46,7 +48,7 @@ def test_each_decision_is_counted_once() -> None:
     ]
     demand = Demand((Charge("sender:a", 1, (LIMIT,)),))
     for result, outcome in results:
-        decisions.decided(REQUEST, demand, result, outcome, 0.0)
+        decisions.decided(REQUEST, demand, RULES, result, outcome, 0.0)
     for key in ("", "client:192.0.2.1", "user:\udcff"):
         decisions.passed(REQUEST, key, NOT_COUNTED, 0.0)
     assert counted(metrics) == {

@@ -96,11 +96,11 @@ async def test_a_policy_takes_the_place_of_another(policed: Policed) -> None:
 
 async def test_a_longer_window_is_read_before_anybody_is_judged_by_it(policed: Policed) -> None:
     def look_back(seconds: int) -> None:
-        limits = policed.service.policy.rules[0].subjects.limits_of_key("user:a")[0]
+        limits = policed.service.policy.rules[0].subjects.limits_and_setting("user:a")[0]
         policed.told.append((f"look back, limits {limits}", seconds))
 
     policed.store.look_back = look_back  # type: ignore[method-assign]
-    before = policed.service.policy.rules[0].subjects.limits_of_key("user:a")[0]
+    before = policed.service.policy.rules[0].subjects.limits_and_setting("user:a")[0]
     await policed.reload(limits=((10, DAY),))
     assert policed.told[0] == (f"look back, limits {before}", DAY)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, WITHOUT_MAIL, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
-from policyd_rate_limit.policy import Actions, LimitsOfIds
+from policyd_rate_limit.policy import Actions, LimitsOfIds, Rule
 from policyd_rate_limit.service import FULL_ACTION, Observer, Service
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.system.throttle import Throttle
@@ -78,8 +78,15 @@ class ObservedService(Observer):
         self.told.append((request, key, verdict, len(self.answers)))
 
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
+        self,
+        request: Request,
+        demand: Demand,
+        rules: Sequence[Rule],
+        result: Verdict | Exception,
+        outcome: Outcome,
+        began: float,
     ) -> None:
+        assert len(rules) == len(demand.charges)
         assert began <= time.monotonic()
         assert outcome.action is None or str(self.answers[-1]).endswith(outcome.action)  # the answer has left
         self.told.append((request, demand, result, len(self.answers)))

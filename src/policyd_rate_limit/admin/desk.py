@@ -76,7 +76,7 @@ class Desk:
             return InForce(override.limits, "override", override)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")
-        return InForce(*self.subjects.limits_of_key(key))
+        return InForce(*self.subjects.limits_and_setting(key))
 
     def from_table(self, key: str, name: str | None = None) -> Limits | None:
         """The limits that the table of ``sql_limits_by_id`` has for ``key``, which an administrator calls ``name``."""

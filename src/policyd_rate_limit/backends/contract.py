@@ -207,8 +207,10 @@ class Backend(ABC):
 
 def longest_window(settings: Settings) -> int:
     """Of the configuration, in seconds."""
-    limits_in_use = (settings.limits, *settings.limits_by_id.values())
-    return max(map(longest_of, limits_in_use)) or 1
+    of_rules = (
+        limits for rule in settings.rules for limits in (rule.limits, *(limits for _, limits in rule.overrides))
+    )
+    return max(map(longest_of, (settings.limits, *settings.limits_by_id.values(), *of_rules))) or 1
 
 
 def least_difference(told: float, before: float, after: float) -> float:

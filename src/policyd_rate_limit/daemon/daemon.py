@@ -107,6 +107,7 @@ class Daemon:
             observer=decisions,
             uncounted=Throttle(HINT_SECONDS, loop.time),
             policy_service=policy_service,
+            explain=worker.explain,
             clock=mailbox.clock,
         )
         policing.govern(service)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import make_sql_limits
-from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.outcome import NO_ANSWER
-from policyd_rate_limit.policy import Actions, Policy, Rule
+from policyd_rate_limit.policy import Actions
+from policyd_rate_limit.ruling import make_policy
 from policyd_rate_limit.subjects import make_subjects
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.changes import Changes
     from policyd_rate_limit.domain.identity import Subjects
+    from policyd_rate_limit.policy import Policy
     from policyd_rate_limit.service import Service
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Store
@@ -88,9 +88,6 @@ class Policing:
         subjects = make_subjects(settings, partial(time.sleep, 0))
         lookup = backend_of(settings).make_lookup()
         longest = longest_window(settings)
-        further = subjects.may_look_back_further(self.policy.rules[0].subjects) or (
-            lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
-        )
         sql_limits = self._sql_limits
         if change.changed & _OF_SQL_LIMITS:
             sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
@@ -98,6 +95,9 @@ class Policing:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
         policy = _policy(settings, subjects, sql_limits)
+        further = policy.may_look_back_further(self.policy) or (
+            lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
+        )
         return partial(self._put_into_force, policy, sql_limits, longest if further else 0)
 
     def _put_into_force(self, policy: Policy, sql_limits: SqlLimits | None, further: int) -> None:
@@ -126,5 +126,4 @@ def _policy(settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None
     actions = Actions(
         settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
     )
-    rule = Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits)
-    return Policy((rule,), actions, settings.count_mode)
+    return make_policy(settings, subjects, sql_limits, actions)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
+from policyd_rate_limit.domain.rules.attributes import reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from policyd_rate_limit.domain.request import Request
 
+_SIZE: Final = reader("size")
 QUESTIONS_PER_GENERATION: Final = 50_000
 MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 sends about 25
 
@@ -101,6 +103,38 @@ _MODES: dict[int | None, dict[str, Callable[[Request], Cost]]] = {
 def stages(count_mode: int | None) -> dict[str, Callable[[Request], Cost]]:
     """What a request at each counted stage costs, under ``count_mode``."""
     return _MODES[count_mode]
+
+
+RECIPIENTS: Final = "recipients"
+MESSAGES: Final = "messages"
+BYTES: Final = "bytes"
+UNITS: Final = (RECIPIENTS, MESSAGES, BYTES)
+"""What a rule counts."""
+
+MOST_SIZE: Final = 2**53 - 1
+"""The most bytes of one mail: a larger ``size`` is taken for this."""
+
+
+def stages_of_unit(unit: str, *, by_recipient: bool) -> dict[str, Callable[[Request], Cost]]:
+    """What a request costs, in ``unit``, at each stage at which that is known.
+
+    ``by_recipient``: the rule looks at the recipient, who is known at RCPT alone. The size is known at the end.
+    """
+    if unit == BYTES:
+        return {END_OF_MESSAGE: _size}
+    if unit == MESSAGES:
+        return {RCPT: _message} if by_recipient else dict.fromkeys((RCPT, DATA, END_OF_MESSAGE), _message)
+    return {RCPT: _recipient} if by_recipient else stages(None)
+
+
+def _message(_request: Request) -> Cost:
+    return Cost(1, "", settles=True)
+
+
+def _size(request: Request) -> Cost:
+    value = _SIZE(request)
+    is_number = value.isascii() and value.isdigit()
+    return Cost(min(int(value[:17]), MOST_SIZE) if is_number else 0, "", settles=True)
 
 
 def mail_id(instance: str) -> str:

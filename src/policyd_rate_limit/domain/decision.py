@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.charge import free_in
-from policyd_rate_limit.domain.counter import kind_of
+from policyd_rate_limit.domain.counter import kind_of, rule_and_key
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Usage
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 ADMITTED: Final = "admitted"
 REFUSED: Final = "refused"
+MARKED: Final = "marked"
+"""A rule whose action refuses nothing was exceeded: HOLD or PREPEND, for instance."""
+WOULD_REFUSE: Final = "would-refuse"
+"""A rule with ``shadow`` was exceeded."""
 NOT_LIMITED: Final = "not-limited"
 """Nobody is charged, or an id without limits."""
 NOT_COUNTED: Final = "not-counted"
@@ -25,7 +29,7 @@ FULL: Final = "full"
 NONE: Final = "none"
 """No answer: an error of our own."""
 
-VERDICTS = (ADMITTED, REFUSED, NOT_LIMITED, NOT_COUNTED, AWAY, FULL, NONE)
+VERDICTS = (ADMITTED, REFUSED, MARKED, WOULD_REFUSE, NOT_LIMITED, NOT_COUNTED, AWAY, FULL, NONE)
 
 USER, SENDER, CLIENT, NOBODY = "user", "sender", "client", "none"
 KINDS = (USER, SENDER, CLIENT, NOBODY)
@@ -55,6 +59,11 @@ class Decision(NamedTuple):
     def kind(self) -> str:
         """What is charged: one of :data:`KINDS`."""
         return kind_of(self.counter) or NOBODY
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule that charges it."""
+        return rule_and_key(self.counter)[0]
 
     @property
     def id(self) -> str:

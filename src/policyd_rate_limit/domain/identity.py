@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -206,7 +207,31 @@ class _Clients:
         return Charged(f"client:{charged}", limits)
 
 
-class Subjects:
+class Charging(ABC):
+    """Whom a rule charges, and within which limits."""
+
+    @abstractmethod
+    def charged(self, request: Request) -> Charged | None:
+        """Whom ``request`` charges, None when nobody is to be charged."""
+
+    @abstractmethod
+    def limits_of_key(self, key: str) -> Limits:
+        """The limits that the configuration has for a key."""
+
+    @abstractmethod
+    def keys_of_id(self, name: str) -> tuple[str, ...]:
+        """The keys that ``name`` stands for, as an administrator writes it; none, or ValueError: it stands for none."""
+
+    @abstractmethod
+    def may_look_back_further(self, before: Charging) -> bool:
+        """Whether somebody may have a longer window than under ``before``, which were the same rule's."""
+
+    def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
+        """The ids by which a table may know who ``request`` has charged; the first that it knows counts."""
+        raise NotImplementedError
+
+
+class Subjects(Charging):
     """Who is charged within which limits; the parameters are the settings of the same names.
 
     ``limited_networks`` and the ids of ``limits_by_id`` are text. An id that reads as an address or a network
@@ -252,7 +277,6 @@ class Subjects:
         self._client = lru_cache(REMEMBERED_ADDRESSES)(self._clients.read)
 
     def charged(self, request: Request) -> Charged | None:
-        """Whom ``request`` charges, None when nobody is to be charged."""
         if self._by_sasl and request.sasl_username:
             name = request.sasl_username.casefold()
             if len(name) > MOST_NAME:
@@ -324,7 +348,10 @@ class Subjects:
             return (f"client:{network}",)
         raise ValueError(f"the network {network} is not charged as one client; name an address in it")
 
-    def limits_of_key(self, key: str) -> tuple[Limits, str]:
+    def limits_of_key(self, key: str) -> Limits:
+        return self.limits_and_setting(key)[0]
+
+    def limits_and_setting(self, key: str) -> tuple[Limits, str]:
         """The limits of a key, and the setting that they come from: ``limits_by_id`` or ``limits``."""
         kind, _, name = key.partition(":")
         found = None
@@ -345,9 +372,8 @@ class Subjects:
         if self._by_ip:
             yield from (f"client:{network}" for network in self._limits_of_network)
 
-    def may_look_back_further(self, before: Subjects) -> bool:
-        """Whether an id may have a longer window than it had under ``before``."""
-
+    def may_look_back_further(self, before: Charging) -> bool:
+        assert isinstance(before, Subjects)  # noqa: S101 - rules of one name are of one class
         if longest_of(self._limits) > longest_of(before._limits):
             return True
         if self._any_name_longer(before, self._limits_of_name) or self._any_name_longer(before, before._limits_of_name):

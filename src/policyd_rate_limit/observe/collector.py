@@ -119,10 +119,17 @@ class DaemonCollector(Collector):
         decisions = CounterMetricFamily(
             f"{PREFIX}decisions", "Requests by what is charged and what was decided.", labels=("kind", "verdict")
         )
-        for kind, verdicts in metrics.decisions.items():
+        for kind, verdicts in tuple(metrics.decisions.items()):
             for verdict, count in verdicts.items():
                 decisions.add_metric((kind, verdict), count)
         yield decisions
+        of_rules = CounterMetricFamily(
+            f"{PREFIX}rule_decisions", "What each rule that a mail was charged by came to.", labels=("rule", "verdict")
+        )
+        for rule, verdicts in tuple(metrics.rules.items()):
+            for verdict, count in verdicts.items():
+                of_rules.add_metric((rule, verdict), count)
+        yield of_rules
         refusals = CounterMetricFamily(
             f"{PREFIX}refusals", "Refused requests by the limit that refused them.", labels=("limit",)
         )

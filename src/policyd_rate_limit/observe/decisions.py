@@ -7,25 +7,28 @@ how much of each limit is used: the store is asked for that when it has a moment
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain import outcome as outcomes
 from policyd_rate_limit.domain.charge import Usage, Verdict
-from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, NONE, REFUSED, Decision
+from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, MARKED, NONE, REFUSED, WOULD_REFUSE, Decision
 from policyd_rate_limit.domain.limits import BLOCKED, shown_limit
+from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.service import Observer
 from policyd_rate_limit.system.fields import Line, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Exceeded
+    from policyd_rate_limit.domain.charge import Demand
     from policyd_rate_limit.domain.limits import Limit
-    from policyd_rate_limit.domain.listener import Listener
     from policyd_rate_limit.domain.outcome import Outcome
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.observe.metrics import Metrics
+    from policyd_rate_limit.policy import Rule
     from policyd_rate_limit.system.throttle import Throttle
 
     Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
@@ -76,91 +79,99 @@ class Decisions(Observer):
             _log(logging.DEBUG, Decision(request, verdict, counter, seconds=seconds))
 
     def decided(
-        self, request: Request, demand: Demand, result: Verdict | Exception, outcome: Outcome, began: float
+        self,
+        request: Request,
+        demand: Demand,
+        rules: Sequence[Rule],
+        result: Verdict | Exception,
+        outcome: Outcome,
+        began: float,
     ) -> None:
-        if self._metrics is None and not self._each and isinstance(result, Verdict) and result.admitted:
+        if self._metrics is None and not self._each and isinstance(result, Verdict) and not result.exceeded:
             return  # most are of no interest to anybody
         seconds = self._clock() - began
         charge = demand.charges[0]
-        counter, cost = charge.counter, charge.cost
-        if isinstance(result, Verdict):
-            if result.admitted:
-                self._count(counter, ADMITTED, seconds)
-                if self._each:
-                    decision = Decision(request, ADMITTED, counter, cost, result.counted[0], seconds=seconds)
-                    self._tell_of_admission(decision, demand)
-            else:
-                self._told_of_refusal(request, demand, result, seconds)
-        else:
+        if not isinstance(result, Verdict):
             verdict = _OF_FAILURES.get(outcome.kind, NONE)
-            self._told_of_failure(Decision(request, verdict, counter, cost, seconds=seconds), result)
+            self._told_of_failure(Decision(request, verdict, charge.counter, charge.cost, seconds=seconds), result)
+            return
+        exceeded = {one.charge: one.limit for one in result.exceeded}
+        if result.refused_by is None:
+            self._count(charge.counter, MARKED if outcome.kind == outcomes.MARK else ADMITTED, seconds)
+            self._told_of_admission(request, demand, result, exceeded, seconds)
+        else:
+            self._count(demand.charges[result.refused_by.charge].counter, REFUSED, seconds)
+        if exceeded:
+            self._told_of_excess(request, demand, rules, result, exceeded, seconds)
 
     def blocked(self, request: Request, counter: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
         seconds = self._clock() - began
         usages = (Usage(counter, limit, 0, free_in),)
-        level, suppressed, wanted = self._who_wants(counter, limit, seconds)
-        self._tell(
-            Decision(request, REFUSED, counter, cost, 0, limit, usages, False, seconds), level, suppressed, wanted
-        )
+        self._count(counter, REFUSED, seconds)
+        level, suppressed, wanted = self._who_wants(REFUSED, counter, limit)
+        decision = Decision(request, REFUSED, counter, cost, 0, limit, usages, False, seconds)
+        _tell(_Told(decision, level, suppressed, wanted))
 
     def _count(self, counter: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.decided(counter, verdict, seconds)
 
-    def _tell_of_admission(self, decision: Decision, demand: Demand) -> None:
-        self._explain(demand, lambda usages: _log(logging.DEBUG, decision._replace(usages=usages)))
+    def _told_of_admission(
+        self, request: Request, demand: Demand, result: Verdict, exceeded: Mapping[int, Limit], seconds: float
+    ) -> None:
+        """Count what each rule has counted, and log it where each decision is logged."""
+        decisions: list[Decision] = []
+        for index in range(len(demand.charges)):
+            if index in exceeded:
+                continue
+            charge = demand.charges[index]
+            if self._metrics is not None:
+                self._metrics.ruled(charge.counter, ADMITTED)
+            if self._each:
+                counted = result.counted[index]
+                decisions.append(Decision(request, ADMITTED, charge.counter, charge.cost, counted, seconds=seconds))
+        if decisions:
+            self._explain(demand, partial(_log_with_use, decisions))
 
-    def _told_of_refusal(self, request: Request, demand: Demand, result: Verdict, seconds: float) -> None:
-        refused_by = result.refused_by
-        assert refused_by is not None  # noqa: S101 - it is a refusal
-        charge = demand.charges[refused_by.charge]
-        level, suppressed, wanted = self._who_wants(charge.counter, refused_by.limit, seconds)
-        if level or wanted:
-            self._explain_refusal(request, demand, refused_by, seconds, level, suppressed, wanted)
+    def _told_of_excess(
+        self,
+        request: Request,
+        demand: Demand,
+        rules: Sequence[Rule],
+        result: Verdict,
+        exceeded: Mapping[int, Limit],
+        seconds: float,
+    ) -> None:
+        """Count each excess, log it, and tell who wants to know; the store is asked once how the limits stand."""
+        told: list[_Told] = []
+        for index, limit in exceeded.items():
+            verdict = _verdict(rules[index], result)
+            charge = demand.charges[index]
+            if verdict:
+                level, suppressed, wanted = self._who_wants(verdict, charge.counter, limit)
+                if level or wanted:
+                    impossible = any(charge.cost > limit.maximum for limit in charge.limits)
+                    decision = Decision(
+                        request, verdict, charge.counter, charge.cost, 0, limit, (), impossible, seconds
+                    )
+                    told.append(_Told(decision, level, suppressed, wanted))
+        if told:
+            self._explain(demand, partial(_tell_with_use, told))
 
-    def _who_wants(self, counter: str, exceeded: Limit | None, seconds: float) -> tuple[int, int, list[Listener]]:
-        """Count a refusal; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
-        self._count(counter, REFUSED, seconds)
-        if self._metrics is not None and exceeded is not None:
-            self._metrics.refused(exceeded)
+    def _who_wants(self, verdict: str, counter: str, exceeded: Limit) -> tuple[int, int, list[Listener]]:
+        """Count an excess; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
+        if self._metrics is not None:
+            self._metrics.ruled(counter, verdict)
+            if verdict == REFUSED:
+                self._metrics.refused(exceeded)
         log_it, suppressed = self._refused.hit(counter)
         level = 0  # not logged
         if log_it and _logger.isEnabledFor(logging.INFO):
             level = logging.INFO
         elif self._each:
             level = logging.DEBUG
-        wanted = [] if exceeded is None else [one for one in self._listeners if one.refused(counter, exceeded)]
+        wanted = [one for one in self._listeners if one.refused(counter, exceeded)] if verdict == REFUSED else []
         return level, suppressed if log_it else 0, wanted
-
-    def _tell(self, decision: Decision, level: int, suppressed: int, wanted: Sequence[Listener]) -> None:
-        if level:
-            _log(level, decision, suppressed)
-        for one in wanted:
-            one.explained(decision)
-
-    def _explain_refusal(
-        self,
-        request: Request,
-        demand: Demand,
-        refused_by: Exceeded,
-        seconds: float,
-        level: int,
-        suppressed: int,
-        wanted: Sequence[Listener],
-    ) -> None:
-        """Find out how the limits stand; then log it, unless ``level`` is 0, and tell those who want to know."""
-        charge = demand.charges[refused_by.charge]
-        counter = charge.counter
-        impossible = any(charge.cost > limit.maximum for limit in charge.limits)
-        decision = Decision(request, REFUSED, counter, charge.cost, 0, refused_by.limit, (), impossible, seconds)
-
-        def go_on(usages: tuple[Usage, ...]) -> None:
-            of_counter = tuple(usage for usage in usages if usage.counter == counter)
-            never = any(usage.free_in is None for usage in of_counter) if of_counter else impossible
-            explained = decision._replace(usages=of_counter, impossible=never)
-            self._tell(explained, level, suppressed, wanted)
-
-        self._explain(demand, go_on)
 
     def _told_of_failure(self, decision: Decision, failure: Exception) -> None:
         self._count(decision.counter, decision.verdict, decision.seconds)
@@ -174,6 +185,44 @@ class Decisions(Observer):
             _log(logging.ERROR, decision, suppressed, failure)
 
 
+def _verdict(rule: Rule, result: Verdict) -> str:
+    """What came of an excess of ``rule``; empty: another rule has refused the mail, so that nothing was done by it."""
+    if rule.shadow:
+        return WOULD_REFUSE
+    if rule.refuses:
+        return REFUSED
+    return MARKED if result.admitted else ""
+
+
+class _Told(NamedTuple):
+    """A decision that is logged at ``level``, unless that is 0, and told to those who have ``wanted`` it."""
+
+    decision: Decision
+    level: int
+    suppressed: int
+    wanted: list[Listener]
+
+
+def _tell(told: _Told) -> None:
+    if told.level:
+        _log(told.level, told.decision, told.suppressed)
+    for one in told.wanted:
+        one.explained(told.decision)
+
+
+def _tell_with_use(told: Sequence[_Told], usages: tuple[Usage, ...]) -> None:
+    for one in told:
+        of_counter = tuple(usage for usage in usages if usage.counter == one.decision.counter)
+        never = any(usage.free_in is None for usage in of_counter) if of_counter else one.decision.impossible
+        _tell(one._replace(decision=one.decision._replace(usages=of_counter, impossible=never)))
+
+
+def _log_with_use(decisions: Sequence[Decision], usages: tuple[Usage, ...]) -> None:
+    for decision in decisions:
+        of_counter = tuple(usage for usage in usages if usage.counter == decision.counter)
+        _log(logging.DEBUG, decision._replace(usages=of_counter))
+
+
 def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception | None = None) -> None:
     _logger.log(level, line(decision, suppressed), exc_info=failure)
 
@@ -181,9 +230,10 @@ def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception
 def line(decision: Decision, suppressed: int = 0) -> Line:
     """``decision`` as a line; docs/logging.md tells its fields. ``suppressed``: how many like it were left out."""
     request = decision.request
-    free_in = decision.free_in if decision.verdict == REFUSED else None
+    free_in = decision.free_in if decision.exceeded is not None else None
     return Line(
         verdict=decision.verdict,
+        rule="" if decision.rule == DEFAULT else decision.rule,
         kind=decision.kind,
         id=decision.id,
         stage=request.protocol_state,

@@ -61,7 +61,9 @@ def _outcome(chunks: list[bytes]) -> tuple[list[Request], bool, bool]:
 def _check(request: Request) -> None:
     for field in fields(request):
         value = getattr(request, field.name)
-        if isinstance(value, str):
+        if field.name == "text":  # all of its lines
+            assert f"\nsender={request.sender}\n" in value or not request.sender
+        elif isinstance(value, str):
             assert "\n" not in value
         else:
             assert 0 <= value <= MAX_RECIPIENT_COUNT

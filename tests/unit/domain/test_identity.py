@@ -268,7 +268,7 @@ def test_ids_of_any_length(length: int) -> None:
     # As an administrator writes it, and as commands have shown it.
     assert some.keys_of_id(kind + name) == some.keys_of_id(key) == (key,)
     assert key in some.keys_of_old_id(name)
-    assert some.limits_of_key(key) == (OWN, "limits_by_id")
+    assert some.limits_and_setting(key) == (OWN, "limits_by_id")
     assert id_of_key(key) in some.ids_for_query(asked, charged)
     assert all(len(one) <= MOST_NAME for one in some.ids_for_query(asked, charged))
 
@@ -442,22 +442,22 @@ def test_an_id_names_the_key_that_it_is_charged_as(name: str) -> None:
         if charged is not None:
             assert charged.key in (*some.keys_of_id(name), *some.keys_of_id(charged.key))
             assert some.keys_of_id(charged.key) == (charged.key,)
-            assert some.limits_of_key(charged.key)[0] == charged.limits
+            assert some.limits_and_setting(charged.key)[0] == charged.limits
 
 
 def test_where_the_limits_of_a_key_come_from() -> None:
     some = subjects(by_id={"Alice": OWN, "192.0.2.0/24": OTHER, "2001:db8::": OWN, "2001:db8::/32": ()})
-    assert some.limits_of_key("user:alice") == (OWN, "limits_by_id")
-    assert some.limits_of_key("sender:alice") == (OWN, "limits_by_id")
-    assert some.limits_of_key("user:bob") == (USUAL, "limits")
-    assert some.limits_of_key("client:192.0.2.1") == (OTHER, "limits_by_id")
-    assert some.limits_of_key("client:198.51.100.1") == (USUAL, "limits")
+    assert some.limits_and_setting("user:alice") == (OWN, "limits_by_id")
+    assert some.limits_and_setting("sender:alice") == (OWN, "limits_by_id")
+    assert some.limits_and_setting("user:bob") == (USUAL, "limits")
+    assert some.limits_and_setting("client:192.0.2.1") == (OTHER, "limits_by_id")
+    assert some.limits_and_setting("client:198.51.100.1") == (USUAL, "limits")
     # The first address of a network has limits of its own, and the network those of the one around it.
-    assert some.limits_of_key("client:2001:db8::") == (OWN, "limits_by_id")
-    assert some.limits_of_key("client:2001:db8::/64") == ((), "limits_by_id")
+    assert some.limits_and_setting("client:2001:db8::") == (OWN, "limits_by_id")
+    assert some.limits_and_setting("client:2001:db8::/64") == ((), "limits_by_id")
     # What no version of ours would have written.
-    assert some.limits_of_key("client:alice") == (USUAL, "limits")
-    assert some.limits_of_key("nobody") == (USUAL, "limits")
+    assert some.limits_and_setting("client:alice") == (USUAL, "limits")
+    assert some.limits_and_setting("nobody") == (USUAL, "limits")
 
 
 SHORT, LONG = (Limit(1000, 60),), (Limit(1, 60), Limit(9, 86400))

@@ -1,0 +1,61 @@
+"""Whom a rule with a key of its own charges, and within which limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.identity import Charged, Charging, parse_network
+from policyd_rate_limit.domain.limits import longest_of
+from policyd_rate_limit.domain.rules.attributes import ADDRESS
+from policyd_rate_limit.domain.rules.patterns import Patterns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.domain.rules.keys import Key
+    from policyd_rate_limit.domain.rules.patterns import Pattern
+
+
+class KeyedSubjects(Charging):
+    """``key`` says who shares a counter; ``limits`` hold for each, unless one of ``overrides`` is the first to match.
+
+    The patterns of the overrides are those of :meth:`Key.compared_as`.
+    """
+
+    def __init__(self, key: Key, limits: Limits, overrides: Sequence[tuple[Pattern, Limits]]) -> None:
+        self.key = key
+        self.limits = limits
+        self.overrides = tuple(overrides)
+        self._of_addresses = key.compared_as() == ADDRESS
+        self._patterns = Patterns([pattern for pattern, _ in overrides], key.compared_as())
+
+    def charged(self, request: Request) -> Charged | None:
+        key = self.key.of(request)
+        return Charged(key, self.limits_of_key(key)) if key else None
+
+    def limits_of_key(self, key: str) -> Limits:
+        if not self.overrides:
+            return self.limits
+        name = key.partition(":")[2]
+        # A network is in an override when all of it is.
+        first = self._patterns.first_network(parse_network(name)) if self._of_addresses else self._patterns.first(name)
+        return self.limits if first < 0 else self.overrides[first][1]
+
+    def keys_of_id(self, name: str) -> tuple[str, ...]:
+        return self.key.written(name)
+
+    @property
+    def longest(self) -> int:
+        """The longest window in seconds, 0 where there is none."""
+        return max(map(longest_of, self._all_limits()))
+
+    def may_look_back_further(self, before: Charging) -> bool:
+        assert isinstance(before, KeyedSubjects)  # noqa: S101 - rules of one name are of one class
+        if (self.limits, self.overrides) == (before.limits, before.overrides):
+            return False
+        return self.longest > min(map(longest_of, before._all_limits()))
+
+    def _all_limits(self) -> list[Limits]:
+        return [self.limits, *(limits for _, limits in self.overrides)]

@@ -1,0 +1,67 @@
+"""Makes the rules that the settings have mails charged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.counting import stages, stages_of_unit
+from policyd_rate_limit.domain.rules.attributes import KINDS
+from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
+from policyd_rate_limit.domain.rules.keys import parse_key
+from policyd_rate_limit.domain.rules.patterns import parse_pattern
+from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
+from policyd_rate_limit.domain.rules.texts import Text
+from policyd_rate_limit.policy import Policy, Rule
+from policyd_rate_limit.postfix.actions import refuses
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.config.rules import Conditions as ConditionSettings
+    from policyd_rate_limit.config.rules import RuleSettings
+    from policyd_rate_limit.domain.identity import Subjects
+    from policyd_rate_limit.policy import Actions, LimitsOfIds
+
+_OF_RECIPIENTS = frozenset({"recipient", "recipient_domain"})
+
+
+def make_policy(settings: Settings, subjects: Subjects, sql_limits: LimitsOfIds | None, actions: Actions) -> Policy:
+    """What ``settings`` say about each mail: the rule of version 1, where it limits anybody, and ``rules``.
+
+    ``subjects`` and ``sql_limits`` are those of that first rule.
+    """
+    rules = [make_rule(settings, rule) for rule in settings.rules]
+    if not rules or settings.limits or settings.limits_by_id or sql_limits is not None:
+        rules.insert(0, Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits))
+    return Policy(tuple(rules), actions, settings.count_mode)
+
+
+def make_rule(settings: Settings, rule: RuleSettings) -> Rule:
+    """The rule that ``rule`` declares, beside the other ``settings``."""
+    key = parse_key(rule.key, settings.ipv6_prefix)
+    kind = key.compared_as()
+    overrides = [(parse_pattern(pattern, kind), limits) for pattern, limits in rule.overrides]
+    match, unless = _conditions(rule.match), _conditions(rule.unless)
+    named = {term.name for term in key.terms}.union(*(one.attributes for one in (match, unless) if one is not None))
+    return Rule(
+        rule.name,
+        KeyedSubjects(key, rule.limits, overrides),
+        stages_of_unit(rule.count, by_recipient=not named.isdisjoint(_OF_RECIPIENTS)),
+        match=match,
+        unless=unless,
+        action=Text(rule.action) if rule.action is not None else None,
+        refuses=refuses(settings.fail_action if rule.action is None else rule.action),
+        shadow=rule.shadow,
+    )
+
+
+def _conditions(alternatives: ConditionSettings) -> Conditions | None:
+    """None: nothing is said of it."""
+    if not alternatives:
+        return None
+    return Conditions(
+        [
+            [Condition(name, [parse_pattern(pattern, KINDS[name]) for pattern in patterns]) for name, patterns in one]
+            for one in alternatives
+        ]
+    )

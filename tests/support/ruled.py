@@ -1,0 +1,121 @@
+"""Rules as a configuration has them, decided in memory by a clock of the test's."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+
+from policyd_rate_limit.config.checking import check
+from policyd_rate_limit.config.yaml_file import read_yaml
+from policyd_rate_limit.domain.charge import Demand, Entry, Usage, Waiting
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.outcome import Outcome
+from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.policy import Actions, Policy
+from policyd_rate_limit.protocol.codec import Decoder
+from policyd_rate_limit.ruling import make_policy
+from policyd_rate_limit.service import Asking, Service
+from policyd_rate_limit.subjects import make_subjects
+from policyd_rate_limit.system.throttle import Throttle
+from support.policies import Nobody
+
+NOON = 1_790_000_000.0 - 1_790_000_000.0 % 86_400 + 12 * 3600
+"""A noon, in UTC."""
+
+
+def policy_of(text: str) -> Policy:
+    """What a ``.yaml`` of this text says about each mail."""
+    settings = check(read_yaml(textwrap.dedent(text), "x.yaml")).settings
+    actions = Actions(settings.success_action, settings.fail_action, None, settings.block_action)
+    return make_policy(settings, make_subjects(settings), None, actions)
+
+
+def request(stage: str = RCPT, instance: str = "1f3a.65", **attributes: str | int) -> Request:
+    """What Postfix asks at ``stage``, as it is read from a connection."""
+    given = {
+        "request": "smtpd_access_policy",
+        "protocol_state": stage,
+        "protocol_name": "ESMTP",
+        "client_address": "192.0.2.1",
+        "client_name": "client.example",
+        "helo_name": "client.example",
+        "sender": "alice@example.org",
+        "recipient": "bob@example.net" if stage == RCPT else "",
+        "recipient_count": 0 if stage == RCPT else 1,
+        "queue_id": "",
+        "instance": instance,
+        "size": 0,
+        "sasl_username": "alice@example.org",
+        **attributes,
+    }
+    lines = "".join(f"{name}={value}\n" for name, value in given.items())
+    (found,) = Decoder().feed(lines.encode("utf-8", "surrogateescape") + b"\n")
+    return found
+
+
+class Ruled(Asking):
+    """A service that decides by the rules of ``text``, and what it answered last."""
+
+    def __init__(self, text: str, now: float = NOON) -> None:
+        self.now = now
+        self.ledger = Ledger(1000)
+        self.entries: list[Entry] = []
+        self.outcome: Outcome | None = None
+        self._mails = 0
+        self.service = Service(
+            policy_of(text),
+            self._submit,
+            observer=Nobody(),
+            uncounted=Throttle(3600, lambda: self.now),
+            policy_service="unix:ratelimit/policy",
+            explain=self._explain,
+            clock=lambda: self.now,
+        )
+
+    def reload(self, text: str) -> None:
+        self.service.policy = policy_of(text)
+
+    def ask(self, asked: Request) -> str:
+        """The action that answers ``asked``."""
+        self.outcome = None
+        self.service.ask(asked, self)
+        assert self.outcome is not None
+        assert self.outcome.action is not None
+        return self.outcome.action
+
+    def mail(self, recipients: int = 1, *, size: int = 1000, **attributes: str | int) -> list[str]:
+        """The actions for one mail from its first RCPT on: at each, at DATA and at its end, up to the first refusal."""
+        self._mails += 1
+        instance = f"{self._mails:x}.0"
+        answers: list[str] = []
+        for number in range(recipients):
+            to = {"recipient": f"bob{number}@example.net", **attributes}
+            answers.append(self.ask(request(RCPT, instance, **to)))
+            if answers[-1] != "dunno":
+                return answers
+        later = {**attributes, "recipient_count": recipients}
+        if recipients > 1 or "recipient" not in later:
+            later.pop("recipient", None)
+        for stage in (DATA, END_OF_MESSAGE):
+            answers.append(self.ask(request(stage, instance, **{**later, "size": size})))
+            if answers[-1] != "dunno":
+                break
+        return answers
+
+    def admitted(self, mails: int, recipients: int = 1, **attributes: str | int) -> int:
+        """How many of so many mails go on their way without any action."""
+        return sum(set(self.mail(recipients, **attributes)) == {"dunno"} for _ in range(mails))
+
+    def counted(self, counter: str) -> int:
+        """What is in the windows of ``counter``."""
+        return sum(amount for name, _, amount in self.ledger.windows.charges() if name == counter)
+
+    def answer(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def _submit(self, demand: Demand, waiting: Waiting) -> None:
+        self.ledger.advance(self.now)
+        waiting.conclude(self.ledger.decide(demand, self.entries))
+
+    def _explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
+        done(self.ledger.explain(demand))
