@@ -26,14 +26,16 @@ _OF_RECIPIENTS = frozenset({"recipient", "recipient_domain"})
 
 
 def make_policy(settings: Settings, subjects: Subjects, sql_limits: LimitsOfIds | None, actions: Actions) -> Policy:
-    """What ``settings`` say about each mail: the rule of version 1, where it limits anybody, and ``rules``.
+    """What ``settings`` say about each mail; ``subjects`` and ``sql_limits`` are those of the settings of version 1."""
+    return Policy(make_rules(settings, subjects, sql_limits), actions, settings.count_mode)
 
-    ``subjects`` and ``sql_limits`` are those of that first rule.
-    """
-    rules = [make_rule(settings, rule) for rule in settings.rules]
-    if not rules or settings.limits or settings.limits_by_id or sql_limits is not None:
-        rules.insert(0, Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits))
-    return Policy(tuple(rules), actions, settings.count_mode)
+
+def make_rules(settings: Settings, subjects: Subjects, sql_limits: LimitsOfIds | None) -> tuple[Rule, ...]:
+    """The rules of ``settings``: that of version 1, where it limits anybody or there is no other, and ``rules``."""
+    rules = tuple(make_rule(settings, rule) for rule in settings.rules)
+    if rules and not (settings.limits or settings.limits_by_id or settings.sql_limits_by_id):
+        return rules
+    return (Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits), *rules)
 
 
 def make_rule(settings: Settings, rule: RuleSettings) -> Rule:

@@ -60,7 +60,7 @@ class Ruled(Asking):
         self.now = now
         self.ledger = Ledger(1000)
         self.entries: list[Entry] = []
-        self.outcome: Outcome | None = None
+        self._answers: list[Outcome] = []
         self._mails = 0
         self.service = Service(
             policy_of(text),
@@ -77,23 +77,23 @@ class Ruled(Asking):
 
     def ask(self, asked: Request) -> str:
         """The action that answers ``asked``."""
-        self.outcome = None
+        self._answers.clear()
         self.service.ask(asked, self)
-        assert self.outcome is not None
-        assert self.outcome.action is not None
-        return self.outcome.action
+        (outcome,) = self._answers
+        assert outcome.action is not None
+        return outcome.action
 
-    def mail(self, recipients: int = 1, *, size: int = 1000, **attributes: str | int) -> list[str]:
+    def mail(self, recipients: int = 1, *, size: int = 1000, **attributes: str) -> list[str]:
         """The actions for one mail from its first RCPT on: at each, at DATA and at its end, up to the first refusal."""
         self._mails += 1
         instance = f"{self._mails:x}.0"
         answers: list[str] = []
         for number in range(recipients):
-            to = {"recipient": f"bob{number}@example.net", **attributes}
+            to: dict[str, str | int] = {"recipient": f"bob{number}@example.net", **attributes}
             answers.append(self.ask(request(RCPT, instance, **to)))
             if answers[-1] != "dunno":
                 return answers
-        later = {**attributes, "recipient_count": recipients}
+        later: dict[str, str | int] = {**attributes, "recipient_count": recipients}
         if recipients > 1 or "recipient" not in later:
             later.pop("recipient", None)
         for stage in (DATA, END_OF_MESSAGE):
@@ -102,16 +102,16 @@ class Ruled(Asking):
                 break
         return answers
 
-    def admitted(self, mails: int, recipients: int = 1, **attributes: str | int) -> int:
+    def admitted(self, mails: int, **attributes: str) -> int:
         """How many of so many mails go on their way without any action."""
-        return sum(set(self.mail(recipients, **attributes)) == {"dunno"} for _ in range(mails))
+        return sum(set(self.mail(1, size=1000, **attributes)) == {"dunno"} for _ in range(mails))
 
     def counted(self, counter: str) -> int:
         """What is in the windows of ``counter``."""
         return sum(amount for name, _, amount in self.ledger.windows.charges() if name == counter)
 
     def answer(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self._answers.append(outcome)
 
     def _submit(self, demand: Demand, waiting: Waiting) -> None:
         self.ledger.advance(self.now)

@@ -16,7 +16,10 @@ from policyd_rate_limit.admin.overview import counted
 from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.admin.standing import share, standings
 from policyd_rate_limit.domain.charge import Entry, Usage, free_in
+from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.storage.administration import Hits, Override
 from support.policies import subjects
 
@@ -99,7 +102,7 @@ def desk(store: Store, table: Table | None = None, *, sender: bool = False, **by
         limit_by_ip=True,
         limited_networks=["0.0.0.0/0", "::/0"],
     )
-    return Desk(store, everybody, longest=600, table=table, max_ids=1_000)
+    return Desk(store, everybody, [Rule(DEFAULT, everybody, stages(None))], longest=600, table=table, max_ids=1_000)
 
 
 def charge(name: str, date: int = NOW, amount: int = 1, mail: str = "") -> Entry:
@@ -194,12 +197,12 @@ def test_which_limits_are_in_force() -> None:
         assert tuple(usage.limit for usage in found.usages) == found.in_force.limits
         return found.in_force
 
-    assert of("alice") == ((Limit(9, 9),), "override", override)
-    assert of("bob") == ((Limit(2, 2),), "sql_limits_by_id", None)
-    assert of("carol") == (OWN, "limits_by_id", None)
-    assert of("dave") == (USUAL, "limits", None)
+    assert of("alice") == ((Limit(9, 9),), "override", override, False)
+    assert of("bob") == ((Limit(2, 2),), "sql_limits_by_id", None, False)
+    assert of("carol") == (OWN, "limits_by_id", None, False)
+    assert of("dave") == (USUAL, "limits", None, False)
     store.time += 1
-    assert of("alice") == ((Limit(1, 1),), "sql_limits_by_id", None)
+    assert of("alice") == ((Limit(1, 1),), "sql_limits_by_id", None, False)
 
 
 @pytest.mark.parametrize(

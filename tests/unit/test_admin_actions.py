@@ -17,7 +17,10 @@ from policyd_rate_limit.admin.desk import Desk, NotAnId
 from policyd_rate_limit.admin.standing import standings
 from policyd_rate_limit.admin.strangers import stranger
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.storage.administration import Hits, Override
 from support.policies import subjects
 
@@ -58,7 +61,8 @@ class Kept:
 @pytest.fixture
 def desk() -> Desk:
     everybody = subjects((Limit(5, 60),), limit_by_sender=True)
-    return Desk(Kept(), everybody, longest=60, table=None, max_ids=100)  # type: ignore[arg-type]  # as much as is asked
+    rules = [Rule(DEFAULT, everybody, stages(None))]
+    return Desk(Kept(), everybody, rules, longest=60, table=None, max_ids=100)  # type: ignore[arg-type]  # as much as is asked
 
 
 def told(value: facts.Facts) -> Any:

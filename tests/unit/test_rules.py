@@ -190,14 +190,14 @@ def test_a_text_says_what_the_user_must_know() -> None:
           site:
             key: client_address
             limits: [2/1h, 500/1d]
-            action: "450 4.7.1 {key} ({sender}): {used} of {maximum} in {period}, next in {free_in}; rule {rule} {limit}"
+            action: "450 4.7.1 {key} ({sender}): {used} of {maximum} in {period}, next in {free_in}; {rule} {limit}"
         """
     )
     ruled.now = NOON
     assert ruled.admitted(2) == 2
     ruled.now += 600
     assert ruled.mail(sender="evil\x07\udcff@example.org") == [
-        "450 4.7.1 192.0.2.1 (evil??@example.org): 2 of 2 in 1h, next in 50m; rule site 2/1h"
+        "450 4.7.1 192.0.2.1 (evil??@example.org): 2 of 2 in 1h, next in 50m; site 2/1h"
     ]
 
 

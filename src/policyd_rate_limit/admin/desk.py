@@ -6,8 +6,11 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.identity import canonical_id, id_of_key
+from policyd_rate_limit.domain.counter import DEFAULT, kind_of, rule_and_key
+from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.rules.attributes import domain_of
+from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.administration import longest_window
 
@@ -17,15 +20,20 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Entry
     from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.policy import Rule
     from policyd_rate_limit.storage.administration import Administration, Override
 
 
 class InForce(NamedTuple):
-    """The ``limits`` of a key and where they come from: ``override``, or the name of a setting."""
+    """The ``limits`` of a counter and where they come from: ``override``, or the name of a setting.
+
+    ``shadow``: they are of a rule that refuses nothing, and only tells what it would refuse.
+    """
 
     limits: Limits
     source: str
     override: Override | None = None
+    shadow: bool = False
 
 
 class NotAnId(ValueError):
@@ -33,17 +41,19 @@ class NotAnId(ValueError):
 
 
 class Desk:
-    """What an administrator has before them: ``store``, and the ``subjects`` whom the daemons charge.
+    """What an administrator has before them: ``store``, and the ``rules`` by which the daemons charge.
 
-    ``longest`` is the longest window of the configuration (seconds). ``table`` gives the limits that
-    ``sql_limits_by_id`` has for the first of some ids that it knows, None when it knows none of them; it is None where
-    that is not set. ``max_ids`` bounds the memory. Whatever asks the store raises StoreError when it does not answer.
+    ``subjects`` are those of the settings of version 1, whether there is a rule of theirs or not. ``longest`` is the
+    longest window of the configuration (seconds). ``table`` gives the limits that ``sql_limits_by_id`` has for the
+    first of some ids that it knows, None when it knows none of them; it is None where that is not set. ``max_ids``
+    bounds the memory. Whatever asks the store raises StoreError when it does not answer.
     """
 
     def __init__(
         self,
         store: Administration,
         subjects: Subjects,
+        rules: Sequence[Rule],
         *,
         longest: int,
         table: Callable[[Sequence[str]], Limits | None] | None,
@@ -51,16 +61,53 @@ class Desk:
     ) -> None:
         self.store = store
         self.subjects = subjects
+        self._rules = {rule.name: rule for rule in rules}
         self.table = table
         self.max_ids = max_ids
         self._longest = longest
 
-    def keys(self, name: str) -> tuple[str, ...]:
-        """The keys that ``name`` stands for, as :meth:`Subjects.keys_of_id` has it. Raises NotAnId."""
-        try:
-            return self.subjects.keys_of_id(name)
-        except ValueError as error:
-            raise NotAnId(str(error)) from error
+    def keys(self, name: str, rule: str | None = None) -> tuple[str, ...]:
+        """The counters that ``name`` stands for, as an administrator writes it; ``rule``: in that rule alone.
+
+        Of rules those that are keyed by it alone: a user's, not those of their domain or of the server. Raises NotAnId.
+        """
+        found: list[str] = []
+        why = ""
+        for one in self._chosen(rule):
+            try:
+                found += map(one.counter, one.subjects.keys_of_id(name))
+            except ValueError as error:
+                why = why or str(error)
+        if looks_like_a_pattern(name):
+            domains = [counter for counter in found if kind_of(counter) in DOMAIN_KINDS]
+            found = domains or found
+        elif "@" in name:
+            found = [counter for counter in found if kind_of(counter) not in DOMAIN_KINDS]
+        if not found:
+            keys = ", ".join(
+                f"{one.name} by {one.subjects.key_text}" for one in self._chosen(rule) if one.subjects.key_text
+            )
+            raise NotAnId(why or f"{name} is the key of no rule; keyed are {keys or 'none'}")
+        return tuple(dict.fromkeys(found))
+
+    def shared(self, name: str) -> tuple[str, ...]:
+        """The counters that ``name`` shares with others in rules: those of its domain, and of the server."""
+        domain = domain_of(name.partition(":")[2] if name.startswith(("user:", "sender:")) else name)
+        found = [
+            one.counter(key)
+            for one in self._rules.values()
+            for kind in one.subjects.kinds
+            if kind == "server" or (kind in DOMAIN_KINDS and domain)
+            for key in one.subjects.keys_of_id("server" if kind == "server" else f"{kind}:{domain}")
+        ]
+        return tuple(dict.fromkeys(found))
+
+    def _chosen(self, rule: str | None) -> Sequence[Rule]:
+        if rule is None:
+            return tuple(self._rules.values())
+        if rule not in self._rules:
+            raise NotAnId(f"there is no rule {rule}; rules are {', '.join(self._rules)}")
+        return (self._rules[rule],)
 
     def overrides(self) -> dict[str, Override]:
         """Those in force, by key."""
@@ -70,17 +117,25 @@ class Desk:
         """The longest window in use, in seconds."""
         return max(self._longest, longest_window(overrides.values()))
 
-    def in_force(self, key: str, override: Override | None, from_table: Limits | None) -> InForce:
-        """The limits of ``key``, given what an override and the table of ``sql_limits_by_id`` say."""
+    def in_force(self, counter: str, override: Override | None, from_table: Limits | None) -> InForce:
+        """The limits of ``counter``, given what an override and the table of ``sql_limits_by_id`` say."""
+        name, key = rule_and_key(counter)
+        rule = self._rules.get(name)
+        shadow = rule is not None and rule.shadow
         if override is not None:
-            return InForce(override.limits, "override", override)
+            return InForce(override.limits, "override", override, shadow)
+        if rule is None:
+            return InForce((), "no rule")
+        if name != DEFAULT:
+            return InForce(rule.subjects.limits_of_key(key), f"rules.{name}", None, shadow)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")
         return InForce(*self.subjects.limits_and_setting(key))
 
-    def from_table(self, key: str, name: str | None = None) -> Limits | None:
-        """The limits that the table of ``sql_limits_by_id`` has for ``key``, which an administrator calls ``name``."""
-        return self.table(_spellings(key, name)) if self.table else None
+    def from_table(self, counter: str, name: str | None = None) -> Limits | None:
+        """The limits that ``sql_limits_by_id`` has for ``counter``, which an administrator calls ``name``."""
+        rule, key = rule_and_key(counter)
+        return self.table(_spellings(key, name)) if self.table and rule == DEFAULT else None
 
     def limits(self, keys: Iterable[str]) -> dict[str, Limits]:
         """The limits of each of ``keys``, without those that the table of ``sql_limits_by_id`` gives no answer for."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
+from policyd_rate_limit.domain.counter import rule_and_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,6 +105,8 @@ def _of_sender(sender: Sender) -> Facts:
 def _of_key(key: str, in_force: InForce, usages: Sequence[Usage]) -> Facts:
     return {
         "key": key,
+        "rule": rule_and_key(key)[0],
+        "shadow": in_force.shadow,
         "limits": _of_limits(in_force.limits),
         "source": in_force.source,
         "override": _of_override(in_force.override) if in_force.override else None,

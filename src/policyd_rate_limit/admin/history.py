@@ -36,14 +36,21 @@ class History(NamedTuple):
 
 
 def history(
-    desk: Desk, name: str, step: Step, *, last: int, most: int | None = None, zone: tzinfo | None = None
+    desk: Desk,
+    name: str,
+    step: Step,
+    *,
+    last: int,
+    most: int | None = None,
+    zone: tzinfo | None = None,
+    rule: str | None = None,
 ) -> History:
     """What was counted for ``name``, and the ``last`` events of it.
 
     ``most``: how many buckets, the latest ones; None: all. Their hours and days are those of ``zone``, None: those of
-    this machine. Raises NotAnId when ``name`` stands for no key.
+    this machine. ``rule``: in that rule alone. Raises NotAnId when ``name`` stands for no key.
     """
-    keys = desk.keys(name)
+    keys = desk.keys(name, rule)
     now = desk.store.now()
     ledger = desk.ledger(now)
     newest: list[tuple[int, int, Event]] = []

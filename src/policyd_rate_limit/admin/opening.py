@@ -11,6 +11,7 @@ from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import limits_of_ids
+from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
 
@@ -41,6 +42,7 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
         yield Desk(
             store,
             subjects,
+            make_rules(settings, subjects, None),
             longest=longest_window(settings),
             table=partial(limits_of_ids, lookup) if lookup else None,
             max_ids=settings.max_ids,

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import NotAnId
 from policyd_rate_limit.admin.strangers import Stranger, stranger
+from policyd_rate_limit.domain.counter import kind_of
 from policyd_rate_limit.domain.identity import looks_like_a_pattern
+from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.storage.administration import Override
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.domain.limits import Limits
 
@@ -24,13 +28,13 @@ class Overridden(NamedTuple):
     stranger: Stranger | None
 
 
-def override(desk: Desk, name: str, limits: Limits, seconds: int, note: str) -> Overridden:
-    """Put ``limits`` in force for ``name``, for so many ``seconds``; ``note``: why.
+def override(desk: Desk, name: str, limits: Limits, seconds: int, note: str, rule: str | None = None) -> Overridden:
+    """Put ``limits`` in force for ``name``, for so many ``seconds``; ``note``: why. ``rule``: in that rule alone.
 
     Raises NotAnId, and StoreFull when there are too many overrides already.
     """
-    _refuse_patterns(name)
-    keys = desk.keys(name)
+    keys = desk.keys(name, rule)
+    _refuse_patterns(name, keys)
     before = desk.overrides()
     now = desk.store.now()
     overrides = [Override(key, limits, now + seconds, note) for key in keys]
@@ -39,18 +43,20 @@ def override(desk: Desk, name: str, limits: Limits, seconds: int, note: str) -> 
     return Overridden(now, overrides, stranger(desk, name, before))  # not earlier: whoever blocks is in a hurry
 
 
-def revoke(desk: Desk, name: str) -> dict[str, bool]:
-    """End the overrides of ``name``: for each of its keys whether there was one. Raises NotAnId."""
-    return {key: desk.store.remove_override(key) for key in desk.keys(name)}
+def revoke(desk: Desk, name: str, rule: str | None = None) -> dict[str, bool]:
+    """End the overrides of ``name``: for each of its counters whether there was one. Raises NotAnId."""
+    return {key: desk.store.remove_override(key) for key in desk.keys(name, rule)}
 
 
-def reset(desk: Desk, name: str) -> dict[str, int]:
-    """Take back all that was counted for ``name``, in every daemon: how many mails, by key. Raises NotAnId."""
-    return {key: desk.store.reset(key) for key in desk.keys(name)}
+def reset(desk: Desk, name: str, rule: str | None = None) -> dict[str, int]:
+    """Take back all that was counted for ``name``, in every daemon: how much, by counter. Raises NotAnId."""
+    return {key: desk.store.reset(key) for key in desk.keys(name, rule)}
 
 
-def _refuse_patterns(name: str) -> None:
+def _refuse_patterns(name: str, keys: Sequence[str]) -> None:
     """Raise NotAnId for what looks like many users at once: it would be in force for nobody."""
+    if any(kind_of(key) in DOMAIN_KINDS for key in keys):
+        return
     if looks_like_a_pattern(name) and not name.startswith(("user:", "sender:", "client:")):
         raise NotAnId(
             f"{name} looks like a domain or a pattern, and an id is one user, sender or client;"

@@ -30,9 +30,12 @@ def share(used: int, limit: Limit) -> float:
     return used / limit.maximum if limit.maximum else 1.0
 
 
-def standings(desk: Desk, name: str) -> list[Standing]:
-    """How each of the keys stands that ``name`` stands for. Raises NotAnId when it stands for none."""
-    keys = desk.keys(name)
+def standings(desk: Desk, name: str, rule: str | None = None) -> list[Standing]:
+    """How each of the counters stands that ``name`` stands for, and each that it shares with others.
+
+    ``rule``: in that rule alone. Raises NotAnId when it stands for none.
+    """
+    keys = tuple(dict.fromkeys((*desk.keys(name, rule), *(desk.shared(name) if rule is None else ()))))
     overrides = desk.overrides()
     all_hits = desk.store.hits()
     in_force = {key: desk.in_force(key, overrides.get(key), desk.from_table(key, name)) for key in keys}

@@ -25,6 +25,9 @@ MOST_READ = 500_000
 MOST_NEAREST = 3
 """The most of them that it tells."""
 
+OF_ITS_OWN = ("override", "limits_by_id")
+"""Where limits come from that are those of an id that somebody has named."""
+
 LEAST_ALIKE = 0.66  # of difflib's ratio: "bbo" and "bob" have 0.67
 
 
@@ -44,7 +47,7 @@ def stranger(desk: Desk, name: str, overrides: Mapping[str, Override] | None = N
     keys = desk.keys(name)
     if overrides is None:
         overrides = desk.overrides()
-    if any(desk.in_force(key, overrides.get(key), None).source != "limits" for key in keys):
+    if any(desk.in_force(key, overrides.get(key), None).source in OF_ITS_OWN for key in keys):
         return None
     if any(desk.from_table(key, name) is not None for key in keys):
         return None

@@ -9,7 +9,7 @@ import click
 from policyd_rate_limit.cli import overrides
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.output import json_option
-from policyd_rate_limit.cli.words import id_argument, refuse_without_unit
+from policyd_rate_limit.cli.words import id_argument, refuse_without_unit, rule_option
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_limits_text
 
 UNLIMITED = "unlimited"
@@ -20,17 +20,24 @@ UNLIMITED = "unlimited"
 @click.argument("limits", nargs=-1, required=True)
 @overrides.for_option
 @overrides.note_option
+@rule_option
 @json_option
 @click.pass_obj
 def command(
-    path: Path | None, identifier: str, limits: tuple[str, ...], seconds: int, note: str, as_json: bool
+    path: Path | None,
+    identifier: str,
+    limits: tuple[str, ...],
+    seconds: int,
+    note: str,
+    rule: str | None,
+    as_json: bool,
 ) -> Exit:
     """Give an id other limits for a while, in place of all that it has: allow alice 5000/1d --for 8h.
 
     LIMITS are as in the configuration, such as 100/1h 5000/1d, each period with its unit, or the word unlimited. What
     the id has sent already counts. End it before its time with revoke.
     """
-    return overrides.put(path, identifier, _limits(limits), seconds, note, as_json=as_json)
+    return overrides.put(path, identifier, _limits(limits), seconds, note, rule, as_json=as_json)
 
 
 def _limits(texts: tuple[str, ...]) -> Limits:

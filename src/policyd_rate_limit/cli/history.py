@@ -15,7 +15,7 @@ from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import Page, json_option, moment, width, write, write_json
 from policyd_rate_limit.cli.settings import load
-from policyd_rate_limit.cli.words import id_argument, naming_an_id
+from policyd_rate_limit.cli.words import id_argument, naming_an_id, rule_option
 
 LONGEST_BAR, SHORTEST_BAR = 40, 10  # characters
 BESIDE_BAR = 24  # the others of such a line, without the number of mails
@@ -27,15 +27,18 @@ MOST = 10_000
 @click.option("--by", "step", default="hour", show_default=True, type=click.Choice(STEPS), help="Add mails up by this.")
 @click.option("-n", "--number", "most", default=48, show_default=True, type=click.IntRange(1, MOST), help="How many.")
 @click.option("--last", default=10, show_default=True, type=click.IntRange(0, MOST), help="List so many mails.")
+@rule_option
 @json_option
 @click.pass_obj
-def command(path: Path | None, identifier: str, step: Step, most: int, last: int, as_json: bool) -> Exit:
+def command(
+    path: Path | None, identifier: str, step: Step, most: int, last: int, rule: str | None, as_json: bool
+) -> Exit:
     """Say how much an id has sent in each minute, hour or day, and when it did so last.
 
     As far back as the store keeps it: for twice the longest limit, with Redis for as long as the limit of the id.
     """
     with open_desk(load(path)) as desk, naming_an_id():
-        found = history(desk, identifier, step, last=last, most=most)
+        found = history(desk, identifier, step, last=last, most=most, rule=rule)
     if as_json:
         write_json(facts.of_history(identifier, step, found))
     else:

@@ -41,10 +41,12 @@ def _short(_context: click.Context, _parameter: click.Parameter, note: str) -> s
 note_option = click.option("--note", default="", callback=_short, help="Why; status shows it.")
 
 
-def put(path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, *, as_json: bool) -> Exit:
-    """Put ``limits`` in force for ``identifier``, for so many ``seconds``."""
+def put(
+    path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, rule: str | None, *, as_json: bool
+) -> Exit:
+    """Put ``limits`` in force for ``identifier``, for so many ``seconds``; ``rule``: in that rule alone."""
     with open_desk(load(path)) as desk, naming_an_id():
-        put = override(desk, identifier, limits, seconds, note)
+        put = override(desk, identifier, limits, seconds, note, rule)
     if as_json:
         write_json(facts.of_overridden(identifier, put))
     else:

@@ -19,6 +19,7 @@ from policyd_rate_limit.cli.output import Page, json_option, moment, write, writ
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import (
     naming_an_id,
+    rule_option,
     shade,
     when_free,
     written_override,
@@ -36,19 +37,21 @@ _STANDING = (Column("WINDOW"), Column("USED", True), Column("LIMIT", True), Colu
 
 @click.command(short_help="Say how an id stands, or how the whole does.")
 @click.argument("identifier", metavar="[ID]", required=False, shell_complete=completing.ids)
+@rule_option
 @json_option
 @click.pass_obj
-def command(path: Path | None, identifier: str | None, as_json: bool) -> Exit:
+def command(path: Path | None, identifier: str | None, rule: str | None, as_json: bool) -> Exit:
     """Say how an id stands: its limits, what is used up of them, when it is free again.
 
-    ID is a user, a sender or an address; user:ID, sender:ID and client:ID name just that. Without ID: whether the
-    daemon runs and the database is there, which overrides are in force, who sends most.
+    ID is a user, a sender or an address, or another key of a rule; user:ID, sender:ID and client:ID name just that.
+    Every rule that counts it is shown, also those that it shares with its domain and with all others. Without ID:
+    whether the daemon runs and the database is there, which overrides are in force, who sends most.
     """
     settings = load(path)
     if identifier is None:
         return _whole(settings, as_json)
     with open_desk(settings) as desk, naming_an_id():
-        found = standings(desk, identifier)
+        found = standings(desk, identifier, rule)
         unknown = stranger(desk, identifier)
         now = desk.store.now()
     if as_json:

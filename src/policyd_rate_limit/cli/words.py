@@ -13,6 +13,7 @@ from policyd_rate_limit.cli import completing
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, moment
 from policyd_rate_limit.domain.charge import Usage, free_in
+from policyd_rate_limit.domain.counter import kind_of
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown, shown_limit, spell_period
 
@@ -26,6 +27,8 @@ NEARLY_FULL = 0.8
 _KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
 
 id_argument = click.argument("identifier", metavar="ID", shell_complete=completing.ids)
+
+rule_option = click.option("--rule", metavar="NAME", help="Only in the rule of this name; else in all keyed by ID.")
 
 
 def period(longest: int) -> Callable[[click.Context, click.Parameter, str], int]:
@@ -82,7 +85,8 @@ def written_source(in_force: InForce, now: int) -> str:
     """The limits in force, and where they come from."""
     if in_force.override is not None:
         return written_override(in_force.override, now)
-    return f"{written(in_force.limits)}, from {in_force.source}"
+    shadow = ", in shadow: nothing is refused" if in_force.shadow else ""
+    return f"{written(in_force.limits)}, from {in_force.source}{shadow}"
 
 
 def when_free(usages: Iterable[Usage], in_force: InForce, now: int) -> Cell:
@@ -103,6 +107,8 @@ def shade(share: float) -> str:
 
 def written_stranger(stranger: Stranger) -> Cell:
     """That an id may be misspelt, or be of another kind than it was taken for."""
-    taken = " and ".join(f"the {_KINDS[key.partition(':')[0]]} {id_of_key(key)}" for key in stranger.keys)
+    taken = " and ".join(
+        dict.fromkeys(f"the {_KINDS.get(kind_of(key), kind_of(key))} {id_of_key(key)}" for key in stranger.keys)
+    )
     nearest = f"; on record are {', '.join(stranger.nearest)}" if stranger.nearest else ""
     return Cell(f"never seen, as far as is on record: a typo? Taken for {taken}{nearest}", NEARLY)

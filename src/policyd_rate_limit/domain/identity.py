@@ -222,6 +222,16 @@ class Charging(ABC):
     def keys_of_id(self, name: str) -> tuple[str, ...]:
         """The keys that ``name`` stands for, as an administrator writes it; none, or ValueError: it stands for none."""
 
+    @property
+    def key_text(self) -> str:
+        """The key by which it charges, as it is written; empty where there is none that could be."""
+        return ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the ids that a rule of its own charges; none: those of version 1."""
+        return ()
+
     @abstractmethod
     def may_look_back_further(self, before: Charging) -> bool:
         """Whether somebody may have a longer window than under ``before``, which were the same rule's."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+
 LONGEST_NAME = 200
 """The most characters of what a client sent: an id has no length limit, a mail has."""
 
@@ -26,12 +28,19 @@ def printable(text: str, longest: int = LONGEST_NAME) -> str:
     return escaped if len(escaped) <= longest else f"{escaped[: longest - 1]}…"
 
 
-def name_and_kind(key: str) -> tuple[str, str]:
-    """Whom a counter's key stands for, and what that is; such as ``("alice", "SASL user")``."""
+def name_and_kind(counter: str) -> tuple[str, str]:
+    """Whom a counter stands for, and what that is; such as ``("alice", "SASL user")``."""
+    rule, key = rule_and_key(counter)
     kind, separator, name = key.partition(":")
-    if separator and kind in _KINDS:
-        return printable(name), _KINDS[kind]
-    return printable(key), ""
+    if separator and (kind in _KINDS or rule != DEFAULT):
+        return printable(name or kind), _KINDS.get(kind, printable(kind))
+    return printable(counter), ""
+
+
+def rule_of(counter: str) -> str:
+    """The rule that a counter is of; empty for that of the settings of version 1, which few know by a name."""
+    rule, _ = rule_and_key(counter)
+    return "" if rule == DEFAULT else printable(rule)
 
 
 def local_time(date: float) -> str:

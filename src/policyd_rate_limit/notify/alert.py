@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.mail.wording import local_time, name_and_kind, printable
+from policyd_rate_limit.mail.wording import local_time, name_and_kind, printable, rule_of
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
@@ -59,6 +59,7 @@ def as_text(alert: Alert) -> str:
     name, kind = name_and_kind(decision.counter)
     about = decision.request
     facts = [
+        ("Rule", rule_of(decision.counter)),
         ("Limit", _limit(alert.limit)),
         ("Time", local_time(alert.time)),
         ("Client address", about.client_address),
@@ -97,6 +98,7 @@ def as_json(alert: Alert) -> bytes:
         "data": {
             "host": alert.host,
             "key": _value(decision.counter),
+            "rule": decision.rule,
             "kind": decision.kind,
             "id": _value(decision.id),
             "limit": _numbers(alert.limit),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 RECIPIENT_LIST = "smtpd_recipient_restrictions"
 DATA_LIST = "smtpd_data_restrictions"
@@ -46,6 +46,6 @@ def asking(endpoint: str) -> str:
     return f"check_policy_service {{ {endpoint}, default_action=DUNNO }}"
 
 
-def hooking(stages: Iterable[str], endpoint: str) -> str:
+def hooking(stages: Collection[str], endpoint: str) -> str:
     """The line of main.cf that has the daemon at ``endpoint`` asked at one of ``stages``."""
-    return f"{' or '.join(LIST_AT[stage] for stage in stages)} = ..., {asking(endpoint)}, ..."
+    return f"{' or '.join(LIST_AT[stage] for stage in LIST_AT if stage in stages)} = ..., {asking(endpoint)}, ..."

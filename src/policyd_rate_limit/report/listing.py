@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.mail.wording import local_time, name_and_kind
+from policyd_rate_limit.mail.wording import local_time, name_and_kind, rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,9 @@ def _summary(rows: Sequence[Row], host: str) -> str:
 
 def _who(key: str) -> str:
     name, kind = name_and_kind(key)
-    return f"{name} ({kind})" if kind else name
+    rule = rule_of(key)
+    about = ", ".join(filter(None, (kind, f"rule {rule}" if rule else "")))
+    return f"{name} ({about})" if about else name
 
 
 def _limit(row: Row) -> str:

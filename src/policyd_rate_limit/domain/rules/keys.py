@@ -41,6 +41,9 @@ KINDS: Final = {
 }
 """How ids of each kind are compared: see :mod:`.attributes`. Those of a combination are names."""
 
+DOMAIN_KINDS: Final = frozenset(kind for kind, compared_as in KINDS.items() if compared_as == DOMAIN)
+"""The kinds of ids that are domains."""
+
 MOST_TERMS: Final = 4
 """The most terms of one key."""
 

@@ -47,6 +47,14 @@ class KeyedSubjects(Charging):
         return self.key.written(name)
 
     @property
+    def key_text(self) -> str:
+        return self.key.text
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.key.kinds
+
+    @property
     def longest(self) -> int:
         """The longest window in seconds, 0 where there is none."""
         return max(map(longest_of, self._all_limits()))
