@@ -25,6 +25,8 @@ from policyd_rate_limit.config.wire import from_text, to_text
 from policyd_rate_limit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from policyd_rate_limit.domain.limits import Limits
 
 READ_SECONDS = 120.0
@@ -92,9 +94,13 @@ def answer(path: str) -> None:
     else:
         values = {name: getattr(settings, name) for name in SETTINGS}
         ids = list(values.pop("limits_by_id").items())
-        _write(out, (None, warnings, values, dict(settings.broken), len(ids)))
-        for start in range(0, len(ids), IDS_AT_ONCE):
-            _write(out, ids[start : start + IDS_AT_ONCE])
+        # Of each rule the overrides, which may be as many.
+        overrides = [rule.overrides for rule in settings.rules]
+        values["rules"] = tuple(rule._replace(overrides=()) for rule in settings.rules)
+        _write(out, (None, warnings, values, dict(settings.broken), len(ids), [len(one) for one in overrides]))
+        for named in (ids, *overrides):
+            for start in range(0, len(named), IDS_AT_ONCE):
+                _write(out, list(named[start : start + IDS_AT_ONCE]))
     out.flush()
     os._exit(0)  # with nothing put away: the memory goes all at once
 
@@ -104,15 +110,25 @@ def _received(answers: IO[bytes]) -> Configuration:
     problems, warnings, *rest = _read(answers)
     if problems is not None:
         raise ConfigError([Problem(*one) for one in problems], warnings)
-    values, broken, count = rest
-    by_id: dict[str, Limits] = {}
+    values, broken, count, counts_of_rules = rest
     same: dict[Limits, Limits] = {}
-    while len(by_id) < count:
-        for name, limits in _read(answers):
-            by_id[name] = same.setdefault(limits, limits)
-        time.sleep(0)  # lets go of the interpreter
+    by_id = dict(_read_named(answers, count, same))
+    values["rules"] = tuple(
+        rule._replace(overrides=tuple(_read_named(answers, its_count, same)))
+        for rule, its_count in zip(values["rules"], counts_of_rules, strict=True)
+    )
     settings = Settings().with_values(**values, limits_by_id=by_id).with_broken(broken)
     return Configuration(settings, tuple(warnings))
+
+
+def _read_named(answers: IO[bytes], count: int, same: dict[Limits, Limits]) -> Iterator[tuple[str, Limits]]:
+    """So many names with limits; equal ones are the ``same``. Raises as :func:`_read`."""
+    while count > 0:
+        named = _read(answers)
+        for name, limits in named:
+            yield name, same.setdefault(limits, limits)
+        count -= len(named)
+        time.sleep(0)  # lets go of the interpreter
 
 
 def _write(out: IO[bytes], value: object) -> None:

@@ -40,6 +40,8 @@ def changes(running: Settings, read: Settings) -> Changes:
 
 def _differ(old: object, new: object) -> bool:
     """Whether two values differ; entry by entry, since whoever compares mappings at once lets nobody else run."""
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) != len(new) or any(_differ(one, other) for one, other in zip(old, new, strict=True))
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return old != new
     return len(old) != len(new) or any(key not in new or new[key] != value for key, value in old.items())

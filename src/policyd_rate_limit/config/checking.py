@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config.kinds import Place
     from policyd_rate_limit.config.source import Source
 
+OF_DEFAULT = frozenset({"limits", "limits_by_id", "sql_limits_by_id"})
+"""The settings that make the rule ``default``; beside others there is one only where one of these is written."""
+
 _MOST_HINTS = 20  # since to find the nearest name takes a millisecond
 _WORD = re.compile(r"[\w-]*")
 _LONGEST_NAME = 100
@@ -44,6 +47,8 @@ def check(source: Source) -> Configuration:
         if source.values[name] is not None or not SETTINGS[setting].may_be_empty:
             given[setting] = _tolerated(source, setting, name)
     settings = _validated(source, given, spelled)
+    if settings.rules and not given.keys() & OF_DEFAULT:
+        settings = settings.with_values(limits=())
     _warn_of_equal_ids(source, settings)
     if settings.report and settings.report_to is None and "report_to" not in settings.broken:
         broken = "report is on, and report_to is not set: the report goes to nobody"

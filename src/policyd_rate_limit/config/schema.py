@@ -42,6 +42,8 @@ from policyd_rate_limit.config.kinds import (
     unset_or,
     whole,
 )
+from policyd_rate_limit.config.rule_kind import RULES
+from policyd_rate_limit.config.rules import RuleSettings
 from policyd_rate_limit.config.setting import Declared, setting
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.domain.limits import Limits
@@ -302,6 +304,18 @@ class Settings(Declared):
         smtpd_data_restrictions.
         """,
         reload=True,
+    )
+
+    rules: tuple[RuleSettings, ...] = setting(
+        RULES,
+        {},
+        """
+        Rules beside the limits above, each with counters of its own: a key, limits, and what to count (recipients,
+        messages or bytes), overrides of the limits by pattern, match and unless, an action, shadow. Where there are
+        rules, the limits above count only if limits, limits_by_id or sql_limits_by_id is written.
+        """,
+        reload=True,
+        may_be_empty=True,
     )
 
     success_action: str = setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.config.rules import as_written
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def show(settings: Settings, name: str) -> str:
     if first not in SETTINGS:
         raise KeyError(name)
     value = getattr(settings, first)
+    if first == "rules":
+        value = as_written(settings.rules)
     if first != "SOCKET":  # which the old versions print as a tuple, and all the rest as lists
         value = _in_lists(value)
     while rest:

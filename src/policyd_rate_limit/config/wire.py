@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from policyd_rate_limit.config.rules import RuleSettings
 from policyd_rate_limit.domain.limits import Limit
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def _tagged(value: object) -> object:
             return [_tagged(one) for one in value]
         case Limit():
             return {"limit": [value.maximum, value.seconds]}
+        case RuleSettings():
+            return {"rule": [_tagged(one) for one in value]}
         case tuple():
             return {"tuple": [_tagged(one) for one in value]}
         case set() | frozenset():
@@ -62,6 +65,7 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
     "integer": lambda digits: int(digits, 16),
     "bytes": b64decode,
     "limit": lambda pair: Limit(*pair),
+    "rule": lambda values: RuleSettings(*values),
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,

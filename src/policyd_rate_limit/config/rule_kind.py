@@ -1,0 +1,376 @@
+"""The kind of the setting ``rules``: reads each rule, word by word, and tells all that is wrong at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, Final, TypeVar
+
+from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong
+from policyd_rate_limit.config.rules import BYTES, COUNTS, DEFAULT, MESSAGES, RECIPIENTS, Conditions, RuleSettings
+from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
+from policyd_rate_limit.domain.rules.attributes import KINDS, NUMBER, TIME
+from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
+from policyd_rate_limit.domain.rules.keys import TERMS, Key, WrongKey, parse_key
+from policyd_rate_limit.domain.rules.patterns import (
+    EXACT,
+    EXPRESSION,
+    GLOB,
+    HOURS,
+    MOST_EXPRESSIONS,
+    Pattern,
+    PatternError,
+    parse_pattern,
+)
+from policyd_rate_limit.domain.rules.texts import OF_LIMIT, OF_USE, WrongText, check_text
+
+_T = TypeVar("_T")
+
+MOST_RULES: Final = 100
+"""The most rules: each of them looks at every mail."""
+
+LONGEST_NAME: Final = 64
+"""The most characters of the name of a rule."""
+
+_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "shadow")
+_LATER_WORDS: Final = ("warn", "block", "notify")
+
+_NAME: Final = re.compile("[a-z][a-z0-9-]*")
+_DATES: Final = re.compile(r"[<>] ?[0-9]+ ?[smhdw]?")
+_BRACED: Final = re.compile(r"\{[^{}]*\}")
+_IPV6_PREFIX: Final = 64  # a text is a key, or is none, whatever this is
+
+_MOST_HINTS: Final = 20  # since to find the nearest name takes a millisecond
+_LONGEST_WORD: Final = 100
+
+_VARIABLES: Final = [
+    f"{{{name}}}" for name in (*OF_LIMIT, *OF_USE, *(name for name, kind in KINDS.items() if kind != TIME))
+]
+
+_RULE: Final = "a mapping such as {key: sasl_username, limits: 100/1h}"
+_KEY: Final = "a key such as sasl_username, sasl_domain or client_address/24/56"
+_NAMES: Final = f"a name of a-z, 0-9 and -, of at most {LONGEST_NAME} characters, that begins with a letter"
+_LIMITS: Final = "limits such as 100/1h, [50/mail, 100/1h] or []"
+_OVERRIDES: Final = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}"
+_CONDITIONS: Final = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
+_PATTERN: Final = "a pattern, or a list of them; numbers with a point, true, false and null need quotes"
+_ATTRIBUTE: Final = "an attribute of Postfix's policy protocol, time, sasl_domain, sender_domain or recipient_domain"
+_AT_END: Final = "where bytes are counted, at END-OF-MESSAGE"
+_MOST_TRIED: Final = f"at most {MOST_EXPRESSIONS} globs and expressions in one list"
+_TRIED: Final = (GLOB, EXPRESSION, HOURS)
+
+Alternative = tuple[tuple[str, tuple[str, ...]], ...]
+"""Conditions that hold all at once: (attribute, patterns)."""
+
+
+def _later(what: str) -> str:
+    return f"something else: {what} is not supported by this version"
+
+
+_TABLE: Final = _later("a table ($)")
+_COUNTRY: Final = _later("country")
+
+
+def _read(value: object) -> tuple[RuleSettings, ...]:
+    if isinstance(value, tuple) and all(isinstance(rule, RuleSettings) for rule in value):
+        return value
+    if not isinstance(value, dict):
+        raise Wrong(Fault(value))
+    if len(value) > MOST_RULES:
+        raise Wrong(Fault(len(value), f"at most {MOST_RULES} rules"))
+    faults = _Faults()
+    hints = _Hints()
+    same: dict[Limits, Limits] = {}
+    found = [faults.keep((name,), _rule, name, written, hints, same) for name, written in value.items()]
+    faults.end()
+    return tuple(rule for rule in found if rule is not None)
+
+
+RULES = Kind("a mapping of names to rules, such as {mailbox: {key: sasl_username, limits: 100/1h}}", _read)
+
+
+class _Faults:
+    """Collects what is wrong, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Fault] = []
+
+    def keep(self, place: Place, read: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What ``read`` makes of ``arguments``; None where that, which is at ``place``, is wrong."""
+        try:
+            return read(*arguments)
+        except Wrong as wrong:
+            self._found += [fault._replace(place=(*place, *fault.place)) for fault in wrong.faults]
+            return None
+
+    def end(self) -> None:
+        """Raise Wrong where anything was."""
+        if self._found:
+            raise Wrong(*self._found)
+
+
+class _Hints:
+    """Says which name is most likely meant, as long as that takes no time to speak of."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_HINTS
+
+    def nearest(self, expected: str, found: object, known: Iterable[str]) -> str:
+        """``expected``, and which of the ``known`` names ``found`` may be a slip for."""
+        if not self._left or not isinstance(found, str) or not found:
+            return expected
+        self._left -= 1
+        near = get_close_matches(found.lower()[:_LONGEST_WORD], list(known), 1)
+        return f"{expected} (did you mean {near[0]}?)" if near else expected
+
+
+def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]) -> RuleSettings:
+    if not isinstance(value, dict):
+        raise Wrong(Fault(value, _RULE))
+    faults = _Faults()
+    faults.keep((), _check_name, name)
+    for word, written in value.items():
+        if word not in _WORDS:
+            faults.keep((word,), _refuse_word, word, written, hints)
+    reader = _Reader(hints, same)
+    reader.count = faults.keep(("count",), reader.read_count, value.get("count", RECIPIENTS))
+    reader.key = faults.keep(("key",), reader.read_key, value.get("key"))
+    limits = faults.keep(("limits",), reader.limits, value.get("limits"))
+    overrides = faults.keep(("overrides",), reader.overrides, value.get("overrides"))
+    match = faults.keep(("match",), reader.conditions, value["match"]) if "match" in value else ()
+    unless = faults.keep(("unless",), reader.conditions, value["unless"]) if "unless" in value else ()
+    action = faults.keep(("action",), reader.action, value["action"]) if "action" in value else None
+    shadow = faults.keep(("shadow",), _flag, value.get("shadow"))
+    faults.end()
+    # Of these none is None where nothing is wrong, but for the action.
+    return RuleSettings(
+        name=str(name),
+        key=reader.key.text if reader.key is not None else "",
+        count=reader.count or RECIPIENTS,
+        limits=limits or (),
+        overrides=overrides or (),
+        match=match or (),
+        unless=unless or (),
+        action=action,
+        shadow=bool(shadow),
+    )
+
+
+class _Reader:
+    """Reads what one rule says; ``key`` and ``count`` are None where they are wrong, which is told by itself."""
+
+    def __init__(self, hints: _Hints, same: dict[Limits, Limits]) -> None:
+        self.key: Key | None = None
+        self.count: str | None = None
+        self._hints = hints
+        self._tried = 0
+        self._same = same  # of equal limits, of which there are few, however many overrides
+
+    def read_count(self, value: object) -> str:
+        """What is counted. Raises Wrong, as all that follows."""
+        if isinstance(value, str):
+            if value in COUNTS:
+                return value
+            if value.split()[:1] == ["distinct"]:
+                raise Wrong(Fault(value, _later("distinct")))
+        raise Wrong(Fault(value, self._hints.nearest(f"one of {', '.join(COUNTS)}", value, COUNTS)))
+
+    def read_key(self, value: object) -> Key:
+        """Whose counter it is."""
+        if not isinstance(value, str):
+            raise Wrong(Fault(value, _KEY))
+        if "$" in value:
+            raise Wrong(Fault(value, _TABLE))
+        names = [name.strip() for name in re.split("[+|]", value)]
+        if "country" in names:
+            raise Wrong(Fault(value, _COUNTRY))
+        try:
+            key = parse_key(value, _IPV6_PREFIX)
+        except WrongKey as error:
+            near = error.expected if error.value == value and len(names) > 1 else None
+            expected = near or self._hints.nearest(error.expected, error.value, TERMS)
+            raise Wrong(Fault(error.value, expected)) from None
+        for name in names:
+            self._check_is_known(name)
+        return key
+
+    def limits(self, value: object) -> Limits:
+        """Limits of this rule, or of an override."""
+        try:
+            limits = parse_limits(value, per_mail=self.count != MESSAGES, unit_suffixes=self.count in (BYTES, None))
+        except LimitsError as error:
+            raise Wrong(Fault(error.value, self._expected_limits(value, error), error.place)) from None
+        return self._same.setdefault(limits, limits)
+
+    def _expected_limits(self, value: object, error: LimitsError) -> str:
+        """What was expected where ``error`` was found: perhaps a count of something else."""
+        if not isinstance(value, str | list | tuple):
+            return _LIMITS
+        try:
+            parse_limits(error.value, per_mail=True, unit_suffixes=True)
+        except LimitsError:
+            return error.expected
+        try:
+            parse_limits(error.value, per_mail=True)
+        except LimitsError:
+            return f"a number without k, M, G, Ki, Mi or Gi, which are for count: {BYTES}"
+        if self.count == MESSAGES and not error.expected.startswith("each period"):
+            return f"no limit per mail with count: {MESSAGES}, of which each mail is one"
+        return error.expected
+
+    def overrides(self, value: object) -> tuple[tuple[str, Limits], ...]:
+        """Limits of some ids, by patterns: in one mapping, or in several in a list."""
+        if value is None:  # all of them are comments
+            return ()
+        found: list[tuple[str, Limits]] = []
+        if isinstance(value, list | tuple):
+            faults = _Faults()
+            for index, one in enumerate(value):
+                faults.keep((index,), self._add_overrides, one, found)
+            faults.end()
+        else:
+            self._add_overrides(value, found)
+        if self._tried > MOST_EXPRESSIONS:
+            raise Wrong(Fault(self._tried, _MOST_TRIED))
+        return tuple(found)
+
+    def _add_overrides(self, value: object, found: list[tuple[str, Limits]]) -> None:
+        _check_is_no_table(value)
+        if not isinstance(value, dict):
+            raise Wrong(Fault(value, _OVERRIDES))
+        faults: list[Fault] = []
+        kind = self.key.compared_as() if self.key is not None else None
+        for written, limits in value.items():
+            try:
+                text = _text(written)
+                if kind is not None:
+                    self._tried += _parsed(text, kind).how in _TRIED
+                found.append((text, self.limits(limits)))
+            except Wrong as wrong:
+                faults += wrong.inside(written).faults
+        if faults:
+            raise Wrong(*faults)
+
+    def conditions(self, value: object) -> Conditions:
+        """To which mails the rule applies, or does not."""
+        _check_is_no_table(value)
+        found: list[Alternative | None]
+        if isinstance(value, list | tuple) and value:
+            faults = _Faults()
+            found = [faults.keep((index,), self._alternative, one) for index, one in enumerate(value)]
+            faults.end()
+        else:
+            found = [self._alternative(value)]
+        alternatives = tuple(one for one in found if one is not None)
+        number = sum(map(len, alternatives))
+        if number > MOST_CONDITIONS:
+            raise Wrong(Fault(number, f"at most {MOST_CONDITIONS} attributes in all"))
+        return alternatives
+
+    def _alternative(self, value: object) -> Alternative:
+        if not isinstance(value, dict) or not value:
+            raise Wrong(Fault(value, _CONDITIONS))
+        faults = _Faults()
+        found = [faults.keep((name,), self._condition, name, patterns) for name, patterns in value.items()]
+        faults.end()
+        return tuple(one for one in found if one is not None)
+
+    def _condition(self, name: object, value: object) -> tuple[str, tuple[str, ...]]:
+        if not isinstance(name, str) or name not in KINDS:
+            if name == "country":
+                raise Wrong(Fault(name, _COUNTRY))
+            if isinstance(name, str) and "$" in name:
+                raise Wrong(Fault(name, _TABLE))
+            raise Wrong(Fault(name, self._hints.nearest(_ATTRIBUTE, name, KINDS)))
+        self._check_is_known(name)
+        kind = KINDS[name]
+        if not isinstance(value, list | tuple):
+            return name, (_pattern(value, kind).text,)
+        if not value:
+            raise Wrong(Fault(value, "at least one pattern"))
+        faults = _Faults()
+        found = [faults.keep((index,), _pattern, one, kind) for index, one in enumerate(value)]
+        faults.end()
+        patterns = [one for one in found if one is not None]
+        tried = sum(one.how in _TRIED for one in patterns)
+        if tried > MOST_EXPRESSIONS:
+            raise Wrong(Fault(tried, _MOST_TRIED))
+        return name, tuple(one.text for one in patterns)
+
+    def _check_is_known(self, name: str) -> None:
+        """Raise Wrong where the attribute or term ``name`` is not known at the stage of this rule."""
+        if self.count == BYTES and name in ("recipient", "recipient_domain"):
+            raise Wrong(Fault(name, f"no recipient {_AT_END}: a mail may have several there"))
+
+    def action(self, value: object) -> str:
+        """What Postfix is told beyond a limit."""
+        try:
+            action = str(ACTION.read(value))
+        except Wrong as wrong:
+            raise Wrong(*(one._replace(expected=one.expected or ACTION.expected) for one in wrong.faults)) from None
+        if re.search("[{}]", _BRACED.sub("", action)):
+            raise Wrong(Fault(value, "braces around names of variables alone, such as {key}"))
+        try:
+            check_text(action)
+        except WrongText as error:
+            is_name = error.value != action
+            expected = self._hints.nearest(error.expected, error.value, _VARIABLES) if is_name else error.expected
+            raise Wrong(Fault(error.value, expected)) from None
+        if self.count == BYTES and action.split()[0].lower() == "prepend":
+            raise Wrong(Fault(value, f"another action than PREPEND {_AT_END}: Postfix adds no header there"))
+        return action
+
+
+def _refuse_word(word: object, value: object, hints: _Hints) -> None:
+    if word in _LATER_WORDS:
+        raise Wrong(Fault(value, _later(str(word))))
+    raise Wrong(Fault(word, hints.nearest(f"one of {', '.join(_WORDS)}", word, _WORDS)))
+
+
+def _check_name(name: object) -> None:
+    if name == DEFAULT:
+        raise Wrong(Fault(name, f"another name: {DEFAULT} is the rule of limits, limits_by_id and sql_limits_by_id"))
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise Wrong(Fault(name, _NAMES))
+
+
+def _check_is_no_table(value: object) -> None:
+    if isinstance(value, str) and value.startswith("$"):
+        raise Wrong(Fault(value, _TABLE))
+
+
+def _pattern(value: object, kind: str) -> Pattern:
+    return _parsed(_text(value), kind)
+
+
+def _text(value: object) -> str:
+    """A pattern as text: whole numbers need no quotes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise Wrong(Fault(value, _PATTERN))
+
+
+def _parsed(text: str, kind: str) -> Pattern:
+    if text.startswith("$"):
+        raise Wrong(Fault(text, _TABLE))
+    if text.startswith(("<", ">")) and _DATES.fullmatch(text):
+        raise Wrong(Fault(text, _later("a pattern of dates")))
+    try:
+        pattern = parse_pattern(text, kind)
+    except PatternError as error:
+        raise Wrong(Fault(error.value, error.expected)) from None
+    if pattern.how == EXACT and kind == TIME:
+        raise Wrong(Fault(text, "hours such as 22:00-06:00"))
+    if pattern.how == EXACT and kind == NUMBER and text and not (text.isascii() and text.isdigit()):
+        raise Wrong(Fault(text, "a number, a glob or an expression between slashes"))
+    return pattern
+
+
+def _flag(value: object) -> bool:
+    try:
+        return bool(FLAG.read(value))
+    except Wrong:
+        raise Wrong(Fault(value, FLAG.expected)) from None

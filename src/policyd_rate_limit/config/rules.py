@@ -1,0 +1,72 @@
+"""What the setting ``rules`` says, as plain data: keys, patterns and actions are text, checked and kept as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from policyd_rate_limit.domain.limits import Limits, spell_period
+
+RECIPIENTS, MESSAGES, BYTES = "recipients", "messages", "bytes"
+COUNTS: Final = (RECIPIENTS, MESSAGES, BYTES)
+"""What a rule may count."""
+
+DEFAULT: Final = "default"
+"""The rule of the settings ``limits``, ``limits_by_id`` and ``sql_limits_by_id``."""
+
+Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
+"""Alternatives, each of (attribute, patterns); empty where none is given."""
+
+
+class RuleSettings(NamedTuple):
+    """One rule.
+
+    ``count`` is one of :data:`COUNTS`. ``overrides`` are (pattern, limits), of which the first that matches counts.
+    ``action`` is None where the rule answers as ``fail_action`` says.
+    """
+
+    name: str
+    key: str
+    count: str  # type: ignore[assignment]  # nobody looks for a value in it, which tuple.count would do
+    limits: Limits
+    overrides: tuple[tuple[str, Limits], ...]
+    match: Conditions
+    unless: Conditions
+    action: str | None
+    shadow: bool
+
+
+def as_written(rules: Iterable[RuleSettings]) -> dict[str, dict[str, object]]:
+    """``rules`` as a file may have them: mappings, lists and plain values, which are read as the same rules."""
+    return {rule.name: _as_written(rule) for rule in rules}
+
+
+def _as_written(rule: RuleSettings) -> dict[str, object]:
+    overrides: dict[str, object] = {}
+    for pattern, limits in rule.overrides:
+        overrides.setdefault(pattern, _limits_as_written(limits))
+    words: dict[str, object] = {
+        "key": rule.key,
+        "count": rule.count,
+        "limits": _limits_as_written(rule.limits),
+        "overrides": overrides,
+        "match": _conditions_as_written(rule.match),
+        "unless": _conditions_as_written(rule.unless),
+        "action": rule.action,
+        "shadow": rule.shadow,
+    }
+    return {word: value for word, value in words.items() if value is not None}
+
+
+def _limits_as_written(limits: Limits) -> list[list[object]]:
+    return [[limit.maximum, spell_period(limit.seconds) if limit.is_per_mail else limit.seconds] for limit in limits]
+
+
+def _conditions_as_written(conditions: Conditions) -> object:
+    alternatives = [
+        {attribute: patterns[0] if len(patterns) == 1 else list(patterns) for attribute, patterns in alternative}
+        for alternative in conditions
+    ]
+    if not alternatives:
+        return None
+    return alternatives[0] if len(alternatives) == 1 else alternatives
