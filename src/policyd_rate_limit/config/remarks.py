@@ -5,50 +5,46 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.placeholders import wrong_placeholder
+from policyd_rate_limit.config.remark import Remark, named
+from policyd_rate_limit.config.rule_remarks import remarks_of_rules
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address, parse_network
 from policyd_rate_limit.domain.limits import shown
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.rules import RuleSettings
     from policyd_rate_limit.config.schema import Settings
     from policyd_rate_limit.domain.identity import Network
 
-MOST_NAMED = 3
-"""The most entries that one remark names."""
-
 # What access(5) and postconf(5) have that lets a mail pass, whatever stands behind it.
 _PASSING = frozenset({"dunno", "ok", "permit", "prepend", "info", "warn", "bcc", "defer_if_reject", "warn_if_reject"})
+_EMPTY = {"limits": "limits is empty", "rules": "no rule has a limit"}
 _KINDS = ("user:", "sender:", "client:")
-
-
-class Remark(NamedTuple):
-    """``text`` about the value at ``place``, which begins with the name of a setting."""
-
-    place: Place
-    text: str
-    limits_nobody: bool = False
-    """Whether nothing is limited for that reason; ``doctor`` says so in a finding of its own."""
 
 
 def remarks(settings: Settings) -> Iterator[Remark]:
     """Whatever can never apply, or does not what it looks like. The daemon serves all the same."""
+    all_off = "limit_by_sasl, limit_by_sender and limit_by_ip are all off"
     if not charges_anybody(settings):
-        yield Remark(
-            ("limit_by_sasl",), "limit_by_sasl, limit_by_sender and limit_by_ip are all off: nothing is limited", True
-        )
+        yield Remark(("limit_by_sasl",), f"{all_off}: nothing is limited", True)
     elif not limits_anybody(settings):
-        yield Remark(("limits",), "limits is empty, and nothing else limits anybody: nothing is limited", True)
-    if refuses_nothing(settings.fail_action):
+        name = "rules" if settings.rules else "limits"
+        yield Remark((name,), f"{_EMPTY[name]}, and nothing else limits anybody: nothing is limited", True)
+    elif not refuses_anybody(settings):
+        yield Remark(("rules",), "rules: shadow is on in all that limit anybody: nothing is refused", True)
+    elif has_default(settings) and not _charges_by_default(settings):
+        yield Remark(("limit_by_sasl",), f"{all_off}: the rule default, of limits and limits_by_id, charges nobody")
+    if answers_by_fail_action(settings) and refuses_nothing(settings.fail_action):
         text = f"fail_action: {shown(settings.fail_action)} refuses nothing: beyond the limits all passes"
         yield Remark(("fail_action",), text, True)
-    if settings.limit_by_ip and not settings.limited_networks:
+    if charges_no_client(settings):
         text = "limit_by_ip is on, and limited_networks is empty: no client is charged"
         yield Remark(("limit_by_ip",), text, True)
+    yield from remarks_of_rules(settings)
     yield from _of_ids(settings)
     if settings.report:
         yield from _of_report_limits(settings)
@@ -57,13 +53,47 @@ def remarks(settings: Settings) -> Iterator[Remark]:
         yield Remark(("sql_limits_by_id",), f"sql_limits_by_id: {wrong}; the query fails for every id", True)
 
 
+def has_default(settings: Settings) -> bool:
+    """Whether there is the rule ``default``: beside other rules only where one of its settings says something."""
+    return not settings.rules or bool(settings.limits or settings.limits_by_id or settings.sql_limits_by_id.strip())
+
+
 def charges_anybody(settings: Settings) -> bool:
     """Whether anything is on that charges somebody."""
-    return settings.limit_by_sasl or settings.limit_by_sender or settings.limit_by_ip
+    return bool(settings.rules) or _charges_by_default(settings)
+
+
+def charges_no_client(settings: Settings) -> bool:
+    """Whether clients are to be charged by the rule ``default``, and none is."""
+    return settings.limit_by_ip and not settings.limited_networks and has_default(settings)
 
 
 def limits_anybody(settings: Settings) -> bool:
     """Whether anybody can have a limit."""
+    return any(map(_has_limits, settings.rules)) or _limits_by_default(settings)
+
+
+def refuses_anybody(settings: Settings) -> bool:
+    """Whether anybody can have a limit of a rule that is no shadow."""
+    return any(_has_limits(rule) and not rule.shadow for rule in settings.rules) or _limits_by_default(settings)
+
+
+def answers_by_fail_action(settings: Settings) -> bool:
+    """Whether ``fail_action`` is the answer of any rule."""
+    return has_default(settings) or any(rule.action is None and not rule.shadow for rule in settings.rules)
+
+
+def _has_limits(rule: RuleSettings) -> bool:
+    return bool(rule.limits) or any(limits for _, limits in rule.overrides)
+
+
+def _charges_by_default(settings: Settings) -> bool:
+    return settings.limit_by_sasl or settings.limit_by_sender or settings.limit_by_ip
+
+
+def _limits_by_default(settings: Settings) -> bool:
+    if settings.rules and not _charges_by_default(settings):
+        return False
     if settings.limits or settings.sql_limits_by_id.strip():
         return True
     never = {name for names in _never(settings).values() for name in names}
@@ -186,10 +216,8 @@ def _range(network: Network) -> tuple[int, int, int]:
 
 
 def _about_ids(names: list[str], why: str) -> Remark:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    named = ", ".join(map(shown, names[:MOST_NAMED])) + more
     applies = "applies" if len(names) == 1 else "apply"
-    return Remark(("limits_by_id", names[0]), f"limits_by_id: {named} {applies} {why}")
+    return Remark(("limits_by_id", names[0]), f"limits_by_id: {named(names)} {applies} {why}")
 
 
 def _network(name: str) -> Network | None:
@@ -202,7 +230,9 @@ def _network(name: str) -> Network | None:
 def _of_report_limits(settings: Settings) -> Iterator[Remark]:
     if settings.sql_limits_by_id.strip():
         return  # whose periods nobody knows
-    periods = {limit.seconds for limits in (settings.limits, *settings.limits_by_id.values()) for limit in limits}
+    of_rules = [limits for rule in settings.rules for limits in (rule.limits, *(one for _, one in rule.overrides))]
+    all_limits = (settings.limits, *settings.limits_by_id.values(), *of_rules)
+    periods = {limit.seconds for limits in all_limits for limit in limits}
     for index, seconds in enumerate(settings.report_limits):
         if seconds not in periods:
             yield Remark(("report_limits", index), f"report_limits: no limit has {seconds} seconds")

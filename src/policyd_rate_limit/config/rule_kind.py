@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong
-from policyd_rate_limit.config.rules import BYTES, COUNTS, DEFAULT, MESSAGES, RECIPIENTS, Conditions, RuleSettings
+from policyd_rate_limit.config.rules import BYTES, COUNTS, MESSAGES, RECIPIENTS, Conditions, RuleSettings
+from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
 from policyd_rate_limit.domain.rules.attributes import KINDS, NUMBER, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS

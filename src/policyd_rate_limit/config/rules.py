@@ -11,9 +11,6 @@ RECIPIENTS, MESSAGES, BYTES = "recipients", "messages", "bytes"
 COUNTS: Final = (RECIPIENTS, MESSAGES, BYTES)
 """What a rule may count."""
 
-DEFAULT: Final = "default"
-"""The rule of the settings ``limits``, ``limits_by_id`` and ``sql_limits_by_id``."""
-
 Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
 """Alternatives, each of (attribute, patterns); empty where none is given."""
 

@@ -1,9 +1,9 @@
 """Reads ``.yaml``: YAML 1.1 as PyYAML's safe loader knows it, where ``0666`` is octal.
 
-Three things differ from ``yaml.safe_load``. The line of each value is kept. Keys are the text that stands in the
-file: an id such as ``no`` or ``0123`` is a name, neither False nor 83. And what is read is bounded, since a
-few lines of references to references can stand for billions of values. No value of the file appears in a message:
-it could be a password.
+Three things differ from ``yaml.safe_load``. The line of each value is kept. Keys, and the numbers among the patterns
+of rules, are the text that stands in the file: an id such as ``no`` or ``0123`` is a name, neither False nor 83. And
+what is read is bounded, since a few lines of references to references can stand for billions of values. No value of
+the file appears in a message: it could be a password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TAG = "tag:yaml.org,2002:"
+_NUMBERS = frozenset({f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp"})  # 22:05 is an int, to YAML 1.1
+_DEPTH_OF_PATTERNS = 3  # rules, a name, match or unless
 _EXPECTED = "did not find expected "  # how a message of libyaml begins
+_QUOTES = "text that begins with *, @, % or ` needs quotes"
 _MOST_EVENTS = 3 * MOST_VALUES  # of the parser: a list and a mapping have two, and each key one
 _MOST_SIGNS = 2 * MOST_VALUES
 _LONGEST_SCALAR = 64  # characters of a number or a date; the time to read one grows with the square of them
@@ -71,6 +74,12 @@ def _problem(source: Source, error: yaml.MarkedYAMLError) -> Problem:
     found = _without_names(error.problem or "an error").removeprefix("found ")
     if (error.problem or "").startswith(_EXPECTED):  # signs of YAML's, and nothing of the file
         found = f"no {(error.problem or '').removeprefix(_EXPECTED)}"
+    if "undefined alias" in found:
+        found = f"an alias that is not defined before; {_QUOTES}"
+    elif "an alias" in (error.context or ""):
+        found = f"an alias without a name; {_QUOTES}"
+    elif "cannot start any token" in found:
+        found = f"a character that begins nothing; {_QUOTES}"
     if begin is not None and "end of stream" in found and "quoted scalar" in (error.context or ""):
         return source.problem(begin.line + 1, "YAML", "a quote that does not end")
     if begin is not None and error.context and "flow" in error.context and (mark is None or mark.line > begin.line):
@@ -122,7 +131,7 @@ class _Reader:
                 for index, item in enumerate(node.value)
             ]
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
+            return self._scalar(node, place)
         raise _Refused(node, "a list, a mapping or a plain value", "a value of another type")
 
     def _keep_line(self, place: Place, line: int, around: int) -> int:
@@ -161,9 +170,9 @@ class _Reader:
         else:
             raise _Refused(node, "a mapping to merge", "something else")
 
-    def _scalar(self, node: yaml.ScalarNode) -> object:
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> object:
         text = node.value
-        if node.tag == f"{_TAG}str":
+        if node.tag == f"{_TAG}str" or (node.tag in _NUMBERS and _is_pattern(place)):
             self._budget.spend(len(text) >> 4)
             return text
         if len(text) > _LONGEST_SCALAR:
@@ -172,6 +181,11 @@ class _Reader:
             return self._loader.construct_object(node)
         except (ValueError, OverflowError, TypeError, LookupError, AttributeError, yaml.YAMLError):
             raise _Refused(node, "a plain value, or text in quotes", "a value that YAML cannot read") from None
+
+
+def _is_pattern(place: Place) -> bool:
+    """Whether a value at ``place`` is a pattern of a rule, or one of several."""
+    return len(place) > _DEPTH_OF_PATTERNS and place[0] == "rules" and place[2] in ("match", "unless")
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -60,6 +60,7 @@ CHECKS = (
     "root",
     "service-mismatch",
     "service-not-limited",
+    "shadow",
     "slow-answer",
     "socket-permission",
     "socket-unit",

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.config.databases import DATABASES
-from policyd_rate_limit.config.remarks import charges_anybody, limits_anybody, refuses_nothing, wrong_query
+from policyd_rate_limit.config.remarks import (
+    answers_by_fail_action,
+    charges_anybody,
+    charges_no_client,
+    has_default,
+    limits_anybody,
+    refuses_anybody,
+    refuses_nothing,
+    wrong_query,
+)
 from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.doctor.finding import Finding, error, warning
 from policyd_rate_limit.domain.identity import parse_network
+from policyd_rate_limit.domain.rules.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.doctor.hooks import Hooks
     from policyd_rate_limit.postfix.postconf import Postfix
 
+_OF_USERS = ("sasl_username", "sasl_domain")
 _LOOPBACK = (parse_network("127.0.0.1"), parse_network("::1"))
 
 
@@ -31,7 +42,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             "Nobody is charged for a mail: nothing is limited.",
             "limit_by_sasl: true",
         )
-    if settings.limit_by_ip and not settings.limited_networks:
+    if charges_no_client(settings):
         yield error(
             "limited-networks",
             place,
@@ -39,7 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             "Clients are charged only when they lie in limited_networks.",
             "limited_networks: [0.0.0.0/0, '::/0']",
         )
-    if refuses_nothing(settings.fail_action):
+    if answers_by_fail_action(settings) and refuses_nothing(settings.fail_action):
         yield error(
             "fail-action",
             place,
@@ -57,7 +68,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
             f"... WHERE id = {DATABASES[settings.backend].placeholder}",
         )
     if not limits_anybody(settings):
-        yield error("no-limits", place, "limits is empty", "Nobody has a limit.", "limits: [[10, 60], [150, 86400]]")
+        found = "no rule has a limit" if settings.rules else "limits is empty"
+        yield error("no-limits", place, found, "Nobody has a limit.", "limits: [[10, 60], [150, 86400]]")
+    elif not refuses_anybody(settings):
+        yield warning(
+            "shadow",
+            place,
+            "shadow is on in all rules that limit anybody",
+            "They tell what they would do, and nothing is refused.",
+            "shadow: false",
+        )
 
 
 def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator[Finding]:
@@ -69,10 +89,9 @@ def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator
         for service in hooked
         for name in ("smtpd_upstream_proxy_protocol", "smtpd_authorized_xclient_hosts")
     )
-    only_users = settings.limit_by_sasl and not settings.limit_by_sender and not settings.limit_by_ip
     if (
         hooked
-        and only_users
+        and _charges_users_alone(settings)
         and not behind_proxy
         and not any(postfix.is_on("smtpd_sasl_auth_enable", service) for service in postfix.smtpd)
     ):
@@ -86,6 +105,7 @@ def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator
     if (
         settings.limit_by_ip
         and settings.limited_networks
+        and has_default(settings)
         and hooked
         and all(service.is_local for service in hooked)
         and not behind_proxy
@@ -99,6 +119,16 @@ def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator
             " smtpd_upstream_proxy_protocol says.",
             "smtpd_authorized_xclient_hosts = 127.0.0.1, [::1]",
         )
+
+
+def _charges_users_alone(settings: Settings) -> bool:
+    """Whether a mail without a SASL user is charged in no rule."""
+    by_default = settings.limit_by_sasl and not settings.limit_by_sender and not settings.limit_by_ip
+    if has_default(settings) and not by_default:
+        return False
+    keys = (parse_key(rule.key, settings.ipv6_prefix) for rule in settings.rules)
+    # Of a combination no part may be empty, of alternatives all but one.
+    return all((any if key.is_combination else all)(term.name in _OF_USERS for term in key.terms) for key in keys)
 
 
 def _holds_loopback(text: str) -> bool:
