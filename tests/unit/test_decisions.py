@@ -289,7 +289,7 @@ def test_every_field_and_verdict_is_documented_and_no_other() -> None:
     table = text[text.index("| field |") : text.index("The use of the limits")]
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:] if row]
     documented = [name for names, _ in rows for name in re.findall("`([a-z_]+)`", names)]
-    decision = Decision(ALICE, "refused", "user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1)
+    decision = Decision(ALICE, "refused", "person|user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1)
     assert documented == list(line(decision, 1).fields)
     (verdicts,) = (meaning for names, meaning in rows if "`verdict`" in names)
     assert set(VERDICTS) <= set(re.findall("`([a-z-]+)`", verdicts))

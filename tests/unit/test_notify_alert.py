@@ -106,6 +106,7 @@ def test_programs_get_the_same() -> None:
         "data": {
             "host": "mail.test",
             "key": "user:alice",
+            "rule": "default",
             "kind": "user",
             "id": "alice",
             "limit": {"maximum": 10, "seconds": 60},

@@ -1,0 +1,168 @@
+"""Rules in the daemon: behind a real Postfix, over a reload, and as the commands see them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import signal
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.cli.exits import Exit
+from support.commands import call
+from support.daemon import Client, Daemon, mail, write_configuration
+from support.mail_server import mail_server
+from support.wait import wait_until
+
+of_postfix = [
+    pytest.mark.needs_postfix,
+    pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
+]
+
+
+def marks(test: Any) -> Any:
+    """``test`` needs a Postfix."""
+    for mark in of_postfix:
+        test = mark(test)
+    return test
+
+
+def reload(daemon: Daemon, **settings: Any) -> None:
+    """Have ``daemon`` go by other ``settings``; return once it does."""
+    before = daemon.log_text().count("configuration reloaded")
+    write_configuration(daemon.directory, {**daemon.settings, **settings})
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: daemon.log_text().count("configuration reloaded") > before, "the reload is done", 20)
+
+
+@marks
+def test_what_is_too_much_is_held_and_what_is_far_too_much_is_refused(tmp_path: pathlib.Path) -> None:
+    rules = {
+        "held": {"key": "sasl_username", "limits": "2/1h", "action": "hold"},
+        "person": {
+            "key": "sasl_username",
+            "limits": "4/1h",
+            "action": "450 4.7.1 {key}: {used} of {maximum} in {period}, next in {free_in}",
+        },
+    }
+    with mail_server(tmp_path, rules=rules) as (postfix, daemon):
+        sent = [postfix.send("alice") for _ in range(5)]
+        assert [one.ok for one in sent] == [True] * 4 + [False]
+        assert re.fullmatch(
+            r"450 4\.7\.1 <.*>: Recipient address rejected: alice: 4 of 4 in 1h, next in (1h|1h1m|59m)", sent[4].reply
+        )
+        postfix.wait_until_delivered(2)
+        assert len([path for path in (postfix.queue / "hold").rglob("*") if path.is_file()]) == 2
+        postfix.assert_no_trouble()
+        text = daemon.log_text()
+        assert re.search(r"verdict=marked rule=held kind=user id=alice .*limit=2/1h", text)
+        assert re.search(r"verdict=refused rule=person kind=user id=alice .*limit=4/1h", text)
+
+
+@marks
+def test_a_mail_is_a_message_its_recipients_and_its_size(tmp_path: pathlib.Path) -> None:
+    rules = {
+        "messages": {"key": "sasl_username", "count": "messages", "limits": "3/1h"},
+        "volume": {"key": "server", "count": "bytes", "limits": "20k/1h", "action": "552 5.3.4 {rule}: no more room"},
+        "recipients": {"key": "sasl_username", "limits": "8/1h"},
+    }
+    many = [f"r{number}@example.net" for number in range(6)]
+    with mail_server(tmp_path, ("RCPT", "DATA", "END-OF-MESSAGE"), rules=rules) as (postfix, _):
+        assert postfix.send("alice", many).accepted == tuple(many)
+        over = postfix.send("alice", many)
+        assert over.accepted == tuple(many[:2])  # of eight, six have been counted
+        assert postfix.send("bob").ok
+        with postfix.submission("bob") as session:
+            session.mail("bob@example.org")
+            session.rcpt("someone@example.net")
+            code, text = session.data("Subject: large\r\n\r\n" + ("x" * 70 + "\r\n") * 400)
+        assert (code, text) == (552, b"5.3.4 <END-OF-MESSAGE>: End-of-data rejected: volume: no more room")
+        assert [postfix.send("carol").ok for _ in range(4)] == [True, True, True, False]
+        postfix.assert_no_trouble()
+
+
+@marks
+def test_bytes_that_are_no_text_neither_open_the_gate_nor_break_the_reply(tmp_path: pathlib.Path) -> None:
+    rules = {
+        "sender": {"key": "sender", "limits": "1/1h", "action": "550 5.7.1 {sender} may send no more, {key} neither"}
+    }
+    with mail_server(tmp_path, mynetworks="127.0.0.0/8", rules=rules) as (postfix, _):
+        replies = []
+        for _ in range(2):
+            with postfix.submission() as session:
+                assert session.sock is not None
+                session.sock.sendall(b"MAIL FROM:<ev\xfe\xffil@example.org>\r\n")
+                assert session.getreply()[0] == 250
+                replies.append(session.rcpt("someone@example.net"))
+        assert replies[0][0] == 250
+        assert replies[1][0] == 550
+        assert b"ev??il@example.org may send no more, ev??il@example.org neither" in replies[1][1]
+
+
+def test_a_reload_adds_changes_and_removes_rules_between_two_requests(tmp_path: pathlib.Path) -> None:
+    person = {"key": "sasl_username", "limits": "3/1h"}
+    with Daemon(tmp_path, rules={"person": person}) as daemon, Client(daemon.address) as client:
+        assert [client.ask(**mail("a@x.org")) == "dunno" for _ in range(4)] == [True] * 3 + [False]
+        reload(
+            daemon, rules={"person": {**person, "limits": "5/1h"}, "domain": {"key": "sasl_domain", "limits": "1/1h"}}
+        )
+        assert [client.ask(**mail("a@x.org")) == "dunno" for _ in range(2)] == [True, False]
+        reload(daemon, rules={"person": {**person, "limits": "5/1h"}})
+        assert [client.ask(**mail("a@x.org")) == "dunno" for _ in range(2)] == [True, False]
+        reload(daemon, rules={"person": {**person, "limits": "5/1h", "unless": {"sasl_username": "*@x.org"}}})
+        assert [client.ask(**mail("a@x.org")) == "dunno" for _ in range(9)] == [True] * 9
+
+
+def test_what_a_rule_has_counted_is_kept_over_a_restart_and_shared_by_daemons(tmp_path: pathlib.Path) -> None:
+    rules = {"machine": {"key": "server", "limits": "10/1h"}, "person": {"key": "sasl_username", "limits": "6/1h"}}
+    database = {"database": str(tmp_path / "shared.sqlite3")}
+    with (
+        Daemon(tmp_path / "one", rules=rules, sqlite_config=database) as one,
+        Daemon(tmp_path / "two", rules=rules, sqlite_config=database) as two,
+    ):
+        with Client(one.address) as client:
+            assert [client.ask(**mail("a")) == "dunno" for _ in range(7)] == [True] * 6 + [False]
+        one.kill()
+        one.start()
+        with Client(one.address) as first, Client(two.address) as second:
+            answers = [client.ask(**mail(user)) == "dunno" for user in ("b", "c", "d") for client in (first, second)]
+            assert answers == [True] * 4 + [False] * 2
+
+
+def test_the_commands_know_rules(tmp_path: pathlib.Path) -> None:
+    rules = {
+        "person": {"key": "sasl_username", "limits": "5/1h"},
+        "domain": {"key": "sasl_domain", "limits": "8/1h", "shadow": True},
+        "machine": {"key": "server", "limits": "100/1h"},
+    }
+    with Daemon(tmp_path, rules=rules) as daemon, Client(daemon.address) as client:
+
+        def command(*arguments: str) -> Any:
+            return json.loads(call(daemon.path, *arguments, "--json").stdout)
+
+        for _ in range(3):
+            assert client.ask(**mail("alice@x.org")) == "dunno"
+        told = command("status", "alice@x.org")
+        assert {one["key"]: (one["windows"][0]["used"], one["shadow"]) for one in told["keys"]} == {
+            "person|user:alice@x.org": (3, False),
+            "domain|sasl_domain:x.org": (3, True),
+            "machine|server:": (3, False),
+        }
+        command("block", "x.org", "--for", "1h", "--rule", "domain")
+        assert client.ask(**mail("alice@x.org")) == "dunno"  # the rule is in shadow
+        command("allow", "alice@x.org", "4/1h", "--for", "1h")
+        wait_until(lambda: client.ask(**mail("alice@x.org")) != "dunno", "the override is in force", 10)
+        assert {one["key"] for one in command("status")["overrides"]} == {
+            "person|user:alice@x.org",
+            "domain|sasl_domain:x.org",
+        }
+        (taken,) = command("reset", "alice@x.org")["reset"]
+        assert taken["key"] == "person|user:alice@x.org"
+        assert command("revoke", "alice@x.org")["revoked"] == ["person|user:alice@x.org"]
+        assert call(daemon.path, "status", "alice@x.org", "--rule", "nobody").returncode == Exit.USAGE
+        heaviest = {one["key"] for one in command("top", "--once")["senders"]}
+        assert {"machine|server:", "domain|sasl_domain:x.org"} <= heaviest
+        assert command("history", "alice@x.org", "--rule", "person")["keys"] == ["person|user:alice@x.org"]
