@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from support.daemon import Daemon, free_port
@@ -26,19 +26,23 @@ def mail_server(
     service: str | None = None,
     processes: int = 0,
     mynetworks: str = "",
+    parameters: Mapping[str, str] | None = None,
     environment: dict[str, str] | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Postfix, Daemon]]:
     """A Postfix that asks a daemon at each of ``hooks``.
 
     ``socket`` is ``"unix"``, in the queue directory of a chrooted smtpd, or ``"tcp"``. ``service`` replaces
-    what Postfix asks. The rest is of :class:`Postfix`, and settings of the daemon.
+    what Postfix asks. ``parameters`` are further ones of main.cf. The rest is of :class:`Postfix`, and settings of the
+    daemon.
     """
     port = free_port()
     if service is None:
         service = "unix:ratelimit/policy" if socket == "unix" else f"inet:127.0.0.1:{port}"
-    parameters = {RESTRICTIONS[hook]: f"check_policy_service {service}" for hook in hooks}
-    postfix = Postfix(parameters, chroot=socket == "unix", processes=processes, mynetworks=mynetworks)
+    asking = {RESTRICTIONS[hook]: f"check_policy_service {service}" for hook in hooks}
+    postfix = Postfix(
+        {**asking, **(parameters or {})}, chroot=socket == "unix", processes=processes, mynetworks=mynetworks
+    )
     address = str(postfix.queue / "ratelimit" / "policy") if socket == "unix" else ["127.0.0.1", port]
     with postfix, Daemon(directory, environment=environment, SOCKET=address, **settings) as daemon:
         yield postfix, daemon
