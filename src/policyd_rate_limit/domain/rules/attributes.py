@@ -5,10 +5,11 @@ https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description".
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
-import idna
+from policyd_rate_limit.domain.identity import MOST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,10 +84,10 @@ def reader(name: str) -> Callable[[Request], str]:
     if name in _FIELDS:
         return _FIELDS[name]
     if name.endswith("_domain") and name in KINDS and name != "etrn_domain":
-        return _domain_reader(_FIELDS[_WHOSE_DOMAIN[name]])
+        return partial(_domain_in, _FIELDS[_WHOSE_DOMAIN[name]])
     if name not in KINDS or KINDS[name] == TIME:
         raise KeyError(name)
-    return _text_reader(name)
+    return partial(_value_behind, f"\n{name}=")
 
 
 def domain_of(address: str) -> str:
@@ -98,49 +99,64 @@ def domain_of(address: str) -> str:
 def ascii_domain(domain: str) -> str:
     """``domain`` as all its spellings are: in lower case, in ASCII (RFC 5891), without a dot at its end.
 
-    What is no domain is folded as a name is.
+    A label that has no such form, as one with a ``*`` has none, is folded as a name is.
     """
     if domain.isascii():
         return domain.lower().rstrip(".")
+    if len(domain) > MOST_DOMAIN:
+        return domain.casefold().rstrip(".")
     return _ascii_form(domain)
 
 
 def folded_name(name: str) -> str:
     """``name`` as all its spellings in upper and lower case are, and its domain as :func:`ascii_domain` has it."""
     if name.isascii():
-        return name.lower()
+        name = name.lower()
+        return name.rstrip(".") if name.endswith(".") and "@" in name else name
     local, at, domain = name.rpartition("@")
-    return f"{local.casefold()}@{ascii_domain(domain)}" if at else name.casefold()
+    # What stands for a name that is too long has the beginning of a domain at most.
+    return f"{local.casefold()}@{ascii_domain(domain)}" if at and not is_shortened(name) else name.casefold()
+
+
+def is_shortened(name: str) -> bool:
+    """Whether ``name`` is what stands for a longer one, as :func:`policyd_rate_limit.domain.identity.fold` makes it."""
+    return len(name) == MOST_NAME and _SHORTENED.search(name) is not None
 
 
 @lru_cache(REMEMBERED_DOMAINS)
 def _ascii_form(domain: str) -> str:
-    if len(domain) <= MOST_DOMAIN:
-        try:
-            return idna.encode(domain, uts46=True).decode("ascii").rstrip(".")
-        except (idna.IDNAError, UnicodeError):
-            pass
-    return domain.casefold().rstrip(".")
+    labels = _DOTS.sub(".", domain).rstrip(".").split(".")
+    return ".".join([label.lower() if label.isascii() else _ascii_label(label) for label in labels]).rstrip(".")
 
 
-def _domain_reader(read: Callable[[Request], str]) -> Callable[[Request], str]:
-    return lambda request: domain_of(read(request))
+def _ascii_label(label: str) -> str:
+    import idna  # its tables are large, and most hosts never see such a domain
+
+    try:
+        return idna.encode(label, uts46=True).decode("ascii")
+    except (ImportError, ValueError):  # the package is being replaced, or there is no such domain
+        return label.casefold()
 
 
-def _text_reader(name: str) -> Callable[[Request], str]:
-    begin = f"\n{name}="
-
-    def read(request: Request) -> str:
-        text = request.text
-        start = text.find(begin)
-        if start < 0:
-            return ""
-        start += len(begin)
-        return text[start : text.find("\n", start)]
-
-    return read
+# A function within a function would hold itself once it is compiled; rules that are no longer in force are to go by
+# reference counts.
 
 
+def _domain_in(read: Callable[[Request], str], request: Request) -> str:
+    return domain_of(read(request))
+
+
+def _value_behind(begin: str, request: Request) -> str:
+    text = request.text
+    start = text.find(begin)
+    if start < 0:
+        return ""
+    start += len(begin)
+    return text[start : text.find("\n", start)]
+
+
+_DOTS: Final = re.compile("[\u3002\uff0e\uff61]")  # that stand for the one between labels: RFC 3490, section 3.1
+_SHORTENED: Final = re.compile(r"…[0-9a-f]{32}\Z")
 _FIELDS: Final[dict[str, Callable[[Request], str]]] = {
     "protocol_state": lambda request: request.protocol_state,
     "instance": lambda request: request.instance,

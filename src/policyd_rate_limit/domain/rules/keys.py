@@ -6,10 +6,19 @@ A key is one term, several joined by ``+`` (a combination), or several joined by
 from __future__ import annotations
 
 import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.identity import MOST_ADDRESS, fold, parse_address, parse_network
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, ascii_domain, folded_name, reader
+from policyd_rate_limit.domain.rules.attributes import (
+    ADDRESS,
+    DOMAIN,
+    NAME,
+    ascii_domain,
+    folded_name,
+    is_shortened,
+    reader,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,8 +56,12 @@ DOMAIN_KINDS: Final = frozenset(kind for kind, compared_as in KINDS.items() if c
 MOST_TERMS: Final = 4
 """The most terms of one key."""
 
+REMEMBERED_ADDRESSES: Final = 16_384
+"""The most addresses of which one term remembers the network, some 300 bytes each."""
+
 EXPECTED: Final = "terms joined by either + or |, such as sasl_username, sasl_domain or client_address/24/56"
 
+_SIGNS: Final = re.compile(r"\\[\\+]|[^+]|\+", re.DOTALL)
 _CLIENT: Final = re.compile(r"client_address(?:/([0-9]{1,2})/([0-9]{1,3}))?")
 
 
@@ -73,21 +86,19 @@ class Term:
         """The id of this term that an administrator means by ``name``; empty where it can be none."""
         if self.kind == "server":
             return ""
-        return ascii_domain(name) if KINDS.get(self.kind) == DOMAIN else fold(folded_name(name))
+        return fold(ascii_domain(name) if KINDS[self.kind] == DOMAIN else folded_name(name))
 
 
 class ClientTerm(Term):
     """The network of a client: so many bits of an IPv4 and of an IPv6 address."""
 
     def __init__(self, name: str, ipv4: int, ipv6: int) -> None:
-        super().__init__(name, "client", self.read)
-        self.lengths = {4: ipv4, 6: ipv6}
-
-    def read(self, request: Request) -> str:
-        """The network that the client's address lies in; empty where it has none."""
-        text = request.client_address
-        address = parse_address(text) if len(text) <= MOST_ADDRESS else None
-        return "" if address is None else str(self.network_of(address))
+        lengths = {4: ipv4, 6: ipv6}
+        # Addresses come again and again, and reading one takes ten times as long as all the rest. Nothing that is
+        # remembered holds the term: old ones go by reference counts.
+        remembered = lru_cache(REMEMBERED_ADDRESSES)(partial(_network_in, lengths))
+        super().__init__(name, "client", partial(_client_in, remembered))
+        self.lengths = lengths
 
     def network_of(self, address: Network) -> Network:
         """The network that is charged for ``address``."""
@@ -124,7 +135,7 @@ class Key:
         """``kind:id``; empty: the rule does not apply to ``request``."""
         if self.is_combination:
             ids = [term.id_of(request) for term in self.terms]
-            return "" if "" in ids else f"{self._kind}:{combined(ids)}"
+            return "" if "" in ids else f"{self._kind}:{fold(combined(ids))}"
         for term in self.terms:
             found = term.id_of(request)
             if found or term.kind == "server":
@@ -134,7 +145,8 @@ class Key:
     def written(self, name: str) -> tuple[str, ...]:
         """The keys (``kind:id``) that ``name`` may stand for, as an administrator writes it: with its kind or without.
 
-        Those of combinations have their parts joined by ``+``.
+        What begins with a kind of this key is of that kind: ``user:user:x`` is a user who is named ``user:x``. Those of
+        combinations have their parts joined by ``+``; in a part, ``\\+`` is that sign itself.
         """
         kind, colon, rest = name.partition(":")
         if colon and kind in self.kinds:
@@ -143,21 +155,22 @@ class Key:
 
     def _written(self, name: str, kind: str) -> tuple[str, ...]:
         if self.is_combination:
-            parts = _SPLIT.split(name)
+            if is_shortened(name):
+                return (f"{self._kind}:{fold(name)}",)
+            parts = _parts(name)
             if len(parts) != len(self.terms):
                 return ()
-            ids = [term.written(_unescaped(part)) for term, part in zip(self.terms, parts, strict=True)]
-            return () if "" in ids else (f"{self._kind}:{combined(ids)}",)
+            ids = [term.written(part) for term, part in zip(self.terms, parts, strict=True)]
+            return () if "" in ids else (f"{self._kind}:{fold(combined(ids))}",)
         found = []
         for term in self.terms:
+            if kind not in ("", term.kind):
+                continue
             if term.kind == "server" and name in ("server", ""):
                 found.append("server:")
-            elif kind in ("", term.kind) and (made := term.written(name)):
+            elif made := term.written(name):
                 found.append(f"{term.kind}:{made}")
         return tuple(found)
-
-
-_SPLIT: Final = re.compile(r"(?<!\\)\+")
 
 
 def combined(ids: Sequence[str]) -> str:
@@ -165,8 +178,26 @@ def combined(ids: Sequence[str]) -> str:
     return "+".join(one.replace("\\", "\\\\").replace("+", "\\+") for one in ids)
 
 
-def _unescaped(part: str) -> str:
-    return part.replace("\\+", "+").replace("\\\\", "\\")
+def _parts(name: str) -> list[str]:
+    """The ids that :func:`combined` made ``name`` of; other backslashes are themselves: DOMAIN\\user."""
+    parts = [""]
+    for sign in _SIGNS.findall(name):
+        if sign == "+":
+            parts.append("")
+        else:
+            parts[-1] += sign[-1]
+    return parts
+
+
+def _network_in(lengths: dict[int, int], text: str) -> str:
+    """The network of one of ``lengths`` that the address ``text`` lies in; empty where it is none."""
+    address = parse_address(text)
+    return "" if address is None else str(address.within(lengths[address.version]))
+
+
+def _client_in(read: Callable[[str], str], request: Request) -> str:
+    text = request.client_address
+    return read(text) if len(text) <= MOST_ADDRESS else ""
 
 
 def parse_key(text: str, ipv6_prefix: int) -> Key:

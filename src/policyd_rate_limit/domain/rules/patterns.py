@@ -8,10 +8,12 @@ addresses.
 from __future__ import annotations
 
 import re
+import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, Network, parse_address, parse_network
+from policyd_rate_limit.domain.identity import MOST_ADDRESS, MOST_NAME, Network, parse_address, parse_network
+from policyd_rate_limit.domain.identity import fold as bounded
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, TIME, ascii_domain, folded_name
 
 if TYPE_CHECKING:
@@ -23,8 +25,11 @@ LONGEST_PATTERN: Final = 1000
 MOST_EXPRESSIONS: Final = 1000
 """The most globs and expressions in one list: each is tried, one after the other."""
 
-LONGEST_SEARCHED: Final = 1024
-"""The most characters of a value that globs and expressions look at; the rest of a longer one is not seen."""
+LONGEST_SEARCHED: Final = 2048
+"""The most characters of a value that an expression may match, as many as a line of SMTP has (Postfix'
+``line_length_limit``). A longer one matches none: in a part of it an expression would find an end that is none, and for
+all of it the time may grow with the square of the length. Globs look at all of a value, in a time that grows with it.
+"""
 
 REMEMBERED_ADDRESSES: Final = 16_384
 """The most addresses of which one list remembers what they match, some 200 bytes each."""
@@ -33,8 +38,8 @@ EXACT, GLOB, EXPRESSION, NETWORK, HOURS = "exact", "glob", "expression", "networ
 
 _HOURS: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9]) ?- ?([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _DAY: Final = 24 * 60
-# A group that repeats what is repeated in it: it may take a time that grows exponentially.
-_NESTED: Final = re.compile(r"\((?:[^()\\]|\\.)*[*+}](?:[^()\\]|\\.)*\)\s*(?:[*+]|\{\d*,\d*\})")
+# What an expression consists of, as far as it says what is repeated: characters, classes of them, parentheses, signs.
+_TOKENS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[0-9]*,[0-9]*\}|.", re.DOTALL)
 
 
 class PatternError(ValueError):
@@ -49,7 +54,7 @@ class PatternError(ValueError):
 class Pattern(NamedTuple):
     """One pattern: its ``text`` as it is written, how it is compared (:data:`EXACT` and so on), and with what.
 
-    ``exact``: the folded value, or what a glob is made into. ``network``: that of a pattern of addresses. ``hours``:
+    ``exact``: the folded value or glob. ``network``: that of a pattern of addresses. ``hours``:
     the first minute of the day, and the one after the last.
     """
 
@@ -67,16 +72,16 @@ def parse_pattern(text: str, kind: str) -> Pattern:
     """
     if len(text) > LONGEST_PATTERN:
         raise PatternError(f"a pattern of at most {LONGEST_PATTERN} characters", text)
-    if not text:
-        return Pattern(text, EXACT)
     if kind == TIME:
         return _parse_hours(text)
+    if not text:
+        return Pattern(text, EXACT)
     if len(text) > 2 and text[0] == text[-1] == "/":
         return _parse_expression(text)
     if kind == ADDRESS:
         return _parse_network(text)
     if "*" in text or "?" in text:
-        return Pattern(text, GLOB, _of_glob(fold(text, kind)))
+        return _parse_glob(text, kind)
     if "/" in text and _is_network(text):
         raise PatternError(f"{kind}: a network is compared with addresses alone", text)
     return Pattern(text, EXACT, fold(text, kind))
@@ -89,81 +94,166 @@ def fold(value: str, kind: str) -> str:
 
 def may_take_long(pattern: Pattern) -> bool:
     """Whether an expression repeats what is repeated in it: there are values for which it takes very long."""
-    return pattern.how == EXPRESSION and _NESTED.search(pattern.text) is not None
+    if pattern.how != EXPRESSION:
+        return False
+    repeats = [False]  # whether anything is repeated: in the whole, and in each group that is open
+    last = False  # in what comes before
+    for sign in _TOKENS.findall(pattern.text[1:-1]):
+        if sign in ("*", "+") or (sign[0] == "{" and len(sign) > 1):
+            if last:
+                return True
+            repeats[-1] = True
+        elif sign == "(":
+            repeats.append(False)
+        elif sign == ")":
+            last = repeats.pop()
+            repeats[-1] = repeats[-1] or last
+            continue
+        last = False
+    return False
+
+
+class _Glob:
+    """A glob: ``*`` stands for any characters, ``?`` for one. It takes a time that grows with the length of a value."""
+
+    def __init__(self, text: str) -> None:
+        first, *others = text.split("*")
+        self._is_open = bool(others)
+        self._least = len(text) - len(others)
+        self._first = _one_each(first)
+        self._last = _one_each(others[-1] if others else "")
+        self._length_of_last = len(others[-1]) if others else 0
+        self._between = [_one_each(piece) for piece in others[:-1] if piece]
+
+    def matches(self, value: str) -> bool:
+        """Whether all of ``value`` is as the glob has it."""
+        length = len(value)
+        if length < self._least or (length > self._least and not self._is_open):
+            return False
+        found = self._first.match(value)
+        end = length - self._length_of_last
+        if found is None or self._last.match(value, end) is None:
+            return False
+        # Each piece as early as it comes: what lies behind an earlier one holds all that lies behind a later one.
+        for piece in self._between:
+            found = piece.search(value, found.end(), end)
+            if found is None:
+                return False
+        return True
+
+
+def _one_each(piece: str) -> re.Pattern[str]:
+    """The expression for a piece of a glob without ``*``: it repeats nothing."""
+    return re.compile("".join("." if sign == "?" else re.escape(sign) for sign in piece), re.DOTALL)
+
+
+class _Tried:
+    """Globs and expressions, which are tried one after the other, in the order of their indexes."""
+
+    def __init__(self) -> None:
+        self._globs: dict[int, list[_Glob]] = {}
+        self._expressions: dict[int, re.Pattern[str]] = {}
+        self._order: list[int] = []
+
+    def add_glob(self, index: int, pattern: Pattern) -> None:
+        """The next ``pattern`` to try, a glob."""
+        # A glob may end in a domain without an "@" before it: *.bücher.example
+        texts = {pattern.exact, ascii_domain(pattern.text)} if not pattern.text.isascii() else {pattern.exact}
+        self._globs[index] = [_Glob(text) for text in texts]
+        self._order.append(index)
+
+    def add_expression(self, index: int, pattern: Pattern) -> None:
+        """The next ``pattern`` to try, an expression."""
+        self._expressions[index] = _compiled(pattern.text)
+        self._order.append(index)
+
+    def first(self, text: str, before: int) -> int:
+        """The first that ``text`` matches, or the index ``before`` where that is less; -1: none."""
+        for index in self._order:
+            if 0 <= before < index:
+                return before
+            if index in self._expressions:
+                if len(text) <= LONGEST_SEARCHED and self._expressions[index].search(text) is not None:
+                    return index
+            else:
+                for glob in self._globs[index]:
+                    if glob.matches(text):
+                        return index
+        return before
+
+
+class _Networks:
+    """Networks and addresses; apart from what remembers them, so that old ones go by reference counts."""
+
+    def __init__(self, tried: _Tried) -> None:
+        self._tried = tried
+        self._indexes: dict[Network, int] = {}
+        self._lengths: dict[int, list[int]] = {4: [], 6: []}
+
+    def put(self, network: Network, index: int) -> None:
+        """``network`` is the pattern with ``index``, unless one before is the same."""
+        lengths = self._lengths[network.version]
+        if network.length not in lengths:
+            lengths.append(network.length)
+        self._indexes.setdefault(network, index)
+
+    def first_of_text(self, text: str) -> int:
+        """The index of the first pattern that the address ``text`` matches; -1: it is none, or matches none."""
+        address = parse_address(text) if len(text) <= MOST_ADDRESS else None
+        return self._tried.first(text, -1) if address is None else self.first(address)
+
+    def first(self, network: Network) -> int:
+        """The index of the first pattern that all of ``network`` matches; -1: none does."""
+        found = -1
+        for length in self._lengths[network.version]:
+            if length <= network.length:
+                index = self._indexes.get(network.within(length), -1)
+                if index >= 0 and (found < 0 or index < found):
+                    found = index
+        return self._tried.first(str(network), found)
 
 
 class Patterns:
     """Patterns in an order, for values of one ``kind``: which of them is the first that a value matches.
 
     Exact ones are looked up, networks by each length that there is, and only globs and expressions are tried in their
-    order.
+    order. They see a value as :func:`fold` has it, an address as RFC 5952 writes it.
     """
 
     def __init__(self, patterns: Iterable[Pattern], kind: str) -> None:
         self._kind = kind
         self._exact: dict[str, int] = {}
-        self._networks: dict[Network, int] = {}
-        self._lengths: dict[int, list[int]] = {4: [], 6: []}
-        self._tried: list[tuple[int, re.Pattern[str]]] = []
+        self._tried = _Tried()
+        self._networks = _Networks(self._tried)
         self._hours: list[tuple[int, int, int]] = []
-        self._if_empty = -1
         for index, pattern in enumerate(patterns):
             if pattern.how == EXACT:
-                if pattern.exact:
-                    self._exact.setdefault(pattern.exact, index)
-                elif self._if_empty < 0:
-                    self._if_empty = index
+                self._exact.setdefault(_known_as(pattern.exact), index)
             elif pattern.how == NETWORK:
                 assert pattern.network is not None  # noqa: S101 - of these it never is
-                lengths = self._lengths[pattern.network.version]
-                if pattern.network.length not in lengths:
-                    lengths.append(pattern.network.length)
-                self._networks.setdefault(pattern.network, index)
+                self._networks.put(pattern.network, index)
             elif pattern.how == HOURS:
                 self._hours.append((index, *pattern.hours))
             elif pattern.how == GLOB:
-                self._tried.append((index, re.compile(pattern.exact, re.DOTALL)))
+                self._tried.add_glob(index, pattern)
             else:
-                self._tried.append((index, re.compile(pattern.text[1:-1], re.IGNORECASE)))
+                self._tried.add_expression(index, pattern)
         # Addresses come again and again, and reading one takes ten times as long as all the rest.
-        self._of_address = lru_cache(REMEMBERED_ADDRESSES)(self._first_of_address)
+        self._of_address = lru_cache(REMEMBERED_ADDRESSES)(self._networks.first_of_text)
 
     def first(self, value: str) -> int:
         """The index of the first pattern that ``value`` matches; -1: it matches none."""
-        if not value:
-            return self._first_tried("", self._if_empty)
-        if self._kind == ADDRESS:
-            return self._of_address(value) if len(value) <= MOST_ADDRESS else -1
-        if self._kind == TIME:
+        kind = self._kind
+        if kind == TIME:
             return self._first_hours(value)
-        folded = fold(value, self._kind)
-        return self._first_tried(folded, self._exact.get(folded, -1))
+        if kind == ADDRESS and value:
+            return self._of_address(value) if len(value) <= MOST_ADDRESS else self._networks.first_of_text(value)
+        folded = fold(value, kind)
+        return self._tried.first(folded, self._exact.get(_known_as(folded), -1))
 
     def first_network(self, network: Network) -> int:
-        """The index of the first network that holds all of ``network``; -1: none does."""
-        found = -1
-        for length in self._lengths[network.version]:
-            if length <= network.length:
-                index = self._networks.get(network.within(length), -1)
-                if index >= 0 and (found < 0 or index < found):
-                    found = index
-        return found
-
-    def _first_of_address(self, text: str) -> int:
-        address = parse_address(text)
-        return self._first_tried(text, -1 if address is None else self.first_network(address))
-
-    def _first_tried(self, text: str, before: int) -> int:
-        """The first expression that ``text`` matches, or the pattern ``before`` where that comes first."""
-        if not self._tried:
-            return before
-        text = text[:LONGEST_SEARCHED]
-        for index, expression in self._tried:
-            if 0 <= before < index:
-                return before
-            if expression.search(text) is not None:
-                return index
-        return before
+        """The index of the first pattern that all of ``network`` matches; -1: none does."""
+        return self._networks.first(network)
 
     def _first_hours(self, value: str) -> int:
         minute = int(value[:2]) * 60 + int(value[3:5])
@@ -171,6 +261,11 @@ class Patterns:
             if begin <= minute < end if begin < end else minute >= begin or minute < end:
                 return index
         return -1
+
+
+def _known_as(folded: str) -> str:
+    """What stands for ``folded`` in an id: long ones are shortened there."""
+    return folded if len(folded) <= MOST_NAME else bounded(folded)
 
 
 def _parse_hours(text: str) -> Pattern:
@@ -183,12 +278,28 @@ def _parse_hours(text: str) -> Pattern:
     return Pattern(text, HOURS, hours=(begin, end))
 
 
+def _parse_glob(text: str, kind: str) -> Pattern:
+    folded = fold(text, kind)
+    domain = folded if kind == DOMAIN else folded.rpartition("@")[2] if "@" in folded else ""
+    if not domain.isascii():
+        # The ASCII form is that of a whole label, which nobody knows while a part of it is missing.
+        raise PatternError("a domain in whose labels * and ? stand by themselves or beside ASCII characters", text)
+    return Pattern(text, GLOB, folded)
+
+
 def _parse_expression(text: str) -> Pattern:
     try:
-        re.compile(text[1:-1], re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError) as error:
+        _compiled(text)
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise PatternError(f"a regular expression between slashes ({error})", text) from None
     return Pattern(text, EXPRESSION)
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    """The expression that ``text`` has between slashes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what may come to mean something else one day, which nobody would read
+        return re.compile(text[1:-1], re.IGNORECASE)
 
 
 def _parse_network(text: str) -> Pattern:
@@ -204,8 +315,3 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _of_glob(text: str) -> str:
-    """The regular expression for a whole text that a glob stands for: ``*`` is any characters, ``?`` is one."""
-    return r"\A" + "".join({"*": ".*", "?": "."}.get(sign) or re.escape(sign) for sign in text) + r"\Z"

@@ -10,7 +10,7 @@ import re
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.limits import spell_limit, spell_period
+from policyd_rate_limit.domain.limits import spell_period
 from policyd_rate_limit.domain.rules.attributes import KINDS, TIME, reader
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ WITH_TARGET: Final = ("filter", "redirect", "bcc")
 """Actions whose text is a destination, which no value from outside may be."""
 
 _VARIABLE: Final = re.compile(r"\{([^{}]*)\}")
-_NOT_SHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+# Control characters, bytes that are not UTF-8, ends of lines, and what has a terminal write from right to left.
+_NOT_SHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class WrongText(ValueError):
@@ -64,12 +65,13 @@ class Text:
 
     def fill(self, request: Request, rule: str, key: str, limit: Limit, usage: Usage | None, now: float) -> str:
         """The action for a mail that has exceeded ``limit`` of ``key`` in ``rule``, at ``now`` (Unix seconds)."""
+        period = spell_period(limit.seconds) if limit.seconds else "mail"
         known = {
             "rule": rule,
-            "limit": spell_limit(limit),
+            "limit": f"{limit.maximum}/{period}",
             "key": key,
             "maximum": str(limit.maximum),
-            "period": spell_period(limit.seconds),
+            "period": period,
         }
         if usage is not None:
             known["used"] = str(usage.used)
@@ -83,7 +85,7 @@ class Text:
 
 
 def check_text(action: str) -> None:
-    """See that all variables of ``action`` are known, and none is in the target of FILTER, REDIRECT or BCC.
+    """See that ``action`` has known variables, none of them in its first word or the target of FILTER, REDIRECT, BCC.
 
     Raises WrongText.
     """
@@ -92,10 +94,12 @@ def check_text(action: str) -> None:
     for name in names:
         if name not in known:
             raise WrongText(f"one of the variables {', '.join((*OF_LIMIT, *OF_USE))}, or an attribute", f"{{{name}}}")
-    words = action.split(maxsplit=1)
-    if names and words and words[0].lower() in WITH_TARGET:
-        raise WrongText(f"no variable in the target of {words[0]}", action)
-    if _VARIABLE.match(action.lstrip()):
+    if not names:
+        return
+    word = action.split(maxsplit=1)[0]
+    if word.lower() in WITH_TARGET:
+        raise WrongText(f"no variable in the target of {word}", action)
+    if _VARIABLE.search(word) is not None:
         raise WrongText("an action of access(5) before the first variable", action)
 
 
@@ -113,17 +117,17 @@ def in_words(seconds: int) -> str:
     minutes = -(-seconds // 60)
     hours, minutes = divmod(minutes, 60)
     if hours < 24:
-        return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")
+        return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
     days, hours = divmod(hours + (minutes > 0), 24)
     return f"{days}d" + (f"{hours}h" if hours else "")
 
 
 def clock_time(moment: float, now: float) -> str:
-    """``14:05``, by the clock of this host, with its date where that is another day."""
-    at = localtime(moment)
+    """``14:05``, by the clock of this host, with its date where that is another day; rounded up to a minute."""
+    at = localtime(-(-moment // 60) * 60)
     return strftime("%H:%M" if strftime("%F", at) == strftime("%F", localtime(now)) else "%F %H:%M", at)
 
 
 def _cut(text: str) -> str:
-    data = text.encode()
-    return text if len(data) <= LONGEST_TEXT else data[:LONGEST_TEXT].decode("utf-8", "ignore")
+    # What the configuration holds besides may be no UTF-8 either.
+    return text.encode("utf-8", "replace")[:LONGEST_TEXT].decode("utf-8", "ignore")
