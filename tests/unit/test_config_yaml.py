@@ -263,7 +263,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ('a: [1, "x\n, 2]\nb: 3\n', 1, "expected YAML, found a quote that does not end"),
         ("a: [1, 2\nb: 3\n", 2, "expected YAML, found no ',' or ']', in a list that begins in line 1"),
         ("x: 1\na: {b: 1\nc: 3\n", 3, "expected YAML, found no ',' or '}', in a mapping that begins in line 2"),
-        ("a: b: c", 1, "expected YAML, found mapping values are not allowed in this context"),
+        (
+            "a: b: c",
+            1,
+            "expected YAML, found mapping values are not allowed in this context; text with a colon and a space in it"
+            " needs quotes",
+        ),
         ('a: "\\q"', 1, "expected YAML, found unknown escape character"),
     ],
 )

@@ -268,7 +268,7 @@ def _limits_by_id(value: object) -> dict[str, Limits]:
     def read(key: object) -> tuple[str, Limits]:
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise Wrong(Fault(key, "text as an id"))
-        return _without_host_bits(str(key)), _limits(value[key])
+        return without_host_bits(str(key)), _limits(value[key])
 
     return dict(_each(((key, key) for key in value), read))
 
@@ -278,7 +278,7 @@ def _network(value: object) -> str:
     if not isinstance(value, str):
         raise wrong
     try:
-        return str(parse_network(_without_host_bits(value)))
+        return str(parse_network(without_host_bits(value)))
     except Wrong:
         raise
     except ValueError:
@@ -296,7 +296,8 @@ def has_host_bits(value: str) -> bool:
     return ip_address(value.partition("/")[0]) != network.network_address
 
 
-def _without_host_bits(value: str) -> str:
+def without_host_bits(value: str) -> str:
+    """``value``, unless :func:`has_host_bits`, of which the network is told. Raises Wrong."""
     if has_host_bits(value):
         network = ip_network(value, strict=False)
         raise Wrong(Fault(value, f"no bits behind the length of a network, as in {network}"))

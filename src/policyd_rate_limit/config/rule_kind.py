@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
-from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong
+from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong, without_host_bits
 from policyd_rate_limit.config.rules import BYTES, COUNTS, MESSAGES, RECIPIENTS, Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
-from policyd_rate_limit.domain.rules.attributes import KINDS, NUMBER, TIME
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, KINDS, NUMBER, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
-from policyd_rate_limit.domain.rules.keys import TERMS, Key, WrongKey, parse_key
+from policyd_rate_limit.domain.rules.keys import EXPECTED, TERMS, Key, WrongKey, parse_key
 from policyd_rate_limit.domain.rules.patterns import (
     EXACT,
     EXPRESSION,
@@ -45,9 +45,7 @@ _IPV6_PREFIX: Final = 64  # a text is a key, or is none, whatever this is
 _MOST_HINTS: Final = 20  # since to find the nearest name takes a millisecond
 _LONGEST_WORD: Final = 100
 
-_VARIABLES: Final = [
-    f"{{{name}}}" for name in (*OF_LIMIT, *OF_USE, *(name for name, kind in KINDS.items() if kind != TIME))
-]
+_VARIABLES: Final = (*OF_LIMIT, *OF_USE, *(name for name, kind in KINDS.items() if kind != TIME))
 
 _RULE: Final = "a mapping such as {key: sasl_username, limits: 100/1h}"
 _KEY: Final = "a key such as sasl_username, sasl_domain or client_address/24/56"
@@ -189,9 +187,8 @@ class _Reader:
         try:
             key = parse_key(value, _IPV6_PREFIX)
         except WrongKey as error:
-            near = error.expected if error.value == value and len(names) > 1 else None
-            expected = near or self._hints.nearest(error.expected, error.value, TERMS)
-            raise Wrong(Fault(error.value, expected)) from None
+            term = error.value if error.expected == EXPECTED and error.value in names else None
+            raise Wrong(Fault(error.value, self._hints.nearest(error.expected, term, TERMS))) from None
         for name in names:
             self._check_is_known(name)
         return key
@@ -315,9 +312,8 @@ class _Reader:
         try:
             check_text(action)
         except WrongText as error:
-            is_name = error.value != action
-            expected = self._hints.nearest(error.expected, error.value, _VARIABLES) if is_name else error.expected
-            raise Wrong(Fault(error.value, expected)) from None
+            name = error.value.strip("{}") if error.value != action else None
+            raise Wrong(Fault(error.value, self._hints.nearest(error.expected, name, _VARIABLES))) from None
         if self.count == BYTES and action.split()[0].lower() == "prepend":
             raise Wrong(Fault(value, f"another action than PREPEND {_AT_END}: Postfix adds no header there"))
         return action
@@ -357,11 +353,13 @@ def _text(value: object) -> str:
 def _parsed(text: str, kind: str) -> Pattern:
     if text.startswith("$"):
         raise Wrong(Fault(text, _TABLE))
-    if text.startswith(("<", ">")) and _DATES.fullmatch(text):
+    if kind != NUMBER and text.startswith(("<", ">")) and _DATES.fullmatch(text):
         raise Wrong(Fault(text, _later("a pattern of dates")))
     try:
         pattern = parse_pattern(text, kind)
     except PatternError as error:
+        if kind == ADDRESS:
+            without_host_bits(text)
         raise Wrong(Fault(error.value, error.expected)) from None
     if pattern.how == EXACT and kind == TIME:
         raise Wrong(Fault(text, "hours such as 22:00-06:00"))

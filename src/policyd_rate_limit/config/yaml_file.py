@@ -80,6 +80,8 @@ def _problem(source: Source, error: yaml.MarkedYAMLError) -> Problem:
         found = f"an alias without a name; {_QUOTES}"
     elif "cannot start any token" in found:
         found = f"a character that begins nothing; {_QUOTES}"
+    elif "mapping values are not allowed" in found:
+        found = f"{found}; text with a colon and a space in it needs quotes"
     if begin is not None and "end of stream" in found and "quoted scalar" in (error.context or ""):
         return source.problem(begin.line + 1, "YAML", "a quote that does not end")
     if begin is not None and error.context and "flow" in error.context and (mark is None or mark.line > begin.line):
