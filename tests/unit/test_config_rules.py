@@ -674,14 +674,13 @@ def test_many_overrides_from_another_process(tmp_path: Path) -> None:
     assert [len(one.overrides) for one in settings.rules] == [3000, 0, 3000]
 
 
-@pytest.mark.long(10)
 def test_many_overrides_are_read_in_time(load: Load) -> None:
     limits = [f"{n}/1h" for n in range(1, 100)]
-    text = "".join(f"      user{n}@example.org: {limits[n % 99]}\n" for n in range(60_000))
+    text = "".join(f"      user{n}@example.org: {limits[n % 99]}\n" for n in range(20_000))
     before = time.process_time()
     (found,) = load(f"{BASE}    overrides:\n      '*@example.net': 1/1h\n{text}").settings.rules
-    assert len(found.overrides) == 60_001
-    assert time.process_time() - before < 20
+    assert len(found.overrides) == 20_001
+    assert time.process_time() - before < 10
     assert len({id(its_limits) for _, its_limits in found.overrides}) <= 99
 
 

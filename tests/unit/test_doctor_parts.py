@@ -8,16 +8,21 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import policyd_rate_limit.doctor
 from policyd_rate_limit.backends.contract import least_difference
-from policyd_rate_limit.doctor import clock
+from policyd_rate_limit.config import Settings
+from policyd_rate_limit.doctor import clock, settings
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import CHECKS
 
 ROOT = Path(__file__).parents[2]
+
+USERS: dict[str, Any] = {"key": "sasl_username", "limits": "1/1h"}
+"""A rule for users."""
 
 
 @pytest.mark.parametrize(
@@ -86,3 +91,39 @@ def test_every_check_is_documented() -> None:
     documented = {name for row in rows for name in re.findall("`([a-z-]+)`", row) if not name.startswith("-")}
     assert made == documented
     assert set(CHECKS) == made | {"answers", "hooked"}  # which are never but right
+
+
+@pytest.mark.parametrize(
+    ("values", "checks"),
+    [
+        ({"rules": {"x": USERS}, "limits": []}, []),
+        ({"rules": {"x": USERS}, "limits": [], "limit_by_sasl": False, "limit_by_ip": True}, []),
+        ({"rules": {"x": USERS}, "limit_by_ip": True}, ["limited-networks"]),
+        ({"rules": {"x": {**USERS, "limits": []}}, "limits": []}, ["no-limits"]),
+        ({"rules": {"x": {**USERS, "limits": [], "overrides": {"a": []}}}, "limits": []}, ["no-limits"]),
+        ({"rules": {"x": {**USERS, "limits": [], "overrides": {"a": "1/1h"}}}, "limits": []}, []),
+        ({"rules": {"x": {**USERS, "shadow": True}}, "limits": []}, ["shadow"]),
+        ({"rules": {"x": {**USERS, "shadow": True}}}, []),
+        ({"rules": {"x": USERS}, "limits": [], "fail_action": "dunno"}, ["fail-action"]),
+        ({"rules": {"x": {**USERS, "action": "hold"}}, "limits": [], "fail_action": "dunno"}, []),
+    ],
+)
+def test_rules_are_settings_that_limit_somebody(values: dict[str, Any], checks: list[str]) -> None:
+    assert [finding.check for finding in settings.examine(Settings(**values))] == checks
+
+
+@pytest.mark.parametrize(
+    ("values", "is_so"),
+    [
+        ({}, True),
+        ({"limit_by_sender": True}, False),
+        ({"limit_by_sender": True, "limits": [], "rules": {"x": USERS}}, True),
+        ({"limit_by_sender": True, "rules": {"x": USERS}}, False),
+        ({"rules": {"x": USERS, "y": {**USERS, "key": "sender"}}}, False),
+        ({"rules": {"x": {**USERS, "key": "sasl_domain+client_address"}}}, True),
+        ({"rules": {"x": {**USERS, "key": "sasl_username|sasl_domain"}}}, True),
+        ({"rules": {"x": {**USERS, "key": "sasl_username|sender"}}}, False),
+    ],
+)
+def test_whether_users_alone_are_charged(values: dict[str, Any], is_so: bool) -> None:
+    assert settings._charges_users_alone(Settings(**values)) is is_so

@@ -90,7 +90,7 @@ def _why_never(pattern: Pattern, key: Key) -> str | None:
     """Why no key is like ``pattern``; None when one may be."""
     if pattern.how == NETWORK:
         return _why_no_client(pattern, key)
-    if not pattern.text:
+    if not pattern.text and not any(term.name == "server" for term in key.terms):
         return "a mail without the key is not charged"
     if pattern.how not in (EXACT, GLOB):
         return None
@@ -101,7 +101,7 @@ def _why_never(pattern: Pattern, key: Key) -> str | None:
     if key.is_combination and not key.written(pattern.text):
         return f"the key is {' + '.join(term.name for term in key.terms)}, whose parts are joined by +"
     if parse_address(pattern.text) is not None and not any(isinstance(term, ClientTerm) for term in key.terms):
-        return f"it is an address, and the key is {key.text}"
+        return f"the key {key.text} is no address"
     return None
 
 
