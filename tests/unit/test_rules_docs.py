@@ -1,0 +1,64 @@
+"""The rules of the documentation, as they stand there, do what it says of them."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+from support.ruled import NOON, Ruled
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "rules.md"
+HOUR = 3600
+
+
+def rules(heading: str) -> str:
+    """The configuration of a section."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    match = re.search(r"```yaml\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def said(text: str) -> str:
+    """``text``, which the page says, whichever way its lines are broken."""
+    assert text in " ".join(PAGE.read_text(encoding="utf-8").split())
+    return text
+
+
+def test_web_servers() -> None:
+    ruled = Ruled(rules("Web servers"))
+    site = {"client_address": "10.0.3.7", "sasl_username": ""}
+    for _ in range(50):
+        assert set(ruled.mail(**site)) == {"dunno"}
+        ruled.now += 54
+    assert ruled.mail(**site) == [said("450 4.7.1 10.0.3.7: 50 of 50 in 1h, next in 15m")]
+    assert ruled.admitted(60, client_address="10.0.3.80", sasl_username="") == 60
+    assert ruled.admitted(60, client_address="10.0.3.7", sasl_username="alice") == 60
+    assert ruled.admitted(60, client_address="10.0.4.7", sasl_username="") == 60
+    assert [answer == "dunno" for answer in ruled.mail(size=11_000_000, **{**site, "client_address": "10.0.3.8"})] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_newsletter_at_night() -> None:
+    ruled = Ruled(rules("A newsletter at night"), now=NOON + 10 * HOUR - 60)
+    assert ruled.admitted(40, sasl_username="news@example.org") == 30
+    ruled.now += 60
+    assert ruled.admitted(40, sasl_username="news@example.org") == 40
+    assert ruled.counted("night|user:news@example.org") == 40
+    assert ruled.counted("person|user:news@example.org") == 30
+    assert ruled.admitted(40) == 30
+
+
+@pytest.mark.parametrize(("domain", "each", "all_of_them"), [("example.org", 100, 1000), ("big.example", 500, 20000)])
+def test_a_cap_that_a_domain_shares_and_one_for_each_member(domain: str, each: int, all_of_them: int) -> None:
+    ruled = Ruled(rules("A cap that a domain shares, and one for each member"))
+    members = all_of_them // each
+    for number in range(members + 3):
+        admitted = ruled.admitted(each + 1, sasl_username=f"user{number}@{domain}")
+        assert admitted == (each if number < members else 0)
+    assert ruled.counted(f"domain|sasl_domain:{domain}") == all_of_them
