@@ -238,7 +238,7 @@ class Charging(ABC):
 
     def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
         """The ids by which a table may know who ``request`` has charged; the first that it knows counts."""
-        raise NotImplementedError
+        return (id_of_key(charged.key),)
 
 
 class Subjects(Charging):

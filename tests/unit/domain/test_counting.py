@@ -20,11 +20,14 @@ from policyd_rate_limit.domain.charge import Demand, Entry, Waiting
 from policyd_rate_limit.domain.counting import (
     DIGEST_CHARACTERS,
     MOST_INSTANCE,
+    MOST_SIZE,
     QUESTIONS_PER_GENERATION,
+    Cost,
     Repetitions,
     digest,
     mail_id,
     stages,
+    stages_of_unit,
 )
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
@@ -395,3 +398,45 @@ def test_recipients_that_were_found_for_their_digests_are_counted_each(count_mod
 
 def test_every_mode_counts_at_the_stages_of_the_specification() -> None:
     assert {mode: set(stages(mode)) for mode in MODES} == COUNTED
+
+
+def with_size(size: str) -> Request:
+    return Request(END_OF_MESSAGE, "1.0", "", "a", "", "", "", 2, f"request=smtpd_access_policy\nsize={size}\n\n")
+
+
+@pytest.mark.parametrize(
+    ("unit", "by_recipient", "expected"),
+    [
+        ("recipients", False, {RCPT, DATA, END_OF_MESSAGE}),
+        ("recipients", True, {RCPT}),
+        ("messages", False, {RCPT, DATA, END_OF_MESSAGE}),
+        ("messages", True, {RCPT}),
+        ("bytes", False, {END_OF_MESSAGE}),
+    ],
+)
+def test_a_unit_is_counted_where_it_is_known(unit: str, by_recipient: bool, expected: set[str]) -> None:
+    assert {*stages_of_unit(unit, by_recipient=by_recipient)} == expected
+
+
+def test_a_message_is_one_at_each_stage() -> None:
+    costs = [cost(with_size("7")) for cost in stages_of_unit("messages", by_recipient=False).values()]
+    assert costs == [Cost(1, "", settles=True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("size", "amount"),
+    [
+        ("0", 0),
+        ("1234", 1234),
+        ("", 0),
+        ("-1", 0),
+        ("1e9", 0),
+        ("٣", 0),
+        ("9" * 30, MOST_SIZE),
+        (str(MOST_SIZE), MOST_SIZE),
+    ],
+)
+def test_the_size_of_a_mail_is_its_bytes(size: str, amount: int) -> None:
+    assert stages_of_unit("bytes", by_recipient=False)[END_OF_MESSAGE](with_size(size)) == Cost(
+        amount, "", settles=True
+    )

@@ -20,7 +20,12 @@ NEVER = Usage("user:alice", Limit(0, 60), 0, None)
 )
 def test_who_is_charged(key: str, kind: str, name: str) -> None:
     decision = Decision(REQUEST, NOT_LIMITED, key)
-    assert (decision.kind, decision.id) == (kind, name)
+    assert (decision.kind, decision.id, decision.rule) == (kind, name, "default")
+
+
+def test_which_rule_charges() -> None:
+    decision = Decision(REQUEST, NOT_LIMITED, "person|user:a|b")
+    assert (decision.kind, decision.id, decision.rule) == ("user", "a|b", "person")
 
 
 @pytest.mark.parametrize(

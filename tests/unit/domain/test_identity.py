@@ -563,3 +563,9 @@ def test_the_keys_that_limits_by_id_names() -> None:
     assert set(subjects(by_id=named).named_keys()) == {"user:alice", "sender:alice", "client:192.0.2.0/24"}
     assert set(subjects(by_id=named, sender=False, ip=False).named_keys()) == {"user:alice"}
     assert set(subjects().named_keys()) == set()
+
+
+def test_the_settings_of_version_1_have_no_key_of_their_own() -> None:
+    some = subjects()
+    assert (some.key_text, some.kinds) == ("", ())
+    assert some.limits_of_key("user:alice") == some.limits_and_setting("user:alice")[0]
