@@ -16,6 +16,8 @@ from policyd_rate_limit.policy import Policy, Rule
 from policyd_rate_limit.postfix.actions import refuses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.config.rules import Conditions as ConditionSettings
     from policyd_rate_limit.config.rules import RuleSettings
@@ -25,20 +27,34 @@ if TYPE_CHECKING:
 _OF_RECIPIENTS = frozenset({"recipient", "recipient_domain"})
 
 
-def make_policy(settings: Settings, subjects: Subjects, sql_limits: LimitsOfIds | None, actions: Actions) -> Policy:
+def make_policy(
+    settings: Settings,
+    subjects: Subjects,
+    sql_limits: LimitsOfIds | None,
+    actions: Actions,
+    pause: Callable[[], object] | None = None,
+) -> Policy:
     """What ``settings`` say about each mail; ``subjects`` and ``sql_limits`` are those of the settings of version 1."""
-    return Policy(make_rules(settings, subjects, sql_limits), actions, settings.count_mode)
+    return Policy(make_rules(settings, subjects, sql_limits, pause), actions, settings.count_mode)
 
 
-def make_rules(settings: Settings, subjects: Subjects, sql_limits: LimitsOfIds | None) -> tuple[Rule, ...]:
-    """The rules of ``settings``: that of version 1, where it limits anybody or there is no other, and ``rules``."""
-    rules = tuple(make_rule(settings, rule) for rule in settings.rules)
+def make_rules(
+    settings: Settings,
+    subjects: Subjects,
+    sql_limits: LimitsOfIds | None,
+    pause: Callable[[], object] | None = None,
+) -> tuple[Rule, ...]:
+    """The rules of ``settings``: that of version 1, where it limits anybody or there is no other, and ``rules``.
+
+    ``pause`` is called now and then while that is made of many overrides.
+    """
+    rules = tuple(make_rule(settings, rule, pause) for rule in settings.rules)
     if rules and not (settings.limits or settings.limits_by_id or settings.sql_limits_by_id):
         return rules
     return (Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits), *rules)
 
 
-def make_rule(settings: Settings, rule: RuleSettings) -> Rule:
+def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object] | None = None) -> Rule:
     """The rule that ``rule`` declares, beside the other ``settings``."""
     key = parse_key(rule.key, settings.ipv6_prefix)
     kind = key.compared_as()
@@ -47,7 +63,7 @@ def make_rule(settings: Settings, rule: RuleSettings) -> Rule:
     named = {term.name for term in key.terms}.union(*(one.attributes for one in (match, unless) if one is not None))
     return Rule(
         rule.name,
-        KeyedSubjects(key, rule.limits, overrides),
+        KeyedSubjects(key, rule.limits, overrides, pause),
         stages_of_unit(rule.count, by_recipient=not named.isdisjoint(_OF_RECIPIENTS)),
         match=match,
         unless=unless,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +17,7 @@ MOST_SECONDS = 0.1  # that an answer may take meanwhile
 TRIES = 3  # since whoever else the processor works for holds answers up too
 
 
-def write(path: pathlib.Path, daemon: Daemon, mails: int, count: int = IDS) -> None:
+def write(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
     """The daemon's configuration with limits of their own for ``count`` ids, in the format of ``path``."""
     if path.suffix == ".conf":
         settings = "".join(f"{name} = {value!r}\n" for name, value in daemon.settings.items())
@@ -26,6 +27,13 @@ def write(path: pathlib.Path, daemon: Daemon, mails: int, count: int = IDS) -> N
         settings = "".join(f"{name}: {value!r}\n" for name, value in daemon.settings.items())
         ids = "".join(f"  user{number}@x.org: [[{mails + number % 50},60]]\n" for number in range(count))
         path.write_text(f"{settings}limits_by_id:\n{ids}")
+
+
+def write_rule(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
+    """The daemon's configuration with a rule that has as many overrides."""
+    settings = "".join(f"{name}: {value!r}\n" for name, value in daemon.settings.items())
+    ids = "".join(f"      user{number}@x.org: {mails + number % 50}/1m\n" for number in range(count))
+    path.write_text(f"{settings}rules:\n  person:\n    key: sasl_username\n    limits: []\n    overrides:\n{ids}")
 
 
 def longest_answer(daemon: Daemon, client: Client, reloads: int) -> float:
@@ -45,8 +53,14 @@ def longest_answer(daemon: Daemon, client: Client, reloads: int) -> float:
 
 @pytest.mark.alone
 @pytest.mark.long(30)
-@pytest.mark.parametrize("suffix", [".conf", ".yaml"])
-def test_a_reload_holds_up_no_answer(tmp_path: pathlib.Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [(".conf", write), (".yaml", write), (".yaml", write_rule)],
+    ids=["conf", "yaml", "overrides of a rule"],
+)
+def test_a_reload_holds_up_no_answer(
+    tmp_path: pathlib.Path, suffix: str, write: Callable[[pathlib.Path, Daemon, int, int], None]
+) -> None:
     path = tmp_path / f"large{suffix}"
     daemon = Daemon(tmp_path, limits=[], debug=False)
     write(path, daemon, 1, 1)
@@ -54,7 +68,7 @@ def test_a_reload_holds_up_no_answer(tmp_path: pathlib.Path, suffix: str) -> Non
     with daemon, Client(daemon.address) as client:
         slowest = []
         for reloads in range(1, TRIES + 1):
-            write(path, daemon, 1 + reloads)
+            write(path, daemon, 1 + reloads, IDS)
             slowest.append(longest_answer(daemon, client, reloads))
             if slowest[-1] < MOST_SECONDS:
                 break

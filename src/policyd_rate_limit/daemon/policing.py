@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # The settings that the table of limits by id is read by.
 _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
 
+_LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
+
 
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
@@ -85,7 +87,7 @@ class Policing:
 
     def prepare(self, change: Changes, undo: contextlib.ExitStack) -> Callable[[], None]:
         settings = change.settings
-        subjects = make_subjects(settings, partial(time.sleep, 0))
+        subjects = make_subjects(settings, _LET_OTHERS_RUN)
         lookup = backend_of(settings).make_lookup()
         longest = longest_window(settings)
         sql_limits = self._sql_limits
@@ -94,7 +96,7 @@ class Policing:
             if sql_limits is not None:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
-        policy = _policy(settings, subjects, sql_limits)
+        policy = _policy(settings, subjects, sql_limits, _LET_OTHERS_RUN)
         further = policy.may_look_back_further(self.policy) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
@@ -122,8 +124,13 @@ class Policing:
         retiring.add_done_callback(self._retiring.discard)
 
 
-def _policy(settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None) -> Policy:
+def _policy(
+    settings: Settings,
+    subjects: Subjects,
+    sql_limits: SqlLimits | None,
+    pause: Callable[[], None] | None = None,
+) -> Policy:
     actions = Actions(
         settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
     )
-    return make_policy(settings, subjects, sql_limits, actions)
+    return make_policy(settings, subjects, sql_limits, actions, pause)

@@ -236,7 +236,7 @@ class Charging(ABC):
     def may_look_back_further(self, before: Charging) -> bool:
         """Whether somebody may have a longer window than under ``before``, which were the same rule's."""
 
-    def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:
+    def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:  # noqa: ARG002 - others need it
         """The ids by which a table may know who ``request`` has charged; the first that it knows counts."""
         return (id_of_key(charged.key),)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.identity import Charged, Charging, parse_network
+from policyd_rate_limit.domain.identity import IDS_AT_ONCE, Charged, Charging, parse_network
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.rules.attributes import ADDRESS
 from policyd_rate_limit.domain.rules.patterns import Patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 class KeyedSubjects(Charging):
     """``key`` says who shares a counter; ``limits`` hold for each, unless one of ``overrides`` is the first to match.
 
-    The patterns of the overrides are those of :meth:`Key.compared_as`.
+    The patterns of the overrides are those of :meth:`Key.compared_as`. ``pause`` is called now and then while many of
+    them are looked at, so that who shares the interpreter runs meanwhile.
     """
 
-    def __init__(self, key: Key, limits: Limits, overrides: Sequence[tuple[Pattern, Limits]]) -> None:
+    def __init__(
+        self,
+        key: Key,
+        limits: Limits,
+        overrides: Sequence[tuple[Pattern, Limits]],
+        pause: Callable[[], object] | None = None,
+    ) -> None:
+        self._pause = pause
         self.key = key
         self.limits = limits
         self.overrides = tuple(overrides)
         self._of_addresses = key.compared_as() == ADDRESS
-        self._patterns = Patterns([pattern for pattern, _ in overrides], key.compared_as())
+        self._patterns = Patterns((pattern for pattern, _ in self._paced()), key.compared_as())
 
     def charged(self, request: Request) -> Charged | None:
         key = self.key.of(request)
@@ -57,13 +65,25 @@ class KeyedSubjects(Charging):
     @property
     def longest(self) -> int:
         """The longest window in seconds, 0 where there is none."""
-        return max(map(longest_of, self._all_limits()))
+        longest = longest_of(self.limits)
+        for _, limits in self._paced():
+            longest = max(longest, longest_of(limits))
+        return longest
 
     def may_look_back_further(self, before: Charging) -> bool:
         assert isinstance(before, KeyedSubjects)  # noqa: S101 - rules of one name are of one class
-        if (self.limits, self.overrides) == (before.limits, before.overrides):
-            return False
-        return self.longest > min(map(longest_of, before._all_limits()))
+        if self.limits == before.limits and len(self.overrides) == len(before.overrides):
+            mine, others = self._paced(), iter(before.overrides)
+            if all(one == next(others) for one in mine):
+                return False
+        shortest = longest_of(before.limits)
+        for _, limits in before._paced():
+            shortest = min(shortest, longest_of(limits))
+        return self.longest > shortest
 
-    def _all_limits(self) -> list[Limits]:
-        return [self.limits, *(limits for _, limits in self.overrides)]
+    def _paced(self) -> Iterator[tuple[Pattern, Limits]]:
+        """The overrides; others may run now and then."""
+        for count, override in enumerate(self.overrides):
+            if count % IDS_AT_ONCE == 0 and self._pause is not None:
+                self._pause()
+            yield override
