@@ -8,6 +8,7 @@ server. Further rules charge the user, the domain and the server by turns. Nobod
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from policyd_rate_limit import command
 from policyd_rate_limit.config import Settings
@@ -33,9 +34,11 @@ def rules_of(settings: Settings, number: int) -> Subjects:
     )
 
 
-def several(settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None) -> Policy:
+def several(
+    settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None, pause: Callable[[], None] | None = None
+) -> Policy:
     """The policy of ``settings``, with as many rules as were asked for."""
-    policy = make_policy(settings, subjects, sql_limits)
+    policy = make_policy(settings, subjects, sql_limits, pause)
     first = policy.rules[0]
     further = (Rule(f"rule{n}", rules_of(settings, n), first.stages) for n in range(1, NUMBER))
     policy.rules = (first, *further)

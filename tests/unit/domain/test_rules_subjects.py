@@ -78,3 +78,17 @@ def test_a_rule_looks_back_further_where_a_window_grows(
 def test_the_longest_window_is_that_of_all_its_limits() -> None:
     assert keyed("sasl_username", HOUR, bob=DAY, carol=()).longest == 86_400
     assert keyed("sasl_username", ()).longest == 0
+
+
+def test_others_run_while_many_overrides_are_looked_at() -> None:
+    pauses: list[None] = []
+    key = parse_key("sasl_username", 64)
+    many = [(parse_pattern(f"user{number}", key.compared_as()), HOUR) for number in range(1000)]
+    old, new = (KeyedSubjects(key, HOUR, many, lambda: pauses.append(None)) for _ in range(2))
+    assert len(pauses) == 8
+    assert not new.may_look_back_further(old)
+    assert len(pauses) == 12
+
+
+def test_equally_many_overrides_may_be_others() -> None:
+    assert keyed("sasl_username", HOUR, bob=DAY).may_look_back_further(keyed("sasl_username", HOUR, carol=DAY))

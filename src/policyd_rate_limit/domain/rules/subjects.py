@@ -37,7 +37,7 @@ class KeyedSubjects(Charging):
         self.limits = limits
         self.overrides = tuple(overrides)
         self._of_addresses = key.compared_as() == ADDRESS
-        self._patterns = Patterns((pattern for pattern, _ in self._paced()), key.compared_as())
+        self._patterns = Patterns(self._paced_patterns(), key.compared_as())
 
     def charged(self, request: Request) -> Charged | None:
         key = self.key.of(request)
@@ -80,6 +80,10 @@ class KeyedSubjects(Charging):
         for _, limits in before._paced():
             shortest = min(shortest, longest_of(limits))
         return self.longest > shortest
+
+    def _paced_patterns(self) -> Iterator[Pattern]:
+        for pattern, _ in self._paced():
+            yield pattern
 
     def _paced(self) -> Iterator[tuple[Pattern, Limits]]:
         """The overrides; others may run now and then."""

@@ -37,7 +37,7 @@ WITH_TARGET: Final = ("filter", "redirect", "bcc")
 
 _VARIABLE: Final = re.compile(r"\{([^{}]*)\}")
 # Control characters, bytes that are not UTF-8, ends of lines, and what has a terminal write from right to left.
-_NOT_SHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_NOT_SHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class WrongText(ValueError):
