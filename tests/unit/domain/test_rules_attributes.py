@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any
-
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.identity import MOST_NAME, fold
@@ -143,18 +140,6 @@ def test_long_domains_are_not_remembered() -> None:
     assert attributes._ascii_form.cache_info().currsize == before  # type: ignore[attr-defined,unused-ignore]
 
 
-def test_a_domain_is_folded_as_a_name_while_the_library_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def missing(name: str, *more: Any) -> Any:
-        if name == "idna":
-            raise ImportError(name)
-        return imported(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    assert attributes._ascii_label("Ünseen-so-far") in ("ünseen-so-far", "xn--nseen-so-far-rsb")
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -195,4 +180,5 @@ def test_what_stands_for_a_long_name_is_known_as_such() -> None:
 
 @given(values, values)
 def test_the_domain_of_a_folded_name_is_the_domain(local: str, domain: str) -> None:
+    assume("@" not in domain)
     assert folded_name(f"{local}@{domain}") == f"{folded_name(local + '@')[:-1]}@{ascii_domain(domain)}"

@@ -134,7 +134,7 @@ def _ascii_label(label: str) -> str:
         import idna  # its tables are large, and most hosts never see such a domain
 
         return idna.encode(label, uts46=True).decode("ascii")
-    except (ImportError, ValueError):  # the package is being replaced, or there is no such domain
+    except ValueError:  # there is no such domain
         return label.casefold()
 
 
