@@ -401,3 +401,10 @@ def test_any_text_is_a_pattern_or_an_error_that_says_so(text: str, kind: str, va
 def test_an_address_is_its_network() -> None:
     assert parse_pattern("192.0.2.1", ADDRESS).network == parse_address("192.0.2.1")
     assert identity.MOST_ADDRESS < LONGEST_PATTERN
+
+
+@pytest.mark.parametrize(
+    ("glob", "value", "matches"), [("a*x*b", "ab", False), ("a*x*b", "aybb", False), ("a*x*b", "a-x-b", True)]
+)
+def test_what_stands_between_two_stars_has_to_be_there(glob: str, value: str, matches: bool) -> None:
+    assert (Patterns([parse_pattern(glob, NAME)], NAME).first(value) == 0) is matches

@@ -92,3 +92,12 @@ def test_others_run_while_many_overrides_are_looked_at() -> None:
 
 def test_equally_many_overrides_may_be_others() -> None:
     assert keyed("sasl_username", HOUR, bob=DAY).may_look_back_further(keyed("sasl_username", HOUR, carol=DAY))
+
+
+def test_a_rule_without_overrides_has_one_list_of_limits() -> None:
+    assert keyed("sasl_username", HOUR).charged(ALICE) == Charged("user:alice@example.org", HOUR)
+
+
+def test_a_database_may_hold_what_is_no_key() -> None:
+    assert keyed("client_address", HOUR, **{"192.0.2.0/24": DAY}).limits_of_key("client:no address") == HOUR
+    assert keyed("sasl_username", HOUR, bob=DAY).limits_of_key("no key") == HOUR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.identity import IDS_AT_ONCE, Charged, Charging, parse_network
@@ -47,8 +48,12 @@ class KeyedSubjects(Charging):
         if not self.overrides:
             return self.limits
         name = key.partition(":")[2]
-        # A network is in an override when all of it is.
-        first = self._patterns.first_network(parse_network(name)) if self._of_addresses else self._patterns.first(name)
+        first = -1
+        if self._of_addresses:
+            with contextlib.suppress(ValueError):  # a database may hold anything
+                first = self._patterns.first_network(parse_network(name))  # which is in an override when all of it is
+        else:
+            first = self._patterns.first(name)
         return self.limits if first < 0 else self.overrides[first][1]
 
     def keys_of_id(self, name: str) -> tuple[str, ...]:
