@@ -7,7 +7,7 @@ import ipaddress
 import sys
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain import identity
@@ -192,7 +192,10 @@ def networks(draw: st.DrawFn) -> str:
         st.sampled_from(["192.0.2.1", "192.0.3.77", "2001:db8::1", "2001:db8::ffff:1"]) | st.ip_addresses().map(str)
     )
     length = draw(st.integers(0, 32 if ":" not in address else 128))
-    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+    found = ipaddress.ip_network(f"{address}/{length}", strict=False)
+    # What holds IPv4 mapped into IPv6 is IPv4, which the model does not know.
+    assume(found.version == 4 or length < 96 or found.network_address.ipv4_mapped is None)
+    return str(found)
 
 
 @given(st.lists(networks(), max_size=12), networks())
