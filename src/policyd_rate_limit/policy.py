@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.counting import RECIPIENTS
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.postfix.actions import holds
 
@@ -50,7 +51,8 @@ class Rule:
     what ``sql_limits`` says of an id counts before. ``stages``: ``protocol_state`` -> what a request costs there.
     ``match`` and ``unless``: to which mails it applies. ``action``: what is done with the excess; None: ``fail`` of the
     policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
-    ``shadow``: nothing is done with the excess but that it is told.
+    ``shadow``: nothing is done with the excess but that it is told. ``unit``: what is counted, for people: one of
+    :data:`policyd_rate_limit.domain.counting.UNITS`.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Rule:
         "sql_limits",
         "stages",
         "subjects",
+        "unit",
         "unless",
     )
 
@@ -78,6 +81,7 @@ class Rule:
         action: Text | None = None,
         refuses: bool = True,
         shadow: bool = False,
+        unit: str = RECIPIENTS,
     ) -> None:
         self.name = name
         self.subjects = subjects
@@ -88,6 +92,7 @@ class Rule:
         self.action = action
         self.refuses = refuses and not shadow
         self.shadow = shadow
+        self.unit = unit
         self._prefix = "" if name == DEFAULT else f"{name}|"
 
     def counter(self, key: str) -> str:

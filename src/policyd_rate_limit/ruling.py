@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import stages, stages_of_unit
+from policyd_rate_limit.domain.counting import MESSAGES, RECIPIENTS, stages, stages_of_unit
 from policyd_rate_limit.domain.rules.attributes import KINDS
 from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.domain.rules.patterns import parse_pattern
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.domain.rules.texts import Text
-from policyd_rate_limit.policy import Policy, Rule
+from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.postfix.actions import refuses
 
 if TYPE_CHECKING:
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config.rules import Conditions as ConditionSettings
     from policyd_rate_limit.config.rules import RuleSettings
     from policyd_rate_limit.domain.identity import Subjects
-    from policyd_rate_limit.policy import Actions, LimitsOfIds
+    from policyd_rate_limit.policy import LimitsOfIds
 
 _OF_RECIPIENTS = frozenset({"recipient", "recipient_domain"})
+
+
+def make_actions(settings: Settings) -> Actions:
+    """What Postfix is told, as ``settings`` say."""
+    return Actions(settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action)
 
 
 def make_policy(
@@ -51,7 +56,8 @@ def make_rules(
     rules = tuple(make_rule(settings, rule, pause) for rule in settings.rules)
     if rules and not (settings.limits or settings.limits_by_id or settings.sql_limits_by_id):
         return rules
-    return (Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits), *rules)
+    unit = MESSAGES if settings.count_mode == 2 else RECIPIENTS
+    return (Rule(DEFAULT, subjects, stages(settings.count_mode), sql_limits, unit=unit), *rules)
 
 
 def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object] | None = None) -> Rule:
@@ -70,6 +76,7 @@ def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object
         action=Text(rule.action) if rule.action is not None else None,
         refuses=refuses(settings.fail_action if rule.action is None else rule.action),
         shadow=rule.shadow,
+        unit=rule.count,
     )
 
 

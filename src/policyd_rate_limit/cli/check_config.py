@@ -10,9 +10,13 @@ import click
 from policyd_rate_limit import config
 from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.output import json_option, write_json
+from policyd_rate_limit.cli.layout import words
+from policyd_rate_limit.cli.output import json_option, width, write_json
 from policyd_rate_limit.cli.process import look_at
+from policyd_rate_limit.cli.rule_words import paragraph
 from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.ruling import make_rules
+from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system.accounts import drop_privileges
 from policyd_rate_limit.system.logs import NAME, one_line
 
@@ -25,9 +29,12 @@ from policyd_rate_limit.system.logs import NAME, one_line
     type=click.IntRange(1),
     help="Check the file that the daemon of this process id was started with, before it is to reload.",
 )
+@click.option(
+    "--explain", is_flag=True, help="Also tell in words what each rule does: to whom, how much, when, and what then."
+)
 @json_option
 @click.pass_obj
-def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool) -> Exit:
+def command(path: Path | None, file: Path | None, pid: int | None, explain: bool, as_json: bool) -> Exit:
     """Say all that is wrong, or odd, in a configuration file.
 
     FILE is the one that the daemon would read unless it is named. Exits with 1 when the daemon would not start with it.
@@ -37,11 +44,16 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
             raise click.UsageError("--pid goes without a file")
         file = _as_the_daemon(pid)
     problems: tuple[Problem, ...] = ()
+    rules: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     file = file or path or config.find()
     try:
         settings, warnings = config.load(file)
         maintenance.check(settings)
+        if explain:
+            rules = {
+                rule.name: paragraph(rule, settings) for rule in make_rules(settings, make_subjects(settings), None)
+            }
     except ConfigError as error:
         problems, warnings = error.problems, (*warnings, *error.warnings)
     if as_json:
@@ -50,7 +62,7 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
             "errors": [_facts(problem) for problem in problems],
             "warnings": list(warnings),
         }
-        write_json(told)
+        write_json({**told, "rules": rules} if explain else told)
     else:
         for problem in problems:
             click.echo(f"error: {one_line(str(problem))}")
@@ -58,6 +70,8 @@ def command(path: Path | None, file: Path | None, pid: int | None, as_json: bool
             click.echo(f"warning: {one_line(warning)}")
         if not problems and not warnings:
             click.echo(f"{file}: nothing wrong")
+        for text in rules.values():
+            click.echo("\n" + "\n".join(words(one_line(text), width())))
     return Exit.NO if problems else Exit.OK
 
 

@@ -11,8 +11,7 @@ from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import make_sql_limits
 from policyd_rate_limit.domain.outcome import NO_ANSWER
-from policyd_rate_limit.policy import Actions
-from policyd_rate_limit.ruling import make_policy
+from policyd_rate_limit.ruling import make_actions, make_policy
 from policyd_rate_limit.subjects import make_subjects
 
 if TYPE_CHECKING:
@@ -130,7 +129,4 @@ def _policy(
     sql_limits: SqlLimits | None,
     pause: Callable[[], None] | None = None,
 ) -> Policy:
-    actions = Actions(
-        settings.success_action, settings.fail_action, settings.db_error_action, block=settings.block_action
-    )
-    return make_policy(settings, subjects, sql_limits, actions, pause)
+    return make_policy(settings, subjects, sql_limits, make_actions(settings), pause)

@@ -142,6 +142,10 @@ class Key:
                 return f"{term.kind}:{found}"
         return ""
 
+    def empty_in(self, request: Request) -> tuple[str, ...]:
+        """The terms for which ``request`` has no id: where :meth:`of` is empty, those that keep the rule from it."""
+        return tuple([term.name for term in self.terms if term.kind != "server" and not term.id_of(request)])
+
     def written(self, name: str) -> tuple[str, ...]:
         """The keys (``kind:id``) that ``name`` may stand for, as an administrator writes it: with its kind or without.
 

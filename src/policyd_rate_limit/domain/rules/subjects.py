@@ -47,14 +47,24 @@ class KeyedSubjects(Charging):
     def limits_of_key(self, key: str) -> Limits:
         if not self.overrides:
             return self.limits
-        name = key.partition(":")[2]
-        first = -1
-        if self._of_addresses:
-            with contextlib.suppress(ValueError):  # a database may hold anything
-                first = self._patterns.first_network(parse_network(name))  # which is in an override when all of it is
-        else:
-            first = self._patterns.first(name)
+        first = self._override_of(key)
         return self.limits if first < 0 else self.overrides[first][1]
+
+    def pattern_of_key(self, key: str) -> Pattern | None:
+        """The pattern of the override that gives ``key`` its limits; None: none does."""
+        first = self._override_of(key)
+        return None if first < 0 else self.overrides[first][0]
+
+    def _override_of(self, key: str) -> int:
+        """The index of the override that counts for ``key``; -1: none does."""
+        if not self.overrides:
+            return -1
+        name = key.partition(":")[2]
+        if not self._of_addresses:
+            return self._patterns.first(name)
+        with contextlib.suppress(ValueError):  # a database may hold anything
+            return self._patterns.first_network(parse_network(name))  # which is in an override when all of it is
+        return -1
 
     def keys_of_id(self, name: str) -> tuple[str, ...]:
         return self.key.written(name)

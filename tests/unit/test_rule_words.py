@@ -1,0 +1,248 @@
+"""``check-config --explain``: what each rule does, in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.cli import main
+from policyd_rate_limit.cli.rule_words import listed, paragraph, written_amount
+from policyd_rate_limit.config import Settings
+from policyd_rate_limit.ruling import make_rules
+from policyd_rate_limit.subjects import make_subjects
+
+
+def explained(**settings: Any) -> dict[str, str]:
+    """What is told of each rule of ``settings``."""
+    made = Settings(**{"fail_action": "defer later", **settings})
+    return {rule.name: paragraph(rule, made) for rule in make_rules(made, make_subjects(made), None)}
+
+
+def about(key: str, limits: object = "100/1h", **words: object) -> str:
+    """What is told of one rule, without its name."""
+    (text,) = explained(limits=[], rules={"x": {"key": key, "limits": limits, **words}}).values()
+    assert text.startswith("x: ")
+    return text.removeprefix("x: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "count", "said"),
+    [
+        ("sasl_username", "recipients", "each SASL user may send to 100 recipients in any hour."),
+        ("sasl_domain", "messages", "all SASL users of one domain together may send 100 mails in any hour."),
+        ("sender", "bytes", "each envelope sender may send 100 bytes in any hour."),
+        ("sender_domain", "messages", "all envelope senders of one domain together may send 100 mails in any hour."),
+        ("recipient", "recipients", "each recipient may be sent 100 mails in any hour."),
+        ("recipient", "messages", "each recipient may be sent 100 mails in any hour."),
+        (
+            "recipient_domain",
+            "recipients",
+            "all recipients of one domain together may be sent 100 mails in any hour; a mail counts once for each of"
+            " them.",
+        ),
+        (
+            "recipient_domain",
+            "messages",
+            "all recipients of one domain together may be sent 100 mails in any hour.",
+        ),
+        ("client_address", "messages", "each client address (of IPv6 the /64) may send 100 mails in any hour."),
+        ("client_address/32/128", "messages", "each client address may send 100 mails in any hour."),
+        ("client_address/24/56", "messages", "each client network (/24, of IPv6 /56) may send 100 mails in any hour."),
+        ("server", "recipients", "the whole server may send to 100 recipients in any hour."),
+        (
+            "sasl_username+client_address",
+            "recipients",
+            "each combination of SASL user and client address (of IPv6 the /64) may send to 100 recipients in any"
+            " hour.",
+        ),
+        (
+            "sasl_username+recipient",
+            "messages",
+            "each combination of SASL user and recipient may have 100 mails in any hour.",
+        ),
+        (
+            "sasl_username|sender|client_address",
+            "recipients",
+            "each SASL user, else each envelope sender, else each client address (of IPv6 the /64) may send to"
+            " 100 recipients in any hour.",
+        ),
+        ("sender|server", "messages", "each envelope sender, else all others together may send 100 mails in any hour."),
+    ],
+)
+def test_whom_a_rule_charges(key: str, count: str, said: str) -> None:
+    assert about(key, count=count).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("limits", "count", "said"),
+    [
+        ("1/1h", "recipients", "may send to 1 recipient in any hour."),
+        (
+            ["50/mail", "100/1h", "300/1d"],
+            "recipients",
+            "may send to 100 recipients in any hour and 300 in any day, and to 50 in one mail.",
+        ),
+        (
+            ["1/1m", "2/90m", "3/1w"],
+            "messages",
+            "may send 1 mail in any minute, 2 in any 90 minutes and 3 in any week.",
+        ),
+        ("50/mail", "recipients", "may send to 50 recipients in one mail."),
+        (["10M/mail", "500Mi/2d"], "bytes", "may send 500 MiB in any 2 days, and 10 MB in one mail."),
+        ("0/1h", "recipients", "may send nothing."),
+        ([], "messages", "may send any number of mails: there is no limit."),
+    ],
+)
+def test_how_much(limits: object, count: str, said: str) -> None:
+    assert about("sender", limits, count=count).startswith(f"each envelope sender {said}")
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0, "0 bytes"), (1, "1 byte"), (1500, "1500 bytes"), (2000, "2 kB"), (2048, "2 KiB"), (5 * 1000**3, "5 GB")],
+)
+def test_bytes(amount: int, said: str) -> None:
+    assert written_amount(amount, "bytes") == said
+
+
+def test_who_has_other_limits() -> None:
+    one = about("sasl_username", overrides={"*@big.example": ["10/mail", "500/1h"]})
+    assert "Other limits: *@big.example 10 in one mail and 500 in any hour. " in one
+    several = about("sender", overrides={"root": [], "": "0/1d", "/^news/": "5/1m"})
+    first = "Other limits, of which the first that matches counts: "
+    assert f"{first}root no limit; what is empty nothing; /^news/ 5 in any minute. " in several
+    many = about("sender", overrides={f"u{number}": [] for number in range(13)})
+    assert "u9 no limit; and 3 more. " in many
+    assert "u10" not in many
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("sasl_username", "It does not apply to mail without a SASL user. "),
+        ("sender", "It does not apply to mail without an envelope sender. "),
+        ("sender|recipient", "It does not apply to mail that has neither envelope sender nor recipient. "),
+        ("sender+recipient", "It does not apply to mail that lacks envelope sender or recipient. "),
+        ("sender+client_address", "It does not apply to mail without an envelope sender. "),
+        ("sender|client_address", None),
+        ("client_address", None),
+        ("server", None),
+    ],
+)
+def test_mail_without_a_key(key: str, said: str | None) -> None:
+    assert said in about(key) if said else "does not apply" not in about(key)
+
+
+def test_conditions() -> None:
+    match = {
+        "client_address": ["192.0.2.0/24", "198.51.100.7"],
+        "sasl_username": ["", "*@x.example", "/^a/", "bob"],
+        "time": "22:00-06:00",
+    }
+    assert (
+        "It applies only to mail of which client_address lies in 192.0.2.0/24 or is 198.51.100.7, and sasl_username is"
+        " empty, is like *@x.example, matches /^a/ or is bob, and time is between 22:00 and 06:00. "
+    ) in about("sender", match=match)
+    exempt = about("sender", unless=[{"helo_name": "x.example"}, {"sender": "bob"}])
+    assert "It exempts mail of which helo_name is x.example; or of which sender is bob. " in exempt
+    many = about("sender", match={"sender": [f"u{number}" for number in range(12)]})
+    assert "is u9 or 2 more. " in many
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({}, "Decided at RCPT, DATA and END-OF-MESSAGE."),
+        ({"match": {"recipient": "bob"}}, "Decided at RCPT alone, where the recipient is known."),
+        ({"count": "bytes"}, "Decided at END-OF-MESSAGE, where the size is known."),
+    ],
+)
+def test_when_it_is_decided(words: dict[str, object], said: str) -> None:
+    assert said in about("sender", **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({}, 'the answer is "defer later" (fail_action), which refuses the mail for now.'),
+        ({"action": "450 4.7.1 {key}"}, 'the answer is "450 4.7.1 {key}", which refuses the mail for now.'),
+        ({"action": "reject"}, 'the answer is "reject", which refuses the mail for good.'),
+        ({"action": "554 no"}, 'the answer is "554 no", which refuses the mail for good.'),
+        ({"action": "discard"}, 'the answer is "discard", which takes the mail and throws it away.'),
+        ({"action": "HOLD"}, 'the answer is "HOLD", which holds the mail: it waits in the hold queue.'),
+        ({"action": "prepend X: y"}, "which only adds a header to the mail, and refuses nothing."),
+        ({"action": "frobnicate"}, "which lets the mail go on its way, and refuses nothing."),
+        (
+            {"action": "450 no", "shadow": True},
+            "nothing is refused, since it is in shadow: the log says verdict=would-refuse where the answer would be"
+            ' "450 no".',
+        ),
+    ],
+)
+def test_what_comes_of_the_excess(words: dict[str, object], said: str) -> None:
+    assert about("sender", **words).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "each SASL user may send to 10 recipients in any minute. Decided at RCPT, DATA and END-OF-MESSAGE."),
+        ({"count_mode": 0}, "each SASL user may send to 10 recipients in any minute. Decided at RCPT. "),
+        ({"count_mode": 2}, "each SASL user may send 10 mails in any minute. Decided at DATA. "),
+        (
+            {"limit_by_sender": True, "limit_by_ip": True, "limited_networks": ["192.0.2.0/24", "::/0"]},
+            "each SASL user, else each envelope sender, else each client address (of IPv6 the /64) in 192.0.2.0/24 and"
+            " ::/0 may send",
+        ),
+        (
+            {"limit_by_sasl": False, "limit_by_ip": True},
+            "each client address (of IPv6 the /64) in limited_networks, which is empty may send",
+        ),
+        ({"limit_by_sasl": False}, "it charges nobody: limit_by_sasl, limit_by_sender and limit_by_ip are all off."),
+        ({"limits_by_id": {"root": []}}, " in any minute. 1 id has other limits (limits_by_id). "),
+        ({"limits_by_id": {"root": [], "a": []}}, " in any minute. 2 ids have other limits (limits_by_id). "),
+        (
+            {"sql_limits_by_id": "SELECT limits FROM l WHERE id = ?"},
+            " in any minute. Whoever sql_limits_by_id knows has the limits that it says. ",
+        ),
+    ],
+)
+def test_the_rule_of_version_1(settings: dict[str, Any], said: str) -> None:
+    assert said in explained(limits="10/1m", **settings)["default"]
+
+
+def test_lists_in_words() -> None:
+    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")] == ["a", "a and b", "a, b or c"]
+
+
+def test_the_command_tells_of_each_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("limits: 10/1m\nrules: {x: {key: server, limits: 5/1h}}\n")
+
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["check-config", str(path), *arguments])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    head, default, x = told("--explain").split("\n\n")
+    assert head == f"{path}: nothing wrong"
+    assert default.startswith("default: each SASL user may send")
+    assert " ".join(x.split()).startswith("x: the whole server may send to 5 recipients in any hour. Decided at")
+    assert max(map(len, default.splitlines())) <= 100
+    rules = json.loads(told("--explain", "--json"))["rules"]
+    assert list(rules) == ["default", "x"]
+    assert rules["x"] == " ".join(x.split())
+    assert "rules" not in json.loads(told("--json"))
+
+
+def test_what_is_wrong_is_not_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("limits: nonsense\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["check-config", "--explain", str(path)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith("error: ")
