@@ -45,8 +45,6 @@ class KeyedSubjects(Charging):
         return Charged(key, self.limits_of_key(key)) if key else None
 
     def limits_of_key(self, key: str) -> Limits:
-        if not self.overrides:
-            return self.limits
         first = self._override_of(key)
         return self.limits if first < 0 else self.overrides[first][1]
 
