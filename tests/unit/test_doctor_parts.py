@@ -18,6 +18,9 @@ from policyd_rate_limit.config import Settings
 from policyd_rate_limit.doctor import clock, settings
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import CHECKS
+from policyd_rate_limit.doctor.hooks import Hooks
+from policyd_rate_limit.doctor.whom import charges_others, charges_users
+from policyd_rate_limit.postfix.postconf import Postfix
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,4 +129,112 @@ def test_rules_are_settings_that_limit_somebody(values: dict[str, Any], checks: 
     ],
 )
 def test_whether_users_alone_are_charged(values: dict[str, Any], is_so: bool) -> None:
-    assert settings._charges_users_alone(Settings(**values)) is is_so
+    assert charges_others(Settings(**values)) is not is_so
+
+
+@pytest.mark.parametrize(
+    ("values", "are_charged"),
+    [
+        ({}, True),
+        ({"limit_by_sasl": False}, False),
+        ({"limits": [], "rules": {"x": {**USERS, "key": "sender"}}}, False),
+        ({"limits": [], "rules": {"x": {**USERS, "key": "sender+sasl_domain"}}}, True),
+        ({"limits": [], "rules": {"x": {**USERS, "key": "server"}}}, True),
+    ],
+)
+def test_whether_users_are_charged(values: dict[str, Any], are_charged: bool) -> None:
+    assert charges_users(Settings(**values)) is are_charged
+
+
+POSTCONF = """\
+#!/bin/sh
+case "$*" in
+*-M*) echo 'submission inet n - n - - smtpd -o smtpd_sasl_auth_enable=yes' ;;
+*-P*) echo 'submission/inet/smtpd_sasl_auth_enable = yes' ;;
+*) cat <<'END'
+queue_directory = /var/spool/postfix
+config_directory = /etc/postfix
+smtpd_delay_reject = yes
+smtpd_recipient_limit = 1000
+smtpd_policy_service_timeout = 100s
+smtpd_policy_service_max_idle = 300s
+smtpd_policy_service_default_action = DUNNO
+mail_version = 3.8.0
+{main_cf}
+END
+esac
+"""
+ASKED = "check_policy_service unix:/run/x/policy"
+OF_BYTES = {"key": "sasl_username", "count": "bytes", "limits": "1M/1d"}
+OF_RECIPIENT = {"key": "recipient", "limits": "5/1h"}
+AT_THE_END = "smtpd_end_of_data_restrictions"
+AT_RCPT = "smtpd_recipient_restrictions"
+
+
+def hooked(tmp_path: Path, main_cf: dict[str, str], **values: Any) -> list[tuple[str, str, str, str]]:
+    """What is wrong with how a Postfix with ``main_cf`` asks: severity, check, what was found, what to write."""
+    program = tmp_path / "postconf"
+    lines = "\n".join(f"{name} = {value}" for name, value in main_cf.items())
+    program.write_text(POSTCONF.replace("{main_cf}", lines))
+    program.chmod(0o755)
+    made = Settings(SOCKET="/run/x/policy", delay_to_close=300, **values)
+    found = Hooks(Postfix(program), made).examine()
+    return [(one.severity, one.check, one.found, one.mend) for one in found if one.severity.is_wrong]
+
+
+@pytest.mark.parametrize(
+    ("lists", "rules", "wrong"),
+    [
+        ([AT_RCPT], {"x": USERS}, []),
+        ([AT_RCPT, AT_THE_END], {"x": OF_BYTES, "y": OF_RECIPIENT}, []),
+        (["smtpd_client_restrictions", AT_THE_END], {"y": OF_RECIPIENT}, []),
+        ([AT_RCPT], {"u": USERS, "x": OF_BYTES}, [("error", "x", AT_THE_END)]),
+        ([AT_RCPT], {"u": USERS, "x": {**OF_BYTES, "shadow": True}}, [("warning", "x", AT_THE_END)]),
+        ([AT_THE_END], {"x": OF_BYTES, "y": OF_RECIPIENT}, [("error", "y", AT_RCPT)]),
+        (["smtpd_data_restrictions"], {"u": USERS, "y": OF_RECIPIENT}, [("error", "y", AT_RCPT)]),
+    ],
+)
+def test_rules_at_whose_stage_nobody_asks(
+    tmp_path: Path, lists: list[str], rules: dict[str, Any], wrong: list[tuple[str, str, str]]
+) -> None:
+    found = hooked(tmp_path, dict.fromkeys(lists, ASKED), rules=rules, limits=[])
+    found = [one for one in found if one[1] != "recipient-limit"]
+    assert [(severity, check) for severity, check, _, _ in found] == [(one[0], "rule-not-asked") for one in wrong]
+    for (_, _, what, mend), (_, name, parameter) in zip(found, wrong, strict=True):
+        assert what.startswith(f"the rule {name} counts at ")
+        assert mend == f"{parameter} = check_policy_service {{ unix:/run/x/policy, default_action=DUNNO }}"
+
+
+def test_a_rule_that_the_line_for_others_does_not_mend_has_its_own(tmp_path: Path) -> None:
+    rules = {"u": USERS, "x": OF_BYTES}
+    found = hooked(tmp_path, {}, rules=rules, limits=[])
+    assert [check for _, check, _, _ in found] == ["not-hooked", "rule-not-asked"]
+    assert [mend.split()[0] for *_, mend in found] == ["smtpd_data_restrictions", AT_THE_END]
+    assert [check for _, check, _, _ in hooked(tmp_path, {}, rules={"x": OF_BYTES}, limits=[])] == ["not-hooked"]
+
+
+def test_a_stage_at_which_no_rule_counts(tmp_path: Path) -> None:
+    ((severity, check, what, mend),) = hooked(tmp_path, {AT_RCPT: ASKED}, rules={"x": OF_BYTES}, limits=[])
+    assert (severity, check, what) == ("error", "stage-not-counted", "asks at RCPT; rules count at END-OF-MESSAGE")
+    assert mend.startswith(f"{AT_THE_END} = ")
+
+
+def test_count_mode_is_of_the_rule_of_version_1_alone(tmp_path: Path) -> None:
+    lists = {AT_RCPT: ASKED, "smtpd_sender_restrictions": ASKED}
+    assert "asked-twice" in [check for _, check, _, _ in hooked(tmp_path, lists, count_mode=0)]
+    assert hooked(tmp_path, lists, count_mode=0, limits=[], rules={"x": USERS}) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_told"),
+    [
+        (USERS, True),
+        ({**USERS, "limits": "50/mail"}, False),
+        ({**USERS, "count": "messages"}, False),
+        ({**USERS, "shadow": True}, False),
+        ({**USERS, "match": {"sender": ""}}, False),
+    ],
+)
+def test_mails_that_no_rule_ever_admits(tmp_path: Path, rule: dict[str, Any], is_told: bool) -> None:
+    found = hooked(tmp_path, {"smtpd_data_restrictions": ASKED}, limits=[], rules={"x": rule})
+    assert [check for _, check, _, _ in found] == (["recipient-limit"] if is_told else [])

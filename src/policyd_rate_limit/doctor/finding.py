@@ -58,6 +58,7 @@ CHECKS = (
     "recipient-limit",
     "request-limit",
     "root",
+    "rule-not-asked",
     "service-mismatch",
     "service-not-limited",
     "shadow",

@@ -6,8 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.doctor.finding import Finding, error, note, ok, warning
-from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.doctor.whom import charges_others, charges_users
+from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.counting import RECIPIENTS
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
+from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.postfix import restrictions
 from policyd_rate_limit.postfix.endpoint import Address, address, endpoint, is_same
 from policyd_rate_limit.postfix.hooks import ClassHook, Hook, class_hooks, hooks, listed
@@ -15,11 +18,14 @@ from policyd_rate_limit.postfix.lists import LIST_AT, RECIPIENT_LIST, asking
 from policyd_rate_limit.postfix.names import RestrictionNames, cleaned
 from policyd_rate_limit.postfix.postconf import seconds
 from policyd_rate_limit.postfix.restrictions import PolicyService, Restriction
+from policyd_rate_limit.ruling import make_rules
+from policyd_rate_limit.subjects import make_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.policy import Rule
     from policyd_rate_limit.postfix.postconf import Postfix, Service
 
 _BEST_FIRST = (DATA, RCPT, END_OF_MESSAGE)
@@ -35,7 +41,10 @@ class Hooks:
     def __init__(self, postfix: Postfix, settings: Settings) -> None:
         self._postfix = postfix
         self._settings = settings
-        self._counted = stages(settings.count_mode)
+        self._rules = make_rules(settings, make_subjects(settings), None)
+        counted = {stage for rule in self._rules for stage in rule.stages}
+        self._counted = [stage for stage in LIST_AT if stage in counted]
+        self._charges_users, self._charges_others = charges_users(settings), charges_others(settings)
         self.all = [hook for service in postfix.smtpd for hook in hooks(postfix, service)]
         self.ours = [hook for hook in self.all if self._is_meant(hook)]
         self.counting = [hook for hook in self.ours if hook.stage in self._counted]
@@ -50,7 +59,7 @@ class Hooks:
     @property
     def earliest_list(self) -> str:
         """The first list in which a request counts."""
-        return LIST_AT[next(iter(self._counted))]
+        return LIST_AT[self._counted[0]]
 
     @property
     def proposed_list(self) -> str:
@@ -110,6 +119,7 @@ class Hooks:
         """All that is wrong with the lists."""
         if not self.ours and not self._by_class:
             yield self._not_hooked()
+            yield from self._rules_not_asked()
             return
         for service in self._postfix.smtpd:
             ours = [hook for hook in self.ours if hook.service == service]
@@ -122,6 +132,7 @@ class Hooks:
                 yield self._perhaps_asked(by_class)
             elif self._may_carry(service):
                 yield self._service_not_limited(service)
+        yield from self._rules_not_asked()
         yield from self._counted_twice()
         yield from self._too_many_recipients()
         if self.counting:
@@ -133,8 +144,9 @@ class Hooks:
             yield from self._unreachable(hook)
             yield from self._default_action(hook)
             yield from self._time_limits(hook)
-        if self._settings.count_mode is not None:
-            stage = [hook for hook in hooks_of_service if hook.stage in self._counted]
+        default = next((rule for rule in self._rules if rule.name == DEFAULT), None)
+        if default is not None and self._settings.count_mode is not None:
+            stage = [hook for hook in hooks_of_service if hook.stage in default.stages]
             if len(stage) > 1:
                 yield self._asked_twice(stage)
 
@@ -171,11 +183,35 @@ class Hooks:
     def _stage_not_counted(self, hook: Hook) -> Finding:
         place = self._postfix.place(hook.parameter, hook.service)
         mode = self._settings.count_mode
-        found = (
-            f"asks at {hook.stage}; count_mode {'unset' if mode is None else mode} counts at {', '.join(self._counted)}"
-        )
+        whose = "rules count" if self._settings.rules else f"count_mode {'unset' if mode is None else mode} counts"
+        found = f"asks at {hook.stage}; {whose} at {', '.join(self._counted)}"
         why = "A mail passes uncounted: nothing is limited."
         return error("stage-not-counted", place, found, why, self._hooking(self.proposed_list, hook.service))
+
+    def _rules_not_asked(self) -> Iterator[Finding]:
+        """Rules that count at none of the stages at which the daemon is asked, or is asked as a line above mends it."""
+        asked = {hook.stage for hook in self.ours}
+        asked.update(stage for stage, name in LIST_AT.items() for hook in self._by_class if name in hook.lists)
+        if not self.counting and not self._by_class:
+            asked.add(next(stage for stage, name in LIST_AT.items() if name == self.proposed_list))
+        carrying = [service for service in self._postfix.smtpd if self._may_carry(service)]
+        hooked = [hook.service for hook in self.ours]
+        service = next(iter(hooked or carrying or self._postfix.smtpd), None)
+        for rule in self._rules:
+            if asked.isdisjoint(rule.stages):
+                yield self._rule_not_asked(rule, service)
+
+    def _rule_not_asked(self, rule: Rule, service: Service | None) -> Finding:
+        parameter = LIST_AT[next(stage for stage in _BEST_FIRST if stage in rule.stages)]
+        stages = ", ".join(stage for stage in LIST_AT if stage in rule.stages)
+        make = warning if rule.shadow else error
+        return make(
+            "rule-not-asked",
+            self._postfix.place(parameter, service),
+            f"the rule {rule.name} counts at {stages} alone, and no list of restrictions asks {self.endpoint} there",
+            "The rule is never looked at: it counts nothing, and limits nobody.",
+            self._hooking(parameter, service),
+        )
 
     def _service_not_limited(self, service: Service) -> Finding:
         dropped = [
@@ -211,7 +247,6 @@ class Hooks:
 
     def _ends(self, restriction: Restriction, hook: Hook) -> str:
         """For whom ``restriction`` ends the list of ``hook``; empty: for nobody who is limited, that is known of."""
-        settings = self._settings
         name = restriction.name
         if restriction.only_warns:
             return ""
@@ -219,7 +254,7 @@ class Hooks:
             return "everybody"
         if (
             name == "permit_sasl_authenticated"
-            and settings.limit_by_sasl
+            and self._charges_users
             and self._postfix.is_on("smtpd_sasl_auth_enable", hook.service)
         ):
             return "everybody who has authenticated"
@@ -313,7 +348,7 @@ class Hooks:
         }
         first = [hook for hook in self.counting if hook.service in filters]
         again = [hook for hook in self.counting if hook.service not in filters and self._takes_back(hook.service)]
-        if not again or not first or not (self._settings.limit_by_sender or self._settings.limit_by_ip):
+        if not again or not first or not self._charges_others:
             return
         hook = again[0]
         yield warning(
@@ -346,8 +381,8 @@ class Hooks:
     def _too_many_recipients(self) -> Iterator[Finding]:
         """Mails that can never pass as a whole, where all recipients are counted at once."""
         settings, postfix = self._settings, self._postfix
-        smallest = min((limit.maximum for limit in settings.limits), default=0)
-        if settings.count_mode == 2 or not smallest:
+        smallest = min(self._most_at_once(), default=0)
+        if not smallest:
             return
         for service in dict.fromkeys(hook.service for hook in self.counting):
             most = int(postfix.value("smtpd_recipient_limit", service) or 0)
@@ -374,19 +409,31 @@ class Hooks:
             found = f"takes {most} recipients a mail, of which limits admit {smallest}"
             yield warning("recipient-limit", place, found, why, mend)
 
+    def _most_at_once(self) -> Iterator[int]:
+        """How many recipients each limit admits that holds for all mail, and counts all recipients of one at once.
+
+        What is meant to bound one mail does so.
+        """
+        for rule in self._rules:
+            whole = DATA in rule.stages or END_OF_MESSAGE in rule.stages
+            if rule.unit != RECIPIENTS or not rule.refuses or rule.match is not None or not whole:
+                continue
+            subjects = rule.subjects
+            limits = subjects.limits if isinstance(subjects, KeyedSubjects) else self._settings.limits
+            yield from (limit.maximum for limit in limits if not limit.is_per_mail)
+
     # Who sends
 
     def _may_carry(self, service: Service) -> bool:
         """Whether users whom the daemon should limit send through ``service``."""
         if not self._is_for_users(service) and self._takes_back(service):
             return False
-        return self._settings.limit_by_sasl and self._postfix.is_on("smtpd_sasl_auth_enable", service)
+        return self._charges_users and self._postfix.is_on("smtpd_sasl_auth_enable", service)
 
     def _may_charge(self, service: Service) -> bool:
         """Whether anybody is charged for what comes through ``service``."""
-        settings = self._settings
-        by_user = settings.limit_by_sasl and self._postfix.is_on("smtpd_sasl_auth_enable", service)
-        return by_user or settings.limit_by_sender or settings.limit_by_ip
+        by_user = self._charges_users and self._postfix.is_on("smtpd_sasl_auth_enable", service)
+        return by_user or self._charges_others
 
     def _is_for_users(self, service: Service) -> bool:
         """Whether only users send through ``service``: it has them authenticate, where others need not."""

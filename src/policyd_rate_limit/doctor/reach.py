@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
-from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.postfix.endpoint import is_same
 from policyd_rate_limit.system import pidfile
 from policyd_rate_limit.system.accounts import Account
@@ -74,9 +74,8 @@ def _try(way: Way, hook: Hook | None, postfix: Postfix, settings: Settings, hook
     if hook is not None and isinstance(where, str) and not is_same(hooks.reached(hook), where):
         yield _on_the_other_side(hook, postfix, hooks, where)
         return
-    stage = next(iter(stages(settings.count_mode)))
     try:
-        action, seconds = _in_smtpd(postfix, way, partial(_ask, way.endpoint, stage))
+        action, seconds = _in_smtpd(postfix, way, partial(_ask, way.endpoint))
     except TimeoutError:
         yield error(
             "no-answer",
@@ -240,12 +239,16 @@ def _connect(endpoint: str) -> socket.socket:
     return socket.create_connection((host.strip("[]"), int(port) if port.isdigit() else socket.getservbyname(port)))
 
 
-def _ask(endpoint: str, stage: str) -> list[object]:
+def _ask(endpoint: str) -> list[object]:
     """The action that answers a request which charges nobody, and the seconds that it took."""
     start = time.monotonic()
     with _connect(endpoint) as connection:
-        # Nobody sends it, from nowhere.
-        request = {"request": "smtpd_access_policy", "protocol_state": stage, "instance": f"doctor.{os.getpid()}"}
+        # Nobody sends it, from nowhere, and no rule counts there: not even one by which all share a counter.
+        request = {
+            "request": "smtpd_access_policy",
+            "protocol_state": WITHOUT_MAIL[0],
+            "instance": f"doctor.{os.getpid()}",
+        }
         connection.sendall("".join(f"{name}={value}\n" for name, value in request.items()).encode() + b"\n")
         answer = b""
         while b"\n\n" not in answer:

@@ -17,8 +17,8 @@ from policyd_rate_limit.config.remarks import (
 )
 from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.doctor.finding import Finding, error, warning
+from policyd_rate_limit.doctor.whom import charges_others
 from policyd_rate_limit.domain.identity import parse_network
-from policyd_rate_limit.domain.rules.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.doctor.hooks import Hooks
     from policyd_rate_limit.postfix.postconf import Postfix
 
-_OF_USERS = ("sasl_username", "sasl_domain")
 _LOOPBACK = (parse_network("127.0.0.1"), parse_network("::1"))
 
 
@@ -91,7 +90,7 @@ def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator
     )
     if (
         hooked
-        and _charges_users_alone(settings)
+        and not charges_others(settings)
         and not behind_proxy
         and not any(postfix.is_on("smtpd_sasl_auth_enable", service) for service in postfix.smtpd)
     ):
@@ -119,16 +118,6 @@ def examine_with(postfix: Postfix, settings: Settings, hooks: Hooks) -> Iterator
             " smtpd_upstream_proxy_protocol says.",
             "smtpd_authorized_xclient_hosts = 127.0.0.1, [::1]",
         )
-
-
-def _charges_users_alone(settings: Settings) -> bool:
-    """Whether a mail without a SASL user is charged in no rule."""
-    by_default = settings.limit_by_sasl and not settings.limit_by_sender and not settings.limit_by_ip
-    if has_default(settings) and not by_default:
-        return False
-    keys = (parse_key(rule.key, settings.ipv6_prefix) for rule in settings.rules)
-    # Of a combination no part may be empty, of alternatives all but one.
-    return all((any if key.is_combination else all)(term.name in _OF_USERS for term in key.terms) for key in keys)
 
 
 def _holds_loopback(text: str) -> bool:
