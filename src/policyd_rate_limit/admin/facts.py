@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.admin.explanation import Skipped
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import rule_and_key
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.admin.buckets import Step
     from policyd_rate_limit.admin.desk import InForce
+    from policyd_rate_limit.admin.explanation import Applied, Explanation
     from policyd_rate_limit.admin.history import History
     from policyd_rate_limit.admin.overrides import Overridden
     from policyd_rate_limit.admin.overview import Overview
@@ -86,6 +88,39 @@ def of_revoked(name: str, ended: Mapping[str, bool]) -> Facts:
 def of_reset(name: str, taken: Mapping[str, int]) -> Facts:
     """How many mails were ``taken`` back of the keys of ``name``."""
     return {"id": name, "reset": [{"key": key, "mails": mails} for key, mails in taken.items()]}
+
+
+def of_explanation(stage: str, explanation: Explanation) -> Facts:
+    """What the rules make of a request at ``stage``."""
+    outcome = explanation.outcome
+    return {
+        "stage": stage,
+        "rules": list(map(_of_rule, explanation.rules)),
+        "outcome": outcome.kind if outcome else None,
+        "action": outcome.action if outcome else None,
+        "error": str(explanation.failure) if explanation.failure else None,
+    }
+
+
+def _of_rule(one: Applied | Skipped) -> Facts:
+    if isinstance(one, Skipped):
+        return {
+            "rule": one.rule.name,
+            "applies": False,
+            "stages": list(one.stages),
+            "failing": [{"attribute": condition.attribute, "value": value} for condition, value in one.failing],
+            "exempting": [{"attribute": condition.attribute, "value": value} for condition, value in one.exempting],
+            "empty": list(one.empty),
+        }
+    return {
+        "applies": True,
+        **_of_key(one.counter, one.in_force, one.usages or ()),
+        "cost": one.cost,
+        "unit": one.rule.unit,
+        "pattern": one.pattern or None,
+        "blocked": one.blocked,
+        **({"windows": None, "free_in": None} if one.usages is None else {}),
+    }
 
 
 def _of_standing(standing: Standing) -> Facts:

@@ -34,6 +34,7 @@ COMMANDS = {
     "block": "block",
     "revoke": "revoke",
     "copy-to": "copy_to",
+    "explain": "explain",
     "check-config": "check_config",
     "convert-config": "convert_config",
     "doctor": "doctor",
