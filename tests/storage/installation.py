@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pathlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Waiting
 from policyd_rate_limit.domain.limits import Limits, longest_of
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy
@@ -21,6 +21,7 @@ from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.log.contract import Log
+from policyd_rate_limit.storage.log.mysql.log import MysqlLog
 from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
@@ -90,6 +91,20 @@ class PostgresqlPlace(LogPlace):
         return Timed(self._config, PATIENCE)
 
 
+class MariadbPlace(PostgresqlPlace):
+    """The same on MySQL or MariaDB."""
+
+    def open_log(self) -> Log:
+        clock = self.clock
+
+        class Timed(MysqlLog):
+            @property
+            def CLOCK(self) -> str:  # type: ignore[override] # noqa: N802 - a constant elsewhere
+                return f"SELECT {clock.now}"
+
+        return Timed(self._config, PATIENCE)
+
+
 class RedisPlace(Place):
     """A prefix on a server of Redis, which is asked by the clock of the test."""
 
@@ -104,14 +119,12 @@ class RedisPlace(Place):
         return RedisAdministration(self._config, longest=longest, timeout=PATIENCE, clock=self.clock)
 
 
-class Installed:
-    """One daemon at ``place``, with ``limits`` for each SASL user."""
+class Running:
+    """One daemon at ``place``, with ``policy``, whose longest window is ``longest`` seconds."""
 
-    def __init__(self, place: Place, limits: Limits, count_mode: int | None) -> None:
-        self.limits = limits
-        self._count_mode = count_mode
+    def __init__(self, place: Place, policy: Policy, longest: int) -> None:
         self.memory = new_memory(place.clock)
-        self._store = place.store(self.memory, longest_of(limits))
+        self._store = place.store(self.memory, longest)
         self._mailbox = Mailbox(self.memory.shared_time)
         self._engine = Engine(
             self._store,
@@ -125,11 +138,12 @@ class Installed:
             mailbox=self._mailbox,
         )
         self._service = Service(
-            self._policy(limits),
+            policy,
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
+            explain=self._explain,
             clock=self._mailbox.clock,
         )
         self._has_begun = False
@@ -137,12 +151,12 @@ class Installed:
         self._engine.open()
         self.maintain()
 
-    def ask(self, request: Request) -> bool:
-        """Whether ``request`` is admitted."""
+    def action(self, request: Request) -> str | None:
+        """What answers ``request``."""
         answers: list[str | None] = []
         self._service.ask(request, Answering(answers.append))
-        assert answers in (["success"], ["fail"], ["blocked"])
-        return answers == ["success"]
+        (action,) = answers
+        return action
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits``, as the daemon explains its decisions."""
@@ -154,13 +168,11 @@ class Installed:
         """What is done about once a second: overrides are looked up, among others."""
         self._engine.maintain()
 
-    def reload(self, limits: Limits) -> None:
-        """SIGHUP, and the configuration has these ``limits``."""
-        policy = self._policy(limits)
+    def govern(self, policy: Policy, longest: int) -> None:
+        """SIGHUP, and ``policy`` is that of the configuration."""
         if policy.may_look_back_further(self._service.policy):
-            self._store.look_back(longest_of(limits))
+            self._store.look_back(longest)
         self._service.policy = policy
-        self.limits = limits
 
     def close(self) -> None:
         """The daemon ends in order."""
@@ -168,9 +180,6 @@ class Installed:
 
     def die(self) -> None:
         die(self._store, self._engine)
-
-    def _policy(self, limits: Limits) -> Policy:
-        return policy(subjects(limits), Actions("success", "fail", None, "blocked"), self._count_mode)
 
     def _heed(self, overrides: Sequence[Override]) -> None:
         further = self._service.override(overrides)
@@ -184,8 +193,34 @@ class Installed:
         (verdict,) = self._decide((demand,))
         waiting.conclude(verdict)
 
+    def _explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
+        done(self._engine.explain([demand])[0])
+
     def _decide(self, demands: Sequence[Demand]) -> Sequence[Verdict]:
         if not demands:
             return self._engine.admit(demands)
         batch = self._engine.prepare(demands)
         return batch.verdicts if batch.is_done else batch.finish()
+
+
+class Installed(Running):
+    """One daemon at ``place``, with ``limits`` for each SASL user."""
+
+    def __init__(self, place: Place, limits: Limits, count_mode: int | None) -> None:
+        self.limits = limits
+        self._count_mode = count_mode
+        super().__init__(place, self._policy(limits), longest_of(limits))
+
+    def ask(self, request: Request) -> bool:
+        """Whether ``request`` is admitted."""
+        action = self.action(request)
+        assert action in ("success", "fail", "blocked")
+        return action == "success"
+
+    def reload(self, limits: Limits) -> None:
+        """SIGHUP, and the configuration has these ``limits``."""
+        self.govern(self._policy(limits), longest_of(limits))
+        self.limits = limits
+
+    def _policy(self, limits: Limits) -> Policy:
+        return policy(subjects(limits), Actions("success", "fail", None, "blocked"), self._count_mode)

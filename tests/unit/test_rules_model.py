@@ -119,7 +119,7 @@ class Beside:
                 assert self.model.admitted_within(counter, seconds, self.true) <= maximum
 
 
-@settings(UNHURRIED, max_examples=examples(80))
+@settings(UNHURRIED, max_examples=examples(60))
 @given(said=files(), mails=SOME_MAILS, happening=steps(BACK))
 def test_answers_and_counts_are_those_of_the_model(
     said: tuple[Said, ...], mails: list[Mail], happening: list[Step]
@@ -132,7 +132,7 @@ def test_answers_and_counts_are_those_of_the_model(
         beside.check_promise()
 
 
-@settings(UNHURRIED, max_examples=examples(50))
+@settings(UNHURRIED, max_examples=examples(30))
 @given(said=files(longest=LONGEST), mails=SOME_MAILS, happening=steps(RELOAD, RELOAD), data=st.data())
 def test_a_reload_changes_rules_between_two_requests(
     said: tuple[Said, ...], mails: list[Mail], happening: list[Step], data: st.DataObject
@@ -161,7 +161,7 @@ def replayed(said: Sequence[Said], happening: Iterable[Asked | float]) -> tuple[
 PLAIN = st.builds(plain_requests, SOME_MAILS, steps())
 
 
-@settings(UNHURRIED, max_examples=examples(40))
+@settings(UNHURRIED, max_examples=examples(20))
 @given(said=files(), happening=PLAIN)
 def test_what_is_refused_is_counted_nowhere(said: tuple[Said, ...], happening: list[Asked | float]) -> None:
     """Without it, all else is answered and counted as with it."""
@@ -190,7 +190,7 @@ def exceeded_by(said: Sequence[Said], happening: Iterable[Asked | float], name: 
     return found, program
 
 
-@settings(UNHURRIED, max_examples=examples(40))
+@settings(UNHURRIED, max_examples=examples(20))
 @given(said=rules(letting_pass=False), others=files(letting_pass=True, most=2), happening=PLAIN)
 @pytest.mark.parametrize("way", ["shadow", *LETTING_PASS])
 def test_shadow_and_hold_tell_exactly_what_would_be_refused(
@@ -211,7 +211,7 @@ def test_shadow_and_hold_tell_exactly_what_would_be_refused(
     assert of_rule[0] == of_rule[1]
 
 
-@settings(UNHURRIED, max_examples=examples(40))
+@settings(UNHURRIED, max_examples=examples(20))
 @given(said=rules("extra"), others=files(), happening=PLAIN, at=st.integers(0, 4))
 def test_a_rule_in_shadow_changes_nothing(
     said: Said, others: tuple[Said, ...], happening: list[Asked | float], at: int
