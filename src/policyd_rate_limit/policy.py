@@ -58,6 +58,7 @@ class Rule:
     __slots__ = (
         "_prefix",
         "action",
+        "is_conditional",
         "match",
         "name",
         "refuses",
@@ -89,6 +90,7 @@ class Rule:
         self.sql_limits = sql_limits
         self.match = match
         self.unless = unless
+        self.is_conditional = match is not None or unless is not None
         self.action = action
         self.refuses = refuses and not shadow
         self.shadow = shadow

@@ -159,13 +159,16 @@ class Service(PolicyService):
         charged_key = numbered = ""
         is_counted = False
         rules: list[Rule] = []  # that of each charge
-        time_of_day = strftime("%H:%M", localtime(self.clock())) if policy.looks_at_time else ""
+        time_of_day = ""
+        if policy.looks_at_time:
+            time_of_day = strftime("%H:%M", localtime(self.clock()))
         for rule in policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
             if cost_of is None:
                 continue
             is_counted = True
-            charged = rule.charged(request, time_of_day)
+            # A call less for the rule that most have alone.
+            charged = rule.charged(request, time_of_day) if rule.is_conditional else rule.subjects.charged(request)
             if charged is None:
                 continue
             counter, limits, sql_limits, keep = rule.counter(charged.key), charged.limits, rule.sql_limits, 0
@@ -303,8 +306,14 @@ class _Asked(Waiting):
             if outcome is NO_ANSWER and isinstance(result, StoreUnavailable):
                 outcome = self._service.policy.away  # set while this waited for the store
             self._answer(result, outcome)
-            return
-        applied = self._policy.applied(self._rules, result) if result.exceeded else None
+        elif result.exceeded:
+            self._answer_excess(result)
+        else:
+            self._answer(result, self._policy.accept)
+
+    def _answer_excess(self, result: Verdict) -> None:
+        """Answer a verdict by which limits are exceeded."""
+        applied = self._policy.applied(self._rules, result)
         if applied is None:
             self._answer(result, self._policy.accept)
             return
