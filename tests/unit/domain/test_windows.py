@@ -545,3 +545,15 @@ def test_the_snapshot_rebuilds_the_windows() -> None:
         copy.add(key, date, amount)
     assert copy.usage("a", TWO) == windows.usage("a", TWO) == (2, 3)
     assert len(copy) == 1
+
+
+def test_sweeping_drops_what_has_expired_where_that_is_most_of_a_counter() -> None:
+    windows = Windows(10)
+    windows.advance(0)
+    windows.exceeded("k", 1, (Limit(10, 60),))
+    for date in (*range(1, 10), 100):
+        windows.advance(date)
+        windows.add("k", date, 1)
+    for _ in range(SWEEPS):
+        windows.sweep(longest=60)
+    assert [date for _, date, _ in windows.charges()] == [100]
