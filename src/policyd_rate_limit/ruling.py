@@ -70,13 +70,13 @@ def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object
     return Rule(
         rule.name,
         KeyedSubjects(key, rule.limits, overrides, pause),
-        stages_of_unit(rule.count, by_recipient=not named.isdisjoint(_OF_RECIPIENTS)),
+        stages_of_unit(rule.unit, by_recipient=not named.isdisjoint(_OF_RECIPIENTS)),
         match=match,
         unless=unless,
         action=Text(rule.action) if rule.action is not None else None,
         refuses=refuses(settings.fail_action if rule.action is None else rule.action),
         shadow=rule.shadow,
-        unit=rule.count,
+        unit=rule.unit,
     )
 
 

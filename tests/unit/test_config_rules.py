@@ -26,7 +26,7 @@ HOUR, DAY = 3600, 86400
 MAILBOX = RuleSettings(
     name="mailbox",
     key="sasl_username",
-    count="recipients",
+    unit="recipients",
     limits=(Limit(100, HOUR),),
     overrides=(),
     match=(),
@@ -95,7 +95,7 @@ def test_all_of_a_rule(load: Load) -> None:
     assert site == RuleSettings(
         name="site",
         key="client_address",
-        count="recipients",
+        unit="recipients",
         limits=(Limit(50, HOUR), Limit(500, DAY)),
         overrides=(("10.0.3.80", (Limit(5000, DAY),)),),
         match=((("client_address", ("10.0.3.0/24",)), ("sasl_username", ("",))),),
@@ -109,8 +109,8 @@ def test_all_of_a_rule(load: Load) -> None:
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
-    ("count: messages", {"count": "messages"}),
-    ("count: bytes", {"count": "bytes"}),
+    ("count: messages", {"unit": "messages"}),
+    ("count: bytes", {"unit": "bytes"}),
     ("shadow: yes", {"shadow": True}),
     ("shadow:", {}),
     ("overrides:", {}),
@@ -263,7 +263,7 @@ OF_CONF = (
     RuleSettings(
         name="site",
         key="client_address",
-        count="recipients",
+        unit="recipients",
         limits=(Limit(50, HOUR), Limit(500, DAY)),
         overrides=(),
         match=((("client_address", ("10.0.3.0/24", "192.0.2.7")), ("client_port", ("587",))),),

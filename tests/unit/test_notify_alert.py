@@ -48,7 +48,7 @@ def test_people_learn_who_which_limit_from_where_what_and_until_when() -> None:
     }
     assert lines["Free again"].strip().startswith("in 42 s, at 2023-11-1")
     assert "    10 of 10 in 1m, free again in 42 s\n    57 of 150 in 1d\n" in text
-    assert "once in 1m," in text
+    assert "Further hits within 1m are not reported." in text
     assert "notify_max_per_hour" not in text
     assert subject(ALERT) == "alice ran into the limit 10/1m on mail.test"
 
@@ -76,7 +76,7 @@ def test_a_mail_that_is_larger_than_one_may_be() -> None:
     text = as_text(alert)
     assert "Limit:          50 in one mail\n" in text
     assert "50 of 50 in one mail, which it can never fit into" in text
-    assert "This is told once in 1h, however often it happens." in text
+    assert "Further hits within 1h are not reported." in text
     assert subject(alert) == "alice ran into the limit 50/mail on mail.test"
     assert json.loads(as_json(alert))["data"]["limit"] == {"maximum": 50, "seconds": 0}
 

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong, without_host_bits
-from policyd_rate_limit.config.rules import BYTES, COUNTS, MESSAGES, RECIPIENTS, Conditions, RuleSettings
+from policyd_rate_limit.config.rules import Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
+from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, UNITS
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, KINDS, NUMBER, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
@@ -146,7 +147,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
     return RuleSettings(
         name=str(name),
         key=reader.key.text if reader.key is not None else "",
-        count=reader.count or RECIPIENTS,
+        unit=reader.count or RECIPIENTS,
         limits=limits or (),
         overrides=overrides or (),
         match=match or (),
@@ -169,11 +170,11 @@ class _Reader:
     def read_count(self, value: object) -> str:
         """What is counted. Raises Wrong, as all that follows."""
         if isinstance(value, str):
-            if value in COUNTS:
+            if value in UNITS:
                 return value
             if value.split()[:1] == ["distinct"]:
                 raise Wrong(Fault(value, _later("distinct")))
-        raise Wrong(Fault(value, self._hints.nearest(f"one of {', '.join(COUNTS)}", value, COUNTS)))
+        raise Wrong(Fault(value, self._hints.nearest(f"one of {', '.join(UNITS)}", value, UNITS)))
 
     def read_key(self, value: object) -> Key:
         """Whose counter it is."""

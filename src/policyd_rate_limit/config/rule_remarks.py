@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.config.remark import Remark, named
-from policyd_rate_limit.config.rules import BYTES, Conditions, RuleSettings
+from policyd_rate_limit.config.rules import Conditions, RuleSettings
+from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.domain.rules.attributes import DOMAIN, KINDS
@@ -54,7 +55,7 @@ def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
     if words and words[0] in _PASSING and not rule.shadow:
         text = f"rules.{rule.name}.action: {shown(rule.action)} lets all mail pass: the rule limits nobody"
         yield Remark((*place, "action"), text)
-    if rule.count == BYTES and rule.action is None and fail_action.lower().split()[:1] == ["prepend"]:
+    if rule.unit == BYTES and rule.action is None and fail_action.lower().split()[:1] == ["prepend"]:
         text = f"rules.{rule.name}: fail_action is PREPEND, and Postfix adds no header where bytes are counted"
         yield Remark(place, text)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from policyd_rate_limit.domain.limits import Limits, spell_period
-
-RECIPIENTS, MESSAGES, BYTES = "recipients", "messages", "bytes"
-COUNTS: Final = (RECIPIENTS, MESSAGES, BYTES)
-"""What a rule may count."""
 
 Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
 """Alternatives, each of (attribute, patterns); empty where none is given."""
@@ -18,13 +14,13 @@ Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
 class RuleSettings(NamedTuple):
     """One rule.
 
-    ``count`` is one of :data:`COUNTS`. ``overrides`` are (pattern, limits), of which the first that matches counts.
-    ``action`` is None where the rule answers as ``fail_action`` says.
+    ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
+    limits), of which the first that matches counts. ``action`` is None where the rule answers as ``fail_action`` says.
     """
 
     name: str
     key: str
-    count: str  # type: ignore[assignment]  # nobody looks for a value in it, which tuple.count would do
+    unit: str
     limits: Limits
     overrides: tuple[tuple[str, Limits], ...]
     match: Conditions
@@ -44,7 +40,7 @@ def _as_written(rule: RuleSettings) -> dict[str, object]:
         overrides.setdefault(pattern, _limits_as_written(limits))
     words: dict[str, object] = {
         "key": rule.key,
-        "count": rule.count,
+        "count": rule.unit,
         "limits": _limits_as_written(rule.limits),
         "overrides": overrides,
         "match": _conditions_as_written(rule.match),

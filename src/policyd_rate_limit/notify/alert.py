@@ -74,7 +74,7 @@ def as_text(alert: Alert) -> str:
     if decision.usages:
         lines += ["", "Sent in each window:", ""]
         lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
-    lines += ["", f"This is told once in {spell_period(told_once_in(alert.limit))}, however often it happens."]
+    lines += ["", f"Further hits within {spell_period(told_once_in(alert.limit))} are not reported."]
     if alert.unsent.total:
         lines += ["", _unsent(alert.unsent)]
         lines += [f"    {name_and_kind(counter)[0]} {spell_limit(limit)}" for counter, limit in alert.unsent.first]
