@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, prefix_and_key
 from policyd_rate_limit.domain.counting import RECIPIENTS
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.postfix.actions import holds
@@ -51,16 +51,17 @@ class Rule:
     what ``sql_limits`` says of an id counts before. ``stages``: ``protocol_state`` -> what a request costs there.
     ``match`` and ``unless``: to which mails it applies. ``action``: what is done with the excess; None: ``fail`` of the
     policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
-    ``shadow``: nothing is done with the excess but that it is told. ``unit``: what is counted, for people: one of
-    :data:`policyd_rate_limit.domain.counting.UNITS`.
+    ``shadow``: nothing is done with the excess but that it is told. ``unit``: what is counted: one of
+    :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``: what the names of its counters begin with; a counter
+    with another is that of another rule, or of what this one has counted before.
     """
 
     __slots__ = (
-        "_prefix",
         "action",
         "is_conditional",
         "match",
         "name",
+        "prefix",
         "refuses",
         "shadow",
         "sql_limits",
@@ -95,11 +96,11 @@ class Rule:
         self.refuses = refuses and not shadow
         self.shadow = shadow
         self.unit = unit
-        self._prefix = "" if name == DEFAULT else f"{name}|"
+        self.prefix = counter_prefix(name, unit)
 
     def counter(self, key: str) -> str:
         """The name of the counter of ``key``; text that a client has chosen comes last."""
-        return self._prefix + key if self._prefix else key
+        return self.prefix + key if self.prefix else key
 
     def charged(self, request: Request, time_of_day: str) -> Charged | None:
         """Whom ``request``, which came at ``time_of_day`` (``22:05``), charges; None: the rule does not apply to it."""
@@ -145,10 +146,13 @@ class Policy:
         return f"does not count with count_mode {'unset' if self.count_mode is None else self.count_mode}"
 
     def may_look_back_further(self, before: Policy) -> bool:
-        """Whether somebody may have a longer window in a rule than in that rule ``before``; a new one starts empty."""
-        former = {rule.name: rule.subjects for rule in before.rules}
+        """Whether somebody may have a longer window in a rule than in that rule ``before``.
+
+        A new one starts empty, and so does one that counts something else than before.
+        """
+        former = {rule.prefix: rule.subjects for rule in before.rules}
         return any(
-            rule.name in former and rule.subjects.may_look_back_further(former[rule.name]) for rule in self.rules
+            rule.prefix in former and rule.subjects.may_look_back_further(former[rule.prefix]) for rule in self.rules
         )
 
     def applied(self, rules: Sequence[Rule], verdict: Verdict) -> Exceeded | None:
@@ -173,8 +177,8 @@ class Policy:
 
     def limits_of_counter(self, counter: str) -> Limits:
         """The limits that the configuration has for ``counter``; none: it is unlimited, or no rule is its own."""
-        name, key = rule_and_key(counter)
+        prefix, key = prefix_and_key(counter)
         for rule in self.rules:
-            if rule.name == name:
+            if rule.prefix == prefix:
                 return rule.subjects.limits_of_key(key)
         return ()

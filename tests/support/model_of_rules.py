@@ -79,6 +79,11 @@ class Said:
         return [term.strip() for term in re.split("[+|]", self.key)]
 
     @property
+    def counters(self) -> str:
+        """What the names of its counters begin with: what counts in another unit is another counter."""
+        return f"{self.name}|" if self.count == "recipients" else f"{self.name}/{self.count}|"
+
+    @property
     def compares(self) -> str:
         """What the patterns of overrides are compared with."""
         kinds = {kind_of_values(term.partition("/")[0]) for term in self.terms}
@@ -299,7 +304,7 @@ class Model:
             limits = rule.limits_of(name)
             if not (rule.counts_at(stage) and rule.applies(asked, time) and kind and limits):
                 continue
-            one = _Asking(rule, f"{rule.name}|{kind}:{name}", name, limits, rule.cost(asked))
+            one = _Asking(rule, f"{rule.counters}{kind}:{name}", name, limits, rule.cost(asked))
             self.limits[one.counter] = limits
             if rule.count == "recipients" and stage == RCPT:
                 one.part = str(asked["recipient"])

@@ -17,7 +17,7 @@ from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.admin.standing import share, standings
 from policyd_rate_limit.domain.charge import Entry, Usage, free_in
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.counting import BYTES, stages
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.storage.administration import Hits, Override
@@ -285,3 +285,14 @@ def test_how_much_is_on_record() -> None:
     assert counted(desk(store)) == (600, 3, 2)
     store.in_force = [Override("user:alice", (Limit(1, 3_600),), NOW + 60)]
     assert counted(desk(store)) == (3_600, 4, 3)
+
+
+def test_what_a_rule_counts_no_longer_is_of_no_rule() -> None:
+    everybody = subjects(USUAL)
+    here = Desk(
+        Store([]), everybody, [Rule("volume", everybody, {}, unit=BYTES)], longest=600, table=None, max_ids=1_000
+    )
+    assert here.keys("alice") == ("volume/bytes|user:alice",)
+    assert here.in_force("volume/bytes|user:alice", None, None) == InForce(USUAL, "rules.volume")
+    for before in ("volume|user:alice", "volume/messages|user:alice", "user:alice", "gone/bytes|user:alice"):
+        assert here.in_force(before, None, None) == InForce((), "no rule")

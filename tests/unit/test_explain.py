@@ -88,7 +88,7 @@ def test_what_would_be_refused(explained: Explained) -> None:
 
 def test_the_size_of_a_mail(explained: Explained) -> None:
     lines = explained.lines("protocol_state=END-OF-MESSAGE", "size=2000", "sasl_username=bob")
-    assert "size: charges 2 kB to size|user:bob; 1000000/1d, from rules.size; used 0 of 1000000/1d" in lines
+    assert "size: charges 2 kB to size/bytes|user:bob; 1000000/1d, from rules.size; used 0 of 1000000/1d" in lines
     assert lines[0] == "at END-OF-MESSAGE, nothing is counted:"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
-from support.ruled import NOON, Ruled, request
+from support.ruled import NOON, Ruled, policy_of, request
 
 OVER = "defer_if_permit Rate limit reach, retry later"
 
@@ -120,7 +121,7 @@ def test_messages_are_counted_once_and_recipients_each() -> None:
         """
     )
     assert ruled.mail(6) == ["dunno"] * 8
-    assert ruled.counted("messages|user:alice@example.org") == 1
+    assert ruled.counted("messages/messages|user:alice@example.org") == 1
     assert ruled.counted("recipients|user:alice@example.org") == 6
     assert ruled.admitted(9) == 2
 
@@ -130,7 +131,25 @@ def test_bytes_are_counted_at_the_end_where_their_number_is_known() -> None:
     assert ruled.mail(size=6_000) == ["dunno"] * 3
     assert ruled.mail(size=6_000)[2] != "dunno"
     assert ruled.mail(size=4_000) == ["dunno"] * 3
-    assert ruled.counted("volume|client:192.0.2.1") == 10_000
+    assert ruled.counted("volume/bytes|client:192.0.2.1") == 10_000
+
+
+def test_a_rule_that_counts_something_else_begins_anew() -> None:
+    """5,000 bytes are no 5,000 recipients; what was counted before is there when it is counted again."""
+    of = "rules: {{volume: {{key: sasl_username, count: {}, limits: 5000/1d, overrides: {{root: 9/1h}}}}}}"
+    ruled = Ruled(of.format("bytes"))
+    assert ruled.mail(size=5_000) == ["dunno"] * 3
+    before = ruled.service.policy
+    ruled.reload(of.format("recipients"))
+    assert not ruled.service.policy.may_look_back_further(before)  # there is nothing to be read again
+    assert ruled.service.policy.limits_of_counter("volume/bytes|user:alice@example.org") == ()
+    assert ruled.service.policy.limits_of_counter("volume|user:alice@example.org") == (Limit(5_000, 86_400),)
+    assert ruled.mail(3) == ["dunno"] * 5
+    assert ruled.counted("volume|user:alice@example.org") == 3
+    ruled.reload(of.format("bytes"))
+    assert ruled.mail(size=1)[2] != "dunno"
+    longer = "rules: {volume: {key: sasl_username, count: bytes, limits: 5000/1w}}"
+    assert policy_of(longer).may_look_back_further(before)
 
 
 def test_one_mail_is_bounded_by_itself() -> None:

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.counter import DEFAULT, kind_of, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, rule_and_key
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.rules.attributes import domain_of
@@ -62,6 +62,7 @@ class Desk:
         self.store = store
         self.subjects = subjects
         self._rules = {rule.name: rule for rule in rules}
+        self._by_prefix = {rule.prefix: rule for rule in rules}
         self.table = table
         self.max_ids = max_ids
         self._longest = longest
@@ -119,15 +120,15 @@ class Desk:
 
     def in_force(self, counter: str, override: Override | None, from_table: Limits | None) -> InForce:
         """The limits of ``counter``, given what an override and the table of ``sql_limits_by_id`` say."""
-        name, key = rule_and_key(counter)
-        rule = self._rules.get(name)
+        prefix, key = prefix_and_key(counter)
+        rule = self._by_prefix.get(prefix)
         shadow = rule is not None and rule.shadow
         if override is not None:
             return InForce(override.limits, "override", override, shadow)
         if rule is None:
             return InForce((), "no rule")
-        if name != DEFAULT:
-            return InForce(rule.subjects.limits_of_key(key), f"rules.{name}", None, shadow)
+        if rule.name != DEFAULT:
+            return InForce(rule.subjects.limits_of_key(key), f"rules.{rule.name}", None, shadow)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")
         return InForce(*self.subjects.limits_and_setting(key))

@@ -1,23 +1,40 @@
-"""The names of counters: ``[rule|]kind:id``. What a client has chosen comes last, so that it can imitate nothing."""
+"""The names of counters: ``[rule[/unit]|]kind:id``. What a client has chosen comes last, and imitates nothing.
+
+The unit is in the name so that what was counted in one unit is never taken for another: whoever changes what a rule
+counts has it begin anew.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+from policyd_rate_limit.domain.counting import RECIPIENTS
+
 DEFAULT: Final = "default"
 """The rule that the settings of version 1 are. Its counters are named ``kind:id``, as they have always been."""
 
 
-def counter_name(rule: str, key: str) -> str:
-    """The counter of ``key`` (``kind:id``) in ``rule``, whose name has neither ``|`` nor ``:``."""
-    return key if rule == DEFAULT else f"{rule}|{key}"
+def counter_prefix(rule: str, unit: str = RECIPIENTS) -> str:
+    """What the counters of ``rule`` begin with, which counts in ``unit``; no two rules and units have the same.
+
+    The name of the rule has none of ``|``, ``/`` and ``:``. Recipients are what is counted where no unit is written.
+    """
+    if rule == DEFAULT:
+        return ""
+    return f"{rule}|" if unit == RECIPIENTS else f"{rule}/{unit.replace(' ', '-')}|"
+
+
+def prefix_and_key(counter: str) -> tuple[str, str]:
+    """What :func:`counter_prefix` has put before the key in ``counter``, and the key (``kind:id``) that it counts."""
+    before, colon, name = counter.partition(":")
+    prefix, bar, kind = before.partition("|")
+    return (prefix + bar, f"{kind}{colon}{name}") if bar else ("", counter)
 
 
 def rule_and_key(counter: str) -> tuple[str, str]:
     """The name of the rule that ``counter`` belongs to, and the key that it counts."""
-    before, colon, name = counter.partition(":")
-    rule, bar, kind = before.partition("|")
-    return (rule, f"{kind}{colon}{name}") if bar else (DEFAULT, counter)
+    prefix, key = prefix_and_key(counter)
+    return (prefix[:-1].partition("/")[0] if prefix else DEFAULT, key)
 
 
 def kind_of(counter: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.counter import DEFAULT, counter_name, kind_of, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, rule_and_key
+from policyd_rate_limit.domain.counting import RECIPIENTS, UNITS
 from policyd_rate_limit.domain.identity import MOST_NAME, fold
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, folded_name
 from policyd_rate_limit.domain.rules.keys import TERMS, ClientTerm, Key, WrongKey, combined, parse_key
@@ -216,25 +217,27 @@ def test_counters_lead_back_to_rule_and_key(
 ) -> None:
     found = key_of(text, sasl_username=user, sender=sender, recipient=recipient, client_address=address)
     if found:
-        for name in (rule, DEFAULT):
-            counter = counter_name(name, found)
+        for name, unit in itertools.product((rule, DEFAULT), UNITS):
+            counter = counter_prefix(name, unit) + found
             assert rule_and_key(counter) == (name, found)
             assert kind_of(counter) in key(text).kinds
 
 
 def test_counters_of_two_rules_are_never_one() -> None:
     counters = {
-        counter_name(rule, f"{kind}:{name}")
-        for rule, kind, name in itertools.product(
-            ["default", "a", "user"], ["user", "sender", "client"], ["", "x", "a|user:x", "user|user:x", "|", ":"]
+        counter_prefix(rule, unit) + f"{kind}:{name}"
+        for (rule, unit), kind, name in itertools.product(
+            [(DEFAULT, RECIPIENTS), *itertools.product(["a", "user", "bytes"], UNITS)],
+            ["user", "sender", "client"],
+            ["", "x", "a|user:x", "user|user:x", "a/bytes|user:x", "|", "/", ":"],
         )
     }
-    assert len(counters) == 3 * 3 * 6
+    assert len(counters) == (1 + 3 * len(UNITS)) * 3 * 8
 
 
 def test_kinds_hold_no_sign_of_a_counter() -> None:
     for text in WRITTEN:
-        assert not any(sign in kind for kind in key(text).kinds for sign in "|:")
+        assert not any(sign in kind for kind in key(text).kinds for sign in "|/:")
     assert key("sasl_username+client_address").kinds == ("user+client",)
     assert key("sasl_username|client_address").kinds == ("user", "client")
 
