@@ -35,6 +35,7 @@ MODULES = (
     "domain/request.py",
     "domain/rules/attributes.py",
     "domain/rules/conditions.py",
+    "domain/rules/facts.py",
     "domain/rules/keys.py",
     "domain/rules/patterns.py",
     "domain/rules/subjects.py",

@@ -102,11 +102,11 @@ class Rule:
         """The name of the counter of ``key``; text that a client has chosen comes last."""
         return self.prefix + key if self.prefix else key
 
-    def charged(self, request: Request, time_of_day: str) -> Charged | None:
-        """Whom ``request``, which came at ``time_of_day`` (``22:05``), charges; None: the rule does not apply to it."""
-        if self.match is not None and not self.match.hold(request, time_of_day):
+    def charged(self, request: Request) -> Charged | None:
+        """Whom ``request`` charges; None: the rule does not apply to it."""
+        if self.match is not None and not self.match.hold(request):
             return None
-        if self.unless is not None and self.unless.hold(request, time_of_day):
+        if self.unless is not None and self.unless.hold(request):
             return None
         return self.subjects.charged(request)
 
@@ -118,7 +118,7 @@ class Policy:
     at a stage that no rule counts.
     """
 
-    __slots__ = ("accept", "away", "block", "count_mode", "looks_at_time", "refuse", "rules")
+    __slots__ = ("accept", "asks_facts", "away", "block", "count_mode", "refuse", "rules")
 
     def __init__(self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None) -> None:
         self.rules = rules
@@ -127,8 +127,8 @@ class Policy:
         self.block = Outcome(BLOCK, actions.block)
         self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
         self.count_mode = count_mode
-        self.looks_at_time = any(
-            conditions is not None and conditions.looks_at_time
+        self.asks_facts = any(
+            conditions is not None and conditions.asks_facts
             for rule in rules
             for conditions in (rule.match, rule.unless)
         )

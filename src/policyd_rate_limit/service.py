@@ -9,7 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from functools import partial
 from math import ceil
-from time import localtime, monotonic, strftime, time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
@@ -22,6 +22,7 @@ from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.outcome import FULL, MARK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
+from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.postfix.lists import hooking
 
@@ -159,16 +160,15 @@ class Service(PolicyService):
         charged_key = numbered = ""
         is_counted = False
         rules: list[Rule] = []  # that of each charge
-        time_of_day = ""
-        if policy.looks_at_time:
-            time_of_day = strftime("%H:%M", localtime(self.clock()))
+        if policy.asks_facts:
+            request.facts = Facts(self.clock())
         for rule in policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
             if cost_of is None:
                 continue
             is_counted = True
             # A call less for the rule that most have alone.
-            charged = rule.charged(request, time_of_day) if rule.is_conditional else rule.subjects.charged(request)
+            charged = rule.charged(request) if rule.is_conditional else rule.subjects.charged(request)
             if charged is None:
                 continue
             counter, limits, sql_limits, keep = rule.counter(charged.key), charged.limits, rule.sql_limits, 0

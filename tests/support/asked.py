@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from policyd_rate_limit.domain.request import Request
+from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.protocol.codec import Decoder
 
 # As Postfix 3.9 sends them, in its order.
@@ -58,3 +60,10 @@ def asked_in_lines(lines: Sequence[tuple[str, str]]) -> Request:
 def as_sent(value: str) -> str:
     """``value`` as it is read when it comes: lone surrogates may have been the bytes of a character together."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+def at(time_of_day: str, request: Request) -> Request:
+    """``request``, as it comes at ``time_of_day`` by the clock of this host: ``22:05``."""
+    hours, minutes = map(int, time_of_day.split(":"))
+    request.facts = Facts(time.mktime((2026, 7, 1, hours, minutes, 0, 0, 0, -1)))
+    return request

@@ -6,11 +6,11 @@ is counted.
 
 from __future__ import annotations
 
-from time import localtime, strftime
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
 from policyd_rate_limit.domain.limits import longest_of
+from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.ruling import make_actions, make_policy
@@ -142,10 +142,9 @@ def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
         service.ask(request, asked)
     except StoreError as error:
         failure = error
-    time_of_day = strftime("%H:%M", localtime(service.clock()))
+    request.facts = Facts(service.clock())
     rules = tuple(
-        _of_rule(rule, request, time_of_day, settings, desk, overrides, None if failure else asked.usages)
-        for rule in policy.rules
+        _of_rule(rule, request, settings, desk, overrides, None if failure else asked.usages) for rule in policy.rules
     )
     return Explanation(rules, None if failure else asked.outcome, failure)
 
@@ -153,7 +152,6 @@ def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
 def _of_rule(
     rule: Rule,
     request: Request,
-    time_of_day: str,
     settings: Settings,
     desk: Desk,
     overrides: dict[str, Override],
@@ -162,9 +160,9 @@ def _of_rule(
     cost_of = rule.stages.get(request.protocol_state)
     if cost_of is None:
         return Skipped(rule, stages=tuple(rule.stages))
-    charged = rule.charged(request, time_of_day)
+    charged = rule.charged(request)
     if charged is None:
-        return _why_not(rule, request, time_of_day, settings)
+        return _why_not(rule, request, settings)
     counter = rule.counter(charged.key)
     from_table: Limits | None = None
     if rule.sql_limits is not None and desk.table is not None and usages is not None:
@@ -184,15 +182,15 @@ def _of_rule(
     )
 
 
-def _why_not(rule: Rule, request: Request, time_of_day: str, settings: Settings) -> Skipped:
+def _why_not(rule: Rule, request: Request, settings: Settings) -> Skipped:
     if rule.match is not None:
-        failing = rule.match.first_failing(request, time_of_day)
+        failing = rule.match.first_failing(request)
         if failing:
-            return Skipped(rule, failing=tuple((one, one.value(request, time_of_day)) for one in failing))
+            return Skipped(rule, failing=tuple((one, one.value(request)) for one in failing))
     if rule.unless is not None:
-        holding = rule.unless.first_holding(request, time_of_day)
+        holding = rule.unless.first_holding(request)
         if holding:
-            return Skipped(rule, exempting=tuple((one, one.value(request, time_of_day)) for one in holding))
+            return Skipped(rule, exempting=tuple((one, one.value(request)) for one in holding))
     if isinstance(rule.subjects, KeyedSubjects):
         return Skipped(rule, empty=rule.subjects.key.empty_in(request))
     by = ("limit_by_sasl", "limit_by_sender", "limit_by_ip")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from policyd_rate_limit.compiling import mypyc_attr
+from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 
 RCPT: Final = "RCPT"
 DATA: Final = "DATA"
@@ -26,7 +27,8 @@ class Request:
     An attribute that Postfix did not send, or sent empty, is the empty string (0 for ``recipient_count``).
     Bytes that are not UTF-8 are kept as lone surrogates (``errors="surrogateescape"``).
 
-    ``text``: the lines that it came in, where other attributes can be looked for.
+    ``text``: the lines that it came in, where other attributes can be looked for. ``facts``: what else is known, which
+    is put in before rules that ask for it look at the request.
     """
 
     protocol_state: str
@@ -38,6 +40,7 @@ class Request:
     client_address: str
     recipient_count: int
     text: str = field(default="", compare=False)
+    facts: Facts = field(default=NO_FACTS, compare=False, repr=False)
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Request:
         client_address: str,
         recipient_count: int,
         text: str = "",
+        facts: Facts = NO_FACTS,
     ) -> None:
         self.protocol_state = protocol_state
         self.instance = instance
@@ -60,3 +64,4 @@ class Request:
         self.client_address = client_address
         self.recipient_count = recipient_count
         self.text = text
+        self.facts = facts

@@ -12,7 +12,6 @@ from policyd_rate_limit.domain.rules import attributes
 from policyd_rate_limit.domain.rules.attributes import (
     KINDS,
     MOST_DOMAIN,
-    TIME,
     ascii_domain,
     domain_of,
     folded_name,
@@ -68,16 +67,15 @@ def test_the_first_of_two_attributes_of_one_name_counts() -> None:
     assert reader("sender")(asked_in_lines(list(reversed(twice)))) == "other@example.org"
 
 
-@pytest.mark.parametrize("name", ["", "request", "nonsense", "nonsense_domain", "time", "sender\n"])
+@pytest.mark.parametrize("name", ["", "request", "nonsense", "nonsense_domain", "sender\n"])
 def test_there_is_no_other_attribute(name: str) -> None:
     with pytest.raises(KeyError):
         reader(name)
 
 
-def test_all_kinds_but_the_time_can_be_read() -> None:
-    for name, kind in KINDS.items():
-        if kind != TIME:
-            reader(name)(asked())
+def test_all_kinds_can_be_read() -> None:
+    for name in KINDS:
+        reader(name)(asked())
 
 
 def test_domains_are_read_of_addresses() -> None:

@@ -10,6 +10,7 @@ from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.domain.rules.patterns import parse_pattern
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
+from support.asked import at
 from support.ruled import request
 
 NOON = "12:00"
@@ -38,15 +39,16 @@ def test_why_conditions_hold_or_do_not(
     alternatives: list[dict[str, str]], failing: list[str], holding: list[str]
 ) -> None:
     found = conditions(*alternatives)
-    asked = request()
-    assert [one.attribute for one in found.first_failing(asked, NOON)] == failing
-    assert [one.attribute for one in found.first_holding(asked, NOON)] == holding
-    assert found.hold(asked, NOON) is bool(holding)
+    asked = at(NOON, request())
+    assert [one.attribute for one in found.first_failing(asked)] == failing
+    assert [one.attribute for one in found.first_holding(asked)] == holding
+    assert found.hold(asked) is bool(holding)
 
 
 def test_a_condition_tells_what_it_looks_at() -> None:
     ((one, other),) = conditions({"sender": "*@example.org", "time": "11:00-13:00"}).alternatives
-    assert (one.value(request(), NOON), other.value(request(), NOON)) == ("alice@example.org", NOON)
+    asked = at(NOON, request())
+    assert (one.value(asked), other.value(asked)) == ("alice@example.org", NOON)
     assert [pattern.text for pattern in one.patterns] == ["*@example.org"]
 
 

@@ -1,4 +1,4 @@
-"""The attributes of a request by name, as rules name them: those of Postfix, and what is made of them.
+"""The attributes of a request by name, as rules name them: those of Postfix, and what else is known of it.
 
 https://www.postfix.org/SMTPD_POLICY_README.html, "Protocol description".
 """
@@ -69,6 +69,9 @@ KINDS: Final = {
 }
 """What each attribute is."""
 
+OF_FACTS: Final = frozenset({"time"})
+"""Those that are no attributes of Postfix's: :class:`policyd_rate_limit.domain.rules.facts.Facts` has them."""
+
 MOST_DOMAIN: Final = 255
 """The most characters of a domain that are looked at as one (RFC 5321, 4.5.3.1.2); a longer one is a name."""
 
@@ -77,7 +80,7 @@ REMEMBERED_DOMAINS: Final = 4096
 
 
 def reader(name: str) -> Callable[[Request], str]:
-    """What reads the attribute ``name`` of a request, as Postfix sent it; not ``time``, which is none of a request.
+    """What reads the attribute ``name`` of a request: as Postfix sent it, or of its facts.
 
     Raises KeyError where there is no such attribute.
     """
@@ -85,7 +88,7 @@ def reader(name: str) -> Callable[[Request], str]:
         return _FIELDS[name]
     if name.endswith("_domain") and name in KINDS and name != "etrn_domain":
         return partial(_domain_in, _FIELDS[_WHOSE_DOMAIN[name]])
-    if name not in KINDS or KINDS[name] == TIME:
+    if name not in KINDS:
         raise KeyError(name)
     return partial(_value_behind, f"\n{name}=")
 
@@ -166,5 +169,6 @@ _FIELDS: Final[dict[str, Callable[[Request], str]]] = {
     "recipient": lambda request: request.recipient,
     "client_address": lambda request: request.client_address,
     "recipient_count": lambda request: str(request.recipient_count),
+    "time": lambda request: request.facts.time_of_day,
 }
 _WHOSE_DOMAIN: Final = {"sasl_domain": "sasl_username", "sender_domain": "sender", "recipient_domain": "recipient"}
