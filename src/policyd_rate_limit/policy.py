@@ -51,9 +51,10 @@ class Rule:
     what ``sql_limits`` says of an id counts before. ``stages``: ``protocol_state`` -> what a request costs there.
     ``match`` and ``unless``: to which mails it applies. ``action``: what is done with the excess; None: ``fail`` of the
     policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
-    ``shadow``: nothing is done with the excess but that it is told. ``unit``: what is counted: one of
-    :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``: what the names of its counters begin with; a counter
-    with another is that of another rule, or of what this one has counted before.
+    ``shadow``: nothing is done with the excess but that it is told. ``warn``: per cent of a limit at which its use is
+    told; 0: it is not. ``unit``: what is counted: one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``:
+    what the names of its counters begin with; a counter with another is that of another rule, or of what this one has
+    counted before.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Rule:
         "subjects",
         "unit",
         "unless",
+        "warn",
     )
 
     def __init__(
@@ -83,6 +85,7 @@ class Rule:
         action: Text | None = None,
         refuses: bool = True,
         shadow: bool = False,
+        warn: int = 0,
         unit: str = RECIPIENTS,
     ) -> None:
         self.name = name
@@ -95,6 +98,7 @@ class Rule:
         self.action = action
         self.refuses = refuses and not shadow
         self.shadow = shadow
+        self.warn = warn
         self.unit = unit
         self.prefix = counter_prefix(name, unit)
 

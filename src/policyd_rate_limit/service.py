@@ -171,10 +171,11 @@ class Service(PolicyService):
             charged = rule.charged(request) if rule.is_conditional else rule.subjects.charged(request)
             if charged is None:
                 continue
-            counter, limits, sql_limits, keep = rule.counter(charged.key), charged.limits, rule.sql_limits, 0
-            charged_key = charged_key or counter
-            override = self._override_of(counter) if self._overrides else None
-            if override is not None:
+            counter = rule.counter(charged.key)
+            limits = charged.limits
+            sql_limits = rule.sql_limits
+            keep = 0
+            if self._overrides and (override := self._override_of(counter)) is not None:
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
                 if blocking is not None and rule.refuses:
                     asking.answer(policy.block)
@@ -184,6 +185,7 @@ class Service(PolicyService):
                 keep = longest_of(limits) if sql_limits is None else max(longest_of(limits), sql_limits.keep_seconds)
                 limits, sql_limits = override.limits, None
             if not limits and sql_limits is None:
+                charged_key = charged_key or counter
                 continue
             cost = cost_of(request)
             part = cost.part
@@ -192,7 +194,7 @@ class Service(PolicyService):
                 numbered = numbered or self._repetitions.part(part)
                 part = numbered
             rules.append(rule)
-            charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses, keep))
+            charges.append(Charge(counter, cost.amount, limits, part, cost.settles, rule.refuses, keep, rule.warn))
             if sql_limits is not None:
                 lookups = lookups or []
                 lookups.append(_Lookup(len(charges) - 1, sql_limits, rule.subjects.ids_for_query(request, charged)))
@@ -282,6 +284,7 @@ class _Asked(Waiting):
                 charge.settles,
                 charge.refuses,
                 lookup.sql_limits.keep_seconds,
+                charge.warn,
             )
             missing -= 1
             if not missing:

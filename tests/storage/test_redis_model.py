@@ -69,12 +69,13 @@ MAILS = st.sampled_from(["", "m1", "m2"])  # whoever sends them: another user's 
 def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
     """Of one rule for each of ``keys``: with its own way of being counted once, and refusing or not."""
 
-    def charge(key: str, cost: int, way: tuple[str, bool], refuses: bool) -> Charge:
-        return Charge(key, cost, LIMITS[key], *way, refuses)
+    def charge(key: str, cost: int, way: tuple[str, bool], refuses: bool, warn: int) -> Charge:
+        return Charge(key, cost, LIMITS[key], *way, refuses, warn=warn)
 
     ways = st.sampled_from([("", True), ("a", False), ("b", False), ("c", False)])
     refuse = st.sampled_from([True, True, False])
-    charges = st.tuples(*(st.builds(charge, st.just(key), st.integers(1, 5), ways, refuse) for key in keys))
+    warn = st.sampled_from([0, 0, 1, 50, 60, 99])
+    charges = st.tuples(*(st.builds(charge, st.just(key), st.integers(1, 5), ways, refuse, warn) for key in keys))
     return st.builds(Demand, charges, MAILS)
 
 
@@ -138,6 +139,7 @@ def test_a_batch_that_is_asked_again_is_answered_alike_and_counts_nothing(
             batch.take()
             for question, verdict in zip(batch.questions, expected, strict=False):
                 assert question.result.counted == verdict.counted
+                assert question.result.warned == verdict.warned
                 found, told = ({one.charge for one in of.exceeded} for of in (question.result, verdict))
                 assert found == told if verdict.admitted else found >= told  # others were admitted since
             # What mails were charged is told from memory, to which nobody tells the answers here.

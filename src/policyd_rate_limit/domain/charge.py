@@ -35,6 +35,9 @@ class Charge:
     ``keep_seconds``
         What is counted is remembered for so long at the least, even if ``limits`` look back less far: others may hold
         for this counter soon.
+    ``warn``
+        Per cent of a limit, from 1 to 99, at which the verdict says that its window has come so far; 0: it says nothing.
+        What a limit per mail bounds is not told of.
     """
 
     counter: str
@@ -44,6 +47,7 @@ class Charge:
     settles: bool
     refuses: bool
     keep_seconds: int
+    warn: int
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Charge:
         settles: bool = False,
         refuses: bool = True,
         keep_seconds: int = 0,
+        warn: int = 0,
     ) -> None:
         self.counter = counter
         self.cost = cost
@@ -62,6 +67,7 @@ class Charge:
         self.settles = settles
         self.refuses = refuses
         self.keep_seconds = keep_seconds
+        self.warn = warn
 
 
 @mypyc_attr(acyclic=True)
@@ -88,6 +94,22 @@ class Exceeded(NamedTuple):
     limit: Limit
 
 
+class Warned(NamedTuple):
+    """By an admitted demand the window of ``limit`` has come to what its charge is to warn of: ``used`` lies in it now.
+
+    ``charge`` is the index of the charge among those of the demand.
+    """
+
+    charge: int
+    limit: Limit
+    used: int
+
+
+def warns_from(limit: Limit, percent: int) -> int:
+    """How much has to lie in the window of ``limit`` for ``percent`` of it to be used."""
+    return -(-limit.maximum * percent // 100)
+
+
 @mypyc_attr(acyclic=True)
 @dataclass(init=False, unsafe_hash=True)
 class Verdict:
@@ -100,18 +122,27 @@ class Verdict:
         The first limit that each charge exceeds, of those that exceed one, in the order of the charges.
     ``refused_by``
         The first of them whose charge refuses; None: the demand is admitted.
+    ``warned``
+        The windows that were used less than their charges are to warn of, and are not any more: each crossing is told
+        once. A demand that is refused crosses nothing.
     """
 
     counted: tuple[int, ...]
     exceeded: tuple[Exceeded, ...]
     refused_by: Exceeded | None
+    warned: tuple[Warned, ...]
 
     def __init__(
-        self, counted: tuple[int, ...], exceeded: tuple[Exceeded, ...] = (), refused_by: Exceeded | None = None
+        self,
+        counted: tuple[int, ...],
+        exceeded: tuple[Exceeded, ...] = (),
+        refused_by: Exceeded | None = None,
+        warned: tuple[Warned, ...] = (),
     ) -> None:
         self.counted = counted
         self.exceeded = exceeded
         self.refused_by = refused_by
+        self.warned = warned
 
     @property
     def admitted(self) -> bool:

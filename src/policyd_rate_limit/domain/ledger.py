@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.charge import RESET, Entry, Exceeded, Usage, Verdict
-from policyd_rate_limit.domain.limits import PER_MAIL, longest_of, windows_of
+from policyd_rate_limit.domain.charge import RESET, Entry, Exceeded, Usage, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.windows import Windows
 
@@ -51,22 +51,22 @@ class Ledger:
         for index in range(len(charges)):  # compiled, it costs less than enumerate() and zip()
             charge = charges[index]
             cost = _missing(charge, before) if before else charge.cost
-            limit = None
             if cost > 0:
                 limits = charge.limits
-                if limits and limits[0].seconds == PER_MAIL:
+                if limits and not limits[0].seconds:  # PER_MAIL
                     limit = self._exceeded_per_mail(charge, cost, before)
                 else:
                     limit = windows.exceeded(charge.counter, cost, limits, charge.keep_seconds)
-            if limit is not None:
-                cost = 0
-                one = Exceeded(index, limit)
-                exceeded += (one,)
-                if charge.refuses and refused_by is None:
-                    refused_by = one
+                if limit is not None:
+                    cost = 0
+                    one = Exceeded(index, limit)
+                    exceeded += (one,)
+                    if charge.refuses and refused_by is None:
+                        refused_by = one
             counted.append(cost)
         if refused_by is not None:
             return Verdict((), exceeded, refused_by)
+        warned: tuple[Warned, ...] = ()
         for index in range(len(charges)):
             charge, cost = charges[index], counted[index]
             if cost > 0:
@@ -75,9 +75,11 @@ class Ledger:
                 windows.add(charge.counter, windows.date, cost)
                 if mail:
                     self.mails.add(entry)
+                if charge.warn:
+                    warned += self._warned(index, charge, cost)
             elif cost:
                 self._give_back(charge.counter, -cost, before, entries)
-        return Verdict(tuple(counted), exceeded)
+        return Verdict(tuple(counted), exceeded, None, warned)
 
     def explain(self, demand: Demand) -> tuple[Usage, ...]:
         """How the limits of all charges of ``demand`` stand, at the moment of the last :meth:`advance`."""
@@ -156,6 +158,16 @@ class Ledger:
         keep = max(charge.keep_seconds, REMEMBERED_SECONDS)
         limit = self.windows.exceeded(counter, cost, limits[1:], keep)
         return limits[0] if of_mail > limits[0].maximum else limit
+
+    def _warned(self, index: int, charge: Charge, cost: int) -> tuple[Warned, ...]:
+        """Which windows of ``charge``, the one at ``index``, have come to what it warns of by ``cost``, just counted."""
+        limits = windows_of(charge.limits)
+        used = self.windows.usage(charge.counter, limits)
+        found: tuple[Warned, ...] = ()
+        for at in range(len(limits)):
+            if used[at] - cost < warns_from(limits[at], charge.warn) <= used[at]:
+                found += (Warned(index, limits[at], used[at]),)
+        return found
 
     def _count(self, entry: Entry, entries: list[Entry]) -> None:
         entries.append(entry)

@@ -119,14 +119,15 @@ class Windows:
             return None
         if log[0] < self._seen:
             self._mend(log)
-        now, oldest, total, found = self.now, log[_FIRST], log[-1], None
+        now, oldest, found = self.now, log[_FIRST], None
+        total = log[-1] + cost  # once it is counted
         for limit in limits:
             seconds = limit.seconds
             if seconds > keep:
                 keep = seconds
             if found is None:
                 used = total - (log[1] if oldest > now - seconds else _total_until(log, now - seconds))
-                if used + cost > limit.maximum:
+                if used > limit.maximum:
                     found = limit
         if log[0] & _KEPT != keep:
             self._keep(log, keep)

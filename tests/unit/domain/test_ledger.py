@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, free_in, refusal
+from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, Warned, free_in, refusal
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
@@ -91,14 +91,19 @@ class Model:
         for one in exceeded:
             if demand.charges[one.charge].refuses:
                 return Verdict((), tuple(exceeded), one)
-        for charge, cost in zip(demand.charges, missing, strict=True):
+        warned = []
+        for index, (charge, cost) in enumerate(zip(demand.charges, missing, strict=True)):
+            windows = windows_of(charge.limits) if cost > 0 and charge.warn else ()
+            for limit, used in zip(windows, self.usage(charge.counter, windows, now), strict=True):
+                if 100 * used < limit.maximum * charge.warn <= 100 * (used + cost):
+                    warned.append(Warned(index, limit, used + cost))
             if cost > 0:
                 self.charged.append(Charged(charge.counter, now, cost, demand.mail, charge.part))
             for charged in reversed([c for c in of_mail if c.counter == charge.counter]):
                 taken = min(max(-cost, 0), charged.amount)
                 charged.amount -= taken
                 cost += taken
-        return Verdict(tuple(missing), tuple(exceeded))
+        return Verdict(tuple(missing), tuple(exceeded), None, tuple(warned))
 
 
 def rebuilt(entries: list[Entry], now: float, max_keys: int = 1000) -> Ledger:
@@ -113,8 +118,8 @@ def charges_of(limits: dict[str, Limits], refuse: tuple[bool, ...]) -> st.Search
     """Of several rules: each has its own counter, its own way of being counted once, and refuses or not."""
     ways = [("", True), ("a", False), ("b", False), ("c", False)]
 
-    def charge(key: str, unit: str, cost: int, way: tuple[str, bool], refuses: bool) -> Charge:
-        return Charge(unit + key, cost, limits[key], *way, refuses)
+    def charge(key: str, unit: str, cost: int, way: tuple[str, bool], refuses: bool, warn: int) -> Charge:
+        return Charge(unit + key, cost, limits[key], *way, refuses, warn=warn)
 
     charges = st.builds(
         charge,
@@ -123,6 +128,7 @@ def charges_of(limits: dict[str, Limits], refuse: tuple[bool, ...]) -> st.Search
         st.integers(1, 6),
         st.sampled_from(ways),
         st.sampled_from(refuse),
+        st.sampled_from([0, 1, 50, 60, 99]),
     )
     return st.lists(charges, min_size=1, max_size=3, unique_by=lambda charge: charge.counter).map(tuple)
 
@@ -191,7 +197,8 @@ def test_beyond_max_keys_nothing_is_admitted_that_the_model_refuses(
             ledger = rebuilt(entries, now, max_keys)
         verdict = ledger.decide(demand, entries)
         if verdict.admitted:
-            assert model.decide(demand, now) == verdict
+            expected = model.decide(demand, now)  # which warns later of what others count, too
+            assert (expected.counted, expected.exceeded) == (verdict.counted, verdict.exceeded)
         for key, limits in SHARED.items():
             for unit in UNITS:
                 kept, exact = ledger.windows.usage(unit + key, limits), model.usage(unit + key, limits, now)
@@ -398,6 +405,45 @@ def test_what_has_expired_takes_no_room() -> None:
         ledger.trim(trimmed[0])
     assert len(list(ledger.windows.charges())) <= 20
     assert ledger.windows.usage("k", (*limits, Limit(1, 10))) == (0, 10)
+
+
+def warned(ledger: Ledger, *, cost: int, mail: str = "", settles: bool = False) -> list[tuple[int, int]]:
+    """Maximum and use of the limits that are warned of when so much is charged."""
+    limits = (Limit(100, PER_MAIL), Limit(7, 60), Limit(10, 600))
+    (charge,) = demand_of((Charge("a", cost, limits, warn=75),), mail, settles=settles).charges
+    verdict = ledger.decide(Demand((charge,), mail), [])
+    return [(one.limit.maximum, one.used) for one in verdict.warned]
+
+
+def test_each_window_warns_once_as_it_gets_there() -> None:
+    """75 per cent of 7 are 5.25: the sixth is the first beyond."""
+    ledger = rebuilt([], T0)
+    assert [warned(ledger, cost=1) for _ in range(8)] == [[], [], [], [], [], [(7, 6)], [], []]
+    ledger.advance(T0 + 60)
+    assert warned(ledger, cost=1) == [(10, 8)]
+    assert warned(ledger, cost=2) == []
+    ledger.advance(T0 + 1_000)
+    assert warned(ledger, cost=7) == [(7, 7)]
+    ledger.advance(T0 + 2_000)
+    assert warned(ledger, cost=11) == []  # refused
+
+
+def test_what_is_given_back_may_be_warned_of_again() -> None:
+    ledger = rebuilt([], T0)
+    assert warned(ledger, cost=6, mail="m", settles=True) == [(7, 6)]
+    assert warned(ledger, cost=6, mail="m", settles=True) == []
+    assert warned(ledger, cost=2, mail="m", settles=True) == []
+    assert warned(ledger, cost=7, mail="m", settles=True) == [(7, 7)]
+
+
+def test_nothing_is_warned_of_where_another_charge_refuses() -> None:
+    ledger = rebuilt([], T0)
+    warning, refusing = Charge("a", 9, (Limit(10, 60),), warn=80), Charge("b", 9, (Limit(1, 60),))
+    verdict = ledger.decide(Demand((warning, refusing)), [])
+    assert (verdict.admitted, verdict.warned) == (False, ())
+    verdict = ledger.decide(Demand((warning, replace(refusing, refuses=False))), [])
+    assert verdict.warned == (Warned(0, Limit(10, 60), 9),)
+    assert verdict.exceeded == (Exceeded(1, Limit(1, 60)),)
 
 
 def test_one_charge_too_many_refuses_all() -> None:

@@ -15,8 +15,9 @@
 --             field that is for this demand alone, until other scripts have admitted its other charges; empty: there are
 --             none
 --             for each counter, which are different ones: amount, and to charge, check: maximum, seconds, ... of its
---             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing, and, if
---             its first limit is per mail, the maximum of that; to undo, confirm: date
+--             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing; if its
+--             first limit is per mail, the maximum of that, else false; and, if it warns, for each limit how much has to
+--             be used for that; to undo, confirm: date
 --             or, for one counter, without a mail: "explain", which writes nothing, and for the flags how many events it
 --             may look at
 --          for each counter: field in which the mail remembers the charge; empty: there is no mail
@@ -34,6 +35,7 @@
 -- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit, charge, limit, ...} with all
 -- that is exceeded, {KNOWN}, {COUNTED, how many are exceeded, charge, limit, ..., charge, amount, date, charge, ...}, or
 -- AS_ASKED: all of its charges were counted, in that second;
+-- {WARNED, {charge, limit, used, ...}, one of these}: the windows that came so far by it;
 -- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows;
@@ -45,6 +47,8 @@
 -- "b" and lane: the lane's mark, which is what its last batch has done here: number, date, sum of what it counted, and
 --   the places of the demands that it has decided, in ranges: from, to, from, to, ...; negative where a limit was
 --   exceeded, and let pass
+-- "w" and lane: what the demands of the last batch that has brought windows so far are told of that: number, date, and
+--   for each the place and {limit, used, ...}.
 -- "r": the second of the last reset.
 -- "x": a mail with one charge, which needs no key of its own then: amount, date, length of the field, field, mail. It is
 --   that of an id that sends now and then; it gives way as soon as it is not to be remembered any more.
@@ -59,7 +63,7 @@ local WINDOWS, SIZE = 9, 5 -- where they begin; numbers of each: seconds, and
 local USED, HEAD = 1, 2 -- seconds since a limit asked for it; the oldest event in it, counted from 0
 local SINCE, SUM = 3, 4 -- age of that event; how much was counted from it on
 
-local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED, FAILED = 0, 1, 2, 3, 4, 5
+local REFUSED, KNOWN, COUNTED, LATER, AS_ASKED, FAILED, WARNED = 0, 1, 2, 3, 4, 5, 6
 local REMEMBERED = 900 -- seconds, as REMEMBERED_SECONDS of mails.py
 local REMEMBERED_TEXT = tostring(REMEMBERED) -- as an argument: to write a number costs a third of a command
 local LONGEST_VALUE = 64 -- bytes that Redis' default, hash-max-listpack-value, has lie close together
@@ -74,7 +78,7 @@ local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
 local unpack_one, unpack_limit = cmsgpack.unpack_one, cmsgpack.unpack_limit
 local byte, char, substring, min, max = string.byte, string.char, string.sub, math.min, math.max
 local lane, number, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local mark_field = 'b' .. lane
+local mark_field, told_field = 'b' .. lane, 'w' .. lane
 local last = byte(lane, -1) or 0
 local other_field = 'b' .. substring(lane, 1, -2) .. char(last % 2 == 0 and last + 1 or last - 1)
 
@@ -343,13 +347,14 @@ local function drop(counter, field)
     counter.dropped[#counter.dropped + 1] = field
 end
 
--- Drops marks of writers whose last batch here counts no more.
+-- Drops marks of writers whose last batch here counts no more, and what their batches have told.
 local function drop_marks(counter, longest)
     for _, name in ipairs(call('HKEYS', counter.key)) do
-        if byte(name) == 98 and name ~= mark_field then
+        local is_mark = byte(name) == 98
+        if is_mark and name ~= mark_field or byte(name) == 119 and name ~= told_field then
             if unpack_message(call('HGET', counter.key, name))[2] + longest <= now then
                 drop(counter, name)
-                counter.m[MARKS] = counter.m[MARKS] - 1
+                counter.m[MARKS] = counter.m[MARKS] - (is_mark and 1 or 0)
             end
         end
     end
@@ -415,6 +420,9 @@ local function save(counter)
     if new_slot then
         fields[size + 1], fields[size + 2], size = 'x', new_slot, size + 2
     end
+    if counter.told then
+        fields[size + 1], fields[size + 2], size = told_field, pack(counter.told), size + 2
+    end
     for name, packed in pairs(counter.changed or {}) do
         fields[size + 1], fields[size + 2], size = name, packed, size + 2
         if size >= CHUNK then
@@ -461,6 +469,56 @@ local function note(counter, amount, place, last)
         end
     end
     counter.is_changed, counter.latest = true, sign
+end
+
+-- What is told of windows that have come so far ---------------------------------------------------------------------
+
+-- The windows of `charge` that `amount`, just counted for the demand at `place`, has brought to where it warns: limit,
+-- used, ...; nil: none. The counter remembers it, for when the answer is lost.
+local function crossed(charge, amount, place)
+    local counter, limits, found = charge.counter, charge[2], nil
+    for at, least in ipairs(charge[5]) do
+        local used = counter.m[window_of(counter, limits[2 * at]) + SUM]
+        if used - amount < least and least <= used then
+            found = found or {}
+            found[#found + 1], found[#found + 2] = charge[4] and at + 1 or at, used
+        end
+    end
+    if found then
+        local told = counter.told
+        if not told then
+            local packed = counter.is_asked_again and call('HGET', counter.key, told_field)
+            told = packed and unpack_message(packed)
+            if not told or told[1] ~= number then
+                told = {number, date}
+            end
+            counter.told = told
+        end
+        told[#told + 1], told[#told + 2] = place, found
+    end
+    return found
+end
+
+-- What was told of the demand at `place`; nil: nothing.
+local function told_before(counter, place)
+    local packed = call('HGET', counter.key, told_field)
+    local told = packed and unpack_message(packed)
+    for at = 3, told and told[1] == number and #told or 0, 2 do
+        if told[at] == place then
+            return told[at + 1]
+        end
+    end
+    return nil
+end
+
+-- Puts `found`, of the charge `index`, behind what is `warned` of already.
+local function warn(warned, index, found)
+    warned = warned or {}
+    for at = 1, #found, 2 do
+        local size = #warned
+        warned[size + 1], warned[size + 2], warned[size + 3] = index, found[at], found[at + 1]
+    end
+    return warned
 end
 
 -- What a mail was charged ----------------------------------------------------------------------------------------
@@ -649,7 +707,7 @@ end
 
 -- What was answered to a demand that has been decided, where the answer was lost.
 local function answer_again(kind, charges, place, own_field)
-    local exceeded, counted = {}, {}
+    local exceeded, counted, warned = {}, {}, nil
     for index, charge in ipairs(charges) do
         local counter, mail, amount = charge.counter, charge.mail, charge[1]
         if has(counter, -place) then
@@ -659,10 +717,12 @@ local function answer_again(kind, charges, place, own_field)
             end
             exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, limit or 1
         elseif has(counter, place) then
+            local found = charge[5] and told_before(counter, place)
+            warned = found and warn(warned, index, found) or warned
             if mail then
                 open_mail(counter, mail)
             end
-            local found = mail and (own_field ~= '' and call('HGET', mail, own_field) or call('HGET', mail, charge.field))
+            found = mail and (own_field ~= '' and call('HGET', mail, own_field) or call('HGET', mail, charge.field))
             if found then
                 found = unpack_message(found)
                 tell(counted, index, found[3] and -found[3] or found[1], found[2])
@@ -671,7 +731,8 @@ local function answer_again(kind, charges, place, own_field)
             end
         end
     end
-    return counted_reply(exceeded, counted)
+    local reply = counted_reply(exceeded, counted)
+    return warned and {WARNED, warned, reply} or reply
 end
 
 local function undo(charges, place, own_field)
@@ -763,7 +824,7 @@ local function decide(kind, charges, place, own_field)
         end
         is_as_asked = is_as_asked and amount == charge[1] and amount > 0
     end
-    local counted = not is_as_asked and {}
+    local counted, warned = not is_as_asked and {}, nil
     for index = 1, #charges do
         local charge = charges[index]
         local counter, amount = charge.counter, charge.missing
@@ -772,6 +833,10 @@ local function decide(kind, charges, place, own_field)
         elseif amount > 0 then
             append(counter, just_now, amount)
             note(counter, amount, place)
+            if charge[5] then
+                local found = crossed(charge, amount, place)
+                warned = found and warn(warned, index, found) or warned
+            end
             if counted then
                 tell(counted, index, amount, date)
             end
@@ -779,11 +844,12 @@ local function decide(kind, charges, place, own_field)
             lower(charge, index, counted, place, own_field)
         end
     end
-    if is_as_asked then
-        return AS_ASKED
+    local reply = AS_ASKED
+    if not is_as_asked then
+        exceeded = exceeded or {}
+        reply = #exceeded + #counted > 0 and counted_reply(exceeded, counted) or {KNOWN}
     end
-    exceeded = exceeded or {}
-    return #exceeded + #counted > 0 and counted_reply(exceeded, counted) or {KNOWN}
+    return warned and {WARNED, warned, reply} or reply
 end
 
 local function explain(charge)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict
+from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict, Warned, warns_from
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
@@ -25,7 +25,7 @@ MOST_VERDICTS_KEPT = 256  # amounts that are often charged
 MOST_SECONDS_LOOKED_AT = (1 << 12) - 1  # to explain: so that the server is held up for microseconds
 
 _SAME = b""  # instead of the terms of a demand
-_REFUSED, _FAILED = 0, 5  # what a reply of the script begins with
+_REFUSED, _FAILED, _WARNED = 0, 5, 6  # what a reply of the script begins with
 _NO_PART = part_field("")
 _SETTLES, _LETS_PASS = 1, 2  # flags of a charge
 _COMMON = 5  # arguments of the script before those of the demands
@@ -39,7 +39,17 @@ class Question:
     of them refuses, what the others have reserved. ``may_be_counted``: the servers may have counted something of it.
     """
 
-    __slots__ = ("_exceeded", "_failure", "demand", "entries", "groups", "may_be_counted", "own_field", "verdict")
+    __slots__ = (
+        "_exceeded",
+        "_failure",
+        "_warned",
+        "demand",
+        "entries",
+        "groups",
+        "may_be_counted",
+        "own_field",
+        "verdict",
+    )
 
     def __init__(self, demand: Demand, own_field: bytes, groups: Sequence[Sequence[Charge]]) -> None:
         self.demand = demand
@@ -102,6 +112,13 @@ class Question:
                 return
         elif reply[0] == _REFUSED:
             self._note_exceeded(group, reply[1:])
+        elif reply[0] == _WARNED:
+            told: Any = reply
+            self._note_warned(group, told[1])
+            if isinstance(told[2], int):
+                self._note_all(group, date)
+            else:
+                self._note(group, told[2])
         elif reply[0] == _FAILED:
             failed: Any = reply  # the only one that is not of numbers, which a compiled module insists on
             self.fail(_text(failed[1]), may_be_counted=True)
@@ -117,10 +134,11 @@ class Question:
         refused_by = next((one for one in exceeded if charges[one.charge].refuses), None)
         if refused_by is not None:
             return Verdict((), exceeded, refused_by)
+        warned: tuple[Warned, ...] = tuple(sorted(getattr(self, "_warned", ())))
         counted: dict[str, int] = {}
         for entry in self.entries:
             counted[entry.counter] = counted.get(entry.counter, 0) + entry.amount
-        return Verdict(tuple([counted.get(charge.counter, 0) for charge in charges]), exceeded)
+        return Verdict(tuple([counted.get(charge.counter, 0) for charge in charges]), exceeded, None, warned)
 
     def conclude(self, reply: Sequence[int], group: Sequence[Charge]) -> None:
         """The ``reply`` to a command of :meth:`Inquiry.rest`."""
@@ -131,6 +149,11 @@ class Question:
             self.entries = [entry for entry in self.entries if entry.counter not in counters]
         else:
             self._note(group, reply)
+
+    def _note_all(self, group: Sequence[Charge], date: int) -> None:
+        for charge in group:
+            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, charge.part))
+        self.may_be_counted = True
 
     def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
         if len(reply) > 1:
@@ -148,6 +171,15 @@ class Question:
             charge = group[numbers[at] - 1]
             exceeded.append(Exceeded(self.demand.charges.index(charge), charge.limits[numbers[at + 1] - 1]))
         self._exceeded += tuple(exceeded)
+
+    def _note_warned(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
+        """``numbers``: charge of the ``group`` and limit of that, each counted from 1, and what of it is used."""
+        warned: tuple[Warned, ...] = getattr(self, "_warned", ())  # what nearly none has costs nothing
+        for at in range(0, len(numbers), 3):
+            charge = group[numbers[at] - 1]
+            limit = charge.limits[numbers[at + 1] - 1]
+            warned += (Warned(self.demand.charges.index(charge), limit, numbers[at + 2]),)
+        self._warned = warned
 
 
 class Inquiry:
@@ -194,7 +226,7 @@ class Inquiry:
             for question in together:
                 group, own_field = question.groups[0], question.own_field
                 kind = "check" if question.is_refused else "charge"
-                asked_of = tuple([(c.cost, c.limits, c.settles, c.refuses, c.keep_seconds) for c in group])
+                asked_of = tuple([(c.cost, c.limits, c.settles, c.refuses, c.keep_seconds, c.warn) for c in group])
                 terms = (kind, own_field, asked_of)
                 arguments.append(_SAME if terms == before else terms_of(kind, own_field, asked_of))
                 before = terms
@@ -299,18 +331,20 @@ class Inquiry:
 
 
 @lru_cache(MOST_TERMS_PACKED)
-def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool, int], ...]) -> bytes:
-    """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept."""
+def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool, int, int], ...]) -> bytes:
+    """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept, when it warns."""
     together: list[tuple[object, ...]] = []
-    for cost, limits, settles, refuses, keep in charges:
+    for cost, limits, settles, refuses, keep, warn in charges:
         flags = (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS)
         windows = windows_of(limits)
-        if windows is limits:
-            together.append((cost, _numbers(limits, keep), flags))
-        else:
-            # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
-            kept = max(keep, REMEMBERED_SECONDS)
-            together.append((cost, _numbers(windows, kept), flags, limits[0].maximum))
+        # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
+        kept = keep if windows is limits else max(keep, REMEMBERED_SECONDS)
+        terms: tuple[object, ...] = (cost, _numbers(windows, kept), flags)
+        if windows is not limits or warn:
+            terms += (False if windows is limits else limits[0].maximum,)
+        if warn:
+            terms += ([warns_from(limit, warn) for limit in windows],)
+        together.append(terms)
     return packed((kind, own_field, *together))
 
 
