@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Usage, Verdict, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Usage, Verdict, Warned, refusal
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, longest_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import open_descriptors
 from storage.stores import HOUR, PATIENCE, START, Clock, Database, admitted, demand, new_memory, usage
@@ -51,6 +52,48 @@ def test_a_limit_is_exact_over_processes(database: Database) -> None:
     with concurrent.futures.ProcessPoolExecutor(3, mp_context=context) as pool:
         totals = [pool.submit(ask_for, database, LIMIT, 60, 1) for _ in range(3)]
         assert sum(total.result() for total in totals) == LIMIT
+
+
+def warnings_of(database: Database, limits: tuple[Limit, ...], batches: int, batch: int) -> list[Limit]:
+    """Another daemon: the limits that it is told to warn of when it asks for mails of one user."""
+    store = database.store(time.time)
+    found = []
+    for _ in range(batches):
+        verdicts = store.admit([Demand((Charge("user:hot", 1, limits, warn=80),))] * batch, (), PATIENCE)
+        found += [one.limit for verdict in verdicts for one in verdict.warned]
+    store.close()
+    return found
+
+
+@pytest.mark.parametrize(("batches", "batch"), [(40, 1), (8, 7)])
+def test_each_limit_is_warned_of_once_over_daemons(database: Database, batches: int, batch: int) -> None:
+    """Four that ask as fast as they can, each of which comes close to the limits by what the others count."""
+    limits = (Limit(LIMIT, HOUR), Limit(2 * LIMIT, HOUR + 1))  # of which the first is reached
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        told = [pool.submit(warnings_of, database, limits, batches, batch) for _ in range(4)]
+        assert [limit for one in told for limit in one.result()] == [limits[0]]
+
+
+def test_a_warning_tells_what_is_used_by_all_daemons(database: Database, clock: Clock) -> None:
+    one, other = database.store(clock), database.store(clock)
+    limits = (Limit(50, PER_MAIL), Limit(10, 60), Limit(12, 600))
+
+    def told(store: Store, cost: int, mail: str, warn: int = 75) -> tuple[Warned, ...]:
+        demands = [Demand((Charge("user:b", 1, limits), Charge("user:a", cost, limits, "part", warn=warn)), mail)]
+        (verdict,) = store.admit(demands, (), PATIENCE)
+        return verdict.warned
+
+    assert told(one, 4, "m1") == ()
+    assert told(other, 3, "m2") == ()
+    assert told(one, 1, "m3") == (Warned(1, limits[1], 8),)
+    assert told(one, 1, "m3") == ()
+    assert told(other, 2, "m4") == (Warned(1, limits[2], 10),)
+    assert told(other, 1, "m5") == ()  # refused
+    clock.now += 61
+    assert told(one, 1, "m6") == ()  # in the longer window more was used all the time
+    assert told(other, 1, "m7", warn=0) == ()
+    one.close()
+    other.close()
 
 
 def test_demands_are_decided_in_order(database: Database, clock: Clock) -> None:

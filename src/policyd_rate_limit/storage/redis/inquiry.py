@@ -78,7 +78,9 @@ class Question:
     @property
     def is_refused(self) -> bool:
         """Whether a group has refused it: the others are asked only whether they would have refused it, too."""
-        return bool(self._exceeded) and any(self.demand.charges[one.charge].refuses for one in self._exceeded)
+        if not self._exceeded:
+            return False
+        return any(self.demand.charges[one.charge].refuses for one in self._exceeded)
 
     @property
     def is_answered(self) -> bool:
