@@ -36,8 +36,8 @@ class Charge:
         What is counted is remembered for so long at the least, even if ``limits`` look back less far: others may hold
         for this counter soon.
     ``warn``
-        Per cent of a limit, from 1 to 99, at which the verdict says that its window has come so far; 0: it says nothing.
-        What a limit per mail bounds is not told of.
+        Per cent of a limit, from 1 to 99, at which the verdict says that its window has come so far; 0: it says
+        nothing, as of limits per mail.
     """
 
     counter: str

@@ -160,7 +160,7 @@ class Ledger:
         return limits[0] if of_mail > limits[0].maximum else limit
 
     def _warned(self, index: int, charge: Charge, cost: int) -> tuple[Warned, ...]:
-        """Which windows of ``charge``, the one at ``index``, have come to what it warns of by ``cost``, just counted."""
+        """Which windows of ``charge``, which stands at ``index``, ``cost`` has brought so far that it warns."""
         limits = windows_of(charge.limits)
         used = self.windows.usage(charge.counter, limits)
         found: tuple[Warned, ...] = ()

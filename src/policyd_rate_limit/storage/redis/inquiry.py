@@ -334,7 +334,9 @@ class Inquiry:
 
 @lru_cache(MOST_TERMS_PACKED)
 def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool, bool, int, int], ...]) -> bytes:
-    """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept, when it warns."""
+    """What is asked of ``charges``: cost and limits, whether each settles and refuses, how long it is kept, and the per
+    cent at which it warns.
+    """
     together: list[tuple[object, ...]] = []
     for cost, limits, settles, refuses, keep, warn in charges:
         flags = (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS)
