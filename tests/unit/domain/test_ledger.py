@@ -94,9 +94,9 @@ class Model:
         warned = []
         for index, (charge, cost) in enumerate(zip(demand.charges, missing, strict=True)):
             windows = windows_of(charge.limits) if cost > 0 and charge.warn else ()
-            for limit, before in zip(windows, self.usage(charge.counter, windows, now), strict=True):
-                if 100 * before < limit.maximum * charge.warn <= 100 * (before + cost):
-                    warned.append(Warned(index, limit, before + cost))
+            for limit, former in zip(windows, self.usage(charge.counter, windows, now), strict=True):
+                if 100 * former < limit.maximum * charge.warn <= 100 * (former + cost):
+                    warned.append(Warned(index, limit, former + cost))
             if cost > 0:
                 self.charged.append(Charged(charge.counter, now, cost, demand.mail, charge.part))
             for charged in reversed([c for c in of_mail if c.counter == charge.counter]):
