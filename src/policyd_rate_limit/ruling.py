@@ -76,6 +76,7 @@ def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object
         action=Text(rule.action) if rule.action is not None else None,
         refuses=refuses(settings.fail_action if rule.action is None else rule.action),
         shadow=rule.shadow,
+        warn=rule.warn,
         unit=rule.unit,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Waiting
 from policyd_rate_limit.domain.limits import Limits, longest_of
 from policyd_rate_limit.domain.request import Request
-from policyd_rate_limit.policy import Actions, Policy
+from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Administration, Override
 from policyd_rate_limit.storage.engine.engine import Engine
@@ -119,11 +119,25 @@ class RedisPlace(Place):
         return RedisAdministration(self._config, longest=longest, timeout=PATIENCE, clock=self.clock)
 
 
+class _Warnings(Nobody):
+    """Notes what is warned of."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, int, int, int]] = []
+
+    def decided(self, *told: Any) -> None:
+        rules: Sequence[Rule] = told[2]
+        result: Verdict | Exception = told[3]
+        if isinstance(result, Verdict):
+            self.found += [(rules[index].name, *limit, used) for index, limit, used in result.warned]
+
+
 class Running:
     """One daemon at ``place``, with ``policy``, whose longest window is ``longest`` seconds."""
 
     def __init__(self, place: Place, policy: Policy, longest: int) -> None:
         self.memory = new_memory(place.clock)
+        self._warnings = _Warnings()
         self._store = place.store(self.memory, longest)
         self._mailbox = Mailbox(self.memory.shared_time)
         self._engine = Engine(
@@ -140,7 +154,7 @@ class Running:
         self._service = Service(
             policy,
             self._submit,
-            observer=Nobody(),
+            observer=self._warnings,
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
             explain=self._explain,
@@ -157,6 +171,12 @@ class Running:
         self._service.ask(request, Answering(answers.append))
         (action,) = answers
         return action
+
+    @property
+    def warned(self) -> list[tuple[str, int, int, int]]:
+        """What was warned of since the last call: rule, maximum and seconds of the limit, and what is used of it."""
+        found, self._warnings.found = self._warnings.found, []
+        return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
         """What lies in the window of each of ``limits``, as the daemon explains its decisions."""

@@ -48,6 +48,7 @@ class Installation:
         expected = self._model.ask(self._in_force[which], asked, self._place.clock.now)
         sent = request(str(asked["protocol_state"]), str(asked["instance"]), **others)
         assert self._daemons[which].action(sent) == expected.action
+        assert self._daemons[which].warned == list(expected.warned)
         return refuses(expected.action)
 
     def reload(self, which: int) -> None:

@@ -57,6 +57,7 @@ class Said:
     unless: tuple[Mapping[str, Sequence[str]], ...] = ()
     action: str | None = None
     shadow: bool = False
+    warn: int = 0
 
     def written(self) -> dict[str, object]:
         """As a file has it."""
@@ -72,6 +73,8 @@ class Said:
                 words[word] = written[0] if len(written) == 1 else written
         if self.action is not None:
             words["action"] = self.action
+        if self.warn:
+            words["warn"] = f"{self.warn}%" if self.warn % 2 else self.warn
         return {**words, "shadow": True} if self.shadow else words
 
     @property
@@ -232,10 +235,14 @@ class Charge:
 
 
 class Answer(NamedTuple):
-    """The action; and what each rule that was exceeded, or that was not, has come to: admitted, refused and so on."""
+    """The action; and what each rule that was exceeded, or that was not, has come to: admitted, refused and so on.
+
+    ``warned``: rule, maximum and seconds of each limit that has come to what is warned of, and what is used of it.
+    """
 
     action: str
     told: tuple[tuple[str, str], ...]
+    warned: tuple[tuple[str, int, int, int], ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -288,11 +295,22 @@ class Model:
                 )
         exceeded = [one for one in charged if one.exceeded is not None]
         refusing = [one for one in exceeded if one.rule.refuses and not one.rule.shadow]
+        warned: list[tuple[str, int, int, int]] = []
         if not refusing:
             for one in charged:
                 if one.exceeded is None:
+                    before = [self.used(one.counter, bound.seconds) for bound in one.limits]
                     self._count(one, str(asked["instance"]), true)
-        return Answer(self._action(exceeded, refusing, asked), tuple(_told(charged, is_refused=bool(refusing))))
+                    warned += self._warned(one, before)
+        answer = self._action(exceeded, refusing, asked)
+        return Answer(answer, tuple(_told(charged, is_refused=bool(refusing))), tuple(warned))
+
+    def _warned(self, one: _Asking, before: Sequence[int]) -> Iterable[tuple[str, int, int, int]]:
+        """The limits of which less than so many hundredths were used ``before``, and are not any more."""
+        for bound, then in zip(one.limits, before, strict=True):
+            now = self.used(one.counter, bound.seconds)
+            if one.rule.warn and now > then and 100 * then < one.rule.warn * bound.maximum <= 100 * now:
+                yield one.rule.name, bound.maximum, bound.seconds, now
 
     def _charged(self, rules: Iterable[Said], asked: Asked, clock: float) -> list[_Asking]:
         """What each rule asks for."""

@@ -141,6 +141,7 @@ def rules(draw: st.DrawFn, name: str = "one", *, longest: int = 0, letting_pass:
         unless=draw(conditions_for(count)),
         action=draw(st.sampled_from(actions)),
         shadow=not letting_pass and draw(st.sampled_from([False, False, True])),
+        warn=draw(st.sampled_from([0, 0, 1, 50, 67, 80, 99])),
     )
 
 

@@ -174,6 +174,14 @@ def test_an_action_that_does_something(load: Load, action: str) -> None:
     assert remarks(load, f"{MAILBOX}    action: '{action}'\n") == []
 
 
+def test_a_warning_of_nothing(load: Load) -> None:
+    rule = "rules:\n  x:\n    key: sender\n    limits: 50/mail\n    warn: 80\n"
+    said = "5: rules.x.warn: it warns of nothing: all limits are per mail, whose use nobody is warned of"
+    assert remarks(load, rule) == [said]
+    assert remarks(load, f"{rule}    overrides: {{a@b: [60/mail, 100/1h]}}\n") == []
+    assert remarks(load, f"{MAILBOX}    warn: 80\n") == []
+
+
 def test_a_rule_without_limits(load: Load) -> None:
     said = "3: rules.a: it has no limit, and limits nobody"
     beside = "  b: {key: sender, limits: 1/1h}\n"

@@ -139,6 +139,10 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("action: 450", {"action": "450"}),
     ("action: hold", {"action": "hold"}),
+    ("warn: 80", {"warn": 80}),
+    ("warn: 80%", {"warn": 80}),
+    ("warn: ' 1 %'", {"warn": 1}),
+    ("warn:", {}),
     ("action: ' REJECT {sasl_username} {rule}  '", {"action": "REJECT {sasl_username} {rule}"}),
 ]
 
@@ -361,7 +365,7 @@ def test_the_rule_default_beside_others(load: Load, text: str, limits: object) -
 
 OTHER = "something else: "
 LATER = "is not supported by this version"
-WORDS = "one of key, count, limits, overrides, match, unless, action, shadow"
+WORDS = "one of key, count, limits, overrides, match, unless, action, warn, shadow"
 RULE = "a mapping such as {key: sasl_username, limits: 100/1h}"
 NAME = "a name of a-z, 0-9 and -, of at most 64 characters, that begins with a letter"
 KEY = "a key such as sasl_username, sasl_domain or client_address/24/56"
@@ -378,6 +382,7 @@ TABLE = f"{OTHER}a table ($) {LATER}"
 RECIPIENT = "no recipient where bytes are counted, at END-OF-MESSAGE: a mail may have several there"
 VARIABLE = "one of the variables rule, limit, key, maximum, period, used, free_in, free_at, or an attribute"
 BRACES = "braces around names of variables alone, such as {key}"
+PER_CENT = "per cent of a limit from 1 to 99, such as 80 or 80%"
 HOURS = "hours such as 22:00-06:00"
 MANY = "at most 1000 globs and expressions in one list"
 LONG = "a" * 70
@@ -387,7 +392,13 @@ BESIDE_BASE = [
     # words
     ("limts: 3", f".limts: expected {WORDS} (did you mean limits?), found 'limts'"),
     ("zzz: 3", f".zzz: expected {WORDS}, found 'zzz'"),
-    ("warn: 80", f".warn: expected {OTHER}warn {LATER}, found 80"),
+    ("warn: 0", f".warn: expected {PER_CENT}, found 0"),
+    ("warn: 100%", f".warn: expected {PER_CENT}, found '100%'"),
+    ("warn: 80.5", f".warn: expected {PER_CENT}, found 80.5"),
+    ("warn: yes", f".warn: expected {PER_CENT}, found True"),
+    ("warn: [80, 90]", f".warn: expected {PER_CENT}, found [80, 90]"),
+    ("warn: -5", f".warn: expected {PER_CENT}, found -5"),
+    ("wran: 80", f".wran: expected {WORDS} (did you mean warn?), found 'wran'"),
     ("block: 1h", f".block: expected {OTHER}block {LATER}, found '1h'"),
     ("notify: a@b", f".notify: expected {OTHER}notify {LATER}, found 'a@b'"),
     ("count: mesages", ".count: expected one of recipients, messages, bytes (did you mean messages?), found 'mesages'"),

@@ -12,19 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, refusal
-from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, Decision
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Warned, refusal
+from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, WARNED, Decision
 from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.listener import Listener
-from policyd_rate_limit.domain.outcome import AWAY, FULL, NO_ANSWER, Outcome
+from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, FULL, NO_ANSWER, Outcome
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe.decisions import MOST_LIMITS_TOLD, Decisions, line
+from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.system.fields import MOST_CHARACTERS
 from policyd_rate_limit.system.logs import LINE_CHARACTERS
 from policyd_rate_limit.system.throttle import THROTTLE_KEYS, Throttle
 from support.logfmt import parse
-from support.policies import default_rule
+from support.policies import default_rule, subjects
 
 LIMITS = (Limit(10, 60), Limit(5, 86400))
 ADMITTED = Verdict((1,))
@@ -66,9 +68,13 @@ class Deciding:
         self.at_once = at_once
         self.explained: list[Demand] = []
         self.later: list[Callable[[tuple[Usage, ...]], None]] = []
-        throttle = Throttle(MINUTE, lambda: self.now)
+        throttle, warned = (Throttle(MINUTE, lambda: self.now) for _ in range(2))
         self.decisions = Decisions(
-            self._explain, refused=throttle, listeners=listeners, clock=lambda: BEGAN + MILLISECONDS / 1000
+            self._explain,
+            refused=throttle,
+            warned=warned,
+            listeners=listeners,
+            clock=lambda: BEGAN + MILLISECONDS / 1000,
         )
 
     def _explain(self, demand: Demand, done: Callable[[tuple[Usage, ...]], None]) -> None:
@@ -88,6 +94,10 @@ class Deciding:
     ) -> None:
         kind = FULL if isinstance(result, StoreFull) else AWAY
         self.decisions.decided(request, demand, RULES, result, outcome or Outcome(kind, "answer"), BEGAN)
+
+    def warn(self, warning: tuple[Verdict, Demand, tuple[Rule, Rule]]) -> None:
+        verdict, demand, rules = warning
+        self.decisions.decided(ALICE, demand, rules, verdict, Outcome(ACCEPT, "dunno"), BEGAN)
 
 
 @pytest.fixture
@@ -218,6 +228,47 @@ def test_of_several_charges_the_one_that_refused_is_told(lines: Lines) -> None:
     assert {key: fields[key] for key in expected} == expected
 
 
+def warning(*used: int, shadow: bool = False) -> tuple[Verdict, Demand, tuple[Rule, Rule]]:
+    """A mail on two counters has brought limits of the second so far."""
+    told = tuple(Warned(1, limit, of_it) for limit, of_it in zip(LIMITS, used, strict=False))
+    both = Demand((Charge("client:192.0.2.1", 1, LIMITS), Charge("person|user:alice", 3, LIMITS, warn=80)), "1f3a.65")
+    person = Rule("person", subjects(LIMITS), stages(None), warn=80, shadow=shadow)
+    return Verdict((1, 3), (), None, told), both, (default_rule(), person)
+
+
+def test_a_warning_tells_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    deciding = Deciding()
+    deciding.warn(warning(8, 4))
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    minute, day = (parse(record.getMessage()) for record in caplog.records)
+    expected = {"verdict": "warned", "rule": "person", "kind": "user", "id": "alice", "cost": "3", "charged": "3"}
+    assert expected.items() <= minute.items()
+    assert (minute["limit"], minute["usage"]) == ("10/1m", "8/10/1m")
+    assert (day["limit"], day["usage"]) == ("5/1d", "4/5/1d")
+    assert not {"free_in", "shadow"} & minute.keys()
+    assert not deciding.explained
+    deciding.now = MINUTE
+    deciding.warn(warning(8, shadow=True))
+    assert parse(caplog.records[2].getMessage())["shadow"] == "true"
+
+
+def test_a_use_that_hovers_makes_one_line_a_minute(lines: Lines) -> None:
+    """For each limit of each counter; and no more for all counters together than there are lines about refusals."""
+    deciding = Deciding()
+    for number in range(60):
+        deciding.now = float(number)
+        deciding.warn(warning(8, 4))
+    assert [fields["limit"] for fields in lines()] == ["10/1m", "5/1d"]
+    deciding.now = MINUTE
+    deciding.warn(warning(8))
+    assert lines()[2]["suppressed"] == "59"
+    for number in range(10 * THROTTLE_KEYS):
+        verdict, demand, rules = warning(8)
+        other = replace(demand.charges[1], counter=f"person|user:{number}")
+        deciding.warn((verdict, replace(demand, charges=(demand.charges[0], other)), rules))
+    assert len(lines()) <= THROTTLE_KEYS + 4
+
+
 def test_listeners_are_told_what_they_want(lines: Lines) -> None:
     """However often the log is silent; nobody else is asked to explain it."""
     keen = Keen("user:alice")
@@ -289,10 +340,10 @@ def test_every_field_and_verdict_is_documented_and_no_other() -> None:
     table = text[text.index("| field |") : text.index("The use of the limits")]
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:] if row]
     documented = [name for names, _ in rows for name in re.findall("`([a-z_]+)`", names)]
-    decision = Decision(ALICE, "refused", "person|user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1)
+    decision = Decision(ALICE, "refused", "person|user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1, shadow=True)
     assert documented == list(line(decision, 1).fields)
     (verdicts,) = (meaning for names, meaning in rows if "`verdict`" in names)
-    assert set(VERDICTS) <= set(re.findall("`([a-z-]+)`", verdicts))
+    assert {*VERDICTS, WARNED} <= set(re.findall("`([a-z-]+)`", verdicts))
     (kinds,) = (meaning for names, meaning in rows if "`kind`" in names)
     assert set(re.findall("`([a-z-]+)`", kinds)) == set(KINDS)
 

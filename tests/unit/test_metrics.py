@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.request import RCPT, Request
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.health import LOOP_SECONDS, Health, health
-from policyd_rate_limit.observe.metrics import MOST_LIMITS, OTHER, SECONDS, Metrics
+from policyd_rate_limit.observe.metrics import MOST_LABELS, MOST_LIMITS, OTHER, SECONDS, Metrics
 from policyd_rate_limit.system.throttle import Throttle
 from support.policies import default_rule
 
@@ -37,7 +37,12 @@ def counted(metrics: Metrics) -> dict[tuple[str, str], int]:
 
 def test_each_decision_is_counted_once() -> None:
     metrics = Metrics()
-    decisions = Decisions(lambda demand, done: done(()), refused=Throttle(60, lambda: 0.0), metrics=metrics)
+    decisions = Decisions(
+        lambda demand, done: done(()),
+        refused=Throttle(60, lambda: 0.0),
+        warned=Throttle(60, lambda: 0.0),
+        metrics=metrics,
+    )
     results: list[tuple[Verdict | Exception, Outcome]] = [
         (Verdict((1,)), Outcome(ACCEPT, "ok")),
         (Verdict((0,)), Outcome(ACCEPT, "ok")),
@@ -95,6 +100,16 @@ def test_the_limits_with_a_series_are_bounded() -> None:
     assert metrics.refusals[OTHER] == 4 * MOST_LIMITS
     assert metrics.refusals["0/1m"] == 2
     assert len(metrics._labels) == MOST_LIMITS
+
+
+def test_the_rules_with_a_series_of_warnings_are_bounded() -> None:
+    metrics = Metrics()
+    for _ in range(2):
+        for number in range(2 * MOST_LABELS):
+            metrics.warned(f"rule{number}|user:{number}")
+    metrics.warned("user:alice")
+    assert len(metrics.warnings) == MOST_LABELS + 1
+    assert (metrics.warnings["rule0"], metrics.warnings[OTHER]) == (2, 2 * MOST_LABELS + 1)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,11 @@ def test_the_rule_of_version_1(settings: dict[str, Any], said: str) -> None:
     assert said in explained(limits="10/1m", **settings)["default"]
 
 
+def test_when_a_rule_warns() -> None:
+    assert "The log warns as soon as 80 % of a limit are used. Beyond that" in about("sender", warn="80%")
+    assert "warns" not in about("sender")
+
+
 def test_lists_in_words() -> None:
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")] == ["a", "a and b", "a, b or c"]
 

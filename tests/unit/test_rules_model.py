@@ -10,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Usage
+from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
+from policyd_rate_limit.domain.outcome import Outcome
+from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.metrics import Metrics
+from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.system.throttle import Throttle
 from support.examples import examples
 from support.model_of_rules import Asked, Model, Said, as_text, refuses
@@ -40,21 +43,40 @@ START = NOON + 50.0  # shortly before the minute in which some rules begin to ho
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
+class Noting(Decisions):
+    """Notes the warnings of the last decision: rule, maximum and seconds of the limit, what is used."""
+
+    def decided(
+        self,
+        request: Request,
+        demand: Demand,
+        rules: Sequence[Rule],
+        result: Verdict | Exception,
+        outcome: Outcome,
+        began: float,
+    ) -> None:
+        assert isinstance(result, Verdict)
+        self.warnings = [(rules[index].name, *limit, used) for index, limit, used in result.warned]
+        super().decided(request, demand, rules, result, outcome, began)
+
+
 class Told(Ruled):
     """Rules in memory, and what the log and the metrics were told of each."""
 
     def __init__(self, said: Iterable[Said], now: float = START) -> None:
         super().__init__(as_text(said), now)
         self.metrics = Metrics()
-        self.service.observer = Decisions(
+        self.service.observer = self.noting = Noting(
             lambda demand, done: done(tuple[Usage, ...]()),
             refused=Throttle(60, lambda: self.now),
+            warned=Throttle(60, lambda: self.now),
             metrics=self.metrics,
         )
 
     def put(self, asked: Asked) -> str:
         """The action that answers the request with these attributes."""
         others = {name: value for name, value in asked.items() if name not in ("protocol_state", "instance")}
+        self.noting.warnings = []
         return self.ask(request(str(asked["protocol_state"]), str(asked["instance"]), **others))
 
     def told(self) -> Counter[tuple[str, str]]:
@@ -77,6 +99,7 @@ class Beside:
         self.model = Model()
         self.true = 0.0  # seconds that have passed, whatever the clock says
         self.expected = Counter[tuple[str, str]]()
+        self.warned = Counter[str]()
 
     def put(self, asked: Asked) -> bool:
         """Whether the request is refused."""
@@ -84,11 +107,14 @@ class Beside:
         written = len(program.entries)
         expected = self.model.ask(self.said, asked, program.now, self.true)
         assert program.put(asked) == expected.action
+        assert program.noting.warnings == list(expected.warned)
         assert refuses(expected.action) == expected.refused
         if expected.refused:
             assert len(program.entries) == written
         self.expected.update(expected.told)
         assert +program.told() == self.expected
+        self.warned.update(rule for rule, *_ in expected.warned)
+        assert program.metrics.warnings == self.warned
         return expected.refused
 
     def step(self, step: Step, postfix: Postfix) -> None:

@@ -133,8 +133,9 @@ def _applied(one: Applied) -> str:
         limits = written_override(in_force.override, int(time.time()))
     used = [f"{usage.used} of {spell_limit(usage.limit)}{_free(usage.free_in)}" for usage in one.usages or ()]
     known = "used is not known" if one.usages is None else f"used {', '.join(used)}" if used else ""
+    warns = f"warns at {one.rule.warn} %" if one.rule.warn else ""
     shadow = "in shadow" if one.rule.shadow else ""
-    parts = [f"charges {written_amount(one.cost, one.rule.unit)} to {one.counter}", limits, known, shadow]
+    parts = [f"charges {written_amount(one.cost, one.rule.unit)} to {one.counter}", limits, known, warns, shadow]
     return "; ".join(part for part in parts if part)
 
 

@@ -67,7 +67,13 @@ _PASSING = {
 
 def paragraph(rule: Rule, settings: Settings) -> str:
     """What ``rule``, which was made of ``settings``, does, for whoever administers the server."""
-    sentences = [*_subjects(rule, settings), *_conditions(rule), _stages(rule), _excess(rule, settings.fail_action)]
+    sentences = [
+        *_subjects(rule, settings),
+        *_conditions(rule),
+        _stages(rule),
+        *_warning(rule),
+        _excess(rule, settings.fail_action),
+    ]
     return f"{rule.name}: {' '.join(sentences)}"
 
 
@@ -287,6 +293,10 @@ def _stages(rule: Rule) -> str:
 
 
 # What comes of the excess
+
+
+def _warning(rule: Rule) -> list[str]:
+    return [f"The log warns as soon as {rule.warn} % of a limit are used."] if rule.warn else []
 
 
 def _excess(rule: Rule, fail_action: str) -> str:

@@ -35,11 +35,12 @@ MOST_RULES: Final = 100
 LONGEST_NAME: Final = 64
 """The most characters of the name of a rule."""
 
-_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "shadow")
-_LATER_WORDS: Final = ("warn", "block", "notify")
+_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "warn", "shadow")
+_LATER_WORDS: Final = ("block", "notify")
 
 _NAME: Final = re.compile("[a-z][a-z0-9-]*")
 _DATES: Final = re.compile(r"[<>] ?[0-9]+ ?[smhdw]?")
+_PER_CENT: Final = re.compile(r"0{0,9}([1-9][0-9]?) ?%?", re.ASCII)
 _BRACED: Final = re.compile(r"\{[^{}]*\}")
 _IPV6_PREFIX: Final = 64  # a text is a key, or is none, whatever this is
 
@@ -141,6 +142,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
     match = faults.keep(("match",), reader.conditions, value["match"]) if "match" in value else ()
     unless = faults.keep(("unless",), reader.conditions, value["unless"]) if "unless" in value else ()
     action = faults.keep(("action",), reader.action, value["action"]) if "action" in value else None
+    warn = faults.keep(("warn",), _per_cent, value["warn"]) if value.get("warn") is not None else 0
     shadow = faults.keep(("shadow",), _flag, value.get("shadow"))
     faults.end()
     # Of these none is None where nothing is wrong, but for the action.
@@ -154,6 +156,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
         unless=unless or (),
         action=action,
         shadow=bool(shadow),
+        warn=warn or 0,
     )
 
 
@@ -367,6 +370,15 @@ def _parsed(text: str, kind: str) -> Pattern:
     if pattern.how == EXACT and kind == NUMBER and text and not (text.isascii() and text.isdigit()):
         raise Wrong(Fault(text, "a number, a glob or an expression between slashes"))
     return pattern
+
+
+def _per_cent(value: object) -> int:
+    """From 1 to 99, with or without the sign."""
+    text = value if isinstance(value, str) else str(value)
+    found = _PER_CENT.fullmatch(text.strip())
+    if found is None or isinstance(value, bool):
+        raise Wrong(Fault(value, "per cent of a limit from 1 to 99, such as 80 or 80%"))
+    return int(found[1])
 
 
 def _flag(value: object) -> bool:

@@ -43,6 +43,7 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
         key = parse_key(rule.key, settings.ipv6_prefix)
         patterns = [parse_pattern(text, key.compared_as()) for text, _ in rule.overrides]
         yield from _of_action(rule, settings.fail_action)
+        yield from _of_warnings(rule)
         yield from _of_overrides(rule, key, patterns)
         yield from _of_expressions(rule, patterns)
 
@@ -58,6 +59,13 @@ def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
     if rule.unit == BYTES and rule.action is None and fail_action.lower().split()[:1] == ["prepend"]:
         text = f"rules.{rule.name}: fail_action is PREPEND, and Postfix adds no header where bytes are counted"
         yield Remark(place, text)
+
+
+def _of_warnings(rule: RuleSettings) -> Iterator[Remark]:
+    limits = [limit for some in (rule.limits, *(limits for _, limits in rule.overrides)) for limit in some]
+    if rule.warn and limits and all(limit.is_per_mail for limit in limits):
+        text = f"rules.{rule.name}.warn: it warns of nothing: all limits are per mail, whose use nobody is warned of"
+        yield Remark(("rules", rule.name, "warn"), text)
 
 
 def _of_overrides(rule: RuleSettings, key: Key, patterns: list[Pattern]) -> Iterator[Remark]:

@@ -16,6 +16,7 @@ class RuleSettings(NamedTuple):
 
     ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
     limits), of which the first that matches counts. ``action`` is None where the rule answers as ``fail_action`` says.
+    ``warn``: per cent of a limit at which its use is told; 0: it is not.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RuleSettings(NamedTuple):
     unless: Conditions
     action: str | None
     shadow: bool
+    warn: int = 0
 
 
 def as_written(rules: Iterable[RuleSettings]) -> dict[str, dict[str, object]]:
@@ -46,6 +48,7 @@ def _as_written(rule: RuleSettings) -> dict[str, object]:
         "match": _conditions_as_written(rule.match),
         "unless": _conditions_as_written(rule.unless),
         "action": rule.action,
+        "warn": rule.warn or None,
         "shadow": rule.shadow,
     }
     return {word: value for word, value in words.items() if value is not None}

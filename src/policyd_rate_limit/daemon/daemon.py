@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.system.service_manager import ServiceManager
 
 HINT_SECONDS = 3_600.0  # between two hints about a stage that does not count
-REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key
+REFUSAL_SECONDS = 60.0  # between two lines about refusals of one key, or two warnings of one limit of one
 BAD_CLIENT_SECONDS = 60.0  # between two lines about the same fault of clients
 FIRST_OVERRIDES_SECONDS = 10.0  # at the most, to read the database before the first answer
 
@@ -97,6 +97,7 @@ class Daemon:
         decisions = Decisions(
             worker.explain,
             refused=Throttle(REFUSAL_SECONDS, loop.time),
+            warned=Throttle(REFUSAL_SECONDS, loop.time),
             listeners=[hits, notifier],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )

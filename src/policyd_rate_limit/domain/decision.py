@@ -18,6 +18,8 @@ MARKED: Final = "marked"
 """A rule whose action refuses nothing was exceeded: HOLD or PREPEND, for instance."""
 WOULD_REFUSE: Final = "would-refuse"
 """A rule with ``shadow`` was exceeded."""
+WARNED: Final = "warned"
+"""A mail was admitted, and has brought a window so far that its rule warns of it: no verdict on the request."""
 NOT_LIMITED: Final = "not-limited"
 """Nobody is charged, or an id without limits."""
 NOT_COUNTED: Final = "not-counted"
@@ -42,7 +44,9 @@ class Decision(NamedTuple):
     ``counter``: where it is charged, empty: nowhere. ``cost``: what was asked for; ``charged``: what was counted,
     negative for what was given back. ``exceeded``: the limit that refused it. ``usages``: how the limits of
     ``counter`` stand after it, empty where that is not known. ``impossible``: it costs more than one of the limits,
-    and is never admitted.
+    and is never admitted. ``shadow``: the rule refuses nothing.
+
+    With :data:`WARNED` ``exceeded`` is the limit that is warned of, and ``usages`` has what of it is used.
     """
 
     request: Request
@@ -54,6 +58,7 @@ class Decision(NamedTuple):
     usages: tuple[Usage, ...] = ()
     impossible: bool = False
     seconds: float = 0.0
+    shadow: bool = False
 
     @property
     def kind(self) -> str:

@@ -130,6 +130,12 @@ class DaemonCollector(Collector):
             for verdict, count in verdicts.items():
                 of_rules.add_metric((rule, verdict), count)
         yield of_rules
+        warnings = CounterMetricFamily(
+            f"{PREFIX}rule_warnings", "Limits that came to what their rule warns of.", labels=("rule",)
+        )
+        for rule, count in tuple(metrics.warnings.items()):
+            warnings.add_metric((rule,), count)
+        yield warnings
         refusals = CounterMetricFamily(
             f"{PREFIX}refusals", "Refused requests by the limit that refused them.", labels=("limit",)
         )

@@ -1,6 +1,7 @@
 """Tells of decisions after their answers have left: the log, the metrics, the listeners.
 
-With ``debug`` each decision is a line; else the refusals are, one a minute for each id, and the failures. A line says
+With ``debug`` each decision is a line; else the refusals are, one a minute for each id, the failures, and what a rule
+warns of. A line says
 how much of each limit is used: the store is asked for that when it has a moment (``explain``).
 """
 
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from policyd_rate_limit.domain import outcome as outcomes
 from policyd_rate_limit.domain.charge import Usage, Verdict
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.decision import ADMITTED, AWAY, FULL, MARKED, NONE, REFUSED, WOULD_REFUSE, Decision
+from policyd_rate_limit.domain.decision import (
+    ADMITTED,
+    AWAY,
+    FULL,
+    MARKED,
+    NONE,
+    REFUSED,
+    WARNED,
+    WOULD_REFUSE,
+    Decision,
+)
 from policyd_rate_limit.domain.limits import BLOCKED, shown_limit
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.service import Observer
@@ -48,7 +59,8 @@ class Decisions(Observer):
 
     ``explain`` finds out how the limits of a demand stand:
     :meth:`policyd_rate_limit.storage.engine.worker.Worker.explain`. ``refused`` bounds how often a refusal of one
-    counter, or a failure of one kind, is logged. ``metrics`` count, where anybody wants to know. ``clock``: that by
+    counter, or a failure of one kind, is logged, ``warned`` how often a warning of one limit of one counter is:
+    its use may hover there. ``metrics`` count, where anybody wants to know. ``clock``: that by
     which the service says when a request came.
     """
 
@@ -57,6 +69,7 @@ class Decisions(Observer):
         explain: Explain,
         *,
         refused: Throttle,
+        warned: Throttle,
         listeners: Sequence[Listener] = (),
         metrics: Metrics | None = None,
         clock: Callable[[], float] = monotonic,
@@ -65,12 +78,14 @@ class Decisions(Observer):
         self._clock = clock
         self._explain = explain
         self._refused = refused
+        self._warned = warned
         self._listeners = list(listeners)
         self.heed_level()
 
     def heed_level(self) -> None:
         """Call it when another level may be logged than before: finding that out for each decision takes long."""
         self._each = _logger.isEnabledFor(logging.DEBUG)
+        self._is_quiet = self._metrics is None and not self._each
 
     def passed(self, request: Request, counter: str, verdict: str, began: float) -> None:
         seconds = self._clock() - began
@@ -87,7 +102,7 @@ class Decisions(Observer):
         outcome: Outcome,
         began: float,
     ) -> None:
-        if self._metrics is None and not self._each and isinstance(result, Verdict) and not result.exceeded:
+        if self._is_quiet and isinstance(result, Verdict) and not result.exceeded and not result.warned:
             return  # most are of no interest to anybody
         seconds = self._clock() - began
         charge = demand.charges[0]
@@ -101,6 +116,8 @@ class Decisions(Observer):
             self._told_of_admission(request, demand, result, exceeded, seconds)
         else:
             self._count(demand.charges[result.refused_by.charge].counter, REFUSED, seconds)
+        if result.warned:
+            self._told_of_warnings(request, demand, rules, result, seconds)
         if exceeded:
             self._told_of_excess(request, demand, rules, result, exceeded, seconds)
 
@@ -132,6 +149,29 @@ class Decisions(Observer):
                 decisions.append(Decision(request, ADMITTED, charge.counter, charge.cost, counted, seconds=seconds))
         if decisions:
             self._explain(demand, partial(_log_with_use, decisions))
+
+    def _told_of_warnings(
+        self, request: Request, demand: Demand, rules: Sequence[Rule], result: Verdict, seconds: float
+    ) -> None:
+        """Count and log each window that has come so far, with what was used of it then."""
+        for index, limit, used in result.warned:
+            counter = demand.charges[index].counter
+            if self._metrics is not None:
+                self._metrics.warned(counter)
+            log_it, suppressed = self._warned.hit(f"{limit.maximum}/{limit.seconds} {counter}")
+            if log_it:
+                decision = Decision(
+                    request,
+                    WARNED,
+                    counter,
+                    demand.charges[index].cost,
+                    result.counted[index],
+                    limit,
+                    (Usage(counter, limit, used, None),),
+                    seconds=seconds,
+                    shadow=rules[index].shadow,
+                )
+                _log(logging.WARNING, decision, suppressed)
 
     def _told_of_excess(
         self,
@@ -230,10 +270,11 @@ def _log(level: int, decision: Decision, suppressed: int = 0, failure: Exception
 def line(decision: Decision, suppressed: int = 0) -> Line:
     """``decision`` as a line; docs/logging.md tells its fields. ``suppressed``: how many like it were left out."""
     request = decision.request
-    free_in = decision.free_in if decision.exceeded is not None else None
+    free_in = decision.free_in if decision.exceeded is not None and decision.verdict != WARNED else None
     return Line(
         verdict=decision.verdict,
         rule="" if decision.rule == DEFAULT else decision.rule,
+        shadow="true" if decision.shadow else "",
         kind=decision.kind,
         id=decision.id,
         stage=request.protocol_state,

@@ -35,7 +35,8 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 class Metrics:
     """Counters since the start of the daemon.
 
-    ``decisions``: how many of each verdict, by what was charged. ``rules``: what each rule has come to, how often.
+    ``decisions``: how many of each verdict, by what was charged. ``rules``: what each rule has come to, how often;
+    ``warnings``: how often one of its limits came to what it warns of.
     ``refusals``: by limit. ``answers``: how many took how long, for each of SECONDS and beyond; ``answer_seconds``: all
     together.
     """
@@ -43,6 +44,7 @@ class Metrics:
     def __init__(self) -> None:
         self.decisions = {kind: dict.fromkeys(VERDICTS, 0) for kind in KINDS}
         self.rules: dict[str, dict[str, int]] = {}
+        self.warnings: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self.answers = [0] * (len(SECONDS) + 1)
         self.answer_seconds = 0.0
@@ -66,6 +68,11 @@ class Metrics:
         if of_rule is None:
             of_rule = self.rules.setdefault(_label(rule, self.rules), dict.fromkeys(OF_RULES, 0))
         of_rule[verdict] += 1
+
+    def warned(self, counter: str) -> None:
+        """A limit of the rule of ``counter`` has come to what that warns of."""
+        label = _label(rule_and_key(counter)[0], self.warnings)
+        self.warnings[label] = self.warnings.get(label, 0) + 1
 
     def refused(self, limit: Limit) -> None:
         """``limit`` has refused something."""
