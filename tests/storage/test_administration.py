@@ -236,7 +236,7 @@ def test_resets_while_daemons_count(database: Administered) -> None:
 # --- Overrides
 
 
-def test_overrides_are_set_replaced_and_removed(database: Administered) -> None:
+def test_overrides_are_set_replaced_and_removed(database: Administered, caplog: pytest.LogCaptureFixture) -> None:
     one, two = database.administration(), database.administration()
     block, more = (
         Override("user:a", BLOCK, date_in(), "spam"),
@@ -254,6 +254,7 @@ def test_overrides_are_set_replaced_and_removed(database: Administered) -> None:
     for override in odd:
         assert two.remove_override(override.key)
     assert one.overrides() == []
+    assert caplog.messages == []
 
 
 def test_daemons_hear_of_each_change_once(database: Administered) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from unittest import mock
@@ -12,6 +13,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Usage
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.backoff import Backoff
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
 from storage.stores import HOUR, START, Clock, Database, SqliteDatabase, demand
 
@@ -47,6 +49,11 @@ def test_decisions_are_explained_from_memory(database: Database, clock: Clock) -
         assert daemon.engine.explain([demand("user:a", LIMIT)]) == [
             (Usage("user:a", Limit(LIMIT, HOUR), LIMIT, HOUR + 1),)
         ]
+    # It is within reach again, and does not know yet what was decided without it.
+    expected = [(Usage("user:a", Limit(LIMIT, HOUR), LIMIT, HOUR + 1),)]
+    assert daemon.engine.explain([demand("user:a", LIMIT)]) == expected
+    daemon.wait()
+    assert daemon.engine.explain([demand("user:a", LIMIT)]) == expected
     daemon.close()
 
 
@@ -172,6 +179,41 @@ def test_an_orderly_end_leaves_the_spool_file(database: Database, clock: Clock) 
     assert ask(third, "user:a", LIMIT) == 2
     third.close()
     assert spool_files(database.home) == []
+
+
+def test_an_empty_spool_file_stays_where_the_database_is_away(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """Its room is there for the next daemon, also where something else has filled the disk meanwhile."""
+    daemon = Daemon(sqlite, clock)
+    assert ask(daemon, "user:a", LIMIT) == LIMIT
+    with sqlite.outage():
+        assert ask(daemon, "user:a", 1) == 0
+        assert daemon.engine.away_since is not None
+        (file,) = spool_files(sqlite.home)
+        daemon.close()
+        assert spool_files(sqlite.home) == [file]
+        with mock.patch.object(SpoolFile, "create", side_effect=OSError(errno.ENOSPC, "no space left")):
+            second = Daemon(sqlite, clock)
+            assert ask(second, "user:b", 1) == 1
+        assert spool_files(sqlite.home) == [file]
+        second.die()
+    third = Daemon(sqlite, clock)
+    third.wait()
+    third.close()
+    assert spool_files(sqlite.home) == []
+    assert found(sqlite, clock, "user:a", "user:b") == [LIMIT, 1]
+
+
+def test_a_start_without_an_outage_reads_the_database_once(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """With what a daemon before has left, too: a million ids take seconds to read."""
+    with sqlite.outage():
+        before = Daemon(sqlite, clock)
+        assert ask(before, "user:a", 2) == 2
+        before.die()
+    daemon = Daemon(sqlite, clock)
+    with mock.patch.object(daemon.store, "reload", wraps=daemon.store.reload) as reload:
+        assert ask(daemon, "user:a", LIMIT) == LIMIT - 2
+    assert reload.call_count == 0
+    daemon.close()
 
 
 def test_a_daemon_takes_over_what_one_that_died_left(database: Database, clock: Clock) -> None:
@@ -306,14 +348,19 @@ def test_a_database_that_hangs_holds_nobody_up(sqlite: SqliteDatabase, clock: Cl
     daemon.close()
 
 
-def test_without_room_for_a_thread_memory_decides(sqlite: SqliteDatabase, clock: Clock) -> None:
-    """Nobody can knock then, and nobody is without an answer for that."""
-    daemon = Daemon(sqlite, clock)
+@pytest.mark.parametrize("by_signs", [False, True], ids=["by time", "by signs"])
+def test_without_room_for_a_thread_memory_decides(sqlite: SqliteDatabase, clock: Clock, by_signs: bool) -> None:
+    """Nobody can knock then, and nobody is without an answer for that, also where somebody seems to have mended it."""
+    signs = [0]
+    daemon = Daemon(sqlite, clock, signs=lambda: signs[0])
     daemon.ask()
     with sqlite.outage():
         assert ask(daemon, "user:a", 1) == 1
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
-            daemon.monotonic.now += 10
+            if by_signs:
+                signs[0] = 1
+            else:
+                daemon.monotonic.now += 10
             assert ask(daemon, "user:a", 5) == 5
     daemon.wait()
     assert found(sqlite, clock, "user:a") == [6]

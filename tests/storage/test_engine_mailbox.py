@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from unittest import mock
 
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log import tables as log_tables
@@ -42,6 +44,17 @@ def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) 
     mailbox.hit("user:a", MINUTE)
     daemon.close()
     assert mailbox.take() == []
+
+
+def test_a_first_exchange_that_fails_is_said(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon, _, told = informed(sqlite, clock)
+    with mock.patch.object(daemon.store, "overrides", side_effect=StoreUnavailable("not to be read")):
+        daemon.wait()
+    assert caplog.messages == ["hits and overrides cannot be exchanged with the database: not to be read"]
+    assert told == [[]]  # whoever waits for the first word of them does so no longer
+    daemon.close()
 
 
 def test_hits_that_cannot_be_written_are_retried_after_a_while_and_that_is_said_once(
@@ -124,4 +137,31 @@ def test_overrides_are_told_when_they_have_changed(sqlite: SqliteDatabase, clock
     for _ in range(2):
         daemon.wait()
         assert told == [[], [override]]
+    daemon.close()
+
+
+def test_hits_are_written_though_overrides_cannot_be_read(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """And the other way round: what ails one does not keep back the other, however long it lasts."""
+    daemon, mailbox, told = informed(sqlite, clock)
+    daemon.wait()
+    override = Override("user:a", (), int(clock.now) + HOUR)
+    for number in (1, 2):  # whichever was the first the last time
+        with mock.patch.object(daemon.store, "overrides", side_effect=StoreUnavailable("not to be read")):
+            mailbox.hit("user:a", MINUTE)
+            for _ in range(2):
+                daemon.wait()
+                assert daemon.ask(demand(maximum=100)) == [True]  # over a new connection
+            assert mailbox.take() == []
+        with mock.patch.object(daemon.store, "add_hits", side_effect=StoreUnavailable("not to be written")):
+            log = SqliteLog(sqlite.path, clock)
+            log_tables.set_override(log, override._replace(until=override.until + number), int(clock.now), 1.0)
+            log.close()
+            mailbox.hit("user:a", MINUTE)
+            for _ in range(2):
+                daemon.wait()
+                assert daemon.ask(demand(maximum=100)) == [True]
+            assert told[-1] == [override._replace(until=override.until + number)]
+        daemon.wait()
+        daemon.wait()
+        assert mailbox.take() == []
     daemon.close()

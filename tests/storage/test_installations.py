@@ -8,6 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 import pytest
+from redis import Redis
 
 from policyd_rate_limit.storage.engine.backlog import ADOPTION_SECONDS
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
@@ -208,6 +209,28 @@ def test_a_database_that_is_rebuilt_is_the_same_one(sqlite: SqliteDatabase, cloc
         store.admit((), (), 1.0)
         assert store.installation == before
     assert found(sqlite, clock, "user:a") == [3]
+
+
+def test_what_waits_comes_into_a_database_whose_content_is_lost(pair: Pair, clock: Clock) -> None:
+    """It is the one that it was written for, though nothing in it says so any more."""
+    use(pair, clock)
+    left_by_one(pair, clock)
+    if isinstance(pair.one, RedisDatabase):
+        with contextlib.closing(Redis.from_url(pair.one.url)) as client:
+            client.delete(*client.scan_iter(f"{pair.one.user}:*"))
+    else:
+        (pair.one.home / "db.sqlite3").unlink()
+    (path,) = pair.directory.glob("*.journal")
+    (spool_file,) = SpoolFile.adopt(pair.directory, PLACE)
+    written_for = spool_file.installation
+    spool_file.close()
+    assert written_for
+    daemon = pair.daemon(pair.one, clock)
+    daemon.wait()
+    assert daemon.store.installation == written_for
+    daemon.close()
+    assert found(pair.one, clock, "user:a") == [3]
+    assert not path.exists()
 
 
 def test_another_database_takes_the_place(pair: Pair, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

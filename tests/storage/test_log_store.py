@@ -383,3 +383,19 @@ def test_rows_before_the_first_reading_are_rescued(sqlite: SqliteDatabase, clock
     assert again(store, "user:a") == [True]
     assert used(sqlite, clock, "user:a") == [5]
     store.close()
+
+
+def test_what_was_rescued_counts_once_whatever_is_lost_later(sqlite: SqliteDatabase, clock: Clock) -> None:
+    """The next file begins with what is in memory, and all of that is in there."""
+    rescued: list[tuple[int, Record]] = [(1, logged(1, int(START), ["user:a"] * 4, writer=99))]
+    store = sqlite.store(clock)
+    with (
+        mock.patch.object(store, "_open_log", side_effect=LogError("damaged", rescued)),
+        pytest.raises(StoreUnavailable, match="damaged"),
+    ):
+        admitted(store, demand())
+    for lost in range(3):
+        assert again(store, "user:a") == [True]
+        assert used(sqlite, clock, "user:a") == [5 + lost]
+        sqlite.path.unlink()
+    store.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Entry
-from policyd_rate_limit.storage.record import ENTRIES_PER_RECORD, Record, in_records, pack
+from policyd_rate_limit.storage.record import ENTRIES_PER_RECORD, Record, _most_characters, in_records, pack
 
 NOW = 1_700_000_000
 # Bytes that are not UTF-8 arrive as lone surrogates.
@@ -78,6 +78,7 @@ def test_a_record_is_no_longer_than_it_may_be(entries: list[Entry], characters: 
     """Unless one entry alone is longer: what does not fit into a row is split, and nothing of it is lost."""
     records = list(in_records(entries, lambda chunk: pack(5, 7, NOW, chunk), characters))
     assert [entry for record in records for entry in record.dated_until(NOW)] == entries
+    assert all(record.size > 0 for record in records)
     assert all(record.size == 1 or len(record.entries) <= characters for record in records)
 
 
@@ -87,3 +88,12 @@ def test_entries_share_a_record_as_far_as_they_fit() -> None:
     records = list(in_records(plain, lambda chunk: pack(5, 7, NOW, chunk), 10_000))
     assert len(records) == 2
     assert len(records[0].entries) > 2_500
+
+
+def test_a_record_is_filled_to_its_last_character() -> None:
+    """An entry counts for as long as it may become."""
+    entry = Entry("user:alice", 1, NOW, "m", "p")
+    room = 2 + 2 * _most_characters(entry)  # for the brackets of the list, too
+    for characters, sizes in ((room, [2, 2, 1]), (room - 1, [1] * 5)):
+        records = in_records([entry] * 5, lambda chunk: pack(5, 7, NOW, chunk), characters)
+        assert [record.size for record in records] == sizes

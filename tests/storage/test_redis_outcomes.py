@@ -2,7 +2,8 @@
 
 A daemon's storage (memory, spool, store) on a real server. Between the two, commands are cut off, carried out without
 an answer, or carried out much later, when nobody waits for them any more, as by a server that was suspended. Several
-batches are in flight at once, so that what has become of several is unknown.
+batches are in flight at once, so that what has become of several is unknown. A batch is one command, or several, or,
+with keys as a Cluster needs them, each of its demands is several.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -24,6 +26,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.engine import probe as probe_module
+from policyd_rate_limit.storage.redis import keys
 from policyd_rate_limit.storage.redis import link as redis_link
 from policyd_rate_limit.storage.redis.keys import LANES
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
@@ -35,6 +38,7 @@ from support.demands import demand_of
 from support.redis_servers import External, RedisServer
 
 COUNTERS = ("user:a", "user:b", "user:c")
+SHARED = "domain:x"  # by all of them, where each demand charges two counters
 STEPS = 40
 _prefixes = (f"test{number}" for number in itertools.count())
 
@@ -184,16 +188,17 @@ class Daemon:
     """The storage of one daemon, and what its clients have been told."""
 
     def __init__(
-        self, server: RedisServer | External, directory: pathlib.Path, chance: random.Random, most: int
+        self, server: RedisServer | External, directory: pathlib.Path, chance: random.Random, most: int, *, split: bool
     ) -> None:
         self.chance = chance
-        self.limits = (Limit(most, 3600), Limit(10**6, 86400))
+        self.most = {**dict.fromkeys(COUNTERS, most), **({SHARED: 2 * most} if split else {})}
+        self.limits = {counter: (Limit(most, 3600), Limit(10**6, 86400)) for counter, most in self.most.items()}
         self.clock, self.monotonic = Clock(), Clock(0.0)
         self.memory = new_memory(self.clock)
-        config = {"url": server.url, "prefix": next(_prefixes)}
+        self.config = {"url": server.url, "prefix": next(_prefixes)}
         ticking = Ticking()
         self.store = RedisStore(
-            config,
+            self.config,
             self.memory,
             longest=86400,
             timeout=20.0,
@@ -202,6 +207,7 @@ class Daemon:
             sleep=ticking.sleep,
         )
         self.store._link.timeout = 0.03  # of the clock that ticks
+        self.store._keys._clustered = split
         self.network = Network(chance, self.store._link.servers.connect)
         self.store._link.servers.connect = self.network.connect  # type: ignore[method-assign]
         self.engine = opened(self.store, self.memory, directory, patience=1.0, monotonic=self.monotonic)
@@ -269,14 +275,18 @@ class Daemon:
         counter, cost = self.chance.choice(COUNTERS), self.chance.randint(1, 4)
         what = self.chance.random()
         if what < 0.3:
-            return Demand((Charge(counter, cost, self.limits),))
+            return Demand(self._charges(counter, cost))
         mail = f"mail{len(self.mails)}"
         if what > 0.6 and self.mails:
             mail = self.chance.choice(sorted(self.mails))
         counter, recipients, _ = self.mails.setdefault(mail, (counter, 0, 0))
         if recipients and self.chance.random() < 0.4:
-            return demand_of((Charge(counter, cost, self.limits),), mail, settles=True)
-        return demand_of((Charge(counter, 1, self.limits),), mail, f"recipient{recipients}")
+            return demand_of(self._charges(counter, cost), mail, settles=True)
+        return demand_of(self._charges(counter, 1), mail, f"recipient{recipients}")
+
+    def _charges(self, counter: str, cost: int) -> tuple[Charge, ...]:
+        charged = (counter, SHARED) if SHARED in self.most else (counter,)
+        return tuple(Charge(one, cost, self.limits[one]) for one in charged)
 
     def wait(self) -> None:
         """A while later: a probe knocks, then the server is tried."""
@@ -291,14 +301,15 @@ class Daemon:
         told = Counter(self.admitted)
         for counter, _, charged in self.mails.values():
             told[counter] += charged
-        return {counter: told[counter] for counter in COUNTERS}
+        told[SHARED] = sum(told.values())
+        return {counter: told[counter] for counter in self.most}
 
     @property
     def counted(self) -> dict[str, int]:
         """What each counter holds on the server."""
         never = Charge("never", 1, (Limit(0, 1),))
         counted = {}
-        for counter in COUNTERS:
+        for counter in self.most:
             probes = [Demand((Charge(counter, 1, (Limit(most, 3600),)), never)) for most in range(1, 500)]
             counted[counter] = [len(verdict.exceeded) for verdict in self.store.admit(probes, (), 1.0)].index(1)
         return counted
@@ -306,17 +317,27 @@ class Daemon:
 
 @pytest.mark.parametrize("most", [10**6, 30], ids=["far from the limit", "at the limit"])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_mail_counts_once(server: RedisServer | External, tmp_path: pathlib.Path, seed: int, most: int) -> None:
+@pytest.mark.parametrize("commands", ["one", "several", "several of each"])
+def test_every_mail_counts_once(
+    server: RedisServer | External,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    commands: str,
+    seed: int,
+    most: int,
+) -> None:
+    if commands == "several":
+        monkeypatch.setattr(keys, "DEMANDS_PER_SCRIPT", 2)
     chance = random.Random(seed)
     random.seed(seed)  # of the back-off
-    daemon = Daemon(server, tmp_path, chance, most)
+    daemon = Daemon(server, tmp_path, chance, most, split=commands == "several of each")
     for _ in range(STEPS):
         daemon.clock.now += chance.uniform(0, 3)
         daemon.monotonic.now += chance.uniform(0, 3)
         if chance.random() < 0.5:
             daemon.network.deliver_late()
         daemon.ask()
-        assert max(daemon.told.values()) <= most
+        assert all(daemon.told[counter] <= most for counter, most in daemon.most.items())
         if chance.random() < 0.5:
             daemon.wait()
     daemon.network.trouble = 0.0
@@ -328,7 +349,37 @@ def test_every_mail_counts_once(server: RedisServer | External, tmp_path: pathli
     assert not daemon.engine._spool.records
     daemon.network.deliver_all()
     assert daemon.counted == daemon.told
-    used = {counter: daemon.memory.ledger.windows.usage(counter, daemon.limits)[0] for counter in COUNTERS}
+    used = {counter: daemon.memory.ledger.windows.usage(counter, daemon.limits[counter])[0] for counter in daemon.most}
     assert used == daemon.told
     daemon.engine.close()
     assert list(tmp_path.glob("*")) == []
+
+
+def test_a_refusal_stands_though_what_was_reserved_for_it_is_given_back_later(
+    server: RedisServer | External, tmp_path: pathlib.Path
+) -> None:
+    """The server has refused it by what another daemon has counted, of which memory knows nothing."""
+    daemon = Daemon(server, tmp_path, random.Random(1), 10, split=True)
+    daemon.network.trouble = 0.0
+    neighbour = RedisStore(daemon.config, new_memory(daemon.clock), longest=86400, timeout=20.0, clock=daemon.clock)
+    used_up = Demand((Charge(SHARED, daemon.most[SHARED], daemon.limits[SHARED]),))
+    assert neighbour.admit([used_up], (), 1.0)[0].admitted
+    run, calls = daemon.store._run, itertools.count(1)
+
+    def cut(commands: Sequence[Command], *others: Any) -> None:
+        """The third script is the one that gives back what the first has counted."""
+        if next(calls) == 3:
+            raise NodeError("cut", Remedy.NONE)
+        run(commands, *others)
+
+    daemon.engine.admit([])  # it is connected
+    with mock.patch.object(daemon.store, "_run", cut):
+        (verdict,) = daemon.engine.admit([Demand(daemon._charges("user:a", 1))])
+    assert next(calls) == 4
+    assert not verdict.admitted
+    assert daemon.engine.away_since is not None
+    daemon.wait()
+    daemon.wait()
+    assert daemon.counted == {"user:a": 0, "user:b": 0, "user:c": 0, SHARED: daemon.most[SHARED]}
+    daemon.engine.close()
+    neighbour.close()

@@ -12,6 +12,7 @@ import pytest
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.system.accounts import Account
 from policyd_rate_limit.system.directories import ensure_directory
+from policyd_rate_limit.system.paths import directory
 from support.programs import require_root
 
 SOMEBODY = Account("somebody", 54321, 54322, (54322,))
@@ -122,3 +123,18 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
         with contextlib.suppress(SystemRefusal):
             ensure_directory(tmp_path / path, None)
     assert open_files() == before
+
+
+@pytest.mark.parametrize("mode_above", [0o755, 0o1777, 0o777])
+@pytest.mark.parametrize("target", ["{}/real", "../real"], ids=["whole", "relative"])
+def test_what_a_link_leads_to_is_as_safe_as_the_link(tmp_path: Path, target: str, mode_above: int) -> None:
+    """Who may replace the link may lead it elsewhere, however safe the place is where it leads to now."""
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    above = tmp_path / "above"
+    above.mkdir()
+    (above / "link").symlink_to(target.format(tmp_path))
+    above.chmod(mode_above)
+    with directory(above / "link" / "below") as found:
+        assert found.is_safe == (mode_above != 0o777)
+    with directory(tmp_path / "real" / "below") as found:
+        assert found.is_safe

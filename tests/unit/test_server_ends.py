@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from policyd_rate_limit.server.acceptor import MAX_ACCEPTED
+from policyd_rate_limit.server.acceptor import MAX_ACCEPTED, Acceptor
 from policyd_rate_limit.server.server import Server
 from policyd_rate_limit.system.throttle import Throttle
 from support.serving import IDLE, Service, messages, requested, serving
@@ -226,3 +226,25 @@ async def test_connections_that_come_with_the_end_are_closed(caplog: pytest.LogC
         for client in clients:
             await client.end()
     assert not messages(caplog)
+
+
+@pytest.mark.parametrize("error", [OSError("not connected"), ValueError("no such descriptor")])
+async def test_a_connection_that_is_gone_when_it_is_taken_on_is_closed(error: Exception) -> None:
+    """And the next is taken on."""
+    accepted: list[socket.socket] = []
+
+    def admit(connection: socket.socket) -> None:
+        accepted.append(connection)
+        if len(accepted) == 1:
+            raise error
+
+    acceptor = Acceptor(admit, pytest.fail)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        acceptor.start([listener], 10)
+        for number in (1, 2):
+            with socket.create_connection(listener.getsockname()):
+                await until(lambda number=number: len(accepted) == number)  # type: ignore[misc]
+        acceptor.stop()
+    gone, there = accepted
+    with there:
+        assert gone.fileno() < 0 <= there.fileno()

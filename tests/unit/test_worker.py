@@ -274,6 +274,20 @@ async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     await fed.worker.stop()
 
 
+async def test_batches_are_counted_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One demand, two or three, four to seven, and so on: what the metrics tell."""
+    monkeypatch.setattr(worker_module, "MOST_DEMANDS", 9)
+
+    fed = GatedWorker()
+    await fed.start()
+    for size in (1, 2, 3, 4, 7, 8, 9):
+        fed.submit(*range(size))
+        await until(lambda: len(fed.answered) == fed.submitted)
+    assert fed.worker.batched == fed.submitted == 34
+    assert fed.worker.batch_sizes == [0, 1, 2, 2, 2]
+    await fed.worker.stop()
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreFull("full"), ValueError("a fault of ours")])
 async def test_an_error_reaches_all_who_wait_and_ends_nothing(error: Exception) -> None:
     fed = GatedWorker()

@@ -136,7 +136,6 @@ class Follower:
         self.is_loaded = self._trusted = True
         self._replaced = False
         self._identity = log.identity
-        self._rescued = ()
         self._date = self._memory.date
         mended, self._mended = self._mended, []
         for seq, stored in itertools.chain(mended, appended):
