@@ -24,6 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
     "domain/charge.py",
+    "domain/clock.py",
     "domain/counter.py",
     "domain/counting.py",
     "domain/identity.py",
@@ -40,6 +41,8 @@ MODULES = (
     "domain/rules/patterns.py",
     "domain/rules/subjects.py",
     "domain/rules/texts.py",
+    "domain/sweeping.py",
+    "domain/values.py",
     "domain/windows.py",
     "notify/notifier.py",
     "observe/decisions.py",

@@ -1,10 +1,6 @@
 """Sliding windows: how much each counter has in the last S seconds, for every S that limits it.
 
-Pure: no clock, no I/O. It is what decides, in front of every store.
-
-**Time** is whole Unix seconds. A charge made at time t is dated ``ceil(t)`` and judged at ``floor(t)``, and it
-leaves a window of S seconds when ``date + S <= now``. So nothing leaves a window before S seconds have passed,
-and what was charged in the middle of a second leaves less than a second late.
+Pure: no I/O, and the clock of :mod:`.clock`. It is what decides, in front of every store.
 
 **Layout.** Each counter has one ``array('q')``, its *event log*, or log for short::
 
@@ -16,59 +12,44 @@ the first: what lies in a window is the difference of two totals, and where the 
 a check costs the same few steps whatever lies in the window, and the limits leave no trace in the log. An array of
 machine integers takes a fifth of the memory of Python objects and, like its key, is nothing that the garbage collector
 has to visit. ``mark`` says how long what is counted is kept, and which steps of the clock the dates have seen.
-
-**A clock that steps back.** A date that lies in the future when the step is noticed becomes that moment: the
-charge goes on counting, for at most one window from then. Dates are mended when their log is next touched.
 """
 
 from __future__ import annotations
 
-import math
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.domain.clock import KEPT, Clock
 from policyd_rate_limit.domain.limits import LARGEST
+from policyd_rate_limit.domain.sweeping import SHARDS, Sweeping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policyd_rate_limit.domain.limits import Limit, Limits
 
-SHARDS: Final = 1024  # so that neither growing a dictionary nor sweeping one holds up anybody for long
-SWEEPS: Final = 256  # look at all keys, where the longest window is no longer than
-LONGEST_SWEPT: Final = 16 * SWEEPS  # seconds; with a longer one it takes as many more
-MOST_STEPS: Final = 64
 OVERFLOW_BUCKETS: Final = 4096
-_KEPT_BITS: Final = 32
-_KEPT: Final = (1 << _KEPT_BITS) - 1  # of a mark: the seconds for which what is counted is kept; 0: not known
 _FIRST: Final = 2  # the index of the oldest date
 _MOST_TOTAL: Final = 1 << 62
 
 
-class Windows:
+class Windows(Clock):
     """The event logs of all counters, by name.
 
     ``max_keys`` bounds the memory: keys beyond it share :data:`OVERFLOW_BUCKETS` common logs. Whoever shares a
     log may be refused too early, never too late: what has left the windows of one key may lie in those of another, so
     that only :meth:`sweep` shortens a common log, by the longest window of all.
-
-    ``now`` is the second at which charges are judged, ``date`` the one that a charge made now is given.
     """
 
     def __init__(self, max_keys: int = 2_000_000) -> None:
+        super().__init__()
         self.max_keys = max_keys
         self._shards: list[dict[str, array[int]]] = [{} for _ in range(SHARDS)]
         self._overflow: dict[int, array[int]] = {}
         self._keys = 0
-        self.time = 0.0
-        self.now = 0
-        self.date = 0
-        self._steps: list[tuple[int, int]] = []  # back, as (the first mark that has seen it, the moment)
-        self._seen = 0  # the mark of a log that has seen all of these
         self._longest_of_all = 0  # of all limits that anything has been asked about
         self._new = array("q", (0, 0, 0, 1))  # the log of whoever is charged one for the first time now
-        self._sweeping = 0
-        self._unswept = 0.0  # shards that are due
+        self._sweeping = Sweeping()
 
     def __len__(self) -> int:
         """How many keys have a log of their own."""
@@ -85,22 +66,10 @@ class Windows:
         return len(self._overflow)
 
     def advance(self, time: float) -> bool:
-        """The clock shows ``time`` (Unix seconds); whether it has stepped back since the last call."""
-        now = math.floor(time)
-        date = math.ceil(time)
-        stepped_back = now < self.now
-        self.time = time
-        self.now = now
-        if stepped_back:
-            # A later step to an earlier moment makes the earlier ones pointless.
-            while self._steps and self._steps[-1][1] >= date:
-                self._steps.pop()
-            del self._steps[: max(0, len(self._steps) - MOST_STEPS + 1)]
-            self._seen += 1 << _KEPT_BITS
-            self._steps.append((self._seen, date))
-        if stepped_back or self.date != date:
-            self.date = date
-            self._new = array("q", (self._seen, 0, date, 1))
+        before = self.date
+        stepped_back = super().advance(time)
+        if stepped_back or self.date != before:
+            self._new = array("q", (self.seen, 0, self.date, 1))
         return stepped_back
 
     def exceeded(self, key: str, cost: int, limits: Limits, keep: int = 0) -> Limit | None:
@@ -117,7 +86,7 @@ class Windows:
                 if cost > limit.maximum:
                     return limit
             return None
-        if log[0] < self._seen:
+        if log[0] < self.seen:
             self._mend(log)
         now, oldest, found = self.now, log[_FIRST], None
         total = log[-1] + cost  # once it is counted
@@ -129,7 +98,7 @@ class Windows:
                 used = total - (log[1] if oldest > now - seconds else _total_until(log, now - seconds))
                 if used > limit.maximum:
                     found = limit
-        if log[0] & _KEPT != keep:
+        if log[0] & KEPT != keep:
             self._keep(log, keep)
         if log[len(log) >> 2 << 1] <= now - keep:  # half of it has expired
             self._trim(key, log, now - keep)
@@ -140,7 +109,7 @@ class Windows:
         log = self._log(key)
         if log is None:
             return (0,) * len(limits)
-        if log[0] < self._seen:
+        if log[0] < self.seen:
             self._mend(log)
         total, now = log[-1], self.now
         return tuple(0 if limit.is_per_mail else total - _total_until(log, now - limit.seconds) for limit in limits)
@@ -168,7 +137,7 @@ class Windows:
         if log is None:
             self._begin(key, date, amount)
             return
-        if log[0] < self._seen:
+        if log[0] < self.seen:
             self._mend(log)
         _append(log, date, amount)
 
@@ -181,7 +150,7 @@ class Windows:
         log = self._log(key)
         if log is None:
             return
-        if log[0] < self._seen:
+        if log[0] < self.seen:
             self._mend(log)
         later = _after(log, date)
         left = max(log[1], log[later - 1] - amount)
@@ -199,22 +168,16 @@ class Windows:
             self.give_back(key, date, LARGEST)
 
     def sweep(self, longest: int) -> None:
-        """Forget keys all of whose charges have expired; called about once a second.
+        """Forget keys all of whose charges have expired; called about once a second: see :mod:`.sweeping`.
 
-        :data:`SWEEPS` of these look at all keys, more where windows are longer than :data:`LONGEST_SWEPT`: looking at
-        a key that nobody has asked for takes as long as deciding. ``longest``: the longest window of anybody (seconds),
-        for keys whose limits are not known here yet.
+        ``longest``: the longest window of anybody (seconds), for keys whose limits are not known here yet.
         """
-        self._unswept += SHARDS / SWEEPS * min(1.0, LONGEST_SWEPT / max(1, longest))
-        while self._unswept >= 1:
-            self._unswept -= 1
-            self._sweep_one(longest)
+        for number in self._sweeping.due(longest):
+            self._sweep_one(number, longest)
 
-    def _sweep_one(self, longest: int) -> None:
-        number = self._sweeping
+    def _sweep_one(self, number: int, longest: int) -> None:
         shard = self._shards[number]
-        self._sweeping = (number + 1) % SHARDS
-        expired = [key for key, log in shard.items() if self._has_expired(log, log[0] & _KEPT or longest)]
+        expired = [key for key, log in shard.items() if self._has_expired(log, log[0] & KEPT or longest)]
         for key in expired:
             del shard[key]
         self._keys -= len(expired)
@@ -228,7 +191,7 @@ class Windows:
         """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
         for shard in self._shards:
             for key, log in shard.items():
-                if log[0] < self._seen:
+                if log[0] < self.seen:
                     self._mend(log)
                 before = log[1]
                 for at in range(_FIRST, len(log), 2):
@@ -256,7 +219,7 @@ class Windows:
             self._overflow[hash(key) % OVERFLOW_BUCKETS] = log
 
     def _keep(self, log: array[int], seconds: int) -> None:
-        log[0] = self._seen | min(seconds, _KEPT)
+        log[0] = self.seen | min(seconds, KEPT)
         self._longest_of_all = max(self._longest_of_all, seconds)
 
     def _trim(self, key: str, log: array[int], horizon: int) -> None:
@@ -266,7 +229,7 @@ class Windows:
 
     def _has_expired(self, log: array[int], seconds: int) -> bool:
         """Whether nothing of ``log`` lies in the last ``seconds``; what does not is dropped where it is most."""
-        if log[0] < self._seen:
+        if log[0] < self.seen:
             self._mend(log)
         horizon = self.now - seconds
         if log[-2] <= horizon:
@@ -278,8 +241,8 @@ class Windows:
     def _mend(self, log: array[int]) -> None:
         """Have no date of ``log`` lie behind a step back of the clock that it has not seen."""
         mark = log[0]
-        log[0] = self._seen | mark & _KEPT
-        moment = next(moment for since, moment in self._steps if since > mark)
+        log[0] = self.seen | mark & KEPT
+        moment = self.moment_after(mark)
         later = _after(log, moment)
         if later < len(log):
             log[later:] = array("q", (moment, log[-1]))

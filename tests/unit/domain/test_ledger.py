@@ -15,7 +15,7 @@ from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Excee
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
-from policyd_rate_limit.domain.windows import SWEEPS
+from policyd_rate_limit.domain.sweeping import SWEEPS
 from support.demands import demand_of
 from support.examples import examples
 from support.sharing import keys_that_share

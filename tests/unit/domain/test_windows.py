@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
-from policyd_rate_limit.domain.windows import (
-    LONGEST_SWEPT,
-    OVERFLOW_BUCKETS,
-    SHARDS,
-    SWEEPS,
-    Windows,
-)
+from policyd_rate_limit.domain.sweeping import LONGEST_SWEPT, SHARDS, SWEEPS
+from policyd_rate_limit.domain.windows import OVERFLOW_BUCKETS, Windows
 from support.examples import examples
 from support.sharing import keys_that_share
 
