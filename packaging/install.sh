@@ -7,7 +7,7 @@
 #   PREFIX    /usr/local: the command, manual pages and shell completions
 #   VENV      /opt/policyd-rate-limit: the virtual environment that the daemon runs in
 #   UNITDIR   /etc/systemd/system: the units of systemd; those of an earlier installation by hand are replaced
-#   EXTRAS    drivers of further databases, as in postgresql,mysql,redis
+#   EXTRAS    drivers of further databases, and geoip, as in postgresql,mysql,redis,geoip
 #   PYTHON    the interpreter, which every user must be able to run; unset: the first recent one of the system's own
 #
 # The configuration and the counts are the administrator's: `uninstall` leaves them alone, `purge` removes them.
@@ -39,7 +39,7 @@ die() {
     exit 1
 }
 
-[[ $EXTRAS =~ ^[a-z,]*$ ]] || die "EXTRAS are names of databases with commas between them: $EXTRAS"
+[[ $EXTRAS =~ ^[a-z,]*$ ]] || die "EXTRAS are names such as postgresql or geoip, with commas between them: $EXTRAS"
 for path in "$PREFIX" "$VENV" "$UNITDIR" ${DESTDIR:+"$DESTDIR"}; do
     # They go into the first lines of scripts and into units.
     [[ $path =~ ^/[A-Za-z0-9/._+~-]*$ ]] || die "not an absolute path of letters, digits and /._+~-: $path"

@@ -97,7 +97,7 @@ def download(base: Path, directory: Path) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    wanted += [one for extra in ("postgresql", "mysql", "redis") for one in extras[extra]]
+    wanted += [one for extra in ("postgresql", "mysql", "redis", "geoip") for one in extras[extra]]
     wanted.append("async-timeout")  # of redis, where Python is older than 3.11.3
     (version,) = {path.name.removeprefix("python") for path in (base / "usr" / "lib").glob("python3.*")}
     options = ["--quiet", "--only-binary=:all:", "--python-version", version, "--dest", str(directory)]

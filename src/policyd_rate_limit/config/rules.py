@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from policyd_rate_limit.domain.limits import Limits, spell_period
 
 Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
 """Alternatives, each of (attribute, patterns); empty where none is given."""
+
+_NAME: Final = re.compile("[a-z_]+")
+_VARIABLE: Final = re.compile(r"\{[^{}]*\}")
 
 
 class RuleSettings(NamedTuple):
@@ -29,6 +33,13 @@ class RuleSettings(NamedTuple):
     action: str | None
     shadow: bool
     warn: int = 0
+
+
+def names_in(rule: RuleSettings) -> frozenset[str]:
+    """All words of ``rule`` that may be terms or attributes: of its key, its conditions, its count and its action."""
+    texts = [rule.key, rule.unit, *_VARIABLE.findall(rule.action or "")]
+    texts += [attribute for alternatives in (rule.match, rule.unless) for one in alternatives for attribute, _ in one]
+    return frozenset(word for text in texts for word in _NAME.findall(text))
 
 
 def as_written(rules: Iterable[RuleSettings]) -> dict[str, dict[str, object]]:

@@ -306,6 +306,15 @@ class Settings(Declared):
         reload=True,
     )
 
+    geoip: str | None = setting(
+        unset_or(PATH),
+        None,
+        """
+        A file in the format of MaxMind DB (.mmdb), such as that of DB-IP, that has the country of each address, for
+        rules that name country. It is read anew when it is replaced.
+        """,
+        reload=True,
+    )
     rules: tuple[RuleSettings, ...] = setting(
         RULES,
         {},
