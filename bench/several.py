@@ -15,6 +15,7 @@ from policyd_rate_limit.config import Settings
 from policyd_rate_limit.daemon import policing
 from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.policy import Policy, Rule
+from policyd_rate_limit.tables.countries import Countries
 from policyd_rate_limit.tables.sql import SqlLimits
 
 UNREACHED = 10**12
@@ -35,10 +36,14 @@ def rules_of(settings: Settings, number: int) -> Subjects:
 
 
 def several(
-    settings: Settings, subjects: Subjects, sql_limits: SqlLimits | None, pause: Callable[[], None] | None = None
+    settings: Settings,
+    subjects: Subjects,
+    sql_limits: SqlLimits | None,
+    pause: Callable[[], None] | None = None,
+    countries: Countries | None = None,
 ) -> Policy:
     """The policy of ``settings``, with as many rules as were asked for."""
-    policy = make_policy(settings, subjects, sql_limits, pause)
+    policy = make_policy(settings, subjects, sql_limits, pause, countries)
     first = policy.rules[0]
     further = (Rule(f"rule{n}", rules_of(settings, n), first.stages) for n in range(1, NUMBER))
     policy.rules = (first, *further)

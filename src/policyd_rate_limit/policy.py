@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.domain.rules.conditions import Conditions
+    from policyd_rate_limit.domain.rules.facts import Countries
     from policyd_rate_limit.domain.rules.texts import Text
 
 
@@ -119,19 +120,22 @@ class Policy:
     """All that a reload may change about how requests are answered; never changed itself.
 
     ``rules`` in the order of the configuration, with a name of their own each; ``count_mode`` is told to whoever asks
-    at a stage that no rule counts.
+    at a stage that no rule counts. ``countries``: where any rule asks for one.
     """
 
-    __slots__ = ("accept", "asks_facts", "away", "block", "count_mode", "refuse", "rules")
+    __slots__ = ("accept", "asks_facts", "away", "block", "count_mode", "countries", "refuse", "rules")
 
-    def __init__(self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None) -> None:
+    def __init__(
+        self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None, countries: Countries | None = None
+    ) -> None:
         self.rules = rules
+        self.countries = countries
         self.accept = Outcome(ACCEPT, actions.success)
         self.refuse = Outcome(REFUSE, actions.fail)
         self.block = Outcome(BLOCK, actions.block)
         self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
         self.count_mode = count_mode
-        self.asks_facts = any(
+        self.asks_facts = countries is not None or any(
             conditions is not None and conditions.asks_facts
             for rule in rules
             for conditions in (rule.match, rule.unless)

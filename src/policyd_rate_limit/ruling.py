@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config.rules import Conditions as ConditionSettings
     from policyd_rate_limit.config.rules import RuleSettings
     from policyd_rate_limit.domain.identity import Subjects
+    from policyd_rate_limit.domain.rules.facts import Countries
     from policyd_rate_limit.policy import LimitsOfIds
 
 _OF_RECIPIENTS = frozenset({"recipient", "recipient_domain"})
@@ -38,9 +39,13 @@ def make_policy(
     sql_limits: LimitsOfIds | None,
     actions: Actions,
     pause: Callable[[], object] | None = None,
+    countries: Countries | None = None,
 ) -> Policy:
-    """What ``settings`` say about each mail; ``subjects`` and ``sql_limits`` are those of the settings of version 1."""
-    return Policy(make_rules(settings, subjects, sql_limits, pause), actions, settings.count_mode)
+    """What ``settings`` say about each mail; ``subjects`` and ``sql_limits`` are those of the settings of version 1.
+
+    ``countries``: where any rule asks for one.
+    """
+    return Policy(make_rules(settings, subjects, sql_limits, pause), actions, settings.count_mode, countries)
 
 
 def make_rules(

@@ -161,7 +161,7 @@ class Service(PolicyService):
         is_counted = False
         rules: list[Rule] = []  # that of each charge
         if policy.asks_facts:
-            request.facts = Facts(self.clock())
+            request.facts = Facts(self.clock(), policy.countries)
         for rule in policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
             if cost_of is None:

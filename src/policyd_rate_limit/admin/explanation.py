@@ -16,6 +16,7 @@ from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.ruling import make_actions, make_policy
 from policyd_rate_limit.service import Asking, Observer, Service
 from policyd_rate_limit.system.throttle import Throttle
+from policyd_rate_limit.tables.countries import asks_for_countries, open_countries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +65,15 @@ class Skipped(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What becomes of a request. ``outcome`` is None, and ``failure`` says why, where the database is away."""
+    """What becomes of a request. ``outcome`` is None, and ``failure`` says why, where the database is away.
+
+    ``country``: that of the client, empty where it has none; None: no rule asks for it.
+    """
 
     rules: tuple[Applied | Skipped, ...]
     outcome: Outcome | None
     failure: StoreError | None
+    country: str | None
 
 
 class _Observer(Observer):
@@ -122,9 +127,13 @@ class _Asked(Asking):
 
 
 def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
-    """What the rules of ``settings`` make of ``request`` now."""
+    """What the rules of ``settings`` make of ``request`` now.
+
+    Raises ConfigError where they ask for countries, and the file of them cannot be read.
+    """
+    countries = open_countries(settings) if asks_for_countries(settings) else None
     table = _Table(desk) if desk.table else None
-    policy = make_policy(settings, desk.subjects, table, make_actions(settings))
+    policy = make_policy(settings, desk.subjects, table, make_actions(settings), countries=countries)
     asked = _Asked(desk)
     service = Service(
         policy,
@@ -142,11 +151,12 @@ def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
         service.ask(request, asked)
     except StoreError as error:
         failure = error
-    request.facts = Facts(service.clock())
+    request.facts = Facts(service.clock(), countries)
     rules = tuple(
         _of_rule(rule, request, settings, desk, overrides, None if failure else asked.usages) for rule in policy.rules
     )
-    return Explanation(rules, None if failure else asked.outcome, failure)
+    country = None if countries is None else countries.country_of(request.client_address)
+    return Explanation(rules, None if failure else asked.outcome, failure, country)
 
 
 def _of_rule(

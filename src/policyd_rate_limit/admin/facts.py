@@ -95,6 +95,7 @@ def of_explanation(stage: str, explanation: Explanation) -> Facts:
     outcome = explanation.outcome
     return {
         "stage": stage,
+        "country": explanation.country,
         "rules": list(map(_of_rule, explanation.rules)),
         "outcome": outcome.kind if outcome else None,
         "action": outcome.action if outcome else None,

@@ -15,6 +15,7 @@ from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
+from policyd_rate_limit.tables.countries import asks_for_countries, open_countries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +28,21 @@ if TYPE_CHECKING:
 CLEAN_PATIENCE = 30.0  # seconds that --clean waits for the daemons
 
 
-def check(settings: Settings) -> None:
-    """Find out what the daemon would refuse to start with, beside what single settings may be. Nothing is connected.
+def check(settings: Settings) -> tuple[str, ...]:
+    """Find out what the daemon would refuse to start with, beside what single settings may be; what is odd about it.
 
-    :raises ConfigError: the driver of the database is not installed, or its options are wrong.
+    Nothing is connected.
+
+    :raises ConfigError: the driver of the database is not installed, or its options are wrong; or rules ask for
+        countries, and the file of them cannot be read.
     """
     backend = backend_of(settings)
     backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
     backend.make_lookup()
+    if not asks_for_countries(settings):
+        return ()
+    old = open_countries(settings).why_old(time.time())
+    return () if old is None else (old,)
 
 
 def clean(settings: Settings) -> int:

@@ -49,7 +49,7 @@ def command(path: Path | None, file: Path | None, pid: int | None, explain: bool
     file = file or path or config.find()
     try:
         settings, warnings = config.load(file)
-        maintenance.check(settings)
+        warnings = (*warnings, *maintenance.check(settings))
         if explain:
             rules = {
                 rule.name: paragraph(rule, settings) for rule in make_rules(settings, make_subjects(settings), None)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.domain.rules.conditions import Condition
 
-_MADE = ("sasl_domain", "sender_domain", "recipient_domain", "time")
+_MADE = ("sasl_domain", "sender_domain", "recipient_domain", "country", "time")
+_MADE_OF = {"time": "the clock of this host", "country": "that of client_address"}
 _KNOWN = ("request", *(name for name in KINDS if name not in _MADE))
 
 
@@ -57,9 +58,9 @@ def command(path: Path | None, attributes: tuple[str, ...], as_json: bool) -> Ex
         write_json(facts.of_explanation(request.protocol_state, found))
     else:
         assumed = " (protocol_state is not given)" if is_assumed else ""
-        write(
-            [Cell(f"at {request.protocol_state}{assumed}, nothing is counted:"), *map(_told, found.rules), _end(found)]
-        )
+        country = "" if found.country is None else f", {_from(found.country)}"
+        begin = Cell(f"at {request.protocol_state}{assumed}{country}, nothing is counted:")
+        write([begin, *map(_told, found.rules), _end(found)])
     if found.failure is None:
         return Exit.OK
     tell(found.failure)
@@ -80,7 +81,7 @@ def _read(lines: Sequence[str]) -> dict[str, str]:
         if not equals or "\n" in line:
             raise click.BadParameter(f"expected ATTRIBUTE=VALUE, found {line!r}")
         if name in _MADE:
-            what = "the clock of this host" if name == "time" else "made of the address that it is the domain of"
+            what = _MADE_OF.get(name, "made of the address that it is the domain of")
             raise click.BadParameter(f"{name} is no attribute of a request: it is {what}")
         if name not in _KNOWN:
             near = get_close_matches(name.lower()[:100], _KNOWN, 1)
@@ -99,6 +100,10 @@ def _request(given: dict[str, str]) -> Request:
         return decode(text.encode("utf-8", "surrogateescape"))
     except ProtocolError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def _from(country: str) -> str:
+    return f"from country {country}" if country else "from no country that is known"
 
 
 def _told(one: Applied | Skipped) -> Cell:

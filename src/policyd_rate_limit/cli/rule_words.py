@@ -32,6 +32,7 @@ _EACH = {
     "sender_domain": "all envelope senders of one domain together",
     "recipient": "each recipient",
     "recipient_domain": "all recipients of one domain together",
+    "country": "all clients of one country together",
     "server": "the whole server",
 }
 """Whom a key of one term charges."""
@@ -43,6 +44,7 @@ _PARTS = {
     "sender_domain": "domain of the envelope sender",
     "recipient": "recipient",
     "recipient_domain": "domain of the recipient",
+    "country": "country of the client",
     "server": "server",
 }
 """What each term of a key is."""

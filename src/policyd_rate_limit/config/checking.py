@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.config.remarks import remarks
+from policyd_rate_limit.config.rules import names_in
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
 from policyd_rate_limit.config.setting import SettingsError
 from policyd_rate_limit.config.tolerance import tolerate
@@ -49,6 +50,7 @@ def check(source: Source) -> Configuration:
     settings = _validated(source, given, spelled)
     if settings.rules and not given.keys() & OF_DEFAULT:
         settings = settings.with_values(limits=())
+    _check_countries(source, settings)
     _warn_of_equal_ids(source, settings)
     if settings.report and settings.report_to is None and "report_to" not in settings.broken:
         broken = "report is on, and report_to is not set: the report goes to nobody"
@@ -153,6 +155,24 @@ def _spell(place: Place) -> str:
 def _one_line(key: object) -> str:
     text = str(key)
     return text if text.isprintable() and len(text) <= _LONGEST_NAME else shown(text)
+
+
+def _check_countries(source: Source, settings: Settings) -> None:
+    """See that rules ask for countries only where there is a file of them. Raises ConfigError."""
+    if settings.geoip is not None:
+        return
+    problems = [
+        source.problem(
+            source.line(("rules", rule.name)),
+            "geoip, the path of a file that says which country an address is in, since this rule names country",
+            "none",
+            f"rules.{rule.name}",
+        )
+        for rule in settings.rules
+        if "country" in names_in(rule)
+    ]
+    if problems:
+        raise ConfigError(problems, source.warnings)
 
 
 def _warn_of_equal_ids(source: Source, settings: Settings) -> None:

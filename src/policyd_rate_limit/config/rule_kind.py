@@ -12,7 +12,7 @@ from policyd_rate_limit.config.rules import Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, UNITS
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, KINDS, NUMBER, TIME
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, KINDS, NUMBER, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
 from policyd_rate_limit.domain.rules.keys import EXPECTED, TERMS, Key, WrongKey, parse_key
 from policyd_rate_limit.domain.rules.patterns import (
@@ -55,8 +55,10 @@ _NAMES: Final = f"a name of a-z, 0-9 and -, of at most {LONGEST_NAME} characters
 _LIMITS: Final = "limits such as 100/1h, [50/mail, 100/1h] or []"
 _OVERRIDES: Final = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}"
 _CONDITIONS: Final = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
-_PATTERN: Final = "a pattern, or a list of them; numbers with a point, true, false and null need quotes"
-_ATTRIBUTE: Final = "an attribute of Postfix's policy protocol, time, sasl_domain, sender_domain or recipient_domain"
+_PATTERN: Final = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
+_ATTRIBUTE: Final = (
+    "an attribute of Postfix's policy protocol, time, country, sasl_domain, sender_domain or recipient_domain"
+)
 _AT_END: Final = "where bytes are counted, at END-OF-MESSAGE"
 _MOST_TRIED: Final = f"at most {MOST_EXPRESSIONS} globs and expressions in one list"
 _TRIED: Final = (GLOB, EXPRESSION, HOURS)
@@ -70,7 +72,6 @@ def _later(what: str) -> str:
 
 
 _TABLE: Final = _later("a table ($)")
-_COUNTRY: Final = _later("country")
 
 
 def _read(value: object) -> tuple[RuleSettings, ...]:
@@ -186,8 +187,6 @@ class _Reader:
         if "$" in value:
             raise Wrong(Fault(value, _TABLE))
         names = [name.strip() for name in re.split("[+|]", value)]
-        if "country" in names:
-            raise Wrong(Fault(value, _COUNTRY))
         try:
             key = parse_key(value, _IPV6_PREFIX)
         except WrongKey as error:
@@ -280,8 +279,6 @@ class _Reader:
 
     def _condition(self, name: object, value: object) -> tuple[str, tuple[str, ...]]:
         if not isinstance(name, str) or name not in KINDS:
-            if name == "country":
-                raise Wrong(Fault(name, _COUNTRY))
             if isinstance(name, str) and "$" in name:
                 raise Wrong(Fault(name, _TABLE))
             raise Wrong(Fault(name, self._hints.nearest(_ATTRIBUTE, name, KINDS)))
@@ -367,6 +364,8 @@ def _parsed(text: str, kind: str) -> Pattern:
         raise Wrong(Fault(error.value, error.expected)) from None
     if pattern.how == EXACT and kind == TIME:
         raise Wrong(Fault(text, "hours such as 22:00-06:00"))
+    if pattern.how == EXACT and kind == COUNTRY and text and not re.fullmatch("[A-Za-z]{2}", text):
+        raise Wrong(Fault(text, "two letters of ISO 3166, such as DE, a glob or an expression between slashes"))
     if pattern.how == EXACT and kind == NUMBER and text and not (text.isascii() and text.isdigit()):
         raise Wrong(Fault(text, "a number, a glob or an expression between slashes"))
     return pattern

@@ -34,6 +34,7 @@ from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import logs, signals, sockets
 from policyd_rate_limit.system.service_manager import Supervision
 from policyd_rate_limit.system.throttle import Throttle
+from policyd_rate_limit.tables.countries import Countries, asks_for_countries, open_countries
 
 if TYPE_CHECKING:
     import socket
@@ -55,9 +56,10 @@ _logger = logging.getLogger(__name__)
 class Daemon:
     """One daemon, of ``settings``; ``manager`` has started it.
 
-    It is made while everything can still be read: drivers are loaded, and what alerts need. Nothing is connected.
+    It is made while everything can still be read: drivers are loaded, the file of countries, and what alerts need.
+    Nothing is connected.
 
-    :raises ConfigError: a driver is not installed, or its options are wrong.
+    :raises ConfigError: a driver is not installed, or its options are wrong; or there is no file of countries.
     """
 
     def __init__(self, settings: Settings, manager: ServiceManager) -> None:
@@ -69,6 +71,7 @@ class Daemon:
         self._store = self._backend.make_store(self._subjects, self._memory)
         lookup = self._backend.make_lookup()
         self._sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
+        self._countries = Countries(open_countries(settings), time.time) if asks_for_countries(settings) else None
         self._channels = make_channels(settings)
         self._monitoring: Monitoring | None = None
 
@@ -101,7 +104,7 @@ class Daemon:
             listeners=[hits, notifier],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
-        policing = Policing(settings, self._subjects, self._store, engine, self._sql_limits, loop)
+        policing = Policing(settings, self._subjects, self._store, engine, self._sql_limits, loop, self._countries)
         service = Service(
             policing.policy,
             worker.submit,

@@ -13,6 +13,7 @@ from policyd_rate_limit.backends.limits import make_sql_limits
 from policyd_rate_limit.domain.outcome import NO_ANSWER
 from policyd_rate_limit.ruling import make_actions, make_policy
 from policyd_rate_limit.subjects import make_subjects
+from policyd_rate_limit.tables.countries import Countries, asks_for_countries, open_countries
 
 if TYPE_CHECKING:
     import contextlib
@@ -37,7 +38,8 @@ _LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
 
-    ``subjects`` and ``sql_limits`` are those of ``settings``. ``engine`` decides for ``store`` while that is away.
+    ``subjects``, ``sql_limits`` and ``countries`` are those of ``settings``. ``engine`` decides for ``store`` while that
+    is away.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Policing:
         engine: Engine,
         sql_limits: SqlLimits | None,
         loop: asyncio.AbstractEventLoop,
+        countries: Countries | None = None,
     ) -> None:
-        self.policy = _policy(settings, subjects, sql_limits)
+        self.policy = _policy(settings, subjects, sql_limits, countries=countries)
         self._store = store
         self._engine = engine
         self._sql_limits = sql_limits
+        self._countries = countries
         self._loop = loop
         self._service: Service | None = None
         self._retiring: set[asyncio.Task[None]] = set()
@@ -63,12 +67,16 @@ class Policing:
         self._service = service
 
     def start(self) -> None:
-        """Look limits up when somebody asks."""
+        """Look limits up when somebody asks, and look after the file of countries."""
+        if self._countries is not None:
+            self._countries.start()
         if self._sql_limits is not None:
             self._sql_limits.start(self._loop)
 
     async def stop(self) -> None:
-        """End what looks limits up."""
+        """End that."""
+        if self._countries is not None:
+            self._countries.stop()
         if self._sql_limits is not None:
             await self._sql_limits.stop()
         await asyncio.gather(*self._retiring)
@@ -95,13 +103,27 @@ class Policing:
             if sql_limits is not None:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
-        policy = _policy(settings, subjects, sql_limits, _LET_OTHERS_RUN)
+        countries = self._prepared_countries(settings, undo)
+        policy = _policy(settings, subjects, sql_limits, _LET_OTHERS_RUN, countries)
         further = policy.may_look_back_further(self.policy) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
-        return partial(self._put_into_force, policy, sql_limits, longest if further else 0)
+        return partial(self._put_into_force, policy, sql_limits, countries, longest if further else 0)
 
-    def _put_into_force(self, policy: Policy, sql_limits: SqlLimits | None, further: int) -> None:
+    def _prepared_countries(self, settings: Settings, undo: contextlib.ExitStack) -> Countries | None:
+        """The countries that ``settings`` ask for; those that are known already need no file any more."""
+        if not asks_for_countries(settings):
+            return None
+        if self._countries is not None and self._countries.path == settings.geoip:
+            return self._countries
+        countries = Countries(open_countries(settings), time.time)
+        countries.start()
+        undo.callback(countries.stop)
+        return countries
+
+    def _put_into_force(
+        self, policy: Policy, sql_limits: SqlLimits | None, countries: Countries | None, further: int
+    ) -> None:
         assert self._service is not None  # noqa: S101 - govern() has been called
         if further:
             # Before anybody is judged by the longer windows.
@@ -112,6 +134,9 @@ class Policing:
         self.policy = self._service.policy = policy
         if policy.away is not NO_ANSWER:
             self._engine.enforce(False)
+        former, self._countries = self._countries, countries
+        if former is not None and former is not countries:
+            former.stop()
         old, self._sql_limits = self._sql_limits, sql_limits
         if old is not None and old is not sql_limits:
             self._retire(old)
@@ -128,5 +153,6 @@ def _policy(
     subjects: Subjects,
     sql_limits: SqlLimits | None,
     pause: Callable[[], None] | None = None,
+    countries: Countries | None = None,
 ) -> Policy:
-    return make_policy(settings, subjects, sql_limits, make_actions(settings), pause)
+    return make_policy(settings, subjects, sql_limits, make_actions(settings), pause, countries)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
 from policyd_rate_limit.config.remarks import remarks
-from policyd_rate_limit.doctor import clock, database, lists, local_mail, reach, settings, socket_unit
+from policyd_rate_limit.doctor import clock, countries, database, lists, local_mail, reach, settings, socket_unit
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.errors import ConfigError, SystemRefusal
@@ -63,6 +64,7 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
         yield from _about_postfix(postfix, found)
     yield from socket_unit.examine(found, socket_unit.properties())
     yield from database.examine(found)
+    yield from countries.examine(found, time.time())
     yield from clock.examine(clock.estimated_error())
 
 

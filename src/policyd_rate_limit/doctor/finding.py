@@ -40,6 +40,7 @@ CHECKS = (
     "default-action",
     "disk-space",
     "fail-action",
+    "geoip",
     "hooked",
     "limited-networks",
     "local-mail",

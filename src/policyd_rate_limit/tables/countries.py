@@ -26,17 +26,16 @@ _EXPECTED: Final = "a file of countries (MaxMind DB, .mmdb), since rules ask for
 _logger = logging.getLogger(__name__)
 
 
-def open_countries(settings: Settings) -> CountryFile | None:
-    """The file that ``geoip`` names, where any of the rules asks for a country; None where none does.
+def asks_for_countries(settings: Settings) -> bool:
+    """Whether any rule looks at the country of a client."""
+    return any("country" in names_in(rule) for rule in settings.rules)
 
-    Raises ConfigError: it is not to be had.
-    """
-    asking = [rule.name for rule in settings.rules if "country" in names_in(rule)]
-    if not asking:
-        return None
-    if settings.geoip is None:  # with rules of a file there is an error that says where
-        raise ConfigError([Problem("configuration", 0, "geoip", _EXPECTED, "none")])
+
+def open_countries(settings: Settings) -> CountryFile:
+    """The file that ``geoip`` names. Raises ConfigError: it is not to be had."""
     place = settings.config_file or "configuration"
+    if settings.geoip is None:
+        raise ConfigError([Problem(place, 0, "geoip", _EXPECTED, "none")])
     try:
         return read_countries(settings.geoip)
     except NoCountries as error:

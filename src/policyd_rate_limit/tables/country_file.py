@@ -145,7 +145,9 @@ def read_countries(path: str) -> CountryFile:
 
     try:
         with (
-            os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file,  # a FIFO is not waited for
+            os.fdopen(
+                os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
+            ) as file,  # a FIFO is not waited for
             os.fdopen(os.memfd_create("geoip", os.MFD_CLOEXEC), "w+b") as copy,
         ):
             before = os.fstat(file.fileno())

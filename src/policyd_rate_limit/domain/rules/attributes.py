@@ -23,6 +23,8 @@ DOMAIN: Final = "a domain"
 ADDRESS: Final = "an IP address"
 """Compared as an address, however it is written."""
 NUMBER: Final = "a number"
+COUNTRY: Final = "a country"
+"""Two letters of ISO 3166-1: ``DE``, in upper or lower case."""
 TIME: Final = "a time of day"
 """``22:05``, by the clock of this host."""
 
@@ -65,11 +67,13 @@ KINDS: Final = {
     "sasl_domain": DOMAIN,
     "sender_domain": DOMAIN,
     "recipient_domain": DOMAIN,
+    # known beside them
+    "country": COUNTRY,
     "time": TIME,
 }
 """What each attribute is."""
 
-OF_FACTS: Final = frozenset({"time"})
+OF_FACTS: Final = frozenset({"country", "time"})
 """Those that are no attributes of Postfix's: :class:`policyd_rate_limit.domain.rules.facts.Facts` has them."""
 
 MOST_DOMAIN: Final = 255
@@ -169,6 +173,7 @@ _FIELDS: Final[dict[str, Callable[[Request], str]]] = {
     "recipient": lambda request: request.recipient,
     "client_address": lambda request: request.client_address,
     "recipient_count": lambda request: str(request.recipient_count),
+    "country": lambda request: request.facts.country_of(request.client_address),
     "time": lambda request: request.facts.time_of_day,
 }
 _WHOSE_DOMAIN: Final = {"sasl_domain": "sasl_username", "sender_domain": "sender", "recipient_domain": "recipient"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from policyd_rate_limit.domain.identity import MOST_ADDRESS, fold, parse_address, parse_network
 from policyd_rate_limit.domain.rules.attributes import (
     ADDRESS,
+    COUNTRY,
     DOMAIN,
     NAME,
     ascii_domain,
@@ -34,6 +35,7 @@ TERMS: Final = {
     "recipient": "recipient",
     "recipient_domain": "recipient_domain",
     "client_address": "client",
+    "country": "country",
     "server": "server",
 }
 """Each term of a key, and the kind of the ids that it makes: ``user:alice``."""
@@ -46,6 +48,7 @@ KINDS: Final = {
     "sender_domain": DOMAIN,
     "recipient_domain": DOMAIN,
     "client": ADDRESS,
+    "country": COUNTRY,
     "server": NAME,
 }
 """How ids of each kind are compared: see :mod:`.attributes`. Those of a combination are names."""
@@ -61,6 +64,7 @@ REMEMBERED_ADDRESSES: Final = 16_384
 
 EXPECTED: Final = "terms joined by either + or |, such as sasl_username, sasl_domain or client_address/24/56"
 
+_COUNTRY: Final = re.compile("[A-Za-z]{2}")
 _SIGNS: Final = re.compile(r"\\[\\+]|[^+]|\+", re.DOTALL)
 _CLIENT: Final = re.compile(r"client_address(?:/([0-9]{1,2})/([0-9]{1,3}))?")
 
@@ -85,6 +89,8 @@ class Term:
     def written(self, name: str) -> str:
         """The id of this term that an administrator means by ``name``; empty where it can be none."""
         if self.kind == "server":
+            return ""
+        if self.kind == "country" and not _COUNTRY.fullmatch(name):
             return ""
         return fold(ascii_domain(name) if KINDS[self.kind] == DOMAIN else folded_name(name))
 
