@@ -11,6 +11,7 @@ from policyd_rate_limit.domain.charge import Demand, Entry, Usage, Waiting
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.domain.rules.facts import Countries
 from policyd_rate_limit.policy import Actions, Policy
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.ruling import make_policy
@@ -23,11 +24,11 @@ NOON = 1_790_000_000.0 - 1_790_000_000.0 % 86_400 + 12 * 3600
 """A noon, in UTC."""
 
 
-def policy_of(text: str) -> Policy:
+def policy_of(text: str, countries: Countries | None = None) -> Policy:
     """What a ``.yaml`` of this text says about each mail."""
     settings = check(read_yaml(textwrap.dedent(text), "x.yaml")).settings
     actions = Actions(settings.success_action, settings.fail_action, None, settings.block_action)
-    return make_policy(settings, make_subjects(settings), None, actions)
+    return make_policy(settings, make_subjects(settings), None, actions, countries=countries)
 
 
 def request(stage: str = RCPT, instance: str = "1f3a.65", **attributes: str | int) -> Request:
@@ -56,14 +57,14 @@ def request(stage: str = RCPT, instance: str = "1f3a.65", **attributes: str | in
 class Ruled(Asking):
     """A service that decides by the rules of ``text``, and what it answered last."""
 
-    def __init__(self, text: str, now: float = NOON) -> None:
+    def __init__(self, text: str, now: float = NOON, countries: Countries | None = None) -> None:
         self.now = now
         self.ledger = Ledger(1000)
         self.entries: list[Entry] = []
         self._answers: list[Outcome] = []
         self._mails = 0
         self.service = Service(
-            policy_of(text),
+            policy_of(text, countries),
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(3600, lambda: self.now),

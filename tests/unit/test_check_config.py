@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pwd
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from policyd_rate_limit import config
 from policyd_rate_limit.cli import main
+from support.mmdb import write_mmdb
 from support.programs import require_root
 
 
@@ -187,3 +190,40 @@ def test_root_reads_the_file_of_a_running_daemon_as_its_user_and_no_other(tmp_pa
         process.communicate("")
     assert done.returncode == 1
     assert done.stdout == f"error: {secret}: expected a file that can be read, found Permission denied\n"
+
+
+COUNTRIES = "limits: []\nrules: {x: {key: sasl_username, limits: 9/1h, match: {country: de}}}\ngeoip: "
+
+
+def test_a_file_of_countries_that_rules_ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    countries, path = tmp_path / "countries.mmdb", tmp_path / "x.yaml"
+    path.write_text(f"{COUNTRIES}{countries}\n")
+    expected = f"error: {path}: geoip: expected a file of countries (MaxMind DB, .mmdb), since rules ask for country"
+    assert check(path) == 1
+    missing = f"one that cannot be read (No such file or directory): {countries}"
+    assert capsys.readouterr().out == f"{expected}, found {missing}\n"
+    countries.write_bytes(b"no such thing")
+    assert check(path) == 1
+    assert capsys.readouterr().out == f"{expected}, found another file, or a part of one: {countries}\n"
+    write_mmdb(countries, {"192.0.2.0/24": "DE"}, built=int(time.time()) - 10 * 86_400)
+    assert check(path) == 0
+    assert capsys.readouterr().out == f"{path}: nothing wrong\n"
+    write_mmdb(countries, {"192.0.2.0/24": "DE"}, built=int(time.time()) - 100 * 86_400)
+    assert check(path) == 0
+    assert re.fullmatch(
+        rf"warning: geoip: {countries} was built on 2\d{{3}}-\d\d-\d\d, 100 days ago: addresses have moved since\n",
+        capsys.readouterr().out,
+    )
+    path.write_text(f"limits: 10/1h\ngeoip: {tmp_path / 'none'}\n")  # which nobody looks at
+    assert check(path) == 0
+    assert capsys.readouterr().out == f"{path}: nothing wrong\n"
+
+
+def test_the_library_that_reads_countries_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"{COUNTRIES}{write_mmdb(tmp_path / 'countries.mmdb', {'192.0.2.0/24': 'DE'})}\n")
+    monkeypatch.setitem(sys.modules, "maxminddb", None)
+    assert check(path) == 1
+    assert "which this installs: pip install 'policyd-rate-limit[geoip]', found none" in capsys.readouterr().out

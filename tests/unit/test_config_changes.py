@@ -47,6 +47,7 @@ IN_THE_DAEMON = {
     "limited_networks",
     "ipv6_prefix",
     "count_mode",
+    "geoip",
     "rules",
     "success_action",
     "fail_action",

@@ -374,10 +374,11 @@ LIMITS = "limits such as 100/1h, [50/mail, 100/1h] or []"
 PAIR = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m', or '50/mail'"
 OVERRIDES = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}"
 CONDITIONS = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
-ATTRIBUTE = "an attribute of Postfix's policy protocol, time, sasl_domain, sender_domain or recipient_domain"
-PATTERN = "a pattern, or a list of them; numbers with a point, true, false and null need quotes"
+ATTRIBUTE = "an attribute of Postfix's policy protocol, time, country, sasl_domain, sender_domain or recipient_domain"
+PATTERN = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
 SUFFIX = "a number without k, M, G, Ki, Mi or Gi, which are for count: bytes"
 ONE_MAIL = "no limit per mail with count: messages, of which each mail is one"
+CODE = "two letters of ISO 3166, such as DE, a glob or an expression between slashes"
 TABLE = f"{OTHER}a table ($) {LATER}"
 RECIPIENT = "no recipient where bytes are counted, at END-OF-MESSAGE: a mail may have several there"
 VARIABLE = "one of the variables rule, limit, key, maximum, period, used, free_in, free_at, or an attribute"
@@ -440,7 +441,13 @@ BESIDE_BASE = [
     ("match: [{sender: a}, {zzz: b}]", f".match[1].zzz: expected {ATTRIBUTE}, found 'zzz'"),
     (f"match: [{', '.join(['{sender: a}'] * 33)}]", ".match: expected at most 32 attributes in all, found 33"),
     ("match: {sendr: a}", f".match.sendr: expected {ATTRIBUTE} (did you mean sender?), found 'sendr'"),
-    ("match: {country: fr}", f".match.country: expected {OTHER}country {LATER}, found 'country'"),
+    ("match: {country: France}", f".match.country: expected {CODE}, found 'France'"),
+    ("match: {country: [de, FRA]}", f".match.country[1]: expected {CODE}, found 'FRA'"),
+    ("match: {country: NO}", f".match.country: expected {PATTERN}, found False"),  # that is Norway, and YAML's false
+    (
+        "match: {country: 192.0.2.0/24}",
+        ".match.country: expected a country: a network is compared with addresses alone, found '192.0.2.0/24'",
+    ),
     ("match: {$t(sender): x}", f".match.$t(sender): expected {TABLE}, found '$t(sender)'"),
     ("match: {sender: []}", ".match.sender: expected at least one pattern, found []"),
     ("match: {sender: }", f".match.sender: expected {PATTERN}, found None"),
@@ -526,7 +533,11 @@ IN_LINE_2 = [
     ),
     ("a: {key: sender+x|y, limits: []}", f".a.key: expected {TERMS}, found 'sender+x|y'"),
     ("a: {key: $customer(sasl_domain), limits: []}", f".a.key: expected {TABLE}, found '$customer(sasl_domain)'"),
-    ("a: {key: sender+country, limits: []}", f".a.key: expected {OTHER}country {LATER}, found 'sender+country'"),
+    (
+        "a: {key: country, limits: 9/1h, overrides: {de: [], Austria: []}}",
+        f".a.overrides.Austria: expected {CODE}, found 'Austria'",
+    ),
+    ("a: {key: sender+contry, limits: []}", f".a.key: expected {TERMS} (did you mean country?), found 'contry'"),
     (
         "a: {key: client_address/33/56, limits: []}",
         ".a.key: expected lengths from 1 to 32 and from 1 to 128 bits, as in client_address/24/56,"
@@ -780,3 +791,31 @@ def test_anything_is_read_or_refused(value: object) -> None:
     except Wrong:
         return
     assert RULES.read(as_written(read)) == read
+
+
+GEOIP = "geoip: /var/lib/GeoIP/dbip-country-lite.mmdb\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "key: country",
+        "key: sasl_username+country",
+        "key: country|server",
+        "key: sasl_username, match: {country: [de, AT, 'NO', '']}",
+        "key: sasl_username, match: [{sender: a}, {country: '?E'}]",
+        "key: sasl_username, unless: {country: /^(DE|AT)$/}",
+        "key: sasl_username, action: '450 4.7.1 {key} sends from {country}'",
+    ],
+)
+def test_who_names_a_country_needs_a_file_of_them(load: Load, words: str) -> None:
+    rules = f"rules:\n  near: {{key: sender, limits: 1/1h}}\n  far: {{limits: 1/1h, {words}}}\n"
+    assert load(GEOIP + rules).settings.geoip == "/var/lib/GeoIP/dbip-country-lite.mmdb"
+    (problem,) = problems(load, rules)
+    wanted = "geoip, the path of a file that says which country an address is in, since this rule names country"
+    assert (problem.line, problem.statement) == (3, f"rules.far: expected {wanted}, found none")
+
+
+def test_a_file_of_countries_that_nobody_asks_is_not_missed(load: Load) -> None:
+    assert load(BASE).settings.geoip is None
+    assert load("rules:\n  x: {key: sasl_username, limits: 1/1h, action: 450 no country}\n").settings.geoip is None

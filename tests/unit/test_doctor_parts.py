@@ -15,12 +15,13 @@ import pytest
 import policyd_rate_limit.doctor
 from policyd_rate_limit.backends.contract import least_difference
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.doctor import clock, settings
+from policyd_rate_limit.doctor import clock, countries, settings
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import CHECKS
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.doctor.whom import charges_others, charges_users
 from policyd_rate_limit.postfix.postconf import Postfix
+from support.mmdb import BUILT, write_mmdb
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,3 +239,30 @@ def test_count_mode_is_of_the_rule_of_version_1_alone(tmp_path: Path) -> None:
 def test_mails_that_no_rule_ever_admits(tmp_path: Path, rule: dict[str, Any], is_told: bool) -> None:
     found = hooked(tmp_path, {"smtpd_data_restrictions": ASKED}, limits=[], rules={"x": rule})
     assert [check for _, check, _, _ in found] == (["recipient-limit"] if is_told else [])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_file_of_countries(tmp_path: Path) -> None:
+    path = tmp_path / "countries.mmdb"
+    rules = {"x": {**USERS, "match": {"country": "DE"}}}
+    asking = Settings(geoip=str(path), rules=rules, user="nobody", group="nogroup")
+    now = BUILT + 90 * 86_400.0
+
+    def found(of: Settings, now: float = now) -> list[tuple[str, str]]:
+        return [(finding.severity, finding.found) for finding in countries.examine(of, now)]
+
+    assert found(Settings(geoip=str(path))) == []  # nobody asks
+    assert found(Settings(rules=rules)) == []  # of which loading tells
+    expected = "geoip: expected a file of countries (MaxMind DB, .mmdb), since rules ask for country"
+    (missing,) = found(asking)
+    assert missing == ("error", f"{expected}, found one that cannot be read (No such file or directory): {path}")
+    write_mmdb(path, {"192.0.2.0/24": "DE"})
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)
+    assert found(asking) == [("ok", "DBIP-Country-Lite (compat=Country) of 2026-09-21")]
+    assert found(asking, now + 86_400) == [
+        ("warning", f"{path} was built on 2026-09-21, 91 days ago: addresses have moved since")
+    ]
+    if os.geteuid() == 0:
+        path.chmod(0o600)
+        assert found(asking) == [("error", "the user nobody may not read it")]

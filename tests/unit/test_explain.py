@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from policyd_rate_limit.cli import main
+from support.mmdb import write_mmdb
 
 RULES: dict[str, Any] = {
     "person": {"key": "sasl_username", "limits": "2/1h", "overrides": {"*@big.example": ["50/mail", "5/1h"]}},
@@ -121,6 +122,7 @@ def test_as_postfix_sends_it(explained: Explained, monkeypatch: pytest.MonkeyPat
         (["xyzzy=a"], "unknown attribute 'xyzzy'"),
         (["alice"], "expected ATTRIBUTE=VALUE, found 'alice'"),
         (["time=22:00"], "time is no attribute of a request: it is the clock of this host"),
+        (["country=DE"], "country is no attribute of a request: it is that of client_address"),
         (["sasl_domain=x"], "made of the address"),
         (["sender=a", "sender=b"], "sender is given twice"),
         (["recipient_count=many"], "expected a number as recipient_count"),
@@ -141,3 +143,27 @@ def test_a_database_that_is_away(explained: Explained, tmp_path: Path) -> None:
     assert "policyd-rate-limit: " in err
     assert "50/mail, 5/1h, from override *@big.example of rules.person; used is not known" in out
     assert out.endswith("answer: not known while the database is away\n")
+
+
+def test_the_country_of_the_client_where_a_rule_asks(explained: Explained, tmp_path: Path) -> None:
+    assert explained.json(BIG)["country"] is None
+    explained.settings["geoip"] = str(tmp_path / "countries.mmdb")
+    explained.settings["rules"] = {
+        "near": {"key": "sasl_username", "limits": "2/1h", "match": {"country": ["at", "de"]}},
+        "each": {"key": "country", "limits": "2/1h"},
+    }
+    status, _, err = explained.run(BIG)
+    assert (status, "geoip: expected a file of countries" in " ".join(err.split())) == (5, True)
+    write_mmdb(tmp_path / "countries.mmdb", {"192.0.2.0/24": "DE", "198.51.100.0/24": "FR"})
+    assert explained.lines(BIG, "client_address=192.0.2.1", "protocol_state=RCPT")[:3] == [
+        "at RCPT, from country DE, nothing is counted:",
+        "near: charges 1 recipient to near|user:alice@big.example; 2/1h, from rules.near; used 0 of 2/1h",
+        "each: charges 1 recipient to each|country:de; 2/1h, from rules.each; used 0 of 2/1h",
+    ]
+    assert explained.lines(BIG, "client_address=10.0.0.1", "protocol_state=RCPT")[:3] == [
+        "at RCPT, from no country that is known, nothing is counted:",
+        "near: does not apply: match does not hold, not that country is at or is de (it is '')",
+        "each: does not apply: country is empty",
+    ]
+    told = explained.json(BIG, "client_address=198.51.100.1")
+    assert (told["country"], told["rules"][0]["failing"]) == ("FR", [{"attribute": "country", "value": "FR"}])

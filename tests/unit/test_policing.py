@@ -20,6 +20,7 @@ from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
+from support.mmdb import write_mmdb
 from support.wait import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # nothing of it depends on the loop
@@ -152,3 +153,44 @@ async def test_overrides_that_look_back_further(policed: Policed) -> None:
     policed.policing.heed([])
     assert policed.told == [("need", DAY), ("look back", DAY)]
     assert policed.policing.has_begun.is_set()
+
+
+def looking_after() -> int:
+    """How many threads look after a file of countries."""
+    return sum(thread.name == "geoip" for thread in threading.enumerate())
+
+
+FROM_GERMANY = {"x": {"key": "sasl_username", "limits": "1/1h", "match": {"country": "DE"}}}
+
+
+async def test_a_file_of_countries_comes_is_another_one_and_goes(policed: Policed, tmp_path: Path) -> None:
+    one = write_mmdb(tmp_path / "one.mmdb", {"192.0.2.0/24": "DE"})
+    other = write_mmdb(tmp_path / "other.mmdb", {"192.0.2.0/24": "FR"})
+
+    def country() -> str:
+        countries = policed.service.policy.countries
+        assert countries is not None
+        return str(countries.country_of("192.0.2.1"))
+
+    await policed.reload(geoip=str(one))
+    assert policed.service.policy.countries is None  # no rule asks
+    assert looking_after() == 0
+    await policed.reload(rules=FROM_GERMANY)
+    assert (country(), looking_after()) == ("DE", 1)
+    one.unlink()
+    await policed.reload(fail_action="reject")  # it goes on with what it knows
+    assert (policed.service.policy.refuse.action, country(), looking_after()) == ("reject", "DE", 1)
+    before = policed.service.policy
+    with pytest.raises(ConfigError, match=r"geoip: expected a file of countries .*No such file or directory"):
+        await policed.reload(geoip=str(tmp_path / "none.mmdb"))
+    assert policed.service.policy is before
+    await policed.reload(geoip=str(other), undone=True)
+    await until(lambda: looking_after() == 1)
+    assert (policed.service.policy, country()) == (before, "DE")
+    await policed.reload(geoip=str(other))
+    assert country() == "FR"
+    await until(lambda: looking_after() == 1)
+    await policed.reload(rules={})
+    assert policed.service.policy.countries is None
+    await until(lambda: looking_after() == 0)
+    await policed.policing.stop()

@@ -51,6 +51,12 @@ def about(key: str, limits: object = "100/1h", **words: object) -> str:
         ("client_address", "messages", "each client address (of IPv6 the /64) may send 100 mails in any hour."),
         ("client_address/32/128", "messages", "each client address may send 100 mails in any hour."),
         ("client_address/24/56", "messages", "each client network (/24, of IPv6 /56) may send 100 mails in any hour."),
+        (
+            "country",
+            "messages",
+            "all clients of one country together may send 100 mails in any hour. It does not apply to mail without a"
+            " country of the client.",
+        ),
         ("server", "recipients", "the whole server may send to 100 recipients in any hour."),
         (
             "sasl_username+client_address",

@@ -38,8 +38,8 @@ _LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
 
-    ``subjects``, ``sql_limits`` and ``countries`` are those of ``settings``. ``engine`` decides for ``store`` while that
-    is away.
+    ``subjects``, ``sql_limits`` and ``countries`` are those of ``settings``. ``engine`` decides for ``store`` while
+    that is away.
     """
 
     def __init__(

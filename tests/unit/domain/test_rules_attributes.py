@@ -18,6 +18,7 @@ from policyd_rate_limit.domain.rules.attributes import (
     is_shortened,
     reader,
 )
+from policyd_rate_limit.domain.rules.facts import Facts
 from support.asked import IN_ORDER, as_sent, asked, asked_in_lines
 
 # No newline, which ends a value, and no NUL; lone surrogates are bytes that are not UTF-8.
@@ -180,3 +181,23 @@ def test_what_stands_for_a_long_name_is_known_as_such() -> None:
 def test_the_domain_of_a_folded_name_is_the_domain(local: str, domain: str) -> None:
     assume("@" not in domain)
     assert folded_name(f"{local}@{domain}") == f"{folded_name(local + '@')[:-1]}@{ascii_domain(domain)}"
+
+
+class Somewhere:
+    """Has all addresses in one country."""
+
+    def __init__(self, country: str) -> None:
+        self.country = country
+        self.asked: list[str] = []
+
+    def country_of(self, address: str) -> str:
+        self.asked.append(address)
+        return self.country
+
+
+def test_the_country_is_that_of_the_client() -> None:
+    request = asked(client_address="192.0.2.1")
+    assert reader("country")(request) == ""  # nobody knows any
+    norway = Somewhere("NO")
+    request.facts = Facts(0.0, norway)
+    assert (reader("country")(request), norway.asked) == ("NO", ["192.0.2.1"])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, rule_and_key
 from policyd_rate_limit.domain.counting import RECIPIENTS, UNITS
 from policyd_rate_limit.domain.identity import MOST_NAME, fold
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, folded_name
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, DOMAIN, NAME, folded_name
+from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.domain.rules.keys import TERMS, ClientTerm, Key, WrongKey, combined, parse_key
 from support.asked import as_sent, asked
 
@@ -312,3 +313,36 @@ def test_old_keys_go_by_reference_counts() -> None:
         assert sum(isinstance(thing, ClientTerm) for thing in gc.get_objects()) == terms - 1
     finally:
         gc.enable()
+
+
+class Germany:
+    """Has the addresses of one network."""
+
+    def country_of(self, address: str) -> str:
+        return "DE" if address.startswith("192.0.2.") else ""
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "expected"),
+    [
+        ("country", "192.0.2.1", "country:de"),
+        ("country", "10.0.0.1", ""),
+        ("sasl_username+country", "192.0.2.1", "user+country:alice+de"),
+        ("sasl_username+country", "10.0.0.1", ""),
+        ("country|client_address", "10.0.0.1", "client:10.0.0.1"),
+        ("country|server", "10.0.0.1", "server:"),
+    ],
+)
+def test_clients_of_a_country_share_a_counter(text: str, address: str, expected: str) -> None:
+    request = asked(client_address=address, sasl_username="alice")
+    request.facts = Facts(0.0, Germany())
+    assert key(text).of(request) == expected
+    assert ("country" in key(text).empty_in(request)) == (address == "10.0.0.1")
+
+
+def test_a_country_is_written_as_two_letters() -> None:
+    assert [key("country").written(name) for name in ("DE", "de", "country:De")] == [("country:de",)] * 3
+    assert [key("country").written(name) for name in ("", "alice", "d1", "ÄÖ", "192.0.2.1")] == [()] * 5
+    assert key("country").compared_as() == COUNTRY
+    assert key("sasl_username+country").written("alice+DE") == ("user+country:alice+de",)
+    assert key("sasl_username+country").written("alice+germany") == ()
