@@ -140,6 +140,7 @@ def test_an_old_file_takes_its_memory_along(path: pathlib.Path) -> None:
         (b"country,code\n", "another file, or a part of one"),
         (mmdb(WORLD)[:-200], "another file, or a part of one"),
         (mmdb(WORLD)[1000:], "another file, or a part of one"),
+        (mmdb(WORLD, built=1 << 62), "a damaged one"),  # after the last day that there is
         (mmdb(WORLD)[:300] + mmdb(WORLD)[303:], "a damaged one"),
         (mmdb({"0.0.0.0/1": {"autonomous_system_number": Unsigned(1)}}, kind="ASN"), r"one without countries \(ASN\)"),
     ],

@@ -28,6 +28,7 @@ OLD_DAYS: Final = 90
 """A file of more days is wrong about many addresses. Publishers build one each month, or more often."""
 
 _DAY: Final = 86_400
+_LAST_MOMENT: Final = 253_402_300_799  # of the year 9999
 _TROUBLE_SECONDS: Final = 3600.0  # between two lines about what cannot be read in a file
 _SEPARATOR: Final = 16  # zeros between the search tree and the data
 _CODE: Final = re.compile("[A-Za-z]{2}")
@@ -63,7 +64,8 @@ def signature_of(facts: os.stat_result) -> Signature:
 class CountryFile:
     """What one file says, as it was when it was read: nothing that becomes of it on disk changes that.
 
-    ``built``: when its publisher made it, in Unix seconds. ``kind``: what its publisher calls it.
+    ``built``: when its publisher made it, in Unix seconds; ``date``: on which day (``2026-11-01``). ``kind``: what its
+    publisher calls it.
     """
 
     def __init__(self, path: str, reader: Any, signature: Signature) -> None:
@@ -71,6 +73,9 @@ class CountryFile:
         self.path = path
         self.signature = signature
         self.built = int(metadata.build_epoch)
+        if not 0 <= self.built <= _LAST_MOMENT:
+            raise NoCountries("a damaged one")
+        self.date = datetime.fromtimestamp(self.built, UTC).strftime("%Y-%m-%d")
         self.kind = str(metadata.database_type)
         self._remembered = lru_cache(REMEMBERED)(_Records(path, reader).country_of)
 
@@ -80,11 +85,6 @@ class CountryFile:
         Empty where it has none, as a private one, or where none is known. It never fails.
         """
         return self._remembered(address) if len(address) <= MOST_ADDRESS else ""
-
-    @property
-    def date(self) -> str:
-        """The day on which it was built: ``2026-11-01``."""
-        return datetime.fromtimestamp(self.built, UTC).strftime("%Y-%m-%d")
 
     def why_old(self, now: float) -> str | None:
         """What there is to say of its age at ``now`` (Unix seconds); None: it is not old."""
@@ -163,7 +163,7 @@ def read_countries(path: str) -> CountryFile:
                 separator = os.pread(copy.fileno(), _SEPARATOR, metadata.node_count * metadata.record_size // 4)
                 found = CountryFile(path, reader, signature)
                 records = [record for record in map(reader.get, _TRIED) if record is not None]
-            except OSError:
+            except (OSError, NoCountries):
                 raise
             except Exception as error:
                 raise NoCountries("another file, or a part of one") from error
