@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, prefix_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, prefix_and_key
 from policyd_rate_limit.domain.counting import RECIPIENTS
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.postfix.actions import holds
@@ -53,13 +54,14 @@ class Rule:
     ``match`` and ``unless``: to which mails it applies. ``action``: what is done with the excess; None: ``fail`` of the
     policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
     ``shadow``: nothing is done with the excess but that it is told. ``warn``: per cent of a limit at which its use is
-    told; 0: it is not. ``unit``: what is counted: one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``:
-    what the names of its counters begin with; a counter with another is that of another rule, or of what this one has
-    counted before.
+    told; 0: it is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is. ``unit``: what is counted:
+    one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``: what the names of its counters begin with; a
+    counter with another is that of another rule, or of what this one has counted before.
     """
 
     __slots__ = (
         "action",
+        "block",
         "is_conditional",
         "match",
         "name",
@@ -87,6 +89,7 @@ class Rule:
         refuses: bool = True,
         shadow: bool = False,
         warn: int = 0,
+        block: int = 0,
         unit: str = RECIPIENTS,
     ) -> None:
         self.name = name
@@ -100,6 +103,7 @@ class Rule:
         self.refuses = refuses and not shadow
         self.shadow = shadow
         self.warn = warn
+        self.block = block
         self.unit = unit
         self.prefix = counter_prefix(name, unit)
 
@@ -123,7 +127,7 @@ class Policy:
     at a stage that no rule counts. ``countries``: where any rule asks for one.
     """
 
-    __slots__ = ("accept", "asks_facts", "away", "block", "count_mode", "countries", "refuse", "rules")
+    __slots__ = ("accept", "asks_facts", "away", "block", "blocks", "count_mode", "countries", "refuse", "rules")
 
     def __init__(
         self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None, countries: Countries | None = None
@@ -134,6 +138,7 @@ class Policy:
         self.refuse = Outcome(REFUSE, actions.fail)
         self.block = Outcome(BLOCK, actions.block)
         self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
+        self.blocks = any(rule.block for rule in rules)
         self.count_mode = count_mode
         self.asks_facts = countries is not None or any(
             conditions is not None and conditions.asks_facts
@@ -182,6 +187,20 @@ class Policy:
     def excess_action(self, rule: Rule) -> str:
         """What is done with what goes over the limits of ``rule``, with its variables."""
         return rule.action.action if rule.action is not None else self.refuse.action or ""
+
+    def counters_of_id(self, counter: str) -> tuple[str, ...]:
+        """The counters of the id that ``counter`` counts, in all rules that are keyed by it: where it is blocked.
+
+        Of a combination that is ``counter`` alone.
+        """
+        found = {counter: None}
+        _, key = prefix_and_key(counter)
+        if "+" not in kind_of(counter):
+            for rule in self.rules:
+                with contextlib.suppress(ValueError):  # it is no key there
+                    if key in rule.subjects.keys_of_id(key):
+                        found[rule.counter(key)] = None
+        return tuple(found)
 
     def limits_of_counter(self, counter: str) -> Limits:
         """The limits that the configuration has for ``counter``; none: it is unlimited, or no rule is its own."""

@@ -82,6 +82,7 @@ def make_rule(settings: Settings, rule: RuleSettings, pause: Callable[[], object
         refuses=refuses(settings.fail_action if rule.action is None else rule.action),
         shadow=rule.shadow,
         warn=rule.warn,
+        block=rule.block,
         unit=rule.unit,
     )
 

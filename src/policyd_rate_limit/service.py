@@ -18,13 +18,14 @@ from policyd_rate_limit.domain.counter import rule_and_key
 from policyd_rate_limit.domain.counting import Repetitions, mail_id
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import id_of_key
-from policyd_rate_limit.domain.limits import longest_of
+from policyd_rate_limit.domain.limits import BLOCKED, longest_of, spell_limit
 from policyd_rate_limit.domain.outcome import FULL, MARK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import WITHOUT_MAIL
 from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.postfix.lists import hooking
+from policyd_rate_limit.storage.administration import Override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limit, Limits
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.policy import LimitsOfIds, Policy, Rule
-    from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.system.throttle import Throttle
 
     Explain = Callable[[Demand, Callable[[tuple[Usage, ...]], None]], None]
@@ -95,6 +95,14 @@ class Observer(ABC):
         ``outcome`` was the answer.
         """
 
+    def blocks(  # noqa: B027 - who asks for nothing more gets nothing more
+        self, request: Request, counter: str, limit: Limit, seconds: int, *, shadow: bool
+    ) -> None:
+        """``request`` has exceeded ``limit`` of ``counter``, whose id the rule blocks for so many ``seconds``.
+
+        ``shadow``: it would, if the rule were not in shadow.
+        """
+
     @abstractmethod
     def blocked(self, request: Request, key: str, cost: int, limit: Limit, free_in: int, began: float) -> None:
         """``request``, which charges ``cost`` to ``key``, was refused without asking the store: an override blocks it.
@@ -111,7 +119,8 @@ class Service(PolicyService):
     limits of a demand stand, for texts that tell it; without it they do not know.
     ``observer`` is told of each decision, once its answer has left. ``uncounted`` bounds how often a request at a stage
     that does not count is logged. ``policy_service`` is how main.cf names this daemon. ``clock`` (Unix seconds) says
-    when an override ends.
+    when an override ends. ``keep_blocks`` has every daemon heed what a rule blocks: it numbers its calls, and says 0
+    where there is no room; without it nobody is blocked.
     """
 
     def __init__(
@@ -123,6 +132,7 @@ class Service(PolicyService):
         uncounted: Throttle,
         policy_service: str,
         explain: Explain | None = None,
+        keep_blocks: Callable[[Sequence[Override]], int] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
         self.policy = policy
@@ -134,14 +144,24 @@ class Service(PolicyService):
         self._policy_service = policy_service
         self.clock = clock
         self._overrides: dict[str, Override] = {}
+        self._keep_blocks = keep_blocks
+        self._own_blocks: dict[str, tuple[int, Override]] = {}  # that the database may not have yet
 
-    def override(self, overrides: Iterable[Override]) -> int:
+    def override(self, overrides: Iterable[Override], brought: int = 0) -> int:
         """These, and no others, are in force from now on, each until its end.
+
+        Those that this service has put in force stay as well, until the database has what ``keep_blocks`` was given in
+        its ``brought``-th call: from then on that knows, and an administrator may have ended them.
 
         :returns: the longest window (seconds) of those that look back further than what was asked about their counter
             before; 0 where there is none.
         """
         before, self._overrides = self._overrides, {override.key: override for override in overrides}
+        if self._own_blocks:
+            self._own_blocks = {
+                key: own for key, own in self._own_blocks.items() if own[0] > brought and key not in self._overrides
+            }
+            self._overrides.update((key, block) for key, (_, block) in self._own_blocks.items())
         further = 0
         for counter, override in self._overrides.items():
             usual = self.policy.limits_of_counter(counter)
@@ -214,6 +234,36 @@ class Service(PolicyService):
         """Have ``charges`` decided, and ``asked`` told of the verdict."""
         asked.demand = demand = Demand(tuple(charges), mail_id(asked.request.instance))
         self._submit(demand, asked)
+
+    def block(self, request: Request, demand: Demand, policy: Policy, rules: Sequence[Rule], verdict: Verdict) -> None:
+        """Block whom ``rules``, one for each charge of ``demand``, block for what ``verdict`` says they have exceeded.
+
+        What a rule only marks is exceeded where the mail is admitted. An override that is in force stays as it is, and
+        who exceeds one is not blocked: an administrator has decided about them.
+        """
+        for index, limit in verdict.exceeded:
+            rule = rules[index]
+            if not rule.block or not (rule.shadow or rule.refuses or verdict.admitted):
+                continue
+            counter = demand.charges[index].counter
+            if self._override_of(counter) is not None:
+                continue
+            if rule.shadow:
+                self.observer.blocks(request, counter, limit, rule.block, shadow=True)
+            elif self._keep_blocks is not None:
+                until = ceil(self.clock()) + rule.block
+                note = f"rule {rule.name}: {spell_limit(limit)} exceeded"
+                blocks = [
+                    Override(one, (BLOCKED,), until, note)
+                    for one in policy.counters_of_id(counter)
+                    if self._override_of(one) is None
+                ]
+                number = self._keep_blocks(blocks) if blocks else 0
+                if number:
+                    for block in blocks:
+                        self._overrides[block.key] = block
+                        self._own_blocks[block.key] = (number, block)
+                    self.observer.blocks(request, counter, limit, rule.block, shadow=False)
 
     def _override_of(self, counter: str) -> Override | None:
         """The override in force of ``counter``."""
@@ -316,6 +366,8 @@ class _Asked(Waiting):
 
     def _answer_excess(self, result: Verdict) -> None:
         """Answer a verdict by which limits are exceeded."""
+        if self._policy.blocks and self.demand is not None:
+            self._service.block(self.request, self.demand, self._policy, self._rules, result)
         applied = self._policy.applied(self._rules, result)
         if applied is None:
             self._answer(result, self._policy.accept)

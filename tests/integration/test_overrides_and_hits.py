@@ -75,6 +75,38 @@ def clean(daemon: Daemon) -> str:
     return done.stdout
 
 
+@pytest.mark.depends_on_machine(
+    reason="a machine that is busy for long lets a second pass between two seconds of a daemon"
+)
+@pytest.mark.parametrize("kind", STORES)
+def test_whom_a_rule_blocks_all_daemons_refuse(tmp_path: pathlib.Path, kind: str) -> None:
+    """The one that has found it at once, the others within two seconds; an administrator sees why, and frees them."""
+    rules = {
+        "person": {"key": "sasl_username", "limits": f"{LIMIT}/1h", "block": "1h", "warn": 80},
+        "volume": {"key": "sasl_username", "count": "bytes", "limits": "1M/1d"},
+    }
+    with STORES[kind](tmp_path) as store, contextlib.ExitStack() as stack:
+        settings = {**store.settings, "rules": rules}
+        one, two = (stack.enter_context(running(tmp_path / name, **settings)) for name in ("one", "two"))
+        assert admitted(one, 2) + admitted(two, 3) == LIMIT
+        assert refuses(one)
+        began = time.monotonic()
+        assert is_blocked(one, "alice")
+        wait_until(partial(is_blocked, two, "alice"), "the other daemon refuses as well", 10)
+        assert time.monotonic() - began < 2
+        assert passes(two, "bob")
+        logs = [daemon.log_text() for daemon in (one, two)]
+        assert sum(log.count("verdict=warned rule=person kind=user id=alice") for log in logs) == 1
+        assert any("usage=4/5/1h" in log for log in logs)
+        assert "verdict=blocked rule=person kind=user id=alice" in logs[0]
+        shown = call(one.path, "status", "alice").stdout
+        assert f"rule person: {LIMIT}/1h exceeded" in shown
+        for command in ("revoke", "reset"):
+            assert call(two.path, command, "alice").returncode == 0
+        for daemon in (one, two):
+            wait_until(partial(passes, daemon, "alice"), "alice is free", 10)
+
+
 @pytest.mark.parametrize("kind", STORES)
 def test_two_daemons_heed_an_administrator(tmp_path: pathlib.Path, kind: str) -> None:
     with STORES[kind](tmp_path) as store, contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Waiting
-from policyd_rate_limit.domain.limits import Limits, longest_of
+from policyd_rate_limit.domain.limits import Limit, Limits, longest_of
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.service import Service
@@ -119,10 +119,11 @@ class RedisPlace(Place):
         return RedisAdministration(self._config, longest=longest, timeout=PATIENCE, clock=self.clock)
 
 
-class _Warnings(Nobody):
-    """Notes what is warned of."""
+class _Told(Nobody):
+    """Notes what is warned of, and who is blocked: counter, limit, seconds."""
 
     def __init__(self) -> None:
+        self.blocked_by_rules: list[tuple[str, Limit, int]] = []
         self.found: list[tuple[str, int, int, int]] = []
 
     def decided(self, *told: Any) -> None:
@@ -131,13 +132,17 @@ class _Warnings(Nobody):
         if isinstance(result, Verdict):
             self.found += [(rules[index].name, *limit, used) for index, limit, used in result.warned]
 
+    def blocks(self, _request: Request, counter: str, limit: Limit, seconds: int, *, shadow: bool) -> None:
+        assert not shadow
+        self.blocked_by_rules.append((counter, limit, seconds))
+
 
 class Running:
     """One daemon at ``place``, with ``policy``, whose longest window is ``longest`` seconds."""
 
     def __init__(self, place: Place, policy: Policy, longest: int) -> None:
         self.memory = new_memory(place.clock)
-        self._warnings = _Warnings()
+        self._told = _Told()
         self._store = place.store(self.memory, longest)
         self._mailbox = Mailbox(self.memory.shared_time)
         self._engine = Engine(
@@ -154,10 +159,11 @@ class Running:
         self._service = Service(
             policy,
             self._submit,
-            observer=self._warnings,
+            observer=self._told,
             uncounted=Throttle(60, lambda: 0.0),
             policy_service="unix:policy",
             explain=self._explain,
+            keep_blocks=self._mailbox.block,
             clock=self._mailbox.clock,
         )
         self._has_begun = False
@@ -175,7 +181,13 @@ class Running:
     @property
     def warned(self) -> list[tuple[str, int, int, int]]:
         """What was warned of since the last call: rule, maximum and seconds of the limit, and what is used of it."""
-        found, self._warnings.found = self._warnings.found, []
+        found, self._told.found = self._told.found, []
+        return found
+
+    @property
+    def blocked(self) -> list[tuple[str, Limit, int]]:
+        """Whom rules have blocked since the last call: counter, limit and seconds."""
+        found, self._told.blocked_by_rules = self._told.blocked_by_rules, []
         return found
 
     def usage(self, key: str, limits: Limits) -> tuple[int, ...]:
@@ -201,8 +213,8 @@ class Running:
     def die(self) -> None:
         die(self._store, self._engine)
 
-    def _heed(self, overrides: Sequence[Override]) -> None:
-        further = self._service.override(overrides)
+    def _heed(self, overrides: Sequence[Override], brought: int) -> None:
+        further = self._service.override(overrides, brought)
         if further and self._has_begun:
             self._store.look_back(further)
         elif further:

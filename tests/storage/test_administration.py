@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import pathlib
 import random
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.errors import StoreFull
+from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log import store as log_store
@@ -323,6 +324,93 @@ def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pyt
     with pytest.raises(StoreFull, match="3 overrides"):
         administration.set_override(Override("user:3", BLOCK, date_in()))
     assert len(administration.overrides()) == 3
+
+
+def blocking(key: str, until: int, note: str = "rule person: 5/1h exceeded") -> Override:
+    return Override(key, BLOCK, until, note)
+
+
+def test_daemons_block_where_no_override_is_in_force(database: Administered) -> None:
+    """An administrator has decided; and of two daemons the first has."""
+    one, two, administration = database.store(), database.store(), database.administration()
+    for store in (one, two):
+        store.admit([], (), PATIENCE)
+        store.overrides()
+    until = date_in()
+    allowed = Override("user:a", (), until, "mailing")
+    by_hand = Override("user:b", BLOCK, until - 1800, "by hand")
+    administration.set_override(allowed)
+    administration.set_override(by_hand)
+    odd = [blocking(f"person|user:{key}", until) for key in (LONG, *EVIL)]
+    first, last = blocking("user:c", until), blocking("user:d", until)
+    assert one.block([blocking("user:a", until), blocking("user:b", until), first, *odd]) == 0
+    assert two.block([blocking("user:c", until + 60, "later"), last]) == 0
+    expected = sorted([allowed, by_hand, first, last, *odd])
+    assert administration.overrides() == one.overrides() == two.overrides() == expected
+    assert one.block([first]) == 0
+    assert one.overrides() is None  # nothing was written
+
+
+def test_a_block_takes_the_place_of_what_has_ended(database: Administered) -> None:
+    store, administration = database.store(), database.administration()
+    store.admit([], (), PATIENCE)
+    ended, until = date_in(-5), date_in()
+    administration.set_override(Override("user:a", (), ended, "ended"))
+    block = blocking("user:a", until)
+    assert store.block([block, blocking("user:b", ended)]) == 0
+    assert administration.overrides() == [block]
+    assert administration.remove_override("user:a")
+    assert store.overrides() == []
+    assert store.block([block]) == 0
+    assert store.overrides() == [block]
+
+
+def test_an_administrator_is_first_whoever_comes_first(database: Administered) -> None:
+    """Daemons that block, while somebody allows."""
+    stores = [database.store() for _ in range(3)]
+    for store in stores:
+        store.admit([], (), PATIENCE)
+    names, until = [f"user:{number}" for number in range(20)], date_in()
+
+    def block(store: Store) -> int:
+        return sum(store.block([blocking(name, until)]) for name in names)
+
+    administration = database.administration()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        left_out = [pool.submit(block, store) for store in stores]
+        for name in names:
+            administration.set_override(Override(name, (), until, "allowed"))
+        assert [one.result() for one in left_out] == [0, 0, 0]
+    assert [override.note for override in administration.overrides()] == ["allowed"] * len(names)
+
+
+def test_daemons_leave_room_for_administrators(database: Administered, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tables in (log_tables, redis_tables):
+        monkeypatch.setattr(tables, "MOST_BLOCKS", 150)
+    store, administration = database.store(), database.administration()
+    store.admit([], (), PATIENCE)
+    until = date_in()
+    administration.set_override(Override("user:000", (), until))
+    assert store.block([blocking(f"user:{number:03}", until) for number in range(160)]) == 10
+    assert len(administration.overrides()) == 150
+    assert store.block([blocking("user:a", until), blocking("user:000", until)]) == 1
+    administration.set_override(Override("user:b", BLOCK, until))
+    assert len(administration.overrides()) == 151
+
+
+def test_nobody_is_blocked_by_a_store_without_its_database(database: Administered) -> None:
+    """It says so, and does it once the database is there."""
+    store, administration = database.store(), database.administration()
+    block = blocking("user:a", date_in())
+    for is_there_no_more in (False, True):
+        if is_there_no_more:
+            database.break_connections()
+        with contextlib.suppress(StoreUnavailable):
+            store.block([block])
+        store.admit([], (), PATIENCE)
+    administration.remove_override("user:a")
+    assert store.block([block]) == 0
+    assert administration.overrides() == [block]
 
 
 # --- Hits

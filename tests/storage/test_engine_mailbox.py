@@ -18,13 +18,14 @@ from storage.daemon import LIMIT, Daemon
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand
 
 MINUTE = Limit(LIMIT, 60)
+BLOCK = (Limit(0, 1),)
 
 
 def informed(database: Database, clock: Clock) -> tuple[Daemon, Mailbox, list[list[Override]]]:
     """A daemon, where its hits go in, and what it is told of overrides."""
     mailbox = Mailbox(clock)
     told: list[list[Override]] = []
-    mailbox.subscribe(told.append)
+    mailbox.subscribe(lambda overrides, _: told.append(overrides))
     return Daemon(database, clock, mailbox=mailbox), mailbox, told
 
 
@@ -54,6 +55,70 @@ def test_a_first_exchange_that_fails_is_said(
         daemon.wait()
     assert caplog.messages == ["hits and overrides cannot be exchanged with the database: not to be read"]
     assert told == [[]]  # whoever waits for the first word of them does so no longer
+    daemon.close()
+
+
+def test_blocks_wait_while_the_database_is_away(database: Database, clock: Clock) -> None:
+    """And are in force for all once it is back, with who is told that they are."""
+    mailbox = Mailbox(clock)
+    told: list[tuple[list[Override], int]] = []
+    mailbox.subscribe(lambda *published: told.append(published))
+    daemon = Daemon(database, clock, mailbox=mailbox)
+    daemon.wait()
+    until = int(clock.now) + HOUR
+    first, second, ended = (Override(f"user:{name}", BLOCK, until) for name in "abc")
+    assert mailbox.block([first]) == 1
+    with database.outage():
+        daemon.ask(demand())
+        assert mailbox.block([second, ended._replace(until=int(clock.now))]) == 2
+        daemon.wait()
+        assert told == [([], 0)]
+    daemon.wait()
+    assert told[-1] == ([first, second], 2)
+    assert mailbox.take_blocks() == ([], 2)
+    assert mailbox.block([first]) == 3  # which is in force: nothing changes there
+    daemon.wait()
+    assert told[-1] == ([first, second], 3)
+    daemon.close()
+
+
+def test_what_cannot_be_blocked_is_said_once(
+    sqlite: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log_tables, "MOST_BLOCKS", 1)
+    daemon, mailbox, told = informed(sqlite, clock)
+    daemon.wait()
+    until = int(clock.now) + HOUR
+    for names in ("ab", "c"):
+        mailbox.block([Override(f"user:{name}", BLOCK, until) for name in names])
+        daemon.wait()
+    assert [override.key for override in told[-1]] == ["user:a"] or [override.key for override in told[-1]] == [
+        "user:b"
+    ]
+    assert [message for message in caplog.messages if "overrides are in force" in message] == [
+        "more than 8000 overrides are in force: rules block nobody beyond that"
+    ]
+    daemon.close()
+
+
+def test_a_block_that_the_database_refuses_keeps_no_other_back(
+    sqlite: SqliteDatabase, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon, mailbox, told = informed(sqlite, clock)
+    daemon.wait()
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON policyd_override WHEN NEW.counter LIKE '%bob%'"
+            " BEGIN SELECT raise(ABORT, 'not him'); END"
+        )
+    until = int(clock.now) + HOUR
+    blocks = [Override(f"user:{name}", BLOCK, until) for name in ("alice", "bob", "carol")]
+    mailbox.block(blocks)
+    for _ in range(4):
+        daemon.wait()
+        assert daemon.ask(demand(maximum=100)) == [True]
+    assert "'user:bob'" in caplog.text
+    assert [override.key for override in told[-1]] == ["user:alice", "user:carol"]
     daemon.close()
 
 

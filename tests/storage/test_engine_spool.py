@@ -98,6 +98,10 @@ class CommitsThatFail:
         """Likewise."""
         raise AssertionError
 
+    def block(self, blocks: Sequence[Override]) -> int:
+        """Likewise."""
+        raise AssertionError
+
     def overrides(self) -> list[Override] | None:
         """Likewise."""
         raise AssertionError

@@ -323,7 +323,7 @@ def test_hits_of_one_id_that_are_refused_keep_back_nobody_elses(
     log_tables.set_override(log, override, 0, TIMEOUT)
     mailbox.hit(WRONG, Limit(1, HOUR))  # alone: whether it is for everybody is not to be told
     heard: list[list[Override]] = []
-    mailbox.subscribe(heard.append)
+    mailbox.subscribe(lambda overrides, _: heard.append(overrides))
     for _ in range(3):
         daemons.monotonic.now += 10
         assert len(admitted(daemon, mails("user:bob"))) == 1

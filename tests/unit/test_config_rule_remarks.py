@@ -182,6 +182,18 @@ def test_a_warning_of_nothing(load: Load) -> None:
     assert remarks(load, f"{MAILBOX}    warn: 80\n") == []
 
 
+def test_a_block_that_does_not_refuse(load: Load) -> None:
+    said = "5: rules.x.block: nobody is blocked in shadow: the log says whom it would block"
+    beside = "  y: {key: sender, limits: 1/1h}\n"
+    assert remarks(load, f"{MAILBOX}    block: 1h\n    shadow: true\n{beside}") == [said]
+    said = (
+        "5: rules.x.block: its action refuses nothing, and does not refuse who is blocked either: that is done in"
+        " other rules with the same key"
+    )
+    assert remarks(load, f"{MAILBOX}    block: 1h\n    action: HOLD {{key}}\n") == [said]
+    assert remarks(load, f"{MAILBOX}    block: 1h\n") == []
+
+
 def test_a_rule_without_limits(load: Load) -> None:
     said = "3: rules.a: it has no limit, and limits nobody"
     beside = "  b: {key: sender, limits: 1/1h}\n"

@@ -143,6 +143,10 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("warn: 80%", {"warn": 80}),
     ("warn: ' 1 %'", {"warn": 1}),
     ("warn:", {}),
+    ("block: 1h", {"block": 3600}),
+    ("block: 90", {"block": 90}),
+    ("block: 3660d", {"block": 316_224_000}),
+    ("block:", {}),
     ("action: ' REJECT {sasl_username} {rule}  '", {"action": "REJECT {sasl_username} {rule}"}),
 ]
 
@@ -365,7 +369,7 @@ def test_the_rule_default_beside_others(load: Load, text: str, limits: object) -
 
 OTHER = "something else: "
 LATER = "is not supported by this version"
-WORDS = "one of key, count, limits, overrides, match, unless, action, warn, shadow"
+WORDS = "one of key, count, limits, overrides, match, unless, action, warn, block, shadow"
 RULE = "a mapping such as {key: sasl_username, limits: 100/1h}"
 NAME = "a name of a-z, 0-9 and -, of at most 64 characters, that begins with a letter"
 KEY = "a key such as sasl_username, sasl_domain or client_address/24/56"
@@ -383,6 +387,7 @@ TABLE = f"{OTHER}a table ($) {LATER}"
 RECIPIENT = "no recipient where bytes are counted, at END-OF-MESSAGE: a mail may have several there"
 VARIABLE = "one of the variables rule, limit, key, maximum, period, used, free_in, free_at, or an attribute"
 BRACES = "braces around names of variables alone, such as {key}"
+FOR_SO_LONG = "a period such as 1h, of at most 3660d"
 PER_CENT = "per cent of a limit from 1 to 99, such as 80 or 80%"
 HOURS = "hours such as 22:00-06:00"
 MANY = "at most 1000 globs and expressions in one list"
@@ -400,7 +405,11 @@ BESIDE_BASE = [
     ("warn: [80, 90]", f".warn: expected {PER_CENT}, found [80, 90]"),
     ("warn: -5", f".warn: expected {PER_CENT}, found -5"),
     ("wran: 80", f".wran: expected {WORDS} (did you mean warn?), found 'wran'"),
-    ("block: 1h", f".block: expected {OTHER}block {LATER}, found '1h'"),
+    ("block: 0", f".block: expected {FOR_SO_LONG}, found 0"),
+    ("block: soon", f".block: expected {FOR_SO_LONG}, found 'soon'"),
+    ("block: 3661d", f".block: expected {FOR_SO_LONG}, found '3661d'"),
+    ("block: [1h]", f".block: expected {FOR_SO_LONG}, found ['1h']"),
+    ("blok: 1h", f".blok: expected {WORDS} (did you mean block?), found 'blok'"),
     ("notify: a@b", f".notify: expected {OTHER}notify {LATER}, found 'a@b'"),
     ("count: mesages", ".count: expected one of recipients, messages, bytes (did you mean messages?), found 'mesages'"),
     ("count: 3", ".count: expected one of recipients, messages, bytes, found 3"),
@@ -819,3 +828,9 @@ def test_who_names_a_country_needs_a_file_of_them(load: Load, words: str) -> Non
 def test_a_file_of_countries_that_nobody_asks_is_not_missed(load: Load) -> None:
     assert load(BASE).settings.geoip is None
     assert load("rules:\n  x: {key: sasl_username, limits: 1/1h, action: 450 no country}\n").settings.geoip is None
+
+
+@pytest.mark.parametrize("key", ["server", "sasl_username|server"])
+def test_nobody_blocks_the_whole_server(load: Load, key: str) -> None:
+    said = "1: rules.x.block: expected no block where the key has server: it would block everybody, found '1h'"
+    assert told(load, f"rules: {{x: {{key: {key}, limits: 1/1h, block: 1h}}}}\n") == [said]

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Warned, refusal
 from policyd_rate_limit.domain.counting import stages
-from policyd_rate_limit.domain.decision import KINDS, NOT_COUNTED, NOT_LIMITED, VERDICTS, WARNED, Decision
+from policyd_rate_limit.domain.decision import (
+    BLOCKS,
+    KINDS,
+    NOT_COUNTED,
+    NOT_LIMITED,
+    VERDICTS,
+    WARNED,
+    WOULD_BLOCK,
+    Decision,
+)
 from policyd_rate_limit.domain.limits import BLOCKED, LARGEST, MOST_LIMITS, Limit
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, FULL, NO_ANSWER, Outcome
@@ -252,6 +261,29 @@ def test_a_warning_tells_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
     assert parse(caplog.records[2].getMessage())["shadow"] == "true"
 
 
+def test_a_block_tells_which_limit_and_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    deciding = Deciding()
+    for shadow in (False, True):
+        for _ in range(3):
+            deciding.decisions.blocks(ALICE, "person|user:alice", LIMITS[0], 3600, shadow=shadow)
+    done, would = (parse(record.getMessage()) for record in caplog.records)
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    expected = {
+        "verdict": "blocked",
+        "rule": "person",
+        "kind": "user",
+        "id": "alice",
+        "limit": "10/1m",
+        "free_in": "3600",
+    }
+    assert expected.items() <= done.items()
+    assert not {"cost", "charged", "usage", "shadow"} & done.keys()
+    assert would == {**done, "verdict": "would-block", "shadow": "true"}
+    deciding.now = MINUTE
+    deciding.decisions.blocks(ALICE, "person|user:alice", LIMITS[0], 3600, shadow=True)
+    assert parse(caplog.messages[2])["suppressed"] == "2"
+
+
 def test_a_use_that_hovers_makes_one_line_a_minute(lines: Lines) -> None:
     """For each limit of each counter; and no more for all counters together than there are lines about refusals."""
     deciding = Deciding()
@@ -343,7 +375,7 @@ def test_every_field_and_verdict_is_documented_and_no_other() -> None:
     decision = Decision(ALICE, "refused", "person|user:alice", 1, 1, LIMITS[0], USAGES, False, 0.1, shadow=True)
     assert documented == list(line(decision, 1).fields)
     (verdicts,) = (meaning for names, meaning in rows if "`verdict`" in names)
-    assert {*VERDICTS, WARNED} <= set(re.findall("`([a-z-]+)`", verdicts))
+    assert {*VERDICTS, WARNED, BLOCKS, WOULD_BLOCK} <= set(re.findall("`([a-z-]+)`", verdicts))
     (kinds,) = (meaning for names, meaning in rows if "`kind`" in names)
     assert set(re.findall("`([a-z-]+)`", kinds)) == set(KINDS)
 

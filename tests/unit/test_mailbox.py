@@ -72,8 +72,28 @@ def test_no_hit_is_lost_between_two_threads() -> None:
 def test_overrides_go_to_who_asked_for_them() -> None:
     mailbox = Mailbox(lambda: 100.0)
     override = Override("user:a", (), 200)
-    mailbox.publish([override])
-    published: list[list[Override]] = []
-    mailbox.subscribe(published.append)
-    mailbox.publish([override])
-    assert published == [[override]]
+    mailbox.publish([override], 0)
+    published: list[tuple[list[Override], int]] = []
+    mailbox.subscribe(lambda *told: published.append(told))
+    mailbox.publish([override], 7)
+    assert published == [([override], 7)]
+
+
+def test_blocks_wait_once_for_each_counter() -> None:
+    mailbox = Mailbox(lambda: 100.0)
+    first, later, other = (Override(key, (), until) for key, until in (("a", 200), ("a", 300), ("b", 150)))
+    assert [mailbox.block([first]), mailbox.block([later, other])] == [1, 2]
+    assert mailbox.take_blocks() == ([first, other], 2)
+    assert mailbox.take_blocks() == ([], 2)
+    assert mailbox.block([later]) == 3
+    mailbox.block_later([first, other, Override("c", (), 100)])
+    assert mailbox.take_blocks() == ([first, other], 3)
+
+
+def test_beyond_the_bound_nobody_else_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox_module, "MOST_BLOCKS", 3)
+    mailbox = Mailbox(lambda: 100.0)
+    blocks = [Override(f"user:{number}", (), 200) for number in range(4)]
+    assert [mailbox.block(blocks[:2]), mailbox.block(blocks[2:]), mailbox.block(blocks[3:])] == [1, 0, 2]
+    assert mailbox.take_blocks() == ([*blocks[:2], blocks[3]], 2)
+    assert mailbox.block(blocks[:3]) == 3

@@ -102,14 +102,25 @@ def test_the_limits_with_a_series_are_bounded() -> None:
     assert len(metrics._labels) == MOST_LIMITS
 
 
-def test_the_rules_with_a_series_of_warnings_are_bounded() -> None:
+def test_the_rules_with_a_series_of_warnings_and_blocks_are_bounded() -> None:
     metrics = Metrics()
     for _ in range(2):
         for number in range(2 * MOST_LABELS):
             metrics.warned(f"rule{number}|user:{number}")
+            metrics.blocked(f"rule{number}/bytes|user:{number}")
     metrics.warned("user:alice")
-    assert len(metrics.warnings) == MOST_LABELS + 1
+    assert len(metrics.warnings) == len(metrics.blocks) == MOST_LABELS + 1
     assert (metrics.warnings["rule0"], metrics.warnings[OTHER]) == (2, 2 * MOST_LABELS + 1)
+    assert (metrics.blocks["rule0"], metrics.blocks[OTHER]) == (2, 2 * MOST_LABELS)
+
+
+def test_who_would_be_blocked_is_not_counted_as_blocked() -> None:
+    metrics = Metrics()
+    throttle = Throttle(60, lambda: 0.0)
+    decisions = Decisions(lambda demand, done: done(()), refused=throttle, warned=throttle, metrics=metrics)
+    for shadow in (True, False):
+        decisions.blocks(REQUEST, "person|user:a", LIMIT, 60, shadow=shadow)
+    assert metrics.blocks == {"person": 1}
 
 
 @pytest.mark.parametrize(

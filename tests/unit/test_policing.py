@@ -36,7 +36,7 @@ class Service:
         self.policy = policy
         self.further = 0
 
-    def override(self, _overrides: Any) -> int:
+    def override(self, *_: Any) -> int:
         return self.further
 
 

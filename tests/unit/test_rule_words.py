@@ -225,6 +225,14 @@ def test_when_a_rule_warns() -> None:
     assert "warns" not in about("sender")
 
 
+def test_whom_a_rule_blocks() -> None:
+    assert about("sender", block="90m").endswith(" Whoever exceeds it is blocked for 90m, in all rules with that key.")
+    assert about("sender", block="1h", shadow=True).endswith(
+        " Whoever exceeds it would be blocked for 1h, in all rules with that key."
+    )
+    assert about("sender+recipient", block="1d").endswith(" Whoever exceeds it is blocked for 1d, in this rule.")
+
+
 def test_lists_in_words() -> None:
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")] == ["a", "a and b", "a, b or c"]
 

@@ -351,6 +351,23 @@ async def test_maintenance_comes_when_nothing_is_asked() -> None:
     assert fed.store.maintained == maintained
 
 
+async def test_maintenance_comes_at_once_where_it_is_to_hurry() -> None:
+    """Once before the next turn of it, however often somebody says so."""
+    fed = GatedWorker(maintenance_seconds=3600)
+    fed.worker.start()
+    await until(lambda: fed.store.maintained == 1)
+    for _ in range(3):
+        fed.worker.hurry()
+        await until(lambda: fed.store.maintained == 2)
+    await asyncio.sleep(0.01)
+    assert fed.store.maintained == 2
+    fed.worker._maintain()
+    await until(lambda: fed.store.maintained == 3)
+    fed.worker.hurry()
+    await until(lambda: fed.store.maintained == 4)
+    await fed.worker.stop()
+
+
 async def test_maintenance_comes_under_load() -> None:
     fed = GatedWorker(maintenance_seconds=0.002)
     fed.worker.start()

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.domain.limits import Limits
 
-LONGEST_SECONDS = 10 * 366 * 86_400  # what is meant for ever belongs into the configuration
-
 
 class Overridden(NamedTuple):
     """The ``overrides`` that are in force from ``now`` (Unix second) on; ``stranger``: the id may be misspelt."""

@@ -19,7 +19,7 @@ from policyd_rate_limit.cli.output import duration, json_option, write, write_js
 from policyd_rate_limit.cli.rule_words import listed, written_amount, written_condition, written_stages
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import written, written_override
-from policyd_rate_limit.domain.limits import spell_limit
+from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.request import RCPT
 from policyd_rate_limit.domain.rules.attributes import KINDS
 from policyd_rate_limit.errors import ProtocolError
@@ -139,8 +139,10 @@ def _applied(one: Applied) -> str:
     used = [f"{usage.used} of {spell_limit(usage.limit)}{_free(usage.free_in)}" for usage in one.usages or ()]
     known = "used is not known" if one.usages is None else f"used {', '.join(used)}" if used else ""
     warns = f"warns at {one.rule.warn} %" if one.rule.warn else ""
+    blocks = f"blocks for {spell_period(one.rule.block)}" if one.rule.block else ""
     shadow = "in shadow" if one.rule.shadow else ""
-    parts = [f"charges {written_amount(one.cost, one.rule.unit)} to {one.counter}", limits, known, warns, shadow]
+    charges = f"charges {written_amount(one.cost, one.rule.unit)} to {one.counter}"
+    parts = [charges, limits, known, warns, blocks, shadow]
     return "; ".join(part for part in parts if part)
 
 

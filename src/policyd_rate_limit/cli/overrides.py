@@ -8,7 +8,7 @@ import click
 
 from policyd_rate_limit.admin import facts
 from policyd_rate_limit.admin.opening import open_desk
-from policyd_rate_limit.admin.overrides import LONGEST_SECONDS, override
+from policyd_rate_limit.admin.overrides import override
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import write, write_json
@@ -19,7 +19,7 @@ from policyd_rate_limit.cli.words import (
     written_override,
     written_stranger,
 )
-from policyd_rate_limit.domain.limits import Limits
+from policyd_rate_limit.domain.limits import LONGEST_OVERRIDE, Limits
 from policyd_rate_limit.storage.administration import LONGEST_NOTE
 
 for_option = click.option(
@@ -27,7 +27,7 @@ for_option = click.option(
     "seconds",
     required=True,
     metavar="PERIOD",
-    callback=period(LONGEST_SECONDS),
+    callback=period(LONGEST_OVERRIDE),
     help="For how long: 90m, 8h, 2d.",
 )
 

@@ -75,6 +75,7 @@ def paragraph(rule: Rule, settings: Settings) -> str:
         _stages(rule),
         *_warning(rule),
         _excess(rule, settings.fail_action),
+        *_block(rule),
     ]
     return f"{rule.name}: {' '.join(sentences)}"
 
@@ -310,6 +311,16 @@ def _excess(rule: Rule, fail_action: str) -> str:
             f" would be {answer}."
         )
     return f"Beyond that the answer is {answer}, which {_does(action, refuses=rule.refuses)}."
+
+
+def _block(rule: Rule) -> list[str]:
+    if not rule.block:
+        return []
+    whom = f"Whoever exceeds it {'would be' if rule.shadow else 'is'} blocked for {spell_period(rule.block)}"
+    subjects = rule.subjects
+    if isinstance(subjects, KeyedSubjects) and subjects.key.is_combination:
+        return [f"{whom}, in this rule."]
+    return [f"{whom}, in all rules with that key."]
 
 
 def _does(action: str, *, refuses: bool) -> str:

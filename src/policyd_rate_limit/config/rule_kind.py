@@ -11,7 +11,14 @@ from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wr
 from policyd_rate_limit.config.rules import Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, UNITS
-from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits
+from policyd_rate_limit.domain.limits import (
+    LONGEST_OVERRIDE,
+    Limits,
+    LimitsError,
+    parse_limits,
+    parse_period,
+    spell_period,
+)
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, KINDS, NUMBER, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
 from policyd_rate_limit.domain.rules.keys import EXPECTED, TERMS, Key, WrongKey, parse_key
@@ -35,8 +42,8 @@ MOST_RULES: Final = 100
 LONGEST_NAME: Final = 64
 """The most characters of the name of a rule."""
 
-_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "warn", "shadow")
-_LATER_WORDS: Final = ("block", "notify")
+_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "warn", "block", "shadow")
+_LATER_WORDS: Final = ("notify",)
 
 _NAME: Final = re.compile("[a-z][a-z0-9-]*")
 _DATES: Final = re.compile(r"[<>] ?[0-9]+ ?[smhdw]?")
@@ -144,6 +151,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
     unless = faults.keep(("unless",), reader.conditions, value["unless"]) if "unless" in value else ()
     action = faults.keep(("action",), reader.action, value["action"]) if "action" in value else None
     warn = faults.keep(("warn",), _per_cent, value["warn"]) if value.get("warn") is not None else 0
+    block = faults.keep(("block",), reader.block, value["block"]) if value.get("block") is not None else 0
     shadow = faults.keep(("shadow",), _flag, value.get("shadow"))
     faults.end()
     # Of these none is None where nothing is wrong, but for the action.
@@ -158,6 +166,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
         action=action,
         shadow=bool(shadow),
         warn=warn or 0,
+        block=block or 0,
     )
 
 
@@ -318,6 +327,18 @@ class _Reader:
         if self.count == BYTES and action.split()[0].lower() == "prepend":
             raise Wrong(Fault(value, f"another action than PREPEND {_AT_END}: Postfix adds no header there"))
         return action
+
+    def block(self, value: object) -> int:
+        """For how many seconds who exceeds the rule is blocked."""
+        if self.key is not None and "server" in self.key.kinds:
+            raise Wrong(Fault(value, "no block where the key has server: it would block everybody"))
+        try:
+            seconds = parse_period(value)
+        except LimitsError:
+            seconds = 0
+        if not 1 <= seconds <= LONGEST_OVERRIDE:
+            raise Wrong(Fault(value, f"a period such as 1h, of at most {spell_period(LONGEST_OVERRIDE)}"))
+        return seconds
 
 
 def _refuse_word(word: object, value: object, hints: _Hints) -> None:

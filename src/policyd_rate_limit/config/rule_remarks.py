@@ -31,6 +31,9 @@ MOST_TRIED: Final = 1_000_000
 
 _ADDRESSES: Final = frozenset({"sasl_username", "sender", "recipient"})
 _PASSING: Final = frozenset({"dunno", "ok", "permit"})
+_REFUSING_NOTHING: Final = [
+    [word] for word in (*_PASSING, "hold", "prepend", "warn", "info", "filter", "redirect", "bcc", "defer_if_reject")
+]
 _ANYTHING: Final = "*"
 
 Found = dict[str, list[str]]
@@ -44,6 +47,7 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
         patterns = [parse_pattern(text, key.compared_as()) for text, _ in rule.overrides]
         yield from _of_action(rule, settings.fail_action)
         yield from _of_warnings(rule)
+        yield from _of_block(rule, settings.fail_action)
         yield from _of_overrides(rule, key, patterns)
         yield from _of_expressions(rule, patterns)
 
@@ -66,6 +70,18 @@ def _of_warnings(rule: RuleSettings) -> Iterator[Remark]:
     if rule.warn and limits and all(limit.is_per_mail for limit in limits):
         text = f"rules.{rule.name}.warn: it warns of nothing: all limits are per mail, whose use nobody is warned of"
         yield Remark(("rules", rule.name, "warn"), text)
+
+
+def _of_block(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
+    place = ("rules", rule.name, "block")
+    if rule.block and rule.shadow:
+        yield Remark(place, f"rules.{rule.name}.block: nobody is blocked in shadow: the log says whom it would block")
+    elif rule.block and (rule.action or fail_action).lower().split()[:1] in _REFUSING_NOTHING:
+        text = (
+            f"rules.{rule.name}.block: its action refuses nothing, and does not refuse who is blocked either: that is"
+            " done in other rules with the same key"
+        )
+        yield Remark(place, text)
 
 
 def _of_overrides(rule: RuleSettings, key: Key, patterns: list[Pattern]) -> Iterator[Remark]:

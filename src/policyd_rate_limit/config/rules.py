@@ -20,7 +20,8 @@ class RuleSettings(NamedTuple):
 
     ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
     limits), of which the first that matches counts. ``action`` is None where the rule answers as ``fail_action`` says.
-    ``warn``: per cent of a limit at which its use is told; 0: it is not.
+    ``warn``: per cent of a limit at which its use is told; 0: it is not. ``block``: seconds for which who exceeds it is
+    blocked; 0: nobody is.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RuleSettings(NamedTuple):
     action: str | None
     shadow: bool
     warn: int = 0
+    block: int = 0
 
 
 def names_in(rule: RuleSettings) -> frozenset[str]:
@@ -60,6 +62,7 @@ def _as_written(rule: RuleSettings) -> dict[str, object]:
         "unless": _conditions_as_written(rule.unless),
         "action": rule.action,
         "warn": rule.warn or None,
+        "block": spell_period(rule.block) if rule.block else None,
         "shadow": rule.shadow,
     }
     return {word: value for word, value in words.items() if value is not None}

@@ -320,8 +320,8 @@ class Settings(Declared):
         {},
         """
         Rules beside the limits above, each with counters of its own: a key, limits, and what to count (recipients,
-        messages or bytes), overrides of the limits by pattern, match and unless, an action, warn, shadow. Where there
-        are rules, the limits above count only if limits, limits_by_id or sql_limits_by_id is written.
+        messages or bytes), overrides of the limits by pattern, match and unless, an action, warn, block, shadow. Where
+        there are rules, the limits above count only if limits, limits_by_id or sql_limits_by_id is written.
         """,
         reload=True,
         may_be_empty=True,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.observe.monitoring import Monitoring
+    from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.engine.engine import Engine
     from policyd_rate_limit.system.service_manager import ServiceManager
 
@@ -112,6 +113,7 @@ class Daemon:
             uncounted=Throttle(HINT_SECONDS, loop.time),
             policy_service=policy_service,
             explain=worker.explain,
+            keep_blocks=partial(_keep_blocks, mailbox, worker),
             clock=mailbox.clock,
         )
         policing.govern(service)
@@ -124,7 +126,7 @@ class Daemon:
         parts = (_Log(decisions), hits, server, _Collector())
         reloader = Reloader(settings, partial(all_or_none, (policing, notifier), parts), supervision)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
-        mailbox.subscribe(lambda overrides: loop.call_soon_threadsafe(policing.heed, overrides))
+        mailbox.subscribe(lambda *published: loop.call_soon_threadsafe(policing.heed, *published))
         signals.release()  # not later: threads and child processes inherit the mask
 
         async with contextlib.AsyncExitStack() as running:
@@ -165,6 +167,13 @@ class Daemon:
             since = time.localtime(time.time() - (time.monotonic() - engine.away_since))
             text += time.strftime("; database away since %Y-%m-%d %H:%M:%S", since)
         return text
+
+
+def _keep_blocks(mailbox: Mailbox, worker: Worker, blocks: Sequence[Override]) -> int:
+    """Have every daemon heed ``blocks``, soon; see :class:`Service`."""
+    number = mailbox.block(blocks)
+    worker.hurry()
+    return number
 
 
 class _Log:

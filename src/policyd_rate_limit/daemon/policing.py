@@ -81,10 +81,10 @@ class Policing:
             await self._sql_limits.stop()
         await asyncio.gather(*self._retiring)
 
-    def heed(self, overrides: Sequence[Override]) -> None:
-        """These are the overrides in force now."""
+    def heed(self, overrides: Sequence[Override], brought: int = 0) -> None:
+        """These are the overrides in force now; ``brought``: see :meth:`Service.override`."""
         assert self._service is not None  # noqa: S101 - govern() has been called
-        further = self._service.override(overrides)
+        further = self._service.override(overrides, brought)
         # Not before: what is decided by the old limits may forget what has just been read for a longer window.
         if further and self.has_begun.is_set():
             self._store.look_back(further)

@@ -20,6 +20,10 @@ WOULD_REFUSE: Final = "would-refuse"
 """A rule with ``shadow`` was exceeded."""
 WARNED: Final = "warned"
 """A mail was admitted, and has brought a window so far that its rule warns of it: no verdict on the request."""
+BLOCKS: Final = "blocked"
+"""A limit was exceeded whose rule blocks the id for that."""
+WOULD_BLOCK: Final = "would-block"
+"""Such a rule with ``shadow`` was exceeded."""
 NOT_LIMITED: Final = "not-limited"
 """Nobody is charged, or an id without limits."""
 NOT_COUNTED: Final = "not-counted"
@@ -46,7 +50,9 @@ class Decision(NamedTuple):
     ``counter`` stand after it, empty where that is not known. ``impossible``: it costs more than one of the limits,
     and is never admitted. ``shadow``: the rule refuses nothing.
 
-    With :data:`WARNED` ``exceeded`` is the limit that is warned of, and ``usages`` has what of it is used.
+    With :data:`WARNED` ``exceeded`` is the limit that is warned of, and ``usages`` has what of it is used. With
+    :data:`BLOCKS` and :data:`WOULD_BLOCK` it is the one that was exceeded, and ``blocked_for`` are the seconds of the
+    block.
     """
 
     request: Request
@@ -59,6 +65,7 @@ class Decision(NamedTuple):
     impossible: bool = False
     seconds: float = 0.0
     shadow: bool = False
+    blocked_for: int = 0
 
     @property
     def kind(self) -> str:
@@ -78,4 +85,6 @@ class Decision(NamedTuple):
     @property
     def free_in(self) -> int | None:
         """Seconds until the same would be admitted; None: that is not known, or ``impossible``."""
+        if self.blocked_for:
+            return self.blocked_for
         return free_in(self.usages) if self.usages and not self.impossible else None

@@ -17,6 +17,9 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 LARGEST: Final = 2**53 - 1
 """The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
 
+LONGEST_OVERRIDE: Final = 10 * 366 * 86_400
+"""The most seconds for which an id may have other limits: what is meant for ever belongs into the configuration."""
+
 MOST_LIMITS: Final = 32
 """The most limits that hold at once: each costs memory and time for every id."""
 

@@ -136,6 +136,10 @@ class DaemonCollector(Collector):
         for rule, count in tuple(metrics.warnings.items()):
             warnings.add_metric((rule,), count)
         yield warnings
+        blocks = CounterMetricFamily(f"{PREFIX}rule_blocks", "Ids that their rule has blocked.", labels=("rule",))
+        for rule, count in tuple(metrics.blocks.items()):
+            blocks.add_metric((rule,), count)
+        yield blocks
         refusals = CounterMetricFamily(
             f"{PREFIX}refusals", "Refused requests by the limit that refused them.", labels=("limit",)
         )

@@ -18,11 +18,13 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.decision import (
     ADMITTED,
     AWAY,
+    BLOCKS,
     FULL,
     MARKED,
     NONE,
     REFUSED,
     WARNED,
+    WOULD_BLOCK,
     WOULD_REFUSE,
     Decision,
 )
@@ -128,6 +130,16 @@ class Decisions(Observer):
         level, suppressed, wanted = self._who_wants(REFUSED, counter, limit)
         decision = Decision(request, REFUSED, counter, cost, 0, limit, usages, False, seconds)
         _tell(_Told(decision, level, suppressed, wanted))
+
+    def blocks(self, request: Request, counter: str, limit: Limit, seconds: int, *, shadow: bool) -> None:
+        """Count and log it; what would be done again and again is logged as refusals are."""
+        if self._metrics is not None and not shadow:
+            self._metrics.blocked(counter)
+        verdict = WOULD_BLOCK if shadow else BLOCKS
+        log_it, suppressed = self._warned.hit(f"{verdict} {counter}")
+        if log_it:
+            decision = Decision(request, verdict, counter, exceeded=limit, shadow=shadow, blocked_for=seconds)
+            _log(logging.WARNING, decision, suppressed)
 
     def _count(self, counter: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:

@@ -36,7 +36,7 @@ class Metrics:
     """Counters since the start of the daemon.
 
     ``decisions``: how many of each verdict, by what was charged. ``rules``: what each rule has come to, how often;
-    ``warnings``: how often one of its limits came to what it warns of.
+    ``warnings``: how often one of its limits came to what it warns of; ``blocks``: how often it has blocked somebody.
     ``refusals``: by limit. ``answers``: how many took how long, for each of SECONDS and beyond; ``answer_seconds``: all
     together.
     """
@@ -45,6 +45,7 @@ class Metrics:
         self.decisions = {kind: dict.fromkeys(VERDICTS, 0) for kind in KINDS}
         self.rules: dict[str, dict[str, int]] = {}
         self.warnings: dict[str, int] = {}
+        self.blocks: dict[str, int] = {}
         self.refusals: dict[str, int] = {}
         self.answers = [0] * (len(SECONDS) + 1)
         self.answer_seconds = 0.0
@@ -73,6 +74,11 @@ class Metrics:
         """A limit of the rule of ``counter`` has come to what that warns of."""
         label = _label(rule_and_key(counter)[0], self.warnings)
         self.warnings[label] = self.warnings.get(label, 0) + 1
+
+    def blocked(self, counter: str) -> None:
+        """The rule of ``counter`` has blocked whose that is."""
+        label = _label(rule_and_key(counter)[0], self.blocks)
+        self.blocks[label] = self.blocks.get(label, 0) + 1
 
     def refused(self, limit: Limit) -> None:
         """``limit`` has refused something."""

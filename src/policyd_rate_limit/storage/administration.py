@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
 
 MOST_OVERRIDES = 10_000  # in force at once
+MOST_BLOCKS = 8_000  # of these, beyond which daemons put no further one in force: the rest is for administrators
 MOST_HITS = 100_000  # that are told at once
 HITS_AT_ONCE = 500  # that are counted all or none
 LONGEST_NOTE = 1_000  # characters
@@ -39,7 +40,8 @@ class Hits(NamedTuple):
 class Override(NamedTuple):
     """``limits`` in place of all others for ``key``, until the second ``until`` (Unix) of the store's clock.
 
-    ``(Limit(0, 1),)`` blocks, ``()`` is no limit at all. ``note`` is the administrator's.
+    ``(Limit(0, 1),)`` blocks, ``()`` is no limit at all. ``note`` is the administrator's, or says
+    which limit of which rule the daemon has blocked ``key`` for.
     """
 
     key: str

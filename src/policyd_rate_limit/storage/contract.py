@@ -120,6 +120,14 @@ class Store(Protocol):
         :raises StoreUnavailable: they may not have been kept.
         """
 
+    def block(self, blocks: Sequence[Override]) -> int:
+        """Put ``blocks`` in force, each unless there is an override in force of its key, which stays as it is.
+
+        :returns: for how many there was no room, with :data:`policyd_rate_limit.storage.administration.MOST_BLOCKS` in
+            force.
+        :raises StoreUnavailable: they may not be in force.
+        """
+
     def overrides(self) -> list[Override] | None:
         """Those in force; None: they are as at the last call, or the database has not been reached yet.
 

@@ -1,4 +1,4 @@
-"""The exchange between mailbox and database: hits for the database, overrides from it."""
+"""The exchange between mailbox and database: hits and blocks for the database, overrides from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.administration import MOST_BLOCKS
 from policyd_rate_limit.storage.engine.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Exchange:
-    """Brings the hits of ``mailbox`` into the database of ``store``, and has it publish the overrides there.
+    """Brings hits and blocks of ``mailbox`` into the database of ``store``, and has it publish the overrides there.
 
     What fails is retried after a while, by ``monotonic``, a clock in seconds.
     """
@@ -29,27 +30,29 @@ class Exchange:
         self._mailbox = mailbox
         self._backoff = Backoff(monotonic)
         self._is_failing = False  # which has been said
-        self._hits_first = False
+        self._steps = [self._exchange_overrides, self._bring_hits]
         self._has_published = False
+        self._overrides: list[Override] = []
+        self._brought = 0  # see Mailbox.subscribe
+        self._is_full = False  # of blocks, which has been said
 
     def maintain(self, *, away: bool) -> None:
         """Called about once a second; ``away``: the database is."""
         if not away and self._backoff.due:
             self.run()
         if not self._has_published:
-            self._publish([])  # whoever waits for the first word of them
+            self._publish()  # whoever waits for the first word of them
 
     def run(self) -> None:
         """Exchange what there is.
 
         What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
         """
-        steps = (self._learn_of_overrides, self._bring_hits)
         try:
-            for step in reversed(steps) if self._hits_first else steps:
+            for step in self._steps:
                 step()
         except StoreError as error:
-            self._hits_first = not self._hits_first
+            self._steps.reverse()
             self._backoff.failed()
             if not self._is_failing:
                 self._is_failing = True
@@ -58,10 +61,28 @@ class Exchange:
         self._is_failing = False
         self._backoff.succeeded()
 
-    def _learn_of_overrides(self) -> None:
+    def _exchange_overrides(self) -> None:
+        """Put in force what waits for that, and only then learn what is in force."""
+        brought = self._bring_blocks()
         overrides = self._store.overrides()
         if overrides is not None:
-            self._publish(overrides)
+            self._overrides = overrides
+        if overrides is not None or brought != self._brought:
+            self._brought = brought
+            self._publish()
+
+    def _bring_blocks(self) -> int:
+        blocks, number = self._mailbox.take_blocks()
+        if blocks:
+            try:
+                left_out = self._store.block(blocks)
+            except StoreError:
+                self._mailbox.block_later(blocks)
+                raise
+            if left_out and not self._is_full:
+                _logger.warning("more than %d overrides are in force: rules block nobody beyond that", MOST_BLOCKS)
+            self._is_full = left_out > 0
+        return number
 
     def _bring_hits(self) -> None:
         hits = self._mailbox.take()
@@ -72,6 +93,6 @@ class Exchange:
                 self._mailbox.add(hits)
                 raise
 
-    def _publish(self, overrides: list[Override]) -> None:
+    def _publish(self) -> None:
         self._has_published = True
-        self._mailbox.publish(overrides)
+        self._mailbox.publish(self._overrides, self._brought)

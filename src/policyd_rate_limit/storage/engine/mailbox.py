@@ -1,4 +1,4 @@
-"""Mailbox between event loop and store thread: hits for the database, overrides from it."""
+"""Mailbox between event loop and store thread: hits and blocks for the database, overrides from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.storage.administration import Hits
+from policyd_rate_limit.storage.administration import MOST_BLOCKS, Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.storage.administration import Override
@@ -20,9 +20,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Mailbox:
-    """Keeps hits for the database, however long it is away, and passes overrides on; ``clock``: Unix seconds.
+    """Keeps hits and blocks for the database, however long it is away, and passes overrides on.
 
-    Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is room again.
+    ``clock``: Unix seconds. Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is
+    room again; beyond ``MOST_BLOCKS`` blocks no other is taken.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -30,16 +31,47 @@ class Mailbox:
         self._lock = threading.Lock()
         self._hits: dict[tuple[str, int], Hits] = {}
         self._is_full = False
-        self._publish: Callable[[list[Override]], object] | None = None
+        self._publish: Callable[[list[Override], int], object] | None = None
+        self._blocks: dict[str, Override] = {}
+        self._asked = 0  # for blocks, so often
 
-    def subscribe(self, publish: Callable[[list[Override]], object]) -> None:
-        """Have ``publish`` called, in the store thread, with the overrides in force whenever they have changed."""
+    def subscribe(self, publish: Callable[[list[Override], int], object]) -> None:
+        """Have ``publish`` called, in the store thread, with the overrides in force whenever they have changed.
+
+        It is told as well of which call of :meth:`block` the last blocks were that have been brought before: they are
+        among the overrides, or others are in force in their place.
+        """
         self._publish = publish
 
-    def publish(self, overrides: list[Override]) -> None:
-        """These are the overrides in force now."""
+    def publish(self, overrides: list[Override], brought: int) -> None:
+        """These are the overrides in force now, after the blocks of the ``brought``-th call of :meth:`block`."""
         if self._publish is not None:
-            self._publish(overrides)
+            self._publish(overrides, brought)
+
+    def block(self, blocks: Sequence[Override]) -> int:
+        """``blocks`` are to be put in force; the number of this call, 0: there is no room for them."""
+        with self._lock:
+            if len(self._blocks) + len(blocks) > MOST_BLOCKS:
+                return 0
+            self._asked += 1
+            for block in blocks:
+                self._blocks.setdefault(block.key, block)
+            return self._asked
+
+    def take_blocks(self) -> tuple[list[Override], int]:
+        """All blocks that wait, and the number of the last call that has brought any.
+
+        Give them to :meth:`block_later` if they cannot be put in force.
+        """
+        with self._lock:
+            blocks, self._blocks = self._blocks, {}
+            return list(blocks.values()), self._asked
+
+    def block_later(self, blocks: Iterable[Override]) -> None:
+        """``blocks`` were taken, and go on waiting; those that have ended meanwhile do not."""
+        now = self.clock()
+        with self._lock:
+            self._blocks.update((block.key, block) for block in blocks if block.until > now)
 
     def hit(self, key: str, limit: Limit) -> None:
         """``key`` ran into ``limit`` just now."""

@@ -90,6 +90,7 @@ class Worker:
         self._stopping = False
         self._maintenance: asyncio.TimerHandle | None = None
         self._maintenance_due = False
+        self._has_hurried = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._in_flight: deque[tuple[Batch, list[Waiting]]] = deque()
         self._most_in_flight = 1  # batches, by word of the last one
@@ -117,6 +118,12 @@ class Worker:
         """
         self._unexplained.append((demand, done))
         self._begin()
+
+    def hurry(self) -> None:
+        """Have the store maintained at once, for what is to be exchanged; once between two turns of that."""
+        if not self._has_hurried:
+            self._has_hurried = self._maintenance_due = True
+            self._begin()
 
     async def stop(self) -> None:
         """Let the store finish what it has in hand, and close it."""
@@ -308,6 +315,7 @@ class Worker:
     def _maintain(self) -> None:
         self._maintenance = self._loop.call_later(self._maintenance_seconds, self._maintain)
         self._maintenance_due = True
+        self._has_hurried = False
         self._begin()
 
     def _run(self) -> None:

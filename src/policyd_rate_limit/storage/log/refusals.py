@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from policyd_rate_limit.storage.contract import Refused
-from policyd_rate_limit.storage.log import tables
 from policyd_rate_limit.storage.log.contract import LogError, RecordRefused
 from policyd_rate_limit.storage.record import in_records, pack
 
@@ -15,13 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
-    from policyd_rate_limit.storage.administration import Hits
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
 
 MOST_REFUSED = 1_000  # counters of which it is remembered that the database refuses them
 MOST_TRIES = 64  # to find out which they are; who is under suspicion then counts as refused
+
+_Row = TypeVar("_Row")
 
 
 class Refusals:
@@ -109,17 +109,22 @@ def find_refused(open_log: Callable[[], Log], entries: Sequence[Entry], date: in
     return refused.union(*suspects)
 
 
-def add_hits_in_parts(open_log: Callable[[], Log], hits: Sequence[Hits], patience: float) -> list[Hits]:
-    """Store those of ``hits``, which are refused together, that the database takes; the others. Each counts once."""
-    dropped: list[Hits] = []
-    suspects: list[Sequence[Hits]] = [hits]
+def store_in_parts(
+    open_log: Callable[[], Log], rows: Sequence[_Row], store: Callable[[Log, Sequence[_Row]], object]
+) -> list[_Row]:
+    """Have ``store`` write those of ``rows``, which are refused together, that the database takes; the others.
+
+    Each is written once.
+    """
+    dropped: list[_Row] = []
+    suspects: list[Sequence[_Row]] = [rows]
     for _ in range(MOST_TRIES):
         if not suspects:
             break
         some = suspects.pop()
         try:
             with contextlib.closing(open_log()) as log:
-                tables.add_hits(log, some, patience)
+                store(log, some)
         except RecordRefused:
             if len(some) == 1:
                 dropped += some
@@ -127,7 +132,7 @@ def add_hits_in_parts(open_log: Callable[[], Log], hits: Sequence[Hits], patienc
                 suspects += [some[: len(some) // 2], some[len(some) // 2 :]]
         except LogError:
             dropped += some  # perhaps stored: not to be counted twice
-    return [*dropped, *(hit for some in suspects for hit in some)]
+    return [*dropped, *(row for some in suspects for row in some)]
 
 
 def _takes(open_log: Callable[[], Log], entries: Sequence[Entry], date: int, patience: float) -> bool:

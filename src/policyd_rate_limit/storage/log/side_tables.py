@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.log import tables
-from policyd_rate_limit.storage.log.refusals import add_hits_in_parts
+from policyd_rate_limit.storage.log.refusals import store_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -46,12 +46,21 @@ class SideTables:
 
     def add_hits_in_parts(self, hits: Sequence[Hits], error: Exception) -> bool:
         """Write those of ``hits`` that the database takes, which refuses them together; whether there were any."""
-        dropped = add_hits_in_parts(self._open_log, hits, self._patience)
+        dropped = store_in_parts(self._open_log, hits, self.add_hits)
         if len(dropped) == len(hits):
             return False
         for hit in dropped:
             _logger.error("the database refuses the hits of %r, which no report will tell of: %s", hit.key, error)
         return True
+
+    def block(self, log: Log, blocks: Sequence[Override], now: int) -> int:
+        """Put ``blocks`` in force at ``now`` (Unix second), all or none of them; for how many there was no room."""
+        return tables.block(log, blocks, now, self._patience)
+
+    def block_in_parts(self, blocks: Sequence[Override], now: int, error: Exception) -> None:
+        """Put those of ``blocks`` in force that the database takes, which refuses them together."""
+        for one in store_in_parts(self._open_log, blocks, lambda log, some: self.block(log, some, now)):
+            _logger.error("the database does not take that %r is blocked: %s", one.key, error)
 
     def overrides(self, log: Log, now: int) -> list[Override] | None:
         """Those in force at ``now`` (Unix second), None: as at the last call."""

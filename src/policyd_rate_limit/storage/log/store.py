@@ -234,6 +234,20 @@ class LogStore:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error
 
+    def block(self, blocks: Sequence[Override]) -> int:
+        if self._log is None:
+            raise StoreUnavailable("there is no connection to the database")
+        now = self._memory.now
+        try:
+            return self._side_tables.block(self._log, blocks, now)
+        except RecordRefused as error:
+            self._give_up(error)
+            self._side_tables.block_in_parts(blocks, now, error)
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+        return 0
+
     def overrides(self) -> list[Override] | None:
         if self._log is None:
             return None

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import MOST_HITS, MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.administration import MOST_BLOCKS, MOST_HITS, MOST_OVERRIDES, Hits, Override
 from policyd_rate_limit.storage.log.contract import Statement
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 _INSERT_OVERRIDE = (
     "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES (%s, %s, %s, %s, %s, %s) "
 )
+_INSERT_BLOCKS = "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES "
+_BLOCK = "(%s, %s, %s, %s, %s, %s)"
+_BLOCKS_AT_ONCE = 100
 _INSERT_WINDOW = "INSERT INTO policyd_window (id, seconds, expires) VALUES (%s, %s, %s) "
 _INSERT_HIT = "INSERT INTO policyd_hit (id, seconds, counter, hits, last) VALUES "
 _HIT = "(%s, %s, %s, %s, %s)"
@@ -77,16 +80,31 @@ def set_override(log: Log, override: Override, now: int, patience: float) -> Non
     others = log.read("SELECT count(*) FROM policyd_override WHERE id <> %s AND expires > %s", _id(override.key), now)
     if int(others[0][0]) >= MOST_OVERRIDES:
         raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
-    row = (
-        _id(override.key),
-        _json(override.key),
-        _json(override.limits),
-        override.until,
-        _json(override.note),
-        random.getrandbits(32),
-    )
     changed = dict.fromkeys(("counter", "limits", "expires", "note", "stamp"), "{new}")
-    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), row)], patience)
+    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), _row(override))], patience)
+
+
+def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> int:
+    """Put ``blocks`` in force where there is no override in force; for how many there was no room."""
+    found = log.read("SELECT id FROM policyd_override WHERE expires > %s LIMIT %s", now, MOST_OVERRIDES)
+    taken = {str(row[0]) for row in found}
+    # In one order, or two daemons may wait for each other.
+    rows = sorted(row for row in map(_row, blocks) if int(row[3]) > now and row[0] not in taken)
+    room = max(0, MOST_BLOCKS - len(taken))
+    # Somebody may have put one in force meanwhile: that stays. Its end, by which that is told, is changed last, for
+    # MySQL makes one change after the other.
+    change = {
+        name: f"CASE WHEN policyd_override.expires > %s THEN policyd_override.{name} ELSE {{new}} END"
+        for name in ("counter", "limits", "note", "stamp", "expires")
+    }
+    statements = []
+    for first in range(0, min(len(rows), room), _BLOCKS_AT_ONCE):
+        some = rows[first : min(first + _BLOCKS_AT_ONCE, room)]
+        text = f"{_INSERT_BLOCKS} {', '.join([_BLOCK] * len(some))} {log.on_conflict('id', change)}"
+        statements.append(Statement(text, (*(value for row in some for value in row), *[now] * len(change))))
+    if statements:
+        log.write(statements, patience)
+    return max(0, len(rows) - room)
 
 
 def remove_override(log: Log, key: str, now: int, patience: float) -> bool:
@@ -205,6 +223,17 @@ def _old_hits(log: Log) -> Sequence[tuple[str, int, int]]:
         return []
     rows = log.read("SELECT id, delta, sum(hit) FROM limit_report GROUP BY id, delta")
     return [(str(old_id), int(delta), int(count)) for old_id, delta, count in rows]
+
+
+def _row(override: Override) -> tuple[str, str, str, int, str, int]:
+    return (
+        _id(override.key),
+        _json(override.key),
+        _json(override.limits),
+        override.until,
+        _json(override.note),
+        random.getrandbits(32),
+    )
 
 
 def _id(counter: str) -> str:

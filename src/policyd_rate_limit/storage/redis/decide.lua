@@ -31,6 +31,10 @@
 --       or, with the hits as the only key, 5  "hits"
 --          6  a name for this call, which is heeded once
 --          7, ...  for each field: how many more, Unix second of the last
+--       or, with the overrides as the only key, 5  "block"
+--          6  Unix second at which those in force stay as they are
+--          7  a new stamp
+--          8, ...  for each field: its value, JSON of limits, Unix second of the end, note
 --
 -- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit, charge, limit, ...} with all
 -- that is exceeded, {KNOWN}, {COUNTED, how many are exceeded, charge, limit, ..., charge, amount, date, charge, ...}, or
@@ -1029,7 +1033,27 @@ if ARGV[5] and not tonumber(ARGV[5]) then
         call('HSET', key, '', name)
     end
 
-    if ARGV[5] == 'reset' then
+    -- Puts in force what daemons block, but where an override is in force, or has been meanwhile.
+    local function add_blocks(key, moment)
+        local has_changed = false
+        for at = 8, #ARGV, 2 do
+            local found = call('HGET', key, ARGV[at])
+            local is_readable, override = pcall(cjson.decode, found or '')
+            local ends = is_readable and type(override) == 'table' and tonumber(override[2])
+            if not ends or ends <= moment then
+                call('HSET', key, ARGV[at], ARGV[at + 1])
+                has_changed = true
+            end
+        end
+        if has_changed then
+            call('HSET', key, '', ARGV[7])
+        end
+    end
+
+    if ARGV[5] == 'block' then
+        add_blocks(KEYS[1], tonumber(ARGV[6]))
+        return {COUNTED}
+    elseif ARGV[5] == 'reset' then
         return reset()
     elseif ARGV[5] == 'copy' then
         return copy(KEYS[2])

@@ -338,6 +338,12 @@ class RedisStore:
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
 
+    def block(self, blocks: Sequence[Override]) -> int:
+        try:
+            return self._tables.block(blocks, self._now())
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+
     def overrides(self) -> list[Override] | None:
         if self._link.session is None:
             return None

@@ -21,6 +21,7 @@ from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import (
     HITS_AT_ONCE,
+    MOST_BLOCKS,
     MOST_HITS,
     MOST_OVERRIDES,
     Hits,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.redis.node import Argument
 
 HITS_PER_SCRIPT = HITS_AT_ONCE
+BLOCKS_PER_SCRIPT = 100
 
 _STAMP = b""  # no counter has this name
 
@@ -78,8 +80,19 @@ class RedisTables:
         others = [other for other in self._all_overrides() if other.until > now and other.key != override.key]
         if len(others) >= MOST_OVERRIDES:
             raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
-        value = json.dumps([override.limits, override.until, override.note], separators=(",", ":"))
-        self._ask(self._override, "HSET", encoded(override.key), value, _STAMP, _stamp())
+        self._ask(self._override, "HSET", encoded(override.key), _value(override), _STAMP, _stamp())
+
+    def block(self, blocks: Iterable[Override], now: int) -> int:
+        """Put ``blocks`` in force where there is no override in force ``now``; for how many there was no room."""
+        taken = {override.key for override in self._all_overrides() if override.until > now}
+        new = sorted(block for block in blocks if block.until > now and block.key not in taken)
+        room = max(0, MOST_BLOCKS - len(taken))
+        for first in range(0, min(len(new), room), BLOCKS_PER_SCRIPT):
+            arguments: list[Argument] = ["", 0, 0, "", "block", now, _stamp()]
+            for block in new[first : min(first + BLOCKS_PER_SCRIPT, room)]:
+                arguments += (encoded(block.key), _value(block))
+            self._run([script([self._override], arguments)])
+        return max(0, len(new) - room)
 
     def remove_override(self, key: str, now: int) -> bool:
         """End the override of ``key``; whether there was one in force."""
@@ -133,6 +146,10 @@ class RedisTables:
         command = Command(key, name, key, *arguments)
         self._run([command])
         return command.reply
+
+
+def _value(override: Override) -> str:
+    return json.dumps([override.limits, override.until, override.note], separators=(",", ":"))
 
 
 def charges_of(fields: Sequence[bytes]) -> Iterator[tuple[int, int]]:
