@@ -16,7 +16,7 @@ from policyd_rate_limit.config.changes import changes
 from policyd_rate_limit.config.converting import convert
 from policyd_rate_limit.config.kinds import Wrong
 from policyd_rate_limit.config.rule_kind import RULES
-from policyd_rate_limit.config.rules import RuleSettings, as_written
+from policyd_rate_limit.config.rules import RuleSettings, as_written, names_in
 from policyd_rate_limit.config.wire import from_text, to_text
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from support.configuration import USUAL, Load, problems
@@ -834,3 +834,11 @@ def test_a_file_of_countries_that_nobody_asks_is_not_missed(load: Load) -> None:
 def test_nobody_blocks_the_whole_server(load: Load, key: str) -> None:
     said = "1: rules.x.block: expected no block where the key has server: it would block everybody, found '1h'"
     assert told(load, f"rules: {{x: {{key: {key}, limits: 1/1h, block: 1h}}}}\n") == [said]
+
+
+def test_words_that_are_attributes_and_tables_that_are_none() -> None:
+    rule = MAILBOX._replace(key="$country(sasl_domain)+sender", action="450 {recipient} {key}")
+    assert names_in(rule) >= {"sasl_domain", "sender", "recipient"}
+    assert "country" not in names_in(rule)
+    rule = MAILBOX._replace(match=((("$at-home(country)", ("x",)),), (("size", ("7",)),)))
+    assert names_in(rule) >= {"country", "size", "sasl_username"}

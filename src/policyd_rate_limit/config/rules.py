@@ -11,7 +11,7 @@ from policyd_rate_limit.domain.limits import Limits, spell_period
 Conditions = tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
 """Alternatives, each of (attribute, patterns); empty where none is given."""
 
-_NAME: Final = re.compile("[a-z_]+")
+_NAME: Final = re.compile(r"\$[a-z][a-z0-9_-]*|[a-z_]+")  # of a table, or of an attribute
 _VARIABLE: Final = re.compile(r"\{[^{}]*\}")
 
 
@@ -41,7 +41,7 @@ def names_in(rule: RuleSettings) -> frozenset[str]:
     """All words of ``rule`` that may be terms or attributes: of its key, its conditions, its count and its action."""
     texts = [rule.key, rule.unit, *_VARIABLE.findall(rule.action or "")]
     texts += [attribute for alternatives in (rule.match, rule.unless) for one in alternatives for attribute, _ in one]
-    return frozenset(word for text in texts for word in _NAME.findall(text))
+    return frozenset(word for text in texts for word in _NAME.findall(text) if not word.startswith("$"))
 
 
 def as_written(rules: Iterable[RuleSettings]) -> dict[str, dict[str, object]]:
