@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 
 from policyd_rate_limit import command
+from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.daemon import policing
 from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.policy import Policy, Rule
+from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.tables.countries import Countries
-from policyd_rate_limit.tables.sql import SqlLimits
+from policyd_rate_limit.tables.limits import SqlLimits
 
 UNREACHED = 10**12
 make_policy = policing._policy
@@ -39,11 +41,13 @@ def several(
     settings: Settings,
     subjects: Subjects,
     sql_limits: SqlLimits | None,
+    tables: Tables,
+    store: Store,
     pause: Callable[[], None] | None = None,
     countries: Countries | None = None,
 ) -> Policy:
     """The policy of ``settings``, with as many rules as were asked for."""
-    policy = make_policy(settings, subjects, sql_limits, pause, countries)
+    policy = make_policy(settings, subjects, sql_limits, tables, store, pause, countries)
     first = policy.rules[0]
     further = (Rule(f"rule{n}", rules_of(settings, n), first.stages) for n in range(1, NUMBER))
     policy.rules = (first, *further)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, prefix_and_key
 from policyd_rate_limit.domain.counting import RECIPIENTS
+from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.outcome import ACCEPT, AWAY, BLOCK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.postfix.actions import holds
 
@@ -36,7 +37,7 @@ class Actions(NamedTuple):
 
 
 class LimitsOfIds(Protocol):
-    """What a table of limits by id says: :class:`policyd_rate_limit.tables.sql.SqlLimits`."""
+    """What a table of limits by id says: :class:`policyd_rate_limit.tables.limits.SqlLimits`."""
 
     def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
         """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
@@ -61,6 +62,7 @@ class Rule:
 
     __slots__ = (
         "action",
+        "asks_facts",
         "block",
         "is_conditional",
         "match",
@@ -99,6 +101,8 @@ class Rule:
         self.match = match
         self.unless = unless
         self.is_conditional = match is not None or unless is not None
+        conditions = [one for one in (match, unless) if one is not None]
+        self.asks_facts = subjects.asks_facts or any(one.asks_facts for one in conditions)
         self.action = action
         self.refuses = refuses and not shadow
         self.shadow = shadow
@@ -113,9 +117,10 @@ class Rule:
 
     def charged(self, request: Request) -> Charged | None:
         """Whom ``request`` charges; None: the rule does not apply to it."""
-        if self.match is not None and not self.match.hold(request):
+        # Where something has to be asked first, all is looked at, so that all of it is asked at once.
+        if self.match is not None and not self.match.hold(request) and not request.facts.questions:
             return None
-        if self.unless is not None and self.unless.hold(request):
+        if self.unless is not None and self.unless.hold(request) and not request.facts.questions:
             return None
         return self.subjects.charged(request)
 
@@ -140,11 +145,7 @@ class Policy:
         self.away = NO_ANSWER if actions.away is None else Outcome(AWAY, actions.away)
         self.blocks = any(rule.block for rule in rules)
         self.count_mode = count_mode
-        self.asks_facts = countries is not None or any(
-            conditions is not None and conditions.asks_facts
-            for rule in rules
-            for conditions in (rule.match, rule.unless)
-        )
+        self.asks_facts = countries is not None or any(rule.asks_facts for rule in rules)
 
     @property
     def stages(self) -> frozenset[str]:
@@ -202,10 +203,10 @@ class Policy:
                         found[rule.counter(key)] = None
         return tuple(found)
 
-    def limits_of_counter(self, counter: str) -> Limits:
-        """The limits that the configuration has for ``counter``; none: it is unlimited, or no rule is its own."""
+    def window_of_counter(self, counter: str) -> int:
+        """How far back (seconds) what is counted on ``counter`` may be asked for; 0: nothing is, or no rule's it is."""
         prefix, key = prefix_and_key(counter)
         for rule in self.rules:
             if rule.prefix == prefix:
-                return rule.subjects.limits_of_key(key)
-        return ()
+                return max(longest_of(rule.subjects.limits_of_key(key)), rule.subjects.keep_seconds)
+        return 0

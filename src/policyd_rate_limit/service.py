@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Exceeded, Usage
     from policyd_rate_limit.domain.limits import Limit, Limits
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.domain.rules.facts import Question
     from policyd_rate_limit.policy import LimitsOfIds, Policy, Rule
     from policyd_rate_limit.system.throttle import Throttle
 
@@ -164,23 +165,26 @@ class Service(PolicyService):
             self._overrides.update((key, block) for key, (_, block) in self._own_blocks.items())
         further = 0
         for counter, override in self._overrides.items():
-            usual = self.policy.limits_of_counter(counter)
+            usual = self.policy.window_of_counter(counter)
             if usual:  # or nothing was counted
-                former = before[counter].limits if counter in before else ()
+                former = longest_of(before[counter].limits) if counter in before else 0
                 longest = longest_of(override.limits)
-                if longest > longest_of((*usual, *former)):
+                if longest > max(usual, former):
                     further = max(further, longest)
         return further
 
-    def ask(self, request: Request, asking: Asking) -> None:
-        began = monotonic()
-        policy = self.policy
+    def ask(self, request: Request, asking: Asking, again: _Again | None = None) -> None:
+        """See :meth:`PolicyService.ask`; ``again``: once more, since more is known of it now."""
+        if again is None:
+            began, policy, numbered = monotonic(), self.policy, ""
+        else:
+            began, policy, numbered = again.began, again.policy, again.numbered
         charges: list[Charge] = []
         lookups: list[_Lookup] | None = None
-        charged_key = numbered = ""
+        charged_key = ""
         is_counted = False
         rules: list[Rule] = []  # that of each charge
-        if policy.asks_facts:
+        if policy.asks_facts and again is None:
             request.facts = Facts(self.clock(), policy.countries)
         for rule in policy.rules:
             cost_of = rule.stages.get(request.protocol_state)
@@ -194,15 +198,15 @@ class Service(PolicyService):
             counter = rule.counter(charged.key)
             limits = charged.limits
             sql_limits = rule.sql_limits
-            keep = 0
+            keep = rule.subjects.keep_seconds if rule.asks_facts else 0
             if self._overrides and (override := self._override_of(counter)) is not None:
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
-                if blocking is not None and rule.refuses:
+                if blocking is not None and rule.refuses and not request.facts.questions:
                     asking.answer(policy.block)
                     left = ceil(override.until - self.clock())
                     self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
                     return
-                keep = longest_of(limits) if sql_limits is None else max(longest_of(limits), sql_limits.keep_seconds)
+                keep = max(keep, longest_of(limits), 0 if sql_limits is None else sql_limits.keep_seconds)
                 limits, sql_limits = override.limits, None
             if not limits and sql_limits is None:
                 charged_key = charged_key or counter
@@ -218,6 +222,9 @@ class Service(PolicyService):
             if sql_limits is not None:
                 lookups = lookups or []
                 lookups.append(_Lookup(len(charges) - 1, sql_limits, rule.subjects.ids_for_query(request, charged)))
+        if policy.asks_facts and request.facts.questions:
+            _Again(self, request, asking, policy, began, numbered).find_out()
+            return
         if charges:
             asked = _Asked(self, request, policy, rules, asking, began)
             if lookups:
@@ -291,6 +298,35 @@ class Service(PolicyService):
                 hooking(policy.stages, self._policy_service),
                 f" ({quantity(suppressed, 'more such request')} since the last line)" if suppressed else "",
             )
+
+
+class _Again:
+    """A request that is asked once more when sources have said what its rules want to know."""
+
+    def __init__(
+        self, service: Service, request: Request, asking: Asking, policy: Policy, began: float, numbered: str
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._asking = asking
+        self.policy = policy
+        self.began = began
+        self.numbered = numbered
+        self._missing = 0
+
+    def find_out(self) -> None:
+        """Ask all at once; the service is asked again when the last has answered."""
+        facts = self._request.facts
+        questions, facts.questions = facts.questions, []
+        self._missing = len(questions)
+        for question in questions:
+            question.source.ask(question.value, partial(self._learn, question))
+
+    def _learn(self, question: Question, text: str | None) -> None:
+        self._request.facts.learn(question, text)
+        self._missing -= 1
+        if not self._missing:
+            self._service.ask(self._request, self._asking, self)
 
 
 class _Lookup:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.tables.cache import QueryFailed, Unreachable, look_up
+from policyd_rate_limit.tables.limits import limits_of_column
 from policyd_rate_limit.tables.lookup import SqlLookup
 from policyd_rate_limit.tables.mysql import MysqlLookup
 from policyd_rate_limit.tables.postgresql import PostgresqlLookup
-from policyd_rate_limit.tables.sql import QueryFailed, Unreachable, look_up
 from policyd_rate_limit.tables.sqlite import SqliteLookup
 from support import sql_servers
 from support.tcp_proxy import TcpProxy
@@ -190,15 +191,15 @@ def test_a_row_null_and_no_row(table: Table) -> None:
     table.insert("null", None)
     table.insert("wrong", "nonsense")
     with closing(table.lookup()) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
-        assert look_up(lookup, ("nobody", "alice")) == FIVE
-        assert look_up(lookup, ("free",)) == ()
-        assert look_up(lookup, ("null",)) is None
-        assert look_up(lookup, ("nobody",)) is None
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
+        assert look_up(lookup, ("nobody", "alice"), limits_of_column) == FIVE
+        assert look_up(lookup, ("free",), limits_of_column) == ()
+        assert look_up(lookup, ("null",), limits_of_column) is None
+        assert look_up(lookup, ("nobody",), limits_of_column) is None
         with pytest.raises(ValueError, match="nonsense"):
-            look_up(lookup, ("wrong",))
+            look_up(lookup, ("wrong",), limits_of_column)
         table.insert("nobody", "7/1m")
-        assert look_up(lookup, ("nobody",)) == (Limit(7, 60),)
+        assert look_up(lookup, ("nobody",), limits_of_column) == (Limit(7, 60),)
 
 
 def test_only_the_first_column_of_the_first_row_counts(table: Table) -> None:
@@ -207,28 +208,28 @@ def test_only_the_first_column_of_the_first_row_counts(table: Table) -> None:
     query = f"SELECT limits, 'x', id FROM rate_limits WHERE id >= {table.placeholder} ORDER BY id"
     with closing(table.lookup(query)) as lookup:
         for _ in range(3):  # what is left of a result does not disturb the next one
-            assert look_up(lookup, ("alice",)) == FIVE
+            assert look_up(lookup, ("alice",), limits_of_column) == FIVE
 
 
 def test_ids_are_values_whatever_is_in_them(table: Table) -> None:
     table.insert("alice", "[[9, 60]]")
     with closing(table.lookup()) as lookup:
         for identifier in STRANGE_IDS:
-            assert look_up(lookup, (identifier,)) is None
+            assert look_up(lookup, (identifier,), limits_of_column) is None
         for number, identifier in enumerate(STRANGE_IDS):
             table.insert(identifier, f"[[{number}, 60]]")
-        found = [look_up(lookup, (identifier,)) for identifier in STRANGE_IDS]
+        found = [look_up(lookup, (identifier,), limits_of_column) for identifier in STRANGE_IDS]
         assert found == [(Limit(number, 60),) for number in range(len(STRANGE_IDS))]
-        assert look_up(lookup, ("a\0b",)) is None
-        assert look_up(lookup, ("a\udcff",)) is None
-        assert look_up(lookup, ("alice",)) == (Limit(9, 60),)
+        assert look_up(lookup, ("a\0b",), limits_of_column) is None
+        assert look_up(lookup, ("a\udcff",), limits_of_column) is None
+        assert look_up(lookup, ("alice",), limits_of_column) == (Limit(9, 60),)
 
 
 def test_a_literal_percent_sign(table: Table) -> None:
     table.insert("alice", "[[5, 60]]")
     percent = "%" if isinstance(table, SqliteTable) else "%%"
     with closing(table.lookup(f"{table.query()} AND limits LIKE '[[{percent}'")) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
 
 
 @pytest.mark.parametrize("query", ["SELECT limits FROM nowhere WHERE id = {}", "SELEKT {}", "SELECT 1"])
@@ -246,7 +247,7 @@ def test_a_table_that_comes_later(table: Table) -> None:
         table.execute("CREATE TABLE later AS SELECT 'alice' AS id, '[[5, 60]]' AS limits")
         if isinstance(table, PostgresqlTable):
             table.execute(f"GRANT SELECT ON later TO {table.config['user']}")
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
 
 
 def unreachable_in_time(lookup: SqlLookup) -> None:
@@ -264,12 +265,12 @@ def test_a_slow_query_is_bounded(table: Table) -> None:
 def test_a_server_that_is_frozen_is_waited_for_no_longer(server_table: ServerTable) -> None:
     server_table.insert("alice", "[[5, 60]]")
     with closing(server_table.lookup()) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
         lookup._timeout = 0.5
         with server_table.server.frozen():
             unreachable_in_time(lookup)
     with closing(server_table.lookup()) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
 
 
 def test_a_server_that_does_not_speak_is_waited_for_no_longer(server_table: ServerTable) -> None:
@@ -283,15 +284,15 @@ def test_a_connection_that_was_cut_is_replaced(server_table: ServerTable) -> Non
     server_table.insert("alice", "[[5, 60]]")
     proxy = TcpProxy((server_table.server.host, server_table.server.port))
     with closing(server_table.lookup(port=proxy.port)) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
         proxy.cut()
-        assert look_up(lookup, ("alice",)) == FIVE  # within the same lookup
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE  # within the same lookup
         proxy.refuse()
         with pytest.raises(Unreachable):
             lookup.first_column("alice")
         proxy.admit()
-        assert look_up(lookup, ("alice",)) == FIVE
-        assert look_up(lookup, ("bob",)) is None
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
+        assert look_up(lookup, ("bob",), limits_of_column) is None
 
 
 def test_ids_that_a_narrow_character_set_lacks() -> None:
@@ -306,8 +307,8 @@ def test_ids_that_a_narrow_character_set_lacks() -> None:
             database=other,
         )
         with closing(table.lookup(database=other)) as lookup:
-            assert look_up(lookup, ("😀",)) is None
-            assert look_up(lookup, ("alice",)) == FIVE
+            assert look_up(lookup, ("😀",), limits_of_column) is None
+            assert look_up(lookup, ("alice",), limits_of_column) == FIVE
     finally:
         table.server.admin(f"DROP DATABASE {other} WITH (FORCE)")
         table.close()
@@ -318,7 +319,7 @@ def test_columns_of_other_types_in_postgresql() -> None:
     try:
         for expression in ("'[[5, 60]]'::jsonb", "'[[5, 60]]'::json", "ARRAY[[5, 60]]", "'[[5, 60]]'::bytea"):
             with closing(table.lookup(f"SELECT {expression} WHERE %s <> ''")) as lookup:
-                assert look_up(lookup, ("alice",)) == FIVE, expression
+                assert look_up(lookup, ("alice",), limits_of_column) == FIVE, expression
     finally:
         table.close()
 
@@ -327,7 +328,7 @@ def test_a_file_that_is_replaced(tmp_path: pathlib.Path) -> None:
     table = SqliteTable(tmp_path)
     table.insert("alice", "[[5, 60]]")
     with closing(table.lookup()) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
         for path in tmp_path.glob(f"{table.path.name}*".replace("?", "[?]")):
             path.unlink()
         with pytest.raises(Unreachable):
@@ -335,7 +336,7 @@ def test_a_file_that_is_replaced(tmp_path: pathlib.Path) -> None:
         assert not table.path.exists()
         table = SqliteTable(tmp_path)
         table.insert("alice", "[[6, 60]]")
-        assert look_up(lookup, ("alice",)) == (Limit(6, 60),)
+        assert look_up(lookup, ("alice",), limits_of_column) == (Limit(6, 60),)
 
 
 def test_the_query_cannot_write_to_the_file(tmp_path: pathlib.Path) -> None:
@@ -344,7 +345,7 @@ def test_the_query_cannot_write_to_the_file(tmp_path: pathlib.Path) -> None:
     with closing(table.lookup("DELETE FROM rate_limits WHERE id = ?")) as lookup, pytest.raises(QueryFailed):
         lookup.first_column("alice")
     with closing(table.lookup()) as lookup:
-        assert look_up(lookup, ("alice",)) == FIVE
+        assert look_up(lookup, ("alice",), limits_of_column) == FIVE
 
 
 def test_a_file_that_others_write_to_is_read(tmp_path: pathlib.Path) -> None:
@@ -354,5 +355,5 @@ def test_a_file_that_others_write_to_is_read(tmp_path: pathlib.Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         other.execute("DELETE FROM rate_limits")
         with closing(table.lookup()) as lookup:
-            assert look_up(lookup, ("alice",)) == FIVE
+            assert look_up(lookup, ("alice",), limits_of_column) == FIVE
         other.execute("ROLLBACK")

@@ -12,7 +12,7 @@ from policyd_rate_limit.domain.limits import LARGEST, Limit, Limits
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
-from policyd_rate_limit.tables.sql import Unreachable
+from policyd_rate_limit.tables.cache import Unreachable
 from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, new_memory
 
 DAY = 24 * HOUR

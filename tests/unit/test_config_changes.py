@@ -49,6 +49,8 @@ IN_THE_DAEMON = {
     "count_mode",
     "geoip",
     "rules",
+    "tables",
+    "tables_ttl",
     "success_action",
     "fail_action",
     "block_action",

@@ -376,14 +376,18 @@ KEY = "a key such as sasl_username, sasl_domain or client_address/24/56"
 TERMS = "terms joined by either + or |, such as sasl_username, sasl_domain or client_address/24/56"
 LIMITS = "limits such as 100/1h, [50/mail, 100/1h] or []"
 PAIR = "[mails, seconds], such as [10, 60], [10, '1m'] or '10/1m', or '50/mail'"
-OVERRIDES = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}"
+OVERRIDES = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}, or $table"
 CONDITIONS = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
 ATTRIBUTE = "an attribute of Postfix's policy protocol, time, country, sasl_domain, sender_domain or recipient_domain"
 PATTERN = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
 SUFFIX = "a number without k, M, G, Ki, Mi or Gi, which are for count: bytes"
 ONE_MAIL = "no limit per mail with count: messages, of which each mail is one"
 CODE = "two letters of ISO 3166, such as DE, a glob or an expression between slashes"
-TABLE = f"{OTHER}a table ($) {LATER}"
+TABLE = "a table that tables has"
+LIMITS_OF_TABLE = "a table that has the limits, such as $tiers, or {$plan=business: 500/1d}"
+A_TABLE = "a table such as $staff or $plan=business; a value that begins with $ is /^\\$.../"
+ASKED = "a table and an attribute, such as $created(sasl_username)"
+AGE = "an age of a date that a table says alone, as in {$created(sasl_username): '<7d'}"
 RECIPIENT = "no recipient where bytes are counted, at END-OF-MESSAGE: a mail may have several there"
 VARIABLE = "one of the variables rule, limit, key, maximum, period, used, free_in, free_at, or an attribute"
 BRACES = "braces around names of variables alone, such as {key}"
@@ -425,8 +429,8 @@ BESIDE_BASE = [
         ".overrides.a[1]: expected each period once, not 3600 seconds again, found '2/60m'",
     ),
     ("overrides: $staff", f".overrides: expected {TABLE}, found '$staff'"),
-    ("overrides: {$plan=trial: 1/1h}", f".overrides.$plan=trial: expected {TABLE}, found '$plan=trial'"),
-    ("overrides: [$staff]", f".overrides[0]: expected {TABLE}, found '$staff'"),
+    ("overrides: {$plan=trial: 1/1h}", f".overrides.$plan=trial: expected {TABLE}, found '$plan'"),
+    ("overrides: [$staff]", f".overrides: expected {TABLE}, found '$staff'"),
     ("overrides: text", f".overrides: expected {OVERRIDES}, found 'text'"),
     ("overrides: [{a: []}, 3]", f".overrides[1]: expected {OVERRIDES}, found 3"),
     ("overrides: [{a: x}]", f".overrides[0].a: expected {PAIR}, found 'x'"),
@@ -445,7 +449,12 @@ BESIDE_BASE = [
     ("match: []", f".match: expected {CONDITIONS}, found []"),
     ("match:", f".match: expected {CONDITIONS}, found None"),
     ("unless: a", f".unless: expected {CONDITIONS}, found 'a'"),
-    ("unless: $a", f".unless: expected {TABLE}, found '$a'"),
+    ("unless: $a", f".unless: expected {CONDITIONS}, found '$a'"),
+    ("overrides: $plan=a", f".overrides: expected {LIMITS_OF_TABLE}, found '$plan=a'"),
+    ("overrides: $Plan", f".overrides: expected {A_TABLE}, found '$Plan'"),
+    ("match: {$t: x}", f".match.$t: expected {ASKED}, found '$t'"),
+    ("match: {$t(nothing): x}", f".match.$t(nothing): expected {ASKED}, found '$t(nothing)'"),
+    ("match: {$t(sender): '<7x'}", f".match.$t(sender): expected {TABLE}, found '$t'"),
     ("match: [{sender: a}, b]", f".match[1]: expected {CONDITIONS}, found 'b'"),
     ("match: [{sender: a}, {zzz: b}]", f".match[1].zzz: expected {ATTRIBUTE}, found 'zzz'"),
     (f"match: [{', '.join(['{sender: a}'] * 33)}]", ".match: expected at most 32 attributes in all, found 33"),
@@ -457,14 +466,14 @@ BESIDE_BASE = [
         "match: {country: 192.0.2.0/24}",
         ".match.country: expected a country: a network is compared with addresses alone, found '192.0.2.0/24'",
     ),
-    ("match: {$t(sender): x}", f".match.$t(sender): expected {TABLE}, found '$t(sender)'"),
+    ("match: {$t(sender): x}", f".match.$t(sender): expected {TABLE}, found '$t'"),
     ("match: {sender: []}", ".match.sender: expected at least one pattern, found []"),
     ("match: {sender: }", f".match.sender: expected {PATTERN}, found None"),
     ("match: {sender: [a, yes]}", f".match.sender[1]: expected {PATTERN}, found True"),
     ("match: {sender: {a: b}}", f".match.sender: expected {PATTERN}, found {{'a': 'b'}}"),
     ("match: {sender: $list}", f".match.sender: expected {TABLE}, found '$list'"),
-    ("match: {sender: <7d}", f".match.sender: expected {OTHER}a pattern of dates {LATER}, found '<7d'"),
-    ("match: {sender: '>30d'}", f".match.sender: expected {OTHER}a pattern of dates {LATER}, found '>30d'"),
+    ("match: {sender: <7d}", f".match.sender: expected {AGE}, found '<7d'"),
+    ("match: {sender: '>30d'}", f".match.sender: expected {AGE}, found '>30d'"),
     ("match: {time: 22-6}", f".match.time: expected {HOURS}, found '22-6'"),
     ("match: {time: ''}", f".match.time: expected {HOURS}, found ''"),
     ("match: {time: 22:00}", f".match.time: expected {HOURS}, found '22:00'"),
@@ -541,7 +550,7 @@ IN_LINE_2 = [
         f".a.key: expected {TERMS} (did you mean recipient?), found 'recipint'",
     ),
     ("a: {key: sender+x|y, limits: []}", f".a.key: expected {TERMS}, found 'sender+x|y'"),
-    ("a: {key: $customer(sasl_domain), limits: []}", f".a.key: expected {TABLE}, found '$customer(sasl_domain)'"),
+    ("a: {key: $customer(sasl_domain), limits: []}", f".a.key: expected {TABLE}, found '$customer'"),
     (
         "a: {key: country, limits: 9/1h, overrides: {de: [], Austria: []}}",
         f".a.overrides.Austria: expected {CODE}, found 'Austria'",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import changes
 from policyd_rate_limit.config.schema import SETTINGS
@@ -50,7 +51,9 @@ class Policed:
         self.store = backend_of(self.settings).make_store(subjects, Memory(Ledger(10), time.time))
         self.store.look_back = lambda seconds: self.told.append(("look back", seconds))  # type: ignore[method-assign]
         self.store.need = lambda seconds: self.told.append(("need", seconds))  # type: ignore[method-assign]
-        self.policing = Policing(self.settings, subjects, self.store, self, None, asyncio.get_running_loop())  # type: ignore[arg-type]
+        tables = Tables(self.settings, backend_of(self.settings))
+        loop = asyncio.get_running_loop()
+        self.policing = Policing(self.settings, subjects, self.store, self, None, tables, loop)  # type: ignore[arg-type]
         self.service = Service(self.policing.policy)
         self.policing.govern(self.service)  # type: ignore[arg-type]
 
@@ -83,7 +86,7 @@ async def policed(tmp_path: Path) -> Policed:
 
 def looking_up() -> int:
     """How many threads look limits up."""
-    return sum(thread.name == "sql-limits" for thread in threading.enumerate())
+    return sum(thread.name.startswith("sql_limits") for thread in threading.enumerate())
 
 
 async def test_a_policy_takes_the_place_of_another(policed: Policed) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 from support.ruled import NOON, Ruled, policy_of, request
 
@@ -142,8 +141,8 @@ def test_a_rule_that_counts_something_else_begins_anew() -> None:
     before = ruled.service.policy
     ruled.reload(of.format("recipients"))
     assert not ruled.service.policy.may_look_back_further(before)  # there is nothing to be read again
-    assert ruled.service.policy.limits_of_counter("volume/bytes|user:alice@example.org") == ()
-    assert ruled.service.policy.limits_of_counter("volume|user:alice@example.org") == (Limit(5_000, 86_400),)
+    assert ruled.service.policy.window_of_counter("volume/bytes|user:alice@example.org") == 0
+    assert ruled.service.policy.window_of_counter("volume|user:alice@example.org") == 86_400
     assert ruled.mail(3) == ["dunno"] * 5
     assert ruled.counted("volume|user:alice@example.org") == 3
     ruled.reload(of.format("bytes"))

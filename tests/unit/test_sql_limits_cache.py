@@ -13,15 +13,9 @@ import pytest
 
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.system.throttle import Throttle
-from policyd_rate_limit.tables import sql as sql_limits_module
-from policyd_rate_limit.tables.sql import (
-    MOST_IDS,
-    RETRY_SECONDS,
-    QueryFailed,
-    SqlLimits,
-    Unreachable,
-    look_up,
-)
+from policyd_rate_limit.tables import cache as sql_limits_module
+from policyd_rate_limit.tables.cache import MOST_IDS, RETRY_SECONDS, QueryFailed, Unreachable, look_up
+from policyd_rate_limit.tables.limits import SqlLimits, limits_of_column
 from support.wait import PATIENCE, until
 
 TTL = 60.0
@@ -132,7 +126,7 @@ async def test_that_there_is_no_row_is_remembered_too() -> None:
 def test_the_first_id_that_has_limits_counts() -> None:
     table = Table()
     table.rows |= {"alice": None, "Alice": "1/1m", "ALICE": "2/1m"}
-    assert look_up(table, ("alice", "Alice", "ALICE")) == (Limit(1, 60),)
+    assert look_up(table, ("alice", "Alice", "ALICE"), limits_of_column) == (Limit(1, 60),)
     assert table.asked == ["alice", "Alice"]
 
 
@@ -151,7 +145,7 @@ def test_the_first_id_that_has_limits_counts() -> None:
 def test_limits_in_any_spelling(value: object, limits: Limits) -> None:
     table = Table()
     table.rows["alice"] = value
-    assert look_up(table, ("alice",)) == limits
+    assert look_up(table, ("alice",), limits_of_column) == limits
 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "[[5]]", "[[5, -1]]", b"\xff", 5, 5.0, "None", "[" * 5000, {}])
@@ -159,7 +153,7 @@ def test_what_are_no_limits(value: object) -> None:
     table = Table()
     table.rows["alice"] = value
     with pytest.raises(ValueError):
-        look_up(table, ("alice",))
+        look_up(table, ("alice",), limits_of_column)
 
 
 def test_text_of_the_table_is_never_run(tmp_path: Any) -> None:
@@ -168,7 +162,7 @@ def test_text_of_the_table_is_never_run(tmp_path: Any) -> None:
     for text in (f"[open({str(victim)!r}, 'w')]", f"[[__import__('pathlib').Path({str(victim)!r}).touch(), 60]]"):
         table.rows["alice"] = text
         with pytest.raises(ValueError):
-            look_up(table, ("alice",))
+            look_up(table, ("alice",), limits_of_column)
     assert not victim.exists()
 
 
@@ -176,7 +170,7 @@ def test_text_of_the_table_is_never_run(tmp_path: Any) -> None:
 def test_what_no_database_can_hold_is_not_asked(identifier: str) -> None:
     table = Table()
     table.rows["b"] = "[]"
-    assert look_up(table, (identifier, "b")) == ()
+    assert look_up(table, (identifier, "b"), limits_of_column) == ()
     assert table.asked == ["b"]
 
 

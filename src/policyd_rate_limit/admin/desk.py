@@ -10,6 +10,7 @@ from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, 
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.rules.attributes import domain_of
+from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.administration import longest_window
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Entry
     from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.rules.tables import Table
     from policyd_rate_limit.policy import Rule
     from policyd_rate_limit.storage.administration import Administration, Override
 
@@ -58,12 +60,14 @@ class Desk:
         longest: int,
         table: Callable[[Sequence[str]], Limits | None] | None,
         max_ids: int,
+        tables: Mapping[str, Table] | None = None,
     ) -> None:
         self.store = store
         self.subjects = subjects
         self._rules = {rule.name: rule for rule in rules}
         self._by_prefix = {rule.prefix: rule for rule in rules}
         self.table = table
+        self.tables = tables or {}
         self.max_ids = max_ids
         self._longest = longest
 
@@ -128,7 +132,8 @@ class Desk:
         if rule is None:
             return InForce((), "no rule")
         if rule.name != DEFAULT:
-            return InForce(rule.subjects.limits_of_key(key), f"rules.{rule.name}", None, shadow)
+            facts = Facts(self.store.now()) if rule.asks_facts else NO_FACTS
+            return InForce(rule.subjects.limits_of_key(key, facts), f"rules.{rule.name}", None, shadow)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")
         return InForce(*self.subjects.limits_and_setting(key))

@@ -133,7 +133,9 @@ def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
     """
     countries = open_countries(settings) if asks_for_countries(settings) else None
     table = _Table(desk) if desk.table else None
-    policy = make_policy(settings, desk.subjects, table, make_actions(settings), countries=countries)
+    policy = make_policy(
+        settings, desk.subjects, table, make_actions(settings), tables=desk.tables, countries=countries
+    )
     asked = _Asked(desk)
     service = Service(
         policy,
@@ -180,7 +182,7 @@ def _of_rule(
     in_force = desk.in_force(counter, overrides.get(counter), from_table)
     pattern = None
     if in_force.override is None and isinstance(rule.subjects, KeyedSubjects):
-        pattern = rule.subjects.pattern_of_key(charged.key)
+        pattern = rule.subjects.pattern_of_key(charged.key, request.facts)
     return Applied(
         rule,
         counter,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import limits_of_counter
+from policyd_rate_limit.backends.tables import TablesForCommands
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.storage import copying
@@ -39,6 +40,7 @@ def check(settings: Settings) -> tuple[str, ...]:
     backend = backend_of(settings)
     backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
     backend.make_lookup()
+    TablesForCommands(settings, backend)
     if not asks_for_countries(settings):
         return ()
     old = open_countries(settings).why_old(time.time())

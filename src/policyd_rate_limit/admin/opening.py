@@ -11,6 +11,7 @@ from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import limits_of_ids
+from policyd_rate_limit.backends.tables import TablesForCommands
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
@@ -34,20 +35,25 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
     backend = backend_of(settings)
     store = backend.open_administration(subjects)
     lookup = backend.make_lookup()
+    tables = TablesForCommands(settings, backend)
     if os.geteuid() == 0:
         accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
     os.umask(accounts.UMASK)
     backend.check_access()
+    rules = make_rules(settings, subjects, None, tables=tables.by_name)
+    tables.read()
     try:
         yield Desk(
             store,
             subjects,
-            make_rules(settings, subjects, None),
+            rules,
+            tables=tables.by_name,
             longest=longest_window(settings),
             table=partial(limits_of_ids, lookup) if lookup else None,
             max_ids=settings.max_ids,
         )
     finally:
         store.close()
+        tables.close()
         if lookup is not None:
             lookup.close()

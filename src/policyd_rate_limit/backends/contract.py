@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from policyd_rate_limit.config.limits import all_limits
 from policyd_rate_limit.config.schema import STATE_DIRECTORY
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import SystemRefusal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
     from policyd_rate_limit.system.accounts import Account
-    from policyd_rate_limit.tables.sql import Lookup
+    from policyd_rate_limit.tables.cache import Lookup
 
 _logger = logging.getLogger(__name__)
 
@@ -88,11 +89,19 @@ class Backend(ABC):
         """The counts, for a copy, of what :meth:`open_administration` has opened."""
 
     @abstractmethod
+    def lookup(self, table: str) -> Lookup:
+        """A table that is asked in the database: a query with one placeholder, or the name of a hash.
+
+        :raises ConfigError: the driver is not installed, or its options are wrong.
+        """
+
     def make_lookup(self) -> Lookup | None:
         """The query of ``sql_limits_by_id``, None when there is none.
 
         :raises ConfigError: it has no SQL, its driver is not installed, or its options are wrong.
         """
+        query = self.settings.sql_limits_by_id
+        return self.lookup(query) if query.strip() else None
 
     @abstractmethod
     def describe(self) -> str:
@@ -207,10 +216,7 @@ class Backend(ABC):
 
 def longest_window(settings: Settings) -> int:
     """Of the configuration, in seconds."""
-    of_rules = (
-        limits for rule in settings.rules for limits in (rule.limits, *(limits for _, limits in rule.overrides))
-    )
-    return max(map(longest_of, (settings.limits, *settings.limits_by_id.values(), *of_rules))) or 1
+    return max(map(longest_of, all_limits(settings))) or 1
 
 
 def least_difference(told: float, before: float, after: float) -> float:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.system.throttle import Throttle
-from policyd_rate_limit.tables.sql import SqlLimits, look_up
+from policyd_rate_limit.tables.cache import look_up
+from policyd_rate_limit.tables.limits import SqlLimits, limits_of_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.contract import Store
-    from policyd_rate_limit.tables.sql import Lookup
+    from policyd_rate_limit.tables.cache import Lookup
 
 LOOKUP_WARNING_SECONDS = 60.0  # between two lines about the same trouble with sql_limits_by_id
 
@@ -50,7 +51,7 @@ def limits_of_ids(lookup: Lookup, ids: Sequence[str]) -> Limits | None:
     :raises StoreError: the database does not answer.
     """
     try:
-        return look_up(lookup, ids)
+        return look_up(lookup, ids, limits_of_column)
     except ValueError as error:
         _logger.warning("sql_limits_by_id for %r: %s; it does not count", ids[0], error)
         return None

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.backends.contract import Backend, longest_window
+from policyd_rate_limit.config.limits import may_give_others
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.storage.administration import PATIENCE
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.copying import Copier
     from policyd_rate_limit.storage.log.contract import Log
-    from policyd_rate_limit.tables.sql import Lookup
 
 
 class LogBackend(Backend):
@@ -36,13 +36,6 @@ class LogBackend(Backend):
         :raises ConfigError: the driver is not installed, or its options are wrong.
         """
 
-    @abstractmethod
-    def lookup(self, query: str) -> Lookup:
-        """``query``, to be asked of the database.
-
-        :raises ConfigError: the driver is not installed, or its options are wrong.
-        """
-
     def make_store(self, subjects: Subjects, memory: Memory) -> LogStore:
         return LogStore(
             self.log(),
@@ -50,7 +43,7 @@ class LogBackend(Backend):
             longest=longest_window(self.settings),
             counters_of_old_id=subjects.keys_of_old_id,
             # Which windows a query will name is not known yet.
-            carried=LARGEST if self.settings.sql_limits_by_id else None,
+            carried=LARGEST if may_give_others(self.settings) else None,
         )
 
     def open_administration(self, subjects: Subjects) -> LogAdministration:
@@ -59,14 +52,10 @@ class LogBackend(Backend):
             partial(self.make_store(subjects, memory).connect, PATIENCE),
             memory,
             # Which windows a query names is not known here.
-            longest=LARGEST if self.settings.sql_limits_by_id else longest_window(self.settings),
+            longest=LARGEST if may_give_others(self.settings) else longest_window(self.settings),
             key_of_old_id=lambda old_id: subjects.keys_of_old_id(old_id)[0],
         )
 
     def make_copier(self, administration: Administration) -> Copier:
         assert isinstance(administration, LogAdministration)  # noqa: S101 - it has been opened here
         return LogCopying(administration)
-
-    def make_lookup(self) -> Lookup | None:
-        query = self.settings.sql_limits_by_id
-        return self.lookup(query) if query.strip() else None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.redis.administration import RedisAdministration
     from policyd_rate_limit.storage.redis.store import RedisStore
     from policyd_rate_limit.storage.replica import Memory
+    from policyd_rate_limit.tables.redis import RedisLookup
 
 
 class RedisBackend(ServerBackend):
@@ -59,6 +60,11 @@ class RedisBackend(ServerBackend):
             place = settings.config_file or "configuration"
             wanted = f"nothing with backend {settings.backend}, which has no SQL; limits_by_id does that"
             raise ConfigError([Problem(place, 0, "sql_limits_by_id", wanted, "a query")])
+
+    def lookup(self, table: str) -> RedisLookup:
+        from policyd_rate_limit.tables.redis import RedisLookup
+
+        return RedisLookup(self.options, table, self.settings.db_timeout)
 
     def probe(self) -> Probe:
         from policyd_rate_limit.storage.redis.keys import keys_of

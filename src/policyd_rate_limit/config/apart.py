@@ -27,7 +27,6 @@ from policyd_rate_limit.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policyd_rate_limit.domain.limits import Limits
 
 READ_SECONDS = 120.0
 """How long the process may take."""
@@ -94,11 +93,14 @@ def answer(path: str) -> None:
     else:
         values = {name: getattr(settings, name) for name in SETTINGS}
         ids = list(values.pop("limits_by_id").items())
-        # Of each rule the overrides, which may be as many.
+        # Of each rule the overrides, and of each table the entries, which may be as many.
         overrides = [rule.overrides for rule in settings.rules]
+        entries = [table.entries for table in settings.tables]
         values["rules"] = tuple(rule._replace(overrides=()) for rule in settings.rules)
-        _write(out, (None, warnings, values, dict(settings.broken), len(ids), [len(one) for one in overrides]))
-        for named in (ids, *overrides):
+        values["tables"] = tuple(table._replace(entries=()) for table in settings.tables)
+        counts = [len(ids), [len(one) for one in overrides], [len(one) for one in entries]]
+        _write(out, (None, warnings, values, dict(settings.broken), *counts))
+        for named in (ids, *overrides, *entries):
             for start in range(0, len(named), IDS_AT_ONCE):
                 _write(out, list(named[start : start + IDS_AT_ONCE]))
     out.flush()
@@ -110,23 +112,27 @@ def _received(answers: IO[bytes]) -> Configuration:
     problems, warnings, *rest = _read(answers)
     if problems is not None:
         raise ConfigError([Problem(*one) for one in problems], warnings)
-    values, broken, count, counts_of_rules = rest
-    same: dict[Limits, Limits] = {}
+    values, broken, count, counts_of_rules, counts_of_tables = rest
+    same: dict[object, Any] = {}
     by_id = dict(_read_named(answers, count, same))
     values["rules"] = tuple(
         rule._replace(overrides=tuple(_read_named(answers, its_count, same)))
         for rule, its_count in zip(values["rules"], counts_of_rules, strict=True)
     )
+    values["tables"] = tuple(
+        table._replace(entries=tuple(_read_named(answers, its_count, same)))
+        for table, its_count in zip(values["tables"], counts_of_tables, strict=True)
+    )
     settings = Settings().with_values(**values, limits_by_id=by_id).with_broken(broken)
     return Configuration(settings, tuple(warnings))
 
 
-def _read_named(answers: IO[bytes], count: int, same: dict[Limits, Limits]) -> Iterator[tuple[str, Limits]]:
-    """So many names with limits; equal ones are the ``same``. Raises as :func:`_read`."""
+def _read_named(answers: IO[bytes], count: int, same: dict[object, Any]) -> Iterator[tuple[str, Any]]:
+    """So many names with what is said of them; what is equal is the ``same``. Raises as :func:`_read`."""
     while count > 0:
         named = _read(answers)
-        for name, limits in named:
-            yield name, same.setdefault(limits, limits)
+        for name, said in named:
+            yield name, same.setdefault(said, said)
         count -= len(named)
         time.sleep(0)  # lets go of the interpreter
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.config.databases import DATABASES
+from policyd_rate_limit.config.references import wrong_references
 from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.config.rules import names_in
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
@@ -78,7 +79,7 @@ def _validated(source: Source, given: dict[str, Any], spelled: dict[str, str]) -
     What nobody is limited by keeps its default where it is wrong, and is warned of. Raises ConfigError.
     """
     try:
-        return Settings(**given)
+        return _consistent(given)
     except SettingsError as error:
         problems = list(_problems(source, error, spelled))
     backend = given.get("backend", SETTINGS["backend"].default)
@@ -95,7 +96,20 @@ def _validated(source: Source, given: dict[str, Any], spelled: dict[str, str]) -
     wrong = [problem for name, problem in problems if not _is_beside(name, backend)]
     if wrong:
         raise ConfigError(sorted(wrong, key=lambda problem: problem.line), source.warnings) from None
-    return Settings(**given).with_broken(broken)
+    try:
+        return _consistent(given).with_broken(broken)
+    except SettingsError as error:
+        wrong = [problem for _, problem in _problems(source, error, spelled)]
+        raise ConfigError(sorted(wrong, key=lambda problem: problem.line), source.warnings) from None
+
+
+def _consistent(given: dict[str, Any]) -> Settings:
+    """The settings of the values ``given``. Raises SettingsError, also for what is wrong between two of them."""
+    settings = Settings(**given)
+    faults = wrong_references(settings)
+    if faults:
+        raise SettingsError(faults)
+    return settings
 
 
 def _is_beside(name: str, backend: object) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.config.databases import DATABASES
+from policyd_rate_limit.config.limits import all_limits, may_give_others
 from policyd_rate_limit.config.placeholders import wrong_placeholder
 from policyd_rate_limit.config.remark import Remark, named
 from policyd_rate_limit.config.rule_remarks import remarks_of_rules
@@ -228,11 +229,9 @@ def _network(name: str) -> Network | None:
 
 
 def _of_report_limits(settings: Settings) -> Iterator[Remark]:
-    if settings.sql_limits_by_id.strip():
+    if may_give_others(settings):
         return  # whose periods nobody knows
-    of_rules = [limits for rule in settings.rules for limits in (rule.limits, *(one for _, one in rule.overrides))]
-    all_limits = (settings.limits, *settings.limits_by_id.values(), *of_rules)
-    periods = {limit.seconds for limits in all_limits for limit in limits}
+    periods = {limit.seconds for limits in all_limits(settings) for limit in limits}
     for index, seconds in enumerate(settings.report_limits):
         if seconds not in periods:
             yield Remark(("report_limits", index), f"report_limits: no limit has {seconds} seconds")

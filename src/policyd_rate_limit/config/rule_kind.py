@@ -19,7 +19,7 @@ from policyd_rate_limit.domain.limits import (
     parse_period,
     spell_period,
 )
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, KINDS, NUMBER, TIME
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, KINDS, NAME, NUMBER, TIME, VALUE
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
 from policyd_rate_limit.domain.rules.keys import EXPECTED, TERMS, Key, WrongKey, parse_key
 from policyd_rate_limit.domain.rules.patterns import (
@@ -32,6 +32,7 @@ from policyd_rate_limit.domain.rules.patterns import (
     PatternError,
     parse_pattern,
 )
+from policyd_rate_limit.domain.rules.tables import attribute_in, kind_of_attribute, table_and_attribute
 from policyd_rate_limit.domain.rules.texts import OF_LIMIT, OF_USE, WrongText, check_text
 
 _T = TypeVar("_T")
@@ -60,7 +61,7 @@ _RULE: Final = "a mapping such as {key: sasl_username, limits: 100/1h}"
 _KEY: Final = "a key such as sasl_username, sasl_domain or client_address/24/56"
 _NAMES: Final = f"a name of a-z, 0-9 and -, of at most {LONGEST_NAME} characters, that begins with a letter"
 _LIMITS: Final = "limits such as 100/1h, [50/mail, 100/1h] or []"
-_OVERRIDES: Final = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}"
+_OVERRIDES: Final = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}, or $table"
 _CONDITIONS: Final = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
 _PATTERN: Final = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
 _ATTRIBUTE: Final = (
@@ -78,7 +79,6 @@ def _later(what: str) -> str:
     return f"something else: {what} is not supported by this version"
 
 
-_TABLE: Final = _later("a table ($)")
 
 
 def _read(value: object) -> tuple[RuleSettings, ...]:
@@ -193,15 +193,13 @@ class _Reader:
         """Whose counter it is."""
         if not isinstance(value, str):
             raise Wrong(Fault(value, _KEY))
-        if "$" in value:
-            raise Wrong(Fault(value, _TABLE))
         names = [name.strip() for name in re.split("[+|]", value)]
         try:
             key = parse_key(value, _IPV6_PREFIX)
         except WrongKey as error:
             term = error.value if error.expected == EXPECTED and error.value in names else None
             raise Wrong(Fault(error.value, self._hints.nearest(error.expected, term, TERMS))) from None
-        for name in names:
+        for name in key.attributes:
             self._check_is_known(name)
         return key
 
@@ -229,11 +227,11 @@ class _Reader:
             return f"no limit per mail with count: {MESSAGES}, of which each mail is one"
         return error.expected
 
-    def overrides(self, value: object) -> tuple[tuple[str, Limits], ...]:
-        """Limits of some ids, by patterns: in one mapping, or in several in a list."""
+    def overrides(self, value: object) -> tuple[tuple[str, Limits | None], ...]:
+        """Limits of some ids, by patterns or of a table: one mapping or ``$table``, or several of both in a list."""
         if value is None:  # all of them are comments
             return ()
-        found: list[tuple[str, Limits]] = []
+        found: list[tuple[str, Limits | None]] = []
         if isinstance(value, list | tuple):
             faults = _Faults()
             for index, one in enumerate(value):
@@ -245,8 +243,13 @@ class _Reader:
             raise Wrong(Fault(self._tried, _MOST_TRIED))
         return tuple(found)
 
-    def _add_overrides(self, value: object, found: list[tuple[str, Limits]]) -> None:
-        _check_is_no_table(value)
+    def _add_overrides(self, value: object, found: list[tuple[str, Limits | None]]) -> None:
+        if isinstance(value, str) and value.startswith("$"):
+            pattern = _parsed(value, NAME)
+            if pattern.says:
+                raise Wrong(Fault(value, "a table that has the limits, such as $tiers, or {$plan=business: 500/1d}"))
+            found.append((value, None))
+            return
         if not isinstance(value, dict):
             raise Wrong(Fault(value, _OVERRIDES))
         faults: list[Fault] = []
@@ -264,7 +267,6 @@ class _Reader:
 
     def conditions(self, value: object) -> Conditions:
         """To which mails the rule applies, or does not."""
-        _check_is_no_table(value)
         found: list[Alternative | None]
         if isinstance(value, list | tuple) and value:
             faults = _Faults()
@@ -287,12 +289,14 @@ class _Reader:
         return tuple(one for one in found if one is not None)
 
     def _condition(self, name: object, value: object) -> tuple[str, tuple[str, ...]]:
-        if not isinstance(name, str) or name not in KINDS:
-            if isinstance(name, str) and "$" in name:
-                raise Wrong(Fault(name, _TABLE))
+        if isinstance(name, str) and name.startswith("$"):
+            found_table = table_and_attribute(name)
+            if found_table is None or found_table[1] not in KINDS:
+                raise Wrong(Fault(name, "a table and an attribute, such as $created(sasl_username)"))
+        elif not isinstance(name, str) or name not in KINDS:
             raise Wrong(Fault(name, self._hints.nearest(_ATTRIBUTE, name, KINDS)))
-        self._check_is_known(name)
-        kind = KINDS[name]
+        self._check_is_known(attribute_in(name))
+        kind = kind_of_attribute(name)
         if not isinstance(value, list | tuple):
             return name, (_pattern(value, kind).text,)
         if not value:
@@ -354,11 +358,6 @@ def _check_name(name: object) -> None:
         raise Wrong(Fault(name, _NAMES))
 
 
-def _check_is_no_table(value: object) -> None:
-    if isinstance(value, str) and value.startswith("$"):
-        raise Wrong(Fault(value, _TABLE))
-
-
 def _pattern(value: object, kind: str) -> Pattern:
     return _parsed(_text(value), kind)
 
@@ -373,10 +372,8 @@ def _text(value: object) -> str:
 
 
 def _parsed(text: str, kind: str) -> Pattern:
-    if text.startswith("$"):
-        raise Wrong(Fault(text, _TABLE))
-    if kind != NUMBER and text.startswith(("<", ">")) and _DATES.fullmatch(text):
-        raise Wrong(Fault(text, _later("a pattern of dates")))
+    if kind not in (NUMBER, VALUE) and text.startswith(("<", ">")) and _DATES.fullmatch(text):
+        raise Wrong(Fault(text, "an age of a date that a table says alone, as in {$created(sasl_username): '<7d'}"))
     try:
         pattern = parse_pattern(text, kind)
     except PatternError as error:

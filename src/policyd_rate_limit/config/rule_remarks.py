@@ -10,7 +10,7 @@ from policyd_rate_limit.config.rules import Conditions, RuleSettings
 from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address
 from policyd_rate_limit.domain.limits import shown
-from policyd_rate_limit.domain.rules.attributes import DOMAIN, KINDS
+from policyd_rate_limit.domain.rules.attributes import DOMAIN
 from policyd_rate_limit.domain.rules.keys import ClientTerm, Key, parse_key
 from policyd_rate_limit.domain.rules.patterns import (
     EXACT,
@@ -19,9 +19,11 @@ from policyd_rate_limit.domain.rules.patterns import (
     NETWORK,
     Pattern,
     Patterns,
+    asks_facts,
     may_take_long,
     parse_pattern,
 )
+from policyd_rate_limit.domain.rules.tables import kind_of_attribute
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.schema import Settings
@@ -54,7 +56,7 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
 
 def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
     place = ("rules", rule.name)
-    if not rule.limits and not any(limits for _, limits in rule.overrides):
+    if not rule.limits and not any(limits is None or limits for _, limits in rule.overrides):
         yield Remark((*place, "limits"), f"rules.{rule.name}: it has no limit, and limits nobody")
     words = (rule.action or "").lower().split()
     if words and words[0] in _PASSING and not rule.shadow:
@@ -66,7 +68,7 @@ def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
 
 
 def _of_warnings(rule: RuleSettings) -> Iterator[Remark]:
-    limits = [limit for some in (rule.limits, *(limits for _, limits in rule.overrides)) for limit in some]
+    limits = [limit for some in (rule.limits, *(limits or () for _, limits in rule.overrides)) for limit in some]
     if rule.warn and limits and all(limit.is_per_mail for limit in limits):
         text = f"rules.{rule.name}.warn: it warns of nothing: all limits are per mail, whose use nobody is warned of"
         yield Remark(("rules", rule.name, "warn"), text)
@@ -161,8 +163,8 @@ def _hidden(patterns: list[Pattern], kind: str) -> Found:
     seen: dict[str, int] = {}
     everything = -1
     for number, (_, pattern) in enumerate(quick):
-        if pattern.how in (GLOB, EXPRESSION):
-            first = seen.setdefault(pattern.exact or pattern.text, number)
+        if pattern.how in (GLOB, EXPRESSION) or asks_facts(pattern):
+            first = seen.setdefault(pattern.exact if pattern.how == GLOB else pattern.text, number)
             if everything >= 0:
                 first = min(first, everything)
             elif pattern.text == _ANYTHING:
@@ -184,7 +186,7 @@ def _of_expressions(rule: RuleSettings, overrides: Iterable[Pattern]) -> Iterato
     for word, alternatives in conditions:
         for alternative in alternatives:
             for attribute, texts in alternative:
-                for pattern in (parse_pattern(text, KINDS[attribute]) for text in texts):
+                for pattern in (parse_pattern(text, kind_of_attribute(attribute)) for text in texts):
                     if may_take_long(pattern):
                         yield _about_expression(("rules", rule.name, word, attribute), pattern)
 

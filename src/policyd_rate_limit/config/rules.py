@@ -19,16 +19,16 @@ class RuleSettings(NamedTuple):
     """One rule.
 
     ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
-    limits), of which the first that matches counts. ``action`` is None where the rule answers as ``fail_action`` says.
-    ``warn``: per cent of a limit at which its use is told; 0: it is not. ``block``: seconds for which who exceeds it is
-    blocked; 0: nobody is.
+    limits), of which the first that matches counts; None: the pattern is a table, which has the limits. ``action`` is
+    None where the rule answers as ``fail_action`` says. ``warn``: per cent of a limit at which its use is told; 0: it
+    is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is.
     """
 
     name: str
     key: str
     unit: str
     limits: Limits
-    overrides: tuple[tuple[str, Limits], ...]
+    overrides: tuple[tuple[str, Limits | None], ...]
     match: Conditions
     unless: Conditions
     action: str | None
@@ -50,14 +50,11 @@ def as_written(rules: Iterable[RuleSettings]) -> dict[str, dict[str, object]]:
 
 
 def _as_written(rule: RuleSettings) -> dict[str, object]:
-    overrides: dict[str, object] = {}
-    for pattern, limits in rule.overrides:
-        overrides.setdefault(pattern, _limits_as_written(limits))
     words: dict[str, object] = {
         "key": rule.key,
         "count": rule.unit,
         "limits": _limits_as_written(rule.limits),
-        "overrides": overrides,
+        "overrides": _overrides_as_written(rule.overrides),
         "match": _conditions_as_written(rule.match),
         "unless": _conditions_as_written(rule.unless),
         "action": rule.action,
@@ -66,6 +63,19 @@ def _as_written(rule: RuleSettings) -> dict[str, object]:
         "shadow": rule.shadow,
     }
     return {word: value for word, value in words.items() if value is not None}
+
+
+def _overrides_as_written(overrides: Iterable[tuple[str, Limits | None]]) -> object:
+    """One mapping; with tables that give limits a list of mappings and those, since the first that matches counts."""
+    parts: list[dict[str, object] | str] = [{}]
+    for pattern, limits in overrides:
+        last = parts[-1]
+        if limits is None:
+            parts += [pattern, {}]
+        elif isinstance(last, dict):
+            last.setdefault(pattern, _limits_as_written(limits))
+    found = [part for part in parts if part]
+    return parts[0] if len(parts) == 1 else found[0] if len(found) == 1 else found
 
 
 def _limits_as_written(limits: Limits) -> list[list[object]]:

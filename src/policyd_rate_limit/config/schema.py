@@ -45,6 +45,8 @@ from policyd_rate_limit.config.kinds import (
 from policyd_rate_limit.config.rule_kind import RULES
 from policyd_rate_limit.config.rules import RuleSettings
 from policyd_rate_limit.config.setting import Declared, setting
+from policyd_rate_limit.config.table_kind import TABLES
+from policyd_rate_limit.config.tables import TableSettings
 from policyd_rate_limit.const import SQLITE_DB
 from policyd_rate_limit.domain.limits import Limits
 
@@ -313,6 +315,24 @@ class Settings(Declared):
         A file in the format of MaxMind DB (.mmdb), such as that of DB-IP, that has the country of each address, for
         rules that name country. It is read anew when it is replaced.
         """,
+        reload=True,
+    )
+    tables: tuple[TableSettings, ...] = setting(
+        TABLES,
+        {},
+        """
+        Lists and mappings that rules ask by $NAME: in place, in a file (file:PATH, an entry or an entry and a text on
+        each line, read anew when it changes), by a query of the database in use (sql:QUERY, with one placeholder), or
+        in a hash of Redis (redis:HASH).
+        """,
+        reload=True,
+        may_be_empty=True,
+    )
+    tables_ttl: float = setting(
+        seconds(0, _DAY),
+        60,
+        "How long what a table in a database says is used before it is asked again.",
+        unit="seconds",
         reload=True,
     )
     rules: tuple[RuleSettings, ...] = setting(

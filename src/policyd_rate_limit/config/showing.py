@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.config.rules import as_written
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS
+from policyd_rate_limit.config.tables import tables_as_written
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.schema import Settings
@@ -24,6 +25,8 @@ def show(settings: Settings, name: str) -> str:
     value = getattr(settings, first)
     if first == "rules":
         value = as_written(settings.rules)
+    if first == "tables":
+        value = tables_as_written(settings.tables)
     if first != "SOCKET":  # which the old versions print as a tuple, and all the rest as lists
         value = _in_lists(value)
     while rest:

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.config.rules import RuleSettings
+from policyd_rate_limit.config.tables import TableSettings
 from policyd_rate_limit.domain.limits import Limit
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def _tagged(value: object) -> object:
             return [_tagged(one) for one in value]
         case Limit():
             return {"limit": [value.maximum, value.seconds]}
+        case TableSettings():
+            return {"table": [_tagged(one) for one in value]}
         case RuleSettings():
             return {"rule": [_tagged(one) for one in value]}
         case tuple():
@@ -66,6 +69,7 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
     "bytes": b64decode,
     "limit": lambda pair: Limit(*pair),
     "rule": lambda values: RuleSettings(*values),
+    "table": lambda values: TableSettings(*values),
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,

@@ -27,6 +27,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = frozenset({f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp"})  # 22:05 is an int, to YAML 1.1
 _DEPTH_OF_PATTERNS = 3  # rules, a name, match or unless
+_DEPTH_OF_TABLES = 2  # tables, a name
 _EXPECTED = "did not find expected "  # how a message of libyaml begins
 _QUOTES = "text that begins with *, @, % or ` needs quotes"
 _MOST_EVENTS = 3 * MOST_VALUES  # of the parser: a list and a mapping have two, and each key one
@@ -186,7 +187,9 @@ class _Reader:
 
 
 def _is_pattern(place: Place) -> bool:
-    """Whether a value at ``place`` is a pattern of a rule, or one of several."""
+    """Whether a value at ``place`` is a pattern of a rule, or one of several, or what a table holds."""
+    if place[0] == "tables":
+        return len(place) > _DEPTH_OF_TABLES
     return len(place) > _DEPTH_OF_PATTERNS and place[0] == "rules" and place[2] in ("match", "unless")
 
 

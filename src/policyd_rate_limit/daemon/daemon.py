@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import make_sql_limits
+from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
 from policyd_rate_limit.domain.ledger import Ledger
@@ -72,6 +73,7 @@ class Daemon:
         self._store = self._backend.make_store(self._subjects, self._memory)
         lookup = self._backend.make_lookup()
         self._sql_limits = make_sql_limits(settings, lookup, self._store) if lookup else None
+        self._tables = Tables(settings, self._backend)
         self._countries = Countries(open_countries(settings), time.time) if asks_for_countries(settings) else None
         self._channels = make_channels(settings)
         self._monitoring: Monitoring | None = None
@@ -105,7 +107,9 @@ class Daemon:
             listeners=[hits, notifier],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
-        policing = Policing(settings, self._subjects, self._store, engine, self._sql_limits, loop, self._countries)
+        policing = Policing(
+            settings, self._subjects, self._store, engine, self._sql_limits, self._tables, loop, self._countries
+        )
         service = Service(
             policing.policy,
             worker.submit,

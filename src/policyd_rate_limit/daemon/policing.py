@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
 from policyd_rate_limit.backends.limits import make_sql_limits
+from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.domain.outcome import NO_ANSWER
 from policyd_rate_limit.ruling import make_actions, make_policy
 from policyd_rate_limit.subjects import make_subjects
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.engine.engine import Engine
-    from policyd_rate_limit.tables.sql import SqlLimits
+    from policyd_rate_limit.tables.limits import SqlLimits
 
 # The settings that the table of limits by id is read by.
 _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "limits_by_id"})
+
+# Those that tables are made of.
+_OF_TABLES = frozenset({"tables", "tables_ttl"})
 
 _LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
 
@@ -38,8 +42,8 @@ _LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
 class Policing:
     """The policy in force, of which the store has to know how far back it looks.
 
-    ``subjects``, ``sql_limits`` and ``countries`` are those of ``settings``. ``engine`` decides for ``store`` while
-    that is away.
+    ``subjects``, ``sql_limits``, ``tables`` and ``countries`` are those of ``settings``. ``engine`` decides for
+    ``store`` while that is away.
     """
 
     def __init__(
@@ -49,10 +53,12 @@ class Policing:
         store: Store,
         engine: Engine,
         sql_limits: SqlLimits | None,
+        tables: Tables,
         loop: asyncio.AbstractEventLoop,
         countries: Countries | None = None,
     ) -> None:
-        self.policy = _policy(settings, subjects, sql_limits, countries=countries)
+        self.policy = _policy(settings, subjects, sql_limits, tables, store, countries=countries)
+        self._tables = tables
         self._store = store
         self._engine = engine
         self._sql_limits = sql_limits
@@ -67,9 +73,11 @@ class Policing:
         self._service = service
 
     def start(self) -> None:
-        """Look limits up when somebody asks, and look after the file of countries."""
+        """Look limits up, and ask tables, when somebody asks; look after files."""
         if self._countries is not None:
             self._countries.start()
+        self._tables.read()
+        self._tables.start(self._loop)
         if self._sql_limits is not None:
             self._sql_limits.start(self._loop)
 
@@ -77,6 +85,7 @@ class Policing:
         """End that."""
         if self._countries is not None:
             self._countries.stop()
+        await self._tables.stop()
         if self._sql_limits is not None:
             await self._sql_limits.stop()
         await asyncio.gather(*self._retiring)
@@ -104,11 +113,18 @@ class Policing:
                 sql_limits.start(self._loop)
                 undo.callback(self._loop.call_soon_threadsafe, self._retire, sql_limits)
         countries = self._prepared_countries(settings, undo)
-        policy = _policy(settings, subjects, sql_limits, _LET_OTHERS_RUN, countries)
+        tables = self._tables
+        if change.changed & _OF_TABLES:
+            tables = Tables(settings, backend_of(settings), _LET_OTHERS_RUN)
+        policy = _policy(settings, subjects, sql_limits, tables, self._store, _LET_OTHERS_RUN, countries)
+        tables.read()
+        if tables is not self._tables:
+            tables.start(self._loop)
+            undo.callback(self._loop.call_soon_threadsafe, self._retire, tables)
         further = policy.may_look_back_further(self.policy) or (
             lookup is not None and self._sql_limits is None  # whose windows nobody knows yet
         )
-        return partial(self._put_into_force, policy, sql_limits, countries, longest if further else 0)
+        return partial(self._put_into_force, policy, sql_limits, tables, countries, longest if further else 0)
 
     def _prepared_countries(self, settings: Settings, undo: contextlib.ExitStack) -> Countries | None:
         """The countries that ``settings`` ask for; those that are known already need no file any more."""
@@ -122,7 +138,12 @@ class Policing:
         return countries
 
     def _put_into_force(
-        self, policy: Policy, sql_limits: SqlLimits | None, countries: Countries | None, further: int
+        self,
+        policy: Policy,
+        sql_limits: SqlLimits | None,
+        tables: Tables,
+        countries: Countries | None,
+        further: int,
     ) -> None:
         assert self._service is not None  # noqa: S101 - govern() has been called
         if further:
@@ -140,10 +161,13 @@ class Policing:
         old, self._sql_limits = self._sql_limits, sql_limits
         if old is not None and old is not sql_limits:
             self._retire(old)
+        before, self._tables = self._tables, tables
+        if before is not tables:
+            self._retire(before)
 
-    def _retire(self, sql_limits: SqlLimits) -> None:
+    def _retire(self, asked: SqlLimits | Tables) -> None:
         """End it; who has asked it still gets an answer."""
-        retiring = self._loop.create_task(sql_limits.stop())
+        retiring = self._loop.create_task(asked.stop())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 
@@ -152,7 +176,10 @@ def _policy(
     settings: Settings,
     subjects: Subjects,
     sql_limits: SqlLimits | None,
+    tables: Tables,
+    store: Store,
     pause: Callable[[], None] | None = None,
     countries: Countries | None = None,
 ) -> Policy:
-    return make_policy(settings, subjects, sql_limits, make_actions(settings), pause, countries)
+    actions = make_actions(settings)
+    return make_policy(settings, subjects, sql_limits, actions, pause, countries, tables.by_name, store.need)

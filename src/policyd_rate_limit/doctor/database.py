@@ -18,7 +18,8 @@ from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.errors import UnknownAccount
 from policyd_rate_limit.system import accounts
-from policyd_rate_limit.tables.sql import look_up
+from policyd_rate_limit.tables.cache import look_up
+from policyd_rate_limit.tables.limits import limits_of_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ def _ask_for_limits(settings: Settings) -> None:
     lookup = backend_of(settings).make_lookup()
     if lookup is not None:
         with contextlib.closing(lookup):
-            look_up(lookup, ("nobody@doctor.invalid",))
+            look_up(lookup, ("nobody@doctor.invalid",), limits_of_column)
 
 
 def _journal(backend: Backend, account: Account | None) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.limits import Limits, longest_of
+from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -215,8 +216,8 @@ class Charging(ABC):
         """Whom ``request`` charges, None when nobody is to be charged."""
 
     @abstractmethod
-    def limits_of_key(self, key: str) -> Limits:
-        """The limits that the configuration has for a key."""
+    def limits_of_key(self, key: str, facts: Facts = NO_FACTS) -> Limits:
+        """The limits that the configuration has for a key, as far as ``facts`` tell."""
 
     @abstractmethod
     def keys_of_id(self, name: str) -> tuple[str, ...]:
@@ -226,6 +227,16 @@ class Charging(ABC):
     def key_text(self) -> str:
         """The key by which it charges, as it is written; empty where there is none that could be."""
         return ""
+
+    @property
+    def asks_facts(self) -> bool:
+        """Whether more than Postfix's attributes is looked at."""
+        return False
+
+    @property
+    def keep_seconds(self) -> int:
+        """For so long what is counted may be asked for, whatever limits a key has now."""
+        return 0
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -358,7 +369,7 @@ class Subjects(Charging):
             return (f"client:{network}",)
         raise ValueError(f"the network {network} is not charged as one client; name an address in it")
 
-    def limits_of_key(self, key: str) -> Limits:
+    def limits_of_key(self, key: str, facts: Facts = NO_FACTS) -> Limits:  # noqa: ARG002 - others need them
         return self.limits_and_setting(key)[0]
 
     def limits_and_setting(self, key: str) -> tuple[Limits, str]:

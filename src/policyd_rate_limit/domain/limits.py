@@ -209,7 +209,9 @@ def _rounded(number: object, *, up: bool) -> int | None:
     return max(0, min(math.ceil(number) if up else math.floor(number), LARGEST))
 
 
-def parse_limits_text(text: str, *, tolerant: bool = False) -> Limits:
+def parse_limits_text(
+    text: str, *, tolerant: bool = False, per_mail: bool = False, unit_suffixes: bool = False
+) -> Limits:
     """Limits as one text: ``[[5, 60]]``, or any other spelling of :func:`parse_limits`.
 
     The text is read as a literal, never run. ``tolerant``: as :func:`tolerated_limits` has it. Raises LimitsError.
@@ -218,13 +220,13 @@ def parse_limits_text(text: str, *, tolerant: bool = False) -> Limits:
     if len(text) > LONGEST_TEXT:
         raise LimitsError(f"at most {LONGEST_TEXT} characters of limits", text)
     if not text.startswith(("[", "(")):
-        return parse_limits(text)
+        return parse_limits(text, per_mail=per_mail, unit_suffixes=unit_suffixes)
     try:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise LimitsError("limits such as [[10, 60], [150, 86400]]", text) from None
     if not tolerant:
-        return parse_limits(value)
+        return parse_limits(value, per_mail=per_mail, unit_suffixes=unit_suffixes)
     limits = parse_limits(tolerated_limits(value)[0])
     if value and not limits:
         # Nobody is without limits but by [].

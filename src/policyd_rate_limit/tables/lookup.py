@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from policyd_rate_limit.tables.sql import QueryFailed, Unreachable
+from policyd_rate_limit.tables.cache import QueryFailed, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ C = TypeVar("C", bound=_Connection)
 
 
 class SqlLookup(ABC):
-    """Asks the query of ``sql_limits_by_id``: a :class:`policyd_rate_limit.tables.sql.Lookup`, whose methods are
+    """Asks the query of ``sql_limits_by_id``: a :class:`policyd_rate_limit.tables.cache.Lookup`, whose methods are
     described there.
 
     ``query`` has one placeholder, as the drivers of the old versions write it. ``timeout`` (seconds) bounds each

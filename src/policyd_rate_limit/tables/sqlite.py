@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.log.sqlite.files import identity
+from policyd_rate_limit.tables.cache import QueryFailed, Unreachable
 from policyd_rate_limit.tables.lookup import SqlLookup
-from policyd_rate_limit.tables.sql import QueryFailed, Unreachable
 
 if TYPE_CHECKING:
     from pathlib import Path

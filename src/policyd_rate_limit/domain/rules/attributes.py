@@ -27,6 +27,8 @@ COUNTRY: Final = "a country"
 """Two letters of ISO 3166-1: ``DE``, in upper or lower case."""
 TIME: Final = "a time of day"
 """``22:05``, by the clock of this host."""
+VALUE: Final = "a value of a table"
+"""Compared as a name is; where it is a date, by its age too."""
 
 KINDS: Final = {
     # Postfix 2.1

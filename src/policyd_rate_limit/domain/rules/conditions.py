@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.rules.attributes import KINDS, OF_FACTS, reader
-from policyd_rate_limit.domain.rules.patterns import Patterns
+from policyd_rate_limit.domain.rules.attributes import OF_FACTS
+from policyd_rate_limit.domain.rules.patterns import Patterns, asks_facts
+from policyd_rate_limit.domain.rules.tables import attribute_in, kind_of_attribute, reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.domain.rules.patterns import Pattern
+    from policyd_rate_limit.domain.rules.tables import Table
 
 MOST_CONDITIONS: Final = 32
 """The most attributes that one rule looks at in ``match``, and in ``unless``."""
 
 
 class Condition:
-    """One attribute has a value that one of its patterns matches."""
+    """One attribute, or what one of ``tables`` says of one, has a value that one of its patterns matches."""
 
-    def __init__(self, attribute: str, patterns: Sequence[Pattern]) -> None:
+    def __init__(self, attribute: str, patterns: Sequence[Pattern], tables: Mapping[str, Table] | None = None) -> None:
         self.attribute = attribute
         self.patterns = tuple(patterns)
-        self._patterns = Patterns(patterns, KINDS[attribute])
-        self._read = reader(attribute)
+        self.asks_facts = attribute in OF_FACTS or attribute.startswith("$") or any(map(asks_facts, patterns))
+        self._patterns = Patterns(patterns, kind_of_attribute(attribute), tables)
+        self._read = reader_of(attribute, tables or {})
 
     def holds(self, request: Request) -> bool:
         """Whether ``request`` has such a value."""
-        return self._patterns.first(self._read(request)) >= 0
+        return self._patterns.first(self._read(request), request.facts) >= 0
 
     def value(self, request: Request) -> str:
         """The value that is looked at in ``request``."""
@@ -40,20 +43,24 @@ class Conditions:
 
     def __init__(self, alternatives: Sequence[Sequence[Condition]]) -> None:
         self.alternatives = tuple(map(tuple, alternatives))
-        self.asks_facts = any(one.attribute in OF_FACTS for conditions in alternatives for one in conditions)
+        self.asks_facts = any(one.asks_facts for conditions in alternatives for one in conditions)
 
     @property
     def attributes(self) -> frozenset[str]:
-        """All attributes that it looks at."""
-        return frozenset(one.attribute for conditions in self.alternatives for one in conditions)
+        """All attributes of a request that it looks at, if only to ask a table about them."""
+        return frozenset(attribute_in(one.attribute) for conditions in self.alternatives for one in conditions)
 
     def hold(self, request: Request) -> bool:
-        """Whether all conditions of one alternative hold."""
+        """Whether all conditions of one alternative hold; all are looked at where something has to be asked first."""
+        questions = request.facts.questions
         for conditions in self.alternatives:
+            do_all = True
             for condition in conditions:
                 if not condition.holds(request):
-                    break
-            else:
+                    do_all = False
+                    if not questions:
+                        break
+            if do_all:
                 return True
         return False
 

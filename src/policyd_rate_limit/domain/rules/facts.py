@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from time import localtime, strftime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from policyd_rate_limit.compiling import mypyc_attr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Answer(NamedTuple):
+    """What a source says of a value; ``text`` None: nothing."""
+
+    text: str | None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Source(ABC):
+    """Something outside of this process that can be asked about a value, such as a database; ``name``: unique."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def known(self, value: str) -> Answer | None:
+        """What it says of ``value``, as far as that is known without asking it; None: it has to be asked."""
+
+    @abstractmethod
+    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+        """Have ``done`` called, at once or later, with what it says of ``value``; None: nothing, as far as is known."""
+
+
+class Question(NamedTuple):
+    """A ``source`` that has to be asked about ``value``."""
+
+    source: Source
+    value: str
 
 
 class Countries(Protocol):
@@ -18,17 +51,22 @@ class Countries(Protocol):
         """
 
 
-@mypyc_attr(acyclic=True)
 class Facts:
-    """What rules look at besides what Postfix sent: when the request came, and from which country.
+    """What rules look at besides what Postfix sent: when the request came, from which country, what sources say.
 
-    ``now``: that moment, in Unix seconds. ``countries``: of addresses; None: nobody asks for any.
+    ``now``: that moment, in Unix seconds. ``countries``: of addresses; None: nobody asks for any. Where a source has to
+    be asked, rules see at first that it says nothing, and ``questions`` holds what to ask: once :meth:`learn` has been
+    told all the answers, the rules can be looked at again. What is known of a value is the same for as long as the
+    request is looked at.
     """
 
-    def __init__(self, now: float, countries: Countries | None = None) -> None:
+    def __init__(self, now: float, countries: Countries | None = None, *, may_ask: bool = True) -> None:
         self.now = now
         self._countries = countries
+        self.questions: list[Question] = []
+        self._may_ask = may_ask
         self._time_of_day = ""
+        self._answers: dict[Question, str | None] = {}
 
     @property
     def time_of_day(self) -> str:
@@ -41,6 +79,23 @@ class Facts:
         """The country of ``address``, as :meth:`Countries.country_of`; empty where none is known."""
         return "" if self._countries is None else self._countries.country_of(address)
 
+    def said(self, source: Source, value: str) -> str | None:
+        """What ``source`` says of ``value``; None: nothing, or it has to be asked."""
+        question = Question(source, value)
+        if question in self._answers:
+            return self._answers[question]
+        answer = source.known(value)
+        if answer is not None:
+            self._answers[question] = answer.text
+            return answer.text
+        if self._may_ask and question not in self.questions:
+            self.questions.append(question)
+        return None
 
-NO_FACTS: Final = Facts(0.0)
-"""Those of a request of which nobody asks for any."""
+    def learn(self, question: Question, text: str | None) -> None:
+        """``text`` is the answer to ``question``; None: there is none."""
+        self._answers[question] = text
+
+
+NO_FACTS: Final = Facts(0.0, may_ask=False)
+"""Those of a request of which no rule looks at any."""

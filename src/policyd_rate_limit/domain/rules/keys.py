@@ -18,14 +18,16 @@ from policyd_rate_limit.domain.rules.attributes import (
     ascii_domain,
     folded_name,
     is_shortened,
-    reader,
 )
+from policyd_rate_limit.domain.rules.attributes import KINDS as ATTRIBUTES
+from policyd_rate_limit.domain.rules.tables import attribute_in, reader_of, table_and_attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.domain.identity import Network
     from policyd_rate_limit.domain.request import Request
+    from policyd_rate_limit.domain.rules.tables import Table
 
 TERMS: Final = {
     "sasl_username": "user",
@@ -92,7 +94,7 @@ class Term:
             return ""
         if self.kind == "country" and not _COUNTRY.fullmatch(name):
             return ""
-        return fold(ascii_domain(name) if KINDS[self.kind] == DOMAIN else folded_name(name))
+        return fold(ascii_domain(name) if KINDS.get(self.kind) == DOMAIN else folded_name(name))
 
 
 class ClientTerm(Term):
@@ -126,6 +128,16 @@ class Key:
         self.terms = tuple(terms)
         self.is_combination = is_combination
         self._kind = "+".join(term.kind for term in terms)
+
+    @property
+    def asks_facts(self) -> bool:
+        """Whether more than Postfix's attributes is looked at for it."""
+        return any(term.name.startswith("$") for term in self.terms)
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """All attributes of a request that it looks at, if only to ask a table about them."""
+        return frozenset(attribute_in(term.name) for term in self.terms)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -210,8 +222,10 @@ def _client_in(read: Callable[[str], str], request: Request) -> str:
     return read(text) if len(text) <= MOST_ADDRESS else ""
 
 
-def parse_key(text: str, ipv6_prefix: int) -> Key:
+def parse_key(text: str, ipv6_prefix: int, tables: Mapping[str, Table] | None = None) -> Key:
     """The key that ``text`` writes; IPv6 clients without a length of their own are known by ``ipv6_prefix`` bits.
+
+    ``tables`` are asked by name; one that is not among them is silent.
 
     Raises WrongKey.
     """
@@ -223,21 +237,31 @@ def parse_key(text: str, ipv6_prefix: int) -> Key:
         raise WrongKey(f"at most {MOST_TERMS} terms, each once", text)
     if "server" in names and (is_combination or names[-1] != "server"):
         raise WrongKey("server by itself, or as the last alternative: it is never empty", text)
-    return Key(text, [_term(name, ipv6_prefix) for name in names], is_combination=is_combination)
+    return Key(text, [_term(name, ipv6_prefix, tables or {}) for name in names], is_combination=is_combination)
 
 
-def _term(name: str, ipv6_prefix: int) -> Term:
+def _term(name: str, ipv6_prefix: int, tables: Mapping[str, Table]) -> Term:
     client = _CLIENT.fullmatch(name)
     if client is not None:
         ipv4, ipv6 = (int(client[1]), int(client[2])) if client[1] else (32, ipv6_prefix)
         if not (1 <= ipv4 <= 32 and 1 <= ipv6 <= 128):
             raise WrongKey("lengths from 1 to 32 and from 1 to 128 bits, as in client_address/24/56", name)
         return ClientTerm(name, ipv4, ipv6)
+    asked = table_and_attribute(name)
+    if asked is not None:
+        table, attribute = asked
+        if attribute not in ATTRIBUTES:
+            raise WrongKey("an attribute between the parentheses, as in $customer(sasl_domain)", attribute)
+        return Term(name, f"${table}", partial(_folded, reader_of(name, tables)))
     if name not in TERMS:
         raise WrongKey(EXPECTED, name)
     if name == "server":
         return Term(name, "server", lambda _request: "")
-    read = reader(name)
+    read = reader_of(name, tables)
     if name.endswith("_domain"):
         return Term(name, TERMS[name], lambda request: fold(read(request)))
-    return Term(name, TERMS[name], lambda request: fold(folded_name(read(request))))
+    return Term(name, TERMS[name], partial(_folded, read))
+
+
+def _folded(read: Callable[[Request], str], request: Request) -> str:
+    return fold(folded_name(read(request)))

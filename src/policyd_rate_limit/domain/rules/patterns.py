@@ -1,8 +1,9 @@
 """Patterns: what an administrator writes for one value, or for many.
 
 Exact (``alice``), glob (``*@example.org``), ``/regular expression/``, CIDR for addresses, ``22:00-06:00`` for the time
-of day, ``""`` for what is empty. Names compare without regard to case, domains in their ASCII form, addresses as
-addresses.
+of day, ``<7d`` and ``>30d`` for the age of a date, ``""`` for what is empty, ``$table`` for what is in a table,
+``$table=text`` for what a table says that of. Names compare without regard to case, domains in their ASCII form,
+addresses as addresses.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.identity import MOST_ADDRESS, MOST_NAME, Network, parse_address, parse_network
 from policyd_rate_limit.domain.identity import fold as bounded
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, TIME, ascii_domain, folded_name
+from policyd_rate_limit.domain.limits import parse_period
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, TIME, VALUE, ascii_domain, folded_name
+from policyd_rate_limit.domain.rules.facts import NO_FACTS
+from policyd_rate_limit.domain.rules.tables import Silent, moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from policyd_rate_limit.domain.rules.facts import Facts
+    from policyd_rate_limit.domain.rules.tables import Table
 
 LONGEST_PATTERN: Final = 1000
 """The most characters of one pattern."""
@@ -35,9 +42,12 @@ REMEMBERED_ADDRESSES: Final = 16_384
 """The most addresses of which one list remembers what they match, some 200 bytes each."""
 
 EXACT, GLOB, EXPRESSION, NETWORK, HOURS = "exact", "glob", "expression", "network", "hours"
+AGE, TABLE, LIMITS_OF_TABLE = "age", "table", "limits of table"
 
 _HOURS: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9]) ?- ?([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _DAY: Final = 24 * 60
+_AGE: Final = re.compile(r"([<>]) ?([1-9][0-9]{0,5} ?[smhdw])")
+_TABLE: Final = re.compile(r"\$([a-z][a-z0-9_-]*)(?:=(.*))?", re.DOTALL)
 # What an expression consists of, as far as it says what is repeated: characters, classes of them, parentheses, signs.
 _TOKENS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{[0-9]*,[0-9]*\}|.", re.DOTALL)
 
@@ -54,8 +64,10 @@ class PatternError(ValueError):
 class Pattern(NamedTuple):
     """One pattern: its ``text`` as it is written, how it is compared (:data:`EXACT` and so on), and with what.
 
-    ``exact``: the folded value or glob. ``network``: that of a pattern of addresses. ``hours``:
-    the first minute of the day, and the one after the last.
+    ``exact``: the folded value or glob, or what a table has to say. ``network``: that of a pattern of addresses.
+    ``hours``: the first minute of the day, and the one after the last. ``age``: in seconds, negative where a date has
+    to be younger. ``table``: the name of one; with ``says`` it has to say ``exact`` of a value, otherwise anything, or
+    limits, where those are the table's.
     """
 
     text: str
@@ -63,6 +75,9 @@ class Pattern(NamedTuple):
     exact: str = ""
     network: Network | None = None
     hours: tuple[int, int] = (0, 0)
+    age: int = 0
+    table: str = ""
+    says: bool = False
 
 
 def parse_pattern(text: str, kind: str) -> Pattern:
@@ -72,8 +87,13 @@ def parse_pattern(text: str, kind: str) -> Pattern:
     """
     if len(text) > LONGEST_PATTERN:
         raise PatternError(f"a pattern of at most {LONGEST_PATTERN} characters", text)
+    if text.startswith("$"):
+        return _parse_table(text)
     if kind == TIME:
         return _parse_hours(text)
+    if kind == VALUE and (age := _AGE.fullmatch(text)) is not None:
+        seconds = parse_period(age[2].replace(" ", ""))
+        return Pattern(text, AGE, age=-seconds if age[1] == "<" else seconds)
     if not text:
         return Pattern(text, EXACT)
     if len(text) > 2 and text[0] == text[-1] == "/":
@@ -90,6 +110,11 @@ def parse_pattern(text: str, kind: str) -> Pattern:
 def fold(value: str, kind: str) -> str:
     """``value`` as all its spellings are that are equal for a ``kind``."""
     return ascii_domain(value) if kind == DOMAIN else folded_name(value)
+
+
+def asks_facts(pattern: Pattern) -> bool:
+    """Whether it depends on what is known beside a value whether that matches."""
+    return pattern.how in (AGE, TABLE, LIMITS_OF_TABLE)
 
 
 def may_take_long(pattern: Pattern) -> bool:
@@ -217,11 +242,21 @@ class Patterns:
     """Patterns in an order, for values of one ``kind``: which of them is the first that a value matches.
 
     Exact ones are looked up, networks by each length that there is, and only globs and expressions are tried in their
-    order. They see a value as :func:`fold` has it, an address as RFC 5952 writes it.
+    order. They see a value as :func:`fold` has it, an address as RFC 5952 writes it. What ``tables`` say, by name, is
+    asked for where no pattern before matches; a table that is not among them is silent. ``are_limits`` says of a text
+    whether a table may give it as limits.
     """
 
-    def __init__(self, patterns: Iterable[Pattern], kind: str) -> None:
+    def __init__(
+        self,
+        patterns: Iterable[Pattern],
+        kind: str,
+        tables: Mapping[str, Table] | None = None,
+        are_limits: Callable[[str], bool] | None = None,
+    ) -> None:
         self._kind = kind
+        self._of_facts: list[tuple[int, Pattern, Table | None]] = []
+        self._are_limits = are_limits
         self._exact: dict[str, int] = {}
         self._tried = _Tried()
         self._networks = _Networks(self._tried)
@@ -236,13 +271,23 @@ class Patterns:
                 self._hours.append((index, *pattern.hours))
             elif pattern.how == GLOB:
                 self._tried.add_glob(index, pattern)
+            elif pattern.how == AGE:
+                self._of_facts.append((index, pattern, None))
+            elif pattern.how in (TABLE, LIMITS_OF_TABLE):
+                table = (tables or {}).get(pattern.table) or Silent(pattern.table)
+                table.prepare(kind)
+                self._of_facts.append((index, pattern, table))
             else:
                 self._tried.add_expression(index, pattern)
         # Addresses come again and again, and reading one takes ten times as long as all the rest.
         self._of_address = lru_cache(REMEMBERED_ADDRESSES)(self._networks.first_of_text)
 
-    def first(self, value: str) -> int:
-        """The index of the first pattern that ``value`` matches; -1: it matches none."""
+    def first(self, value: str, facts: Facts = NO_FACTS) -> int:
+        """The index of the first pattern that ``value`` matches, as far as ``facts`` are known; -1: it matches none."""
+        found = self._first_by_itself(value)
+        return self._first_by_facts(value, found, facts) if self._of_facts else found
+
+    def _first_by_itself(self, value: str) -> int:
         kind = self._kind
         if kind == TIME:
             return self._first_hours(value)
@@ -251,9 +296,30 @@ class Patterns:
         folded = fold(value, kind)
         return self._tried.first(folded, self._exact.get(_known_as(folded), -1))
 
-    def first_network(self, network: Network) -> int:
-        """The index of the first pattern that all of ``network`` matches; -1: none does."""
-        return self._networks.first(network)
+    def first_network(self, network: Network, facts: Facts = NO_FACTS) -> int:
+        """The index of the first pattern that all of ``network`` matches, as far as ``facts`` are known; -1: none."""
+        found = self._networks.first(network)
+        return self._first_by_facts(str(network), found, facts) if self._of_facts else found
+
+    def _first_by_facts(self, value: str, before: int, facts: Facts) -> int:
+        """The first pattern that ``value`` matches, where the first that matches by itself is ``before``; -1: none."""
+        for index, pattern, table in self._of_facts:
+            if 0 <= before < index:
+                return before
+            if table is None:
+                if _is_of_age(value, pattern.age, facts.now):
+                    return index
+            elif value:
+                said = table.find(value, self._kind, facts)
+                if said is not None and self._is_meant(pattern, said):
+                    return index
+        return before
+
+    def _is_meant(self, pattern: Pattern, said: str) -> bool:
+        """Whether ``pattern`` matches what its table says."""
+        if pattern.says:
+            return folded_name(said) == pattern.exact
+        return pattern.how == TABLE or self._are_limits is None or self._are_limits(said)
 
     def _first_hours(self, value: str) -> int:
         minute = int(value[:2]) * 60 + int(value[3:5])
@@ -263,9 +329,24 @@ class Patterns:
         return -1
 
 
+def _is_of_age(value: str, age: int, now: float) -> bool:
+    """Whether the date ``value`` is more than ``age`` seconds before ``now``, or less where that is negative."""
+    moment = moment_of(value)
+    if moment is None:
+        return False
+    return now - moment < -age if age < 0 else now - moment > age
+
+
 def _known_as(folded: str) -> str:
     """What stands for ``folded`` in an id: long ones are shortened there."""
     return folded if len(folded) <= MOST_NAME else bounded(folded)
+
+
+def _parse_table(text: str) -> Pattern:
+    match = _TABLE.fullmatch(text)
+    if match is None:
+        raise PatternError("a table such as $staff or $plan=business; a value that begins with $ is /^\\$.../", text)
+    return Pattern(text, TABLE, folded_name(match[2] or ""), table=match[1], says=match[2] is not None)
 
 
 def _parse_hours(text: str) -> Pattern:

@@ -1,6 +1,6 @@
-"""The limits of single ids from the database: ``sql_limits_by_id``.
+"""What tables in a database say of ids, remembered for a while.
 
-The event loop asks; a thread of its own, over a connection of its own, looks up what is not in the cache. So a query
+The event loop asks; a thread of its own, over a connection of its own, looks up what is not in the cache. So a table
 that is slow or fails holds up nobody for longer than ``db_timeout``, and the store thread not at all. What was known
 of an id is then used on, however old.
 """
@@ -13,9 +13,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
-from policyd_rate_limit.domain.limits import Limits, longest_of, parse_limits, parse_limits_text, tolerated_limits
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreError
 
@@ -23,9 +22,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-MOST_IDS = 65_536  # whose limits are remembered
+MOST_IDS = 65_536  # of which is remembered what a table says
 RETRY_SECONDS = 5.0  # during which a lookup that failed is not retried
 IDLE_SECONDS = 30.0  # after which the connection is closed: a firewall may forget it, a server may end it
+
+V = TypeVar("V")
+_LONGEST_THREAD = 15  # characters of a name that Linux keeps
 
 _logger = logging.getLogger(__name__)
 
@@ -39,10 +41,10 @@ class QueryFailed(StoreError):
 
 
 class Lookup(Protocol):
-    """The query, over a connection that is made when it is needed. Every method blocks; one thread at a time."""
+    """The table, over a connection that is made when it is needed. Every method blocks; one thread at a time."""
 
     def first_column(self, identifier: str) -> object:
-        """The first column of the first row for ``identifier``, None when there is no row.
+        """What it says of ``identifier``: the first column of the first row; None when there is none.
 
         :raises Unreachable: no answer in time; another try makes a new connection.
         :raises QueryFailed: the database refuses the query.
@@ -52,18 +54,18 @@ class Lookup(Protocol):
         """Let go of the connection. Never raises."""
 
 
-def look_up(lookup: Lookup, ids: Iterable[str]) -> Limits | None:
-    """The limits of the first of ``ids`` that has any; None: none has.
+def look_up(lookup: Lookup, ids: Iterable[str], read: Callable[[object], V]) -> V | None:
+    """What the table says of the first of ``ids`` of which it says anything, as ``read`` has it; None: of none.
 
     :raises Unreachable: as :meth:`Lookup.first_column`.
     :raises QueryFailed: likewise.
-    :raises ValueError: what the database holds are no limits.
+    :raises ValueError: ``read`` cannot use what the table holds.
     """
     for identifier in ids:
         if _is_text(identifier):
             value = lookup.first_column(identifier)
             if value is not None:
-                return _limits(value)
+                return read(value)
     return None
 
 
@@ -75,66 +77,62 @@ def _is_text(identifier: str) -> bool:
         return False
 
 
-def _limits(value: object) -> Limits:
-    """Limits as a column holds them: text, or a list where the column is an array or JSON."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        value = bytes(value).decode()
-    if isinstance(value, str):
-        return parse_limits_text(value, tolerant=True)
-    return parse_limits(tolerated_limits(value)[0])
+class Known(NamedTuple, Generic[V]):
+    """What is known of an id ``until`` a time of the clock; ``said`` None: the table says nothing of it."""
 
-
-class _Known(NamedTuple):
-    """What is known of an id ``until`` a time of the clock; ``limits`` None: the table says nothing of it."""
-
-    limits: Limits | None
+    said: V | None
     until: float
 
 
-class _InFlight:
+class _InFlight(Generic[V]):
     """A lookup that has no result yet, and who waits for it. ``over``: nobody waits any more."""
 
-    def __init__(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def __init__(self, ids: tuple[str, ...], done: Callable[[V | None], None]) -> None:
         self.ids = ids
         self.waiting = [done]
         self.over = False
         self.timer: asyncio.TimerHandle | None = None
 
 
-class SqlLimits:
-    """The limits that the table gives to ids.
+class LookupCache(Generic[V]):
+    """What a table says of ids, as far as it is known; what is not is looked up.
 
-    ``ttl``: seconds for which a result is used, ``timeout``: for which anybody waits for one. ``longest`` is the
-    longest window of the configuration (seconds), ``need`` is told of every longer one before it is used. ``may_log``
-    bounds how often something may be logged, by its key: whether to, and how often it was not. ``clock`` is a monotonic
-    one, in seconds.
+    ``read`` makes what is used of what the table holds, and raises ValueError where that is wrong. ``name``: of the
+    table, for the log; ``meanwhile``: what holds for ids of which nothing is known, for the log. ``ttl``: seconds for
+    which a result is used, ``timeout``: for which anybody waits for one. ``heed`` is told of each result before it is
+    used. ``may_log`` bounds how often something may be logged, by its key: whether to, and how often it was not.
+    ``clock`` is a monotonic one, in seconds.
     """
 
     def __init__(
         self,
         lookup: Lookup,
+        read: Callable[[object], V],
         *,
+        name: str,
+        meanwhile: str,
         ttl: float,
         timeout: float,
-        longest: int,
-        need: Callable[[int], None],
         may_log: Callable[[str], tuple[bool, int]],
+        heed: Callable[[V], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lookup = lookup
+        self._read = read
+        self._name = name
+        self._meanwhile = meanwhile
         self._ttl = ttl
         self._timeout = timeout
-        self._longest = longest
-        self._need = need
         self._may_log = may_log
+        self._heed = heed
         self._clock = clock
-        self._known: OrderedDict[tuple[str, ...], _Known] = OrderedDict()
-        self._in_flight: dict[tuple[str, ...], _InFlight] = {}
+        self._known: OrderedDict[tuple[str, ...], Known[V]] = OrderedDict()
+        self._in_flight: dict[tuple[str, ...], _InFlight[V]] = {}
         self._paused_until = 0.0
         self._failing = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="sql-limits", daemon=True)
+        self._queue: queue.SimpleQueue[_InFlight[V] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name[:_LONGEST_THREAD], daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread; nothing is connected before somebody asks."""
@@ -142,36 +140,35 @@ class SqlLimits:
         self._paused_until = self._clock()
         self._thread.start()
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
-        """Have ``done`` called, at once or later, with the limits of the first of ``ids`` that has any.
+    def known(self, ids: tuple[str, ...]) -> Known[V] | None:
+        """What is known of ``ids`` and is not too old; None: it has to be asked for."""
+        known = self._known.get(ids)
+        if known is None:
+            return None
+        self._known.move_to_end(ids)
+        return known if self._clock() < known.until else None
 
-        With None where those of the configuration are to be used. All of this happens in the event loop.
+    def ask(self, ids: tuple[str, ...], done: Callable[[V | None], None]) -> None:
+        """Have ``done`` called, at once or later, with what is said of the first of ``ids`` of which anything is.
+
+        With None where nothing is. All of this happens in the event loop.
         """
         now = self._clock()
-        known = self._known.get(ids)
+        known = self.known(ids)
         if known is not None:
-            self._known.move_to_end(ids)
-            if now < known.until:
-                done(known.limits)
-                return
+            done(known.said)
+            return
+        known = self._known.get(ids)
         in_flight = self._in_flight.get(ids)
         if in_flight is not None:
             in_flight.waiting.append(done)
         elif now < self._paused_until:
-            done(known.limits if known else None)
+            done(known.said if known else None)
         else:
             assert self._loop is not None  # noqa: S101 - start() has been called
             in_flight = self._in_flight[ids] = _InFlight(ids, done)
             in_flight.timer = self._loop.call_later(self._timeout, self._take_too_long)
             self._queue.put(in_flight)
-
-    @property
-    def keep_seconds(self) -> int:
-        """As far as any limits look back that were ever seen: the table may give an id others at any time.
-
-        And it may be out of reach for a while.
-        """
-        return self._longest
 
     async def stop(self) -> None:
         """End the thread, and close the connection."""
@@ -191,16 +188,16 @@ class SqlLimits:
                 break
             if in_flight.over:
                 continue
-            result: Limits | Exception | None
+            result: V | Exception | None
             try:
-                result = look_up(self._lookup, in_flight.ids)
+                result = look_up(self._lookup, in_flight.ids, self._read)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
                 result = error
             with contextlib.suppress(RuntimeError):  # the loop has ended without waiting for this
                 self._loop.call_soon_threadsafe(self._deliver, in_flight, result)
         self._lookup.close()
 
-    def _deliver(self, in_flight: _InFlight, result: Limits | Exception | None) -> None:
+    def _deliver(self, in_flight: _InFlight[V], result: V | Exception | None) -> None:
         """Take what the thread has found."""
         if isinstance(result, Unreachable):
             if not in_flight.over:
@@ -214,8 +211,9 @@ class SqlLimits:
         else:
             if self._failing:
                 self._failing = False
-                _logger.warning("sql_limits_by_id works again")
-            self._heed(result or ())
+                _logger.warning("%s works again", self._name)
+            if result is not None and self._heed is not None:
+                self._heed(result)
             self._remember(in_flight.ids, result, self._ttl)
             self._answer(in_flight, result)
 
@@ -229,15 +227,15 @@ class SqlLimits:
         for in_flight in list(self._in_flight.values()):
             self._fail(in_flight)
 
-    def _fail(self, in_flight: _InFlight) -> None:
+    def _fail(self, in_flight: _InFlight[V]) -> None:
         """Go on with what was known last."""
         if not in_flight.over:
             known = self._known.get(in_flight.ids)
-            limits = known.limits if known else None
-            self._remember(in_flight.ids, limits, RETRY_SECONDS)
-            self._answer(in_flight, limits)
+            said = known.said if known else None
+            self._remember(in_flight.ids, said, RETRY_SECONDS)
+            self._answer(in_flight, said)
 
-    def _answer(self, in_flight: _InFlight, limits: Limits | None) -> None:
+    def _answer(self, in_flight: _InFlight[V], said: V | None) -> None:
         if in_flight.over:  # a late result is good for the next one
             return
         in_flight.over = True
@@ -246,35 +244,29 @@ class SqlLimits:
             in_flight.timer.cancel()
         for done in in_flight.waiting:
             try:
-                done(limits)
+                done(said)
             except Exception:
                 # The others wait for their answers all the same.
-                _logger.exception("limits could not be delivered")
+                _logger.exception("what %s says could not be delivered", self._name)
 
-    def _remember(self, ids: tuple[str, ...], limits: Limits | None, seconds: float) -> None:
-        self._known[ids] = _Known(limits, self._clock() + seconds)
+    def _remember(self, ids: tuple[str, ...], said: V | None, seconds: float) -> None:
+        self._known[ids] = Known(said, self._clock() + seconds)
         self._known.move_to_end(ids)
         if len(self._known) > MOST_IDS:
             self._known.popitem(last=False)
-
-    def _heed(self, limits: Limits) -> None:
-        """Have the store read back as far as ``limits`` look."""
-        longest = longest_of(limits)
-        if longest > self._longest:
-            self._longest = longest
-            self._need(longest)
 
     def _say_failure(self, error: Exception) -> None:
         if not self._failing and self._may_log("failing")[0]:
             self._failing = True
             _logger.warning(
-                "sql_limits_by_id fails: %s; until it works again, ids have the limits that were known last, else "
-                "those of the configuration",
+                "%s fails: %s; until it works again, what it said last is used, else %s",
+                self._name,
                 f"{type(error).__name__}: {error}" if not isinstance(error, StoreError) else error,
+                self._meanwhile,
             )
 
     def _warn_of(self, ids: tuple[str, ...], error: ValueError) -> None:
         log_it, suppressed = self._may_log(f"id {ids[0]}")
         if log_it:
             more = f" ({quantity(suppressed, 'more time')} since the last such line)" if suppressed else ""
-            _logger.warning("sql_limits_by_id for %r: %s; it does not count%s", ids[0], error, more)
+            _logger.warning("%s for %r: %s; it does not count%s", self._name, ids[0], error, more)

@@ -1,0 +1,85 @@
+"""A table in a database, as rules ask it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.domain.rules.facts import Answer, Source
+from policyd_rate_limit.tables.cache import LookupCache, look_up
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from policyd_rate_limit.tables.cache import Lookup
+
+LONGEST_TEXT = 1000
+"""The most characters of what a table says; more is nothing."""
+
+
+class CachedSource(Source):
+    """Says what ``lookup`` finds, for ``ttl`` seconds without asking again; see :class:`LookupCache`."""
+
+    def __init__(
+        self,
+        name: str,
+        lookup: Lookup,
+        *,
+        ttl: float,
+        timeout: float,
+        may_log: Callable[[str], tuple[bool, int]],
+    ) -> None:
+        super().__init__(name)
+        self._cache = LookupCache(
+            lookup,
+            text_of_column,
+            name=f"tables.{name}",
+            meanwhile="nothing is known",
+            ttl=ttl,
+            timeout=timeout,
+            may_log=may_log,
+        )
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread that asks; nothing is connected before somebody wants to know."""
+        self._cache.start(loop)
+
+    async def stop(self) -> None:
+        """End the thread, and close the connection."""
+        await self._cache.stop()
+
+    def known(self, value: str) -> Answer | None:
+        found = self._cache.known((value,))
+        return None if found is None else Answer(found.said)
+
+    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+        self._cache.ask((value,), done)
+
+
+class BlockingSource(Source):
+    """Asks ``lookup`` at once, for commands. What it raises is raised to whoever looks at a rule."""
+
+    def __init__(self, name: str, lookup: Lookup) -> None:
+        super().__init__(name)
+        self._lookup = lookup
+
+    def known(self, value: str) -> Answer:
+        return Answer(look_up(self._lookup, (value,), text_of_column))
+
+    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+        done(self.known(value).text)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._lookup.close()
+
+
+def text_of_column(value: object) -> str:
+    """What a column holds, as text: a date in ISO 8601. Raises ValueError where it is no text, or a long one."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = bytes(value).decode()
+    text = value.isoformat() if isinstance(value, date) else str(value)
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"expected at most {LONGEST_TEXT} characters, found {len(text)}")
+    return text
