@@ -113,7 +113,7 @@ class Rule:
 
     def counter(self, key: str) -> str:
         """The name of the counter of ``key``; text that a client has chosen comes last."""
-        return self.prefix + key if self.prefix else key
+        return self.prefix + key
 
     def charged(self, request: Request) -> Charged | None:
         """Whom ``request`` charges; None: the rule does not apply to it."""

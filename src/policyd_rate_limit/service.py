@@ -195,7 +195,7 @@ class Service(PolicyService):
             charged = rule.charged(request) if rule.is_conditional else rule.subjects.charged(request)
             if charged is None:
                 continue
-            counter = rule.counter(charged.key)
+            counter = rule.prefix + charged.key
             limits = charged.limits
             sql_limits = rule.sql_limits
             keep = rule.subjects.keep_seconds if rule.asks_facts else 0

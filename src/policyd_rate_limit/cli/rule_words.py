@@ -10,8 +10,9 @@ from policyd_rate_limit.domain.limits import SUFFIXES, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
 from policyd_rate_limit.domain.rules.keys import ClientTerm
-from policyd_rate_limit.domain.rules.patterns import EXPRESSION, GLOB, HOURS
+from policyd_rate_limit.domain.rules.patterns import AGE, EXPRESSION, GLOB, HOURS, LIMITS_OF_TABLE
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
+from policyd_rate_limit.domain.rules.tables import table_and_attribute
 from policyd_rate_limit.postfix.actions import holds
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ def written_pattern(pattern: Pattern) -> str:
     text = pattern.text
     if not text:
         return "is empty"
+    if pattern.how == AGE:
+        return f"is a date {'less' if pattern.age < 0 else 'more'} than {text[1:].strip()} ago"
+    if pattern.table:
+        return f"is {pattern.exact} in ${pattern.table}" if pattern.says else f"is in {text}"
     if pattern.how == HOURS:
         begin, end = (part.strip() for part in text.split("-"))
         return f"is between {begin} and {end}"
@@ -120,7 +125,10 @@ def written_conditions(conditions: Sequence[Condition]) -> str:
 
 def written_term(term: Term) -> str:
     """What a term of a key is: ``domain of the SASL user``."""
-    return f"client {_client(term)}" if isinstance(term, ClientTerm) else _PARTS[term.name]
+    if isinstance(term, ClientTerm):
+        return f"client {_client(term)}"
+    found = table_and_attribute(term.name)
+    return _PARTS[term.name] if found is None else f"text that ${found[0]} has for its {found[1]}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
@@ -144,7 +152,12 @@ def _subjects(rule: Rule, settings: Settings) -> list[str]:
     key = subjects.key
     found = [f"{_whom(key)} {_may(key, rule.unit, subjects.limits)}."]
     if subjects.overrides:
-        others = [f"{_shown_pattern(pattern)} {_numbers(limits, rule.unit)}" for pattern, limits in subjects.overrides]
+        others = [
+            f"what {pattern.text} says"
+            if pattern.how == LIMITS_OF_TABLE
+            else f"{_shown_pattern(pattern)} {_numbers(limits, rule.unit)}"
+            for pattern, limits in subjects.overrides
+        ]
         first = ", of which the first that matches counts" if len(others) > 1 else ""
         found.append(f"Other limits{first}: {_in_a_row(others)}.")
     without = _without(key)
@@ -185,9 +198,14 @@ def _whom(key: Key) -> str:
         if isinstance(term, ClientTerm)
         else "all others together"
         if term.name == "server" and len(key.terms) > 1
-        else _EACH[term.name]
+        else _each(term)
         for term in key.terms
     )
+
+
+def _each(term: Term) -> str:
+    found = table_and_attribute(term.name)
+    return _EACH[term.name] if found is None else f"all of whose {found[1]} ${found[0]} says the same, together,"
 
 
 def _without(key: Key) -> str:
