@@ -570,3 +570,4 @@ def test_the_settings_of_version_1_have_no_key_of_their_own() -> None:
     assert (some.key_text, some.kinds) == ("", ())
     assert some.limits_of_key("user:alice") == some.limits_and_setting("user:alice")[0]
     assert not some.asks_facts
+    assert some.keep_seconds == 0
