@@ -56,7 +56,7 @@ def read_table(path: str, kinds: Sequence[str] = (), pause: Callable[[], object]
     """What the file at ``path`` lists.
 
     On a line stands an entry, and behind blanks what is said of it; lines that begin with # and empty ones say nothing.
-    One that can be no value of one of ``kinds`` is wrong. ``pause`` is called now and then. Raises CannotRead.
+    One that can be no value of any of ``kinds`` is wrong. ``pause`` is called now and then. Raises CannotRead.
     """
     text = _text(path)
     entries: list[tuple[str, str | None]] = []
@@ -81,12 +81,15 @@ def _fault(line: str, entry: str, kinds: Sequence[str]) -> str | None:
     """What is wrong with a line that begins with ``entry``; None: nothing is."""
     if len(line) > LONGEST_LINE:
         return f"expected at most {LONGEST_LINE} characters, found {len(line)}"
+    fault = None
     for kind in kinds:
         try:
             parse_entry(entry, kind)
         except PatternError as error:
-            return f"expected {error.expected}, found {shown(entry)}"
-    return None
+            fault = f"expected {error.expected}, found {shown(entry)}"
+        else:
+            return None
+    return fault
 
 
 def _text(path: str) -> str:
