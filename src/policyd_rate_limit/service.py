@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
-from policyd_rate_limit.domain.counter import rule_and_key
+from policyd_rate_limit.domain.counter import kind_of, rule_and_key
 from policyd_rate_limit.domain.counting import Repetitions, mail_id
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
 from policyd_rate_limit.domain.identity import id_of_key
@@ -431,7 +431,7 @@ class _Asked(Waiting):
             usage = next((one for one in usages if one.counter == counter and one.limit == limit), None)
             key = rule_and_key(counter)[1]
             text = action.fill(
-                self.request, rule.name, id_of_key(key) or rule.name, limit, usage, self._service.clock()
+                self.request, rule.name, id_of_key(key) or kind_of(counter), limit, usage, self._service.clock()
             )
         else:
             text = action.action

@@ -22,7 +22,7 @@ from support.daemon import connect, free_port
 from support.programs import require
 
 PASSWORD = "correct horse"
-USERS = ("alice", "bob", "carol")
+USERS = ("alice", "bob", "carol", "x", "z", "a|b", "../", "$plan=business", "default|user", "x" * 400)
 START_SECONDS = 30.0
 
 MAIN_CF = """\
@@ -75,6 +75,7 @@ log_path = {root}/dovecot.log
 protocols =
 ssl = no
 auth_mechanisms = plain login
+auth_username_chars =
 service auth {{
   unix_listener {root}/queue/private/auth {{
     mode = 0600
