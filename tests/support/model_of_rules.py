@@ -368,7 +368,7 @@ class Model:
         period = f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
         values = {
             "rule": one.rule.name,
-            "key": one.name or one.rule.name,
+            "key": one.name or "server",
             "limit": f"{bound.maximum}/{period}",
             "maximum": bound.maximum,
             "period": period,
