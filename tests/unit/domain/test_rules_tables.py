@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -156,6 +157,28 @@ def test_other_entries_take_their_place_at_once_for_all_kinds() -> None:
     assert len(pauses) >= 4
 
 
+def test_a_kind_that_is_asked_about_while_other_entries_take_their_place_is_not_lost() -> None:
+    """A reload makes rules of a file that is just read anew, each in a thread of its own."""
+    waiting, going_on = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            waiting.set()
+            going_on.wait(20)
+
+    table = Listed("t", [("192.0.2.1", "before")], pause)
+    table.prepare(NAME)
+    changing = threading.Thread(target=table.replace, args=([("192.0.2.1", "after")],))
+    changing.start()
+    assert waiting.wait(20)
+    preparing = threading.Thread(target=table.prepare, args=(ADDRESS,))
+    preparing.start()
+    going_on.set()
+    for thread in (changing, preparing):
+        thread.join(20)
+    assert [table.find("192.0.2.1", kind, NO_FACTS) for kind in (NAME, ADDRESS)] == ["after"] * 2
+
+
 @pytest.mark.parametrize("text", ["", "$other", "$other=x"])
 def test_what_is_no_entry(text: str) -> None:
     with pytest.raises(PatternError):
@@ -215,6 +238,11 @@ def test_what_is_known_of_a_value_stays_the_same_for_a_request() -> None:
 def test_whoever_may_not_ask_keeps_no_questions() -> None:
     assert NO_FACTS.said(Far({"a": "x"}), "a") is None
     assert NO_FACTS.questions == []
+    rows = {"a": "x"}
+    source = Far(rows, remembered=True)
+    assert NO_FACTS.said(source, "a") == "x"
+    rows["a"] = "y"  # and no answers, which would be old ones soon
+    assert NO_FACTS.said(source, "a") == "y"
 
 
 # Patterns

@@ -85,10 +85,12 @@ class Facts:
         if question in self._answers:
             return self._answers[question]
         answer = source.known(value)
+        if not self._may_ask:  # nor keep anything
+            return None if answer is None else answer.text
         if answer is not None:
             self._answers[question] = answer.text
             return answer.text
-        if self._may_ask and question not in self.questions:
+        if question not in self.questions:
             self.questions.append(question)
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.identity import IDS_AT_ONCE, parse_network
@@ -37,6 +38,8 @@ class Listed(Table):
         self._entries = entries
         self._pause = pause
         self._by_kind: dict[str, _Compared] = {}
+        # Whoever makes other rules and whoever reads a file anew are two threads; who finds waits for neither.
+        self._changing = threading.Lock()
 
     @property
     def entries(self) -> Sequence[tuple[str, str | None]]:
@@ -49,17 +52,19 @@ class Listed(Table):
         return tuple(self._by_kind)
 
     def prepare(self, kind: str) -> None:
-        if kind not in self._by_kind:
-            self._by_kind[kind] = _Compared(self._entries, kind, self._pause)
+        with self._changing:
+            if kind not in self._by_kind:
+                self._by_kind[kind] = _Compared(self._entries, kind, self._pause)
 
     def find(self, value: str, kind: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need them
         return self._by_kind[kind].find(value)
 
     def replace(self, entries: Sequence[tuple[str, str | None]]) -> None:
         """Say what ``entries`` say from now on; another thread may ask meanwhile."""
-        by_kind = {kind: _Compared(entries, kind, self._pause) for kind in self._by_kind}
-        self._entries = entries
-        self._by_kind = by_kind
+        with self._changing:
+            by_kind = {kind: _Compared(entries, kind, self._pause) for kind in self._by_kind}
+            self._entries = entries
+            self._by_kind = by_kind
 
 
 class _Compared:
