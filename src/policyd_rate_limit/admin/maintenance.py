@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import limits_of_counter
 from policyd_rate_limit.backends.tables import TablesForCommands
+from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.errors import SystemRefusal
+from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.storage import copying
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
@@ -19,12 +22,15 @@ from policyd_rate_limit.system import accounts
 from policyd_rate_limit.tables.countries import asks_for_countries, open_countries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.policy import Rule
     from policyd_rate_limit.storage.copying import Copied
     from policyd_rate_limit.storage.record import Record
+    from policyd_rate_limit.tables.cache import Lookup
 
 CLEAN_PATIENCE = 30.0  # seconds that --clean waits for the daemons
 
@@ -67,14 +73,28 @@ def clean(settings: Settings) -> int:
 def delete_old_records(settings: Settings) -> int:
     """What :func:`clean` does once this process is who it should be."""
     backend = backend_of(settings)
-    store = backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
+    subjects = make_subjects(settings)
+    store = backend.make_store(subjects, Memory(Ledger(settings.max_ids), time.time))
     lookup = backend.make_lookup()
+    tables = TablesForCommands(settings, backend)
+    rules = [rule for rule in make_rules(settings, subjects, None, tables=tables.by_name) if rule.asks_facts]
+    tables.read()
     try:
-        return store.clean(CLEAN_PATIENCE, partial(limits_of_counter, lookup) if lookup else None)
+        limits_of = partial(_limits_of, lookup, {rule.prefix: rule for rule in rules})
+        return store.clean(CLEAN_PATIENCE, limits_of if lookup or rules else None)
     finally:
         store.close()
+        tables.close()
         if lookup is not None:
             lookup.close()
+
+
+def _limits_of(lookup: Lookup | None, asking: Mapping[str, Rule], counter: str) -> Limits | None:
+    """The limits that tables give to ``counter``; ``asking``: the rules that ask any, by their prefixes."""
+    prefix, key = prefix_and_key(counter)
+    if prefix in asking:
+        return asking[prefix].subjects.limits_of_key(key, Facts(time.time()))
+    return limits_of_counter(lookup, counter) if lookup is not None and not prefix else None
 
 
 def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 1000
 """The most characters of what a table says; more is nothing."""
+
+_logger = logging.getLogger(__name__)
 
 
 class CachedSource(Source):
@@ -65,7 +68,11 @@ class BlockingSource(Source):
         self._lookup = lookup
 
     def known(self, value: str) -> Answer:
-        return Answer(look_up(self._lookup, (value,), text_of_column))
+        try:
+            return Answer(look_up(self._lookup, (value,), text_of_column))
+        except ValueError as error:
+            _logger.warning("tables.%s for %r: %s; it does not count", self.name, value, error)
+            return Answer(None)
 
     def ask(self, value: str, done: Callable[[str | None], None]) -> None:
         done(self.known(value).text)
