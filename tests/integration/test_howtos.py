@@ -156,3 +156,44 @@ def test_a_recipe_for_containers(number: int, layout: Layout, tmp_path: Path) ->
 
 def test_every_proposed_line_is_tried() -> None:
     assert [len(lines(page)) for page in ("ispconfig.md", "iredmail.md", "containers.md")] == [2, 2, 2]
+
+
+OWN = """\
+smtp inet n - y - - smtpd
+submission inet n - y - - smtpd
+  -o smtpd_sasl_auth_enable=yes
+  -o smtpd_client_restrictions=permit_sasl_authenticated,reject
+"""
+"""A master.cf to which the recipes for rules add something, at the end."""
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        ("web-servers.md", []),
+        ("from-postfwd.md", []),
+        ("from-rspamd.md", []),
+        ("universities.md", []),
+        ("inbound.md", ["after-permit"]),  # which the page speaks of
+        ("hosting-providers.md", []),
+    ],
+)
+def test_a_recipe_asks_at_each_stage_at_which_its_rules_count(page: str, found: list[str], tmp_path: Path) -> None:
+    text = (HOWTO / page).read_text()
+    configuration, others = configuration_and_lines(text)
+    main_cf = "\n".join(LINE.findall(others))
+    master_cf = OWN + "".join(f"{line}\n" for line in re.findall(r"^  -o .*$", others, re.MULTILINE))
+    postfix = configured(tmp_path, Layout("", master_cf), main_cf)
+    path = tmp_path / "policyd-rate-limit.yaml"
+    path.write_text(f"SOCKET: {tmp_path / 'queue' / 'ratelimit' / 'policy'}\n{configuration}")
+    settings_of_page = config.load(path).settings
+    hooks = Hooks(postfix, settings_of_page)
+    findings = [*hooks.examine(), *settings.examine_with(postfix, settings_of_page, hooks)]
+    assert sorted({one.check for one in findings if one.severity is not Severity.OK}) == found
+    assert all(f"`{check}`" in text for check in found)
+
+
+def configuration_and_lines(text: str) -> tuple[str, str]:
+    """The first configuration of a page, and all blocks of Postfix's files."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return next(block for kind, block in blocks if kind == "yaml"), "".join(block for kind, block in blocks if not kind)

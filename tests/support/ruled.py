@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.backends.tables import TablesForCommands
 from policyd_rate_limit.config.checking import check
 from policyd_rate_limit.config.yaml_file import read_yaml
 from policyd_rate_limit.domain.charge import Demand, Entry, Usage, Waiting
@@ -28,7 +30,10 @@ def policy_of(text: str, countries: Countries | None = None) -> Policy:
     """What a ``.yaml`` of this text says about each mail."""
     settings = check(read_yaml(textwrap.dedent(text), "x.yaml")).settings
     actions = Actions(settings.success_action, settings.fail_action, None, settings.block_action)
-    return make_policy(settings, make_subjects(settings), None, actions, countries=countries)
+    tables = TablesForCommands(settings, backend_of(settings))
+    policy = make_policy(settings, make_subjects(settings), None, actions, countries=countries, tables=tables.by_name)
+    tables.read()
+    return policy
 
 
 def request(stage: str = RCPT, instance: str = "1f3a.65", **attributes: str | int) -> Request:

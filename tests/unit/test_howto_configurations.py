@@ -6,12 +6,14 @@ import re
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from policyd_rate_limit.cli import main
+from policyd_rate_limit.tables.country_file import read_countries
 from support.mmdb import write_mmdb
-from support.ruled import Ruled
+from support.ruled import NOON, Ruled
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 PAGES = sorted(HOWTO.glob("*.md"))
@@ -131,3 +133,73 @@ def test_from_policyd_rate_guard() -> None:
         "defer_if_permit Rate limit reached: 1000 of 1000, next in 1d"
     ]
     assert service.admitted(1100, sasl_username="shop@example.org") == 1100
+
+
+def in_place(block: str, **tables: str) -> str:
+    """``block`` with what a database or a file holds written into it; each is YAML."""
+    for name, entries in tables.items():
+        block, count = re.subn(rf'(\b{name}: *)("sql:[^"]*"|file:[\w/.-]+)', rf"\1{entries}", block)
+        assert count == 1
+    return re.sub("^(backend|mysql_config): .*\n", "", block, flags=re.MULTILINE)
+
+
+def test_a_hosting_provider() -> None:
+    block = in_place(
+        blocks(HOWTO / "hosting-providers.md")[0],
+        plan="{boss@example.org: business, try@example.org: trial}",
+        customer="{one.example: Acme, two.example: acme}",
+        created=f"{{new@example.org: {int(NOON) - 6 * 86_400}, old@example.org: {int(NOON) - 8 * 86_400}}}",
+    )
+    service = Ruled(block)
+    users = ("any", "boss", "try", "new", "old")
+    admitted = {user: service.admitted(501, sasl_username=f"{user}@example.org") for user in users}
+    assert admitted == {"any": 100, "boss": 500, "try": 20, "new": 50, "old": 100}
+    assert service.mail(sasl_username="any@example.org") == [
+        "450 4.7.1 any@example.org: 100 of 100 recipients in 1h, next in 1h"
+    ]
+    assert service.mail(51, sasl_username="x@example.org")[-1] != "dunno"
+    for domain in ("one", "two", "three"):
+        assert service.admitted(3, sasl_username=f"a@{domain}.example") == 3
+    assert service.counted("customer|$customer:acme") == 6
+    assert service.admitted(3, sasl_username="") == 3
+    assert service.counted("machine|server:") == 770 + 50 + 9
+
+
+def test_a_university() -> None:
+    block = in_place(blocks(HOWTO / "universities.md")[0], staff='["*@physics.uni.example", /^prof-/]')
+    local = "b@cs.uni.example"
+    inside = {"client_address": "192.0.2.7", "recipient": local}
+    service = Ruled(block)
+    users = ("alice@uni.example", "x@physics.uni.example", "prof-y@uni.example", "mailman@uni.example")
+    assert [service.admitted(250, sasl_username=user, **inside) for user in users] == [50, 200, 200, 250]
+    assert service.admitted(40, sasl_username="b@uni.example", client_address="198.51.100.1", recipient=local) == 30
+    assert service.admitted(110, **{**inside, "sasl_username": ""}) == 100
+    outside: dict[str, Any] = {"client_address": "192.0.2.7", "sasl_username": "mailman@uni.example"}
+    assert service.admitted(301, recipient="a@example.net", **outside) == 300
+    assert service.mail(recipient="b@example.net", **outside)[0] == "hold"
+    assert service.admitted(1, recipient="b@uni.example", **outside) == 1
+
+
+def test_inbound() -> None:
+    block = in_place(blocks(HOWTO / "inbound.md")[0], partners="[203.0.113.0/24]")
+    mx: dict[str, Any] = {"policy_context": "mx", "sasl_username": ""}
+    service = Ruled(block)
+    assert [service.admitted(1, client_address=f"192.0.2.{n}", **mx) for n in range(61)] == [1] * 60 + [0]
+    assert service.mail(client_address="192.0.2.200", **mx) == [
+        "450 4.7.1 Too much mail from 192.0.2.0/24, retry in 60s"
+    ]
+    assert service.admitted(400, client_address="203.0.113.9", recipient="bob@example.org", **mx) == 400  # in shadow
+    assert service.admitted(70, client_address="192.0.2.9") == 70  # of users nothing is said
+    assert service.admitted(25, client_address="203.0.113.9", **{**mx, "sender": "", "recipient": "c@x.example"}) == 20
+
+
+def test_stolen_accounts(tmp_path: Path) -> None:
+    world = write_mmdb(tmp_path / "world.mmdb", {"192.0.2.0/24": "DE", "198.51.100.0/24": "BR"})
+    service = Ruled(blocks(HOWTO / "stolen-accounts.md")[0], countries=read_countries(str(world)))
+    assert service.admitted(35, client_address="192.0.2.1") == 35
+    assert service.admitted(35, client_address="10.0.0.1", sasl_username="bob") == 35
+    assert service.admitted(35, client_address="198.51.100.1", sasl_username="carol") == 30
+    answer = service.mail(client_address="198.51.100.1", sasl_username="carol")
+    assert answer == ["450 4.7.1 carol: unusual activity from BR, please call us"]
+    service.now += 13 * 3600  # at one o'clock
+    assert service.admitted(25, client_address="192.0.2.1", sasl_username="dave") == 20

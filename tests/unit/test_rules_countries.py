@@ -72,3 +72,14 @@ def test_a_reload_takes_countries_in_and_leaves_them_out(world: World) -> None:
     assert admitted(ruled, HOME) == [False]
     ruled.service.policy = world.ruled("  x: {key: sasl_username, limits: 0/1h, match: {country: de}}\n").service.policy
     assert admitted(ruled, HOME, ABROAD) == [False, True]
+
+
+def test_a_table_of_countries(world: World) -> None:
+    tables = "  near: {key: sasl_username, limits: 0/1h, match: {country: $union}}\ntables: {union: [at, DE]}\n"
+    assert admitted(world.ruled(tables), HOME, ABROAD, NOWHERE) == [False, True, True]
+    tables = "  far: {key: $region(country), limits: 1/1h}\ntables: {region: {DE: europe, 'NO': europe, US: america}}\n"
+    assert admitted(world.ruled(tables), HOME, ABROAD, *[NOWHERE] * 3) == [True, False, True, True, True]
+    tables = "  far: {key: country, limits: 9/1h, overrides: {$home: 1/1h}}\ntables: {home: [de]}\n"
+    assert admitted(world.ruled(tables), *[HOME] * 2, *[ABROAD] * 2) == [True, False, True, True]
+    tables = "  far: {key: sasl_username, limits: 0/1h, match: {$risk(country): high}}\ntables: {risk: {'no': high}}\n"
+    assert admitted(world.ruled(tables), HOME, ABROAD, NOWHERE) == [True, False, True]
