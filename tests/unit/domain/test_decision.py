@@ -28,6 +28,10 @@ def test_which_rule_charges() -> None:
     assert (decision.kind, decision.id, decision.rule) == ("user", "a|b", "person")
 
 
+def test_whoever_is_blocked_is_free_when_that_ends() -> None:
+    assert Decision(REQUEST, REFUSED, "user:alice", 1, blocked_for=3600).free_in == 3600
+
+
 @pytest.mark.parametrize(
     ("usages", "impossible", "seconds"),
     [((MINUTE, HOUR), False, 500), ((MINUTE, NEVER), False, None), ((MINUTE,), True, None), ((), False, None)],

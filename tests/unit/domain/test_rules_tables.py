@@ -235,6 +235,12 @@ def test_what_is_known_of_a_value_stays_the_same_for_a_request() -> None:
     assert Facts(NOW).said(source, "a") == "second"
 
 
+def test_what_two_rules_want_to_know_is_asked_once() -> None:
+    source, facts = Far({"a": "x"}), Facts(NOW)
+    assert [facts.said(source, value) for value in ("a", "b", "a")] == [None] * 3
+    assert facts.questions == [Question(source, "a"), Question(source, "b")]
+
+
 def test_whoever_may_not_ask_keeps_no_questions() -> None:
     assert NO_FACTS.said(Far({"a": "x"}), "a") is None
     assert NO_FACTS.questions == []
