@@ -13,6 +13,7 @@ import pytest
 from policyd_rate_limit.tables.countries import Countries
 from policyd_rate_limit.tables.country_file import read_countries
 from support.mmdb import BUILT, mmdb, write_mmdb
+from support.programs import require_root
 from support.wait import wait_until
 
 DAY = 86_400
@@ -102,8 +103,7 @@ def test_the_same_file_that_comes_back_is_told(watched: Watched) -> None:
 @pytest.fixture
 def nobody() -> Iterator[int]:
     """Whoever runs a test is user 65534 in it."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    require_root()
     before = os.getresuid()
     os.setresuid(65534, 65534, 0)
     try:
@@ -112,6 +112,7 @@ def nobody() -> Iterator[int]:
         os.setresuid(*before)
 
 
+@pytest.mark.needs_root
 def test_a_file_that_only_root_could_read_is_told_before_the_next_one_comes(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
