@@ -173,3 +173,36 @@ def test_the_commands_know_rules(tmp_path: pathlib.Path) -> None:
         heaviest = {one["key"] for one in command("top", "--once")["senders"]}
         assert {"machine|server:", "domain|sasl_domain:x.org"} <= heaviest
         assert command("history", "alice@x.org", "--rule", "person")["keys"] == ["person|user:alice@x.org"]
+
+
+def test_the_commands_know_what_a_table_says(tmp_path: pathlib.Path) -> None:
+    """Who asks about a user sees the counter of their customer; what is done to the user leaves that alone."""
+    tables = {"customer": {"x.org": "Acme", "y.org": "acme"}, "staff": ["bob@x.org"]}
+    rules = {
+        "person": {"key": "sasl_username", "limits": "5/1h", "overrides": {"$staff": "7/1h"}},
+        "customer": {"key": "$customer(sasl_domain)", "limits": "8/1h"},
+    }
+    with Daemon(tmp_path, rules=rules, tables=tables) as daemon, Client(daemon.address) as client:
+
+        def command(*arguments: str) -> Any:
+            return json.loads(call(daemon.path, *arguments, "--json").stdout)
+
+        def limits(*arguments: str) -> dict[str, list[int]]:
+            told = command("status", *arguments)["keys"]
+            return {one["key"]: [window["limit"] for window in one["windows"]] for one in told}
+
+        for user in ("alice@x.org", "bob@x.org", "carol@y.org"):
+            assert client.ask(**mail(user)) == "dunno"
+        assert limits("bob@x.org") == {"person|user:bob@x.org": [7], "customer|$customer:acme": [8]}
+        assert limits("zoe@z.org") == {"person|user:zoe@z.org": [5]}
+        assert limits("$customer:ACME") == limits("acme", "--rule", "customer") == {"customer|$customer:acme": [8]}
+        told = command("status", "acme")["keys"]
+        assert {one["key"]: one["windows"][0]["used"] for one in told} == {
+            "person|user:acme": 0,
+            "customer|$customer:acme": 3,
+        }
+        (taken,) = command("reset", "bob@x.org")["reset"]
+        assert taken["key"] == "person|user:bob@x.org"
+        command("block", "$customer:acme", "--for", "1h")
+        wait_until(lambda: client.ask(**mail("carol@y.org")) != "dunno", "the customer is blocked", 10)
+        assert client.ask(**mail("dora@z.org")) == "dunno"

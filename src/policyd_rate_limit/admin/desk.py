@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, rule_and_key
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.domain.rules.attributes import domain_of
 from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
@@ -83,11 +84,14 @@ class Desk:
                 found += map(one.counter, one.subjects.keys_of_id(name))
             except ValueError as error:
                 why = why or str(error)
-        if looks_like_a_pattern(name):
+        given = name.partition(":")[0]
+        if given.startswith("$") and any(kind_of(counter) == given for counter in found):
+            found = [counter for counter in found if kind_of(counter) == given]
+        elif looks_like_a_pattern(name):
             domains = [counter for counter in found if kind_of(counter) in DOMAIN_KINDS]
             found = domains or found
         elif "@" in name:
-            found = [counter for counter in found if kind_of(counter) not in DOMAIN_KINDS]
+            found = [counter for counter in found if not _is_shared_by_some(kind_of(counter))]
         if not found:
             keys = ", ".join(
                 f"{one.name} by {one.subjects.key_text}" for one in self._chosen(rule) if one.subjects.key_text
@@ -96,7 +100,7 @@ class Desk:
         return tuple(dict.fromkeys(found))
 
     def shared(self, name: str) -> tuple[str, ...]:
-        """The counters that ``name`` shares with others in rules: those of its domain, and of the server."""
+        """The counters that ``name`` shares with others in rules: of its domain, of what tables say, of the server."""
         domain = domain_of(name.partition(":")[2] if name.startswith(("user:", "sender:")) else name)
         found = [
             one.counter(key)
@@ -105,7 +109,18 @@ class Desk:
             if kind == "server" or (kind in DOMAIN_KINDS and domain)
             for key in one.subjects.keys_of_id("server" if kind == "server" else f"{kind}:{domain}")
         ]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys([*found, *self._shared_by_table(name)]))
+
+    def _shared_by_table(self, name: str) -> Iterator[str]:
+        """The counters that ``name`` shares with those of whom a table says the same; it is asked at once."""
+        user = name.partition(":")[2] if name.startswith(("user:", "sender:")) else name
+        request = Request("", "", "", user, user, "", user, 0)
+        request.facts = Facts(self.store.now())
+        for rule in self._rules.values():
+            if any(kind.startswith("$") for kind in rule.subjects.kinds):
+                charged = rule.subjects.charged(request)
+                if charged is not None and kind_of(charged.key).startswith("$"):
+                    yield rule.counter(charged.key)
 
     def _chosen(self, rule: str | None) -> Sequence[Rule]:
         if rule is None:
@@ -157,6 +172,11 @@ class Desk:
         ledger = Ledger(self.max_ids)
         ledger.advance(now)
         return ledger
+
+
+def _is_shared_by_some(kind: str) -> bool:
+    """Whether ids of ``kind`` stand for several users: domains, and what tables say of them."""
+    return kind in DOMAIN_KINDS or kind.startswith("$")
 
 
 def credible(entries: Iterable[Entry], now: int) -> Iterator[Entry]:
