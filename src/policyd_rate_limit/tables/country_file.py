@@ -42,6 +42,14 @@ _LOCAL: Final = tuple(
         ),
     )
 )
+_WIDTHS: Final = {4: 32, 6: 128}
+# By version: the first bits of each, and how many bits follow.
+_LOCAL_BITS: Final = {
+    version: tuple(
+        (local.bits >> width - local.length, width - local.length) for local in _LOCAL if local.version == version
+    )
+    for version, width in _WIDTHS.items()
+}
 # All over IPv4, where any file that knows countries knows some.
 _TRIED: Final = tuple(f"{first}.{first * 37 % 256}.{first * 91 % 256}.1" for first in range(1, 224))
 
@@ -77,7 +85,7 @@ class CountryFile:
             raise NoCountries("a damaged one")
         self.date = datetime.fromtimestamp(self.built, UTC).strftime("%Y-%m-%d")
         self.kind = str(metadata.database_type)
-        self._remembered = lru_cache(REMEMBERED)(_Records(path, reader).country_of)
+        self._remembered = lru_cache(REMEMBERED)(_Records(path, reader, int(metadata.ip_version)).country_of)
 
     def country_of(self, address: str) -> str:
         """The country of ``address``, as two letters of ISO 3166-1 in upper case.
@@ -97,19 +105,19 @@ class CountryFile:
 class _Records:
     """The records of one file; apart from what remembers them, so that an old file goes by reference counts."""
 
-    def __init__(self, path: str, reader: Any) -> None:
+    def __init__(self, path: str, reader: Any, ip_version: int) -> None:
         self._path = path
         self._reader = reader
+        self._ip_version = ip_version
         self._may_log = Throttle(_TROUBLE_SECONDS, time.monotonic).hit
 
     def country_of(self, text: str) -> str:
         address = parse_address(text)
-        if address is None or any(
-            local.version == address.version and address.within(local.length) == local for local in _LOCAL
-        ):
+        if address is None or (address.version == 6 and self._ip_version == 4):
             return ""
-        if address.version == 6 and self._reader.metadata().ip_version == 4:
-            return ""
+        for first_bits, others in _LOCAL_BITS[address.version]:
+            if address.bits >> others == first_bits:
+                return ""
         try:
             return code_in(self._reader.get(str(address)))
         except Exception as error:  # noqa: BLE001 - a damaged file makes a reader fail in any way, and no request
