@@ -189,7 +189,7 @@ def test_the_commands_know_what_a_table_says(tmp_path: pathlib.Path) -> None:
 
         def limits(*arguments: str) -> dict[str, list[int]]:
             told = command("status", *arguments)["keys"]
-            return {one["key"]: [window["limit"] for window in one["windows"]] for one in told}
+            return {one["key"]: [window["maximum"] for window in one["windows"]] for one in told}
 
         for user in ("alice@x.org", "bob@x.org", "carol@y.org"):
             assert client.ask(**mail(user)) == "dunno"
