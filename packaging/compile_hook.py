@@ -48,6 +48,7 @@ MODULES = (
     "domain/values.py",
     "domain/windows.py",
     "notify/notifier.py",
+    "notify/rule_notifier.py",
     "observe/decisions.py",
     "observe/hits.py",
     "protocol/attributes.py",

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from policyd_rate_limit.config.rule_remarks import MOST_TRIED
+from policyd_rate_limit.config import Settings
+from policyd_rate_limit.config.rule_remarks import MOST_TRIED, remarks_of_rules
 from support.configuration import Load
 
 ALL_OFF = "limit_by_sasl, limit_by_sender and limit_by_ip are all off"
@@ -192,6 +193,23 @@ def test_a_block_that_does_not_refuse(load: Load) -> None:
     )
     assert remarks(load, f"{MAILBOX}    block: 1h\n    action: HOLD {{key}}\n") == [said]
     assert remarks(load, f"{MAILBOX}    block: 1h\n") == []
+
+
+def test_mails_to_users(load: Load) -> None:
+    notify = f"{MAILBOX}    notify: [a@b.example, user]\n"
+    beside = "  y: {key: sender, limits: 1/1h}\n"
+    assert remarks(load, notify) == []
+    assert remarks(load, f"{notify}    shadow: true\n{beside}") == [
+        "5: rules.x.notify: users are told nothing in shadow"
+    ]
+
+
+def test_mails_that_cannot_be_sent() -> None:
+    """For what is wrong elsewhere, with which the daemon starts all the same."""
+    settings = Settings(limits=[], rules={"x": {"key": "sender", "limits": "1/1h", "notify": "a@b.example"}})
+    (said,) = remarks_of_rules(settings.with_broken({"smtp_server": "smtp_server: expected a host", "limits": "no"}))
+    assert said.text == "rules.x.notify: no mail can be sent: smtp_server: expected a host"
+    assert list(remarks_of_rules(settings)) == []
 
 
 def test_a_rule_without_limits(load: Load) -> None:

@@ -147,6 +147,12 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("block: 90", {"block": 90}),
     ("block: 3660d", {"block": 316_224_000}),
     ("block:", {}),
+    ("notify: user", {"notify": ("user",)}),
+    (
+        "notify: [abuse@example.org, user, Abuse <a@b.example>, user]",
+        {"notify": ("abuse@example.org", "user", "Abuse <a@b.example>")},
+    ),
+    ("notify:", {}),
     ("action: ' REJECT {sasl_username} {rule}  '", {"action": "REJECT {sasl_username} {rule}"}),
 ]
 
@@ -369,7 +375,7 @@ def test_the_rule_default_beside_others(load: Load, text: str, limits: object) -
 
 OTHER = "something else: "
 LATER = "is not supported by this version"
-WORDS = "one of key, count, limits, overrides, match, unless, action, warn, block, shadow"
+WORDS = "one of key, count, limits, overrides, match, unless, action, warn, block, notify, shadow"
 RULE = "a mapping such as {key: sasl_username, limits: 100/1h}"
 NAME = "a name of a-z, 0-9 and -, of at most 64 characters, that begins with a letter"
 KEY = "a key such as sasl_username, sasl_domain or client_address/24/56"
@@ -392,6 +398,7 @@ RECIPIENT = "no recipient where bytes are counted, at END-OF-MESSAGE: a mail may
 VARIABLE = "one of the variables rule, limit, key, maximum, period, used, free_in, free_at, or an attribute"
 BRACES = "braces around names of variables alone, such as {key}"
 FOR_SO_LONG = "a period such as 1h, of at most 3660d"
+TOLD = "a mail address, such as abuse@example.org, or user, who is the SASL user"
 PER_CENT = "per cent of a limit from 1 to 99, such as 80 or 80%"
 HOURS = "hours such as 22:00-06:00"
 MANY = "at most 1000 globs and expressions in one list"
@@ -414,7 +421,12 @@ BESIDE_BASE = [
     ("block: 3661d", f".block: expected {FOR_SO_LONG}, found '3661d'"),
     ("block: [1h]", f".block: expected {FOR_SO_LONG}, found ['1h']"),
     ("blok: 1h", f".blok: expected {WORDS} (did you mean block?), found 'blok'"),
-    ("notify: a@b", f".notify: expected {OTHER}notify {LATER}, found 'a@b'"),
+    ("notify: 7", f".notify: expected {TOLD}, found 7"),
+    ("notify: 'a b'", f".notify: expected {TOLD}, found 'a b'"),
+    ("notify: 'a@b.example, user'", f".notify: expected {TOLD}, found 'a@b.example, user'"),
+    ("notify: [user, '@b']", f".notify[1]: expected {TOLD}, found '@b'"),
+    ("notify: []", ".notify: expected from 1 to 20 mail addresses, or user, found []"),
+    (f"notify: [{', '.join(['a@b'] * 21)}]", ".notify: expected from 1 to 20 mail addresses, or user, found 21"),
     ("count: mesages", ".count: expected one of recipients, messages, bytes (did you mean messages?), found 'mesages'"),
     ("count: 3", ".count: expected one of recipients, messages, bytes, found 3"),
     ("count:", ".count: expected one of recipients, messages, bytes, found None"),

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Usage
-from policyd_rate_limit.domain.decision import REFUSED, Decision
+from policyd_rate_limit.domain.decision import BLOCKS, MARKED, REFUSED, WARNED, WOULD_BLOCK, WOULD_REFUSE, Decision
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.mail.message import compose
 from policyd_rate_limit.notify import first_hits
-from policyd_rate_limit.notify.alert import Alert, Unsent, as_json, as_text, subject
+from policyd_rate_limit.notify.alert import Alert, Unsent, as_json, as_text, as_text_for_user, subject, subject_for_user
 from policyd_rate_limit.notify.first_hits import MOST_NAMED, MOST_TOLD, FirstHits
 from support.alerts import ALICE, MINUTE
 
@@ -27,6 +27,7 @@ DAY = Limit(150, 86_400)
 NONE = Unsent(0, ())
 USAGES = (Usage("user:alice", MINUTE, 10, 42), Usage("user:alice", DAY, 57, 0))
 DECISION = Decision(ALICE, REFUSED, "user:alice", 1, 0, MINUTE, USAGES)
+EIGHT = (Usage("user:alice", MINUTE, 8, 0),)
 ALERT = Alert("n1", 1_700_000_000.0, "mail.test", DECISION, NONE)
 
 
@@ -109,7 +110,9 @@ def test_programs_get_the_same() -> None:
             "rule": "default",
             "kind": "user",
             "id": "alice",
+            "shadow": False,
             "limit": {"maximum": 10, "seconds": 60},
+            "blocked_for": 0,
             "cost": 1,
             "free_in": 42,
             "usage": [
@@ -126,6 +129,70 @@ def test_programs_get_the_same() -> None:
             "unsent": {"total": 2, "first": [{"key": "user:bob", "limit": {"maximum": 150, "seconds": 86400}}]},
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("changed", "told", "head"),
+    [
+        ({"verdict": MARKED}, "SASL user alice ran into a limit on mail.test.", "alice ran into the limit 10/1m"),
+        (
+            {"verdict": WOULD_REFUSE},
+            "SASL user alice would be refused by a limit on mail.test, if its rule were not in shadow.",
+            "alice would be refused by the limit 10/1m",
+        ),
+        (
+            {"verdict": WARNED, "usages": EIGHT},
+            "SASL user alice has used 8 of 10 in 1m on mail.test.",
+            "alice has used 8 of 10/1m",
+        ),
+        (
+            {"verdict": WARNED, "usages": EIGHT, "shadow": True},
+            "SASL user alice has used 8 of 10 in 1m on mail.test, of a rule in shadow.",
+            "alice has used 8 of 10/1m",
+        ),
+        (
+            {"verdict": BLOCKS, "blocked_for": 3600, "usages": ()},
+            "SASL user alice ran into a limit, and is blocked for 1h, on mail.test.",
+            "alice is blocked for 1h by the limit 10/1m",
+        ),
+        (
+            {"verdict": WOULD_BLOCK, "blocked_for": 3600, "usages": ()},
+            "SASL user alice would be blocked for 1h, by a limit on mail.test, if its rule were not in shadow.",
+            "alice would be blocked for 1h by the limit 10/1m",
+        ),
+    ],
+)
+def test_people_learn_what_came_of_it(changed: dict[str, Any], told: str, head: str) -> None:
+    alert = alert_of(**changed)
+    assert as_text(alert).splitlines()[0] == told
+    shadow = " (in shadow)" if changed.get("shadow") else ""
+    assert subject(alert) == f"{head} on mail.test{shadow}"
+    assert "larger than a limit" not in as_text(alert)
+    content = json.loads(as_json(alert))
+    types = {WARNED: "limit.warning", BLOCKS: "limit.block"}
+    assert content["type"] == types.get(changed["verdict"], "limit.hit")
+    assert content["data"]["blocked_for"] == changed.get("blocked_for", 0)
+
+
+@pytest.mark.parametrize(
+    ("counter", "changed", "expected", "secret"),
+    [
+        ("person|user:alice", {}, ["10 in 1m", "was not sent", "in about 42s", "192.0.2.1"], []),
+        ("domain|sasl_domain:other.example", {}, ["10 in 1m", "was not sent"], ["42s", "other.example", "57"]),
+        ("person|user:alice", {"verdict": WARNED, "usages": EIGHT}, ["You have used 8", "10 in 1m"], []),
+        ("machine|server:", {"verdict": WARNED, "usages": EIGHT}, ["Much has been used", "10 in 1m"], ["8 of"]),
+        ("person|user:alice", {"verdict": BLOCKS, "blocked_for": 3600}, ["Mail is refused until 20"], []),
+    ],
+)
+def test_users_learn_what_is_theirs_and_nothing_else(
+    counter: str, changed: dict[str, Any], expected: list[str], secret: list[str]
+) -> None:
+    alert = alert_of(counter=counter, **changed)
+    text = as_text_for_user(alert)
+    assert [one for one in expected if one not in text] == []
+    assert [one for one in (*secret, "mail.test", "bob@example.net", "4Xyz") if one in text] == []
+    assert all(line.isprintable() and len(line) <= 78 for line in text.splitlines())
+    assert "alice" not in subject_for_user(alert)
 
 
 def test_the_page_shows_what_programs_get() -> None:
@@ -190,6 +257,15 @@ def test_the_first_hit_in_a_window_is_told() -> None:
     assert timed.hit("alice") == NONE
     assert timed.hit("alice") is None
     assert timed.hit("alice", DAY) is None
+
+
+def test_what_has_come_of_a_hit_is_told_apart() -> None:
+    timed = TimedHits()
+    assert timed.hits.hit("user:alice", MINUTE, WARNED)
+    assert not timed.hits.hit("user:alice", MINUTE, WARNED)
+    assert timed.hit("alice") == NONE
+    timed.hits.is_told("user:bob", MINUTE)
+    assert timed.hit("bob") is None
 
 
 def test_whom_the_administrator_has_blocked_is_no_news() -> None:

@@ -233,6 +233,13 @@ def test_whom_a_rule_blocks() -> None:
     assert about("sender+recipient", block="1d").endswith(" Whoever exceeds it is blocked for 1d, in this rule.")
 
 
+def test_whom_a_rule_tells() -> None:
+    both = about("sender", notify=["abuse@a.example", "user"])
+    assert both.endswith(" A mail tells abuse@a.example and the SASL user.")
+    assert about("sender", notify=["abuse@a.example", "user"], shadow=True).endswith(" A mail tells abuse@a.example.")
+    assert "A mail tells" not in about("sender", notify="user", shadow=True)
+
+
 def test_lists_in_words() -> None:
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")] == ["a", "a and b", "a, b or c"]
 

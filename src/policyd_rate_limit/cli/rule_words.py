@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.config.rules import USER
 from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS
 from policyd_rate_limit.domain.limits import SUFFIXES, spell_period
 from policyd_rate_limit.domain.quantity import quantity
@@ -77,6 +78,7 @@ def paragraph(rule: Rule, settings: Settings) -> str:
         *_warning(rule),
         _excess(rule, settings.fail_action),
         *_block(rule),
+        *_notified(rule, settings),
     ]
     return f"{rule.name}: {' '.join(sentences)}"
 
@@ -339,6 +341,12 @@ def _block(rule: Rule) -> list[str]:
     if isinstance(subjects, KeyedSubjects) and subjects.key.is_combination:
         return [f"{whom}, in this rule."]
     return [f"{whom}, in all rules with that key."]
+
+
+def _notified(rule: Rule, settings: Settings) -> list[str]:
+    found = next((one.notify for one in settings.rules if one.name == rule.name), ())
+    whom = ["the SASL user" if one == USER else one for one in found if one != USER or not rule.shadow]
+    return [f"A mail tells {_named(whom, 'and')}."] if whom else []
 
 
 def _does(action: str, *, refuses: bool) -> str:

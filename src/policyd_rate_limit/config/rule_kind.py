@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
-from policyd_rate_limit.config.kinds import ACTION, FLAG, Fault, Kind, Place, Wrong, without_host_bits
-from policyd_rate_limit.config.rules import Conditions, RuleSettings
+from policyd_rate_limit.config.kinds import ACTION, FLAG, SENDER, Fault, Kind, Place, Wrong, without_host_bits
+from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, UNITS
 from policyd_rate_limit.domain.limits import (
@@ -40,11 +40,25 @@ _T = TypeVar("_T")
 MOST_RULES: Final = 100
 """The most rules: each of them looks at every mail."""
 
+MOST_NOTIFIED: Final = 20
+"""The most addresses to which one rule tells."""
+
 LONGEST_NAME: Final = 64
 """The most characters of the name of a rule."""
 
-_WORDS: Final = ("key", "count", "limits", "overrides", "match", "unless", "action", "warn", "block", "shadow")
-_LATER_WORDS: Final = ("notify",)
+_WORDS: Final = (
+    "key",
+    "count",
+    "limits",
+    "overrides",
+    "match",
+    "unless",
+    "action",
+    "warn",
+    "block",
+    "notify",
+    "shadow",
+)
 
 _NAME: Final = re.compile("[a-z][a-z0-9-]*")
 _DATES: Final = re.compile(r"[<>] ?[0-9]+ ?[smhdw]?")
@@ -137,9 +151,9 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
         raise Wrong(Fault(value, _RULE))
     faults = _Faults()
     faults.keep((), _check_name, name)
-    for word, written in value.items():
+    for word in value:
         if word not in _WORDS:
-            faults.keep((word,), _refuse_word, word, written, hints)
+            faults.keep((word,), _refuse_word, word, hints)
     reader = _Reader(hints, same)
     reader.count = faults.keep(("count",), reader.read_count, value.get("count", RECIPIENTS))
     reader.key = faults.keep(("key",), reader.read_key, value.get("key"))
@@ -150,6 +164,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
     action = faults.keep(("action",), reader.action, value["action"]) if "action" in value else None
     warn = faults.keep(("warn",), _per_cent, value["warn"]) if value.get("warn") is not None else 0
     block = faults.keep(("block",), reader.block, value["block"]) if value.get("block") is not None else 0
+    notify = faults.keep(("notify",), _notify, value["notify"]) if value.get("notify") is not None else ()
     shadow = faults.keep(("shadow",), _flag, value.get("shadow"))
     faults.end()
     # Of these none is None where nothing is wrong, but for the action.
@@ -165,6 +180,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
         shadow=bool(shadow),
         warn=warn or 0,
         block=block or 0,
+        notify=notify or (),
     )
 
 
@@ -343,9 +359,7 @@ class _Reader:
         return seconds
 
 
-def _refuse_word(word: object, value: object, hints: _Hints) -> None:
-    if word in _LATER_WORDS:
-        raise Wrong(Fault(value, _later(str(word))))
+def _refuse_word(word: object, hints: _Hints) -> None:
     raise Wrong(Fault(word, hints.nearest(f"one of {', '.join(_WORDS)}", word, _WORDS)))
 
 
@@ -394,6 +408,26 @@ def _per_cent(value: object) -> int:
     if found is None or isinstance(value, bool):
         raise Wrong(Fault(value, "per cent of a limit from 1 to 99, such as 80 or 80%"))
     return int(found[1])
+
+
+def _notify(value: object) -> tuple[str, ...]:
+    """Who is told: addresses, and the word for the user."""
+    if not isinstance(value, list | tuple):
+        return (_address(value),)
+    if not 1 <= len(value) <= MOST_NOTIFIED:
+        raise Wrong(Fault(value if not value else len(value), f"from 1 to {MOST_NOTIFIED} mail addresses, or {USER}"))
+    faults = _Faults()
+    found = [faults.keep((index,), _address, one) for index, one in enumerate(value)]
+    faults.end()
+    return tuple(dict.fromkeys(one for one in found if one is not None))
+
+
+def _address(value: object) -> str:
+    try:
+        return str(SENDER.read(value)).strip()
+    except Wrong:
+        expected = f"a mail address, such as abuse@example.org, or {USER}, who is the SASL user"
+        raise Wrong(Fault(value, expected)) from None
 
 
 def _flag(value: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.config.remark import Remark, named
-from policyd_rate_limit.config.rules import Conditions, RuleSettings
+from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
 from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address
 from policyd_rate_limit.domain.limits import shown
@@ -50,6 +50,7 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
         yield from _of_action(rule, settings.fail_action)
         yield from _of_warnings(rule)
         yield from _of_block(rule, settings.fail_action)
+        yield from _of_notify(rule, settings)
         yield from _of_overrides(rule, key, patterns)
         yield from _of_expressions(rule, patterns)
 
@@ -84,6 +85,15 @@ def _of_block(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
             " done in other rules with the same key"
         )
         yield Remark(place, text)
+
+
+def _of_notify(rule: RuleSettings, settings: Settings) -> Iterator[Remark]:
+    place = ("rules", rule.name, "notify")
+    mistakes = settings.mistakes_of("report_from", "smtp_") if rule.notify else ""
+    if mistakes:
+        yield Remark(place, f"rules.{rule.name}.notify: no mail can be sent: {mistakes}")
+    if USER in rule.notify and rule.shadow:
+        yield Remark(place, f"rules.{rule.name}.notify: users are told nothing in shadow")
 
 
 def _of_overrides(rule: RuleSettings, key: Key, patterns: list[Pattern]) -> Iterator[Remark]:

@@ -15,13 +15,18 @@ _NAME: Final = re.compile(r"\$[a-z][a-z0-9_-]*|[a-z_]+")  # of a table, or of an
 _VARIABLE: Final = re.compile(r"\{[^{}]*\}")
 
 
+USER = "user"
+"""Who is meant by this among the addresses of ``notify``: the SASL user."""
+
+
 class RuleSettings(NamedTuple):
     """One rule.
 
     ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
     limits), of which the first that matches counts; None: the pattern is a table, which has the limits. ``action`` is
     None where the rule answers as ``fail_action`` says. ``warn``: per cent of a limit at which its use is told; 0: it
-    is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is.
+    is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is. ``notify``: mail addresses, and
+    :data:`USER`, to which that is told.
     """
 
     name: str
@@ -35,6 +40,7 @@ class RuleSettings(NamedTuple):
     shadow: bool
     warn: int = 0
     block: int = 0
+    notify: tuple[str, ...] = ()
 
 
 def names_in(rule: RuleSettings) -> frozenset[str]:
@@ -60,6 +66,7 @@ def _as_written(rule: RuleSettings) -> dict[str, object]:
         "action": rule.action,
         "warn": rule.warn or None,
         "block": spell_period(rule.block) if rule.block else None,
+        "notify": list(rule.notify) or None,
         "shadow": rule.shadow,
     }
     return {word: value for word, value in words.items() if value is not None}

@@ -340,8 +340,9 @@ class Settings(Declared):
         {},
         """
         Rules beside the limits above, each with counters of its own: a key, limits, and what to count (recipients,
-        messages or bytes), overrides of the limits by pattern, match and unless, an action, warn, block, shadow. Where
-        there are rules, the limits above count only if limits, limits_by_id or sql_limits_by_id is written.
+        messages or bytes), overrides of the limits by pattern, match and unless, an action, warn, block, notify,
+        shadow. Where there are rules, the limits above count only if limits, limits_by_id or sql_limits_by_id is
+        written.
         """,
         reload=True,
         may_be_empty=True,
@@ -367,8 +368,8 @@ class Settings(Declared):
         ACTION,
         "reject 5.7.1 Sending mail is blocked for this account",
         """
-        The answer to who is blocked by the command block: any action of access(5). A permanent refusal, so that clients
-        say so at once and servers do not retry.
+        The answer to who is blocked, by the command block or by a rule: any action of access(5). A permanent
+        refusal, so that clients say so at once and servers do not retry.
         """,
         reload=True,
     )

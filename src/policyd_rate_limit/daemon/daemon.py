@@ -18,8 +18,9 @@ from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
 from policyd_rate_limit.domain.ledger import Ledger
-from policyd_rate_limit.notify.channel import make_channels
+from policyd_rate_limit.notify.channel import make_channels, make_channels_of_rules
 from policyd_rate_limit.notify.notifier import Notifier
+from policyd_rate_limit.notify.rule_notifier import RuleNotifier
 from policyd_rate_limit.observe.decisions import Decisions
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.postfix.endpoint import endpoint
@@ -39,7 +40,7 @@ from policyd_rate_limit.tables.countries import Countries, asks_for_countries, o
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.observe.monitoring import Monitoring
@@ -76,6 +77,7 @@ class Daemon:
         self._tables = Tables(settings, self._backend)
         self._countries = Countries(open_countries(settings), time.time) if asks_for_countries(settings) else None
         self._channels = make_channels(settings)
+        self._channels_of_rules = make_channels_of_rules(settings)
         self._monitoring: Monitoring | None = None
 
     def export(self, listener: socket.socket) -> None:
@@ -100,11 +102,12 @@ class Daemon:
         worker = Worker(liveness, loop)
         hits = ReportedHits((), mailbox.hit)
         notifier = Notifier(os.uname().nodename, time.time)
+        of_rules = RuleNotifier(os.uname().nodename, time.time)
         decisions = Decisions(
             worker.explain,
             refused=Throttle(REFUSAL_SECONDS, loop.time),
             warned=Throttle(REFUSAL_SECONDS, loop.time),
-            listeners=[hits, notifier],
+            listeners=[hits, notifier, of_rules],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
         policing = Policing(
@@ -128,7 +131,7 @@ class Daemon:
         hits.reconfigure(settings)
         supervision = Supervision(self._manager, partial(self._status, engine), liveness.alive)
         parts = (_Log(decisions), hits, server, _Collector())
-        reloader = Reloader(settings, partial(all_or_none, (policing, notifier), parts), supervision)
+        reloader = Reloader(settings, partial(all_or_none, (policing, notifier, of_rules), parts), supervision)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
         mailbox.subscribe(lambda *published: loop.call_soon_threadsafe(policing.heed, *published))
         signals.release()  # not later: threads and child processes inherit the mask
@@ -137,8 +140,9 @@ class Daemon:
             running.callback(signals.ignore)  # a second one shall not cut the end short
             if self._monitoring is not None:
                 running.push_async_callback(asyncio.to_thread, self._monitoring.stop)
-            running.push_async_callback(asyncio.to_thread, notifier.stop)
+            running.push_async_callback(_stop_together, notifier.stop, of_rules.stop)
             notifier.configure(self._channels, settings.notify_max_per_hour)
+            of_rules.configure(settings, self._channels_of_rules)
             _calm_garbage_collection()
             running.push_async_callback(worker.stop)
             worker.start()
@@ -178,6 +182,11 @@ def _keep_blocks(mailbox: Mailbox, worker: Worker, blocks: Sequence[Override]) -
     number = mailbox.block(blocks)
     worker.hurry()
     return number
+
+
+async def _stop_together(*stops: Callable[[], None]) -> None:
+    """Call ``stops``, each of which may wait, at the same time."""
+    await asyncio.gather(*map(asyncio.to_thread, stops))
 
 
 class _Log:

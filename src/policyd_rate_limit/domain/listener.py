@@ -1,4 +1,4 @@
-"""Listeners: who is told at once that a limit has refused somebody."""
+"""Listeners: who is told at once that a limit has refused somebody, is nearly used, or has somebody blocked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.compiling import mypyc_attr
+from policyd_rate_limit.domain.decision import REFUSED
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
 class Listener(ABC):
-    """Is told of refusals, in the event loop."""
+    """Is told of refusals and the like, in the event loop; none of it may wait."""
 
     @abstractmethod
     def refused(self, counter: str, limit: Limit) -> bool:
         """``limit`` of ``counter`` has just refused a mail. Whether to be told more of it, which costs a look-up."""
 
-    def explained(self, decision: Decision) -> None:  # noqa: B027 - who asks for nothing more gets nothing more
-        """Take a refusal of which more was to be told: with the use of each limit, where that could be found out.
+    def exceeded(self, counter: str, limit: Limit, verdict: str) -> bool:
+        """``limit`` of ``counter`` was exceeded, with that ``verdict``: whether to be told more, as :meth:`refused`."""
+        return verdict == REFUSED and self.refused(counter, limit)
 
-        Never waits.
-        """
+    def noticed(self, decision: Decision) -> None:  # noqa: B027 - who wants to know of nothing else is told in vain
+        """Take what a rule has warned of, or whom it has blocked or would have: a decision with such a verdict."""
+
+    def explained(self, decision: Decision) -> None:  # noqa: B027 - who asks for nothing more gets nothing more
+        """Take a refusal of which more was to be told: with the use of each limit, where that could be found out."""

@@ -1,4 +1,4 @@
-"""An alert that somebody has run into a limit: as text for people and as JSON for programs."""
+"""An alert that somebody has run into a limit, is close to one or blocked: as text for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policyd_rate_limit.domain.decision import BLOCKS, WARNED, WOULD_BLOCK, WOULD_REFUSE
+from policyd_rate_limit.domain.identity import fold
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.mail.wording import local_time, name_and_kind, printable, rule_of
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limit
 
 HOUR = 3_600  # seconds
+_TYPES = {WARNED: "limit.warning", BLOCKS: "limit.block"}
 LONGEST_VALUE = 1_000
 """The most characters of a value in JSON: attributes of a request are as long as a client likes."""
 
@@ -27,9 +30,10 @@ class Unsent(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """At ``time`` (Unix seconds) the daemon on ``host`` made ``decision``, which is a refusal.
+    """At ``time`` (Unix seconds) the daemon on ``host`` made ``decision``: a limit was exceeded, warned of, or blocks.
 
-    ``number``: no other alert has it.
+    ``number``: no other alert has it. ``to``: who gets it, where it is for those whom a rule names; ``is_for_user``:
+    that is the user whose mail it was.
     """
 
     number: str
@@ -37,10 +41,12 @@ class Alert(NamedTuple):
     host: str
     decision: Decision
     unsent: Unsent
+    to: tuple[str, ...] = ()
+    is_for_user: bool = False
 
     @property
     def limit(self) -> Limit:
-        """The limit that refused it."""
+        """The limit that was exceeded, or is warned of."""
         assert self.decision.exceeded is not None  # noqa: S101 - or there would be no alert
         return self.decision.exceeded
 
@@ -67,14 +73,15 @@ def as_text(alert: Alert) -> str:
         ("Recipient", about.recipient),
         ("Queue id", about.queue_id),
         ("Stage", about.protocol_state),
-        ("Free again", _when_free(alert)),
+        ("Free again", "" if decision.verdict == WARNED else _when_free(alert)),
     ]
-    lines = [f"{kind or 'id'} {name} ran into a limit on {alert.host}.", ""]
+    lines = [f"{kind or 'id'} {name} {_what(alert)} on {alert.host}{_unless_in_shadow(alert)}.", ""]
     lines += [f"{label + ':':16}{printable(value)}" for label, value in facts if value]
     if decision.usages:
         lines += ["", "Sent in each window:", ""]
         lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
-    lines += ["", f"Further hits within {spell_period(told_once_in(alert.limit))} are not reported."]
+    further = {WARNED: "warnings of it", BLOCKS: "blocks for it"}.get(decision.verdict, "hits")
+    lines += ["", f"Further {further} within {spell_period(told_once_in(alert.limit))} are not reported."]
     if alert.unsent.total:
         lines += ["", _unsent(alert.unsent)]
         lines += [f"    {name_and_kind(counter)[0]} {spell_limit(limit)}" for counter, limit in alert.unsent.first]
@@ -84,7 +91,73 @@ def as_text(alert: Alert) -> str:
 def subject(alert: Alert) -> str:
     """What a person sees first."""
     name, _ = name_and_kind(alert.decision.counter)
-    return f"{name} ran into the limit {spell_limit(alert.limit)} on {alert.host}"
+    limit, period = spell_limit(alert.limit), spell_period(alert.decision.blocked_for or 1)
+    what = {
+        WARNED: f"has used {_used(alert)} of {limit}",
+        WOULD_REFUSE: f"would be refused by the limit {limit}",
+        BLOCKS: f"is blocked for {period} by the limit {limit}",
+        WOULD_BLOCK: f"would be blocked for {period} by the limit {limit}",
+    }.get(alert.decision.verdict, f"ran into the limit {limit}")
+    return f"{name} {what} on {alert.host}{' (in shadow)' if _is_warned_in_shadow(alert) else ''}"
+
+
+def as_text_for_user(alert: Alert) -> str:
+    """What the user reads whose mail it was: nothing of others, nor how things are set up."""
+    decision = alert.decision
+    limit, when = _limit(alert.limit), local_time(alert.time)
+    is_own = decision.kind == "user" and decision.id == fold(decision.request.sasl_username)
+    if decision.verdict == WARNED:
+        used = f"You have used {_used(alert)}" if is_own else "Much has been used"
+        lines = [f"{used} of what may be sent: {limit}.", "Mail beyond that is not sent as usual."]
+    elif decision.verdict == BLOCKS:
+        until = local_time(alert.time + decision.blocked_for)
+        lines = [f"More mail came from your account than may be sent: {limit}.", f"Mail is refused until {until}."]
+    else:
+        lines = [f"More mail came from your account than may be sent: {limit}.", "The mail beyond that was not sent."]
+        if is_own and decision.free_in:
+            lines.append(f"The next one can be sent in about {spell_period(decision.free_in)}.")
+    lines += ["", f"This was noticed at {when}.", f"The mail came from {about_client(alert)}.", ""]
+    lines += ["If you did not send it, somebody else may be using your account:"]
+    lines += ["change your password, and tell those who run the mail server."]
+    return "\n".join((*lines, ""))
+
+
+def subject_for_user(alert: Alert) -> str:
+    """What the user sees first."""
+    return {
+        WARNED: "You have nearly sent as much mail as you may",
+        BLOCKS: "Your account may send no mail for now",
+    }.get(alert.decision.verdict, "You have sent as much mail as you may")
+
+
+def about_client(alert: Alert) -> str:
+    """From where the mail came."""
+    address = alert.decision.request.client_address
+    return f"the address {printable(address, 45)}" if address else "an address that is not known"
+
+
+def _what(alert: Alert) -> str:
+    period = spell_period(alert.decision.blocked_for or 1)
+    return {
+        WARNED: f"has used {_used(alert)} of {_limit(alert.limit)}",
+        WOULD_REFUSE: "would be refused by a limit",
+        BLOCKS: f"ran into a limit, and is blocked for {period},",
+        WOULD_BLOCK: f"would be blocked for {period}, by a limit",
+    }.get(alert.decision.verdict, "ran into a limit")
+
+
+def _unless_in_shadow(alert: Alert) -> str:
+    if alert.decision.verdict in (WOULD_REFUSE, WOULD_BLOCK):
+        return ", if its rule were not in shadow"
+    return ", of a rule in shadow" if _is_warned_in_shadow(alert) else ""
+
+
+def _is_warned_in_shadow(alert: Alert) -> bool:
+    return alert.decision.verdict == WARNED and alert.decision.shadow
+
+
+def _used(alert: Alert) -> int:
+    return alert.decision.usages[0].used if alert.decision.usages else 0
 
 
 def as_json(alert: Alert) -> bytes:
@@ -92,7 +165,7 @@ def as_json(alert: Alert) -> bytes:
     decision = alert.decision
     about = decision.request
     content: dict[str, Any] = {
-        "type": "limit.hit",
+        "type": _TYPES.get(decision.verdict, "limit.hit"),
         "id": alert.number,
         "timestamp": datetime.fromtimestamp(alert.time, UTC).isoformat(timespec="seconds"),
         "data": {
@@ -101,7 +174,9 @@ def as_json(alert: Alert) -> bytes:
             "rule": decision.rule,
             "kind": decision.kind,
             "id": _value(decision.id),
+            "shadow": decision.shadow,
             "limit": _numbers(alert.limit),
+            "blocked_for": decision.blocked_for,
             "cost": decision.cost,
             "free_in": decision.free_in,
             "usage": [{**_numbers(one.limit), "used": one.used, "free_in": one.free_in} for one in decision.usages],

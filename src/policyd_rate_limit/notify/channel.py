@@ -50,6 +50,20 @@ class Broken:
         """There is nothing to leave behind."""
 
 
+def make_channels_of_rules(settings: Settings) -> tuple[Channel, Channel] | None:
+    """Where what ``notify`` of rules asks for goes, to administrators and to users; None: no rule asks for it."""
+    if not any(rule.notify for rule in settings.rules):
+        return None
+    from policyd_rate_limit.mail.smtp import mail_server
+    from policyd_rate_limit.notify.mail import MailOfRules, MailToUsers
+
+    mistakes = settings.mistakes_of(*_NEEDED["notify_to"])
+    if mistakes:
+        return Broken(MailOfRules.name, mistakes), Broken(MailToUsers.name, mistakes)
+    server = mail_server(settings)
+    return MailOfRules(server, settings.report_from), MailToUsers(server, settings.report_from)
+
+
 def make_channels(settings: Settings) -> list[Channel]:
     """Where alerts go: none, one or several channels."""
     wanted = [name for name in _NEEDED if getattr(settings, name) is not None or name in settings.broken]

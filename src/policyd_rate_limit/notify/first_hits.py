@@ -28,34 +28,41 @@ class FirstHits:
     def __init__(self, clock: Callable[[], float], per_hour: int = 0) -> None:
         self.per_hour = per_hour
         self._clock = clock
-        self._told: dict[tuple[str, int], float] = {}  # in the order of the times
+        self._told: dict[tuple[str, str, int], float] = {}  # in the order of the times
         self._sent: deque[float] = deque()
         self._unsent = 0
         self._named: list[tuple[str, Limit]] = []
 
-    def hit(self, counter: str, limit: Limit) -> bool:
-        """``counter`` ran into ``limit``: whether that is to be told.
+    def hit(self, counter: str, limit: Limit, what: str = "") -> bool:
+        """``counter`` ran into ``limit``, or ``what`` has come of that: whether that is to be told.
 
         A maximum of 0 is no news: the administrator has blocked whom it is for.
         """
         if not limit.maximum:
             return False
         now = self._clock()
-        about = counter, limit.seconds
+        about = counter, what, limit.seconds
         told = self._told.get(about)
         # What was told in the future was told before the clock was set right.
         if told is not None and told <= now < told + told_once_in(limit):
             return False
-        self._told.pop(about, None)
-        self._told[about] = now
-        if len(self._told) > MOST_TOLD:
-            del self._told[next(iter(self._told))]
+        self._tell(about, now)
         if self._may_send(now):
             return True
         self._unsent += 1
         if len(self._named) < MOST_NAMED:
             self._named.append((counter, limit))
         return False
+
+    def is_told(self, counter: str, limit: Limit) -> None:
+        """That ``counter`` ran into ``limit`` is told with something else."""
+        self._tell((counter, "", limit.seconds), self._clock())
+
+    def _tell(self, about: tuple[str, str, int], now: float) -> None:
+        self._told.pop(about, None)
+        self._told[about] = now
+        if len(self._told) > MOST_TOLD:
+            del self._told[next(iter(self._told))]
 
     def take_unsent(self) -> Unsent:
         """What was not told for there were too many, since the last call."""

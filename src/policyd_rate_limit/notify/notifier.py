@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.decision import BLOCKS, WOULD_BLOCK
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.notify.alert import Alert
 from policyd_rate_limit.notify.channel import make_channels
@@ -54,7 +55,7 @@ class Notifier(Listener):
         ``undo`` lets go of them, should nothing come of it. Where no setting for alerts is another, nothing changes.
         """
         if not any(name.startswith(_SETTINGS) for name in change.changed):
-            return _leave
+            return leave
         outboxes = [Outbox(channel) for channel in make_channels(change.settings)]
         for outbox in outboxes:
             outbox.start()
@@ -63,6 +64,10 @@ class Notifier(Listener):
 
     def refused(self, counter: str, limit: Limit) -> bool:
         return bool(self._outboxes) and self._first_hits.hit(counter, limit)
+
+    def noticed(self, decision: Decision) -> None:
+        if self._outboxes and decision.verdict != WOULD_BLOCK and is_news(self._first_hits, decision):
+            self.explained(decision)
 
     def explained(self, decision: Decision) -> None:
         """Send an alert of ``decision``."""
@@ -87,5 +92,16 @@ class Notifier(Listener):
         self._outboxes = outboxes
 
 
-def _leave() -> None:
+def is_news(first_hits: FirstHits, decision: Decision) -> bool:
+    """Whether what a rule has warned of, or whom it blocks, is to be told: with a block, what it is for is told too."""
+    limit = decision.exceeded
+    assert limit is not None  # noqa: S101 - there is none without a limit
+    if not first_hits.hit(decision.counter, limit, decision.verdict):
+        return False
+    if decision.verdict in (BLOCKS, WOULD_BLOCK):
+        first_hits.is_told(decision.counter, limit)
+    return True
+
+
+def leave() -> None:
     """Nothing changes."""

@@ -136,10 +136,16 @@ class Decisions(Observer):
         if self._metrics is not None and not shadow:
             self._metrics.blocked(counter)
         verdict = WOULD_BLOCK if shadow else BLOCKS
-        log_it, suppressed = self._warned.hit(f"{verdict} {counter}")
+        decision = Decision(request, verdict, counter, exceeded=limit, shadow=shadow, blocked_for=seconds)
+        self._notice(decision, f"{verdict} {counter}")
+
+    def _notice(self, decision: Decision, about: str) -> None:
+        """Log it, as often as may be said ``about`` that, and tell who wants to know."""
+        log_it, suppressed = self._warned.hit(about)
         if log_it:
-            decision = Decision(request, verdict, counter, exceeded=limit, shadow=shadow, blocked_for=seconds)
             _log(logging.WARNING, decision, suppressed)
+        for one in self._listeners:
+            one.noticed(decision)
 
     def _count(self, counter: str, verdict: str, seconds: float) -> None:
         if self._metrics is not None:
@@ -170,20 +176,18 @@ class Decisions(Observer):
             counter = demand.charges[index].counter
             if self._metrics is not None:
                 self._metrics.warned(counter)
-            log_it, suppressed = self._warned.hit(f"{limit.maximum}/{limit.seconds} {counter}")
-            if log_it:
-                decision = Decision(
-                    request,
-                    WARNED,
-                    counter,
-                    demand.charges[index].cost,
-                    result.counted[index],
-                    limit,
-                    (Usage(counter, limit, used, None),),
-                    seconds=seconds,
-                    shadow=rules[index].shadow,
-                )
-                _log(logging.WARNING, decision, suppressed)
+            decision = Decision(
+                request,
+                WARNED,
+                counter,
+                demand.charges[index].cost,
+                result.counted[index],
+                limit,
+                (Usage(counter, limit, used, 0),),
+                seconds=seconds,
+                shadow=rules[index].shadow,
+            )
+            self._notice(decision, f"{limit.maximum}/{limit.seconds} {counter}")
 
     def _told_of_excess(
         self,
@@ -222,7 +226,7 @@ class Decisions(Observer):
             level = logging.INFO
         elif self._each:
             level = logging.DEBUG
-        wanted = [one for one in self._listeners if one.refused(counter, exceeded)] if verdict == REFUSED else []
+        wanted = [one for one in self._listeners if one.exceeded(counter, exceeded, verdict)]
         return level, suppressed if log_it else 0, wanted
 
     def _told_of_failure(self, decision: Decision, failure: Exception) -> None:
