@@ -22,6 +22,8 @@ OVER = "defer_if_permit Rate limit reach, retry later"
 
 RCPT, DATA, END = "RCPT", "DATA", "END-OF-MESSAGE"
 
+PER_MAIL = 0
+
 ADDRESSES, DOMAINS, NAMES = "addresses", "domains", "names"
 
 KIND_OF_TERM = {
@@ -38,10 +40,21 @@ _MADE_OF = {"sasl_domain": "sasl_username", "sender_domain": "sender", "recipien
 
 
 class Bound(NamedTuple):
-    """At most ``maximum`` in any ``seconds``."""
+    """At most ``maximum`` in any ``seconds``, or, where those are :data:`PER_MAIL`, of one mail."""
 
     maximum: int
     seconds: int
+
+    @property
+    def is_per_mail(self) -> bool:
+        return self.seconds == PER_MAIL
+
+    @property
+    def period(self) -> str:
+        """As texts have it."""
+        if self.is_per_mail:
+            return "mail"
+        return f"{self.seconds // 60}m" if self.seconds % 60 == 0 else f"{self.seconds}s"
 
 
 @dataclass(frozen=True)
@@ -116,11 +129,9 @@ class Said:
         return next(((kind, name) for kind, name in found if name or kind == "server"), ("", ""))
 
     def limits_of(self, name: str) -> tuple[Bound, ...]:
-        """Those of the id ``name``."""
-        for pattern, limits in self.overrides:
-            if matches(pattern, name, self.compares):
-                return limits
-        return self.limits
+        """Those of the id ``name``, of which that of each mail comes first."""
+        found = next((limits for pattern, limits in self.overrides if matches(pattern, name, self.compares)), None)
+        return tuple(sorted(self.limits if found is None else found, key=lambda bound: not bound.is_per_mail))
 
     def cost(self, asked: Asked) -> int:
         """What is known of the cost of the mail."""
@@ -138,9 +149,12 @@ def as_text(rules: Iterable[Said]) -> str:
 
 def _limits(limits: Sequence[Bound]) -> object:
     """Each of the ways in which limits may be written."""
-    written: list[object] = [
-        f"{one.maximum}/{one.seconds}s" if one.maximum % 2 else [one.maximum, one.seconds] for one in limits
-    ]
+    written: list[object] = []
+    for one in limits:
+        if one.is_per_mail:
+            written.append(f"{one.maximum}/mail" if one.maximum % 2 else [one.maximum, "mail"])
+        else:
+            written.append(f"{one.maximum}/{one.seconds}s" if one.maximum % 2 else [one.maximum, one.seconds])
     return written[0] if len(written) == 1 else written
 
 
@@ -253,6 +267,7 @@ class Answer(NamedTuple):
 class _Asking:
     rule: Said
     counter: str
+    mail: str
     name: str
     limits: tuple[Bound, ...]
     missing: int
@@ -278,6 +293,14 @@ class Model:
         """What was admitted in the last ``seconds`` before ``true``, and was not given back since."""
         return sum(one.amount for one in self.charges if one.counter == counter and one.true > true - seconds)
 
+    def would_return(self, clock: float) -> bool:
+        """Whether with ``clock`` something would lie in a window again that has left all windows of its counter.
+
+        Whether the program still has that, nobody promises: it drops such things when it sees fit.
+        """
+        longest = {counter: max(one.seconds for one in limits) for counter, limits in self.limits.items()}
+        return any(math.floor(clock) < one.date + longest[one.counter] <= self.clock for one in self.charges)
+
     def ask(self, rules: Iterable[Said], asked: Asked, clock: float, true: float = 0.0) -> Answer:
         """``clock`` (Unix seconds) may step back, ``true`` does not."""
         charged = self._charged(rules, asked, clock)
@@ -286,12 +309,7 @@ class Model:
         for one in charged:
             if one.missing > 0:
                 one.exceeded = next(
-                    (
-                        bound
-                        for bound in one.limits
-                        if self.used(one.counter, bound.seconds) + one.missing > bound.maximum
-                    ),
-                    None,
+                    (bound for bound in one.limits if self._used_of(one, bound) + one.missing > bound.maximum), None
                 )
         exceeded = [one for one in charged if one.exceeded is not None]
         refusing = [one for one in exceeded if one.rule.refuses and not one.rule.shadow]
@@ -299,8 +317,8 @@ class Model:
         if not refusing:
             for one in charged:
                 if one.exceeded is None:
-                    before = [self.used(one.counter, bound.seconds) for bound in one.limits]
-                    self._count(one, str(asked["instance"]), true)
+                    before = [self._used_of(one, bound) for bound in one.limits]
+                    self._count(one, true)
                     warned += self._warned(one, before)
         answer = self._action(exceeded, refusing, asked)
         return Answer(answer, tuple(_told(charged, is_refused=bool(refusing))), tuple(warned))
@@ -308,7 +326,9 @@ class Model:
     def _warned(self, one: _Asking, before: Sequence[int]) -> Iterable[tuple[str, int, int, int]]:
         """The limits of which less than so many hundredths were used ``before``, and are not any more."""
         for bound, then in zip(one.limits, before, strict=True):
-            now = self.used(one.counter, bound.seconds)
+            now = self._used_of(one, bound)
+            if bound.is_per_mail:
+                continue
             if one.rule.warn and now > then and 100 * then < one.rule.warn * bound.maximum <= 100 * now:
                 yield one.rule.name, bound.maximum, bound.seconds, now
 
@@ -322,15 +342,25 @@ class Model:
             limits = rule.limits_of(name)
             if not (rule.counts_at(stage) and rule.applies(asked, time) and kind and limits):
                 continue
-            one = _Asking(rule, f"{rule.counters}{kind}:{name}", name, limits, rule.cost(asked))
+            one = _Asking(rule, f"{rule.counters}{kind}:{name}", mail, name, limits, rule.cost(asked))
             self.limits[one.counter] = limits
             if rule.count == "recipients" and stage == RCPT:
                 one.part = str(asked["recipient"])
                 one.missing = 0 if (mail, one.counter, one.part) in self.parts else 1
             else:
-                one.missing -= sum(of.amount for of in self._of_mail(mail, one.counter))
+                one.missing -= self.used_of_mail(mail, one.counter)
             found.append(one)
         return found
+
+    def used_of_mail(self, mail: str, counter: str) -> int:
+        """What ``mail`` was charged on ``counter``, and has not got back."""
+        return sum(one.amount for one in self._of_mail(mail, counter))
+
+    def _used_of(self, one: _Asking, bound: Bound) -> int:
+        """What is used of ``bound``."""
+        if bound.is_per_mail:
+            return self.used_of_mail(one.mail, one.counter)
+        return self.used(one.counter, bound.seconds)
 
     def _of_mail(self, mail: str, counter: str) -> list[Charge]:
         return [one for one in self.charges if one.mail == mail and one.counter == counter]
@@ -342,7 +372,8 @@ class Model:
                 one.date = min(one.date, math.ceil(clock))
         self.clock = clock
 
-    def _count(self, one: _Asking, mail: str, true: float) -> None:
+    def _count(self, one: _Asking, true: float) -> None:
+        mail = one.mail
         if one.missing > 0:
             self.charges.append(Charge(one.counter, mail, one.missing, math.ceil(self.clock), true))
         for of in reversed(self._of_mail(mail, one.counter)):
@@ -364,20 +395,20 @@ class Model:
     def _filled(self, one: _Asking, asked: Asked) -> str:
         bound = one.exceeded
         assert bound is not None
-        seconds = bound.seconds
-        period = f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
         values = {
             "rule": one.rule.name,
             "key": one.name or "server",
-            "limit": f"{bound.maximum}/{period}",
+            "limit": f"{bound.maximum}/{bound.period}",
             "maximum": bound.maximum,
-            "period": period,
-            "used": self.used(one.counter, seconds),
+            "period": bound.period,
+            "used": self._used_of(one, bound),
             "free_in": self._free_in(one, bound),
         }
         return re.sub(r"\{(\w+)\}", lambda found: str({**asked, **values}[found[1]]), one.rule.action or OVER)
 
     def _free_in(self, one: _Asking, bound: Bound) -> str:
+        if bound.is_per_mail:
+            return "never"
         now = math.floor(self.clock)
         for later in range(bound.seconds + 2):
             if self.used(one.counter, bound.seconds, now + later) + one.missing <= bound.maximum:

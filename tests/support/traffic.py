@@ -14,6 +14,7 @@ from support.model_of_rules import (
     DOMAINS,
     END,
     NAMES,
+    PER_MAIL,
     RCPT,
     Asked,
     Bound,
@@ -80,7 +81,7 @@ _MAXIMA: Final = {
 
 
 def limits_for(count: str, longest: int = 0) -> st.SearchStrategy[tuple[Bound, ...]]:
-    """One to three; with ``longest`` they have one of so many seconds, so that nothing is forgotten before."""
+    """One to four, one of them per mail; with ``longest`` one of so many seconds: nothing is forgotten before."""
     maxima = st.sampled_from(_MAXIMA[count])
     windows = st.sampled_from([one for one in WINDOWS if one != longest])
     some = st.lists(
@@ -89,9 +90,13 @@ def limits_for(count: str, longest: int = 0) -> st.SearchStrategy[tuple[Bound, .
         max_size=2 if longest else 3,
         unique_by=lambda one: one.seconds,
     )
-    if not longest:
-        return some.map(tuple)
-    return st.builds(lambda limits, last: (*limits, last), some, st.builds(Bound, maxima, st.just(longest)))
+    if longest:
+        some = st.builds(lambda limits, last: [*limits, last], some, st.builds(Bound, maxima, st.just(longest)))
+    of_mail = st.lists(st.builds(Bound, maxima, st.just(PER_MAIL)), max_size=0 if count == "messages" else 1)
+    seldom: st.SearchStrategy[list[Bound]] = st.one_of(
+        st.just([]), of_mail
+    )  # of few mails it lets pass enough for other limits to be reached
+    return st.builds(lambda limits, at, more: (*limits[:at], *more, *limits[at:]), some, st.integers(0, 4), seldom)
 
 
 def conditions_for(count: str) -> st.SearchStrategy[tuple[dict[str, list[str]], ...]]:
@@ -153,6 +158,23 @@ def files(draw: st.DrawFn, *, longest: int = 0, letting_pass: bool | None = None
     """The rules of one file."""
     names = NAMES_OF_RULES[: draw(st.integers(1, most))]
     return tuple(draw(rules(name, longest=longest, letting_pass=letting_pass)) for name in names)
+
+
+@st.composite
+def all_exceeded(draw: st.DrawFn) -> tuple[Said, ...]:
+    """Two rules or more that all mails soon exceed, with any actions in any order."""
+    actions = draw(st.lists(st.sampled_from((*LETTING_PASS, *REFUSING)), min_size=2, max_size=4))
+    return tuple(
+        Said(
+            name,
+            key=draw(st.sampled_from(("server", "client_address|server"))),
+            count="recipients",
+            limits=(Bound(draw(st.integers(0, 2)), LONGEST),),
+            action=action,
+            shadow=draw(st.sampled_from([False, False, True])),
+        )
+        for name, action in zip(NAMES_OF_RULES, actions, strict=False)
+    )
 
 
 @st.composite

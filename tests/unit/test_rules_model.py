@@ -25,12 +25,14 @@ from support.traffic import (
     LETTING_PASS,
     LONGEST,
     MAILS,
+    NEXT,
     RELOAD,
     WAIT,
     WAITS,
     Mail,
     Postfix,
     Step,
+    all_exceeded,
     changed,
     files,
     plain_requests,
@@ -121,7 +123,7 @@ class Beside:
         if step[0] == WAIT:
             self.program.now += WAITS[step[1]]
             self.true += WAITS[step[1]]
-        elif step[0] == BACK:
+        elif step[0] == BACK and not self.model.would_return(self.program.now - WAITS[step[1]]):
             self.program.now -= WAITS[step[1]]
         for conversation, asked in postfix.requests(step):
             conversation.answered(refused=self.put(asked))
@@ -134,15 +136,19 @@ class Beside:
         """In each there is what the model says."""
         events, now = self.program.events(), self.program.ledger.windows.now
         for counter, limits in self.model.limits.items():
-            for _, seconds in limits:
+            for seconds in (one.seconds for one in limits if not one.is_per_mail):
                 used = sum(amount for name, date, amount in events if name == counter and date + seconds > now)
                 assert used == self.model.used(counter, seconds)
 
     def check_promise(self) -> None:
-        """In the last seconds no more has been admitted than each limit says."""
+        """In the last seconds, or of one mail, no more has been admitted than each limit says."""
+        mails = {one.mail for one in self.model.charges}
         for counter, limits in self.model.limits.items():
-            for maximum, seconds in limits:
-                assert self.model.admitted_within(counter, seconds, self.true) <= maximum
+            for bound in limits:
+                if bound.is_per_mail:
+                    assert all(self.model.used_of_mail(mail, counter) <= bound.maximum for mail in mails)
+                else:
+                    assert self.model.admitted_within(counter, bound.seconds, self.true) <= bound.maximum
 
 
 @settings(UNHURRIED, max_examples=examples(60))
@@ -170,6 +176,16 @@ def test_a_reload_changes_rules_between_two_requests(
             beside.reload(data.draw(changed(beside.said, number, longest=LONGEST)))
         beside.step(step, postfix)
         beside.check_windows()
+
+
+@settings(UNHURRIED, max_examples=examples(100))
+@given(said=all_exceeded(), mails=SOME_MAILS)
+def test_which_of_several_exceeded_rules_decides(said: tuple[Said, ...], mails: list[Mail]) -> None:
+    """One that refuses, else one that holds, else the first; and all of them are told, and count the same."""
+    beside, postfix = Beside(said), Postfix(mails)
+    for _ in range(12):
+        beside.step((NEXT, 0), postfix)
+    beside.check_windows()
 
 
 def replayed(said: Sequence[Said], happening: Iterable[Asked | float]) -> tuple[Told, list[str]]:
