@@ -163,17 +163,35 @@ def files(draw: st.DrawFn, *, longest: int = 0, letting_pass: bool | None = None
 @st.composite
 def all_exceeded(draw: st.DrawFn) -> tuple[Said, ...]:
     """Two rules or more that all mails soon exceed, with any actions in any order."""
-    actions = draw(st.lists(st.sampled_from((*LETTING_PASS, *REFUSING)), min_size=2, max_size=4))
+    all_actions = draw(st.sampled_from([LETTING_PASS, (*LETTING_PASS, *REFUSING)]))
+    actions = draw(st.lists(st.sampled_from(all_actions), min_size=2, max_size=4))
+    periods = st.sampled_from([(LONGEST,), (LONGEST, PER_MAIL), (PER_MAIL, LONGEST), (PER_MAIL,)])
+    maxima = st.integers(0, 2)
     return tuple(
         Said(
             name,
             key=draw(st.sampled_from(("server", "client_address|server"))),
             count="recipients",
-            limits=(Bound(draw(st.integers(0, 2)), LONGEST),),
+            limits=tuple(Bound(draw(maxima), period) for period in draw(periods)),
             action=action,
             shadow=draw(st.sampled_from([False, False, True])),
         )
         for name, action in zip(NAMES_OF_RULES, actions, strict=False)
+    )
+
+
+@st.composite
+def overridden(draw: st.DrawFn) -> Said:
+    """A rule with several overrides for alice@example.org, whose limits differ."""
+    patterns = draw(st.permutations(["alice@example.org", "ALICE@*", "*@example.org", "/^al/", "*"]))
+    limits = [(), *((Bound(maximum, LONGEST),) for maximum in range(4))]
+    return Said(
+        "one",
+        key=draw(st.sampled_from(("sasl_username", "sasl_username|sender"))),
+        count="recipients",
+        limits=(Bound(5, LONGEST),),
+        overrides=tuple(zip(patterns, draw(st.permutations(limits)), strict=True))[: draw(st.integers(1, 5))],
+        action=TEXT,
     )
 
 

@@ -35,6 +35,7 @@ from support.traffic import (
     all_exceeded,
     changed,
     files,
+    overridden,
     plain_requests,
     rules,
     steps,
@@ -183,6 +184,17 @@ def test_a_reload_changes_rules_between_two_requests(
 def test_which_of_several_exceeded_rules_decides(said: tuple[Said, ...], mails: list[Mail]) -> None:
     """One that refuses, else one that holds, else the first; and all of them are told, and count the same."""
     beside, postfix = Beside(said), Postfix(mails)
+    for _ in range(12):
+        beside.step((NEXT, 0), postfix)
+    beside.check_windows()
+
+
+@settings(UNHURRIED, max_examples=examples(60))
+@given(said=overridden())
+def test_the_first_override_that_matches_counts(said: Said) -> None:
+    """Whatever kind of pattern it is."""
+    mail = Mail("alice@example.org", "", "192.0.2.1", "", ("x@example.net",), 100)
+    beside, postfix = Beside([said]), Postfix([mail])
     for _ in range(12):
         beside.step((NEXT, 0), postfix)
     beside.check_windows()
