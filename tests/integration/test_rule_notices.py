@@ -13,11 +13,12 @@ from support.wait import wait_until
 
 ALICE = "Alice@Example.org"
 ABUSE = "abuse@example.org"
+NOBODY = {"sasl_username": "nobody"}
 
 
 def by_mail(server: Server, **rule: Any) -> dict[str, Any]:
     """Settings with one rule, which tells those of its ``notify``."""
-    person = {"key": "sasl_username", "limits": "4/1h", "notify": [ABUSE, "user"], **rule}
+    person = {"key": "sasl_username", "limits": "4/1h", "notify": [ABUSE, "user"], "unless": NOBODY, **rule}
     return {
         "report_from": "policyd@example.org",
         "smtp_server": [server.host, server.port],

@@ -6,11 +6,14 @@ import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
 
+import msgpack
 import pytest
 from redis import Redis
 
+from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.inquiry import terms_of
 from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.redis_database import RedisDatabase
 from storage.redis_stores import ask as ask_store
@@ -235,3 +238,13 @@ def test_the_store_says_which(redis: RedisDatabase, client: Redis, clock: Clock)
         assert refused.value.unkept == [1]
         (record,) = refused.value.records
         assert [(entry.counter, entry.amount) for entry in record.dated_until(1 << 40)] == [(WRONG, 1)]
+
+
+def test_a_charge_that_warns_has_no_limit_per_mail_by_that() -> None:
+    """Compiled as well: to the script 0 would be a limit per mail that refuses everything, and false is none."""
+    limits = (Limit(10, 60), Limit(7, 600))
+    terms = msgpack.unpackb(terms_of("charge", b"", ((1, limits, False, True, 0, 75),)))
+    assert terms[2][3] is False
+    assert terms[2][4] == [8, 6]
+    terms = msgpack.unpackb(terms_of("charge", b"", ((1, (Limit(5, PER_MAIL), *limits), False, True, 0, 75),)))
+    assert terms[2][3:] == [5, [8, 6]]

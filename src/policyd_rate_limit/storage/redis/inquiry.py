@@ -344,8 +344,11 @@ def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool
         # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
         kept = keep if windows is limits else max(keep, REMEMBERED_SECONDS)
         terms: tuple[object, ...] = (cost, _numbers(windows, kept), flags)
+        of_mail: object = False  # an object: a compiled module would make 0 of it beside numbers, which is true in Lua
+        if windows is not limits:
+            of_mail = limits[0].maximum
         if windows is not limits or warn:
-            terms += (False if windows is limits else limits[0].maximum,)
+            terms += (of_mail,)
         if warn:
             terms += ([warns_from(limit, warn) for limit in windows],)
         together.append(terms)
