@@ -244,6 +244,7 @@ class Load(NamedTuple):
     zipf: float = 0.0
     small: bool = False
     prefix: str = "user"
+    suffix: str = ""
     domains: int = 0
 
     def options(self, contender: Contender) -> list[str]:
@@ -255,6 +256,7 @@ class Load(NamedTuple):
             "spent-ids": SPENT_IDS,
             "zipf": self.zipf,
             "prefix": self.prefix,
+            "suffix": self.suffix,
             "domains": self.domains,
             "allow": contender.success,
             "refuse": contender.refusal,

@@ -7,7 +7,7 @@
  *
  * SASL users are user0000000 and up, each as likely as the other, or as Zipf's law has it (--zipf). A share of the
  * requests (--spent) is of over0000000 and up, who have nothing left: --refuse says what these are answered. With
- * --domains the users are of so many, and the sender is the same for all users of one.
+ * --domains the users are of so many, and the sender is the same for all users of one. --suffix stands behind each user.
  *
  *     cc -O2 -o load load.c -lm
  *     ./load --tcp 127.0.0.1:10000 --connections 50 --ids 100000 --seconds 5 --allow dunno
@@ -54,12 +54,12 @@ struct connection {
 };
 
 static struct {
-    const char *tcp, *path, *state, *prefix;
+    const char *tcp, *path, *state, *prefix, *suffix;
     int connections, small, recipients;
     long ids, spent_ids, domains;
     double zipf, spent, seconds, warm_up;
     uint64_t seed;
-} option = {.state = "RCPT", .prefix = "user", .spent_ids = 1000, .connections = 50, .recipients = 1, .ids = 100000, .seconds = 5, .warm_up = 1, .seed = 1};
+} option = {.state = "RCPT", .prefix = "user", .suffix = "", .spent_ids = 1000, .connections = 50, .recipients = 1, .ids = 100000, .seconds = 5, .warm_up = 1, .seed = 1};
 
 static struct {
     const char *text;
@@ -133,9 +133,9 @@ static void compose(struct connection *c)
         length = snprintf(c->request, REQUEST_BYTES,
             "request=smtpd_access_policy\nprotocol_state=%s\ninstance=%08lx.%0*d.0\nsender=%s\n"
             "recipient=recipient%0*d@example.net\nrecipient_count=%d\nclient_address=192.0.2.25\n"
-            "sasl_username=%s%0*d\n\n",
+            "sasl_username=%s%0*d%s\n\n",
             option.state, (long)option.seed, MAIL_DIGITS, 0, sender, RECIPIENT_DIGITS, 0,
-            option.recipients, option.prefix, ID_DIGITS, 0);
+            option.recipients, option.prefix, ID_DIGITS, 0, option.suffix);
     else /* the 29 attributes of Postfix 3.7, in its order */
         length = snprintf(c->request, REQUEST_BYTES,
             "request=smtpd_access_policy\nprotocol_state=%s\nprotocol_name=ESMTP\nclient_address=192.0.2.25\n"
@@ -144,13 +144,13 @@ static void compose(struct connection *c)
             "helo_name=laptop.customers.example.com\nsender=%s\n"
             "recipient=recipient%0*d@example.net\n"
             "recipient_count=%d\nqueue_id=\ninstance=%08lx.%0*d.0\nsize=18342\netrn_domain=\nstress=\n"
-            "sasl_method=PLAIN\nsasl_username=%s%0*d\nsasl_sender=\nccert_subject=\nccert_issuer=\n"
+            "sasl_method=PLAIN\nsasl_username=%s%0*d%s\nsasl_sender=\nccert_subject=\nccert_issuer=\n"
             "ccert_fingerprint=D4:1D:8C:D9:8F:00:B2:04:E9:80:09:98:EC:F8:42:7E\n"
             "ccert_pubkey_fingerprint=E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24\n"
             "encryption_protocol=TLSv1.3\nencryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\n"
             "policy_context=\n\n",
             option.state, sender, RECIPIENT_DIGITS, 0, option.recipients, (long)option.seed,
-            MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0);
+            MAIL_DIGITS, 0, option.prefix, ID_DIGITS, 0, option.suffix);
     if (length < 0 || length >= REQUEST_BYTES) {
         errno = EMSGSIZE;
         die("request");
@@ -336,7 +336,7 @@ static double cpu_seconds(void)
 
 static void usage(void)
 {
-    fputs("usage: load (--tcp IP:PORT | --unix PATH) [--connections N] [--ids N] [--prefix NAME] [--zipf EXPONENT]\n"
+    fputs("usage: load (--tcp IP:PORT | --unix PATH) [--connections N] [--ids N] [--prefix NAME] [--suffix TEXT] [--zipf EXPONENT]\n"
           "            [--spent SHARE] [--spent-ids N] [--domains N] [--small] [--state RCPT|DATA|END-OF-MESSAGE] [--recipients N]\n"
           "            [--warm-up S] [--seconds S] [--seed N] --allow ACTION ... [--refuse ACTION ...]\n", stderr);
     exit(2);
@@ -348,7 +348,7 @@ int main(int argc, char **argv)
         {"tcp", 1, 0, 't'}, {"unix", 1, 0, 'u'}, {"connections", 1, 0, 'c'}, {"ids", 1, 0, 'i'},
         {"zipf", 1, 0, 'z'}, {"small", 0, 0, 'l'}, {"state", 1, 0, 'p'}, {"recipients", 1, 0, 'r'},
         {"warm-up", 1, 0, 'w'}, {"seconds", 1, 0, 's'}, {"seed", 1, 0, 'e'}, {"allow", 1, 0, 'a'}, {"refuse", 1, 0, 'f'},
-        {"prefix", 1, 0, 'n'}, {"spent", 1, 0, 'x'}, {"spent-ids", 1, 0, 'd'},
+        {"prefix", 1, 0, 'n'}, {"suffix", 1, 0, 'm'}, {"spent", 1, 0, 'x'}, {"spent-ids", 1, 0, 'd'},
         {"domains", 1, 0, 'o'}, {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", names, 0)) != -1;)
         switch (o) {
@@ -364,6 +364,7 @@ int main(int argc, char **argv)
         case 's': option.seconds = atof(optarg); break;
         case 'e': option.seed = strtoull(optarg, 0, 10); break;
         case 'n': option.prefix = optarg; break;
+        case 'm': option.suffix = optarg; break;
         case 'x': option.spent = atof(optarg); break;
         case 'o': option.domains = atol(optarg); break;
         case 'd': option.spent_ids = atol(optarg); break;

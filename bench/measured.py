@@ -48,6 +48,7 @@ class Results:
         }
         self.loads: list[dict[str, Any]] = self.parts.get("loads", {}).get("measurements", [])
         self.rules: list[dict[str, Any]] = self.parts.get("rules", {}).get("measurements", [])
+        self.situations: list[dict[str, Any]] = self.parts.get("situations", {}).get("measurements", [])
         self.postfix: list[dict[str, Any]] = self.parts.get("postfix", {}).get("measurements", [])
         self.windows: list[dict[str, Any]] = self.parts.get("growth", {}).get("windows", [])
         self.ids: list[dict[str, Any]] = self.parts.get("growth", {}).get("ids", [])

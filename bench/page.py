@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import plots
+import situations
 from contenders import (
     CONTENDERS,
     DURABLE_FLOOR,
@@ -155,6 +156,16 @@ def targets(results: Results) -> list[Target]:
         Target(f"{contender.name}, three rules for one mail: of one rule", _of_one_rule(results, contender, 3), 0.6)
         for contender in (SQLITE, POSTGRESQL, REDIS)
     ]
+    for contender in situations.STORES:
+        ratios_of = {one.key: _of_one_situation(results, contender, one.key) for one in situations.SITUATIONS}
+        large = ratios_of.pop(situations.LARGE)
+        known = [one for one in ratios_of.values() if one is not None]
+        found += [
+            Target(
+                f"{contender.name}, rules of administrators, the slowest: of one rule", min(known, default=None), 0.5
+            ),
+            Target(f"{contender.name}, with a table of {situations.ENTRIES:,}: of without it", large, 0.9),
+        ]
     found += [
         Target(
             f"{contender.name}: a decision with 100,000 mails in the window, of one with ten",
@@ -201,6 +212,23 @@ def _of_one_rule(results: Results, contender: Contender, number: int) -> float |
         figures(results.rules, "per_second", store=contender.key, rules=rules) for rules in (number, NUMBERS[0])
     )
     return ratio(several, one)
+
+
+def _of_one_situation(results: Results, contender: Contender, situation: str) -> float | None:
+    """How many times as many requests per second are answered in ``situation`` as with one rule."""
+    several, one = (
+        figures(results.situations, "per_second", store=contender.key, situation=key)
+        for key in (situation, situations.ONE.key)
+    )
+    return ratio(several, one)
+
+
+def _situations_table(results: Results) -> str:
+    rows = [
+        [one.name, *(number(_of_one_situation(results, store, one.key)) for store in situations.STORES)]
+        for one in situations.SITUATIONS
+    ]
+    return table(["of one rule", *(store.name for store in situations.STORES)], rows)
 
 
 def _further_rule(results: Results, contender: Contender) -> float | None:
@@ -349,6 +377,8 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "sqlite_cpu": number(median(results.load(SQLITE, "cpu_us"))),
         "generator_share": number(100 * (median(results.load(SQLITE, "generator_cpu")) or 0.0), " %"),
         "rules": _rules_table(results),
+        "situations": _situations_table(results),
+        "situation_users": number(situations.USERS),
         "domains": number(DOMAINS),
         "rules_date": results.parts.get("rules", {}).get("machine", {}).get("date", NOTHING),
         "rules_version": results.parts.get("rules", {}).get("machine", {}).get("version", NOTHING),

@@ -25,13 +25,14 @@ import machine
 import page
 import processes
 import rules
+import situations
 from contenders import CONTENDERS, OURS, Contender, find_places
 from options import add_options
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PLACE = HERE.parent / "var" / "bench"
-PARTS = ("loads", "rules", "postfix", "growth")
+PARTS = ("loads", "rules", "situations", "postfix", "growth")
 
 
 def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def measure(part: str, home: pathlib.Path, places: dict[str, str], options: argp
         return loads.run(home, places, contenders=wanted(CONTENDERS), **sizes)
     if part == "rules":
         return rules.run(home, places, contenders=wanted(OURS), **sizes)
+    if part == "situations":
+        return situations.run(home, places, contenders=wanted(situations.STORES), **sizes)
     return growth.run(home, places, contenders=wanted(growth.CONTENDERS), scale=options.scale, **sizes)
 
 
