@@ -62,6 +62,6 @@ def history(
         heapq.heappush(newest, (event.date, number, event))
         if len(newest) > last:
             heapq.heappop(newest)
-    charges = ((date, amount) for _, date, amount in ledger.windows.charges())
+    charges = ((date, amount) for _, date, amount in ledger.charges())
     found = buckets(charges, step, zone)
     return History(keys, found if most is None else found[-most:], [event for *_, event in sorted(newest)])

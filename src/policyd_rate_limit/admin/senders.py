@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
 from policyd_rate_limit.admin.standing import share
-from policyd_rate_limit.domain.charge import Usage
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from policyd_rate_limit.admin.desk import Desk, InForce
+    from policyd_rate_limit.domain.charge import Usage
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Override
 
@@ -25,7 +27,7 @@ LOOKS_PER_LOOKUP = 30
 
 
 class Sender(NamedTuple):
-    """One of those who send. ``mails``: what was counted in the window that was asked for."""
+    """One of those who send. ``mails``: what was counted in the window that was asked for, whatever the rule counts."""
 
     key: str
     mails: int
@@ -64,7 +66,7 @@ class Senders:
                 break
             for entry in credible(page, now):
                 self._ledger.apply(entry)
-        self._ledger.windows.sweep(self._longest)
+        self._ledger.sweep(self._longest)
         if self._looks % LOOKS_PER_LOOKUP == 0:
             self._from_table.clear()
         self._looks += 1
@@ -86,7 +88,7 @@ class Senders:
 
     def _ranks(self, *, by_share: bool) -> Iterator[tuple[float, float, str]]:
         """All who send, such that the heaviest are the smallest."""
-        for key in self._ledger.windows:
+        for key in self._ledger.counters():
             mails, used_up = self._weight(key)
             if mails or used_up:
                 yield (-used_up, -mails, key) if by_share else (-mails, -used_up, key)
@@ -95,12 +97,11 @@ class Senders:
         """The mails of ``key``, and the greatest share of a limit."""
         override = self._overrides.get(key)
         limits = self._desk.in_force(key, override, self._from_table.get(key)).limits
-        mails, *used = self._ledger.windows.usage(key, (self._watched, *limits))
+        mails, *used = self._ledger.usage(key, (self._watched, *limits))
         shares = (share(of_limit, limit) for limit, of_limit in zip(limits, used, strict=True))
         return mails, max(shares, default=0.0)
 
     def _sender(self, key: str) -> Sender:
         in_force = self._desk.in_force(key, self._overrides.get(key), self._from_table.get(key))
-        (mails, _), *outlook = self._ledger.windows.outlook(key, 1, (self._watched, *in_force.limits))
-        usages = (Usage(key, limit, *one) for limit, one in zip(in_force.limits, outlook, strict=True))
-        return Sender(key, mails, in_force, tuple(usages))
+        watched, *usages = self._ledger.explain(Demand((one_more(key, (self._watched, *in_force.limits)),)))
+        return Sender(key, watched.used, in_force, tuple(usages))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
-from policyd_rate_limit.domain.charge import Charge, Demand
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import longest_of
 
 if TYPE_CHECKING:
@@ -51,4 +52,4 @@ def standings(desk: Desk, name: str, rule: str | None = None) -> list[Standing]:
 
 
 def _usages(ledger: Ledger, key: str, limits: Limits) -> tuple[Usage, ...]:
-    return ledger.explain(Demand((Charge(key, 1, limits),)))
+    return ledger.explain(Demand((one_more(key, limits),)))

@@ -21,6 +21,10 @@ RESET: Final = "reset"  # no recipient has a part that is as short
 class Charge:
     """What one rule asks for one mail: ``cost`` more on ``counter``, within ``limits``.
 
+    Where ``cost`` is 0 and there is a ``part``, that is a value, of which different ones are counted: whether it costs
+    anything is known to the store alone. The counter is one of which
+    :func:`policyd_rate_limit.domain.counter.is_distinct` says so.
+
     A limit per mail, the first of ``limits`` where there is one, bounds what the mail is charged on ``counter`` in all;
     where the mail is not known by an id, each charge is a mail of its own.
 
@@ -68,6 +72,16 @@ class Charge:
         self.refuses = refuses
         self.keep_seconds = keep_seconds
         self.warn = warn
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether ``part`` is a value, of which different ones are counted."""
+        return not self.cost and not self.settles and bool(self.part)
+
+    @property
+    def most(self) -> int:
+        """How much it may count: ``cost``, or one value."""
+        return self.cost or (1 if self.is_distinct else 0)
 
 
 @mypyc_attr(acyclic=True)
@@ -195,7 +209,9 @@ class Entry:
     """One line of the ledger: ``amount`` on ``counter`` at ``date`` (Unix second), for a part of a mail or for none.
 
     A negative amount gives back what was counted at ``date``. The part :data:`RESET`, with an amount of 0, takes back
-    all that is still counted on ``counter`` at ``date`` or before.
+    all that is still counted on ``counter`` at ``date`` or before. On a counter of different values, ``part`` is one of
+    them, whatever mail it came with: an amount of 1 has it be there at ``date``, if it is not there later, and -1 takes
+    it back, if it has not been there since.
     """
 
     counter: str

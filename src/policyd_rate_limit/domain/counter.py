@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from policyd_rate_limit.domain.counting import RECIPIENTS
+from policyd_rate_limit.domain.counting import DISTINCT, RECIPIENTS
 
 DEFAULT: Final = "default"
 """The rule that the settings of version 1 are. Its counters are named ``kind:id``, as they have always been."""
+
+
+_DISTINCT: Final = f"{DISTINCT} "
+_OF_VALUES: Final = f"/{DISTINCT}-"
 
 
 def counter_prefix(rule: str, unit: str = RECIPIENTS) -> str:
@@ -35,6 +39,18 @@ def rule_and_key(counter: str) -> tuple[str, str]:
     """The name of the rule that ``counter`` belongs to, and the key that it counts."""
     prefix, key = prefix_and_key(counter)
     return (prefix[:-1].partition("/")[0] if prefix else DEFAULT, key)
+
+
+def unit_of(counter: str) -> str:
+    """In what ``counter`` counts: see :data:`policyd_rate_limit.domain.counting.UNITS`, and ``distinct ATTRIBUTE``."""
+    unit = prefix_and_key(counter)[0][:-1].partition("/")[2]
+    return unit.replace("-", " ") or RECIPIENTS
+
+
+def is_distinct(counter: str) -> bool:
+    """Whether ``counter`` counts different values, each once."""
+    before = counter.partition(":")[0]
+    return _OF_VALUES in before and unit_of(counter).startswith(_DISTINCT)
 
 
 def kind_of(counter: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from binascii import b2a_base64
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
@@ -29,7 +30,8 @@ MOST_INSTANCE: Final = 64  # characters that are kept as they are; Postfix 3.7 s
 class Cost:
     """What one request costs; see :class:`policyd_rate_limit.domain.charge.Charge` for ``part`` and ``settles``.
 
-    ``each``: an equal request of the same mail is a part of its own; see :class:`Repetitions`.
+    ``amount`` is 0 where ``part`` is a value of which different ones are counted. ``each``: an equal request of the
+    same mail is a part of its own; see :class:`Repetitions`.
     """
 
     amount: int
@@ -42,6 +44,11 @@ class Cost:
         self.part = part
         self.settles = settles
         self.each = each
+
+    @property
+    def most(self) -> int:
+        """How much it may come to: 1, where that depends on whether a value is there already."""
+        return self.amount or (1 if self.part else 0)
 
 
 class Repetitions:
@@ -105,26 +112,45 @@ def stages(count_mode: int | None) -> dict[str, Callable[[Request], Cost]]:
     return _MODES[count_mode]
 
 
+DISTINCT: Final = "distinct"
+"""What a unit begins with that counts the different values of an attribute: ``distinct recipient``."""
+
 RECIPIENTS: Final = "recipients"
 MESSAGES: Final = "messages"
 BYTES: Final = "bytes"
 UNITS: Final = (RECIPIENTS, MESSAGES, BYTES)
-"""What a rule counts."""
+"""What a rule counts, if not the different values of an attribute: see :func:`attribute_of`."""
 
 MOST_SIZE: Final = 2**53 - 1
 """The most bytes of one mail: a larger ``size`` is taken for this."""
 
 
-def stages_of_unit(unit: str, *, by_recipient: bool) -> dict[str, Callable[[Request], Cost]]:
+def attribute_of(unit: str) -> str:
+    """The attribute whose different values ``unit`` counts; empty: it counts something else."""
+    word, _, attribute = unit.partition(" ")
+    return attribute if word == DISTINCT else ""
+
+
+def stages_of_unit(
+    unit: str, *, by_recipient: bool, value_of: Callable[[Request], str] | None = None
+) -> dict[str, Callable[[Request], Cost]]:
     """What a request costs, in ``unit``, at each stage at which that is known.
 
     ``by_recipient``: the rule looks at the recipient, who is known at RCPT alone. The size is known at the end.
+    ``value_of``: gives the value of which different ones are counted.
     """
+    if value_of is not None:
+        cost_of = partial(_value, value_of)
+        return {RCPT: cost_of} if by_recipient else dict.fromkeys((RCPT, DATA, END_OF_MESSAGE), cost_of)
     if unit == BYTES:
         return {END_OF_MESSAGE: _size}
     if unit == MESSAGES:
         return {RCPT: _message} if by_recipient else dict.fromkeys((RCPT, DATA, END_OF_MESSAGE), _message)
     return {RCPT: _recipient} if by_recipient else stages(None)
+
+
+def _value(value_of: Callable[[Request], str], request: Request) -> Cost:
+    return Cost(0, digest(value_of(request)))
 
 
 def _message(_request: Request) -> Cost:

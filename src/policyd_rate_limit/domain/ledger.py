@@ -6,22 +6,27 @@ What was decided is told in entries, which a store makes durable and which rebui
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import RESET, Entry, Exceeded, Usage, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.charge import RESET, Charge, Entry, Exceeded, Usage, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
+from policyd_rate_limit.domain.values import Values
 from policyd_rate_limit.domain.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Charge, Demand
-    from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.domain.charge import Demand
+    from policyd_rate_limit.domain.limits import Limit, Limits
+
+_A_VALUE: Final = -(1 << 60)  # in place of a cost, which nothing that is given back comes to
+_NEW: Final = "new"  # no value is known by this
 
 
 class Ledger:
-    """All that is needed to decide, in memory; ``max_keys`` bounds the windows."""
+    """All that is needed to decide, in memory; ``max_keys`` bounds the windows and the values."""
 
     def __init__(self, max_keys: int) -> None:
         self._max_keys = max_keys
@@ -30,6 +35,7 @@ class Ledger:
     def clear(self) -> None:
         """Forget everything, as a new ledger."""
         self.windows = Windows(self._max_keys)
+        self.values = Values(self.windows, self._max_keys)
         self.mails = Mails()
 
     def advance(self, time: float) -> None:
@@ -63,6 +69,15 @@ class Ledger:
                     exceeded += (one,)
                     if charge.refuses and refused_by is None:
                         refused_by = one
+            elif charge.is_distinct:
+                cost = _A_VALUE
+                limit = self.values.exceeded(charge.counter, charge.part, charge.limits, charge.keep_seconds)
+                if limit is not None:
+                    cost = 0
+                    one = Exceeded(index, limit)
+                    exceeded += (one,)
+                    if charge.refuses and refused_by is None:
+                        refused_by = one
             counted.append(cost)
         if refused_by is not None:
             return Verdict((), exceeded, refused_by)
@@ -77,6 +92,11 @@ class Ledger:
                     self.mails.add(entry)
                 if charge.warn:
                     warned += self._warned(index, charge, cost)
+            elif cost == _A_VALUE:
+                before_it = self.values.usage(charge.counter, charge.limits) if charge.warn else ()
+                counted[index] = self._count_value(charge, entries)
+                if charge.warn:
+                    warned += self._warned_of_values(index, charge, before_it)
             elif cost:
                 self._give_back(charge.counter, -cost, before, entries)
         return Verdict(tuple(counted), exceeded, None, warned)
@@ -88,9 +108,27 @@ class Ledger:
             counter, limits = charge.counter, windows_of(charge.limits)
             if limits is not charge.limits:
                 usages.append(self.explain_per_mail(charge, demand.mail))
-            outlook = self.windows.outlook(counter, charge.cost, limits)
+            if is_distinct(counter):
+                outlook = self.values.outlook(counter, charge.part, limits)
+            else:
+                outlook = self.windows.outlook(counter, charge.cost, limits)
             usages += (Usage(counter, limit, *one) for limit, one in zip(limits, outlook, strict=True))
         return tuple(usages)
+
+    def usage(self, counter: str, limits: Limits) -> tuple[int, ...]:
+        """What lies in the window of each of ``limits`` now; a limit per mail has none."""
+        return (self.values if is_distinct(counter) else self.windows).usage(counter, limits)
+
+    def counters(self) -> Iterator[str]:
+        """All of which anything is remembered, but for those beyond the bound of the windows."""
+        yield from self.windows
+        yield from self.values
+
+    def charges(self) -> Iterator[tuple[str, int, int]]:
+        """All that is remembered, as (counter, date, amount): of different values one each, when it came last."""
+        yield from self.windows.charges()
+        for counter, date, _ in self.values.all():
+            yield counter, date, 1
 
     def explain_per_mail(self, charge: Charge, mail: str) -> Usage:
         """How the limit per mail stands that ``charge`` has, which is as :meth:`missing` gives it; see :class:`Usage`.
@@ -112,12 +150,23 @@ class Ledger:
 
     def trim(self, charge: Charge) -> None:
         """Have what has expired on the counter of ``charge`` take no more room."""
-        self.windows.exceeded(charge.counter, 0, (), max(longest_of(charge.limits), charge.keep_seconds))
+        keep = max(longest_of(charge.limits), charge.keep_seconds)
+        if charge.is_distinct:
+            self.values.trim(charge.counter, keep)
+        else:
+            self.windows.exceeded(charge.counter, 0, (), keep)
+
+    def sweep(self, longest: int) -> None:
+        """Forget some of what has expired; called about once a second. ``longest``: the longest window, in seconds."""
+        self.windows.sweep(longest)
+        self.values.sweep(longest)
 
     def apply(self, entry: Entry) -> None:
         """Count ``entry``, which was decided here, by another daemon, or before a restart."""
         counter, amount, date, mail = entry.counter, entry.amount, entry.date, entry.mail
-        if amount > 0:
+        if not mail and entry.part and is_distinct(counter):
+            self._apply_value(entry)
+        elif amount > 0:
             self.windows.add(counter, date, amount)
         elif amount:
             self.windows.give_back(counter, date, -amount)
@@ -141,12 +190,17 @@ class Ledger:
         for key, date, amount in tuple(self.windows.charges()):
             if key == counter:
                 self._count(Entry(counter, -amount, date, "", ""), entries)
+        for key, date, value in tuple(self.values.all()):
+            if key == counter:
+                self._count(Entry(counter, -1, date, "", value), entries)
         self._count(Entry(counter, 0, self.windows.date - 1, "", RESET), entries)
 
     def snapshot(self) -> Iterator[Entry]:
-        """All that the windows hold, as entries that rebuild them."""
+        """All that windows and values hold, as entries that rebuild them."""
         for counter, date, amount in self.windows.charges():
             yield Entry(counter, amount, date, "", "")
+        for counter, date, value in self.values.all():
+            yield Entry(counter, 1, date, "", value)
 
     def _exceeded_per_mail(self, charge: Charge, cost: int, before: Sequence[Entry]) -> Limit | None:
         """The first of the limits of ``charge`` that ``cost`` more would exceed; the first of them is per mail.
@@ -169,6 +223,35 @@ class Ledger:
                 found += (Warned(index, limits[at], used[at]),)
         return found
 
+    def _count_value(self, charge: Charge, entries: list[Entry]) -> int:
+        """Have the value of ``charge`` be there now; how much that counts: 0, where it has come in this second before.
+
+        What it is part of does not matter: the same value of another mail is the same.
+        """
+        date = self.windows.date
+        if not self.values.add(charge.counter, date, charge.part):
+            return 0
+        entries.append(Entry(charge.counter, 1, date, "", charge.part))
+        return 1
+
+    def _warned_of_values(self, index: int, charge: Charge, before: Sequence[int]) -> tuple[Warned, ...]:
+        """As :meth:`_warned`; ``before``: what was in the window of each limit."""
+        used = self.values.usage(charge.counter, charge.limits)
+        found: tuple[Warned, ...] = ()
+        for at, limit in enumerate(charge.limits):
+            if before[at] < warns_from(limit, charge.warn) <= used[at]:
+                found += (Warned(index, limit, used[at]),)
+        return found
+
+    def _apply_value(self, entry: Entry) -> None:
+        counter, amount, date, part = entry.counter, entry.amount, entry.date, entry.part
+        if amount > 0:
+            self.values.add(counter, date, part)
+        elif amount:
+            self.values.remove(counter, date, part)
+        elif part == RESET:
+            self.values.empty(counter, date)
+
     def _count(self, entry: Entry, entries: list[Entry]) -> None:
         entries.append(entry)
         self.apply(entry)
@@ -180,6 +263,11 @@ class Ledger:
             if taken > 0:
                 amount -= taken
                 self._count(replace(entry, amount=-taken), entries)
+
+
+def one_more(counter: str, limits: Limits) -> Charge:
+    """A charge of one more on ``counter``, whatever that counts: of different values one that was not there yet."""
+    return Charge(counter, 0, limits, _NEW) if is_distinct(counter) else Charge(counter, 1, limits)
 
 
 def _charged(counter: str, entries: Sequence[Entry]) -> int:

@@ -52,7 +52,7 @@ class Values:
 
     ``max_keys`` bounds the memory: see :data:`VALUES_PER_KEY`. Where there is no room a new value is refused, and one
     that others have admitted is forgotten: as long as that lies in a window, new values are refused as well, since
-    nobody knows whether there is room for them in it. ``turned_away``: how many were refused for one of these reasons.
+    nobody knows whether there is room for them in it. ``turned_away``: how many were refused for want of room.
     """
 
     def __init__(self, clock: Clock, max_keys: int) -> None:
@@ -97,9 +97,12 @@ class Values:
                 elif not is_there and self._has_forgotten_since(begin):
                     found = limit
                     self.turned_away += 1
-        if found is None and limits and not self._has_room(log, at, date, now - keep):
-            found = limits[0]
-            self.turned_away += 1
+        if found is None and limits:
+            if at < 0 and self._lacks_room(log):
+                found = limits[0]
+                self.turned_away += 1
+            elif log is not None and date <= now - keep and _newer(log, now - keep) >= MOST_VALUES:
+                found = limits[0]
         if log is not None:
             self._keep(log, keep)
             self._trim(key, log, now - keep)
@@ -211,12 +214,6 @@ class Values:
         """Whether there is none for one value more in ``log``; None: in one of its own."""
         needed = self._values + 1 + VALUES_PER_KEY * (self._keys + (log is None))
         return needed > self._room
-
-    def _has_room(self, log: bytearray | None, at: int, date: int, horizon: int) -> bool:
-        """Whether a value may be remembered in ``log``, where it is ``at``, since ``date``, or is not yet: -1."""
-        if at < 0 and self._lacks_room(log):
-            return False
-        return log is None or date > horizon or _newer(log, horizon) < MOST_VALUES
 
     def _has_forgotten_since(self, begin: int) -> bool:
         """Whether there was no room for something that is dated later than ``begin``."""

@@ -5,10 +5,13 @@ A store keeps it in step with its database; while the database is away it decide
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.mails import Mails
+from policyd_rate_limit.domain.quantity import quantity
+from policyd_rate_limit.domain.values import Values
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.storage.record import Record, in_records, pack
 
@@ -22,11 +25,17 @@ if TYPE_CHECKING:
 MARK: Final = "[ ]"
 """The entries of a record that says what a snapshot holds; no batch is written so."""
 
+SECONDS_BETWEEN_LINES: Final = 60
+"""So often at the most it is said that there is no room for new values."""
+
+_logger = logging.getLogger(__name__)
+
 
 class Kept(NamedTuple):
     """What was in memory; ``applied``: writer -> number of its newest record that is in there."""
 
     windows: Windows
+    values: Values
     mails: Mails
     applied: dict[int, int]
 
@@ -42,6 +51,7 @@ class Memory:
         self._number = 0
         self.spacing = 1  # of the numbers of two records, at the least; a store may need room between them
         self._applied: dict[int, int] = {}  # writer -> number of its newest record that is in the ledger
+        self._said = -SECONDS_BETWEEN_LINES
         self.set_aside: Sequence[Record] = ()  # what the database refuses: counted, and known nowhere else
 
     @property
@@ -69,6 +79,20 @@ class Memory:
         """
         self._ahead = time - self._clock()
         self.ledger.advance(time)
+
+    def sweep(self, longest: int) -> None:
+        """Forget some of what has expired; called about once a second. ``longest``: the longest window, in seconds."""
+        ledger = self.ledger
+        ledger.sweep(longest)
+        refused, passed = ledger.values.turned_away, self.now - self._said
+        if refused and not 0 <= passed < SECONDS_BETWEEN_LINES:
+            self._said, ledger.values.turned_away = self.now, 0
+            _logger.warning(
+                "no room for %s of rules with count: distinct, which counts as exceeded: %s in memory, and max_ids"
+                " allows no more",
+                quantity(refused, "new value"),
+                quantity(len(ledger.values), "value"),
+            )
 
     def decide(self, demands: Sequence[Demand]) -> tuple[list[Verdict], Record | None]:
         """Decide ``demands`` in order; the record is what is to be made durable, None when nothing was counted."""
@@ -118,7 +142,7 @@ class Memory:
 
     def leave(self) -> Kept:
         """Begin with an empty ledger, as :meth:`forget`; what was there until now is kept for :meth:`take_back`."""
-        kept = Kept(self.ledger.windows, self.ledger.mails, self._applied)
+        kept = Kept(self.ledger.windows, self.ledger.values, self.ledger.mails, self._applied)
         self._applied = {}
         self.forget()
         return kept
@@ -126,7 +150,7 @@ class Memory:
     def take_back(self, kept: Kept) -> None:
         """What was left is there again."""
         time = self.ledger.windows.time
-        self.ledger.windows, self.ledger.mails, self._applied = kept.windows, kept.mails, kept.applied
+        self.ledger.windows, self.ledger.values, self.ledger.mails, self._applied = kept
         self.ledger.advance(time)
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, Warned, free_in, refusal
-from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.ledger import Ledger, one_more
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.sweeping import SWEEPS
@@ -28,7 +28,12 @@ LIMITS: dict[str, Limits] = {
     "mail": (Limit(5, PER_MAIL),),
     "mail:a": (Limit(4, PER_MAIL), Limit(7, 10), Limit(15, 60)),
 }
+OF_VALUES: dict[str, Limits] = {
+    "outside/distinct-recipient|user:a": (Limit(2, 10), Limit(3, 60)),
+    "places/distinct-client_address|user:a": (Limit(3, 30),),
+}
 UNITS = ("", "bytes|")
+EVERYTHING = {**LIMITS, **OF_VALUES}
 GENEROUS: Limits = (Limit(10**6, 10), Limit(10**6, 100), Limit(10**6, 10_000))
 
 
@@ -48,8 +53,19 @@ class Model:
     """SPEC 3 and 4, in the simplest way."""
 
     charged: list[Charged] = field(default_factory=list)
+    values: list[tuple[str, str, float]] = field(default_factory=list)  # counter, value and time, each time it came
+
+    def window(self, counter: str, seconds: int, now: float) -> set[str]:
+        """Different values of ``counter`` in the last ``seconds``."""
+        return {
+            value
+            for name, value, time in self.values
+            if name == counter and math.ceil(time) + seconds > math.floor(now)
+        }
 
     def usage(self, counter: str, limits: Limits, now: float) -> tuple[int, ...]:
+        if counter in OF_VALUES:
+            return tuple(len(self.window(counter, limit.seconds, now)) for limit in limits)
         return tuple(
             sum(
                 charged.amount
@@ -76,6 +92,13 @@ class Model:
         missing = []
         exceeded = []
         for index, charge in enumerate(demand.charges):
+            if charge.is_distinct:
+                kept = [self.window(charge.counter, limit.seconds, now) | {charge.part} for limit in charge.limits]
+                more = [limit for limit, each in zip(charge.limits, kept, strict=True) if len(each) > limit.maximum]
+                if more:
+                    exceeded.append(Exceeded(index, more[0]))
+                missing.append(0 if more else 1)
+                continue
             before = [charged for charged in of_mail if charged.counter == charge.counter]
             cost = charge.cost
             if charge.settles:
@@ -93,6 +116,20 @@ class Model:
                 return Verdict((), tuple(exceeded), one)
         warned = []
         for index, (charge, cost) in enumerate(zip(demand.charges, missing, strict=True)):
+            if charge.is_distinct and cost:
+                missing[index] = int(
+                    not any(
+                        (name, value, math.ceil(time)) == (charge.counter, charge.part, math.ceil(now))
+                        for name, value, time in self.values
+                    )
+                )
+                before = self.usage(charge.counter, charge.limits, now)
+                self.values.append((charge.counter, charge.part, now))
+                after = self.usage(charge.counter, charge.limits, now)
+                for limit, former, used in zip(charge.limits, before, after, strict=True):
+                    if 100 * former < limit.maximum * charge.warn <= 100 * used:
+                        warned.append(Warned(index, limit, used))
+                continue
             windows = windows_of(charge.limits) if cost > 0 and charge.warn else ()
             for limit, former in zip(windows, self.usage(charge.counter, windows, now), strict=True):
                 if 100 * former < limit.maximum * charge.warn <= 100 * (former + cost):
@@ -119,6 +156,8 @@ def charges_of(limits: dict[str, Limits], refuse: tuple[bool, ...]) -> st.Search
     ways = [("", True), ("a", False), ("b", False), ("c", False)]
 
     def charge(key: str, unit: str, cost: int, way: tuple[str, bool], refuses: bool, warn: int) -> Charge:
+        if key in OF_VALUES:
+            return Charge(key, 0, limits[key], "abcdef"[cost - 1], False, refuses, warn=warn)
         return Charge(unit + key, cost, limits[key], *way, refuses, warn=warn)
 
     charges = st.builds(
@@ -139,7 +178,7 @@ def demands_of(limits: dict[str, Limits], refuse: tuple[bool, ...] = (True, True
 
 @given(
     st.lists(
-        st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(LIMITS), st.sampled_from([0, 0, 0, 1, 2])),
+        st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(EVERYTHING), st.sampled_from([0, 0, 0, 1, 2])),
         max_size=40,
     )
 )
@@ -157,9 +196,13 @@ def test_admits_and_counts_what_the_model_does(steps: list[tuple[float, Demand, 
         assert verdict.admitted or len(entries) == written
         for _ in range(restarts):
             ledger = rebuilt(entries, now)
+        for key, limits in OF_VALUES.items():
+            usage = ledger.usage(key, limits)
+            assert usage == model.usage(key, limits, now)
+            assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
         for key, limits in LIMITS.items():
             for unit in UNITS:
-                usage = ledger.windows.usage(unit + key, limits)
+                usage = ledger.usage(unit + key, limits)
                 assert usage == model.usage(unit + key, limits, now)
                 assert all(used <= limit.maximum for used, limit in zip(usage, limits, strict=True))
                 for mail in ("m1", "m2", "m3") if limits[0].is_per_mail else ():
@@ -206,7 +249,8 @@ def test_beyond_max_keys_nothing_is_admitted_that_the_model_refuses(
 
 
 @given(
-    st.lists(st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(LIMITS)), max_size=30), demands_of(LIMITS)
+    st.lists(st.tuples(st.one_of(st.just(0.0), st.floats(0, 20)), demands_of(EVERYTHING)), max_size=30),
+    demands_of(EVERYTHING),
 )
 def test_what_is_explained_comes_true(steps: list[tuple[float, Demand]], asked: Demand) -> None:
     """A demand is refused until the time that is explained, and admitted then; nothing is counted by asking."""
@@ -289,9 +333,9 @@ def forgetful(ledger: Ledger, entries: list[Entry]) -> Ledger:
     return ledger
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), demands_of({"k": GENEROUS})), max_size=20))
+@given(st.lists(st.tuples(st.floats(0, 20), demands_of({"k": GENEROUS, **OF_VALUES})), max_size=20))
 @settings(max_examples=examples(30))
-def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) -> None:
+def test_the_snapshot_rebuilds_windows_and_values(steps: list[tuple[float, Demand]]) -> None:
     now, entries = T0, list[Entry]()
     ledger = rebuilt(entries, now)
     for seconds, demand in steps:
@@ -301,6 +345,9 @@ def test_the_snapshot_rebuilds_the_windows(steps: list[tuple[float, Demand]]) ->
     copy = rebuilt(list(ledger.snapshot()), now)
     for counter in ("k", "bytes|k"):
         assert copy.windows.usage(counter, GENEROUS) == ledger.windows.usage(counter, GENEROUS)
+    assert sorted(copy.values.all()) == sorted(ledger.values.all())
+    assert sorted(copy.charges()) == sorted(ledger.charges())
+    assert set(copy.counters()) == set(ledger.counters()) == {counter for counter, *_ in ledger.charges()}
 
 
 def charge(cost: int, key: str = "k", limits: Limits = GENEROUS) -> tuple[Charge, ...]:
@@ -597,3 +644,91 @@ def test_what_a_reset_gave_back_a_mail_does_not_give_back_again() -> None:
     ledger.decide(demand_of(charge(3), "other", "a"), entries)
     assert ledger.decide(demand_of(charge(1), "m", settles=True), entries).counted == (1,)
     assert ledger.windows.usage("k", GENEROUS)[-1] == 4
+
+
+PLACES = "places/distinct-client_address|user:a"
+THREE_PLACES: Limits = (Limit(3, 60),)
+
+
+def from_place(place: str, *others: Charge, limits: Limits = THREE_PLACES, mail: str = "", **options: Any) -> Demand:
+    return Demand((Charge(PLACES, 0, limits, place, **options), *others), mail)
+
+
+def test_a_value_is_counted_whatever_mail_it_comes_with() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt([], T0)
+    assert [ledger.decide(from_place(place, mail=f"m{place}"), entries).admitted for place in "abcad"] == [
+        *(True,) * 4,
+        False,
+    ]
+    assert [(entry.amount, entry.mail, entry.part) for entry in entries] == [(1, "", "a"), (1, "", "b"), (1, "", "c")]
+    assert len(ledger.mails) == 0
+
+
+def test_what_is_refused_is_neither_counted_nor_moved() -> None:
+    """By another rule, or by that of the values."""
+    entries: list[Entry] = []
+    ledger = rebuilt([], T0)
+    full = Charge("k", 2, (Limit(1, 60),))
+    assert ledger.decide(from_place("a"), entries).counted == (1,)
+    assert ledger.decide(from_place("a"), entries).counted == (0,)  # in the same second
+    ledger.advance(T0 + 30)
+    assert ledger.decide(from_place("a", full), entries) == refusal(full.limits[0], 1)
+    assert ledger.decide(from_place("b", full), entries) == refusal(full.limits[0], 1)
+    one_place = ledger.decide(from_place("b", charge(1)[0], limits=(Limit(1, 60),)), entries)
+    assert one_place == refusal(Limit(1, 60))
+    assert [(entry.counter, entry.part, entry.date) for entry in entries] == [(PLACES, "a", math.ceil(T0))]
+    assert ledger.usage("k", GENEROUS) == (0, 0, 0)
+    ledger.advance(T0 + 61)
+    assert ledger.usage(PLACES, THREE_PLACES) == (0,)
+
+
+def test_a_reset_of_values_reaches_whoever_counts_more() -> None:
+    entries: list[Entry] = []
+    ledger = rebuilt([], T0)
+    for place in "ab":
+        ledger.decide(from_place(place), entries)
+    other = rebuilt([*entries, Entry(PLACES, 1, int(T0) - 1_000, "", "c")], T0 + 1)
+    ledger.advance(T0 + 1)
+    given_back: list[Entry] = []
+    ledger.reset(PLACES, (), given_back)
+    assert sum(entry.amount for entry in given_back) == -2
+    for entry in given_back:
+        other.apply(entry)
+    assert not list(other.counters())
+    assert not list(ledger.counters())
+    other.apply(Entry(PLACES, 0, int(T0), "", "what a later version may mean"))
+    assert not list(other.counters())
+
+
+def test_a_counter_of_values_without_one_is_as_any_other() -> None:
+    """A database may hold anything."""
+    ledger = rebuilt([Entry(PLACES, 2, int(T0), "", ""), Entry("user:x/distinct-y|z", 2, int(T0), "", "part")], T0)
+    assert len(ledger.values) == 0
+    assert len(ledger.windows) == 2
+
+
+def test_sweeping_and_trimming_forget_values() -> None:
+    ledger = rebuilt([], T0)
+    entries: list[Entry] = []
+    for second in range(4):
+        ledger.advance(T0 + second)
+        ledger.decide(from_place(str(second), limits=(Limit(10, 60),)), entries)
+    ledger.advance(T0 + 4)
+    ledger.trim(from_place("x", limits=(Limit(10, 3),)).charges[0])
+    assert len(ledger.values) == 2
+    ledger.advance(T0 + 100)
+    for _ in range(SWEEPS):
+        ledger.sweep(60)
+    assert len(ledger.values) == 0
+
+
+def test_one_more_is_a_value_that_is_not_there() -> None:
+    ledger = rebuilt([], T0)
+    for place in "abc":
+        ledger.decide(from_place(place), [])
+    (usage,) = ledger.explain(Demand((one_more(PLACES, THREE_PLACES),)))
+    assert (usage.used, usage.free_in) == (3, 60)
+    assert one_more("user:a", THREE_PLACES) == Charge("user:a", 1, THREE_PLACES)
+    assert one_more(PLACES, THREE_PLACES).most == Charge("k", 1, ()).most == 1
+    assert Charge("k", 0, (), settles=True).most == 0

@@ -258,7 +258,7 @@ class LogStore:
             raise StoreUnavailable(str(error)) from error
 
     def maintain(self) -> None:
-        self._memory.ledger.windows.sweep(self._follower.longest)
+        self._memory.sweep(self._follower.longest)
         if self._log is not None:
             try:
                 self._log.maintain()

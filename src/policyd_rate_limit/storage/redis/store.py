@@ -358,7 +358,7 @@ class RedisStore:
         return found
 
     def maintain(self) -> None:
-        self._memory.ledger.windows.sweep(self._longest)
+        self._memory.sweep(self._longest)
 
     def clean(
         self,
