@@ -44,6 +44,7 @@ MODULES = (
     "domain/rules/subjects.py",
     "domain/rules/tables.py",
     "domain/rules/texts.py",
+    "domain/rules/values.py",
     "domain/sweeping.py",
     "domain/values.py",
     "domain/windows.py",

@@ -56,7 +56,8 @@ class Rule:
     policy. ``refuses``: whether the mail does not go on its way then; otherwise only what this rule counts is left out.
     ``shadow``: nothing is done with the excess but that it is told. ``warn``: per cent of a limit at which its use is
     told; 0: it is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is. ``unit``: what is counted:
-    one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``prefix``: what the names of its counters begin with; a
+    one of :data:`policyd_rate_limit.domain.counting.UNITS`, or different values of an attribute, which ``value_of``
+    reads: to a mail without one the rule does not apply. ``prefix``: what the names of its counters begin with; a
     counter with another is that of another rule, or of what this one has counted before.
     """
 
@@ -75,6 +76,7 @@ class Rule:
         "subjects",
         "unit",
         "unless",
+        "value_of",
         "warn",
     )
 
@@ -93,6 +95,7 @@ class Rule:
         warn: int = 0,
         block: int = 0,
         unit: str = RECIPIENTS,
+        value_of: Callable[[Request], str] | None = None,
     ) -> None:
         self.name = name
         self.subjects = subjects
@@ -100,7 +103,7 @@ class Rule:
         self.sql_limits = sql_limits
         self.match = match
         self.unless = unless
-        self.is_conditional = match is not None or unless is not None
+        self.is_conditional = match is not None or unless is not None or value_of is not None
         conditions = [one for one in (match, unless) if one is not None]
         self.asks_facts = subjects.asks_facts or any(one.asks_facts for one in conditions)
         self.action = action
@@ -109,6 +112,7 @@ class Rule:
         self.warn = warn
         self.block = block
         self.unit = unit
+        self.value_of = value_of
         self.prefix = counter_prefix(name, unit)
 
     def counter(self, key: str) -> str:
@@ -121,6 +125,8 @@ class Rule:
         if self.match is not None and not self.match.hold(request) and not request.facts.questions:
             return None
         if self.unless is not None and self.unless.hold(request) and not request.facts.questions:
+            return None
+        if self.value_of is not None and not self.value_of(request):
             return None
         return self.subjects.charged(request)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import MESSAGES, RECIPIENTS, stages, stages_of_unit
+from policyd_rate_limit.domain.counting import MESSAGES, RECIPIENTS, attribute_of, stages, stages_of_unit
 from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.domain.rules.patterns import LIMITS_OF_TABLE, parse_pattern
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.domain.rules.tables import kind_of_attribute
 from policyd_rate_limit.domain.rules.texts import Text
+from policyd_rate_limit.domain.rules.values import value_reader
 from policyd_rate_limit.policy import Actions, Policy, Rule
 from policyd_rate_limit.postfix.actions import refuses
 
@@ -87,11 +88,13 @@ def make_rule(
     kind = key.compared_as()
     overrides = [_override(pattern, kind, limits) for pattern, limits in rule.overrides]
     match, unless = _conditions(rule.match, tables), _conditions(rule.unless, tables)
-    named = key.attributes.union(*(one.attributes for one in (match, unless) if one is not None))
+    counted = attribute_of(rule.unit)
+    named = key.attributes.union({counted}, *(one.attributes for one in (match, unless) if one is not None))
+    value_of = value_reader(counted, settings.ipv6_prefix) if counted else None
     return Rule(
         rule.name,
         KeyedSubjects(key, rule.limits, overrides, pause, tables=tables, unit=rule.unit, heed=heed),
-        stages_of_unit(rule.unit, by_recipient=not named.isdisjoint(_OF_RECIPIENTS)),
+        stages_of_unit(rule.unit, by_recipient=not named.isdisjoint(_OF_RECIPIENTS), value_of=value_of),
         match=match,
         unless=unless,
         action=Text(rule.action) if rule.action is not None else None,
@@ -100,6 +103,7 @@ def make_rule(
         warn=rule.warn,
         block=rule.block,
         unit=rule.unit,
+        value_of=value_of,
     )
 
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage
-from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.ledger import Ledger, one_more
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.contract import Refused
@@ -43,6 +44,8 @@ LIMITS: dict[str, Limits] = {
     "server": (Limit(12, 5), Limit(30, 600), Limit(40, 3000)),
     "mail": (Limit(5, PER_MAIL),),
     "mail:a": (Limit(4, PER_MAIL), Limit(7, 10), Limit(60, 3000)),
+    "outside/distinct-recipient|user:a": (Limit(2, 10), Limit(3, 60), Limit(9, 3000)),
+    "places/distinct-client_address|user:a": (Limit(3, 30),),
 }
 LONGEST = 3000
 WRITER = 1
@@ -70,6 +73,8 @@ def demand_on(keys: tuple[str, ...]) -> st.SearchStrategy[Demand]:
     """Of one rule for each of ``keys``: with its own way of being counted once, and refusing or not."""
 
     def charge(key: str, cost: int, way: tuple[str, bool], refuses: bool, warn: int) -> Charge:
+        if is_distinct(key):
+            return Charge(key, 0, LIMITS[key], "vwxyz"[cost - 1], False, refuses, warn=warn)
         return Charge(key, cost, LIMITS[key], *way, refuses, warn=warn)
 
     ways = st.sampled_from([("", True), ("a", False), ("b", False), ("c", False)])
@@ -110,7 +115,10 @@ def test_decides_and_explains_as_the_ledger_does(server: Server, steps: list[tup
 
 
 PLAIN = DEMANDS.map(
-    lambda demand: replace(demand, charges=tuple(replace(one, part="a", settles=False) for one in demand.charges))
+    lambda demand: replace(
+        demand,
+        charges=tuple(one if one.is_distinct else replace(one, part="a", settles=False) for one in demand.charges),
+    )
 )  # what is given back in a batch would let others pass that were refused when it was asked first
 
 
@@ -240,7 +248,13 @@ def test_replays_as_the_ledger_does(
         ledger.advance(clock.now)
         demands = remembered(demands, clock)
         date = ledger.windows.date - ago
-        entries = [Entry(key, amount, date - before, "", "") for key, amount, before in amounts if amount]
+        entries = [
+            Entry(key, amount // abs(amount), date - before, "", "vwxyz"[abs(amount) - 1])
+            if is_distinct(key)
+            else Entry(key, amount, date - before, "", "")
+            for key, amount, before in amounts
+            if amount
+        ]
         record = pack(WRITER, number, date, entries)
         store.admit((), [record], 1.0)
         store._replays.forget()
@@ -339,7 +353,7 @@ def used(store: RedisStore) -> list[int]:
     while low != high:
         middle = [(least + most) // 2 for least, most in zip(low, high, strict=True)]
         probes = [
-            Demand((Charge(key, 1, (Limit(maximum + 1, seconds),)), never))
+            Demand((replace(one_more(key, ()), limits=(Limit(maximum + 1, seconds),)), never))
             for (key, seconds), maximum in zip(windows, middle, strict=True)
         ]
         for index, verdict in enumerate(store.admit(probes, (), 1.0)):

@@ -22,11 +22,11 @@ USER = "user"
 class RuleSettings(NamedTuple):
     """One rule.
 
-    ``unit``: what it counts, one of :data:`policyd_rate_limit.domain.counting.UNITS`. ``overrides`` are (pattern,
-    limits), of which the first that matches counts; None: the pattern is a table, which has the limits. ``action`` is
-    None where the rule answers as ``fail_action`` says. ``warn``: per cent of a limit at which its use is told; 0: it
-    is not. ``block``: seconds for which who exceeds it is blocked; 0: nobody is. ``notify``: mail addresses, and
-    :data:`USER`, to which that is told.
+    ``unit``: what it counts: one of :data:`policyd_rate_limit.domain.counting.UNITS`, or ``distinct`` and an attribute
+    of which it counts the different values. ``overrides`` are (pattern, limits), of which the first that matches
+    counts; None: the pattern is a table, which has the limits. ``action`` is None where the rule answers as
+    ``fail_action`` says. ``warn``: per cent of a limit at which its use is told; 0: it is not. ``block``: seconds for
+    which who exceeds it is blocked; 0: nobody is. ``notify``: mail addresses, and :data:`USER`, to which that is told.
     """
 
     name: str

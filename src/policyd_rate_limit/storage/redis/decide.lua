@@ -2,7 +2,8 @@
 --
 -- KEYS  for each demand its counters; for a mail, each is followed by what that mail was charged on it: a hash, field ->
 --       amount, date, and for a settlement what it gave back; or, while one charge is all there was, a string: amount,
---       date, field as it is
+--       date, field as it is; one that counts different values is followed by these: a sorted set, by the second in
+--       which each came last
 -- ARGV  1  lane of the writer (8 bytes, of which the last bit tells its two lanes apart): batches with one name come one
 --          after the other, beside one of the other
 --       2  number of the batch
@@ -15,19 +16,20 @@
 --             field that is for this demand alone, until other scripts have admitted its other charges; empty: there are
 --             none
 --             for each counter, which are different ones: amount, and to charge, check: maximum, seconds, ... of its
---             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing; if its
---             first limit is per mail, the maximum of that, else false; and, if it warns, for each limit how much has to
---             be used for that; to undo, confirm: date
---             or, for one counter, without a mail: "explain", which writes nothing, and for the flags how many events it
---             may look at
---          for each counter: field in which the mail remembers the charge; empty: there is no mail
---       or, with one counter only, 5  "replay"
+--             limits, flags: 1 the amount is that of the whole mail, 2 a limit that is exceeded refuses nothing, 4 it
+--             counts different values; if its first limit is per mail, the maximum of that, else false; and, if it
+--             warns, for each limit how much has to be used for that; to undo, confirm: date, and these flags
+--             or, for one counter, without a mail: "explain" or "explain values", which write nothing, and for the flags
+--             how many events they may look at
+--          for each counter: field in which the mail remembers the charge, or the value; empty: there is no mail
+--       or, with one counter only, 5  "replay"; with one and its values "replay values"
 --          6  number of the record before it
 --          7  latest date
---          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field
---       or, with one counter only, 5  "reset"
---       or, with one counter and what a copy has brought of it, 5  "copy"
+--          8, ...  for each entry: amount, date, index of its mail in KEYS or 0, field or value
+--       or, with one counter only, 5  "reset"; with one and its values "reset values"
+--       or, with one counter and what a copy has brought of it, 5  "copy"; with its values as well "copy values"
 --          6, ...  for each second: Unix second, how much of it was brought before, how much it is to be
+--          or for each value: this, the second that was brought before, the one that is to be, 0: it is to go
 --       or, with the hits as the only key, 5  "hits"
 --          6  a name for this call, which is heeded once
 --          7, ...  for each field: how many more, Unix second of the last
@@ -54,6 +56,8 @@
 -- "w" and lane: what the demands of the last batch that has brought windows so far are told of that: number, date, and
 --   for each the place and {limit, used, ...}.
 -- "r": the second of the last reset.
+-- "v": values that are counted until other scripts have admitted the rest of their demand: field of that, value, second,
+--   field, ...
 -- "x": a mail with one charge, which needs no key of its own then: amount, date, length of the field, field, mail. It is
 --   that of an id that sends now and then; it gives way as soon as it is not to be remembered any more.
 --
@@ -77,6 +81,8 @@ local LANES = 2 -- as LANES of keys.py: batches whose numbers differ by less may
 local CHUNK = 1000 -- arguments that unpack() may put on Lua's stack
 local PAIR = string.char(0x92) -- an array of two in MessagePack, and they behind it
 local ALL = 2 ^ 40 -- beyond the place of any demand
+local LARGEST = 2 ^ 53 -- beyond any date
+local OF_VALUES = 4 -- flag of a charge
 
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
 local unpack_one, unpack_limit = cmsgpack.unpack_one, cmsgpack.unpack_limit
@@ -270,6 +276,7 @@ end
 
 -- The clock has stepped back: what is dated in the future happened just now.
 local function mend(counter)
+    counter.has_stepped_back = true
     local m, total = counter.m, 0
     while m[COUNT] > 0 and m[AGE] < just_now do
         local _, amount = pop(counter)
@@ -410,6 +417,7 @@ local function save(counter)
     for from = 1, dropped and #dropped or 0, CHUNK do
         call('HDEL', key, unpack(dropped, from, min(from + CHUNK - 1, #dropped)))
     end
+    local window = longest
     if longest < REMEMBERED then
         longest = REMEMBERED
     end
@@ -418,11 +426,21 @@ local function save(counter)
     if renews then
         m[LEFT] = needed + max(60, math.floor(longest / 8)) -- or that would have to be said at every write
     end
+    local values = counter.values
+    if values then
+        call('ZREMRANGEBYSCORE', values, '-inf', now - window)
+        if renews or counter.has_new_value then
+            call('EXPIRE', values, m[LEFT])
+        end
+    end
     local mark, new_slot = counter.mark, counter.slot and counter.slot[5]
     local fields = mark and {'m', pack(m), mark_field, pack(mark)} or {'m', pack(m)}
     local size = #fields
     if new_slot then
         fields[size + 1], fields[size + 2], size = 'x', new_slot, size + 2
+    end
+    if counter.is_reserved then
+        fields[size + 1], fields[size + 2], size = 'v', pack(counter.reserved), size + 2
     end
     if counter.told then
         fields[size + 1], fields[size + 2], size = told_field, pack(counter.told), size + 2
@@ -482,8 +500,14 @@ end
 local function crossed(charge, amount, place)
     local counter, limits, found = charge.counter, charge[2], nil
     for at, least in ipairs(charge[5]) do
-        local used = counter.m[window_of(counter, limits[2 * at]) + SUM]
-        if used - amount < least and least <= used then
+        local used, before
+        if charge.is_distinct then
+            used, before = charge.others[at] + 1, charge.others[at] + charge.theirs[at]
+        else
+            used = counter.m[window_of(counter, limits[2 * at]) + SUM]
+            before = used - amount
+        end
+        if before < least and least <= used then
             found = found or {}
             found[#found + 1], found[#found + 2] = charge[4] and at + 1 or at, used
         end
@@ -690,6 +714,123 @@ local function amount_in(field, charges)
     return 0
 end
 
+-- Different values -------------------------------------------------------------------------------------------------
+
+-- Has nothing be dated in the future, where the clock has stepped back.
+local function mend_values(counter, values)
+    for _, value in ipairs(call('ZRANGEBYSCORE', values, '(' .. date, '+inf')) do
+        call('ZADD', values, date, value)
+        counter.is_changed = true
+    end
+end
+
+-- What is counted until other scripts have admitted the rest of its demand.
+local function reserved_of(counter)
+    if not counter.reserved then
+        local packed = call('HGET', counter.key, 'v')
+        counter.reserved = packed and unpack_message(packed) or {}
+    end
+    return counter.reserved
+end
+
+-- The second in which `value` came last; nil: it never did.
+local function since(values, value)
+    return tonumber(call('ZSCORE', values, value) or nil)
+end
+
+-- How many values lie in the last `seconds` besides that of `charge`, and whether that is there: 1, or 0.
+local function count_others(charge, seconds)
+    local values, field, from, seen = charge.values, charge.field, now - seconds, {}
+    local others, is_there = call('ZCOUNT', values, '(' .. from, '+inf'), charge.since and charge.since > from
+    local reserved = reserved_of(charge.counter)
+    for at = 1, #reserved, 3 do
+        local value, when = reserved[at + 1], reserved[at + 2]
+        if value ~= field and when > from and not seen[value] and (since(values, value) or 0) <= from then
+            seen[value] = true
+            others = others + 1
+        end
+    end
+    return is_there and others - 1 or others, is_there and 1 or 0
+end
+
+-- The first limit that the value of `charge` would exceed, by its number; nil: none.
+local function exceeded_by_value(charge)
+    local counter, limits, exceeded = charge.counter, charge[2], nil
+    charge.since = since(charge.values, charge.field)
+    charge.others, charge.theirs = {}, {}
+    for limit = 1, #limits, 2 do
+        local at, seconds = (limit + 1) / 2, limits[limit + 1]
+        counter.m[window_of(counter, seconds) + USED] = 0
+        charge.others[at], charge.theirs[at] = count_others(charge, seconds)
+        if not exceeded and charge.others[at] >= limits[limit] then
+            exceeded = charge[4] and at + 1 or at
+        end
+    end
+    return exceeded
+end
+
+-- Has `value` be there at `when`, if it is not there later.
+local function put_value(counter, values, value, when)
+    local before = since(values, value)
+    if not before or before < when then
+        call('ZADD', values, when, value)
+        counter.has_new_value = counter.has_new_value or not before
+    end
+end
+
+-- Counts the value of `charge`, for now only where `own_field` says so.
+local function count_value(charge, own_field)
+    local counter = charge.counter
+    if own_field == '' then
+        put_value(counter, charge.values, charge.field, date)
+    else
+        local reserved = reserved_of(counter)
+        local size = #reserved
+        reserved[size + 1], reserved[size + 2], reserved[size + 3] = own_field, charge.field, date
+        counter.is_reserved = true
+    end
+end
+
+-- Takes what `own_field` has counted for now from `counter`, and what no window holds any more: the second of it, if it
+-- was there.
+local function take_reserved(counter, own_field, longest)
+    local left, found = {}, nil
+    local reserved = reserved_of(counter)
+    for at = 1, #reserved, 3 do
+        if reserved[at] == own_field then
+            found = reserved[at + 2]
+        elseif reserved[at + 2] > now - longest then
+            left[#left + 1], left[#left + 2], left[#left + 3] = reserved[at], reserved[at + 1], reserved[at + 2]
+        end
+    end
+    counter.reserved, counter.is_reserved, counter.is_changed = left, true, true
+    return found
+end
+
+-- How the limits of `charge` stand, and in how many seconds each admits its value.
+local function explain_value(charge)
+    local counter, limits, values, reply = charge.counter, charge[2], charge.values, {}
+    exceeded_by_value(charge)
+    for limit = 1, #limits, 2 do
+        local at, seconds, free_in = (limit + 1) / 2, limits[limit + 1], 0
+        local others, is_there = charge.others[at], charge.theirs[at]
+        local excess = others + 1 - limits[limit]
+        if limits[limit] < 1 then
+            free_in = -1
+        elseif excess > 0 then
+            -- Of the others so many have to leave.
+            local last = call('ZRANGEBYSCORE', values, '(' .. now - seconds, '+inf', 'WITHSCORES', 'LIMIT', excess - 1, 2)
+            local leaving = tonumber(last[2] or date)
+            if is_there == 1 and last[4] and charge.since <= leaving then
+                leaving = tonumber(last[4])
+            end
+            free_in = seconds - now + min(leaving, date)
+        end
+        reply[limit], reply[limit + 1] = others + is_there, free_in
+    end
+    return reply
+end
+
 -- Demands --------------------------------------------------------------------------------------------------------
 --
 -- The charges of a demand are the tables of its terms, which the next demand with the same terms fills anew.
@@ -715,9 +856,14 @@ local function answer_again(kind, charges, place, own_field)
     for index, charge in ipairs(charges) do
         local counter, mail, amount = charge.counter, charge.mail, charge[1]
         if has(counter, -place) then
-            local limit = exceeded_by(counter, amount, charge[2])
-            if charge[4] then
-                limit = with_limit_per_mail(charge, limit)
+            local limit
+            if charge.is_distinct then
+                limit = exceeded_by_value(charge)
+            else
+                limit = exceeded_by(counter, amount, charge[2])
+                if charge[4] then
+                    limit = with_limit_per_mail(charge, limit)
+                end
             end
             exceeded[#exceeded + 1], exceeded[#exceeded + 2] = index, limit or 1
         elseif has(counter, place) then
@@ -730,6 +876,8 @@ local function answer_again(kind, charges, place, own_field)
             if found then
                 found = unpack_message(found)
                 tell(counted, index, found[3] and -found[3] or found[1], found[2])
+            elseif kind == 'charge' and charge.is_distinct then
+                tell(counted, index, amount, since(charge.values, charge.field) or date)
             elseif kind == 'charge' and not charge.settles then
                 tell(counted, index, amount, date)
             end
@@ -741,7 +889,11 @@ end
 
 local function undo(charges, place, own_field)
     for _, charge in ipairs(charges) do
-        give_back(charge.counter, now - charge[2], charge[1])
+        if charge.is_distinct then
+            take_reserved(charge.counter, own_field, keep)
+        else
+            give_back(charge.counter, now - charge[2], charge[1])
+        end
         note(charge.counter, -charge[1], place)
         if charge.mail then
             open_mail(charge.counter, charge.mail)
@@ -755,8 +907,16 @@ local function confirm(charges, own_field)
     local counted = {}
     for index, charge in ipairs(charges) do
         local counter, mail, amount, when = charge.counter, charge.mail, charge[1], charge[2]
-        open_mail(counter, mail)
-        local packed = call('HGET', mail, own_field)
+        local packed = false
+        if charge.is_distinct then
+            local found = take_reserved(counter, own_field, keep)
+            if found then
+                put_value(counter, charge.values, charge.field, min(found, date))
+            end
+        elseif mail then
+            open_mail(counter, mail)
+            packed = call('HGET', mail, own_field)
+        end
         if packed then
             if call('HSETNX', mail, charge.field, packed) == 0 then
                 -- It was asked twice at the same time, and counted twice.
@@ -794,7 +954,13 @@ local function decide(kind, charges, place, own_field)
             charge.before, total = charges_of(counter, mail)
             amount = amount - total
         end
-        if amount > 0 then
+        if charge.is_distinct then
+            if counter.has_stepped_back then
+                mend_values(counter, charge.values)
+            end
+            limit = exceeded_by_value(charge)
+            amount = charge.since and charge.since >= date and 0 or amount
+        elseif amount > 0 then
             limit = exceeded_by(counter, amount, charge[2])
             if charge[4] then
                 limit = with_limit_per_mail(charge, limit)
@@ -835,7 +1001,11 @@ local function decide(kind, charges, place, own_field)
         if charge.is_exceeded then
             note(counter, 0, -place)
         elseif amount > 0 then
-            append(counter, just_now, amount)
+            if charge.is_distinct then
+                count_value(charge, own_field)
+            else
+                append(counter, just_now, amount)
+            end
             note(counter, amount, place)
             if charge[5] then
                 local found = crossed(charge, amount, place)
@@ -885,6 +1055,8 @@ end
 local function answer(kind, charges, place, own_field, is_asked_again)
     if kind == 'explain' then
         return explain(charges[1])
+    elseif kind == 'explain values' then
+        return explain_value(charges[1])
     elseif is_asked_again then
         local is_decided = false
         for _, charge in ipairs(charges) do
@@ -959,6 +1131,72 @@ if ARGV[5] and not tonumber(ARGV[5]) then
         note(counter, missing, 0, ALL) -- whatever of the batch may still be on its way comes too late
         save(counter)
         return {COUNTED}
+    end
+
+    -- No difference is made up for: what the script has counted and the record has not stays counted.
+    local function replay_values(former)
+        local counter, marked = read(KEYS[1])
+        if marked > number or has(counter, ALL) then
+            return {KNOWN}
+        elseif marked < former then
+            return {LATER}
+        end
+        counter.values = KEYS[2]
+        local longest = longest_of(counter)
+        for at = 8, #ARGV, 4 do
+            local amount, when, value = tonumber(ARGV[at]), min(tonumber(ARGV[at + 1]), date), ARGV[at + 3]
+            if amount > 0 and when > now - longest then
+                put_value(counter, KEYS[2], value, when)
+            elseif amount < 0 and (since(KEYS[2], value) or LARGEST) <= when then
+                call('ZREM', KEYS[2], value)
+            end
+        end
+        note(counter, 0, 0, ALL)
+        save(counter)
+        return {COUNTED}
+    end
+
+    local function reset_values()
+        local is_readable, counter = pcall(read, KEYS[1])
+        if not is_readable then
+            call('DEL', KEYS[1], KEYS[2])
+            return 0
+        end
+        local total = call('TYPE', KEYS[2]).ok == 'zset'
+            and call('ZCOUNT', KEYS[2], '(' .. now - longest_of(counter), '+inf') or 0
+        call('DEL', KEYS[2])
+        if #reserved_of(counter) > 0 then
+            counter.reserved, counter.is_reserved = {}, true
+        end
+        if total > 0 or counter.is_reserved then
+            save(counter)
+            call('HSET', counter.key, 'r', date)
+        end
+        return total
+    end
+
+    -- As `copy`, of values.
+    local function copy_values(copied, values)
+        local counter = read(KEYS[1])
+        local longest, noted = longest_of(counter), {}
+        counter.values = values
+        for at = 6, #ARGV, 3 do
+            local value, old, new = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+            if old ~= new and tonumber(call('HGET', copied, value) or 0) == old then
+                if new == 0 and (since(values, value) or LARGEST) <= old then
+                    call('ZREM', values, value)
+                elseif new > now - longest then
+                    put_value(counter, values, value, min(new, date))
+                end
+                noted[#noted + 1], noted[#noted + 2] = value, ARGV[at + 2]
+            end
+        end
+        if #noted > 0 then
+            save(counter)
+            call('HSET', copied, unpack(noted))
+            call('EXPIRE', copied, max(keep, longest, REMEMBERED) + 60)
+        end
+        return #noted / 2
     end
 
     local function reset()
@@ -1055,6 +1293,12 @@ if ARGV[5] and not tonumber(ARGV[5]) then
         return {COUNTED}
     elseif ARGV[5] == 'reset' then
         return reset()
+    elseif ARGV[5] == 'reset values' then
+        return reset_values()
+    elseif ARGV[5] == 'copy values' then
+        return copy_values(KEYS[2], KEYS[3])
+    elseif ARGV[5] == 'replay values' then
+        return replay_values(tonumber(ARGV[6]))
     elseif ARGV[5] == 'copy' then
         return copy(KEYS[2])
     elseif ARGV[5] == 'hits' then
@@ -1076,16 +1320,16 @@ local function take(packed)
     kind, own_field = terms[1], terms[2]
     charges = {unpack(terms, 3)}
     for _, charge in ipairs(charges) do
-        local flags = charge[3] or 0
-        charge.settles, charge.refuses = flags % 2 == 1, flags < 2
+        local flags = kind == 'explain' and 0 or kind == 'explain values' and OF_VALUES or charge[3] or 0
+        charge.settles, charge.refuses, charge.is_distinct = flags % 2 == 1, flags % 4 < 2, flags >= OF_VALUES
     end
 end
 
 local function answer_next()
-    local has_mail, is_asked_again = ARGV[at + 1] ~= '', false
-    local next_key = key
+    local next_key, is_asked_again = key, false
     for index = 1, #charges do
-        local charge, name = charges[index], KEYS[next_key]
+        local charge, name, field = charges[index], KEYS[next_key], ARGV[at + index]
+        local beside = field ~= '' and KEYS[next_key + 1]
         local counter = counters[name]
         if not counter then
             counter = read(name)
@@ -1093,8 +1337,11 @@ local function answer_next()
             counter.former, counter.latest = counter.latest, false
         end
         is_asked_again = is_asked_again or counter.is_asked_again
-        charge.counter, charge.field, charge.mail = counter, ARGV[at + index], has_mail and KEYS[next_key + 1]
-        next_key = next_key + (has_mail and 2 or 1)
+        charge.counter, charge.field, charge.mail = counter, field, beside
+        if charge.is_distinct then
+            charge.mail, charge.values, counter.values = false, beside, beside
+        end
+        next_key = next_key + (beside and 2 or 1)
     end
     return answer(kind, charges, place, own_field, is_asked_again)
 end
@@ -1142,7 +1389,9 @@ while at <= #ARGV do
         reply = {FAILED, why}
     end
     replies[#replies + 1] = reply
-    key = key + #charges * (ARGV[at + 1] ~= '' and 2 or 1)
+    for index = 1, #charges do
+        key = key + (ARGV[at + index] ~= '' and 2 or 1)
+    end
     at = at + 1 + #charges
 end
 local failure = save_all()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict, Warned, warns_from
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.domain.values import MOST_VALUES
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
 from policyd_rate_limit.storage.redis.tables import encoded, packed
@@ -27,7 +28,7 @@ MOST_SECONDS_LOOKED_AT = (1 << 12) - 1  # to explain: so that the server is held
 _SAME = b""  # instead of the terms of a demand
 _REFUSED, _FAILED, _WARNED = 0, 5, 6  # what a reply of the script begins with
 _NO_PART = part_field("")
-_SETTLES, _LETS_PASS = 1, 2  # flags of a charge
+_SETTLES, _LETS_PASS, _OF_VALUES = 1, 2, 4  # flags of a charge
 _COMMON = 5  # arguments of the script before those of the demands
 
 
@@ -106,8 +107,12 @@ class Question:
             counted: tuple[int, ...] = ()
             for charge in group:
                 cost = charge.cost
+                if cost:
+                    self.entries.append(Entry(charge.counter, cost, date, self.demand.mail, charge.part))
+                else:
+                    cost = 1
+                    self.entries.append(_entry_of_value(charge, date))
                 counted += (cost,)
-                self.entries.append(Entry(charge.counter, cost, date, self.demand.mail, charge.part))
             self.may_be_counted = True
             if len(counted) == len(self.demand.charges):
                 self.verdict = _admitted(counted)
@@ -154,7 +159,7 @@ class Question:
 
     def _note_all(self, group: Sequence[Charge], date: int) -> None:
         for charge in group:
-            self.entries.append(Entry(charge.counter, charge.cost, date, self.demand.mail, charge.part))
+            self.entries.append(self._entry(charge, charge.most, date))
         self.may_be_counted = True
 
     def _note(self, group: Sequence[Charge], reply: Sequence[int]) -> None:
@@ -162,16 +167,23 @@ class Question:
             first = 2 + 2 * reply[1]
             self._note_exceeded(group, reply[2:first])
             for at in range(first, len(reply), 3):
-                charge = group[reply[at] - 1]
-                self.entries.append(Entry(charge.counter, reply[at + 1], reply[at + 2], self.demand.mail, charge.part))
+                self.entries.append(self._entry(group[reply[at] - 1], reply[at + 1], reply[at + 2]))
                 self.may_be_counted = True
+
+    def _entry(self, charge: Charge, amount: int, date: int) -> Entry:
+        if charge.is_distinct:
+            return _entry_of_value(charge, date)
+        return Entry(charge.counter, amount, date, self.demand.mail, charge.part)
 
     def _note_exceeded(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
         """``numbers``: charge of the ``group`` and limit of that, each counted from 1, for each that is exceeded."""
         exceeded = []
         for at in range(0, len(numbers), 2):
             charge = group[numbers[at] - 1]
-            exceeded.append(Exceeded(self.demand.charges.index(charge), charge.limits[numbers[at + 1] - 1]))
+            limit = numbers[at + 1] - 1
+            if limit == len(charge.limits):  # the bound of what is kept for other limits, which is none of them
+                limit = 0
+            exceeded.append(Exceeded(self.demand.charges.index(charge), charge.limits[limit]))
         self._exceeded += tuple(exceeded)
 
     def _note_warned(self, group: Sequence[Charge], numbers: Sequence[int]) -> None:
@@ -208,7 +220,7 @@ class Inquiry:
         own_field = b""
         if len(groups) > 1:
             self.is_split = True
-            if demand.mail:
+            if demand.mail or any(charge.is_distinct for charge in demand.charges):
                 self._own_fields += 1
                 own_field = b"t%x.%d.%d" % (self._writer, self.number, self._own_fields)
         return Question(demand, own_field, groups)
@@ -272,7 +284,7 @@ class Inquiry:
         terms: Argument = _SAME
         for question in together:
             group = question.groups[0]
-            size = len(group) * (2 if question.demand.mail else 1)
+            size = sum([2 if question.demand.mail or charge.is_distinct else 1 for charge in group])
             own = [bytes(key) for key in keys[:size] if isinstance(key, bytes)]
             del keys[:size]
             terms = arguments[0] or terms
@@ -304,8 +316,12 @@ class Inquiry:
         counted = {entry.counter: entry for entry in question.entries if entry.amount > 0}
         for group in self._keys.together([c for c in question.demand.charges if c.counter in counted]):
             keys: list[bytes] = []
-            entries = [counted[charge.counter] for charge in group]
-            terms = packed((kind, question.own_field, *[(entry.amount, entry.date) for entry in entries]))
+            of_group: list[tuple[int, ...]] = []
+            for charge in group:
+                entry = counted[charge.counter]
+                flags = (_OF_VALUES,) if charge.is_distinct else ()
+                of_group.append((entry.amount, entry.date, *flags))
+            terms = packed((kind, question.own_field, *of_group))
             arguments: list[Argument] = [*self._common, self._take_places(1), terms]
             self._name(keys, arguments, question.demand, group)
             yield script(keys, arguments), question, group
@@ -316,11 +332,17 @@ class Inquiry:
         if not mail:
             for charge in group:
                 keys.append(self._keys.counter(charge.counter))
-                fields.append(b"")
+                if charge.is_distinct:
+                    keys.append(self._keys.values(charge.counter))
+                fields.append(encoded(charge.part) if charge.is_distinct else b"")
             return
         name = encoded(mail)
         part, field = "", _NO_PART
         for charge in group:
+            if charge.is_distinct:
+                keys += (self._keys.counter(charge.counter), self._keys.values(charge.counter))
+                fields.append(encoded(charge.part))
+                continue
             keys += self._keys.counter_and_mail(charge.counter, name)
             if charge.part != part:
                 part, field = charge.part, part_field(charge.part)
@@ -341,12 +363,15 @@ def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool
     for cost, limits, settles, refuses, keep, warn in charges:
         flags = (_SETTLES if settles else 0) + (0 if refuses else _LETS_PASS)
         windows = windows_of(limits)
-        # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
-        kept = keep if windows is limits else max(keep, REMEMBERED_SECONDS)
-        terms: tuple[object, ...] = (cost, _numbers(windows, kept), flags)
         of_mail: object = False  # an object: a compiled module would make 0 of it beside numbers, which is true in Lua
         if windows is not limits:
             of_mail = limits[0].maximum
+        if not cost and not settles:  # of different values
+            terms: tuple[object, ...] = (1, _numbers_of_values(windows, keep), flags + _OF_VALUES)
+        else:
+            # As in the ledger: what is counted has to be dropped some time, even if no window needs it.
+            kept = keep if windows is limits else max(keep, REMEMBERED_SECONDS)
+            terms = (cost, _numbers(windows, kept), flags)
         if windows is not limits or warn:
             terms += (of_mail,)
         if warn:
@@ -359,6 +384,23 @@ def terms_of(kind: str, own_field: bytes, charges: tuple[tuple[int, Limits, bool
 def explaining(cost: int, limits: Limits) -> bytes:
     """What is asked to have explained how ``limits``, none of them per mail, stand to a charge of ``cost``."""
     return packed(("explain", b"", (cost, _numbers(limits), MOST_SECONDS_LOOKED_AT)))
+
+
+@lru_cache(MOST_TERMS_PACKED)
+def explaining_values(limits: Limits) -> bytes:
+    """What is asked to have explained how ``limits``, none of them per mail, stand to a value."""
+    return packed(("explain values", b"", (1, _numbers_of_values(limits))))
+
+
+def _numbers_of_values(limits: Limits, keep: int = 0) -> list[int]:
+    """As :func:`_numbers`; whatever is kept of different values has a bound, which may be exceeded."""
+    if keep > longest_of(limits):
+        limits = (*limits, Limit(MOST_VALUES, keep))
+    return [number for limit in limits for number in (min(limit.maximum, MOST_VALUES), limit.seconds)]
+
+
+def _entry_of_value(charge: Charge, date: int) -> Entry:
+    return Entry(charge.counter, 1, date, "", charge.part)
 
 
 def _numbers(limits: Limits, keep: int = 0) -> list[int]:

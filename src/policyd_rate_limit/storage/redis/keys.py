@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from policyd_rate_limit.domain.counter import is_distinct, unit_of
 from policyd_rate_limit.storage.redis.node import slot_of
 from policyd_rate_limit.storage.redis.tables import decoded, encoded
 
@@ -34,6 +35,7 @@ class Keys:
         self.prefix = prefix
         self._clustered = clustered
         self._counter, self._mail = encoded(f"{prefix}:c:"), encoded(f"{prefix}:m:")
+        self._values = encoded(f"{prefix}:v:")
 
     @property
     def counters(self) -> bytes:
@@ -48,6 +50,10 @@ class Keys:
     def counter(self, counter: str) -> bytes:
         """The key of ``counter``."""
         return self._counter + encoded(_tag(counter))
+
+    def values(self, counter: str) -> bytes:
+        """The key of the different values of ``counter``."""
+        return self._values + encoded(_tag(counter))
 
     def mail(self, counter: str, mail: str) -> bytes:
         """The key of what ``mail`` was charged on ``counter``."""
@@ -119,4 +125,6 @@ def _tag(counter: str) -> str:
     if len(counter) <= LONGEST_TAG:
         # With its length no two counters have keys in common, whatever characters they are made of.
         return f"{{{len(counter)}:{counter}}}"
-    return f"{{#{hashlib.blake2b(encoded(counter), digest_size=20).hexdigest()}}}"
+    digest = hashlib.blake2b(encoded(counter), digest_size=20).hexdigest()
+    # What stands for the name of a counter says whether that counts different values.
+    return f"{{#{digest}/{unit_of(counter).replace(' ', '-')}|}}" if is_distinct(counter) else f"{{#{digest}}}"

@@ -8,11 +8,13 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import NodeError, Remedy, refusable, script
+from policyd_rate_limit.storage.redis.tables import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -124,16 +126,22 @@ class Replays:
         lane = lane_of(record.writer, record.number)
         for counter, of_counter in entries.items():
             mails: dict[str, int] = {}
-            arguments: list[Argument] = ["replay", self._former.get((lane, counter), 0), record.date]
+            of_values = is_distinct(counter)
+            kind = "replay values" if of_values else "replay"
+            arguments: list[Argument] = [kind, self._former.get((lane, counter), 0), record.date]
             for entry in _merged(of_counter):
                 mail = entry.mail
                 field = b""
-                if mail and entry.part and entry.amount > 0:
+                if of_values:
+                    mail, field = "", encoded(entry.part)
+                elif mail and entry.part and entry.amount > 0:
                     field = part_field(entry.part)
                 elif mail:
                     field = settled_field(record.writer, record.number)
                 arguments += (entry.amount, entry.date, mails.setdefault(mail, len(mails) + 2) if mail else 0, field)
             names = [self._keys.counter(counter), *(self._keys.mail(counter, mail) for mail in mails)]
+            if of_values:
+                names.append(self._keys.values(counter))
             command = script(names, (lane, record.number, keep, self._link.time, *arguments))
             yield refusable(command), record.date, of_counter
             self._former[lane, counter] = record.number

@@ -7,6 +7,7 @@ The keys, with *tag* as ``{length:counter}``, or ``{#digest}`` for a long one, s
 
     policyd:c:{tag}        what lies in the windows of the counter; expires with the longest, or after 15 minutes
     policyd:m:{tag}mail    what a mail was charged on the counter; expires after 15 minutes
+    policyd:v:{tag}        the values of a counter that counts different ones; expires with it
 
 The mail that is the first on its counter for 15 minutes has no key of its own: with one charge, it is kept with the
 counter. Few ids send more often, and a key costs more than all the rest.
@@ -43,12 +44,12 @@ from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.canary import Canary
-from policyd_rate_limit.storage.redis.inquiry import Inquiry, explaining
+from policyd_rate_limit.storage.redis.inquiry import Inquiry, explaining, explaining_values
 from policyd_rate_limit.storage.redis.keys import LANES, keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis.replay import Replays
-from policyd_rate_limit.storage.redis.tables import RedisTables
+from policyd_rate_limit.storage.redis.tables import RedisTables, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -292,10 +293,15 @@ class RedisStore:
         asked = [(number, charge) for number, demand in enumerate(demands) for charge in ledger.missing(demand)]
         commands: list[tuple[Command, Sequence[tuple[int, Charge]]]] = []
         for together in self._keys.in_scripts(asked, lambda of_demand: of_demand[1].counter):
-            keys = [self._keys.counter(charge.counter) for _, charge in together]
+            keys: list[bytes] = []
             arguments: list[Argument] = []
             for _, charge in together:
-                arguments += (explaining(charge.cost, windows_of(charge.limits)), b"")
+                keys.append(self._keys.counter(charge.counter))
+                if charge.is_distinct:
+                    keys.append(self._keys.values(charge.counter))
+                    arguments += (explaining_values(windows_of(charge.limits)), encoded(charge.part))
+                else:
+                    arguments += (explaining(charge.cost, windows_of(charge.limits)), b"")
             common = (lane_of(self._memory.writer, 0), 0, 0, self._link.time, 0)
             commands.append((script(keys, (*common, *arguments)), together))
         try:
