@@ -141,6 +141,24 @@ def demand(
     return Demand((Charge(key, cost, (Limit(maximum, seconds),), part, settles),), mail)
 
 
+PLACES = "places/distinct-client_address|user:a"
+"""A counter of different values."""
+
+
+def seen(
+    value: str, maximum: int = 3, *others: Charge, key: str = PLACES, seconds: int = HOUR, mail: str = ""
+) -> Demand:
+    """A mail with ``value``, of which so many different ones may come; ``others`` are charges of other rules."""
+    return Demand((Charge(key, 0, (Limit(maximum, seconds),), value), *others), mail)
+
+
+def values_in(store: Store, *keys: str) -> list[int]:
+    """How many different values lie in the last hour of each of ``keys``."""
+    store.admit((), (), PATIENCE)  # so that it knows what others have counted
+    usages = store.explain([seen("one more", 1, key=key) for key in keys or (PLACES,)])
+    return [usage.used for (usage,) in usages]
+
+
 def usage(
     store: Store, keys: Iterable[str], *, most: int = 30, seconds: int = HOUR, longest: int = HOUR
 ) -> dict[str, int]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import pathlib
 import random
 import threading
 import time
+from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable
 from policyd_rate_limit.storage.administration import Hits, Override
@@ -24,7 +28,7 @@ from policyd_rate_limit.storage.redis import tables as redis_tables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, admitted, date_in, demand, usage
+from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
@@ -492,3 +496,46 @@ def test_a_connection_that_is_lost_is_replaced(database: Administered) -> None:
     assert administration.overrides() == [override]
     database.break_connections()
     assert administration.hits() == []
+
+
+# --- Different values
+
+
+def test_values_are_seen_and_taken_back(database: Administered) -> None:
+    """In every daemon, also in those that have counted nothing of them themselves."""
+    store, other, administration = database.store(), database.store(), database.administration()
+    long = f"outside/distinct-recipient|user:{'x' * 310}"
+    asked = [*map(seen, "abca"), seen("a", key=long), demand(cost=2)]
+    assert admitted(store, *asked) == [True] * 6
+    assert admitted(other, seen("d")) == [False]
+    everything = counted(administration.entries(None, 0))
+    assert (everything.pop(PLACES), everything.pop("user:a"), sorted(everything.values())) == (3, 2, [1])
+    assert {is_distinct(name) for name in everything} == {True}  # by whatever name
+    found = list(administration.entries([PLACES], 0))
+    assert sorted(entry.part for entry in found) == ["a", "b", "c"]
+    assert {(entry.counter, entry.mail) for entry in found} == {(PLACES, "")}
+    assert list(administration.entries([PLACES], date_in(60))) == []
+    assert administration.reset(PLACES) == 3
+    assert administration.reset(PLACES) == 0
+    assert administration.reset(long) == 1
+    assert counted(administration.entries([PLACES, long], 0)) == {}
+    for one in (store, other, database.store()):
+        assert values_in(one, PLACES, long) == [0, 0]
+    assert admitted(other, seen("d")) == [True]
+    assert values_in(store) == [1]
+    assert usage(store, ["user:a"]) == {"user:a": 2}
+
+
+def test_following_shows_values_that_come_again(database: Administered) -> None:
+    store = database.store()
+    pages = database.administration().follow(0)
+    assert list(next(pages)) == []
+    ledger = Ledger(100)
+    assert admitted(store, *map(seen, "aba")) == [True] * 3
+    deadline = time.monotonic() + PATIENCE
+    while len(ledger.values) < 2 and time.monotonic() < deadline:
+        for entry in next(pages):
+            ledger.apply(entry)
+    assert sorted(value for *_, value in ledger.values.all()) == sorted(
+        b2a_base64(hashlib.blake2b(value, digest_size=18).digest(), newline=False).decode() for value in (b"a", b"b")
+    )

@@ -29,7 +29,7 @@ from policyd_rate_limit.storage.redis import copying as redis_copying
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import HOUR, PATIENCE, admitted, date_in, demand, usage
+from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 KINDS = ("sqlite", "postgresql", "mariadb", "redis")
@@ -452,3 +452,77 @@ def test_debts_are_paid_by_older_seconds(log: list[tuple[int, int]]) -> None:
     assert sum(found.values()) == sum(amount for *_, amount in windows_of(log).charges())
     if all(amount >= 0 for amount in amounts.values()):
         assert found == amounts
+
+
+# --- Different values
+
+
+@every_pair
+def test_values_once_however_often(databases: tuple[Administered, Administered]) -> None:
+    old, new = databases
+    before, after = old.store(), new.store()
+    other = "outside/distinct-recipient|user:b"
+    assert admitted(before, *map(seen, "aab"), seen("x", key=other), demand(cost=3)) == [True] * 5
+    assert admitted(after, *map(seen, "bc")) == [True] * 2
+    assert copy(old, new).counts > 0
+    for store in (after, new.store()):  # one that has been there, and one that comes
+        assert values_in(store, PLACES, other) == [3, 1]
+        assert usage(store, ["user:a"]) == {"user:a": 3}
+        assert admitted(store, seen("d")) == [False]
+    assert copy(old, new).counts == 0
+    # Between the copy and the end of the old daemons: more, and a reset.
+    admitted(before, seen("y", key=other))
+    assert old.administration().reset(PLACES) == 2
+    copy(old, new)
+    for store in (after, new.store()):
+        left, of_other = values_in(store, PLACES, other)
+        assert left <= 2  # as with all counts, what came here before the reset may have gone with it
+        assert of_other == 2
+        assert admitted(store, seen("d")) == [True]
+        assert values_in(old.store(), PLACES, other) == [0, 2]
+    # What was taken back in the new one is not brought anew.
+    assert new.administration().reset(other) == 2
+    copy(old, new)
+    assert values_in(new.store(), other) == [0]
+
+
+@every_pair
+def test_values_there_and_back(databases: tuple[Administered, Administered]) -> None:
+    old, new = databases
+    admitted(old.store(), *map(seen, "ab"))
+    copy(old, new)
+    admitted(new.store(), *map(seen, "bc"))
+    copy(new, old)
+    copy(old, new)
+    for database in databases:
+        assert values_in(database.store()) == [3]
+        assert sorted({entry.part for entry in database.administration().entries([PLACES], 0)}) == ["a", "b", "c"]
+
+
+@each_way
+def test_each_value_in_its_second(databases: tuple[Administered, Administered]) -> None:
+    old, new = databases
+    now = date_in(0)
+    past = [Entry(PLACES, 1, now - 7 * number, "", f"v{number % 9}") for number in range(40, -1, -1)]
+    old.store().admit([], [pack(1, number, entry.date, [entry]) for number, entry in enumerate(past, 1)], PATIENCE)
+    newest = {entry.part: entry.date for entry in past}
+    for _ in range(2):
+        copy(old, new)
+        found: dict[str, int] = {}
+        for entry in new.administration().entries([PLACES], 0):
+            found[entry.part] = max(entry.date, found.get(entry.part, 0))
+        assert found == newest
+
+
+@pytest.mark.parametrize("databases", [("redis", "redis"), ("redis", "sqlite")], indirect=True)
+def test_values_of_another_type_hold_up_no_other(databases: tuple[Administered, Administered]) -> None:
+    old, new = databases
+    other = "outside/distinct-recipient|user:b"
+    admitted(old.store(), seen("a"), seen("b", key=other))
+    assert isinstance(old, AdministeredRedis)
+    with contextlib.closing(Redis.from_url(old.database.config["url"])) as client:
+        key = f"{old.database.user}:v:{{{len(PLACES)}:{PLACES}}}"
+        assert client.delete(key) == 1
+        client.set(key, "something else")
+    assert copy(old, new).refused == 1
+    assert values_in(new.store(), PLACES, other) == [0, 1]

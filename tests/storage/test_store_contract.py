@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import threading
 import time
@@ -12,14 +13,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Usage, Verdict, Warned, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Exceeded, Usage, Verdict, Warned, refusal
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, longest_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.domain.values import MOST_VALUES
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import Store
-from policyd_rate_limit.storage.record import Record
+from policyd_rate_limit.storage.record import Record, in_records, pack
 from storage.daemon import open_descriptors
-from storage.stores import HOUR, PATIENCE, START, Clock, Database, admitted, demand, new_memory, usage
+from storage.stores import (
+    HOUR,
+    PATIENCE,
+    PLACES,
+    START,
+    Clock,
+    Database,
+    admitted,
+    demand,
+    new_memory,
+    seen,
+    usage,
+    values_in,
+)
 from support.wait import wait_until
 
 LIMIT = 100
@@ -660,3 +675,101 @@ def test_clean_beside_daemons_that_admit(database: Database) -> None:
         cleaner.close()
         assert sum(total.result() for total in totals) == LIMIT
     assert deleted == (0 if database.expires else 1000)
+
+
+# --- Different values
+
+
+def test_different_values_are_counted_once_over_daemons(database: Database, clock: Clock) -> None:
+    """In a batch, by another daemon, and by one that starts; what is seen again is admitted, and stays longer."""
+    one, other = database.store(clock), database.store(clock)
+    assert admitted(one, *map(seen, "aabab")) == [True] * 5
+    clock.now += 60
+    assert admitted(other, *map(seen, "acdbd")) == [True, True, False, True, False]
+    clock.now += 2
+    for store in (one, other, database.store(clock)):
+        assert values_in(store) == [3]
+        assert admitted(store, *map(seen, "dcd")) == [False, True, False]
+    clock.now += HOUR - 61  # those of the beginning would have left
+    assert [values_in(store) for store in (one, other)] == [[3], [3]]
+    clock.now += 60
+    assert admitted(one, *map(seen, "de")) == [True, True]
+    assert values_in(other) == [3]
+    for store in (one, other):
+        store.close()
+
+
+def test_a_refused_mail_counts_and_moves_no_value(database: Database, clock: Clock) -> None:
+    store = database.store(clock)
+    nothing = Charge("user:a", 1, (Limit(0, HOUR),))
+    watched = replace(nothing, refuses=False)
+    assert admitted(store, seen("a"), seen("b", 3, nothing), seen("c", 3, watched)) == [True, False, True]
+    clock.now += 60
+    (verdict,) = store.admit([seen("a", 3, nothing)], (), PATIENCE)
+    assert verdict == refusal(nothing.limits[0], 1)
+    (verdict,) = store.admit([seen("c", 3, watched)], (), PATIENCE)
+    assert (verdict.counted, [one.charge for one in verdict.exceeded]) == ((1, 0), [1])
+    assert values_in(store) == [2]
+    clock.now += HOUR - 59
+    assert values_in(store) == [1]
+    # A rule of values that lets pass what exceeds it counts what it would admit.
+    rule = replace(seen("x").charges[0], refuses=False, limits=(Limit(1, HOUR),))
+    asked = [Demand((replace(rule, part=part), Charge("user:b", 1, (Limit(9, HOUR),)))) for part in "cxc"]
+    assert [one.counted for one in store.admit(asked, (), PATIENCE)] == [(1, 1), (0, 1), (0, 1)]
+    assert values_in(store) == [1]
+    store.close()
+
+
+def test_values_that_were_admitted_elsewhere_are_brought_in_once(database: Database, clock: Clock) -> None:
+    """In any order, and however often."""
+    store = database.store(clock)
+    now = int(clock.now)
+    entries = [Entry(PLACES, 1, now - age, "", value) for value, age in (("a", 5), ("b", 50), ("a", 70), ("old", HOUR))]
+    record = pack(7, 1, now, [*entries, Entry(PLACES, 0, now, "", ""), Entry("user:a", 2, now, "", "")])
+    assert admitted(store) == []
+    store.admit([], [record], PATIENCE)
+    store.admit([], [record, pack(8, 1, now, entries)], PATIENCE)
+    assert values_in(store) == [2]
+    assert usage(store, ["user:a"]) == {"user:a": 2}
+    clock.now += HOUR - 50
+    assert values_in(store) == [1]
+    assert admitted(store, *map(seen, "bcd")) == [True, True, False]
+    assert values_in(database.store(clock)) == [3]
+    store.close()
+
+
+def test_values_are_explained(database: Database, clock: Clock) -> None:
+    store = database.store(clock)
+    limits = (Limit(2, 50), Limit(3, HOUR))
+    for value in "abc":
+        clock.now += 30
+        assert admitted(store, Demand((Charge(PLACES, 0, limits, value),))) == [True]
+    asked = [Demand((Charge(PLACES, 0, limits, value),)) for value in "abcx"]
+    for _ in range(2):
+        found = store.explain(asked)
+        assert [[(usage.used, usage.free_in) for usage in usages] for usages in found] == [
+            # The first of them are dated at the end of the second in which they came.
+            [(2, 21), (3, 0)],
+            [(2, 0), (3, 0)],
+            [(2, 0), (3, 0)],
+            [(2, 21), (3, HOUR - 59)],
+        ]
+    store.close()
+
+
+def test_no_counter_holds_more_values_than_its_bound(database: Database, clock: Clock) -> None:
+    """Whatever the limits of an override are."""
+    store = database.store(clock)
+    now = int(clock.now)
+    entries = [Entry(PLACES, 1, now, "", f"value {number}") for number in range(MOST_VALUES)]
+    numbers = itertools.count(1)
+    store.admit([], list(in_records(entries, lambda some: pack(9, next(numbers), now, some))), PATIENCE)
+    generous = Limit(10 * MOST_VALUES, 60)
+    (verdict,) = store.admit([Demand((Charge(PLACES, 0, (generous,), "another"),))], (), PATIENCE)
+    assert verdict == refusal(generous)
+    assert admitted(store, Demand((Charge(PLACES, 0, (generous,), "value 17"),))) == [True]
+    clock.now += 120
+    kept = Charge(PLACES, 0, (generous,), "another", keep_seconds=HOUR)
+    assert store.admit([Demand((kept,))], (), PATIENCE) == [refusal(generous)]
+    assert admitted(store, Demand((replace(kept, part="value 17"),))) == [True]
+    store.close()

@@ -41,26 +41,38 @@ _IDENTITY: Final = "identity"
 _OVERRIDE: Final = 0  # the "window" of notes about overrides; those about hits have that of the hits, below 0
 
 
+What = int | str
+"""Of which a copy compares how much there is: a second, or a value where different ones are counted."""
+
+
 class Sums(NamedTuple):
-    """What lies in the seconds of ``counter``: Unix second -> how much.
+    """What lies in the seconds of ``counter``: Unix second -> how much; or value -> second in which it came last.
 
     Of ``whole_since`` and later that is all there is, and so it is of ``reset`` and before: what was there is gone. Of
     the seconds between nothing is known but what ``amounts`` say.
     """
 
     counter: str
-    amounts: Mapping[int, int]
+    amounts: Mapping[What, int]
     whole_since: int
     reset: int = 0
 
 
 class Change(NamedTuple):
-    """What is to be counted for ``counter`` at ``date`` (Unix second): ``new`` in place of ``old``."""
+    """What is to be counted for ``counter`` at the second ``what`` (Unix): ``new`` in place of ``old``.
+
+    Or the value ``what`` is to be there at the second ``new``, at ``old`` before; 0: it is not there.
+    """
 
     counter: str
-    date: int
+    what: What
     old: int
     new: int
+
+    @property
+    def date(self) -> int:
+        """The second that it is about."""
+        return (self.new or self.old) if isinstance(self.what, str) else self.what
 
 
 class Copier(Protocol):
@@ -158,26 +170,27 @@ def identity(store: Administration) -> int:
     return found
 
 
-def changes(found: Sums, brought: Mapping[int, int]) -> list[Change]:
+def changes(found: Sums, brought: Mapping[What, int]) -> list[Change]:
     """What is to be changed where ``brought`` of ``found`` is there already, oldest first."""
     changed = [
-        Change(found.counter, date, brought.get(date, 0), amount)
-        for date, amount in found.amounts.items()
-        if amount != brought.get(date, 0)
+        Change(found.counter, what, brought.get(what, 0), amount)
+        for what, amount in found.amounts.items()
+        if amount != brought.get(what, 0)
     ]
-    changed += (
-        Change(found.counter, date, amount, 0)
-        for date, amount in brought.items()
-        if amount and date not in found.amounts and (date >= found.whole_since or date <= found.reset)
-    )
-    return sorted(changed)
+    gone = [
+        Change(found.counter, what, amount, 0)
+        for what, amount in brought.items()
+        if amount and what not in found.amounts
+    ]
+    changed += (one for one in gone if one.date >= found.whole_since or one.date <= found.reset)
+    return sorted(changed, key=lambda change: (change.date, change))
 
 
-def without_debts(amounts: Mapping[int, int]) -> dict[int, int]:
+def without_debts(amounts: Mapping[int, int]) -> dict[What, int]:
     """``amounts`` of seconds, where more may have been given back in a second than was counted in it: then it was taken
     from older ones, as :meth:`policyd_rate_limit.domain.windows.Windows.give_back` does.
     """
-    found: dict[int, int] = {}
+    found: dict[What, int] = {}
     debt = 0
     for date in sorted(amounts, reverse=True):
         left = amounts[date] - debt

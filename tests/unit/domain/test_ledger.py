@@ -87,6 +87,15 @@ class Model:
         of_mail = self.of_mail(charge.counter, mail)
         return in_windows if len(in_windows) == len(charge.limits) else (of_mail, *in_windows)
 
+    def count_value(self, charge: Charge, now: float) -> int:
+        """Have the value of ``charge`` have come now; whether it had not in this second."""
+        again = any(
+            (name, value, math.ceil(time)) == (charge.counter, charge.part, math.ceil(now))
+            for name, value, time in self.values
+        )
+        self.values.append((charge.counter, charge.part, now))
+        return int(not again)
+
     def decide(self, demand: Demand, now: float) -> Verdict:
         of_mail = [charged for charged in self.charged if demand.mail and charged.mail == demand.mail]
         missing = []
@@ -117,18 +126,12 @@ class Model:
         warned = []
         for index, (charge, cost) in enumerate(zip(demand.charges, missing, strict=True)):
             if charge.is_distinct and cost:
-                missing[index] = int(
-                    not any(
-                        (name, value, math.ceil(time)) == (charge.counter, charge.part, math.ceil(now))
-                        for name, value, time in self.values
-                    )
-                )
-                before = self.usage(charge.counter, charge.limits, now)
-                self.values.append((charge.counter, charge.part, now))
-                after = self.usage(charge.counter, charge.limits, now)
-                for limit, former, used in zip(charge.limits, before, after, strict=True):
-                    if 100 * former < limit.maximum * charge.warn <= 100 * used:
-                        warned.append(Warned(index, limit, used))
+                former_use = self.usage(charge.counter, charge.limits, now)
+                missing[index] = self.count_value(charge, now)
+                use = self.usage(charge.counter, charge.limits, now)
+                for limit, less, more_of_it in zip(charge.limits, former_use, use, strict=True):
+                    if 100 * less < limit.maximum * charge.warn <= 100 * more_of_it:
+                        warned.append(Warned(index, limit, more_of_it))
                 continue
             windows = windows_of(charge.limits) if cost > 0 and charge.warn else ()
             for limit, former in zip(windows, self.usage(charge.counter, windows, now), strict=True):

@@ -9,9 +9,10 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.charge import RESET, Entry
+from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.storage.administration import PATIENCE
-from policyd_rate_limit.storage.copying import Change, Sums, changes, without_debts
+from policyd_rate_limit.storage.copying import Change, Sums, What, changes, without_debts
 from policyd_rate_limit.storage.log.administration import Reader, entries_of
 from policyd_rate_limit.storage.record import in_records, pack
 
@@ -43,7 +44,7 @@ class LogCopying:
         self._date = 0  # now
         self._writer = 0  # of what came from the source
         self._takes: Callable[[str], bool] = lambda _: False
-        self._brought: dict[str, dict[int, int]] = {}  # by that writer: counter -> second -> amount
+        self._brought: dict[str, dict[What, int]] = {}  # by that writer: counter -> second -> amount
 
     def size(self) -> int:
         return self._count("SELECT coalesce(sum(size), 0) FROM policyd_batch")
@@ -56,6 +57,7 @@ class LogCopying:
 
     def sums(self, target: int, takes: Callable[[str], bool]) -> Iterator[Sequence[Sums]]:
         amounts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        values: dict[str, dict[What, int]] = defaultdict(dict)
         writer, whole_since = _writer_of(target), 0
         for page in self.records():
             # Some of the rows of the oldest second may have been deleted.
@@ -63,11 +65,18 @@ class LogCopying:
             for record in page:
                 if record.writer != writer:
                     for entry in entries_of(record, None, 0):
-                        if takes(entry.counter):
+                        if not takes(entry.counter):
+                            continue
+                        if is_distinct(entry.counter):
+                            _note_value(values[entry.counter], entry)
+                        else:
                             amounts[entry.counter][entry.date] += entry.amount
         counters = iter(amounts.items())
         while some := list(itertools.islice(counters, COUNTERS_PER_PAGE)):
             yield [Sums(counter, without_debts(of_counter), whole_since) for counter, of_counter in some]
+        of_values = iter(values.items())
+        while found := list(itertools.islice(of_values, COUNTERS_PER_PAGE)):
+            yield [Sums(counter, of_counter, whole_since) for counter, of_counter in found]
 
     def begin(self, source: int, takes: Callable[[str], bool]) -> None:
         """Reads all that is there."""
@@ -121,12 +130,16 @@ class LogCopying:
 
     def _entries(self, wanted: Iterable[Change]) -> Iterator[Entry]:
         """What is to be appended; should another copy have been faster, less than was ``wanted``."""
-        for counter, date, _, new in wanted:
+        for change in wanted:
+            counter, what, _, new = change
             brought = self._brought[counter]
-            missing = new - brought.get(date, 0)
+            missing = new - brought.get(what, 0)
             if missing:
-                brought[date] = new
-                yield Entry(counter, missing, date, "", "")
+                brought[what] = new
+                if isinstance(what, str):
+                    yield Entry(counter, 1 if new else -1, change.date, "", what)
+                else:
+                    yield Entry(counter, missing, what, "", "")
 
     def _pack(self, entries: Sequence[Entry]) -> Record:
         return pack(self._writer, self._newest.get(self._writer, 0) + 1, self._date, entries)
@@ -158,10 +171,28 @@ class LogCopying:
                     for entry in entries_of(record, None, 0):
                         if self._takes(entry.counter):
                             brought = self._brought[entry.counter]
-                            brought[entry.date] = brought.get(entry.date, 0) + entry.amount
+                            if is_distinct(entry.counter):
+                                _note_value(brought, entry)
+                            else:
+                                brought[entry.date] = brought.get(entry.date, 0) + entry.amount
 
     def _count(self, text: str, *parameters: int) -> int:
         return int(self._administration.open().read(text, *parameters)[0][0])
+
+
+def _note_value(values: dict[What, int], entry: Entry) -> None:
+    """Have ``entry``, of a counter of different values, be in ``values``: value -> second in which it came last.
+
+    One that was taken back came at 0.
+    """
+    if entry.amount > 0:
+        values[entry.part] = max(values.get(entry.part, 0), entry.date)
+    elif entry.part == RESET:
+        for value, date in values.items():
+            if date <= entry.date:
+                values[value] = 0
+    elif entry.amount and values.get(entry.part, 0) <= entry.date:
+        values[entry.part] = 0
 
 
 def _writer_of(identity: int) -> int:

@@ -9,11 +9,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.storage.redis.keys import escaped, keys_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, refusable, script
-from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of
+from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of, decoded, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -52,21 +53,17 @@ class RedisAdministration:
     def entries(self, keys: Collection[str] | None, since: int) -> Iterator[Entry]:
         """What was given back is no more there, nor what it was taken from."""
         for page in self._pages(keys):
-            for counter, date, amount in page:
-                if date >= since and amount:
-                    yield Entry(counter, amount, date, "", "")
+            for entry in page:
+                if entry.date >= since:
+                    yield entry
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
         """All counters are looked at each time, and nothing is given back."""
         while True:
             now = self.now()
             for page in self._pages(None):
-                found = [
-                    Entry(counter, amount, date, "", "")
-                    for counter, date, amount in page
-                    # Of a second that is not over, more may come.
-                    if since <= date <= now and amount
-                ]
+                # Of a second that is not over, more may come.
+                found = [entry for entry in page if since <= entry.date <= now]
                 if found:
                     yield found
             since = max(since, now + 1)
@@ -75,7 +72,10 @@ class RedisAdministration:
     def reset(self, key: str) -> int:
         """A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
-        command = script([self.keys.counter(key)], ("", 0, self.longest, self._link.time, "reset"))
+        keys, kind = [self.keys.counter(key)], "reset"
+        if is_distinct(key):
+            keys, kind = [*keys, self.keys.values(key)], "reset values"
+        command = script(keys, ("", 0, self.longest, self._link.time, kind))
         self.run([command])
         return int(command.reply)
 
@@ -103,14 +103,20 @@ class RedisAdministration:
     def close(self) -> None:
         self._link.close()
 
-    def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[tuple[str, int, int]]]:
-        """Counter, date and amount of what lies in ``keys``, None for all."""
+    def _pages(self, keys: Collection[str] | None) -> Iterator[Iterable[Entry]]:
+        """What lies in the counters ``keys``, None for all."""
         for counters in self.counters() if keys is None else [[(key, self.keys.counter(key)) for key in keys]]:
-            yield (
-                (counter, date, amount)
-                for counter, fields in self.read(counters)
+            of_values = [name for name, _ in counters if is_distinct(name)]
+            yield [
+                Entry(counter, amount, date, "", "")
+                for counter, fields in self.read([one for one in counters if not is_distinct(one[0])])
                 for date, amount in charges_of(fields)
-            )
+                if amount
+            ] + [
+                Entry(counter, 1, date, "", value)
+                for counter, values in self.values(of_values)
+                for value, date in values.items()
+            ]
 
     def counters(self) -> Iterator[list[tuple[str, bytes]]]:
         """Name and key of all counters, some at a time; each once, unless it is new."""
@@ -131,7 +137,12 @@ class RedisAdministration:
 
     def read(self, counters: Sequence[tuple[str, bytes]]) -> list[tuple[str, Sequence[bytes]]]:
         """Name and content of ``counters``, as HGETALL has it; those of another type are left out, and named."""
-        commands = [refusable(Command(key, "HGETALL", key)) for _, key in counters]
+        return self._ask_each(counters, lambda key: Command(key, "HGETALL", key))
+
+    def _ask_each(
+        self, counters: Sequence[tuple[str, bytes]], command_for: Callable[[bytes], Command]
+    ) -> list[tuple[str, Sequence[bytes]]]:
+        commands = [refusable(command_for(key)) for _, key in counters]
         self.run(commands)
         found = []
         for (name, _), command in zip(counters, commands, strict=True):
@@ -142,6 +153,15 @@ class RedisAdministration:
         if commands and not found and commands[0].failure is not None and commands[0].failure.code == "NOPERM":
             raise commands[0].failure  # nobody's may be read
         return found
+
+    def values(self, counters: Sequence[str]) -> list[tuple[str, dict[str, int]]]:
+        """Name and content of ``counters`` of different values: value -> second in which it came last.
+
+        Those of another type are left out, and named.
+        """
+        keys = [(counter, self.keys.values(counter)) for counter in counters]
+        found = self._ask_each(keys, lambda key: Command(key, "ZRANGE", key, 0, -1, "WITHSCORES"))
+        return [(name, {decoded(value): int(float(date)) for value, date in pairs(reply)}) for name, reply in found]
 
     def run(self, commands: Sequence[Command]) -> float:
         """Have ``commands`` answered; the time of the servers (Unix seconds)."""

@@ -2,7 +2,8 @@
 
 What was brought is noted beside each counter, for as long as it counts there::
 
-    policyd:k:{tag}source    hash: Unix second -> how much of it was brought from ``source``
+    policyd:k:{tag}source    hash: Unix second -> how much of it was brought from ``source``;
+                             or value -> second in which it came last there
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.storage.copying import Sums, changes
 from policyd_rate_limit.storage.redis.node import refusable, script
-from policyd_rate_limit.storage.redis.tables import charges_of
+from policyd_rate_limit.storage.redis.tables import charges_of, decoded, encoded, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from policyd_rate_limit.storage.copying import Change
+    from policyd_rate_limit.storage.copying import Change, What
     from policyd_rate_limit.storage.redis.administration import RedisAdministration
     from policyd_rate_limit.storage.redis.node import Argument, Command
 
@@ -51,9 +53,11 @@ class RedisCopying:
         for counters in self._administration.counters():
             asked = [(name, key) for name, key in counters if takes(name)]
             found = self._administration.read(asked)
-            self.refused += len(asked) - len(found)
-            brought = self._brought([name for name, _ in found], target)
-            yield [_sums(name, fields, brought[name]) for name, fields in found]
+            values = dict(self._administration.values([name for name, _ in found if is_distinct(name)]))
+            known = [(name, fields) for name, fields in found if name in values or not is_distinct(name)]
+            self.refused += len(asked) - len(known)
+            brought = self._brought([name for name, _ in known], target)
+            yield [_sums(name, fields, values.get(name), brought[name]) for name, fields in known]
 
     def begin(self, source: int, takes: Callable[[str], bool]) -> None:
         self._source, self._takes = source, takes
@@ -81,29 +85,37 @@ class RedisCopying:
 
     def _command(self, missing: Sequence[Change], keep: int) -> Command:
         counter = missing[0].counter
-        arguments: list[Argument] = ["", 0, keep, "", "copy"]
-        for _, date, old, new in missing:
-            arguments += (date, old, new)
-        return refusable(script([self._keys.counter(counter), self._keys.copy(counter, self._source)], arguments))
+        of_values = is_distinct(counter)
+        arguments: list[Argument] = ["", 0, keep, "", "copy values" if of_values else "copy"]
+        for _, what, old, new in missing:
+            arguments += (encoded(what) if isinstance(what, str) else what, old, new)
+        keys = [self._keys.counter(counter), self._keys.copy(counter, self._source)]
+        if of_values:
+            keys.append(self._keys.values(counter))
+        return refusable(script(keys, arguments))
 
-    def _brought(self, counters: Sequence[str], source: int) -> dict[str, dict[int, int]]:
+    def _brought(self, counters: Sequence[str], source: int) -> dict[str, dict[What, int]]:
         """What of each of ``counters`` came from ``source``."""
         found = self._administration.read([(counter, self._keys.copy(counter, source)) for counter in counters])
-        brought: dict[str, dict[int, int]] = {counter: {} for counter in counters}
+        brought: dict[str, dict[What, int]] = {counter: {} for counter in counters}
         for counter, fields in found:
-            brought[counter] = {int(date): int(amount) for date, amount in _pairs(fields)}
+            of_values = is_distinct(counter)
+            brought[counter] = {
+                decoded(what) if of_values else int(what): int(amount) for what, amount in pairs(fields)
+            }
         return brought
 
 
-def _sums(counter: str, fields: Sequence[bytes], brought: dict[int, int]) -> Sums:
+def _sums(counter: str, fields: Sequence[bytes], values: dict[str, int] | None, brought: dict[What, int]) -> Sums:
+    reset = int(dict(pairs(fields)).get(b"r") or 0)
+    if values is not None:
+        oldest = min(values.values(), default=LARGEST)
+        return Sums(
+            counter, {value: date for value, date in values.items() if date > brought.get(value, 0)}, oldest, reset
+        )
     amounts: dict[int, int] = {}
     for date, amount in charges_of(fields):
         amounts[date] = amounts.get(date, 0) + amount
     oldest = min(amounts, default=LARGEST)
-    reset = dict(_pairs(fields)).get(b"r")
-    own = {date: max(0, amount - brought.get(date, 0)) for date, amount in amounts.items()}
-    return Sums(counter, own, oldest, int(reset or 0))
-
-
-def _pairs(fields: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    return zip(fields[::2], fields[1::2], strict=True)
+    own: dict[What, int] = {date: max(0, amount - brought.get(date, 0)) for date, amount in amounts.items()}
+    return Sums(counter, own, oldest, reset)

@@ -122,14 +122,14 @@ class RedisTables:
         return {(hit.key, hit.seconds): hit.hits for hit in self._all_hits() if hit.seconds <= 0}
 
     def _all_hits(self) -> Iterator[Hits]:
-        for field, value in _pairs(self._ask(self._hits, "HGETALL")):
+        for field, value in pairs(self._ask(self._hits, "HGETALL")):
             if field != _STAMP:
                 seconds, _, key = field.partition(b":")
                 count, last = unpacked(value)
                 yield Hits(decoded(key), int(seconds), count, last)
 
     def _all_overrides(self) -> Iterator[Override]:
-        for field, value in _pairs(self._ask(self._override, "HGETALL")):
+        for field, value in pairs(self._ask(self._override, "HGETALL")):
             if field != _STAMP:
                 try:
                     limits, until, note = json.loads(value)
@@ -154,7 +154,7 @@ def _value(override: Override) -> str:
 
 def charges_of(fields: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     """Date and amount of what lies in a counter; ``fields`` are those of its hash, with their values."""
-    found = dict(_pairs(fields))
+    found = dict(pairs(fields))
     if b"m" in found:
         _, seen, first, count, age, newest, *_ = unpacked(found[b"m"])
         for number in range(first, first + count - 1):
@@ -184,7 +184,8 @@ def unpacked(data: bytes) -> list[int]:
     return [int(number) for number in msgpack.unpackb(data)]
 
 
-def _pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Each field of ``reply`` and its value, or member and score."""
     return zip(reply[::2], reply[1::2], strict=True)
 
 
