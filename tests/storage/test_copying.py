@@ -474,9 +474,9 @@ def test_values_once_however_often(databases: tuple[Administered, Administered])
     admitted(before, seen("y", key=other))
     assert old.administration().reset(PLACES) == 2
     copy(old, new)
-    for store in (after, new.store()):
+    for number, store in enumerate((after, new.store())):
         left, of_other = values_in(store, PLACES, other)
-        assert left <= 2  # as with all counts, what came here before the reset may have gone with it
+        assert left <= 2 + number  # as with all counts, what came here before the reset may have gone with it
         assert of_other == 2
         assert admitted(store, seen("d")) == [True]
         assert values_in(old.store(), PLACES, other) == [0, 2]
