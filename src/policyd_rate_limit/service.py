@@ -204,7 +204,7 @@ class Service(PolicyService):
                 if blocking is not None and rule.refuses and not request.facts.questions:
                     asking.answer(policy.block)
                     left = ceil(override.until - self.clock())
-                    self.observer.blocked(request, counter, cost_of(request).amount, blocking, left, began)
+                    self.observer.blocked(request, counter, cost_of(request).most, blocking, left, began)
                     return
                 keep = max(keep, longest_of(limits), 0 if sql_limits is None else sql_limits.keep_seconds)
                 limits, sql_limits = override.limits, None

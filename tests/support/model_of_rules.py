@@ -97,7 +97,12 @@ class Said:
     @property
     def counters(self) -> str:
         """What the names of its counters begin with: what counts in another unit is another counter."""
-        return f"{self.name}|" if self.count == "recipients" else f"{self.name}/{self.count}|"
+        return f"{self.name}|" if self.count == "recipients" else f"{self.name}/{self.count.replace(' ', '-')}|"
+
+    @property
+    def counted(self) -> str:
+        """The attribute of which different values are counted; none: something else is."""
+        return self.count.removeprefix("distinct ") if self.count.startswith("distinct ") else ""
 
     @property
     def compares(self) -> str:
@@ -113,10 +118,12 @@ class Said:
         """Whether anything is known at ``stage`` of what it counts."""
         if self.count == "bytes":
             return stage == END
-        named = {term.partition("/")[0] for term in self.terms}.union(*self.match, *self.unless)
+        named = {self.counted} | {term.partition("/")[0] for term in self.terms}.union(*self.match, *self.unless)
         return stage == RCPT or not named & {"recipient", "recipient_domain"}
 
     def applies(self, asked: Asked, time: str) -> bool:
+        if self.counted and not _id(self.counted, asked):
+            return False
         return (not self.match or holds(self.match, asked, time)) and not holds(self.unless, asked, time)
 
     def key_of(self, asked: Asked) -> tuple[str, str]:
@@ -137,7 +144,7 @@ class Said:
         """What is known of the cost of the mail."""
         if self.count == "bytes":
             return int(asked["size"])
-        if self.count == "messages" or asked["protocol_state"] == RCPT:
+        if self.counted or self.count == "messages" or asked["protocol_state"] == RCPT:
             return 1
         return max(1, int(asked["recipient_count"]))
 
@@ -239,13 +246,17 @@ def holds(alternatives: Iterable[Mapping[str, Sequence[str]]], asked: Asked, tim
 
 @dataclass
 class Charge:
-    """``amount`` of it is left; it was made at the moment ``true``, and is dated ``date`` by the clock."""
+    """``amount`` of it is left; it was made at the moment ``true``, and is dated ``date`` by the clock.
+
+    ``value``: where different ones are counted.
+    """
 
     counter: str
     mail: str
     amount: int
     date: int
     true: float
+    value: str = ""
 
 
 class Answer(NamedTuple):
@@ -272,6 +283,7 @@ class _Asking:
     limits: tuple[Bound, ...]
     missing: int
     part: str = ""
+    value: str = ""
     exceeded: Bound | None = None
 
 
@@ -287,11 +299,21 @@ class Model:
     def used(self, counter: str, seconds: int, now: int | None = None) -> int:
         """What lies in the window at ``now``, which is the last moment that it was asked at unless given."""
         moment = math.floor(self.clock) if now is None else now
-        return sum(one.amount for one in self.charges if one.counter == counter and one.date + seconds > moment)
+        return _count(one for one in self.charges if one.counter == counter and one.date + seconds > moment)
+
+    def used_with(self, asking: _Asking, seconds: int, now: int | None = None) -> int:
+        """What lies in the window once that is counted which is asked for."""
+        moment = math.floor(self.clock) if now is None else now
+        if not asking.value:
+            return self.used(asking.counter, seconds, moment) + asking.missing
+        one_more = Charge(asking.counter, "", 1, moment + 1, 0.0, asking.value)
+        return _count(
+            one for one in (*self.charges, one_more) if one.counter == asking.counter and one.date + seconds > moment
+        )
 
     def admitted_within(self, counter: str, seconds: int, true: float) -> int:
         """What was admitted in the last ``seconds`` before ``true``, and was not given back since."""
-        return sum(one.amount for one in self.charges if one.counter == counter and one.true > true - seconds)
+        return _count(one for one in self.charges if one.counter == counter and one.true > true - seconds)
 
     def would_return(self, clock: float) -> bool:
         """Whether with ``clock`` something would lie in a window again that has left all windows of its counter.
@@ -309,7 +331,7 @@ class Model:
         for one in charged:
             if one.missing > 0:
                 one.exceeded = next(
-                    (bound for bound in one.limits if self._used_of(one, bound) + one.missing > bound.maximum), None
+                    (bound for bound in one.limits if self._would_be_used(one, bound) > bound.maximum), None
                 )
         exceeded = [one for one in charged if one.exceeded is not None]
         refusing = [one for one in exceeded if one.rule.refuses and not one.rule.shadow]
@@ -344,7 +366,9 @@ class Model:
                 continue
             one = _Asking(rule, f"{rule.counters}{kind}:{name}", mail, name, limits, rule.cost(asked))
             self.limits[one.counter] = limits
-            if rule.count == "recipients" and stage == RCPT:
+            if rule.counted:
+                one.value = _id(rule.counted, asked)
+            elif rule.count == "recipients" and stage == RCPT:
                 one.part = str(asked["recipient"])
                 one.missing = 0 if (mail, one.counter, one.part) in self.parts else 1
             else:
@@ -362,6 +386,12 @@ class Model:
             return self.used_of_mail(one.mail, one.counter)
         return self.used(one.counter, bound.seconds)
 
+    def _would_be_used(self, one: _Asking, bound: Bound) -> int:
+        """What is used of ``bound`` once that is counted which is asked for."""
+        if bound.is_per_mail:
+            return self._used_of(one, bound) + one.missing
+        return self.used_with(one, bound.seconds)
+
     def _of_mail(self, mail: str, counter: str) -> list[Charge]:
         return [one for one in self.charges if one.mail == mail and one.counter == counter]
 
@@ -375,7 +405,8 @@ class Model:
     def _count(self, one: _Asking, true: float) -> None:
         mail = one.mail
         if one.missing > 0:
-            self.charges.append(Charge(one.counter, mail, one.missing, math.ceil(self.clock), true))
+            date = math.ceil(self.clock)
+            self.charges.append(Charge(one.counter, mail, one.missing, date, true, one.value))
         for of in reversed(self._of_mail(mail, one.counter)):
             taken = min(max(0, -one.missing), of.amount)
             of.amount -= taken
@@ -411,9 +442,20 @@ class Model:
             return "never"
         now = math.floor(self.clock)
         for later in range(bound.seconds + 2):
-            if self.used(one.counter, bound.seconds, now + later) + one.missing <= bound.maximum:
+            if self.used_with(one, bound.seconds, now + later) <= bound.maximum:
                 return f"{later}s"
         return "never"
+
+
+def _count(charges: Iterable[Charge]) -> int:
+    """What they add up to: of different values each counts once."""
+    values, amount = set(), 0
+    for one in charges:
+        if one.value:
+            values.add(one.value)
+        else:
+            amount += one.amount
+    return amount + len(values)
 
 
 def _told(charged: Iterable[_Asking], *, is_refused: bool) -> Iterable[tuple[str, str]]:

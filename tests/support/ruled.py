@@ -114,7 +114,7 @@ class Ruled(Asking):
 
     def counted(self, counter: str) -> int:
         """What is in the windows of ``counter``."""
-        return sum(amount for name, _, amount in self.ledger.windows.charges() if name == counter)
+        return sum(amount for name, _, amount in self.ledger.charges() if name == counter)
 
     def answer(self, outcome: Outcome) -> None:
         self._answers.append(outcome)

@@ -77,12 +77,14 @@ _MAXIMA: Final = {
     "recipients": (0, 1, 2, 2, 3, 4, 6),
     "messages": (0, 1, 1, 2, 3),
     "bytes": (0, 400, 999, 1500, 2500),
+    "distinct": (0, 1, 1, 2, 2, 3),
 }
+_DISTINCT: Final = ("recipient", "recipient_domain", "client_address", "sender", "sasl_username", "policy_context")
 
 
 def limits_for(count: str, longest: int = 0) -> st.SearchStrategy[tuple[Bound, ...]]:
     """One to four, one of them per mail; with ``longest`` one of so many seconds: nothing is forgotten before."""
-    maxima = st.sampled_from(_MAXIMA[count])
+    maxima = st.sampled_from(_MAXIMA[count.partition(" ")[0]])
     windows = st.sampled_from([one for one in WINDOWS if one != longest])
     some = st.lists(
         st.builds(Bound, maxima, windows),
@@ -122,7 +124,9 @@ def conditions_for(count: str) -> st.SearchStrategy[tuple[dict[str, list[str]], 
 @st.composite
 def rules(draw: st.DrawFn, name: str = "one", *, longest: int = 0, letting_pass: bool | None = None) -> Said:
     """One; ``letting_pass``: whether its action, and not ``shadow``, lets pass what exceeds it."""
-    count = draw(st.sampled_from(["recipients", "recipients", "messages", "bytes"]))
+    count = draw(st.sampled_from(["recipients", "recipients", "messages", "bytes", "distinct"]))
+    if count == "distinct":
+        count = f"distinct {draw(st.sampled_from(_DISTINCT))}"
     key = draw(st.sampled_from([key for key in KEYS if count != "bytes" or not key.startswith("recipient")]))
     said = Said(name, key, count, draw(limits_for(count, longest)))
     patterns = OF_COMBINATIONS if "+" in key or "|" in key else OF_ATTRIBUTES.get(key, PATTERNS[said.compares])

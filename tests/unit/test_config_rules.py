@@ -388,6 +388,10 @@ ATTRIBUTE = "an attribute of Postfix's policy protocol, time, country, sasl_doma
 PATTERN = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
 SUFFIX = "a number without k, M, G, Ki, Mi or Gi, which are for count: bytes"
 ONE_MAIL = "no limit per mail with count: messages, of which each mail is one"
+COUNTS = "one of recipients, messages, bytes, or distinct and an attribute, such as distinct recipient"
+DISTINCT = "distinct and one attribute, such as recipient, client_address or sender_domain"
+MOST = "at most 10000 different values, each of which is remembered"
+NO_MAIL = "no limit per mail with count: distinct sender, which looks at all mail of a period"
 CODE = "two letters of ISO 3166, such as DE, a glob or an expression between slashes"
 TABLE = "a table that tables has"
 LIMITS_OF_TABLE = "a table that has the limits, such as $tiers, or {$plan=business: 500/1d}"
@@ -427,10 +431,18 @@ BESIDE_BASE = [
     ("notify: [user, '@b']", f".notify[1]: expected {TOLD}, found '@b'"),
     ("notify: []", ".notify: expected from 1 to 20 mail addresses, or user, found []"),
     (f"notify: [{', '.join(['a@b'] * 21)}]", ".notify: expected from 1 to 20 mail addresses, or user, found 21"),
-    ("count: mesages", ".count: expected one of recipients, messages, bytes (did you mean messages?), found 'mesages'"),
-    ("count: 3", ".count: expected one of recipients, messages, bytes, found 3"),
-    ("count:", ".count: expected one of recipients, messages, bytes, found None"),
-    ("count: distinct sender", f".count: expected {OTHER}distinct {LATER}, found 'distinct sender'"),
+    ("count: mesages", f".count: expected {COUNTS} (did you mean messages?), found 'mesages'"),
+    ("count: 3", f".count: expected {COUNTS}, found 3"),
+    ("count:", f".count: expected {COUNTS}, found None"),
+    ("count: distinkt recipient", f".count: expected {COUNTS} (did you mean distinct?), found 'distinkt recipient'"),
+    ("count: distinct", f".count: expected {DISTINCT}, found 'distinct'"),
+    ("count: distinct a b", f".count: expected {DISTINCT}, found 'distinct a b'"),
+    ("count: distinct recipients", f".count: expected {DISTINCT} (did you mean recipient?), found 'recipients'"),
+    ("count: distinct server", f".count: expected {DISTINCT} (did you mean server_port?), found 'server'"),
+    (
+        "count: distinct time",
+        f".count: expected {DISTINCT}, and not the time: it is a different one every minute, found 'time'",
+    ),
     ("shadow: maybe", ".shadow: expected true or false, found 'maybe'"),
     # overrides
     ("overrides: {a@b: x}", f".overrides.a@b: expected {PAIR}, found 'x'"),
@@ -539,6 +551,34 @@ def test_what_is_wrong_with_a_word(load: Load, words: str, said: str) -> None:
 
 
 IN_LINE_2 = [
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: 10001/1h}",
+        f".a.limits: expected {MOST}, found 10001",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: [[10001, 1h]]}",
+        f".a.limits[0]: expected {MOST}, found 10001",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: [5/1h, 10001/1d]}",
+        f".a.limits[1]: expected {MOST}, found 10001",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: 1k/1h}",
+        f".a.limits: expected {SUFFIX}, found '1k/1h'",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: 5/mail}",
+        f".a.limits: expected {NO_MAIL}, found '5/mail'",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: 1/1h, overrides: {a: [1/1h, 5/mail]}}",
+        f".a.overrides.a[1]: expected {NO_MAIL}, found '5/mail'",
+    ),
+    (
+        "a: {key: sasl_username, count: distinct sender, limits: 1/1h, overrides: {a: 10001/1h}}",
+        f".a.overrides.a: expected {MOST}, found 10001",
+    ),
     ("Mailbox: {key: server, limits: 1/1h}", f".Mailbox: expected {NAME}, found 'Mailbox'"),
     ("a_b: {key: server, limits: 1/1h}", f".a_b: expected {NAME}, found 'a_b'"),
     ("1a: {key: server, limits: 1/1h}", f".1a: expected {NAME}, found '1a'"),

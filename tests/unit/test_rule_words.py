@@ -100,6 +100,16 @@ def test_whom_a_rule_charges(key: str, count: str, said: str) -> None:
         (["10M/mail", "500Mi/2d"], "bytes", "may send 500 MiB in any 2 days, and 10 MB in one mail."),
         ("0/1h", "recipients", "may send nothing."),
         ([], "messages", "may send any number of mails: there is no limit."),
+        (
+            ["300/1d", "1/1m"],
+            "distinct recipient",
+            "may send to 300 different recipients in any day and 1 in any minute.",
+        ),
+        ("20/1h", "distinct client_address", "may send from 20 different client addresses in any hour."),
+        ("1/1h", "distinct country", "may send from 1 different country in any hour."),
+        ("2/1h", "distinct helo_name", "may send with 2 different values of helo_name in any hour."),
+        ([], "distinct recipient_domain", "may send to any number of different recipient domains: there is no limit."),
+        ("0/1h", "distinct recipient", "may send nothing."),
     ],
 )
 def test_how_much(limits: object, count: str, said: str) -> None:
@@ -272,3 +282,16 @@ def test_what_is_wrong_is_not_explained(tmp_path: Path, capsys: pytest.CaptureFi
         main(["check-config", "--explain", str(path)])
     assert ended.value.code == 1
     assert capsys.readouterr().out.startswith("error: ")
+
+
+def test_different_values() -> None:
+    one = about("recipient", count="distinct client_address")
+    assert one.startswith("each recipient may be sent mail from 100 different client addresses in any hour.")
+    assert "Decided at RCPT alone" in one
+    assert "is empty" not in one
+    other = about("sasl_username", count="distinct sender", overrides={"*@big.example": ["500/1d"]})
+    assert "It does not apply to mail of which sender is empty. " in other
+    assert "Decided at RCPT, DATA and END-OF-MESSAGE." in other
+    assert "Other limits: *@big.example 500 in any day. " in other
+    assert written_amount(1, "distinct recipient") == "1 different recipient"
+    assert written_amount(2, "distinct sasl_domain") == "2 different domains of SASL users"

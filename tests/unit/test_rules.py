@@ -237,3 +237,73 @@ def test_the_rule_of_the_settings_is_there_where_they_are_written() -> None:
     assert Ruled(rules).admitted(20) == 20
     assert Ruled(rules + "limits: [[5, 3600]]\n").admitted(20) == 5
     assert Ruled(rules + "limits_by_id: {alice@example.org: [[6, 3600]]}\nlimits: []\n").admitted(20) == 6
+
+
+def test_different_recipients_are_counted_and_the_excess_is_held() -> None:
+    """Whatever the same one is called, and however often it comes."""
+    text = """
+        rules:
+          outside:
+            key: sasl_username
+            count: distinct recipient
+            unless: {recipient_domain: ["uni.example", "*.uni.example"]}
+            limits: 2/1d
+            action: hold
+        """
+    ruled = Ruled(text)
+
+    def to(recipient: str) -> str:
+        return ruled.ask(request(RCPT, f"{recipient}.0", recipient=recipient))
+
+    assert [to(one) for one in ("a@x.org", "A@X.ORG", "b@b\u00fccher.example")] == ["dunno"] * 3
+    assert [to(one) for one in ("B@xn--bcher-kva.example", "c@x.org", "a@x.org")] == ["dunno", "hold", "dunno"]
+    assert [to(one) for one in ("x@uni.example", "y@cs.uni.example")] == ["dunno"] * 2
+    assert ruled.counted("outside/distinct-recipient|user:alice@example.org") == 2
+    later = request(DATA, "9.0", recipient="z@x.org", recipient_count=1)
+    assert ruled.ask(later) == "dunno"  # at RCPT alone, where the recipient is known
+    ruled.now += 86_399
+    assert to("a@x.org") == "dunno"
+    ruled.now += 2
+    assert [to(one) for one in ("c@x.org", "d@x.org")] == ["dunno", "hold"]
+
+
+def test_different_clients_are_counted_as_keys_know_them() -> None:
+    ruled = Ruled(
+        """
+        rules:
+          places: {key: sasl_username, count: distinct client_address, limits: 2/1h, warn: 99}
+          person: {key: sasl_username, limits: 100/1h}
+        """
+    )
+    clients = ("192.0.2.1", "2001:db8:0:1::1", "2001:DB8:0:1:ffff::2", "192.0.2.1", "192.0.2.2")
+    assert [ruled.admitted(1, client_address=client) for client in clients] == [1, 1, 1, 1, 0]
+    assert ruled.counted("places/distinct-client_address|user:alice@example.org") == 2
+    # What is refused counts in no rule; who has no address is in no window.
+    assert ruled.counted("person|user:alice@example.org") == 4
+    assert ruled.admitted(1, client_address="unknown") == 1
+    assert ruled.counted("places/distinct-client_address|user:alice@example.org") == 2
+
+
+def test_to_a_mail_without_a_value_its_rule_does_not_apply() -> None:
+    ruled = Ruled("rules: {senders: {key: client_address, count: distinct sender, limits: 1/1h}}")
+    assert ruled.admitted(1, sender="a@x.org") == 1
+    assert ruled.admitted(2, sender="") == 2
+    assert ruled.admitted(1, sender="b@x.org") == 0
+
+
+def test_a_text_tells_of_different_values() -> None:
+    ruled = Ruled(
+        """
+        rules:
+          places:
+            key: sasl_username
+            count: distinct client_address
+            limits: 2/1h
+            action: "450 4.7.1 {used} of {maximum} places, next in {free_in}"
+        """
+    )
+    ruled.now = NOON
+    for client in ("192.0.2.1", "192.0.2.2"):
+        assert ruled.admitted(1, client_address=client) == 1
+        ruled.now += 600
+    assert ruled.mail(client_address="192.0.2.3") == ["450 4.7.1 2 of 2 places, next in 40m"]

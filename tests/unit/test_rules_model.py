@@ -90,7 +90,7 @@ class Told(Ruled):
 
     def events(self) -> list[tuple[str, int, int]]:
         """All that is remembered of what was counted: counter, date, amount."""
-        return list(self.ledger.windows.charges())
+        return list(self.ledger.charges())
 
 
 class Beside:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
+from policyd_rate_limit.domain.counting import attribute_of
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
@@ -186,7 +187,7 @@ def _of_rule(
     return Applied(
         rule,
         counter,
-        cost_of(request).amount,
+        cost_of(request).most,
         in_force,
         pattern.text or '""' if pattern is not None else "",
         None if usages is None else tuple(usage for usage in usages if usage.counter == counter),
@@ -203,6 +204,8 @@ def _why_not(rule: Rule, request: Request, settings: Settings) -> Skipped:
         holding = rule.unless.first_holding(request)
         if holding:
             return Skipped(rule, exempting=tuple((one, one.value(request)) for one in holding))
+    if rule.value_of is not None and not rule.value_of(request):
+        return Skipped(rule, empty=(attribute_of(rule.unit),))
     if isinstance(rule.subjects, KeyedSubjects):
         return Skipped(rule, empty=rule.subjects.key.empty_in(request))
     by = ("limit_by_sasl", "limit_by_sender", "limit_by_ip")

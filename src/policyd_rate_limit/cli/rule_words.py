@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.config.rules import USER
-from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS
+from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, attribute_of
 from policyd_rate_limit.domain.limits import SUFFIXES, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
@@ -14,6 +14,7 @@ from policyd_rate_limit.domain.rules.keys import ClientTerm
 from policyd_rate_limit.domain.rules.patterns import AGE, EXPRESSION, GLOB, HOURS, LIMITS_OF_TABLE
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.domain.rules.tables import table_and_attribute
+from policyd_rate_limit.mail.wording import different
 from policyd_rate_limit.postfix.actions import holds
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ _PARTS = {
     "server": "server",
 }
 """What each term of a key is."""
+
+_PREPOSITIONS = {
+    "recipient": "to ",
+    "recipient_domain": "to ",
+    "sender": "from ",
+    "sender_domain": "from ",
+    "sasl_username": "from ",
+    "sasl_domain": "from ",
+    "client_address": "from ",
+    "country": "from ",
+}
+"""What stands before what different ones are counted of."""
 
 _PERIODS = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 _COMPARED = {GLOB: "is like", EXPRESSION: "matches"}
@@ -90,6 +103,9 @@ def written_stages(rule: Rule) -> str:
 
 def written_amount(amount: int, unit: str) -> str:
     """``amount`` of what a rule counts: ``1 recipient``, ``50 MB``."""
+    attribute = attribute_of(unit)
+    if attribute:
+        return different(amount, attribute)
     if unit != BYTES:
         return quantity(amount, {RECIPIENTS: "recipient", MESSAGES: "mail"}[unit])
     fitting = (suffix for suffix in SUFFIXES if suffix and amount and amount % SUFFIXES[suffix] == 0)
@@ -162,6 +178,9 @@ def _subjects(rule: Rule, settings: Settings) -> list[str]:
         ]
         first = ", of which the first that matches counts" if len(others) > 1 else ""
         found.append(f"Other limits{first}: {_in_a_row(others)}.")
+    counted = attribute_of(rule.unit)
+    if counted and counted != "client_address":  # there always is a client
+        found.append(f"It does not apply to mail of which {counted} is empty.")
     without = _without(key)
     if without:
         found.append(f"It does not apply to mail {without}.")
@@ -232,6 +251,10 @@ def _bits(ipv4: int, ipv6: int) -> str:
 
 def _may(key: Key, unit: str, limits: Limits) -> str:
     of_recipients = [term.name.startswith("recipient") for term in key.terms]
+    counted = attribute_of(unit)
+    if counted:
+        verb = "may be sent mail" if any(of_recipients) else "may send"
+        return _with_verb(verb, _PREPOSITIONS.get(counted, "with "), unit, limits)
     if not any(of_recipients):
         return _sending(unit, limits)
     if not all(of_recipients):
@@ -248,7 +271,8 @@ def _sending(unit: str, limits: Limits) -> str:
 def _with_verb(verb: str, preposition: str, unit: str, limits: Limits) -> str:
     """``may send to 100 recipients in any hour and 300 in any day, and to 50 in one mail``."""
     if not limits:
-        return f"{verb} any number of {written_amount(2, unit).partition(' ')[2]}: there is no limit"
+        counted = preposition if attribute_of(unit) else ""
+        return f"{verb} {counted}any number of {written_amount(2, unit).partition(' ')[2]}: there is no limit"
     if any(limit.maximum == 0 for limit in limits):
         return f"{verb} nothing"
     windows = [limit for limit in limits if not limit.is_per_mail]

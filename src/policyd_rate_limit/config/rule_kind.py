@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from policyd_rate_limit.config.kinds import ACTION, FLAG, SENDER, Fault, Kind, Place, Wrong, without_host_bits
 from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS, UNITS
+from policyd_rate_limit.domain.counting import BYTES, DISTINCT, MESSAGES, RECIPIENTS, UNITS, attribute_of
 from policyd_rate_limit.domain.limits import (
     LONGEST_OVERRIDE,
     Limits,
@@ -34,6 +34,7 @@ from policyd_rate_limit.domain.rules.patterns import (
 )
 from policyd_rate_limit.domain.rules.tables import attribute_in, kind_of_attribute, table_and_attribute
 from policyd_rate_limit.domain.rules.texts import OF_LIMIT, OF_USE, WrongText, check_text
+from policyd_rate_limit.domain.values import MOST_VALUES
 
 _T = TypeVar("_T")
 
@@ -71,6 +72,8 @@ _LONGEST_WORD: Final = 100
 
 _VARIABLES: Final = (*OF_LIMIT, *OF_USE, *(name for name, kind in KINDS.items() if kind != TIME))
 
+_COUNTS: Final = f"one of {', '.join(UNITS)}, or {DISTINCT} and an attribute, such as {DISTINCT} recipient"
+_DISTINCT: Final = f"{DISTINCT} and one attribute, such as recipient, client_address or sender_domain"
 _RULE: Final = "a mapping such as {key: sasl_username, limits: 100/1h}"
 _KEY: Final = "a key such as sasl_username, sasl_domain or client_address/24/56"
 _NAMES: Final = f"a name of a-z, 0-9 and -, of at most {LONGEST_NAME} characters, that begins with a letter"
@@ -199,9 +202,22 @@ class _Reader:
         if isinstance(value, str):
             if value in UNITS:
                 return value
-            if value.split()[:1] == ["distinct"]:
-                raise Wrong(Fault(value, _later("distinct")))
-        raise Wrong(Fault(value, self._hints.nearest(f"one of {', '.join(UNITS)}", value, UNITS)))
+            word, _, attributes = value.strip().partition(" ")
+            if word == DISTINCT:
+                return self._read_distinct(value, attributes.split())
+        first = value.partition(" ")[0] if isinstance(value, str) else None
+        raise Wrong(Fault(value, self._hints.nearest(_COUNTS, first, (*UNITS, DISTINCT))))
+
+    def _read_distinct(self, value: str, attributes: list[str]) -> str:
+        """What is counted, of which different values are: ``distinct recipient``."""
+        if len(attributes) != 1:
+            raise Wrong(Fault(value, _DISTINCT))
+        (name,) = attributes
+        if name not in KINDS:
+            raise Wrong(Fault(name, self._hints.nearest(_DISTINCT, name, KINDS)))
+        if KINDS[name] == TIME:
+            raise Wrong(Fault(name, f"{_DISTINCT}, and not the time: it is a different one every minute"))
+        return f"{DISTINCT} {name}"
 
     def read_key(self, value: object) -> Key:
         """Whose counter it is."""
@@ -220,9 +236,13 @@ class _Reader:
     def limits(self, value: object) -> Limits:
         """Limits of this rule, or of an override."""
         try:
-            limits = parse_limits(value, per_mail=self.count != MESSAGES, unit_suffixes=self.count in (BYTES, None))
+            limits = parse_limits(
+                value, per_mail=self.count in (RECIPIENTS, BYTES, None), unit_suffixes=self.count in (BYTES, None)
+            )
         except LimitsError as error:
             raise Wrong(Fault(error.value, self._expected_limits(value, error), error.place)) from None
+        if self.count is not None and attribute_of(self.count):
+            _check_values(value, limits)
         return self._same.setdefault(limits, limits)
 
     def _expected_limits(self, value: object, error: LimitsError) -> str:
@@ -239,6 +259,8 @@ class _Reader:
             return f"a number without k, M, G, Ki, Mi or Gi, which are for count: {BYTES}"
         if self.count == MESSAGES and not error.expected.startswith("each period"):
             return f"no limit per mail with count: {MESSAGES}, of which each mail is one"
+        if self.count is not None and attribute_of(self.count) and not error.expected.startswith("each period"):
+            return f"no limit per mail with count: {self.count}, which looks at all mail of a period"
         return error.expected
 
     def overrides(self, value: object) -> tuple[tuple[str, Limits | None], ...]:
@@ -357,6 +379,15 @@ class _Reader:
         if not 1 <= seconds <= LONGEST_OVERRIDE:
             raise Wrong(Fault(value, f"a period such as 1h, of at most {spell_period(LONGEST_OVERRIDE)}"))
         return seconds
+
+
+def _check_values(value: object, limits: Limits) -> None:
+    """Raise Wrong where more different values would have to be remembered than there may be of one counter."""
+    for index, limit in enumerate(limits):
+        if limit.maximum > MOST_VALUES:
+            place = (index,) if isinstance(value, list | tuple) and len(limits) == len(value) else ()
+            expected = f"at most {MOST_VALUES} different values, each of which is remembered"
+            raise Wrong(Fault(limit.maximum, expected, place))
 
 
 def _refuse_word(word: object, hints: _Hints) -> None:

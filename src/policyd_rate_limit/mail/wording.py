@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key, unit_of
+from policyd_rate_limit.domain.counting import attribute_of
+from policyd_rate_limit.domain.quantity import quantity
 
 LONGEST_NAME = 200
 """The most characters of what a client sent: an id has no length limit, a mail has."""
+
+_VALUES = {
+    "recipient": "recipient",
+    "recipient_domain": "recipient domain",
+    "sender": "sender",
+    "sender_domain": "sender domain",
+    "sasl_username": "SASL user",
+    "sasl_domain": "domain of SASL users",
+    "client_address": "client address",
+    "country": "country",
+}
+_PLURALS = {
+    "sasl_domain": "domains of SASL users",
+    "client_address": "client addresses",
+    "country": "countries",
+}
 
 _KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
 
@@ -41,6 +59,19 @@ def rule_of(counter: str) -> str:
     """The rule that a counter is of; empty for that of the settings of version 1, which few know by a name."""
     rule, _ = rule_and_key(counter)
     return "" if rule == DEFAULT else printable(rule)
+
+
+def different(number: int, attribute: str) -> str:
+    """``number`` different values of ``attribute``: ``20 different client addresses``."""
+    one = _VALUES.get(attribute, f"value of {attribute}")
+    many = _PLURALS.get(attribute, f"values of {attribute}" if attribute not in _VALUES else "")
+    return quantity(number, f"different {one}", many and f"different {many}")
+
+
+def counted_of(counter: str) -> str:
+    """What different ones are counted of on a counter: ``different recipients``; empty: it counts something else."""
+    attribute = attribute_of(unit_of(counter))
+    return different(2, attribute).partition(" ")[2] if attribute else ""
 
 
 def local_time(date: float) -> str:

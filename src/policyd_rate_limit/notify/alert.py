@@ -10,7 +10,7 @@ from policyd_rate_limit.domain.decision import BLOCKS, WARNED, WOULD_BLOCK, WOUL
 from policyd_rate_limit.domain.identity import fold
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.mail.wording import local_time, name_and_kind, printable, rule_of
+from policyd_rate_limit.mail.wording import counted_of, local_time, name_and_kind, printable, rule_of
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
@@ -66,6 +66,7 @@ def as_text(alert: Alert) -> str:
     about = decision.request
     facts = [
         ("Rule", rule_of(decision.counter)),
+        ("Counted", counted_of(decision.counter)),
         ("Limit", _limit(alert.limit)),
         ("Time", local_time(alert.time)),
         ("Client address", about.client_address),
@@ -78,7 +79,8 @@ def as_text(alert: Alert) -> str:
     lines = [f"{kind or 'id'} {name} {_what(alert)} on {alert.host}{_unless_in_shadow(alert)}.", ""]
     lines += [f"{label + ':':16}{printable(value)}" for label, value in facts if value]
     if decision.usages:
-        lines += ["", "Sent in each window:", ""]
+        of_values = counted_of(decision.counter)
+        lines += ["", f"{of_values.capitalize()} in each window:" if of_values else "Sent in each window:", ""]
         lines += [f"    {one.used} of {_limit(one.limit)}{_free(one.free_in)}" for one in decision.usages]
     further = {WARNED: "warnings of it", BLOCKS: "blocks for it"}.get(decision.verdict, "hits")
     lines += ["", f"Further {further} within {spell_period(told_once_in(alert.limit))} are not reported."]

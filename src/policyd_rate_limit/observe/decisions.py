@@ -110,7 +110,7 @@ class Decisions(Observer):
         charge = demand.charges[0]
         if not isinstance(result, Verdict):
             verdict = _OF_FAILURES.get(outcome.kind, NONE)
-            self._told_of_failure(Decision(request, verdict, charge.counter, charge.cost, seconds=seconds), result)
+            self._told_of_failure(Decision(request, verdict, charge.counter, charge.most, seconds=seconds), result)
             return
         exceeded = {one.charge: one.limit for one in result.exceeded}
         if result.refused_by is None:
@@ -164,7 +164,7 @@ class Decisions(Observer):
                 self._metrics.ruled(charge.counter, ADMITTED)
             if self._each:
                 counted = result.counted[index]
-                decisions.append(Decision(request, ADMITTED, charge.counter, charge.cost, counted, seconds=seconds))
+                decisions.append(Decision(request, ADMITTED, charge.counter, charge.most, counted, seconds=seconds))
         if decisions:
             self._explain(demand, partial(_log_with_use, decisions))
 
@@ -180,7 +180,7 @@ class Decisions(Observer):
                 request,
                 WARNED,
                 counter,
-                demand.charges[index].cost,
+                demand.charges[index].most,
                 result.counted[index],
                 limit,
                 (Usage(counter, limit, used, 0),),
@@ -206,9 +206,9 @@ class Decisions(Observer):
             if verdict:
                 level, suppressed, wanted = self._who_wants(verdict, charge.counter, limit)
                 if level or wanted:
-                    impossible = any(charge.cost > limit.maximum for limit in charge.limits)
+                    impossible = any(charge.most > limit.maximum for limit in charge.limits)
                     decision = Decision(
-                        request, verdict, charge.counter, charge.cost, 0, limit, (), impossible, seconds
+                        request, verdict, charge.counter, charge.most, 0, limit, (), impossible, seconds
                     )
                     told.append(_Told(decision, level, suppressed, wanted))
         if told:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.mail.wording import local_time, name_and_kind, rule_of
+from policyd_rate_limit.mail.wording import counted_of, local_time, name_and_kind, rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ def _summary(rows: Sequence[Row], host: str) -> str:
 def _who(key: str) -> str:
     name, kind = name_and_kind(key)
     rule = rule_of(key)
-    about = ", ".join(filter(None, (kind, f"rule {rule}" if rule else "")))
+    about = ", ".join(filter(None, (kind, f"rule {rule}" if rule else "", counted_of(key))))
     return f"{name} ({about})" if about else name
 
 
