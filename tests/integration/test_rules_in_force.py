@@ -206,3 +206,61 @@ def test_the_commands_know_what_a_table_says(tmp_path: pathlib.Path) -> None:
         command("block", "$customer:acme", "--for", "1h")
         wait_until(lambda: client.ask(**mail("carol@y.org")) != "dunno", "the customer is blocked", 10)
         assert client.ask(**mail("dora@z.org")) == "dunno"
+
+
+DISTINCT = {
+    "outside": {
+        "key": "sasl_username",
+        "count": "distinct recipient",
+        "unless": {"recipient_domain": ["uni.example", "*.uni.example"]},
+        "limits": "3/1d",
+        "action": "hold",
+    },
+    "places": {"key": "sasl_username", "count": "distinct client_address", "limits": "2/1h"},
+}
+
+
+def test_different_values_are_counted_over_restarts_and_by_daemons(tmp_path: pathlib.Path) -> None:
+    """Recipients outside are held beyond the third, and a third place is refused; the commands know both."""
+    database = {"database": str(tmp_path / "shared.sqlite3")}
+    with (
+        Daemon(tmp_path / "one", rules=DISTINCT, sqlite_config=database) as one,
+        Daemon(tmp_path / "two", rules=DISTINCT, sqlite_config=database) as two,
+        Client(two.address) as other,
+    ):
+
+        def to(client: Client, recipient: str, place: str = "192.0.2.1") -> str:
+            return client.ask(**mail("alice", recipient=recipient, client_address=place))
+
+        with Client(one.address) as client:
+            assert [to(client, f"{name}@x.org") for name in "aab"] == ["dunno"] * 3
+            assert to(other, "c@x.org") == "dunno"
+            assert [to(client, one) for one in ("d@x.org", "d@cs.uni.example", "A@X.org")] == ["hold", "dunno", "dunno"]
+            assert to(client, "a@x.org", "2001:db8:0:1::1") == "dunno"
+        one.kill()
+        one.start()
+        with Client(one.address) as client:
+            assert to(client, "d@x.org") == "hold"
+            assert to(client, "b@x.org", "2001:db8:0:1:ffff::2") == "dunno"
+            assert to(client, "b@x.org", "192.0.2.2").startswith("defer_if_permit")
+
+            def command(*arguments: str) -> Any:
+                return json.loads(call(one.path, *arguments, "--json").stdout)
+
+            told = {found["key"]: found for found in command("status", "alice")["keys"]}
+            outside, places = "outside/distinct-recipient|user:alice", "places/distinct-client_address|user:alice"
+            assert {key: found["windows"][0]["used"] for key, found in told.items()} == {outside: 3, places: 2}
+            assert {found["rule"] for found in told.values()} == {"outside", "places"}
+            heaviest = {found["key"]: found["mails"] for found in command("top", "--once")["senders"]}
+            assert heaviest == {outside: 3, places: 2}
+            asked = ("sasl_username=alice", "recipient=e@x.org", "client_address=192.0.2.2")
+            lines = call(one.path, "explain", *asked).stdout
+            assert f"charges 1 different recipient to {outside}" in lines
+            assert f"charges 1 different client address to {places}" in lines
+            assert "used 2 of 2" in lines
+            assert command("reset", "alice", "--rule", "places")["reset"][0]["mails"] == 2
+            assert to(other, "b@x.org", "192.0.2.2") == "dunno"
+            words = call(one.path, "check-config", "--explain").stdout
+            assert "each SASL user may send from 2 different client addresses in any hour." in " ".join(words.split())
+        assert "verdict=marked rule=outside kind=user id=alice" in one.log_text() + two.log_text()
+        assert "verdict=refused rule=places kind=user id=alice" in one.log_text()

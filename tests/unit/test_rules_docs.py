@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from support.ruled import NOON, Ruled
+from policyd_rate_limit.domain.request import RCPT
+from support.ruled import NOON, Ruled, request
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "rules.md"
 HOUR = 3600
@@ -60,3 +61,18 @@ def test_a_cap_that_a_domain_shares_and_one_for_each_member(domain: str, each: i
         admitted = ruled.admitted(each + 1, sasl_username=f"user{number}@{domain}")
         assert admitted == (each if number < members else 0)
     assert ruled.counted(f"domain|sasl_domain:{domain}") == all_of_them
+
+
+def test_many_different_recipients_many_places() -> None:
+    ruled = Ruled(rules("Many different recipients, many places"))
+
+    def to(recipient: str) -> str:
+        return ruled.ask(request(RCPT, f"{recipient}.0", recipient=recipient))
+
+    assert {to(f"r{number}@x.org") for number in range(300)} == {"dunno"}
+    assert [to("more@x.org"), to("r7@x.org"), to("more@cs.uni.example"), to("more@uni.example")] == [
+        "hold",
+        *["dunno"] * 3,
+    ]
+    assert sum(ruled.admitted(1, client_address=f"192.0.2.{place}", recipient="r1@x.org") for place in range(30)) == 20
+    assert ruled.admitted(3, client_address="192.0.2.5", recipient="r1@x.org") == 3
