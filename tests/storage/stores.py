@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Verdict
+from policyd_rate_limit.domain.counting import digest
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.contract import Store
@@ -149,7 +150,7 @@ def seen(
     value: str, maximum: int = 3, *others: Charge, key: str = PLACES, seconds: int = HOUR, mail: str = ""
 ) -> Demand:
     """A mail with ``value``, of which so many different ones may come; ``others`` are charges of other rules."""
-    return Demand((Charge(key, 0, (Limit(maximum, seconds),), value), *others), mail)
+    return Demand((Charge(key, 0, (Limit(maximum, seconds),), digest(value)), *others), mail)
 
 
 def values_in(store: Store, *keys: str) -> list[int]:

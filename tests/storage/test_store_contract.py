@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Exceeded, Usage, Verdict, Warned, refusal
+from policyd_rate_limit.domain.counting import digest
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, longest_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.values import MOST_VALUES
@@ -714,7 +715,7 @@ def test_a_refused_mail_counts_and_moves_no_value(database: Database, clock: Clo
     assert values_in(store) == [1]
     # A rule of values that lets pass what exceeds it counts what it would admit.
     rule = replace(seen("x").charges[0], refuses=False, limits=(Limit(1, HOUR),))
-    asked = [Demand((replace(rule, part=part), Charge("user:b", 1, (Limit(9, HOUR),)))) for part in "cxc"]
+    asked = [Demand((replace(rule, part=digest(part)), Charge("user:b", 1, (Limit(9, HOUR),)))) for part in "cxc"]
     assert [one.counted for one in store.admit(asked, (), PATIENCE)] == [(1, 1), (0, 1), (0, 1)]
     assert values_in(store) == [1]
     store.close()
@@ -724,7 +725,9 @@ def test_values_that_were_admitted_elsewhere_are_brought_in_once(database: Datab
     """In any order, and however often."""
     store = database.store(clock)
     now = int(clock.now)
-    entries = [Entry(PLACES, 1, now - age, "", value) for value, age in (("a", 5), ("b", 50), ("a", 70), ("old", HOUR))]
+    entries = [
+        Entry(PLACES, 1, now - age, "", digest(value)) for value, age in (("a", 5), ("b", 50), ("a", 70), ("old", HOUR))
+    ]
     record = pack(7, 1, now, [*entries, Entry(PLACES, 0, now, "", ""), Entry("user:a", 2, now, "", "")])
     assert admitted(store) == []
     store.admit([], [record], PATIENCE)
@@ -743,8 +746,8 @@ def test_values_are_explained(database: Database, clock: Clock) -> None:
     limits = (Limit(2, 50), Limit(3, HOUR))
     for value in "abc":
         clock.now += 30
-        assert admitted(store, Demand((Charge(PLACES, 0, limits, value),))) == [True]
-    asked = [Demand((Charge(PLACES, 0, limits, value),)) for value in "abcx"]
+        assert admitted(store, Demand((Charge(PLACES, 0, limits, digest(value)),))) == [True]
+    asked = [Demand((Charge(PLACES, 0, limits, digest(value)),)) for value in "abcx"]
     for _ in range(2):
         found = store.explain(asked)
         assert [[(usage.used, usage.free_in) for usage in usages] for usages in found] == [

@@ -67,7 +67,7 @@ class Windows(Clock):
 
     def advance(self, time: float) -> bool:
         before = self.date
-        stepped_back = super().advance(time)
+        stepped_back = Clock.advance(self, time)
         if stepped_back or self.date != before:
             self._new = array("q", (self.seen, 0, self.date, 1))
         return stepped_back

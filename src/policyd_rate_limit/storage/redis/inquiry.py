@@ -141,7 +141,9 @@ class Question:
         refused_by = next((one for one in exceeded if charges[one.charge].refuses), None)
         if refused_by is not None:
             return Verdict((), exceeded, refused_by)
-        warned: tuple[Warned, ...] = tuple(sorted(getattr(self, "_warned", ())))
+        warned: tuple[Warned, ...] = tuple(
+            sorted(getattr(self, "_warned", ()), key=_charge_of)
+        )  # limits in their order
         counted: dict[str, int] = {}
         for entry in self.entries:
             counted[entry.counter] = counted.get(entry.counter, 0) + entry.amount
@@ -397,6 +399,10 @@ def _numbers_of_values(limits: Limits, keep: int = 0) -> list[int]:
     if keep > longest_of(limits):
         limits = (*limits, Limit(MOST_VALUES, keep))
     return [number for limit in limits for number in (min(limit.maximum, MOST_VALUES), limit.seconds)]
+
+
+def _charge_of(warned: Warned) -> int:
+    return warned.charge
 
 
 def _entry_of_value(charge: Charge, date: int) -> Entry:
