@@ -262,13 +262,14 @@ def _append(log: array[int], date: int, amount: int) -> None:
         log.append(date)
         log.append(total)
         return
-    at = len(log) - 2
-    if newest > date:
-        at = _after(log, date)
-        if at == _FIRST or log[at - 2] != date:
-            log[at:at] = array("q", (date, log[at - 1]))
-        else:
-            at -= 2
+    if newest == date:
+        log[-1] += amount
+        return
+    at = _after(log, date)
+    if at == _FIRST or log[at - 2] != date:
+        log[at:at] = array("q", (date, log[at - 1]))
+    else:
+        at -= 2
     for later in range(at + 1, len(log), 2):
         log[later] += amount
 
