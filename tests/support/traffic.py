@@ -94,7 +94,9 @@ def limits_for(count: str, longest: int = 0) -> st.SearchStrategy[tuple[Bound, .
     )
     if longest:
         some = st.builds(lambda limits, last: [*limits, last], some, st.builds(Bound, maxima, st.just(longest)))
-    of_mail = st.lists(st.builds(Bound, maxima, st.just(PER_MAIL)), max_size=0 if count == "messages" else 1)
+    of_mail = st.lists(
+        st.builds(Bound, maxima, st.just(PER_MAIL)), max_size=1 if count in ("recipients", "bytes") else 0
+    )
     seldom: st.SearchStrategy[list[Bound]] = st.one_of(
         st.just([]), of_mail
     )  # of few mails it lets pass enough for other limits to be reached
