@@ -108,3 +108,19 @@ def test_what_commands_say_of_it(tmp_path: pathlib.Path) -> None:
         assert ask(daemon.path, "explain", "client_address=192.0.2.7")["country"] == "DE"
         assert call(daemon.path, "reset", "country:de").returncode == 0
         wait_until(lambda: passes(client), "the reset is heeded", 20)
+
+
+def test_who_comes_from_one_country_after_another_is_blocked(tmp_path: pathlib.Path) -> None:
+    path = write_mmdb(tmp_path / "countries.mmdb", {"192.0.2.0/24": "DE", "198.51.100.0/24": "FR"}, built=BUILT)
+    rules = {"countries": {"key": "sasl_username", "count": "distinct country", "limits": "1/1h", "block": "1h"}}
+    with (
+        running(tmp_path / "host", limits=[], rules=rules, geoip=str(path)) as daemon,
+        Client(daemon.address) as client,
+    ):
+        assert [passes(client, one) for one in ("192.0.2.1", "192.0.2.2", "10.0.0.1", "198.51.100.1")] == [
+            *(True, True, True, False)
+        ]
+        assert not passes(client)  # blocked, wherever the next mail comes from
+        (status,) = ask(daemon.path, "status", "alice")["keys"]
+        assert status["rule"] == "countries"
+        assert status["override"]["limits"] == [[0, 1]]

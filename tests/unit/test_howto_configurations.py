@@ -175,7 +175,8 @@ def test_a_university() -> None:
     assert service.admitted(40, sasl_username="b@uni.example", client_address="198.51.100.1", recipient=local) == 30
     assert service.admitted(110, **{**inside, "sasl_username": ""}) == 100
     outside: dict[str, Any] = {"client_address": "192.0.2.7", "sasl_username": "mailman@uni.example"}
-    assert service.admitted(301, recipient="a@example.net", **outside) == 300
+    assert sum(service.admitted(1, recipient=f"a{n}@example.net", **outside) for n in range(301)) == 300
+    assert service.admitted(9, recipient="a7@example.net", **outside) == 9  # one of them
     assert service.mail(recipient="b@example.net", **outside)[0] == "hold"
     assert service.admitted(1, recipient="b@uni.example", **outside) == 1
 
@@ -194,12 +195,22 @@ def test_inbound() -> None:
 
 
 def test_stolen_accounts(tmp_path: Path) -> None:
-    world = write_mmdb(tmp_path / "world.mmdb", {"192.0.2.0/24": "DE", "198.51.100.0/24": "BR"})
+    world = write_mmdb(
+        tmp_path / "world.mmdb",
+        {"192.0.2.0/24": "DE", "198.51.100.0/24": "BR", "203.0.113.0/25": "FR", "203.0.113.128/25": "US"},
+    )
     service = Ruled(blocks(HOWTO / "stolen-accounts.md")[0], countries=read_countries(str(world)))
     assert service.admitted(35, client_address="192.0.2.1") == 35
     assert service.admitted(35, client_address="10.0.0.1", sasl_username="bob") == 35
     assert service.admitted(35, client_address="198.51.100.1", sasl_username="carol") == 30
     answer = service.mail(client_address="198.51.100.1", sasl_username="carol")
     assert answer == ["450 4.7.1 carol: unusual activity from BR, please call us"]
+    for user, addresses, admitted in (
+        ("erin", ["192.0.2.1", "198.51.100.1", "203.0.113.1", "10.0.0.1", "203.0.113.200", "192.0.2.2"], 5),
+        ("frank", [f"192.0.2.{n}" for n in range(22)], 20),
+        ("grace", ["192.0.2.1", "198.51.100.1"] * 14, 28),
+    ):
+        from_each = [service.admitted(1, client_address=address, sasl_username=user) for address in addresses]
+        assert sum(from_each) == admitted, user
     service.now += 13 * 3600  # at one o'clock
     assert service.admitted(25, client_address="192.0.2.1", sasl_username="dave") == 20

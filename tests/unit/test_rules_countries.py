@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.tables.country_file import read_countries
 from support.mmdb import write_mmdb
 from support.ruled import Ruled, request
@@ -83,3 +84,17 @@ def test_a_table_of_countries(world: World) -> None:
     assert admitted(world.ruled(tables), *[HOME] * 2, *[ABROAD] * 2) == [True, False, True, True]
     tables = "  far: {key: sasl_username, limits: 0/1h, match: {$risk(country): high}}\ntables: {risk: {'no': high}}\n"
     assert admitted(world.ruled(tables), HOME, ABROAD, NOWHERE) == [True, False, True]
+
+
+def test_different_countries(world: World) -> None:
+    ruled = world.ruled("  x: {key: sasl_username, count: distinct country, limits: 1/1h}\n")
+    assert admitted(ruled, HOME, "192.0.2.9", ABROAD, HOME) == [True, True, False, True]
+    assert admitted(ruled, NOWHERE, PRIVATE, "unknown") == [True, True, True]  # which have none, and are no other
+    ruled.now += 3600
+    assert admitted(ruled, ABROAD, HOME) == [True, False]
+    assert ruled.service.policy.asks_facts
+
+
+def test_different_countries_need_a_file_of_them(world: World) -> None:
+    with pytest.raises(ConfigError, match="since this rule names country"):
+        Ruled("rules: {x: {key: sasl_username, count: distinct country, limits: 1/1h}}\n")
