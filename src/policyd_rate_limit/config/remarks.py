@@ -85,7 +85,7 @@ def answers_by_fail_action(settings: Settings) -> bool:
 
 
 def _has_limits(rule: RuleSettings) -> bool:
-    return bool(rule.limits) or any(limits for _, limits in rule.overrides)
+    return bool(rule.limits) or any(limits is None or limits for _, limits in rule.overrides)
 
 
 def _charges_by_default(settings: Settings) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.config.references import references
 from policyd_rate_limit.config.remark import Remark, named
 from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
 from policyd_rate_limit.domain.counting import BYTES
@@ -44,6 +45,7 @@ Found = dict[str, list[str]]
 
 def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
     """Whatever in ``rules`` can never apply, or does not what it looks like."""
+    yield from _of_tables(settings)
     for rule in settings.rules:
         key = parse_key(rule.key, settings.ipv6_prefix)
         patterns = [parse_pattern(text, key.compared_as()) for text, _ in rule.overrides]
@@ -53,6 +55,13 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
         yield from _of_notify(rule, settings)
         yield from _of_overrides(rule, key, patterns)
         yield from _of_expressions(rule, patterns)
+
+
+def _of_tables(settings: Settings) -> Iterator[Remark]:
+    used = {one.table for rule in settings.rules for one in references(rule, settings.ipv6_prefix)}
+    for table in settings.tables:
+        if table.name not in used:
+            yield Remark(("tables", table.name), f"tables.{table.name}: no rule asks it")
 
 
 def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
@@ -70,7 +79,8 @@ def _of_action(rule: RuleSettings, fail_action: str) -> Iterator[Remark]:
 
 def _of_warnings(rule: RuleSettings) -> Iterator[Remark]:
     limits = [limit for some in (rule.limits, *(limits or () for _, limits in rule.overrides)) for limit in some]
-    if rule.warn and limits and all(limit.is_per_mail for limit in limits):
+    of_tables = any(some is None for _, some in rule.overrides)  # which may give any
+    if rule.warn and limits and not of_tables and all(limit.is_per_mail for limit in limits):
         text = f"rules.{rule.name}.warn: it warns of nothing: all limits are per mail, whose use nobody is warned of"
         yield Remark(("rules", rule.name, "warn"), text)
 

@@ -175,7 +175,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> object:
         text = node.value
-        if node.tag == f"{_TAG}str" or (node.tag in _NUMBERS and _is_pattern(place)):
+        is_no = node.tag == f"{_TAG}bool" and _is_of_table(place)  # a name there, or yes, as people write them
+        if node.tag == f"{_TAG}str" or is_no or (node.tag in _NUMBERS and _is_pattern(place)):
             self._budget.spend(len(text) >> 4)
             return text
         if len(text) > _LONGEST_SCALAR:
@@ -189,8 +190,13 @@ class _Reader:
 def _is_pattern(place: Place) -> bool:
     """Whether a value at ``place`` is a pattern of a rule, or one of several, or what a table holds."""
     if place[0] == "tables":
-        return len(place) > _DEPTH_OF_TABLES
+        return _is_of_table(place)
     return len(place) > _DEPTH_OF_PATTERNS and place[0] == "rules" and place[2] in ("match", "unless")
+
+
+def _is_of_table(place: Place) -> bool:
+    """Whether a value at ``place`` is what a table holds."""
+    return len(place) > _DEPTH_OF_TABLES and place[0] == "tables"
 
 
 def _is_null(node: yaml.Node) -> bool:
