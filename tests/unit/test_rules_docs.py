@@ -7,6 +7,7 @@ import pathlib
 import re
 import sqlite3
 import time
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_a_university(tmp_path: pathlib.Path) -> None:
     assert ruled.admitted(300, sasl_username="mailman@uni.example", **on_campus) == 300
     assert said("Mail to more than 300 different outside addresses in a day is held")
     ruled = Ruled(text)
-    lists = {"sasl_username": "mailman@uni.example", "client_address": "192.0.2.7"}
+    lists: dict[str, Any] = {"sasl_username": "mailman@uni.example", "client_address": "192.0.2.7"}
     for number in range(300):
         assert ruled.admitted(1, recipient=f"user{number}@example.net", **lists) == 1
     assert ruled.mail(recipient="one@too.example", **lists)[0] == "hold"
