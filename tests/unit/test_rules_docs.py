@@ -11,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from policyd_rate_limit.domain.request import RCPT
-from support.ruled import NOON, Ruled, request
+from support.documented import rules, said
+from support.ruled import NOON, Ruled
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "rules.md"
 HOUR = 3600
-
-
-def rules(heading: str) -> str:
-    """The configuration of a section."""
-    section = PAGE.read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
-    match = re.search(r"```yaml\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    assert match is not None
-    return match[1]
 
 
 def in_database(text: str, directory: pathlib.Path, *statements: str) -> str:
@@ -33,12 +24,6 @@ def in_database(text: str, directory: pathlib.Path, *statements: str) -> str:
         for statement in statements:
             database.execute(statement)
     return f"{text}\nsqlite_config: {{database: {path}}}\n"
-
-
-def said(text: str) -> str:
-    """``text``, which the page says, whichever way its lines are broken."""
-    assert text in " ".join(PAGE.read_text(encoding="utf-8").split())
-    return text
 
 
 def test_web_servers() -> None:
