@@ -26,6 +26,9 @@ LONGEST_LINE: Final = 2000
 LOOK_SECONDS: Final = 1.0
 """How often files are looked at."""
 
+MOST_LOOKS: Final = 5
+"""How often in a row a file is left alone since it has changed just now."""
+
 MOST_TOLD: Final = 5
 """How many wrong lines of a file are told one by one."""
 
@@ -121,6 +124,21 @@ class FileTable(Listed):
         self._may_pause = pause
         self._seen: tuple[int, ...] | None = ()
         self._has_failed = False
+        self._last_look: tuple[int, ...] | None = ()
+        self._looks_in_vain = 0  # for which it has been changing
+
+    def look_when_at_rest(self) -> None:
+        """Look at it, unless it has changed since the last such look: somebody may be writing.
+
+        One that is written to all the time is looked at all the same, each :data:`MOST_LOOKS` times. It blocks.
+        """
+        seen = _identity(self.path)
+        if seen != self._seen and seen != self._last_look and self._looks_in_vain < MOST_LOOKS:
+            self._last_look = seen
+            self._looks_in_vain += 1
+            return
+        self._looks_in_vain = 0
+        self.look()
 
     def look(self) -> None:
         """Read it, if it has changed since it was looked at last; what is wrong is logged. It blocks."""
@@ -176,6 +194,6 @@ class FileWatch:
         while not self._ends.wait(LOOK_SECONDS):
             for table in self._tables:
                 try:
-                    table.look()
+                    table.look_when_at_rest()
                 except Exception:
                     _logger.exception("tables.%s could not be looked at", table.name)
