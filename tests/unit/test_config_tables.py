@@ -133,6 +133,7 @@ def test_a_rule_whose_limits_are_all_of_a_table_limits_somebody(load: Load) -> N
 
 def test_a_table_that_no_rule_asks(load: Load) -> None:
     assert remarks(load, f"tables:\n  t: [a]\n  u: [b]\n{PERSON}") == ["3: tables.u: no rule asks it"]
+    assert remarks(load, "tables:\n  t: [a]\n") == []  # rules are to come
 
 
 class _Column:

@@ -60,7 +60,7 @@ def remarks_of_rules(settings: Settings) -> Iterator[Remark]:
 def _of_tables(settings: Settings) -> Iterator[Remark]:
     used = {one.table for rule in settings.rules for one in references(rule, settings.ipv6_prefix)}
     for table in settings.tables:
-        if table.name not in used:
+        if settings.rules and table.name not in used:
             yield Remark(("tables", table.name), f"tables.{table.name}: no rule asks it")
 
 
