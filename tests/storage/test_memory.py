@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Demand, Entry
+from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.replica import Memory
-from storage.stores import HOUR, START, Clock, demand, new_memory
+from storage.stores import HOUR, START, Clock, demand, new_memory, seen
 
 KEYS = ("user:a", "user:b", "user:c")
 SECOND = int(START) + 1
@@ -177,3 +179,27 @@ def test_records_rebuild_what_made_them(batches: list[tuple[list[Demand], int]],
         if asked or not steps_back:
             assert usage(other, key) == usage(memory, key)
         assert usage(late, key) == usage(memory, key) or steps_back
+
+
+def test_it_is_said_once_a_minute_that_there_is_no_room_for_new_values(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory(Ledger(2), clock)  # room for ten values of one counter
+    memory.advance()
+    decided, _ = memory.decide([seen(str(number), 100) for number in range(13)])
+    assert [verdict.admitted for verdict in decided] == [True] * 10 + [False] * 3
+    for _ in range(3):
+        memory.sweep(HOUR)
+    (record,) = caplog.records
+    said = "no room for 3 new values of rules with count: distinct, which counts as exceeded: 10 values in memory, and"
+    assert record.getMessage().startswith(said)
+    assert memory.decide([seen("10", 100), seen("3", 100)])[0][1].admitted
+    for passed, lines in ((59, 1), (1, 2)):
+        clock.now += passed
+        memory.advance()
+        memory.sweep(HOUR)
+        assert len(caplog.records) == lines
+    assert "no room for 1 new value of rules" in caplog.messages[-1]
+    kept = memory.leave()
+    memory.take_back(kept)
+    assert len(memory.ledger.values) == 10

@@ -15,13 +15,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, refusal
+from policyd_rate_limit.domain.counting import digest
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
-from storage.stores import demand, new_memory
+from storage.stores import demand, new_memory, values_in
 from support.demands import demand_of
 from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until
@@ -177,6 +178,30 @@ def test_nobody_relies_on_what_is_only_reserved(store: RedisStore) -> None:
     roomy = demand_of(charges((one, 1, 10), (two, 1, 10)).charges, "n", "r")
     assert admitted(store, roomy, roomy, roomy) == [True, True, True]
     assert [used(store, key) for key in (one, two)] == [2, 2]
+
+
+def test_a_value_is_counted_once_all_masters_have_admitted_its_mail(store: RedisStore) -> None:
+    """Whichever of them is asked first; what one refuses is noted nowhere, and nobody relies on what is reserved."""
+    key = on_each_node(store)[0]
+    places = f"places/distinct-client_address|{key}"
+    other = f"person|{key}"
+    assert slot_of(store._keys.counter(other)) != slot_of(store._keys.counter(places))
+    roomy, full = Charge(other, 1, (Limit(100, 3600),)), Charge(other, 101, (Limit(100, 3600),))
+
+    def mail(value: str, charge: Charge, name: str = "", first: bool = True) -> Demand:
+        distinct = Charge(places, 0, (Limit(2, 3600),), digest(value))
+        return Demand((distinct, charge) if first else (charge, distinct), name)
+
+    for first in (True, False):
+        assert admitted(store, mail("refused", full, "", first), mail("refused", full, "m", first)) == [False] * 2
+        assert values_in(store, places) == [0 if first else 1]
+        asked = [mail("a", full, "n", first), mail("a", roomy, "o", first), mail("a", roomy, "", first)]
+        assert admitted(store, *asked) == [False, True, True]
+        assert values_in(store, places) == [1]
+    found = verdicts(store, mail("b", roomy, "p"), mail("c", roomy, "q"), mail("b", roomy))
+    assert [verdict.admitted for verdict in found] == [True, False, True]
+    assert found[1] == refusal(Limit(2, 3600))
+    assert values_in(store, places) == [2]
 
 
 def rules(keys: Sequence[str], *asked: tuple[int, int, bool], mail: str = "m") -> Demand:
