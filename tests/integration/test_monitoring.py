@@ -72,10 +72,14 @@ def metered(directory: pathlib.Path, **settings: Any) -> Daemon:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """For the tests that only read, or count what they add."""
+    of_robots = {"sasl_username": "robot", "policy_context": "robots"}
+    rules = {"robots": {"key": "sasl_username", "match": of_robots, "limits": "2/1h", "warn": 50, "block": "1h"}}
     settings = {"limits": [[3, 60]], "limits_by_id": {"free": [], "tight": [[0, 7]]}, "limit_by_sender": True}
-    with metered(tmp_path_factory.mktemp("daemon"), **settings) as daemon:
+    with metered(tmp_path_factory.mktemp("daemon"), rules=rules, **settings) as daemon:
         with Client(daemon.address) as client:
             client.ask(**mail("tight"))  # a limit has a series once it has refused something
+            for _ in range(3):  # and a rule once it has warned of something, and blocked somebody
+                client.ask(**mail("robot", policy_context="robots"))
         yield daemon
 
 
