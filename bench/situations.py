@@ -22,6 +22,7 @@ DOMAIN = "example.org"
 USERS = 100_000
 LOAD = loads.BASE._replace(key="situations", name=f"{USERS:,} users of {DOMAIN}", ids=USERS, suffix=f"@{DOMAIN}")
 HOUR, DAY = [10**12, 3600], [10**12, 86_400]  # limits
+MANY = [10_000, 3600]  # different values: the most that there may be
 ENTRIES = 100_000  # of the large table
 LARGE = "large-table"
 
@@ -72,9 +73,16 @@ SITUATIONS = (
         "university",
         "university",
         {
-            "tables": {"campus": ["192.0.2.0/24", "2001:db8:17::/48"], "staff": "file:{directory}/staff"},
+            "tables": {
+                "campus": ["192.0.2.0/24", "2001:db8:17::/48"],
+                "local": ["uni.example", "*.uni.example"],
+                "staff": "file:{directory}/staff",
+            },
             "rules": {
                 "person": _person(overrides={"$staff": [HOUR, DAY]}),
+                "outside": _person(
+                    count="distinct recipient", unless={"recipient_domain": "$local"}, limits=[MANY], action="hold"
+                ),
                 "elsewhere": _person(unless={"client_address": "$campus"}, limits=[HOUR]),
             },
         },
@@ -130,12 +138,12 @@ SITUATIONS = (
     ),
     Situation(
         "countries",
-        "stolen accounts, by country",
+        "stolen accounts",
         {
             "geoip": "{directory}/countries.mmdb",
             "rules": {
-                "person": _person(),
-                "abroad": _person(key="sasl_username+country", unless={"country": "DE"}, limits=[HOUR], block="1h"),
+                "countries": _person(count="distinct country", limits=[MANY], block="1h"),
+                "addresses": _person(count="distinct client_address", limits=[MANY], block="1h"),
             },
         },
         countries=True,
