@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class CachedSource(Source):
         ttl: float,
         timeout: float,
         may_log: Callable[[str], tuple[bool, int]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name)
         self._cache = LookupCache(
@@ -42,6 +44,7 @@ class CachedSource(Source):
             ttl=ttl,
             timeout=timeout,
             may_log=may_log,
+            clock=clock,
         )
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
