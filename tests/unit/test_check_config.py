@@ -227,3 +227,35 @@ def test_the_library_that_reads_countries_is_missing(
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     assert check(path) == 1
     assert "which this installs: pip install 'policyd-rate-limit[geoip]', found none" in capsys.readouterr().out
+
+
+def test_tables_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, staff, campus = tmp_path / "x.yaml", tmp_path / "staff", tmp_path / "campus"
+    path.write_text(
+        f"tables: {{staff: 'file:{staff}', campus: 'file:{campus}'}}\n"
+        "rules: {x: {key: sasl_username, limits: 1/1h, overrides: {$staff: 2/1h}, unless: {client_address: $campus}}}\n"
+    )
+    staff.write_text("# names\nalice\nbob\n")
+    campus.write_text("192.0.2.0/24\n2001:db8::/32 of us\n")
+    assert check(path) == 0
+    assert capsys.readouterr().out == f"{path}: nothing wrong\n"
+    campus.write_text("192.0.2.0/24\n" + "somewhere else\n" * 7)
+    assert check(path) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.partition(": expected ")[0] for line in lines] == [
+        f"warning: tables.campus: {campus}:{number}" for number in range(2, 7)
+    ]
+    assert all(line.endswith('found "somewhere"; the line is left out') for line in lines)
+    assert last == f"warning: tables.campus: {campus}: 2 more wrong lines left out"
+    staff.unlink()
+    campus.write_bytes(b"192.0.2.1\n\xff\n")
+    assert check(path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["errors"] == []
+    assert told["warnings"] == [
+        f"tables.{name}: {why}; until it can be read, nothing is known of it"
+        for name, why in [
+            ("staff", f"{staff}: No such file or directory"),
+            ("campus", f"{campus}:2: expected text in UTF-8, found the byte 0xff"),
+        ]
+    ]

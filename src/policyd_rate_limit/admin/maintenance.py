@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import limits_of_counter
 from policyd_rate_limit.backends.tables import TablesForCommands
+from policyd_rate_limit.config.references import kinds_asked
+from policyd_rate_limit.config.tables import FILE
 from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.rules.facts import Facts
@@ -20,9 +22,10 @@ from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts
 from policyd_rate_limit.tables.countries import asks_for_countries, open_countries
+from policyd_rate_limit.tables.file import CannotRead, read_table, told
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from policyd_rate_limit.config import Settings
@@ -47,10 +50,22 @@ def check(settings: Settings) -> tuple[str, ...]:
     backend.make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
     backend.make_lookup()
     TablesForCommands(settings, backend)
-    if not asks_for_countries(settings):
-        return ()
-    old = open_countries(settings).why_old(time.time())
-    return () if old is None else (old,)
+    old = open_countries(settings).why_old(time.time()) if asks_for_countries(settings) else None
+    return (*(() if old is None else (old,)), *_of_files(settings))
+
+
+def _of_files(settings: Settings) -> Iterator[str]:
+    """What is wrong with the tables in files, which the daemon starts without."""
+    kinds = kinds_asked(settings)
+    for table in settings.tables:
+        if table.kept == FILE:
+            try:
+                wrong = read_table(table.place, kinds[table.name]).wrong
+            except CannotRead as error:
+                yield f"tables.{table.name}: {error}; until it can be read, nothing is known of it"
+            else:
+                for text in told(table.place, wrong):
+                    yield f"tables.{table.name}: {text}"
 
 
 def clean(settings: Settings) -> int:

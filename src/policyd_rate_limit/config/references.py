@@ -60,6 +60,15 @@ def references(rule: RuleSettings, ipv6_prefix: int) -> Iterator[Reference]:
                         yield Reference(parse_pattern(text, kind).table, kind, its_place)
 
 
+def kinds_asked(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Of each table the kinds of values that rules ask it about; none where no rule asks it."""
+    kinds: dict[str, dict[str, None]] = {table.name: {} for table in settings.tables}
+    for rule in settings.rules:
+        for reference in references(rule, settings.ipv6_prefix):
+            kinds[reference.table][reference.kind] = None
+    return {name: tuple(found) for name, found in kinds.items()}
+
+
 def wrong_references(settings: Settings) -> dict[str, tuple[Fault, ...]]:
     """What is wrong in ``rules`` and ``tables`` that are each right by themselves, by the name of the setting."""
     tables = {table.name: table for table in settings.tables}

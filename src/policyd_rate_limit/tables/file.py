@@ -15,7 +15,7 @@ from policyd_rate_limit.domain.rules.listed import MOST_ENTRIES, Listed, parse_e
 from policyd_rate_limit.domain.rules.patterns import PatternError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MOST_BYTES: Final = 64 << 20
 """The most bytes of a file."""
@@ -78,6 +78,14 @@ def read_table(path: str, kinds: Sequence[str] = (), pause: Callable[[], object]
         else:
             wrong.append(Line(number, fault))
     return Contents(tuple(entries), tuple(wrong))
+
+
+def told(path: str, wrong: Sequence[Line]) -> Iterator[str]:
+    """What there is to say of ``wrong`` lines of the file at ``path``: of each of the first :data:`MOST_TOLD`."""
+    for line in wrong[:MOST_TOLD]:
+        yield f"{path}:{line.number}: {line.wrong}; the line is left out"
+    if len(wrong) > MOST_TOLD:
+        yield f"{path}: {quantity(len(wrong) - MOST_TOLD, 'more wrong line')} left out"
 
 
 def _fault(line: str, entry: str, kinds: Sequence[str]) -> str | None:
@@ -154,13 +162,12 @@ class FileTable(Listed):
             self._has_failed, self._seen = True, seen
             return
         self.replace(contents.entries)
-        for line in contents.wrong[:MOST_TOLD]:
-            _logger.warning("tables.%s: %s:%s: %s; the line is left out", self.name, self.path, line.number, line.wrong)
-        if len(contents.wrong) > MOST_TOLD:
-            left_out = quantity(len(contents.wrong) - MOST_TOLD, "more wrong line")
-            _logger.warning("tables.%s: %s: %s left out", self.name, self.path, left_out)
+        for text in told(self.path, contents.wrong):
+            _logger.warning("tables.%s: %s", self.name, text)
         if self._seen != () or self._has_failed:
-            _logger.info("tables.%s: read %s of %s", self.name, quantity(len(contents.entries), "entry"), self.path)
+            _logger.info(
+                "tables.%s: read %s of %s", self.name, quantity(len(contents.entries), "entry", "entries"), self.path
+            )
         self._has_failed, self._seen = False, seen
 
 
