@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-import signal
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from policyd_rate_limit.cli.exits import Exit
 from support.commands import call
-from support.daemon import Client, Daemon, mail, write_configuration
+from support.daemon import Client, Daemon, mail
 from support.mail_server import mail_server
 from support.wait import wait_until
 
@@ -33,10 +32,7 @@ def marks(test: Any) -> Any:
 
 def reload(daemon: Daemon, **settings: Any) -> None:
     """Have ``daemon`` go by other ``settings``; return once it does."""
-    before = daemon.log_text().count("configuration reloaded")
-    write_configuration(daemon.directory, {**daemon.settings, **settings})
-    daemon.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: daemon.log_text().count("configuration reloaded") > before, "the reload is done", 20)
+    daemon.reload(**settings)
 
 
 @marks

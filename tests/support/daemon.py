@@ -155,6 +155,13 @@ class Daemon:
             self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
 
+    def reload(self, said: str = "configuration reloaded", **settings: Any) -> None:
+        """Have it go by other ``settings``; return once its log has ``said`` once more."""
+        before = self.log_text().count(said)
+        write_configuration(self.directory, {**self.settings, **settings})
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log_text().count(said) > before, "the reload is done")
+
     def __enter__(self) -> Daemon:
         return self.start()
 
