@@ -245,7 +245,7 @@ def test_tables_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [line.partition(": expected ")[0] for line in lines] == [
         f"warning: tables.campus: {campus}:{number}" for number in range(2, 7)
     ]
-    assert all(line.endswith('found "somewhere"; the line is left out') for line in lines)
+    assert all(line.endswith("found 'somewhere'; the line is left out") for line in lines)
     assert last == f"warning: tables.campus: {campus}: 2 more wrong lines left out"
     staff.unlink()
     campus.write_bytes(b"192.0.2.1\n\xff\n")
