@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from policyd_rate_limit.cli import main
+from policyd_rate_limit.tables.sqlite import SqliteLookup
 from support.mmdb import write_mmdb
 
 RULES: dict[str, Any] = {
@@ -143,6 +144,69 @@ def test_a_database_that_is_away(explained: Explained, tmp_path: Path) -> None:
     assert "policyd-rate-limit: " in err
     assert "50/mail, 5/1h, from override *@big.example of rules.person; used is not known" in out
     assert out.endswith("answer: not known while the database is away\n")
+
+
+TABLES: dict[str, Any] = {
+    "tables": {"plan": "sql:SELECT plan FROM plans WHERE name = ?", "staff": ["carol"]},
+    "rules": {
+        "first": {"key": "server", "limits": "9/1h"},
+        "paid": {"key": "sasl_username", "limits": "2/1h", "overrides": {"$staff": "7/1h", "$plan=gold": "50/1h"}},
+        "told": {"key": "sasl_username", "limits": "1/1h", "overrides": "$plan"},
+        "asked": {"key": "$plan(sasl_username)", "limits": "2/1h"},
+        "near": {"key": "sasl_username", "limits": "2/1h", "match": {"sasl_username": "$plan"}},
+    },
+}
+
+
+@pytest.mark.parametrize("contents", [b"no database at all, by far" * 100, None])
+def test_tables_of_a_database_that_is_away(explained: Explained, tmp_path: Path, contents: bytes | None) -> None:
+    explained.settings.update(TABLES)
+    if contents is not None:  # else the database is there, and the table is not
+        (tmp_path / "db.sqlite3").write_bytes(contents)
+    else:
+        assert explained.run(command="--clean")[0] == 0
+    status, out, err = explained.run("sasl_username=carol", "protocol_state=RCPT")
+    assert status == 6
+    assert err.startswith("policyd-rate-limit: ")
+    assert ("no such table: plans" in " ".join(err.split())) == (contents is None)
+    assert out.splitlines() == [
+        "at RCPT, nothing is counted:",
+        "first: charges 1 recipient to first|server:; 9/1h, from rules.first; used is not known",
+        "paid: charges 1 recipient to paid|user:carol; 7/1h, from override $staff of rules.paid; used is not known",
+        "told: charges 1 recipient to told|user:carol; 1/1h, from rules.told; used is not known",
+        "asked: does not apply: $plan(sasl_username) is empty",
+        "near: does not apply: match does not hold, not that sasl_username is in $plan (it is 'carol')",
+        "tables.plan: not known while the database is away, and taken to say nothing",
+        "answer: not known while the database is away",
+    ]
+
+
+def test_a_table_that_fails_behind_a_rule_that_blocks(explained: Explained) -> None:
+    rules = TABLES["rules"]
+    explained.settings.update(
+        {**TABLES, "rules": {"first": rules["told"] | {"overrides": {}}, "asked": rules["asked"]}}
+    )
+    assert explained.run("user:carol", "--for", "1h", "--rule", "first", command="block")[0] == 0
+    status, out, err = explained.run("sasl_username=carol", "protocol_state=RCPT")
+    assert status == 6
+    assert "no such table: plans" in " ".join(err.split())
+    assert "asked: does not apply: $plan(sasl_username) is empty" in out
+
+
+def test_a_database_that_is_away_is_asked_once(explained: Explained, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    first_column = SqliteLookup.first_column
+
+    def count(lookup: SqliteLookup, identifier: str) -> object:
+        asked.append(identifier)
+        return first_column(lookup, identifier)
+
+    monkeypatch.setattr(SqliteLookup, "first_column", count)
+    explained.settings.update(TABLES)
+    assert explained.run(command="--clean")[0] == 0
+    assert explained.run("sasl_username=bob")[0] == 6
+    assert asked == ["bob"]
+    assert explained.json("sasl_username=bob")["unasked"] == ["plan"]
 
 
 def test_the_country_of_the_client_where_a_rule_asks(explained: Explained, tmp_path: Path) -> None:

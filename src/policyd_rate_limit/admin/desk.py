@@ -10,11 +10,13 @@ from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, 
 from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.request import Request
+from policyd_rate_limit.domain.rules.asked import Asked
 from policyd_rate_limit.domain.rules.attributes import domain_of
 from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.administration import longest_window
+from policyd_rate_limit.tables.source import BlockingSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -129,6 +131,15 @@ class Desk:
             raise NotAnId(f"there is no rule {rule}; rules are {', '.join(self._rules)}")
         return (self._rules[rule],)
 
+    def silence_tables(self) -> tuple[str, ...]:
+        """Ask no table in the database from now on: they say nothing, as if they were empty. Which these are."""
+        silenced = []
+        for name, table in self.tables.items():
+            if isinstance(table, Asked) and isinstance(table.source, BlockingSource):
+                table.source.is_silent = True
+                silenced.append(name)
+        return tuple(silenced)
+
     def overrides(self) -> dict[str, Override]:
         """Those in force, by key."""
         return {override.key: override for override in self.store.overrides()}
@@ -137,8 +148,13 @@ class Desk:
         """The longest window in use, in seconds."""
         return max(self._longest, longest_window(overrides.values()))
 
-    def in_force(self, counter: str, override: Override | None, from_table: Limits | None) -> InForce:
-        """The limits of ``counter``, given what an override and the table of ``sql_limits_by_id`` say."""
+    def in_force(
+        self, counter: str, override: Override | None, from_table: Limits | None, facts: Facts | None = None
+    ) -> InForce:
+        """The limits of ``counter``, given what an override and the table of ``sql_limits_by_id`` say.
+
+        ``facts``: what is known of a request; None: there is none, and it is now by the clock of the store.
+        """
         prefix, key = prefix_and_key(counter)
         rule = self._by_prefix.get(prefix)
         shadow = rule is not None and rule.shadow
@@ -147,7 +163,8 @@ class Desk:
         if rule is None:
             return InForce((), "no rule")
         if rule.name != DEFAULT:
-            facts = Facts(self.store.now()) if rule.asks_facts else NO_FACTS
+            if facts is None:
+                facts = Facts(self.store.now()) if rule.asks_facts else NO_FACTS
             return InForce(rule.subjects.limits_of_key(key, facts), f"rules.{rule.name}", None, shadow)
         if from_table is not None:
             return InForce(from_table, "sql_limits_by_id")

@@ -68,13 +68,15 @@ class Skipped(NamedTuple):
 class Explanation(NamedTuple):
     """What becomes of a request. ``outcome`` is None, and ``failure`` says why, where the database is away.
 
-    ``country``: that of the client, empty where it has none; None: no rule asks for it.
+    ``country``: that of the client, empty where it has none; None: no rule asks for it. ``unasked``: the tables in the
+    database, which are taken to say nothing while it is away.
     """
 
     rules: tuple[Applied | Skipped, ...]
     outcome: Outcome | None
     failure: StoreError | None
     country: str | None
+    unasked: tuple[str, ...] = ()
 
 
 class _Observer(Observer):
@@ -154,12 +156,24 @@ def explain(settings: Settings, desk: Desk, request: Request) -> Explanation:
         service.ask(request, asked)
     except StoreError as error:
         failure = error
-    request.facts = Facts(service.clock(), countries)
-    rules = tuple(
-        _of_rule(rule, request, settings, desk, overrides, None if failure else asked.usages) for rule in policy.rules
-    )
+
+    def of_rules(usages: tuple[Usage, ...] | None) -> tuple[Applied | Skipped, ...]:
+        request.facts = Facts(service.clock(), countries)
+        return tuple(_of_rule(rule, request, settings, desk, overrides, usages) for rule in policy.rules)
+
+    rules: tuple[Applied | Skipped, ...] = ()
+    unasked: tuple[str, ...] = ()
+    if failure is None:
+        try:
+            rules = of_rules(asked.usages)
+        except StoreError as error:  # of a table that only a rule behind the one that decided asks
+            failure = error
+    if failure is not None:
+        # Each table would be waited for once more, for each rule that asks it.
+        unasked = desk.silence_tables()
+        rules = of_rules(None)
     country = None if countries is None else countries.country_of(request.client_address)
-    return Explanation(rules, None if failure else asked.outcome, failure, country)
+    return Explanation(rules, None if failure else asked.outcome, failure, country, unasked)
 
 
 def _of_rule(
@@ -180,7 +194,7 @@ def _of_rule(
     from_table: Limits | None = None
     if rule.sql_limits is not None and desk.table is not None and usages is not None:
         from_table = desk.table(rule.subjects.ids_for_query(request, charged))
-    in_force = desk.in_force(counter, overrides.get(counter), from_table)
+    in_force = desk.in_force(counter, overrides.get(counter), from_table, request.facts)
     pattern = None
     if in_force.override is None and isinstance(rule.subjects, KeyedSubjects):
         pattern = rule.subjects.pattern_of_key(charged.key, request.facts)

@@ -100,6 +100,7 @@ def of_explanation(stage: str, explanation: Explanation) -> Facts:
         "outcome": outcome.kind if outcome else None,
         "action": outcome.action if outcome else None,
         "error": str(explanation.failure) if explanation.failure else None,
+        "unasked": list(explanation.unasked),
     }
 
 

@@ -60,7 +60,7 @@ def command(path: Path | None, attributes: tuple[str, ...], as_json: bool) -> Ex
         assumed = " (protocol_state is not given)" if is_assumed else ""
         country = "" if found.country is None else f", {_from(found.country)}"
         begin = Cell(f"at {request.protocol_state}{assumed}{country}, nothing is counted:")
-        write([begin, *map(_told, found.rules), _end(found)])
+        write([begin, *map(_told, found.rules), *map(_unasked, found.unasked), _end(found)])
     if found.failure is None:
         return Exit.OK
     tell(found.failure)
@@ -150,6 +150,10 @@ def _free(seconds: int | None) -> str:
     if seconds is None:
         return " (exceeded, however long it waits)"
     return f" (exceeded, free in {duration(seconds)})" if seconds else ""
+
+
+def _unasked(table: str) -> Cell:
+    return Cell(f"tables.{table}: not known while the database is away, and taken to say nothing")
 
 
 def _end(found: Explanation) -> Cell:

@@ -64,13 +64,19 @@ class CachedSource(Source):
 
 
 class BlockingSource(Source):
-    """Asks ``lookup`` at once, for commands. What it raises is raised to whoever looks at a rule."""
+    """Asks ``lookup`` at once, for commands. What it raises is raised to whoever looks at a rule.
+
+    Once ``is_silent`` it says nothing, and asks nobody.
+    """
 
     def __init__(self, name: str, lookup: Lookup) -> None:
         super().__init__(name)
         self._lookup = lookup
+        self.is_silent = False
 
     def known(self, value: str) -> Answer:
+        if self.is_silent:
+            return Answer(None)
         try:
             return Answer(look_up(self._lookup, (value,), text_of_column))
         except ValueError as error:
