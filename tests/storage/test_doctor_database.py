@@ -203,3 +203,49 @@ def test_limits_from_a_query(database: Database, tmp_path: pathlib.Path) -> None
     (finding,) = [one for one in findings_of(path, *WITHOUT_POSTFIX) if one["check"] == "sql-limits"]
     assert finding["severity"] == "error"
     assert "nowhere" in finding["found"]
+
+
+def test_tables_of_rules(database: Database, tmp_path: pathlib.Path) -> None:
+    place = "::inet" if database.backend == "postgresql" else ""
+    values = {
+        **database.settings,
+        "tables": {
+            "good": "sql:SELECT 'x' WHERE %s = 'x'",
+            "campus": f"sql:SELECT 'x' WHERE %s{place} = '192.0.2.1'",
+            "bad": "sql:SELECT plan FROM nowhere WHERE id = %s",
+        },
+        "rules": {
+            "x": {
+                "key": "sasl_username",
+                "limits": "1/1h",
+                "match": {"sasl_username": "$good", "client_address": "$campus"},
+                "unless": {"sender": "$bad"},
+            }
+        },
+    }
+    path = write_configuration(tmp_path, configuration(tmp_path, **values))
+    bad, campus, good = [one for one in findings_of(path, *WITHOUT_POSTFIX) if one["check"] == "tables"]
+    assert (good["severity"], good["found"]) == ("ok", "tables.good can be asked")
+    assert (campus["severity"], campus["found"]) == ("ok", "tables.campus can be asked")
+    assert bad["severity"] == "error"
+    assert bad["found"].startswith("tables.bad fails: ")
+    assert "nowhere" in bad["found"]
+
+
+def test_hashes_of_rules(tmp_path: pathlib.Path) -> None:
+    with redis_servers.single(tmp_path / "server") as server:
+        values = {
+            "backend": "redis",
+            "redis_config": {"url": server.url},
+            "tables": {"plan": "redis:plan", "wrong": "redis:text"},
+            "rules": {
+                "x": {"key": "sasl_username", "limits": "1/1h", "overrides": {"$plan": "2/1h", "$wrong": "3/1h"}}
+            },
+        }
+        with server.client() as client:
+            client.set("text", "no hash")
+        path = write_configuration(tmp_path, configuration(tmp_path, **values))
+        plan, wrong = [one for one in findings_of(path, *WITHOUT_POSTFIX) if one["check"] == "tables"]
+    assert (plan["severity"], plan["found"]) == ("ok", "tables.plan can be asked")
+    assert wrong["severity"] == "error"
+    assert "WRONGTYPE" in wrong["found"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import errno
+import grp
 import os
+import pwd
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 import policyd_rate_limit.doctor
 from policyd_rate_limit.backends.contract import least_difference
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.doctor import clock, countries, settings
+from policyd_rate_limit.doctor import clock, countries, settings, tables
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import CHECKS
 from policyd_rate_limit.doctor.hooks import Hooks
@@ -266,3 +269,75 @@ def test_the_file_of_countries(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         path.chmod(0o600)
         assert found(asking) == [("error", "the user nobody may not read it")]
+
+
+def of_tables(values: dict[str, Any], *, is_database_there: bool = True) -> list[tuple[str, str]]:
+    """What is found about the tables, for a daemon of the account nobody where root runs this, else of our own."""
+    is_root = os.geteuid() == 0
+    user = "nobody" if is_root else pwd.getpwuid(os.geteuid()).pw_name
+    group = "nogroup" if is_root else grp.getgrgid(os.getegid()).gr_name
+    found = tables.examine(Settings(user=user, group=group, **values), is_database_there=is_database_there)
+    return [(finding.severity, finding.found) for finding in found]
+
+
+def may_be_read(directory: Path) -> None:
+    """Let everybody look into a directory of the tests."""
+    for one in (directory, *directory.parents[:3]):
+        one.chmod(0o755)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_tables_in_files(tmp_path: Path) -> None:
+    may_be_read(tmp_path)
+    campus = tmp_path / "campus"
+    values = {
+        "tables": {"campus": f"file:{campus}", "here": ["alice"]},
+        "rules": {"x": {**USERS, "unless": {"client_address": "$campus"}}},
+    }
+    campus.write_text("192.0.2.0/24\n2001:db8::/32 ours\n")
+    campus.chmod(0o644)
+    assert of_tables(values) == [("ok", "tables.campus has 2 entries")]
+    campus.write_text("somewhere\n" * 7 + "192.0.2.0/24\n")
+    *lines, (severity, more) = of_tables(values)
+    assert [(severity, text.partition(": expected ")[0]) for severity, text in lines] == [
+        ("warning", f"tables.campus: {campus}:{number}") for number in range(1, 6)
+    ]
+    assert (severity, more) == ("warning", f"tables.campus: {campus}: 2 more wrong lines left out")
+    if os.geteuid() == 0:
+        campus.chmod(0o600)
+        assert of_tables(values) == [("error", f"tables.campus cannot be read: {campus}: Permission denied")]
+    campus.unlink()
+    assert of_tables(values) == [("error", f"tables.campus cannot be read: {campus}: No such file or directory")]
+    assert list(tables.examine(Settings(user="no-such-user", tables=values["tables"]), is_database_there=True)) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_files_that_somebody_else_may_not_read_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, Any] = {"tables": {"staff": f"file:{tmp_path / 'staff'}"}}
+    assert len(of_tables(values)) == 1
+    found = Settings(user="root", group="root", **values)
+    monkeypatch.setattr(os, "geteuid", lambda: 65_533)
+    assert list(tables.examine(found, is_database_there=True)) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_tables_in_a_database(tmp_path: Path) -> None:
+    may_be_read(tmp_path)
+    path = tmp_path / "db.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE plans (name TEXT, plan TEXT)")
+    path.chmod(0o644)
+
+    def of(query: str, *, is_database_there: bool = True) -> list[tuple[str, str]]:
+        values = {"sqlite_config": {"database": str(path)}, "tables": {"plan": f"sql:{query}"}}
+        return of_tables(values, is_database_there=is_database_there)
+
+    query = "SELECT plan FROM plans WHERE name = ?"
+    assert of(query) == [("ok", "tables.plan can be asked")]
+    ((severity, text),) = of(query.replace("plans", "nowhere"))
+    assert severity == "error"
+    assert text.startswith("tables.plan fails: ")
+    assert text.endswith("no such table: nowhere")
+    assert of(query.replace("plans", "nowhere"), is_database_there=False) == []
+    ((severity, text),) = of("SELECT hex(zeroblob(1000)) WHERE ? <> ''")
+    assert (severity, text) == ("error", "tables.plan fails: expected at most 1000 characters, found 2000")

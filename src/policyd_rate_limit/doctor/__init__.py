@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit import config
 from policyd_rate_limit.config.remarks import remarks
-from policyd_rate_limit.doctor import clock, countries, database, lists, local_mail, reach, settings, socket_unit
+from policyd_rate_limit.doctor import (
+    clock,
+    countries,
+    database,
+    lists,
+    local_mail,
+    reach,
+    settings,
+    socket_unit,
+    tables,
+)
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.errors import ConfigError, SystemRefusal
@@ -63,7 +73,10 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
         yield ok("postfix", str(postfix.directory), f"Postfix {postfix.value('mail_version')}")
         yield from _about_postfix(postfix, found)
     yield from socket_unit.examine(found, socket_unit.properties())
-    yield from database.examine(found)
+    of_database = list(database.examine(found))
+    yield from of_database
+    is_there = any(finding.check == "database" and finding.severity is Severity.OK for finding in of_database)
+    yield from tables.examine(found, is_database_there=is_there)
     yield from countries.examine(found, time.time())
     yield from clock.examine(clock.estimated_error())
 

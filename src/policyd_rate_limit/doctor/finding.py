@@ -68,6 +68,7 @@ CHECKS = (
     "socket-unit",
     "sql-limits",
     "stage-not-counted",
+    "tables",
     "timeout",
     "unknown-restriction",
     "warn-if-reject",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.utf_8_sig  # noqa: F401 - while whoever reads files later may still read those of the interpreter
 import logging
 import os
 import stat
