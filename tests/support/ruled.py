@@ -28,12 +28,16 @@ NOON = 1_790_000_000.0 - 1_790_000_000.0 % 86_400 + 12 * 3600
 
 def policy_of(text: str, countries: Countries | None = None) -> Policy:
     """What a ``.yaml`` of this text says about each mail."""
+    return _policy_and_tables(text, countries)[0]
+
+
+def _policy_and_tables(text: str, countries: Countries | None) -> tuple[Policy, TablesForCommands]:
     settings = check(read_yaml(textwrap.dedent(text), "x.yaml")).settings
     actions = Actions(settings.success_action, settings.fail_action, None, settings.block_action)
     tables = TablesForCommands(settings, backend_of(settings))
     policy = make_policy(settings, make_subjects(settings), None, actions, countries=countries, tables=tables.by_name)
     tables.read()
-    return policy
+    return policy, tables
 
 
 def request(stage: str = RCPT, instance: str = "1f3a.65", **attributes: str | int) -> Request:
@@ -68,8 +72,9 @@ class Ruled(Asking):
         self.entries: list[Entry] = []
         self._answers: list[Outcome] = []
         self._mails = 0
+        policy, self._tables = _policy_and_tables(text, countries)
         self.service = Service(
-            policy_of(text, countries),
+            policy,
             self._submit,
             observer=Nobody(),
             uncounted=Throttle(3600, lambda: self.now),
@@ -79,12 +84,15 @@ class Ruled(Asking):
         )
 
     def reload(self, text: str) -> None:
-        self.service.policy = policy_of(text)
+        self.service.policy, self._tables = _policy_and_tables(text, None)
 
     def ask(self, asked: Request) -> str:
         """The action that answers ``asked``."""
         self._answers.clear()
-        self.service.ask(asked, self)
+        try:
+            self.service.ask(asked, self)
+        finally:
+            self._tables.close()  # it connects again where it has to
         (outcome,) = self._answers
         assert outcome.action is not None
         return outcome.action

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.identity import IDS_AT_ONCE, parse_network
 from policyd_rate_limit.domain.rules.attributes import ADDRESS
 from policyd_rate_limit.domain.rules.patterns import PatternError, Patterns, asks_facts, parse_pattern
@@ -21,6 +22,7 @@ MOST_ENTRIES: Final = 1_000_000
 """The most entries of a table in memory, some 400 bytes each for each kind of value that it is asked about."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those in files
 class Listed(Table):
     """A table of ``entries``: (pattern, what is said of what it matches); None: the pattern is said. The first counts.
 
