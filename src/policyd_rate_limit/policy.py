@@ -135,7 +135,8 @@ class Policy:
     """All that a reload may change about how requests are answered; never changed itself.
 
     ``rules`` in the order of the configuration, with a name of their own each; ``count_mode`` is told to whoever asks
-    at a stage that no rule counts. ``countries``: where any rule asks for one.
+    at a stage that no rule counts; without one no equal requests are charged each. ``countries``: where any rule asks
+    for one.
     """
 
     __slots__ = ("accept", "asks_facts", "away", "block", "blocks", "count_mode", "countries", "refuse", "rules")

@@ -202,12 +202,16 @@ class Service(PolicyService):
             if self._overrides and (override := self._override_of(counter)) is not None:
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
                 if blocking is not None and rule.refuses and not request.facts.questions:
+                    if not numbered:
+                        self._number(request, policy)
                     asking.answer(policy.block)
                     left = ceil(override.until - self.clock())
                     self.observer.blocked(request, counter, cost_of(request).most, blocking, left, began)
                     return
                 keep = max(keep, longest_of(limits), 0 if sql_limits is None else sql_limits.keep_seconds)
                 limits, sql_limits = override.limits, None
+                if not limits:
+                    numbered = numbered or self._number(request, policy)
             if not limits and sql_limits is None:
                 charged_key = charged_key or counter
                 continue
@@ -281,12 +285,17 @@ class Service(PolicyService):
         return override
 
     def unanswered(self, request: Request) -> None:
-        for rule in self.policy.rules:
-            cost_of = rule.stages.get(request.protocol_state)
-            cost = cost_of(request) if cost_of else None
-            if cost is not None and cost.each:
-                self._repetitions.unanswered(cost.part)
-                break  # what is asked is the same for each rule
+        question = _repeated(request, self.policy)
+        if question:
+            self._repetitions.unanswered(question)
+
+    def _number(self, request: Request, policy: Policy) -> str:
+        """Number ``request``, which an override keeps from being charged; empty: equal requests are not numbered.
+
+        Or :meth:`unanswered` would take the number from an equal one that was charged, and the next would pass for it.
+        """
+        question = _repeated(request, policy)
+        return self._repetitions.part(question) if question else ""
 
     def _hint(self, request: Request, policy: Policy) -> None:
         log_it, suppressed = self._uncounted.hit()
@@ -298,6 +307,17 @@ class Service(PolicyService):
                 hooking(policy.stages, self._policy_service),
                 f" ({quantity(suppressed, 'more such request')} since the last line)" if suppressed else "",
             )
+
+
+def _repeated(request: Request, policy: Policy) -> str:
+    """By what :class:`Repetitions` know ``request``; empty where equal ones are not charged each."""
+    if policy.count_mode is not None:
+        for rule in policy.rules:
+            cost_of = rule.stages.get(request.protocol_state)
+            # The cost of a rule that counts values may ask for something, and is never charged each.
+            if cost_of is not None and rule.value_of is None and (cost := cost_of(request)).each:
+                return cost.part  # the same for each rule
+    return ""
 
 
 class _Again:

@@ -13,6 +13,11 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import Cost, stages
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
+from policyd_rate_limit.domain.rules.asked import Asked
+from policyd_rate_limit.domain.rules.attributes import NAME
+from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
+from policyd_rate_limit.domain.rules.facts import Source
+from policyd_rate_limit.domain.rules.patterns import parse_pattern
 from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Override
@@ -39,7 +44,7 @@ class Served:
         self.demands: list[Demand] = []
         self.answers: list[str | None] = []
         self.now = 0.0
-        policy = Policy(of_configuration, Actions("dunno", "550 over", None, "550 blocked"), None)
+        policy = Policy(of_configuration, Actions("dunno", "550 over", None, "550 blocked"), count_mode=0)
         self.service = Service(
             policy,
             self._submit,
@@ -181,3 +186,86 @@ def test_requests_that_are_charged_each_are_numbered_once_for_all_rules() -> Non
     served.service.unanswered(ALICE)
     served.ask()
     assert [charge.part for charge in served.demands[-1].charges] == second
+
+
+LET_PASS, BLOCKED = (), (Limit(0, 1),)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        Override("user:alice", BLOCKED, 100),
+        Override("user:alice", LET_PASS, 100),
+        Override("messages|user:alice", BLOCKED, 100),
+    ],
+    ids=["blocked", "let pass", "blocked by another rule"],
+)
+@pytest.mark.parametrize("is_answered", [True, False], ids=["answered", "lost"])
+def test_a_request_that_an_override_decides_takes_no_number_from_an_equal_one(
+    override: Override, *, is_answered: bool
+) -> None:
+    served = Served(messages(), Rule(DEFAULT, subjects(USER), stages(0)))
+    served.ask()
+    served.service.override([override])
+    for _ in range(3):
+        served.ask()
+        if not is_answered:
+            served.service.unanswered(ALICE)
+    served.service.override([])
+    served.ask()
+    first, *_, last = (demand.charges[-1] for demand in served.demands if len(demand.charges) == 2)
+    assert first.counter == last.counter == "user:alice"
+    assert last.part == f"{first.part}-{4 if is_answered else 1}"
+
+
+class Staff(Source):
+    """A source that says nothing of anybody, once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("staff")
+        self._waiting: list[Callable[[str | None], None]] = []
+
+    def known(self, value: str) -> None:
+        return None
+
+    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+        self._waiting.append(done)
+
+    def answer(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(None)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["default first", "default last"])
+@pytest.mark.parametrize("is_let_pass", [False, True], ids=["limited", "let pass at first"])
+@pytest.mark.parametrize("comes_again_before", [False, True], ids=["comes again after", "comes again before"])
+def test_what_is_lost_while_it_waits_for_a_table_is_the_same_part_when_it_comes_again(
+    *, is_first: bool, is_let_pass: bool, comes_again_before: bool
+) -> None:
+    staff = Staff()
+    is_staff = Condition("sasl_username", [parse_pattern("$staff", NAME)], {"staff": Asked("staff", staff)})
+    default = Rule(DEFAULT, subjects(USER), stages(0))
+    others = Rule("messages", subjects(SERVER), MESSAGES, unless=Conditions([[is_staff]]))
+    served = Served(*([default, others] if is_first else [others, default]))
+
+    def ask() -> Request:
+        request = replace(ALICE)
+        served.ask(request)
+        return request
+
+    ask()
+    staff.answer()
+    if is_let_pass:
+        served.service.override([Override("user:alice", LET_PASS, 100)])
+    lost = ask()
+    served.service.unanswered(lost)
+    served.service.override([])
+    if not comes_again_before:
+        staff.answer()
+    ask()
+    staff.answer()
+    ask()
+    staff.answer()
+    parts = [charge.part for demand in served.demands for charge in demand.charges if charge.counter == "user:alice"]
+    assert parts == [parts[0], f"{parts[0]}-1", f"{parts[0]}-1", f"{parts[0]}-2"]
