@@ -9,7 +9,7 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -36,6 +36,14 @@ KIND_OF_TERM = {
     "client_address": "client",
     "server": "server",
 }
+TABLES: Mapping[str, Mapping[str, str] | Sequence[str]] = {
+    "people": {"alice@example.org": "Business", "*@bücher.example": "trial", "/^bob/": "trial"},
+    "home": ["example.org", "*.example"],
+    "near": ["192.0.2.0/24", "2001:db8::/48"],
+    "tiers": {"ALICE@*": "2/20s, 3/60s", "root": "[]", "carol@*": "[[1, 5], [4, 60]]"},
+}
+"""Those of every file: what is a name, a domain, an address, and limits of names."""
+
 _MADE_OF = {"sasl_domain": "sasl_username", "sender_domain": "sender", "recipient_domain": "recipient"}
 
 
@@ -59,13 +67,16 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Said:
-    """One rule as an administrator says it. ``overrides``: patterns and limits; conditions: attributes and patterns."""
+    """One rule as an administrator says it. ``overrides``: patterns and limits; conditions: attributes and patterns.
+
+    Without limits the pattern of an override is a table that has them.
+    """
 
     name: str
     key: str
     count: str
     limits: tuple[Bound, ...]
-    overrides: tuple[tuple[str, tuple[Bound, ...]], ...] = ()
+    overrides: tuple[tuple[str, tuple[Bound, ...] | None], ...] = ()
     match: tuple[Mapping[str, Sequence[str]], ...] = ()
     unless: tuple[Mapping[str, Sequence[str]], ...] = ()
     action: str | None = None
@@ -76,7 +87,10 @@ class Said:
         """As a file has it."""
         words: dict[str, object] = {"key": self.key, "count": self.count, "limits": _limits(self.limits)}
         if self.overrides:
-            words["overrides"] = {pattern: _limits(limits) for pattern, limits in self.overrides}
+            parts: list[object] = [
+                pattern if limits is None else {pattern: _limits(limits)} for pattern, limits in self.overrides
+            ]
+            words["overrides"] = parts[0] if len(parts) == 1 else parts
         for word, alternatives in (("match", self.match), ("unless", self.unless)):
             if alternatives:
                 written = [
@@ -128,7 +142,7 @@ class Said:
 
     def key_of(self, asked: Asked) -> tuple[str, str]:
         """The kind and the id of whose counter it is; no kind: nobody's."""
-        found = [(KIND_OF_TERM[term.partition("/")[0]], _id(term, asked)) for term in self.terms]
+        found = [(_kind_of_term(term), _id(term, asked)) for term in self.terms]
         if "+" in self.key:
             if all(name for _, name in found):
                 return "+".join(kind for kind, _ in found), "+".join(name for _, name in found)
@@ -137,8 +151,18 @@ class Said:
 
     def limits_of(self, name: str) -> tuple[Bound, ...]:
         """Those of the id ``name``, of which that of each mail comes first."""
-        found = next((limits for pattern, limits in self.overrides if matches(pattern, name, self.compares)), None)
-        return tuple(sorted(self.limits if found is None else found, key=lambda bound: not bound.is_per_mail))
+        found = next(self._overrides_of(name), self.limits)
+        return tuple(sorted(found, key=lambda bound: not bound.is_per_mail))
+
+    def _overrides_of(self, name: str) -> Iterator[tuple[Bound, ...]]:
+        """The limits of those that ``name`` matches, in their order."""
+        for pattern, limits in self.overrides:
+            if limits is None:
+                text = said_in(pattern.removeprefix("$"), name, self.compares)
+                if text is not None:
+                    yield _bounds_in(text)
+            elif matches(pattern, name, self.compares):
+                yield limits
 
     def cost(self, asked: Asked) -> int:
         """What is known of the cost of the mail."""
@@ -151,7 +175,7 @@ class Said:
 
 def as_text(rules: Iterable[Said]) -> str:
     """``rules`` as a file has them: what is JSON is YAML."""
-    return json.dumps({"rules": {rule.name: rule.written() for rule in rules}})
+    return json.dumps({"tables": TABLES, "rules": {rule.name: rule.written() for rule in rules}})
 
 
 def _limits(limits: Sequence[Bound]) -> object:
@@ -165,8 +189,37 @@ def _limits(limits: Sequence[Bound]) -> object:
     return written[0] if len(written) == 1 else written
 
 
+def said_in(table: str, value: str, kind: str) -> str | None:
+    """What ``table`` says of ``value``: the text of the first entry that it matches; an entry without one is it."""
+    entries = TABLES[table]
+    if not value:
+        return None
+    pairs = entries.items() if isinstance(entries, Mapping) else [(entry, entry) for entry in entries]
+    return next((text for pattern, text in pairs if matches(pattern, value, kind)), None)
+
+
+def _bounds_in(text: str) -> tuple[Bound, ...]:
+    """Limits as tables have them here."""
+    if text.startswith("["):
+        return tuple(Bound(maximum, seconds) for maximum, seconds in json.loads(text))
+    parts = (part.strip().removesuffix("s").split("/") for part in text.split(","))
+    return tuple(Bound(int(maximum), int(seconds)) for maximum, seconds in parts)
+
+
+def _asked_of_table(name: str) -> tuple[str, str]:
+    """The table and the attribute of ``$table(attribute)``."""
+    table, _, attribute = name.removeprefix("$").removesuffix(")").partition("(")
+    return table, attribute
+
+
+def _kind_of_term(term: str) -> str:
+    return term.partition("(")[0] if term.startswith("$") else KIND_OF_TERM[term.partition("/")[0]]
+
+
 def kind_of_values(attribute: str) -> str:
     """How the values of an attribute, or of a term, are compared."""
+    if attribute.startswith("$"):
+        return NAMES
     if attribute.endswith("_domain"):
         return DOMAINS
     return ADDRESSES if attribute == "client_address" else NAMES
@@ -183,7 +236,10 @@ def refuses(action: str) -> bool:
 
 
 def value_of(name: str, asked: Asked) -> str:
-    """That of an attribute, also of one that is made of another."""
+    """That of an attribute, also of one that is made of another, or what a table says of one."""
+    if name.startswith("$"):
+        table, attribute = _asked_of_table(name)
+        return said_in(table, value_of(attribute, asked), kind_of_values(attribute)) or ""
     if name in _MADE_OF:
         _, at, domain = str(asked[_MADE_OF[name]]).rpartition("@")
         return domain if at else ""
@@ -191,6 +247,8 @@ def value_of(name: str, asked: Asked) -> str:
 
 
 def _id(term: str, asked: Asked) -> str:
+    if term.startswith("$"):
+        return spelt(value_of(term, asked))
     name, *lengths = term.split("/")
     if name == "server":
         return ""
@@ -208,6 +266,10 @@ def _id(term: str, asked: Asked) -> str:
 def matches(pattern: str, value: str, kind: str) -> bool:
     if pattern == "":
         return value == ""
+    if pattern.startswith("$"):
+        table, says, wanted = pattern.removeprefix("$").partition("=")
+        text = said_in(table, value, kind)
+        return text is not None and (not says or spelt(text) == spelt(wanted))
     if kind == ADDRESSES:
         try:
             network = ipaddress.ip_network(value)

@@ -39,6 +39,8 @@ KEYS: Final = (
     "sasl_domain + sender_domain",
     "sasl_username|sender",
     "sasl_username | client_address | server",
+    "$people(sasl_username)",
+    "$people(sasl_username)|sender",
 )
 USERS: Final = ("alice@example.org", "Bob@Example.ORG", "bob@example.org", "carol@bücher.example", "root", "")
 SENDERS: Final = ("alice@example.org", "news@xn--bcher-kva.example", "")
@@ -57,9 +59,21 @@ SIZES: Final = (0, 100, 400, 1000)
 CONTEXTS: Final = ("", "mx")
 
 PATTERNS: Final = {
-    NAMES: ("alice@example.org", "ALICE@*", "*@example.org", "*@bücher.example", "/^bob/", "?oot", "", "*"),
-    DOMAINS: ("example.org", "*.example", "BÜCHER.example", "/^ex/", ""),
-    ADDRESSES: ("192.0.2.0/24", "192.0.2.1", "2001:db8::/48", "2001:db8:0:1::/64", "/^2001/", ""),
+    NAMES: (
+        "alice@example.org",
+        "ALICE@*",
+        "*@example.org",
+        "*@bücher.example",
+        "/^bob/",
+        "?oot",
+        "",
+        "*",
+        "$people",
+        "$people=business",
+        "$people=TRIAL",
+    ),
+    DOMAINS: ("example.org", "*.example", "BÜCHER.example", "/^ex/", "", "$home"),
+    ADDRESSES: ("192.0.2.0/24", "192.0.2.1", "2001:db8::/48", "2001:db8:0:1::/64", "/^2001/", "", "$near"),
 }
 OF_COMBINATIONS: Final = (*PATTERNS[NAMES], "*@example.org+*", "/\\+192/", "192.0.2.*")
 OF_ATTRIBUTES: Final = {
@@ -67,6 +81,7 @@ OF_ATTRIBUTES: Final = {
     "recipient_domain": ("example.net", "*.com"),
     "policy_context": ("MX", "m*", ""),
 }
+OF_TABLES: Final = ("business", "Tri*", "/^t/", "")
 HOURS: Final = ("12:00-12:01", "12:01-11:59")  # both begin or end while mails come
 
 TEXT: Final = "450 4.7.1 {rule} {key} {sender}: {limit}, {used} of {maximum} in {period}, next in {free_in}"
@@ -109,12 +124,22 @@ def conditions_for(count: str) -> st.SearchStrategy[tuple[dict[str, list[str]], 
     def of(attribute: str) -> st.SearchStrategy[tuple[str, list[str]]]:
         if attribute == "time":
             patterns: Sequence[str] = HOURS
+        elif attribute.startswith("$"):
+            patterns = OF_TABLES
         else:
             patterns = OF_ATTRIBUTES.get(attribute, PATTERNS[kind_of_values(attribute)])
         several = st.lists(st.sampled_from(patterns), min_size=1, max_size=2, unique=True)
         return st.tuples(st.just(attribute), several)
 
-    names = ["sasl_username", "sasl_domain", "sender", "client_address", "policy_context", "time"]
+    names = [
+        "sasl_username",
+        "sasl_domain",
+        "sender",
+        "client_address",
+        "policy_context",
+        "time",
+        "$people(sasl_username)",
+    ]
     if count != "bytes":
         names += ["recipient", "recipient_domain"]
     one = st.lists(
@@ -132,14 +157,18 @@ def rules(draw: st.DrawFn, name: str = "one", *, longest: int = 0, letting_pass:
     key = draw(st.sampled_from([key for key in KEYS if count != "bytes" or not key.startswith("recipient")]))
     said = Said(name, key, count, draw(limits_for(count, longest)))
     patterns = OF_COMBINATIONS if "+" in key or "|" in key else OF_ATTRIBUTES.get(key, PATTERNS[said.compares])
+    if key.startswith("$"):
+        patterns = (*OF_TABLES, *patterns)
     unlimited: st.SearchStrategy[tuple[Bound, ...]] = st.just(())
-    overrides = draw(
+    overrides: list[tuple[str, tuple[Bound, ...] | None]] = draw(
         st.lists(
             st.tuples(st.sampled_from(patterns), st.one_of(limits_for(count, longest), unlimited)),
             max_size=2,
             unique_by=lambda override: override[0],
         )
     )
+    if said.compares == NAMES and count != "bytes" and draw(st.sampled_from([False, False, True])):
+        overrides.insert(draw(st.integers(0, len(overrides))), ("$tiers", None))
     if letting_pass is None:
         letting_pass = draw(st.sampled_from([False, False, True]))
     actions = [
