@@ -688,7 +688,8 @@ def test_different_values_are_counted_once_over_daemons(database: Database, cloc
     clock.now += 60
     assert admitted(other, *map(seen, "acdbd")) == [True, True, False, True, False]
     clock.now += 2
-    for store in (one, other, database.store(clock)):
+    starting = database.store(clock)
+    for store in (one, other, starting):
         assert values_in(store) == [3]
         assert admitted(store, *map(seen, "dcd")) == [False, True, False]
     clock.now += HOUR - 61  # those of the beginning would have left
@@ -696,7 +697,7 @@ def test_different_values_are_counted_once_over_daemons(database: Database, cloc
     clock.now += 60
     assert admitted(one, *map(seen, "de")) == [True, True]
     assert values_in(other) == [3]
-    for store in (one, other):
+    for store in (one, other, starting):
         store.close()
 
 
@@ -737,7 +738,9 @@ def test_values_that_were_admitted_elsewhere_are_brought_in_once(database: Datab
     clock.now += HOUR - 50
     assert values_in(store) == [1]
     assert admitted(store, *map(seen, "bcd")) == [True, True, False]
-    assert values_in(database.store(clock)) == [3]
+    starting = database.store(clock)
+    assert values_in(starting) == [3]
+    starting.close()
     store.close()
 
 

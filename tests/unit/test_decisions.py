@@ -246,8 +246,8 @@ def warning(*used: int, shadow: bool = False) -> tuple[Verdict, Demand, tuple[Ru
 
 
 def test_a_warning_tells_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
     deciding = Deciding()
-    caplog.clear()  # of what asyncio has to say of its loop
     deciding.warn(warning(8, 4))
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     minute, day = (parse(record.getMessage()) for record in caplog.records)
