@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import grp
 import os
@@ -324,7 +325,7 @@ def test_files_that_somebody_else_may_not_read_say_nothing(tmp_path: Path, monke
 def test_tables_in_a_database(tmp_path: Path) -> None:
     may_be_read(tmp_path)
     path = tmp_path / "db.sqlite3"
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE plans (name TEXT, plan TEXT)")
     path.chmod(0o644)
 
