@@ -92,10 +92,6 @@ Alternative = tuple[tuple[str, tuple[str, ...]], ...]
 """Conditions that hold all at once: (attribute, patterns)."""
 
 
-def _later(what: str) -> str:
-    return f"something else: {what} is not supported by this version"
-
-
 def _read(value: object) -> tuple[RuleSettings, ...]:
     if isinstance(value, tuple) and all(isinstance(rule, RuleSettings) for rule in value):
         return value
