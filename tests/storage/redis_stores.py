@@ -31,32 +31,41 @@ def new_prefix() -> str:
 class Unresting:
     """A clock of which sleeping takes no time, and the end comes as if it did.
 
-    So a store has whole seconds for each of its tries, and a test does not wait for their number.
+    So a store has whole seconds for each of its tries, and a test does not wait for their number. ``longer``: seconds
+    that each sleep takes beyond what was asked for, as on a busy machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longer: float = 0.0) -> None:
         self._slept = 0.0
+        self._longer = longer
 
     def monotonic(self) -> float:
         return time.monotonic() + self._slept
 
     def sleep(self, seconds: float) -> None:
-        self._slept += seconds
+        self._slept += seconds + self._longer
 
 
-def new_store(config: dict[str, Any], timeout: float = TIMEOUT, *, rests: bool = True) -> RedisStore:
-    unresting = Unresting()
+def new_store(
+    config: dict[str, Any], timeout: float = TIMEOUT, *, rests: bool = True, longer: float = 0.0
+) -> RedisStore:
+    unresting = Unresting(longer)
     monotonic, sleep = (time.monotonic, time.sleep) if rests else (unresting.monotonic, unresting.sleep)
     return RedisStore(config, new_memory(time.time), longest=86400, timeout=timeout, monotonic=monotonic, sleep=sleep)
 
 
 @contextlib.contextmanager
 def store_on(
-    server: RedisServer | External, timeout: float = TIMEOUT, *, rests: bool = True, **options: Any
+    server: RedisServer | External,
+    timeout: float = TIMEOUT,
+    *,
+    rests: bool = True,
+    longer: float = 0.0,
+    **options: Any,
 ) -> Iterator[RedisStore]:
     """A store with a prefix of its own, unless ``options`` name one; unless it ``rests``, see :class:`Unresting`."""
     config = {"url": server.url, "prefix": new_prefix(), **options}
-    with contextlib.closing(new_store(config, timeout, rests=rests)) as store:
+    with contextlib.closing(new_store(config, timeout, rests=rests, longer=longer)) as store:
         yield store
 
 

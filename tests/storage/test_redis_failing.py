@@ -57,6 +57,13 @@ def test_a_replica_is_left(own: RedisServer) -> None:
         assert admitted(store, demand("user:refused", 1)) == [True]
 
 
+def test_the_cause_is_told_where_no_time_is_left_for_another_try(own: RedisServer) -> None:
+    """The last try, which a busy machine has left no time, is not what an administrator can mend."""
+    with store_on(own, rests=False, longer=TIMEOUT) as store, own.client() as client:
+        client.replicaof("127.0.0.1", free_port())
+        refused(store, "read only replica")
+
+
 def test_a_full_disk(tmp_path: pathlib.Path) -> None:
     """The server cannot write its snapshot, and therefore takes no writes (MISCONF)."""
     server = RedisServer(tmp_path / "redis", appendonly="no", save="3600 1")

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis.node import Command, DeadlineExceeded, NodeError, Remedy
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.topology import Servers
 
@@ -79,12 +79,14 @@ class Link:
             end = self.monotonic() + seconds
             last_try = min(self.monotonic() + CONNECTING_SECONDS, end)
             until = end  # there is a second try, however long the first takes
+            failure: NodeError | None = None
             while spare is None:
                 try:
                     spare = _within(end - self.monotonic(), self.servers.connect)
-                except NodeError:
+                except NodeError as error:
+                    failure = error.or_cause(failure)
                     if self.monotonic() + FIRST_PAUSE >= until:
-                        raise
+                        raise failure from None
                     until = last_try
                     self._sleep(FIRST_PAUSE)
             self.session = spare
@@ -124,16 +126,20 @@ class Link:
         waiting = [*commands, clock]
         pause = FIRST_PAUSE
         session = sent if sent is self.session else None
+        failure: NodeError | None = None
         while True:
+            before = failure
             try:
                 if session is None:
                     session = self.connect(end - self.monotonic())
                     session.send(waiting)
                 failure = session.receive(waiting, end)
             except NodeError as error:
+                failure = error.or_cause(before)
                 if not any(command.open for command in waiting):
-                    raise  # nothing is to be found out by waiting
-                failure = error
+                    raise failure from None  # nothing is to be found out by waiting
+            else:
+                failure = failure and failure.or_cause(before)
             for command in waiting:
                 if command.reply == [_LATER]:
                     command.reply = None
@@ -187,7 +193,7 @@ def _within(seconds: float, connect: Callable[[], Session]) -> Session:
     except queue.Empty:
         late.set()
         close_late()
-        raise NodeError("Redis: no connection in time", Remedy.RECONNECT) from None
+        raise DeadlineExceeded("Redis: no connection in time") from None
     if isinstance(found, NodeError):
         raise found
     return found

@@ -72,12 +72,23 @@ class NodeError(StoreError):
         self.code = code  # the first word of what the server has answered, and the others
         self.rest = rest
 
+    def or_cause(self, before: NodeError | None) -> NodeError:
+        """What tells more: this, or the failure of the try ``before``, where the deadline has cut this one short."""
+        return self if before is None or not isinstance(self, DeadlineExceeded) else before
+
     @property
     def may_be_of_keys(self) -> bool:
         """Whether a command with other keys may well be carried out: a key may be of another type, for instance."""
         return (
             bool(self.code) and self.code not in _OF_SERVER and not any(f"-{code} " in self.rest for code in _OF_SERVER)
         )
+
+
+class DeadlineExceeded(NodeError):
+    """The time for the batch is over: this says little about the server, the failure of the try before says more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Remedy.RECONNECT)
 
 
 class Address(NamedTuple):
@@ -243,7 +254,7 @@ class Node:
 
     def give_up(self) -> None:
         """No answer has come in time: what is still in flight has failed."""
-        self._break(NodeError(f"Redis {self.address}: no answer in time", Remedy.RECONNECT))
+        self._break(DeadlineExceeded(f"Redis {self.address}: no answer in time"))
 
     def load_script(self) -> None:
         """Have the server keep the script, unless it does."""
