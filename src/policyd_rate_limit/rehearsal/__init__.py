@@ -1,0 +1,1 @@
+"""Rehearsing: what limits would have done with the mails of the past, before they are in force."""
