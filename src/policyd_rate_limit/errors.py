@@ -9,6 +9,7 @@
     │   └── AlreadyRunning   another instance runs, by the pidfile
     ├── ProtocolError        a client does not speak the Postfix policy protocol
     ├── DeliveryFailed       a report or an alert did not get to whom it is for
+    ├── MailLogError         a mail log cannot be opened or read
     └── StoreError           the store cannot decide now
         ├── StoreUnavailable     nothing of the batch was decided
         ├── CommitFailed         the batch was decided, but may not be on disk
@@ -82,6 +83,10 @@ class ProtocolError(PolicydError):
 
 class DeliveryFailed(PolicydError):
     """A report or an alert did not get to whom it is for, or to none that knows of it."""
+
+
+class MailLogError(PolicydError):
+    """A mail log cannot be opened or read."""
 
 
 class StoreError(PolicydError):
