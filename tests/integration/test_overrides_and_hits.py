@@ -16,6 +16,7 @@ from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Administration, Override
 from policyd_rate_limit.subjects import make_subjects
+from support.actors import TESTER
 from support.commands import call
 from support.daemon import Client, Daemon, mail, running
 from support.faketime import Clock
@@ -117,12 +118,12 @@ def test_two_daemons_heed_an_administrator(tmp_path: pathlib.Path, kind: str) ->
             assert admitted(one, 3) + admitted(two, 3) == LIMIT
             for entries in (administration.entries(None, 0), administration.entries(["user:alice"], 0)):
                 assert sum(entry.amount for entry in entries if entry.counter == "user:alice") == LIMIT
-            assert administration.reset("user:alice") == LIMIT
+            assert administration.reset("user:alice", TESTER) == LIMIT
             assert admitted(two, 3) + admitted(one, 3) == LIMIT  # at once, in both
 
             until = administration.now() + HOUR
-            administration.set_override(Override("user:alice", (Limit(LIMIT + 2, HOUR), Limit(99, DAY)), until))
-            administration.set_override(Override("user:bob", BLOCK, until))
+            administration.set_override(Override("user:alice", (Limit(LIMIT + 2, HOUR), Limit(99, DAY)), until), TESTER)
+            administration.set_override(Override("user:bob", BLOCK, until), TESTER)
             for daemon in (one, two):
                 wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
             assert passes(one)
@@ -130,8 +131,8 @@ def test_two_daemons_heed_an_administrator(tmp_path: pathlib.Path, kind: str) ->
             with Client(one.address) as client:  # beyond a limit that was raised: as beyond any other
                 assert client.ask(**mail("alice")) == "defer_if_permit Rate limit reach, retry later"
 
-            assert administration.remove_override("user:alice")
-            assert administration.remove_override("user:bob")
+            assert administration.remove_override("user:alice", TESTER)
+            assert administration.remove_override("user:bob", TESTER)
             for daemon in (one, two):
                 wait_until(partial(passes, daemon, "bob"), "bob is free", 10)
             assert refuses(one)
@@ -152,7 +153,7 @@ def test_a_block_ends_by_itself_and_what_was_counted_still_counts(tmp_path: path
     with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
         assert admitted(daemon, LIMIT - 1) == LIMIT - 1
         for user in ("alice", "bob"):
-            administration.set_override(Override(f"user:{user}", BLOCK, administration.now() + HOUR // 2))
+            administration.set_override(Override(f"user:{user}", BLOCK, administration.now() + HOUR // 2), TESTER)
         wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
         clock.forward(HOUR // 2 - 60)
         assert refuses(daemon)
@@ -175,8 +176,8 @@ def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.
             clock.forward(2 * HOUR)
         assert admitted(daemon, 1) == 1  # what has expired may be forgotten now
         until = administration.now() + 2 * DAY
-        administration.set_override(Override("user:alice", (Limit(3 * LIMIT + 2, DAY),), until))
-        administration.set_override(Override("user:bob", BLOCK, until))
+        administration.set_override(Override("user:alice", (Limit(3 * LIMIT + 2, DAY),), until), TESTER)
+        administration.set_override(Override("user:bob", BLOCK, until), TESTER)
         wait_until(partial(is_blocked, daemon), "overrides are heeded", 10)
         assert admitted(daemon, 3) == 1
         daemon.kill()
@@ -189,7 +190,7 @@ def test_a_longer_window_of_an_override_knows_what_was_before(tmp_path: pathlib.
 def test_overrides_and_hits_outlive_an_absence_of_the_database(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "db.sqlite3"
     with running(tmp_path, db_timeout=0.2, **SETTINGS) as daemon, administering(daemon) as administration:
-        administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR))
+        administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR), TESTER)
         wait_until(partial(is_blocked, daemon), "bob is blocked", 10)
         administration.close()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -214,7 +215,7 @@ def test_whom_a_block_is_for_stays_blocked_while_the_database_is_away(tmp_path: 
             reached = store.server.settings_at("127.0.0.1", proxy.port)
             with running(tmp_path / "host", **settings, **reached) as daemon, Client(daemon.address) as client:
                 with administering(daemon) as administration:
-                    administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR))
+                    administration.set_override(Override("user:bob", BLOCK, administration.now() + HOUR), TESTER)
                 wait_until(lambda: client.ask(**mail("bob")) == "521 5.7.1 begone", "bob is blocked", 10)
                 proxy.refuse()
                 wait_until(lambda: admitted(daemon, LIMIT + 1) == LIMIT + 1, "the database is away", 20)
@@ -249,8 +250,8 @@ def test_clean_keeps_what_an_override_needs_and_drops_overrides_that_have_ended(
     with faked(tmp_path, clock) as daemon, administering(daemon) as administration:
         assert admitted(daemon, LIMIT) == LIMIT
         now = administration.now()
-        administration.set_override(Override("user:alice", (Limit(LIMIT, 30 * DAY),), now + 20 * DAY))
-        administration.set_override(Override("user:bob", BLOCK, now + 60))
+        administration.set_override(Override("user:alice", (Limit(LIMIT, 30 * DAY),), now + 20 * DAY), TESTER)
+        administration.set_override(Override("user:bob", BLOCK, now + 60), TESTER)
         clock.forward(10 * DAY)
     for days, left, entries in ((0, 1, LIMIT), (15, 0, 0)):
         clock.forward(days * DAY)

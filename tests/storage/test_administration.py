@@ -28,6 +28,7 @@ from storage.administered import Administered, AdministeredLog, AdministeredRedi
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
+from support.actors import TESTER
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 BLOCK = (Limit(0, 1),)
@@ -77,8 +78,8 @@ def test_an_empty_database_has_nothing(database: Administered) -> None:
     assert list(administration.entries(None, 0)) == []
     assert administration.overrides() == []
     assert administration.hits() == []
-    assert administration.reset("user:nobody") == 0
-    assert not administration.remove_override("user:nobody")
+    assert administration.reset("user:nobody", TESTER) == 0
+    assert not administration.remove_override("user:nobody", TESTER)
     assert abs(administration.now() - time.time()) < 5
 
 
@@ -89,7 +90,7 @@ def test_entries_of_all_and_of_some(database: Administered) -> None:
     everything = {"user:a": 4, "user:b": 2, **dict.fromkeys(EVIL, 1)}
     assert admitted(database.store(), demand(LONG, cost=2)) == [True]
     assert counted(administration.entries([LONG], 0)) == {LONG: 2}
-    assert administration.reset(LONG) == 2
+    assert administration.reset(LONG, TESTER) == 2
     assert counted(administration.entries(None, 0)) == everything
     assert counted(administration.entries(["user:a", EVIL[0]], 0)) == {"user:a": 4, EVIL[0]: 1}
     for key in EVIL:
@@ -178,7 +179,7 @@ def test_a_reset_goes_back_as_far_as_any_daemon_looks(logged: AdministeredLog) -
     assert admitted(daemon, asked) == [True]
     daemon.maintain()
     age(logged, DAY // 2)
-    assert logged.administration().reset("user:a") == 1
+    assert logged.administration().reset("user:a", TESTER) == 1
     assert admitted(logged.store(DAY), asked) == [True]
 
 
@@ -190,11 +191,11 @@ def test_a_reset_frees_at_once_in_every_daemon(database: Administered, key: str)
     one, two, administration = database.store(), database.store(), database.administration()
     assert admitted(one, demand(key, 5, cost=3), demand(key, 5, cost=2), demand("user:b", 5, cost=5)) == [True] * 3
     assert admitted(two, demand(key, 5), demand("user:b", 5)) == [False, False]
-    assert administration.reset(key) == 5
+    assert administration.reset(key, TESTER) == 5
     assert admitted(two, demand(key, 5, cost=5), demand("user:b", 5)) == [True, False]
     assert admitted(one, demand(key, 5), demand("user:b", 5)) == [False, False]
-    assert administration.reset(key) == 5
-    assert administration.reset(key) == 0
+    assert administration.reset(key, TESTER) == 5
+    assert administration.reset(key, TESTER) == 0
     late = database.store()
     assert usage(late, [key, "user:b"]) == {key: 0, "user:b": 5}
 
@@ -202,7 +203,7 @@ def test_a_reset_frees_at_once_in_every_daemon(database: Administered, key: str)
 def test_a_mail_on_its_way_gives_nothing_back_that_a_reset_has_given_back(database: Administered) -> None:
     one, administration = database.store(), database.administration()
     assert admitted(one, *(demand(mail="m", part=part) for part in "abcd")) == [True] * 4
-    assert administration.reset("user:a") == 4
+    assert administration.reset("user:a", TESTER) == 4
     assert admitted(one, demand(mail="other", part="a", cost=3)) == [True]
     assert admitted(one, demand(mail="m", part="a")) == [True]  # known, whatever it counts now
     before = usage(one, ["user:a"])["user:a"]
@@ -226,13 +227,13 @@ def test_resets_while_daemons_count(database: Administered) -> None:
         totals = [pool.submit(count, store) for store in stores]
         try:
             while taken_back <= 5 * 7:
-                just_now = administration.reset("user:a")
+                just_now = administration.reset("user:a", TESTER)
                 assert just_now <= 7
                 taken_back += just_now
         finally:
             enough.set()
         total = sum(of_one.result() for of_one in totals)
-    assert taken_back + administration.reset("user:a") == total
+    assert taken_back + administration.reset("user:a", TESTER) == total
     for store in stores:
         assert usage(store, ["user:a"], most=7) == {"user:a": 0}
 
@@ -246,17 +247,17 @@ def test_overrides_are_set_replaced_and_removed(database: Administered, caplog: 
         Override("user:a", BLOCK, date_in(), "spam"),
         Override("user:a", (Limit(9, 60), Limit(99, HOUR)), date_in(5)),
     )
-    one.set_override(block)
+    one.set_override(block, TESTER)
     assert two.overrides() == [block]
-    two.set_override(more)
+    two.set_override(more, TESTER)
     odd = [Override(key, (), date_in(), key) for key in (LONG, *EVIL)]
     for override in odd:
-        one.set_override(override)
+        one.set_override(override, TESTER)
     assert one.overrides() == two.overrides() == sorted([more, *odd])
-    assert one.remove_override("user:a")
-    assert not two.remove_override("user:a")
+    assert one.remove_override("user:a", TESTER)
+    assert not two.remove_override("user:a", TESTER)
     for override in odd:
-        assert two.remove_override(override.key)
+        assert two.remove_override(override.key, TESTER)
     assert one.overrides() == []
     assert caplog.messages == []
 
@@ -268,11 +269,11 @@ def test_daemons_hear_of_each_change_once(database: Administered) -> None:
     one, two = Override("user:a", BLOCK, date_in()), Override("user:b", BLOCK, date_in())
     longer = one._replace(until=one.until + 1)
     for change, expected in (
-        (lambda: administration.set_override(one), [one]),
-        (lambda: administration.set_override(two), [one, two]),
-        (lambda: administration.set_override(longer), [longer, two]),
-        (lambda: administration.remove_override("user:a"), [two]),
-        (lambda: administration.remove_override("user:b"), []),
+        (lambda: administration.set_override(one, TESTER), [one]),
+        (lambda: administration.set_override(two, TESTER), [one, two]),
+        (lambda: administration.set_override(longer, TESTER), [longer, two]),
+        (lambda: administration.remove_override("user:a", TESTER), [two]),
+        (lambda: administration.remove_override("user:b", TESTER), []),
     ):
         change()
         assert store.overrides() == expected
@@ -283,9 +284,9 @@ def test_overrides_by_many_administrators_at_once(database: Administered) -> Non
     def change(number: int) -> None:
         administration = database.administration()
         for turn in range(5):
-            administration.set_override(Override("user:all", BLOCK, date_in(), f"{number}.{turn}"))
-            administration.set_override(Override(f"user:{number}", BLOCK, date_in()))
-            assert administration.remove_override(f"user:{number}")
+            administration.set_override(Override("user:all", BLOCK, date_in(), f"{number}.{turn}"), TESTER)
+            administration.set_override(Override(f"user:{number}", BLOCK, date_in()), TESTER)
+            assert administration.remove_override(f"user:{number}", TESTER)
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(change, number) for number in range(4)]:
@@ -297,7 +298,7 @@ def test_overrides_by_many_administrators_at_once(database: Administered) -> Non
 def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> None:
     store, administration = logged.store(), logged.administration()
     override = Override("user:a", BLOCK, date_in())
-    administration.set_override(override)
+    administration.set_override(override, TESTER)
     assert admitted(store, demand(maximum=3, cost=2)) == [True]
     assert store.overrides() == [override]
     administration.close()
@@ -312,9 +313,9 @@ def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> N
 
 def test_an_override_that_has_ended_is_none(database: Administered) -> None:
     administration = database.administration()
-    administration.set_override(Override("user:a", BLOCK, date_in(-1)))
+    administration.set_override(Override("user:a", BLOCK, date_in(-1)), TESTER)
     assert administration.overrides() == []
-    assert not administration.remove_override("user:a")
+    assert not administration.remove_override("user:a", TESTER)
 
 
 def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,10 +323,10 @@ def test_too_many_overrides_are_refused(database: Administered, monkeypatch: pyt
         monkeypatch.setattr(tables, "MOST_OVERRIDES", 3)
     administration = database.administration()
     for number in range(3):
-        administration.set_override(Override(f"user:{number}", BLOCK, date_in()))
-    administration.set_override(Override("user:2", (), date_in()))
+        administration.set_override(Override(f"user:{number}", BLOCK, date_in()), TESTER)
+    administration.set_override(Override("user:2", (), date_in()), TESTER)
     with pytest.raises(StoreFull, match="3 overrides"):
-        administration.set_override(Override("user:3", BLOCK, date_in()))
+        administration.set_override(Override("user:3", BLOCK, date_in()), TESTER)
     assert len(administration.overrides()) == 3
 
 
@@ -342,8 +343,8 @@ def test_daemons_block_where_no_override_is_in_force(database: Administered) -> 
     until = date_in()
     allowed = Override("user:a", (), until, "mailing")
     by_hand = Override("user:b", BLOCK, until - 1800, "by hand")
-    administration.set_override(allowed)
-    administration.set_override(by_hand)
+    administration.set_override(allowed, TESTER)
+    administration.set_override(by_hand, TESTER)
     odd = [blocking(f"person|user:{key}", until) for key in (LONG, *EVIL)]
     first, last = blocking("user:c", until), blocking("user:d", until)
     assert one.block([blocking("user:a", until), blocking("user:b", until), first, *odd]) == 0
@@ -358,11 +359,11 @@ def test_a_block_takes_the_place_of_what_has_ended(database: Administered) -> No
     store, administration = database.store(), database.administration()
     store.admit([], (), PATIENCE)
     ended, until = date_in(-5), date_in()
-    administration.set_override(Override("user:a", (), ended, "ended"))
+    administration.set_override(Override("user:a", (), ended, "ended"), TESTER)
     block = blocking("user:a", until)
     assert store.block([block, blocking("user:b", ended)]) == 0
     assert administration.overrides() == [block]
-    assert administration.remove_override("user:a")
+    assert administration.remove_override("user:a", TESTER)
     assert store.overrides() == []
     assert store.block([block]) == 0
     assert store.overrides() == [block]
@@ -382,7 +383,7 @@ def test_an_administrator_is_first_whoever_comes_first(database: Administered) -
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         left_out = [pool.submit(block, store) for store in stores]
         for name in names:
-            administration.set_override(Override(name, (), until, "allowed"))
+            administration.set_override(Override(name, (), until, "allowed"), TESTER)
         assert [one.result() for one in left_out] == [0, 0, 0]
     assert [override.note for override in administration.overrides()] == ["allowed"] * len(names)
 
@@ -393,11 +394,11 @@ def test_daemons_leave_room_for_administrators(database: Administered, monkeypat
     store, administration = database.store(), database.administration()
     store.admit([], (), PATIENCE)
     until = date_in()
-    administration.set_override(Override("user:000", (), until))
+    administration.set_override(Override("user:000", (), until), TESTER)
     assert store.block([blocking(f"user:{number:03}", until) for number in range(160)]) == 10
     assert len(administration.overrides()) == 150
     assert store.block([blocking("user:a", until), blocking("user:000", until)]) == 1
-    administration.set_override(Override("user:b", BLOCK, until))
+    administration.set_override(Override("user:b", BLOCK, until), TESTER)
     assert len(administration.overrides()) == 151
 
 
@@ -411,7 +412,7 @@ def test_nobody_is_blocked_by_a_store_without_its_database(database: Administere
         with contextlib.suppress(StoreUnavailable):
             store.block([block])
         store.admit([], (), PATIENCE)
-    administration.remove_override("user:a")
+    administration.remove_override("user:a", TESTER)
     assert store.block([block]) == 0
     assert administration.overrides() == [block]
 
@@ -490,7 +491,7 @@ def test_hits_of_1_2_0_count_until_they_are_reported(logged: AdministeredLog) ->
 def test_a_connection_that_is_lost_is_replaced(database: Administered) -> None:
     administration = database.administration()
     override = Override("user:a", BLOCK, date_in())
-    administration.set_override(override)
+    administration.set_override(override, TESTER)
     database.break_connections()
     assert administration.overrides() == [override]
     database.break_connections()
@@ -514,9 +515,9 @@ def test_values_are_seen_and_taken_back(database: Administered) -> None:
     assert sorted(entry.part for entry in found) == sorted(map(digest, "abc"))
     assert {(entry.counter, entry.mail) for entry in found} == {(PLACES, "")}
     assert list(administration.entries([PLACES], date_in(60))) == []
-    assert administration.reset(PLACES) == 3
-    assert administration.reset(PLACES) == 0
-    assert administration.reset(long) == 1
+    assert administration.reset(PLACES, TESTER) == 3
+    assert administration.reset(PLACES, TESTER) == 0
+    assert administration.reset(long, TESTER) == 1
     assert counted(administration.entries([PLACES, long], 0)) == {}
     for one in (store, other, database.store()):
         assert values_in(one, PLACES, long) == [0, 0]

@@ -20,6 +20,7 @@ from storage.logs import MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_stores import new_store
 from storage.stores import HOUR, PATIENCE, admitted, demand, usage
 from support import sql_servers
+from support.actors import TESTER
 from support.programs import require
 from support.redis_servers import RedisServer, command_line
 from support.sql_servers import MariadbServer
@@ -56,13 +57,13 @@ def run(
 
 def fill(database: Administered) -> None:
     admitted(database.store(), demand(cost=3))
-    database.administration().set_override(BLOCK)
+    database.administration().set_override(BLOCK, TESTER)
 
 
 def spoil(database: Administered) -> None:
     """What comes after the backup."""
     admitted(database.store(), demand(cost=4), demand("user:c", cost=1))
-    database.administration().remove_override("user:b")
+    database.administration().remove_override("user:b", TESTER)
 
 
 def assert_restored(database: Administered) -> None:

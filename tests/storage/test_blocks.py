@@ -14,6 +14,7 @@ from storage.installation import LogPlace, MariadbPlace, Place, PostgresqlPlace,
 from storage.logs import MariadbLogs, PostgresqlLogs
 from storage.redis_stores import new_prefix
 from storage.stores import Clock
+from support.actors import TESTER
 from support.ruled import NOON, policy_of, request
 
 START = NOON + 0.5
@@ -132,8 +133,8 @@ def test_whom_an_administrator_frees_is_free_until_a_limit_is_exceeded_again(ins
     for daemon in (installed.one, installed.other):
         daemon.maintain()
     for key in BLOCKED_COUNTERS:
-        assert installed.administration.remove_override(key)
-        installed.administration.reset(key)
+        assert installed.administration.remove_override(key, TESTER)
+        installed.administration.reset(key, TESTER)
     for daemon in (installed.one, installed.other):
         daemon.maintain()
     assert installed.mails(installed.one, 1) + installed.mails(installed.other, 2) == ["dunno", "dunno", FAIL]
@@ -144,7 +145,7 @@ def test_whom_an_administrator_frees_is_free_until_a_limit_is_exceeded_again(ins
 def test_an_administrator_has_decided(installed: Installation) -> None:
     """Whoever exceeds the limits that they were given by hand is not blocked."""
     allowed = Override("person|user:alice@example.org", (Limit(2, 60),), UNTIL + 7, "by hand")
-    installed.administration.set_override(allowed)
+    installed.administration.set_override(allowed, TESTER)
     installed.one.maintain()
     installed.exceed(installed.one)
     assert installed.one.blocked == []
@@ -157,14 +158,14 @@ def test_an_administrator_has_decided_and_the_daemon_does_not_know_yet(installed
     """It learns of it as it wants to write."""
     person = "person|user:alice@example.org"
     allowed = Override(person, (Limit(2, 60),), UNTIL + 7, "by hand")
-    installed.administration.set_override(allowed)
+    installed.administration.set_override(allowed, TESTER)
     installed.exceed(installed.one)
     assert installed.mails(installed.one, 1) == [BLOCK]  # in the other rules
     installed.one.maintain()
     assert allowed in installed.administration.overrides()
     for key in BLOCKED_COUNTERS:
         if key != person:
-            installed.administration.remove_override(key)
+            installed.administration.remove_override(key, TESTER)
     installed.one.maintain()
     installed.other.maintain()
     assert installed.mails(installed.one, 1) == [FAIL]

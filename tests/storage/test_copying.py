@@ -31,6 +31,7 @@ from storage.administered import Administered, AdministeredLog, AdministeredRedi
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
+from support.actors import TESTER
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 KINDS = ("sqlite", "postgresql", "mariadb", "redis")
@@ -79,7 +80,7 @@ each_way = pytest.mark.parametrize(
 
 def copy(old: Administered, new: Administered) -> Copied:
     source, target = old.administration(), new.administration()
-    return copying.copy(source, target, (old.copier(source), new.copier(target)))
+    return copying.copy(source, target, (old.copier(source), new.copier(target)), TESTER)
 
 
 def seconds(database: Administered) -> dict[tuple[str, int], int]:
@@ -100,7 +101,7 @@ def test_counts_once_however_often(databases: tuple[Administered, Administered])
     assert admitted(before, demand(cost=3), demand("user:b", cost=2), *map(demand, EVIL)) == [True] * (2 + len(EVIL))
     admitted(before, demand("user:m", mail="m", part="a"), demand("user:m", mail="m", part="b"))
     admitted(before, demand("user:r", cost=7))
-    assert old.administration().reset("user:r") == 7
+    assert old.administration().reset("user:r", TESTER) == 7
     assert admitted(after, demand("user:b", cost=1)) == [True]
 
     expected = {"user:a": 3, "user:b": 3, "user:m": 2, "user:r": 0, **dict.fromkeys(EVIL, 1)}
@@ -111,7 +112,7 @@ def test_counts_once_however_often(databases: tuple[Administered, Administered])
 
     # Between the copy and the end of the old daemons: more, a mail that turns out cheaper, a reset.
     admitted(before, demand(cost=2), demand("user:c", cost=4), demand("user:m", mail="m", settles=True, cost=1))
-    assert old.administration().reset(EVIL[0]) == 1
+    assert old.administration().reset(EVIL[0], TESTER) == 1
     admitted(after, demand("user:c", cost=1), demand(cost=1))
     expected |= {"user:a": 6, "user:c": 5, "user:m": 1, EVIL[0]: 0}
     assert copy(old, new).counts > 0
@@ -234,7 +235,7 @@ def test_a_copy_that_is_cut_short_goes_on_where_it_was(
 
     source, target = old.administration(), new.administration()
     with pytest.raises(StoreUnavailable):
-        copying.copy(source, target, (old.copier(source), dying(target)))
+        copying.copy(source, target, (old.copier(source), dying(target)), TESTER)
     some = len(seconds(new))
     assert 0 < some < 27
     again = copy(old, new)
@@ -263,7 +264,7 @@ def test_an_old_database_that_is_emptied_takes_nothing_back(databases: tuple[Adm
     old, new = databases
     store = old.store()
     admitted(store, demand(cost=5))
-    old.administration().set_override(Override("user:b", BLOCK, date_in()))
+    old.administration().set_override(Override("user:b", BLOCK, date_in()), TESTER)
     copy(old, new)
     store.close()
     if isinstance(old, AdministeredLog):
@@ -332,23 +333,23 @@ def test_overrides_once(databases: tuple[Administered, Administered]) -> None:
         Override(EVIL[2], (), date_in(90)),
     )
     for override in (block, allow, long):
-        one.set_override(override)
+        one.set_override(override, TESTER)
     own = Override("user:o", TWO, date_in(70))
-    two.set_override(own)
+    two.set_override(own, TESTER)
     assert copy(*databases).overrides == 3
     assert two.overrides() == sorted([block, allow, long, own])
     # Since then the administrator has ended one in the new database, changed another, and one in the old one.
-    two.remove_override("user:b")
+    two.remove_override("user:b", TESTER)
     changed = Override("user:a", TWO, date_in(80))
-    two.set_override(changed)
+    two.set_override(changed, TESTER)
     longer = long._replace(until=date_in(99))
-    one.set_override(longer)
+    one.set_override(longer, TESTER)
     copied = copy(*databases)
     assert (copied.overrides, copied.kept) == (1, [])
     assert two.overrides() == sorted([changed, longer, own])
-    one.set_override(block._replace(until=date_in(500)))
+    one.set_override(block._replace(until=date_in(500)), TESTER)
     assert copy(*databases).kept == ["user:a"]
-    one.remove_override(EVIL[2])
+    one.remove_override(EVIL[2], TESTER)
     assert copy(*databases).revoked == 1
     assert two.overrides() == sorted([changed, own])
     assert copy(*databases).overrides == 0
@@ -405,7 +406,7 @@ def test_clocks_that_differ_are_refused(
     with pytest.raises(
         SystemRefusal, match="clock of the new database is [67] s " + ("ahead of" if ahead > 0 else "behind")
     ):
-        copying.copy(one, two, copiers)
+        copying.copy(one, two, copiers, TESTER)
 
 
 # --- Sums
@@ -473,7 +474,7 @@ def test_values_once_however_often(databases: tuple[Administered, Administered])
     assert copy(old, new).counts == 0
     # Between the copy and the end of the old daemons: more, and a reset.
     admitted(before, seen("y", key=other))
-    assert old.administration().reset(PLACES) == 2
+    assert old.administration().reset(PLACES, TESTER) == 2
     copy(old, new)
     for number, store in enumerate((after, new.store())):
         left, of_other = values_in(store, PLACES, other)
@@ -482,7 +483,7 @@ def test_values_once_however_often(databases: tuple[Administered, Administered])
         assert admitted(store, seen("d")) == [True]
         assert values_in(old.store(), PLACES, other) == [0, 2]
     # What was taken back in the new one is not brought anew.
-    assert new.administration().reset(other) == 2
+    assert new.administration().reset(other, TESTER) == 2
     copy(old, new)
     assert values_in(new.store(), other) == [0]
 

@@ -33,6 +33,7 @@ from storage.installation import Installed, LogPlace, Place, PostgresqlPlace, Re
 from storage.logs import PostgresqlLogs
 from storage.redis_stores import new_prefix
 from storage.stores import START, Clock, in_memory
+from support.actors import TESTER
 from support.examples import examples
 
 MAIL_SECONDS = 20  # all requests of one mail come within so many: less than any window
@@ -217,7 +218,7 @@ class Installation(RuleBasedStateMachine):
     @rule(user=users)
     def reset(self, user: str) -> None:
         with contextlib.closing(self.at.administration(longest_of(self.file))) as administration:
-            administration.reset(f"user:{user}")
+            administration.reset(f"user:{user}", TESTER)
         self.model.reset(user)
         self.clock.now += self.second_of_a_reset
 
@@ -229,14 +230,14 @@ class Installation(RuleBasedStateMachine):
     def allow_or_block(self, user: str, limits: Limits, seconds: int) -> None:
         with contextlib.closing(self.at.administration(longest_of(self.file))) as administration:
             override = Override(f"user:{user}", self.fit(limits), administration.now() + seconds)
-            administration.set_override(override)
+            administration.set_override(override, TESTER)
         self.model.overrides[user] = override
         self.heed()
 
     @rule(user=users)
     def revoke(self, user: str) -> None:
         with contextlib.closing(self.at.administration(longest_of(self.file))) as administration:
-            administration.remove_override(f"user:{user}")
+            administration.remove_override(f"user:{user}", TESTER)
         self.model.overrides.pop(user, None)
         self.heed()
 
@@ -315,7 +316,7 @@ def test_a_reset_takes_back_what_a_longer_window_holds_later(
         assert not one.ask(replace(mail, instance="too many"))
     daemon.reload(shorter)
     with contextlib.closing(place.administration(longest_of(shorter))) as administration:
-        assert administration.reset("user:alice") == 0  # in the windows that it knows
+        assert administration.reset("user:alice", TESTER) == 0  # in the windows that it knows
     if restarts:
         daemon.die()
         daemon = Installed(place, longer, None)

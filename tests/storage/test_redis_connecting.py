@@ -16,6 +16,7 @@ from policyd_rate_limit.storage.administration import Hits, MayNotList, Override
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from storage.redis_stores import SECRET, TIMEOUT, new_store, refused, store_on
 from storage.stores import HOUR, admitted, demand
+from support.actors import TESTER
 from support.daemon import free_port
 from support.programs import require
 from support.redis_servers import RedisServer
@@ -69,12 +70,12 @@ def test_the_least_rights_that_suffice(own: RedisServer, caplog: pytest.LogCaptu
         store_on(own, **options) as store,
         contextlib.closing(RedisAdministration(config, longest=HOUR, timeout=TIMEOUT)) as administration,
     ):
-        administration.set_override(Override("user:b", (), administration.now() + 60))
-        assert administration.remove_override("user:b")
+        administration.set_override(Override("user:b", (), administration.now() + 60), TESTER)
+        assert administration.remove_override("user:b", TESTER)
         store.add_hits([Hits("user:b", 60, 1, 1)])
         administration.forget_hits(administration.hits())
         assert sum(entry.amount for entry in administration.entries(["user:c"], 0)) == 10
-        assert administration.reset("user:c") == 10
+        assert administration.reset("user:c", TESTER) == 10
         with own.client() as client:
             client.execute_command("ACL", "SETUSER", "policyd", "-scan")
         with pytest.raises(MayNotList, match="grant \\+scan"):

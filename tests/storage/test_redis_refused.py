@@ -18,6 +18,7 @@ from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.redis_database import RedisDatabase
 from storage.redis_stores import ask as ask_store
 from storage.stores import HOUR, PATIENCE, Clock, demand
+from support.actors import TESTER
 
 WRONG = "user:alice"
 
@@ -165,7 +166,7 @@ def test_a_replay_of_an_outage_sets_aside_what_is_refused(
 def test_a_reset_frees_it(redis: RedisDatabase, client: Redis, clock: Clock, trouble: Trouble) -> None:
     trouble(redis, client)
     with contextlib.closing(RedisAdministration(redis.config, longest=HOUR, timeout=PATIENCE)) as administration:
-        assert administration.reset(WRONG) == 0
+        assert administration.reset(WRONG, TESTER) == 0
     daemon = Daemon(redis, clock)
     assert ask(daemon, WRONG, 1) == 1
     assert daemon.engine._aside.records == ()

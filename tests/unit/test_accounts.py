@@ -8,12 +8,13 @@ import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policyd_rate_limit.errors import UnknownAccount
-from policyd_rate_limit.system.accounts import Account, resolve
+from policyd_rate_limit.system.accounts import Account, login_name, resolve
 from support.programs import require, require_root
 
 DROP = """
@@ -241,3 +242,26 @@ def test_root_may_stay_root() -> None:
     assert facts["Uid"] == ["0"] * 4
     assert facts["NoNewPrivs"] == ["0"]
     assert int(facts["CapEff"][0], 16) != 0
+
+
+@pytest.mark.parametrize(("kept", "by_sudo"), [("0", "somebody"), ("0\n", "")])
+def test_the_kernel_knows_best_who_has_logged_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, by_sudo: str
+) -> None:
+    (tmp_path / "loginuid").write_text(kept)
+    monkeypatch.setenv("SUDO_USER", by_sudo)
+    assert login_name(tmp_path / "loginuid") == pwd.getpwuid(0).pw_name
+
+
+@pytest.mark.parametrize("kept", ["4294967295", "", "none", None])
+def test_sudo_is_believed_of_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str | None) -> None:
+    if kept is not None:
+        (tmp_path / "loginuid").write_text(kept)
+    monkeypatch.setenv("SUDO_USER", "alice")
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert login_name(tmp_path / "loginuid") == "alice"
+    nobody = pwd.getpwnam("nobody").pw_uid
+    monkeypatch.setattr(os, "getuid", lambda: nobody)
+    assert login_name(tmp_path / "loginuid") == "nobody"  # who may set any environment
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    assert login_name(tmp_path / "loginuid") == "uid 987654"

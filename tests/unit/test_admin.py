@@ -20,7 +20,7 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, stages
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.policy import Rule
-from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.administration import Actor, Hits, Override
 from support.policies import subjects
 
 NOW = 1_000_000
@@ -60,13 +60,13 @@ class Store:
     def hits(self) -> list[Hits]:
         return self.counted
 
-    def reset(self, key: str) -> int:
+    def reset(self, key: str, by: Actor) -> int:
         raise NotImplementedError
 
-    def set_override(self, override: Override) -> None:
+    def set_override(self, override: Override, by: Actor | None) -> None:
         raise NotImplementedError
 
-    def remove_override(self, key: str) -> bool:
+    def remove_override(self, key: str, by: Actor | None) -> bool:
         raise NotImplementedError
 
     def add_hits(self, hits: Sequence[Hits]) -> None:

@@ -21,7 +21,8 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Rule
-from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.administration import Actor, Hits, Override
+from support.actors import TESTER
 from support.policies import subjects
 
 NOW = 1_000_000
@@ -33,6 +34,7 @@ class Kept:
     def __init__(self) -> None:
         self.charged = [Entry("user:alice", 3, NOW - 10, "", "")]
         self.by_key: dict[str, Override] = {}
+        self.asked_by: list[tuple[str, str, Actor]] = []
 
     def now(self) -> int:
         return NOW
@@ -43,13 +45,16 @@ class Kept:
     def overrides(self) -> list[Override]:
         return list(self.by_key.values())
 
-    def set_override(self, override: Override) -> None:
+    def set_override(self, override: Override, by: Actor) -> None:
+        self.asked_by.append(("override", override.key, by))
         self.by_key[override.key] = override
 
-    def remove_override(self, key: str) -> bool:
+    def remove_override(self, key: str, by: Actor) -> bool:
+        self.asked_by.append(("revoke", key, by))
         return self.by_key.pop(key, None) is not None
 
-    def reset(self, key: str) -> int:
+    def reset(self, key: str, by: Actor) -> int:
+        self.asked_by.append(("reset", key, by))
         taken = sum(entry.amount for entry in self.charged if entry.counter == key)
         self.charged = [entry for entry in self.charged if entry.counter != key]
         return taken
@@ -71,7 +76,7 @@ def told(value: facts.Facts) -> Any:
 
 
 def test_an_override_and_its_end(desk: Desk) -> None:
-    put = overrides.override(desk, "user:alice", (Limit(0, 1),), 60, "stolen")
+    put = overrides.override(desk, "user:alice", (Limit(0, 1),), 60, "stolen", by=TESTER)
     assert put.overrides == desk.store.overrides() == [Override("user:alice", (Limit(0, 1),), NOW + 60, "stolen")]
     assert told(facts.of_overridden("alice", put)) == {
         "id": "alice",
@@ -84,14 +89,29 @@ def test_an_override_and_its_end(desk: Desk) -> None:
     [key] = told(facts.of_standings("user:alice", [standing], None, NOW))["keys"]
     assert (key["source"], key["override"]["note"], key["free_in"]) == ("override", "stolen", None)
     assert key["hits"] == [{"seconds": 60, "hits": 2, "last": None}]
-    ended = overrides.revoke(desk, "alice")
+    ended = overrides.revoke(desk, "alice", by=TESTER)
     assert ended == {"user:alice": True, "sender:alice": False}
     assert told(facts.of_revoked("alice", ended)) == {"id": "alice", "revoked": ["user:alice"]}
-    assert not any(overrides.revoke(desk, "alice").values())
+    assert not any(overrides.revoke(desk, "alice", by=TESTER).values())
+
+
+def test_the_store_is_told_who_asks_for_each_change(desk: Desk) -> None:
+    store = desk.store
+    assert isinstance(store, Kept)
+    somebody = Actor("carol", "192.0.2.7 by the web page")
+    overrides.override(desk, "user:alice", (), 60, "", by=somebody)
+    overrides.revoke(desk, "alice", by=TESTER)
+    overrides.reset(desk, "user:alice", by=somebody)
+    assert store.asked_by == [
+        ("override", "user:alice", somebody),
+        ("revoke", "user:alice", TESTER),
+        ("revoke", "sender:alice", TESTER),
+        ("reset", "user:alice", somebody),
+    ]
 
 
 def test_whoever_is_not_on_record_is_said_to_be_strange(desk: Desk) -> None:
-    put = overrides.override(desk, "user:alcie", (), 60, "")
+    put = overrides.override(desk, "user:alcie", (), 60, "", by=TESTER)
     assert put.stranger is not None  # though it has an override by now
     assert told(facts.of_overridden("alcie", put))["nearest"] == ["user:alice"]
     assert stranger(desk, "user:alcie") is None  # now it is on record
@@ -99,7 +119,7 @@ def test_whoever_is_not_on_record_is_said_to_be_strange(desk: Desk) -> None:
 
 
 def test_what_was_counted_is_taken_back(desk: Desk) -> None:
-    taken = overrides.reset(desk, "alice")
+    taken = overrides.reset(desk, "alice", by=TESTER)
     assert taken == {"user:alice": 3, "sender:alice": 0}
     assert told(facts.of_reset("alice", taken))["reset"] == [
         {"key": "user:alice", "mails": 3},
@@ -111,7 +131,7 @@ def test_what_was_counted_is_taken_back(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ["", "@example.org", "*@example.org"])
 def test_nothing_is_put_in_force_for_what_is_no_id(desk: Desk, name: str) -> None:
     with pytest.raises(NotAnId):
-        overrides.override(desk, name, (), 60, "")
+        overrides.override(desk, name, (), 60, "", by=TESTER)
     assert not desk.store.overrides()
 
 

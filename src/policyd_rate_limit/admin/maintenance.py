@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.policy import Rule
+    from policyd_rate_limit.storage.administration import Actor
     from policyd_rate_limit.storage.copying import Copied
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.tables.cache import Lookup
@@ -112,8 +113,10 @@ def _limits_of(lookup: Lookup | None, asking: Mapping[str, Rule], counter: str) 
     return limits_of_counter(lookup, counter) if lookup is not None and not prefix else None
 
 
-def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:
+def copy(old: Settings, new: Settings, by: Actor) -> tuple[Copied, Sequence[tuple[Path, Sequence[Record]]]]:
     """Bring what the database of ``old`` holds into that of ``new``: what that was, and what waits in which spool file.
+
+    ``by`` asks for it; the audit trail of the new database keeps that.
 
     Root makes the directories of the new database and becomes the daemons' account.
 
@@ -132,7 +135,7 @@ def copy(old: Settings, new: Settings) -> tuple[Copied, Sequence[tuple[Path, Seq
         backend.check_access()
     try:
         copiers = backends[0].make_copier(source), backends[1].make_copier(target)
-        return copying.copy(source, target, copiers), backends[0].waiting()
+        return copying.copy(source, target, copiers, by), backends[0].waiting()
     finally:
         source.close()
         target.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Actor
 
 
 class Overridden(NamedTuple):
@@ -26,8 +27,12 @@ class Overridden(NamedTuple):
     stranger: Stranger | None
 
 
-def override(desk: Desk, name: str, limits: Limits, seconds: int, note: str, rule: str | None = None) -> Overridden:
+def override(
+    desk: Desk, name: str, limits: Limits, seconds: int, note: str, rule: str | None = None, *, by: Actor
+) -> Overridden:
     """Put ``limits`` in force for ``name``, for so many ``seconds``; ``note``: why. ``rule``: in that rule alone.
+
+    ``by`` asks for it, here and below; the audit trail keeps that.
 
     Raises NotAnId, and StoreFull when there are too many overrides already.
     """
@@ -37,18 +42,18 @@ def override(desk: Desk, name: str, limits: Limits, seconds: int, note: str, rul
     now = desk.store.now()
     overrides = [Override(key, limits, now + seconds, note) for key in keys]
     for one in overrides:
-        desk.store.set_override(one)
+        desk.store.set_override(one, by)
     return Overridden(now, overrides, stranger(desk, name, before))  # not earlier: whoever blocks is in a hurry
 
 
-def revoke(desk: Desk, name: str, rule: str | None = None) -> dict[str, bool]:
+def revoke(desk: Desk, name: str, rule: str | None = None, *, by: Actor) -> dict[str, bool]:
     """End the overrides of ``name``: for each of its counters whether there was one. Raises NotAnId."""
-    return {key: desk.store.remove_override(key) for key in desk.keys(name, rule)}
+    return {key: desk.store.remove_override(key, by) for key in desk.keys(name, rule)}
 
 
-def reset(desk: Desk, name: str, rule: str | None = None) -> dict[str, int]:
+def reset(desk: Desk, name: str, rule: str | None = None, *, by: Actor) -> dict[str, int]:
     """Take back all that was counted for ``name``, in every daemon: how much, by counter. Raises NotAnId."""
-    return {key: desk.store.reset(key) for key in desk.keys(name, rule)}
+    return {key: desk.store.reset(key, by) for key in desk.keys(name, rule)}
 
 
 def _refuse_patterns(name: str, keys: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import click
 from policyd_rate_limit import config
 from policyd_rate_limit.admin import maintenance
 from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.cli.actor import of_this_shell
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
@@ -31,7 +32,7 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
     """
     old = load(path)
     target = config.load(new).settings
-    copied, waiting = maintenance.copy(old, target)
+    copied, waiting = maintenance.copy(old, target, of_this_shell())
     batches = sum(len(records) for _, records in waiting)
     if as_json:
         told = {

@@ -9,6 +9,7 @@ import click
 from policyd_rate_limit.admin import facts
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.admin.overrides import override
+from policyd_rate_limit.cli.actor import of_this_shell
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import write, write_json
@@ -45,8 +46,9 @@ def put(
     path: Path | None, identifier: str, limits: Limits, seconds: int, note: str, rule: str | None, *, as_json: bool
 ) -> Exit:
     """Put ``limits`` in force for ``identifier``, for so many ``seconds``; ``rule``: in that rule alone."""
+    by = of_this_shell()
     with open_desk(load(path)) as desk, naming_an_id():
-        put = override(desk, identifier, limits, seconds, note, rule)
+        put = override(desk, identifier, limits, seconds, note, rule, by=by)
     if as_json:
         write_json(facts.of_overridden(identifier, put))
     else:

@@ -9,6 +9,7 @@ import click
 from policyd_rate_limit.admin import facts, overrides
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.cli import completing
+from policyd_rate_limit.cli.actor import of_this_shell
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import json_option, write, write_json
@@ -26,8 +27,9 @@ def command(path: Path | None, identifier: str, rule: str | None, as_json: bool)
 
     Exits with 1 when there was nothing to end.
     """
+    by = of_this_shell()
     with open_desk(load(path)) as desk, naming_an_id():
-        ended = overrides.revoke(desk, identifier, rule)
+        ended = overrides.revoke(desk, identifier, rule, by=by)
     if as_json:
         write_json(facts.of_revoked(identifier, ended))
     else:

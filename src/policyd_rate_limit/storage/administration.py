@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
-    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.domain.limits import Limit, Limits
 
 MOST_OVERRIDES = 10_000  # in force at once
 MOST_BLOCKS = 8_000  # of these, beyond which daemons put no further one in force: the rest is for administrators
 MOST_HITS = 100_000  # that are told at once
 HITS_AT_ONCE = 500  # that are counted all or none
 LONGEST_NOTE = 1_000  # characters
+LONGEST_DETAIL = 320  # characters of each value that is kept of a request; no address is longer
+HOUR = 3_600  # seconds
+HISTORY_DAYS = 31  # that the hit history goes back
+HISTORY_ROWS_PER_HOUR = 1_000  # what runs into limits beyond that is added up by rule, see OTHERS
+MOST_HISTORY_ROWS = 200_000  # in all: beyond that the oldest hours go
+AUDIT_DAYS = 400  # that the audit trail goes back
+MOST_AUDIT_ENTRIES = 100_000  # beyond that the oldest go
+OTHERS = "others"  # the kind of the counter, without an id, that stands for those beyond HISTORY_ROWS_PER_HOUR
 PATIENCE = 30.0  # seconds to wait for the daemons, where they have to be kept from the database
 
 
@@ -50,12 +58,72 @@ class Override(NamedTuple):
     note: str = ""
 
 
+class HitDetails(NamedTuple):
+    """What Postfix said of the request that ran into a limit: each the beginning, of :data:`LONGEST_DETAIL` characters.
+
+    Empty where Postfix said nothing: there is no queue id before the first recipient is accepted, for instance.
+    """
+
+    queue_id: str
+    client_address: str
+    sender: str
+    recipient: str
+    instance: str
+
+
+class HourOfHits(NamedTuple):
+    """In the hour that began at the Unix second ``hour``, ``hits`` requests of ``key`` ran into ``limit``.
+
+    ``kind`` is the verdict that the log has for them: ``refused`` (by a block where ``limit`` is ``(0, 1)``),
+    ``marked``, ``would-refuse``, ``blocked`` and ``would-block``. ``first`` and ``last`` are when (Unix seconds),
+    ``details`` are those of the last. Where more than :data:`HISTORY_ROWS_PER_HOUR` would be kept of an hour, the rest
+    has ``[rule|]others:`` for its key, ``(0, 0)`` for its limit and one row for each kind.
+    """
+
+    hour: int
+    key: str
+    limit: Limit
+    kind: str
+    hits: int
+    first: int
+    last: int
+    details: HitDetails
+
+
+class Actor(NamedTuple):
+    """``who`` asks for a change, the name of a login; ``from_where``: ``shell on HOST``, or an address and by what."""
+
+    who: str
+    from_where: str
+
+
+class AuditEntry(NamedTuple):
+    """The change with that ``number``, which grows, at the Unix second ``date`` of the store's clock.
+
+    ``who`` and ``from_where`` are those of its :class:`Actor`. ``action``: ``allow``, ``block``, ``revoke``, ``reset``
+    or ``copy-to``, or what another part of this program calls what it does. ``subject`` is what was changed: a counter,
+    or what else the action is about. ``detail`` says how, in words; ``note`` why, in those of ``who``.
+    """
+
+    number: int
+    date: int
+    who: str
+    from_where: str
+    action: str
+    subject: str
+    detail: str
+    note: str
+
+
 class MayNotList(StoreError):
     """The database is there, but does not let this user see whom it has counts of."""
 
 
 class Administration(Protocol):
-    """An open store. For one thread at a time."""
+    """An open store. For one thread at a time.
+
+    Whoever changes something says by which :class:`Actor`: that is kept with the change in the audit trail.
+    """
 
     def now(self) -> int:
         """The Unix second, by the clock that all daemons share."""
@@ -74,20 +142,22 @@ class Administration(Protocol):
         An empty page: there is nothing more yet. Ask for the next one a little later.
         """
 
-    def reset(self, key: str) -> int:
+    def reset(self, key: str, by: Actor) -> int:
         """Take back all that was counted for ``key``, in every daemon at once; how many mails that were."""
 
     def overrides(self) -> list[Override]:
         """Those in force, by key."""
 
-    def set_override(self, override: Override) -> None:
+    def set_override(self, override: Override, by: Actor | None) -> None:
         """Put ``override`` in force, in place of the one of the same key.
+
+        ``by`` is None for a copy, which says in one entry what it does.
 
         :raises StoreFull: there are :data:`MOST_OVERRIDES` already.
         """
 
-    def remove_override(self, key: str) -> bool:
-        """End the override of ``key``; whether there was one in force."""
+    def remove_override(self, key: str, by: Actor | None) -> bool:
+        """End the override of ``key``; whether there was one in force. ``by``: as for :meth:`set_override`."""
 
     def hits(self) -> list[Hits]:
         """Those since the last report, those of the most hits first, and :data:`MOST_HITS` at the most."""
@@ -109,6 +179,32 @@ class Administration(Protocol):
 
     def close(self) -> None:
         """Let go of the database. Never raises."""
+
+
+class Trails(Protocol):
+    """What a store keeps of the past, beside what is counted."""
+
+    def hit_history(
+        self, since: int, *, keys: Collection[str] | None = None, kinds: Collection[str] | None = None
+    ) -> Iterator[HourOfHits]:
+        """What ran into limits in the hour of ``since`` (Unix second) and later, oldest hour first.
+
+        Only of those ``keys`` and of those ``kinds``; None: of all. Holds an hour in memory at a time.
+        """
+
+    def find_queue_id(self, queue_id: str) -> Iterator[HourOfHits]:
+        """Those of the hit history whose last request was of the mail ``queue_id``, latest hour first."""
+
+    def audit(
+        self, since: int = 0, *, most: int = 100, before: int | None = None, subjects: Collection[str] | None = None
+    ) -> list[AuditEntry]:
+        """The latest changes first: ``most`` of those since ``since`` (Unix second).
+
+        ``before``: only those with lower numbers, for the next page. ``subjects``: only those about these.
+        """
+
+    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> int:
+        """Enter into the audit trail what ``by`` did that no other method here does; the number of the entry."""
 
 
 def longest_window(overrides: Iterable[Override]) -> int:

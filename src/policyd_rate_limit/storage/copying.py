@@ -28,7 +28,7 @@ from policyd_rate_limit.storage.administration import HITS_AT_ONCE, Hits, longes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.storage.administration import Administration, Override
+    from policyd_rate_limit.storage.administration import Actor, Administration, Override
     from policyd_rate_limit.storage.record import Record
 
 SECONDS_AT_ONCE: Final = 500_000
@@ -132,8 +132,8 @@ class Copied:
     kept: list[str] = field(default_factory=list)
 
 
-def copy(source: Administration, target: Administration, copiers: tuple[Copier, Copier]) -> Copied:
-    """Bring into ``target`` what ``source`` holds; ``copiers`` know their counts.
+def copy(source: Administration, target: Administration, copiers: tuple[Copier, Copier], by: Actor) -> Copied:  # noqa: ARG001 - for the audit trail
+    """Bring into ``target`` what ``source`` holds; ``copiers`` know their counts. ``by`` asks for it.
 
     :raises StoreError: one of the two does not answer, or has no room; what was brought until then is there.
     :raises SystemRefusal: they are the same database, or their clocks differ by more than :data:`MOST_SKEW`.
@@ -238,7 +238,7 @@ def _copy_overrides(
         if before == digest:
             continue
         if key not in there or _digest_of(there[key]) == before:
-            target.set_override(override)
+            target.set_override(override, None)
             copied.overrides += 1
         elif _digest_of(there[key]) != digest:
             copied.kept.append(key)
@@ -248,7 +248,7 @@ def _copy_overrides(
         number, _, key = note.partition(" ")
         if kind == _OVERRIDE and number == f"{source_id:x}" and before and key not in here:
             if key in there and _digest_of(there[key]) == before:
-                target.remove_override(key)
+                target.remove_override(key, None)
                 copied.revoked += 1
             target.add_hits([Hits(note, _OVERRIDE, -before, now)])
 

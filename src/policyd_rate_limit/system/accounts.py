@@ -10,6 +10,7 @@ import ctypes
 import grp
 import os
 import pwd
+from pathlib import Path
 from typing import NamedTuple
 
 from policyd_rate_limit.errors import SystemRefusal, UnknownAccount
@@ -21,6 +22,10 @@ _CAPABILITIES = 64
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 UMASK = 0o027  # of whoever uses the database: who sends how much is nobody else's business
+
+
+_LOGIN_UID = Path("/proc/self/loginuid")
+_NO_UID = 2**32 - 1  # the kernel's "none": a service, a container
 
 
 class Account(NamedTuple):
@@ -52,6 +57,27 @@ def resolve(user: str, group: str) -> Account:
         except KeyError:
             return Account(user, uid, gid, (gid,))
     return Account(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(os.getgrouplist(entry.pw_name, gid)))))
+
+
+def login_name(login_uid: Path = _LOGIN_UID) -> str:
+    """Who has logged in to start this process, through su and sudo as far as that can be told.
+
+    The kernel keeps it (``login_uid``, proc_pid_loginuid(5)) where PAM has set it at the login, and nobody can change
+    it afterwards. Else what sudo(8) says counts, of root alone: anybody may set an environment. Else it is the real uid
+    of this process. A uid without a name is written as ``uid 1234``.
+    """
+    try:
+        uid = int(login_uid.read_text("ascii"))
+    except (OSError, ValueError):
+        uid = _NO_UID
+    if uid == _NO_UID:
+        uid = os.getuid()
+        if uid == 0 and (by_sudo := os.environ.get("SUDO_USER")):
+            return by_sudo
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _number(kind: str, name: str) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Actor, Hits, Override
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
@@ -57,7 +57,7 @@ class LogAdministration:
             if entries or not page:
                 yield entries
 
-    def reset(self, key: str) -> int:
+    def reset(self, key: str, by: Actor) -> int:  # noqa: ARG002 - for the audit trail
         """A record that gives back is appended, which every daemon reads."""
         log = self.open()
         self._memory.forget()
@@ -91,11 +91,11 @@ class LogAdministration:
         log = self.open()
         return tables.overrides(log, int(log.time()))
 
-    def set_override(self, override: Override) -> None:
+    def set_override(self, override: Override, by: Actor | None) -> None:  # noqa: ARG002 - for the audit trail
         log = self.open()
         tables.set_override(log, override, int(log.time()), PATIENCE)
 
-    def remove_override(self, key: str) -> bool:
+    def remove_override(self, key: str, by: Actor | None) -> bool:  # noqa: ARG002 - for the audit trail
         log = self.open()
         return tables.remove_override(log, key, int(log.time()), PATIENCE)
 

@@ -19,7 +19,7 @@ from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of, dec
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Actor, Hits, Override
 
 COUNTERS_PER_PAGE = 100
 
@@ -69,7 +69,7 @@ class RedisAdministration:
             since = max(since, now + 1)
             yield []
 
-    def reset(self, key: str) -> int:
+    def reset(self, key: str, by: Actor) -> int:  # noqa: ARG002 - for the audit trail
         """A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
         keys, kind = [self.keys.counter(key)], "reset"
@@ -82,10 +82,10 @@ class RedisAdministration:
     def overrides(self) -> list[Override]:
         return self._tables.overrides(self.now())
 
-    def set_override(self, override: Override) -> None:
+    def set_override(self, override: Override, by: Actor | None) -> None:  # noqa: ARG002 - for the audit trail
         self._tables.set_override(override, self.now())
 
-    def remove_override(self, key: str) -> bool:
+    def remove_override(self, key: str, by: Actor | None) -> bool:  # noqa: ARG002 - for the audit trail
         return self._tables.remove_override(key, self.now())
 
     def hits(self) -> list[Hits]:
