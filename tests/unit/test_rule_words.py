@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from policyd_rate_limit.admin.rule_words import listed, paragraph, written_amount
 from policyd_rate_limit.cli import main
-from policyd_rate_limit.cli.rule_words import listed, paragraph, written_amount
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects

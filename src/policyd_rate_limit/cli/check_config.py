@@ -9,11 +9,11 @@ import click
 
 from policyd_rate_limit import config
 from policyd_rate_limit.admin import maintenance
+from policyd_rate_limit.admin.rule_words import paragraph
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import words
 from policyd_rate_limit.cli.output import json_option, width, write_json
 from policyd_rate_limit.cli.process import look_at
-from policyd_rate_limit.cli.rule_words import paragraph
 from policyd_rate_limit.errors import ConfigError, Problem
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects

@@ -13,10 +13,10 @@ import click
 from policyd_rate_limit.admin import facts
 from policyd_rate_limit.admin.explanation import Applied, Explanation, Skipped, explain
 from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.admin.rule_words import listed, written_amount, written_condition, written_stages
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, json_option, write, write_json
-from policyd_rate_limit.cli.rule_words import listed, written_amount, written_condition, written_stages
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import written, written_override
 from policyd_rate_limit.domain.limits import spell_limit, spell_period

@@ -130,6 +130,12 @@ class Ledger:
         for counter, date, _ in self.values.all():
             yield counter, date, 1
 
+    def charges_of(self, counter: str) -> list[tuple[int, int]]:
+        """What is remembered of ``counter``, as (date, amount), oldest first: of different values one each."""
+        if is_distinct(counter):
+            return [(date, 1) for date in self.values.dates_of(counter)]
+        return self.windows.charges_of(counter)
+
     def explain_per_mail(self, charge: Charge, mail: str) -> Usage:
         """How the limit per mail stands that ``charge`` has, which is as :meth:`missing` gives it; see :class:`Usage`.
 

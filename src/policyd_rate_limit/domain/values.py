@@ -203,6 +203,11 @@ class Values:
                 value = b2a_base64(log[at + _DATE : at + _RECORD], newline=False).decode()
                 yield key, _date_at(log, at), value
 
+    def dates_of(self, key: str) -> list[int]:
+        """When each value of ``key`` came last, oldest first."""
+        log = self._log(key)
+        return [] if log is None else [_date_at(log, at) for at in range(_MARK, len(log), _RECORD)]
+
     def _log(self, key: str) -> bytearray | None:
         """That of ``key``, whose dates have seen all steps of the clock."""
         log = self._shards[hash(key) % SHARDS].get(key)

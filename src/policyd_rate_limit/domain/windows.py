@@ -191,13 +191,24 @@ class Windows(Clock):
         """All that is remembered, as (key, date, amount); keys beyond ``max_keys`` are left out."""
         for shard in self._shards:
             for key, log in shard.items():
-                if log[0] < self.seen:
-                    self._mend(log)
-                before = log[1]
-                for at in range(_FIRST, len(log), 2):
-                    if log[at + 1] != before:
-                        yield key, log[at], log[at + 1] - before
-                        before = log[at + 1]
+                for date, amount in self._charges(log):
+                    yield key, date, amount
+
+    def charges_of(self, key: str) -> list[tuple[int, int]]:
+        """What is remembered of ``key``, as (date, amount), oldest first; nothing of one beyond ``max_keys``."""
+        log = self._shards[hash(key) % SHARDS].get(key)
+        return [] if log is None else self._charges(log)
+
+    def _charges(self, log: array[int]) -> list[tuple[int, int]]:
+        if log[0] < self.seen:
+            self._mend(log)
+        found: list[tuple[int, int]] = []
+        before = log[1]
+        for at in range(_FIRST, len(log), 2):
+            if log[at + 1] != before:
+                found.append((log[at], log[at + 1] - before))
+                before = log[at + 1]
+        return found
 
     def _log(self, key: str) -> array[int] | None:
         log = self._shards[hash(key) % SHARDS].get(key)

@@ -351,6 +351,9 @@ def test_the_snapshot_rebuilds_windows_and_values(steps: list[tuple[float, Deman
     assert sorted(copy.values.all()) == sorted(ledger.values.all())
     assert sorted(copy.charges()) == sorted(ledger.charges())
     assert set(copy.counters()) == set(ledger.counters()) == {counter for counter, *_ in ledger.charges()}
+    for counter in (*ledger.counters(), "nobody", *OF_VALUES):
+        of_counter = [(date, amount) for one, date, amount in ledger.charges() if one == counter]
+        assert ledger.charges_of(counter) == of_counter == sorted(of_counter)
 
 
 def charge(cost: int, key: str = "k", limits: Limits = GENEROUS) -> tuple[Charge, ...]:

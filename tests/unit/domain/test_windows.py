@@ -542,6 +542,16 @@ def test_the_snapshot_rebuilds_the_windows() -> None:
     assert len(copy) == 1
 
 
+def test_a_step_back_redates_what_one_key_was_charged() -> None:
+    windows = Windows()
+    windows.advance(T0)
+    windows.add("a", windows.date, 2)
+    windows.add("a", windows.date - 20, 1)
+    windows.advance(T0 - 5)
+    assert windows.charges_of("a") == [(int(T0) - 20, 1), (int(T0) - 5, 2)]
+    assert windows.charges_of("b") == []
+
+
 def test_sweeping_drops_what_has_expired_where_that_is_most_of_a_counter() -> None:
     windows = Windows(10)
     windows.advance(0)

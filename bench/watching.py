@@ -1,0 +1,86 @@
+"""What it takes to know who is limited at a million ids: the first reading, a look, a page's worth of it, the memory.
+
+    python bench/watching.py --ids 1000000
+
+A SQLite database is filled as others would have; what a page asks is timed beside the thread that follows the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import pathlib
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+from fill import first_mails, other_mails, replay
+from policyd_rate_limit import config
+from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.admin.watching import Watcher
+
+SETTINGS = """
+backend: sqlite3
+sqlite_config: {{database: {directory}/db.sqlite3}}
+user: {user}
+group: {group}
+limits: [[50, 60], [100, 86400]]
+"""
+SPENT = 1_000  # ids that have used up a limit
+ASKED = 1_000  # times
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure as the command line says, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ids", type=int, default=1_000_000)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        path = directory / "policyd-rate-limit.yaml"
+        path.write_text(SETTINGS.format(directory=name, user=directory.owner(), group=directory.group()))
+        settings = config.load(path).settings
+        now = int(time.time())
+        window = settings.limits[-1].seconds * 0.9
+        replay(
+            settings,
+            first_mails(options.ids, (), now, window),
+            other_mails(SPENT, {}, now, window, settings.limits[-1].maximum),
+            now,
+        )
+        gc.collect()
+        before = _megabytes()
+        watcher = Watcher(lambda: open_desk(settings))
+        began = time.monotonic()
+        watcher.start()
+        while not watcher.picture().is_complete:
+            time.sleep(0.1)
+        print(f"first reading: {time.monotonic() - began:.1f} s, {_megabytes() - before:.0f} MB")
+        names = itertools.cycle(f"user:user{number:07d}" for number in range(0, options.ids, 997))
+        _timed("one id", lambda: watcher.seen(next(names), settings.limits))
+        _timed("the list", lambda: [one.key for one in watcher.picture().limited[:100]])
+        _timed("what was changed", lambda: watcher.refresh(30), 20)
+        picture = watcher.picture()
+        print(f"{picture.ids} ids, {len(picture.limited)} limited, {len(picture.close)} close")
+        watcher.stop()
+
+
+def _timed(what: str, ask: Callable[[], object], times: int = ASKED) -> None:
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        ask()
+        took.append(1e3 * (time.perf_counter() - began))
+        time.sleep(0.005)
+    print(f"{what}: {statistics.median(took):.2f} ms, at worst {max(took):.1f} ms")
+
+
+def _megabytes() -> float:
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+if __name__ == "__main__":
+    main()

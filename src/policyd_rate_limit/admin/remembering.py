@@ -1,0 +1,264 @@
+"""What a store has counted, read into memory once and kept up from then on: who is limited by it, and who is close.
+
+With each look those ids are judged anew that were counted, that were close before, whose override has changed, and in
+turns all others: their limits may be others by now.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from policyd_rate_limit.admin.desk import credible
+from policyd_rate_limit.admin.senders import Sender
+from policyd_rate_limit.admin.standing import share
+from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, free_in
+from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.ledger import one_more
+from policyd_rate_limit.domain.limits import LARGEST, Limit
+from policyd_rate_limit.domain.rules.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from policyd_rate_limit.admin.desk import Desk, InForce
+    from policyd_rate_limit.domain.charge import Usage
+    from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Override
+
+CLOSE = 0.8
+"""From this share of a limit on an id is close to it."""
+
+MOST_CLOSE = 20_000
+"""The most ids that are kept as limited or close, some kilobyte each; of more it is told that there are."""
+
+AT_ONCE = 500
+"""How many ids are judged, or entries counted, before others may look into the memory."""
+
+IN_TURNS = 2_000
+"""How many ids are judged with each look though nothing has come of them."""
+
+MOST_LOOKUPS = 100
+"""The most ids whose limits are looked up in the table of ``sql_limits_by_id`` with one look."""
+
+MOST_KNOWN = 50_000
+"""The most ids whose limits are remembered as that table has them, or that wait for it."""
+
+KNOWN_SECONDS = 60
+"""How long these are remembered."""
+
+MOST_RECOUNTED = 200
+"""The most ids that are read anew with one look, where the store does not tell what is given back."""
+
+TOLD_SECONDS = 0.5
+"""How often the first reading tells how far it has come."""
+
+HOUR = 3_600
+_LAST_HOUR = Limit(LARGEST, HOUR)
+
+
+class Picture(NamedTuple):
+    """What is known, as of ``now`` (Unix second, of the store).
+
+    ``limited``: those that get no further mail through, or would not in a rule in shadow; ``close``: those that have
+    used :data:`CLOSE` of a limit or more; both without those that an override blocks, and those first that have used
+    most. ``mails`` of each are those of the last hour. ``overrides``: those in force. ``ids``: of how many anything is
+    on record; ``more``: how many are limited or close beyond :data:`MOST_CLOSE`. ``crowded``: there are more ids than
+    ``max_ids``, of which figures may be too high.
+
+    ``read``: how many entries were read so far, while the first reading goes on; None: all are. ``failure``: why the
+    store is not read any more. ``since``: the moment of the last look, by ``time.monotonic``. ``hidden``: the store is
+    there, and does not let its user see whom it has counts of.
+    """
+
+    now: int = 0
+    since: float = 0.0
+    limited: tuple[Sender, ...] = ()
+    close: tuple[Sender, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    ids: int = 0
+    more: int = 0
+    crowded: bool = False
+    read: int | None = 0
+    failure: str | None = None
+    hidden: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that lies in the windows has been read."""
+        return self.read is None
+
+
+class Seen(NamedTuple):
+    """How the limits of one counter stand (``usages``), and its ``charges``: (Unix second, amount), oldest first."""
+
+    usages: tuple[Usage, ...]
+    charges: Sequence[tuple[int, int]]
+
+
+class Memory:
+    """What the store of ``desk`` has counted in the longest window. One thread looks, any other may ask what was seen.
+
+    ``recounts``: the store does not tell what is given back, and reads quickly what single ids were charged.
+    """
+
+    def __init__(self, desk: Desk, *, recounts: bool) -> None:
+        self._desk = desk
+        self._recounts = recounts
+        self._lock = threading.Lock()  # of the ledger
+        self._longest = 0
+        self._is_read = False
+        self._overrides: Mapping[str, Override] = {}
+        self._near: dict[str, Sender] = {}
+        self._from_table: dict[str, Limits | None] = {}
+        self._looked_up = 0  # Unix second of the oldest of them
+        self._to_look_up: dict[str, None] = {}
+
+    def look(self) -> Iterator[Picture]:
+        """Read what is new, and judge: at the end what is known then, before it how far the first reading has come."""
+        store = self._desk.store
+        now = store.now()
+        before, self._overrides = self._overrides, self._desk.overrides()
+        longest = max(HOUR, self._desk.longest(self._overrides))
+        if longest > self._longest:
+            self._begin(now, longest)
+        touched: dict[str, None] = {}
+        told, read = time.monotonic(), 0
+        for page in self._pages:
+            if not page:
+                break
+            self._count(page, now, touched)
+            read += len(page)
+            if not self._is_read and time.monotonic() - told > TOLD_SECONDS:
+                told = time.monotonic()
+                yield Picture(now, read=read)
+        self._is_read = True
+        with self._lock:
+            self._ledger.advance(now)
+            self._ledger.sweep(self._longest)
+        changed = {*before.items()} ^ {*self._overrides.items()}
+        self._recount(now)
+        touched.update(dict.fromkeys(key for key, _ in changed))
+        touched.update(dict.fromkeys(self._near))
+        touched.update(dict.fromkeys(self._next_in_turn()))
+        self._look_up(touched, now)
+        more = self._judge(touched, Facts(now))
+        yield self._picture(now, more)
+
+    def seen(self, key: str, limits: Limits) -> Seen:
+        """How ``limits`` of the counter ``key`` stand, for one more, and what it was charged."""
+        with self._lock:
+            return Seen(self._ledger.explain(Demand((one_more(key, limits),))), self._ledger.charges_of(key))
+
+    def _begin(self, now: int, longest: int) -> None:
+        """Read all of the ``longest`` window, in seconds."""
+        self._longest = longest
+        with self._lock:
+            self._ledger = self._desk.ledger(now)
+        self._near.clear()
+        self._all = self._ledger.counters()
+        self._pages = iter(self._desk.store.follow(max(0, now - longest)))
+        self._is_read = False
+
+    def _count(self, page: Iterable[Entry], now: int, touched: dict[str, None]) -> None:
+        entries = credible(page, now)
+        while some := list(itertools.islice(entries, AT_ONCE)):
+            with self._lock:
+                for entry in some:
+                    self._ledger.apply(entry)
+                    touched[entry.counter] = None
+
+    def _recount(self, now: int) -> None:
+        """Read some of those anew that seem to be close: what was given back to them is not told otherwise."""
+        if not self._recounts:
+            return
+        keys = list(self._near)[:MOST_RECOUNTED]
+        if not keys:
+            return
+        entries = list(credible(self._desk.store.entries(keys, max(0, now - self._longest)), now))
+        with self._lock:
+            for key in keys:
+                self._near[key] = self._near.pop(key)  # the others come first the next time
+                self._ledger.apply(Entry(key, 0, now + 1, "", RESET))
+            for entry in entries:
+                self._ledger.apply(entry)
+
+    def _next_in_turn(self) -> list[str]:
+        found = list(itertools.islice(self._all, IN_TURNS))
+        if len(found) < IN_TURNS:
+            self._all = self._ledger.counters()
+        return found
+
+    def _look_up(self, touched: dict[str, None], now: int) -> None:
+        """Ask the table of ``sql_limits_by_id`` about some of those that are not known, those in ``touched`` first."""
+        if self._desk.table is None:
+            return
+        if now - self._looked_up > KNOWN_SECONDS or len(self._from_table) > MOST_KNOWN:
+            self._to_look_up.update(dict.fromkeys(key for key in self._near if key in self._from_table))
+            self._from_table.clear()
+            self._looked_up = now
+        for key in tuple(touched):
+            if len(self._to_look_up) >= MOST_KNOWN:
+                break
+            if key not in self._from_table and rule_and_key(key)[0] == DEFAULT:
+                self._to_look_up[key] = None
+        for key in list(itertools.islice(self._to_look_up, MOST_LOOKUPS)):
+            del self._to_look_up[key]
+            self._from_table[key] = self._desk.from_table(key)
+            touched[key] = None
+
+    def _judge(self, keys: Iterable[str], facts: Facts) -> int:
+        """Find out which of ``keys`` are close; how many that is beyond :data:`MOST_CLOSE`."""
+        more = 0
+        waiting = iter(keys)
+        while some := list(itertools.islice(waiting, AT_ONCE)):
+            in_force = [
+                self._desk.in_force(key, self._overrides.get(key), self._from_table.get(key), facts) for key in some
+            ]
+            with self._lock:
+                for key, one in zip(some, in_force, strict=True):
+                    found = None
+                    if one.limits and not (one.override and any(limit.maximum == 0 for limit in one.limits)):
+                        found = self._judged(key, one)
+                    if found is None:
+                        self._near.pop(key, None)
+                    elif key in self._near or len(self._near) < MOST_CLOSE:
+                        self._near[key] = found
+                    else:
+                        more += 1
+        return more
+
+    def _judged(self, key: str, in_force: InForce) -> Sender | None:
+        """How ``key`` stands, if it is close to one of its limits."""
+        # What has expired is dropped, or it would pile up of whoever goes on sending.
+        self._ledger.trim(Charge(key, 0, in_force.limits, keep_seconds=self._longest))
+        hour, *used = self._ledger.usage(key, (_LAST_HOUR, *in_force.limits))
+        if not any(share(one, limit) >= CLOSE for one, limit in zip(used, in_force.limits, strict=True)):
+            return None
+        return Sender(key, hour, in_force, self._ledger.explain(Demand((one_more(key, in_force.limits),))))
+
+    def _picture(self, now: int, more: int) -> Picture:
+        limited: list[Sender] = []
+        close: list[Sender] = []
+        for one in self._near.values():
+            (close if free_in(one.usages) == 0 else limited).append(one)
+        for some in (limited, close):
+            some.sort(key=_heaviest_first)
+        windows = self._ledger.windows
+        return Picture(
+            now,
+            limited=tuple(limited),
+            close=tuple(close),
+            overrides=tuple(self._overrides.values()),
+            ids=len(windows),
+            more=more,
+            crowded=windows.overflowing > 0,
+            read=None,
+        )
+
+
+def _heaviest_first(sender: Sender) -> tuple[float, int, str]:
+    tightest = sender.tightest
+    return (-share(tightest.used, tightest.limit) if tightest else 0.0, -sender.mails, sender.key)
