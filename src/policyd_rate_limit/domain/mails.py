@@ -25,7 +25,9 @@ class Mails:
 
     Two generations of about ``per_generation`` entries each bound the memory, and ``most_of_a_mail`` what one mail
     takes of it. A mail that is forgotten too early is charged again: the error is to the strict side, but with a limit
-    per mail. Beyond ``most_of_a_mail`` parts are forgotten, and not what they were charged.
+    per mail. Beyond ``most_of_a_mail`` parts are forgotten, and not what they were charged. What was charged twice is
+    taken for what DATA or END-OF-MESSAGE asks for later: a window that begins between the two may lack so much, after
+    those before have held too much.
     """
 
     def __init__(
