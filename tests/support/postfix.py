@@ -22,7 +22,10 @@ from support.daemon import connect, free_port
 from support.programs import require
 
 PASSWORD = "correct horse"
-USERS = ("alice", "bob", "carol", "x", "z", "a|b", "../", "$plan=business", "default|user", "x" * 400)
+USERS = (
+    *("alice", "bob", "carol", "x", "z", "mailman@uni.example"),
+    *("a|b", "../", "$plan=business", "default|user", "x" * 400),
+)
 START_SECONDS = 30.0
 
 MAIN_CF = """\
