@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def open_desk(settings: Settings) -> Iterator[Desk]:
+def open_desk(settings: Settings, *, as_account: bool = True) -> Iterator[Desk]:
     """What an administrator has before them; nothing is connected yet.
 
-    Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out.
+    Root becomes the daemons' account for it: files of the database that were root's would lock the daemons out. Not
+    where ``as_account`` is False: a process that goes on for long has done so at its start.
 
     :raises PolicydError: that account does not exist, the driver of the database is missing, or the file of the
         database is somebody else's.
@@ -36,9 +37,10 @@ def open_desk(settings: Settings) -> Iterator[Desk]:
     store = backend.open_administration(subjects)
     lookup = backend.make_lookup()
     tables = TablesForCommands(settings, backend)
-    if os.geteuid() == 0:
-        accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
-    os.umask(accounts.UMASK)
+    if as_account:
+        if os.geteuid() == 0:
+            accounts.drop_privileges(accounts.resolve(settings.user, settings.group))
+        os.umask(accounts.UMASK)
     backend.check_access()
     rules = make_rules(settings, subjects, None, tables=tables.by_name)
     tables.read()
