@@ -258,7 +258,7 @@ def test_figures_are_written_so_that_they_can_be_read() -> None:
         "minute", "2 hours", "day", "90 seconds", "week",
     ]  # fmt: skip
     assert shortened("alice@example.org", 999) == "alice@example.org"
-    assert shortened("alice@example.org", 70) == "alice….org"
+    assert shortened("alice@example.org", 80) == "alice….org"
 
 
 def test_the_style_names_every_class_that_is_drawn_and_both_schemes() -> None:

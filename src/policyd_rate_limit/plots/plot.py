@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from policyd_rate_limit.plots.svg import element, escaped, text
 
-CHARACTER: Final = 7.0
+CHARACTER: Final = 7.7
 """How wide a character of a label is, about, in units of the drawing: the style has them 13 units high."""
 
 LINE: Final = 18.0
