@@ -38,6 +38,9 @@ COMMANDS = {
     "check-config": "check_config",
     "convert-config": "convert_config",
     "doctor": "doctor",
+    "web": "web",
+    "web-user": "web_user",
+    "web-token": "web_token",
     "completion": "completion",
 }
 """The subcommands, in the order of the help: each is ``command`` of the module of :mod:`policyd_rate_limit.cli` that

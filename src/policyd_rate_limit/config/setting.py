@@ -52,9 +52,9 @@ def setting(
     """Declare a setting.
 
     ``reload``: a reload changes it. ``secret``: its value appears in no message. ``may_be_empty``: a file
-    that gives it no value leaves it at its default. ``reporting``: it concerns the report or the alerts alone, so
-    that a mistake in it fails only those. ``heading``: begins a part of the sample files. ``sample``: the value there,
-    where that is not the default.
+    that gives it no value leaves it at its default. ``reporting``: it concerns the report, the alerts or the web page
+    alone, so that a mistake in it fails only those. ``heading``: begins a part of the sample files. ``sample``: the
+    value there, where that is not the default.
     """
     about = {
         "kind": kind,

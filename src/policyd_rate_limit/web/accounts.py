@@ -100,6 +100,11 @@ def domain_name(text: str) -> str:
     return found
 
 
+def token_digest(token: str) -> str:
+    """What is kept of a token. It is random, and long: one SHA-256 suffices."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def read(text: str) -> Accounts:
     """What the file says. Raises AccountsError, which says where and what is wrong."""
     try:

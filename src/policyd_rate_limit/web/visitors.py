@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.identity import parse_address
 from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.web.accounts import token_digest
 from policyd_rate_limit.web.authority import Authority
 from policyd_rate_limit.web.site import Site, site_of
 
@@ -82,11 +83,6 @@ def program_of(request: Request) -> Visitor | None:
     if one is None or (one.expires is not None and site.wall() >= one.expires):
         return None
     return Visitor(f"token {one.name}", one.authority, address_of(request), "")
-
-
-def token_digest(token: str) -> str:
-    """What is kept of a token. It is random, and long: one SHA-256 suffices."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def address_of(request: Request) -> str:

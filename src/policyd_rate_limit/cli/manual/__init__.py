@@ -40,6 +40,7 @@ class Command(NamedTuple):
     summary: str
     paragraphs: tuple[str, ...]
     options: tuple[tuple[str, str], ...]
+    is_group: bool = False
 
     @property
     def synopsis(self) -> str:
@@ -50,6 +51,7 @@ class Command(NamedTuple):
 def pages() -> dict[str, str]:
     """All that is made, by its path below ``docs/``."""
     main, *commands = described()
+    those_that_do = [one for one in commands if not one.is_group]
     return {
         PROGRAM_PAGE: _filled(
             f"{NAME}.8.in",
@@ -69,7 +71,8 @@ def pages() -> dict[str, str]:
             "commands.md.in",
             {
                 "SUMMARY": _table(
-                    ("command", "what it does"), ((f"`{NAME} {one.synopsis}`", one.summary) for one in commands)
+                    ("command", "what it does"),
+                    ((f"`{NAME} {one.synopsis}`", one.summary) for one in those_that_do),
                 ),
                 "OPTIONS": _markdown_options(main),
                 "COMMANDS": "\n".join(map(_markdown_command, commands)),
@@ -84,10 +87,18 @@ def described() -> Iterator[Command]:
     # Whoever asks first which options ask for help decides that for the whole process.
     context = click.Context(program, info_name=NAME, **program.context_settings)
     yield _described(program, context)
-    for name in program.list_commands(context):
-        command = program.get_command(context, name)
+    yield from _those_of(program, context)
+
+
+def _those_of(group: click.Group, context: click.Context, before: str = "") -> Iterator[Command]:
+    """The commands of ``group``, each that is a group itself followed by its own; ``before``: what they follow."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         assert command is not None  # noqa: S101 - it is listed
-        yield _described(command, click.Context(command, info_name=name, parent=context))
+        its_context = click.Context(command, info_name=f"{before}{name}", parent=context)
+        yield _described(command, its_context)
+        if isinstance(command, click.Group):
+            yield from _those_of(command, its_context, f"{before}{name} ")
 
 
 def _described(command: click.Command, context: click.Context) -> Command:
@@ -103,6 +114,7 @@ def _described(command: click.Command, context: click.Context) -> Command:
         summary.rstrip("."),
         paragraphs,
         tuple((option, " ".join(about.split())) for option, about in filter(None, records.values())),
+        isinstance(command, click.Group),
     )
 
 

@@ -1,0 +1,71 @@
+"""What ``web-user`` and ``web-token`` have in common: the accounts file and what is said of roles and domains."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.web import accounts_file
+from policyd_rate_limit.web.accounts import EXPECTED_NAME, NAME, NOBODY, Accounts, AccountsError, authority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from policyd_rate_limit.web.authority import Authority
+
+_log = logging.getLogger(__name__)
+
+
+def _name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise click.BadParameter(f"expected {EXPECTED_NAME}, found {text!r}")
+    return text
+
+
+name_argument = click.argument("name", callback=_name)
+
+domain_option = click.option(
+    "--domain",
+    "domains",
+    metavar="DOMAIN",
+    multiple=True,
+    help="Only for the users and senders of this domain, whose limits may then be lowered alone; may be repeated.",
+)
+
+
+def read_authority(role: str, domains: tuple[str, ...]) -> Authority:
+    """What a command line says somebody may. Raises click.BadParameter."""
+    try:
+        return authority(role, domains)
+    except AccountsError as error:
+        raise click.BadParameter(str(error), param_hint="--domain") from error
+
+
+def accounts_in(path: Path | None) -> Accounts:
+    """Those in the file that the configuration at ``path`` names; none where there is no file yet."""
+    file = _file(path)
+    return accounts_file.load(file)[0] if file.exists() else NOBODY
+
+
+@contextlib.contextmanager
+def changing(path: Path | None) -> Iterator[tuple[Accounts, Callable[[Accounts], None]]]:
+    """The accounts, and the means to put others in their place, as nobody else does meanwhile. Raises AccountsError."""
+    settings = load(path)
+    try:
+        group: int | None = grp.getgrnam(settings.group).gr_gid
+    except KeyError:
+        group = None
+        _log.warning("group %s does not exist, and so root alone may read the file", settings.group)
+    file = Path(settings.web_accounts)
+    with accounts_file.changing(file, group) as put:
+        yield (accounts_file.load(file)[0] if file.exists() else NOBODY), put
+
+
+def _file(path: Path | None) -> Path:
+    return Path(load(path).web_accounts)

@@ -1,0 +1,201 @@
+"""The accounts file, and the commands that change it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyd_rate_limit.web.accounts import Accounts, AccountsError, domain_name, read, written
+from policyd_rate_limit.web.accounts_file import AccountsFile, load
+from policyd_rate_limit.web.passwords import MOST_MEMORY, Cost, dummy, hash_password, is_password, read_hash, why_not
+
+CHEAP = Cost(4, 1, 1)
+
+
+class Shell:
+    """``policyd-rate-limit`` with an accounts file of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "accounts"
+        self.configuration = directory / "limits.yaml"
+        self.configuration.write_text(f"group: '{os.getgid()}'\nweb_accounts: {self.file}\n")
+
+    def __call__(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "policyd_rate_limit", "-f", str(self.configuration), *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+        )
+
+
+def test_from_nothing_to_an_account_and_back(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    done = shell("web-user", "add", "anna", "--role", "operate", "--domain", "Bücher.example.", given="a long secret\n")
+    assert done.returncode == 0, done.stderr
+    accounts, facts = load(shell.file)
+    assert facts.st_mode & 0o777 in (0o600, 0o640)
+    account = accounts.accounts["anna"]
+    assert account.authority.domains == ("xn--bcher-kva.example",)
+    assert account.password is not None
+    assert is_password("a long secret", account.password)
+    assert "a long secret" not in shell.file.read_text()
+    assert shell("web-user", "add", "anna", given="another secret\n").returncode == 1
+    assert shell("web-user", "passwd", "anna", given="another secret\n").returncode == 0
+    assert is_password("another secret", load(shell.file)[0].accounts["anna"].password or "")
+    listed = json.loads(shell("web-user", "list", "--json").stdout)
+    assert listed == {
+        "accounts": [{"name": "anna", "role": "operate", "domains": ["xn--bcher-kva.example"], "password": True}]
+    }
+    assert shell("web-user", "remove", "anna").returncode == 0
+    assert shell("web-user", "remove", "anna").returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"accounts", "limits.yaml"}, "nothing is left beside it"
+
+
+def test_from_a_token_to_its_end(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    done = shell("web-token", "create", "panel", "--role", "operate", "--for", "90d")
+    token = done.stdout.strip()
+    assert token.startswith("prl_")
+    assert token not in shell.file.read_text()
+    assert shell("web-token", "create", "panel").returncode == 1
+    (listed,) = json.loads(shell("web-token", "list", "--json").stdout)["tokens"]
+    assert (listed["name"], listed["expires"] - listed["created"]) == ("panel", 90 * 86400)
+    assert token not in shell("web-token", "list").stdout
+    assert shell("web-token", "revoke", "panel").returncode == 0
+    assert load(shell.file)[0].tokens == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (("web-user", "add", "anna"), "short\n"),
+        (("web-user", "add", "anna"), "aaaaaaaaaaaaaaaaaaaaaaa\n"),
+        (("web-user", "add", "anna"), ""),
+        (("web-user", "add", "an na"), "a long secret\n"),
+        (("web-user", "add", "-x"), "a long secret\n"),
+        (("web-user", "add", "anna", "--role", "dovecot"), "a long secret\n"),
+        (("web-user", "add", "anna", "--domain", "*.example.org"), "a long secret\n"),
+        (("web-user", "add", "anna", "--domain", ""), "a long secret\n"),
+        (("web-token", "create", "panel", "--for", "90"), ""),
+        (("web-token", "create", "panel", "--role", "root"), ""),
+    ],
+)
+def test_what_makes_no_sense_changes_nothing(tmp_path: Path, arguments: tuple[str, ...], given: str) -> None:
+    shell = Shell(tmp_path)
+    done = shell(*arguments, given=given)
+    assert done.returncode == 64, done.stderr
+    assert not shell.file.exists()
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    text = json.dumps(valid())
+    assert read(written(read(text))) == read(text)
+
+
+def valid() -> dict[str, Any]:
+    """What a file may say."""
+    return {
+        "accounts": [
+            {"name": "anna", "role": "operate", "domains": [], "password": hash_password("a long secret", CHEAP)},
+            {"name": "bert", "role": "view", "domains": ["example.org"], "password": None},
+        ],
+        "tokens": [
+            {"name": "panel", "role": "view", "domains": [], "digest": "ab" * 32, "created": 1, "expires": None}
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("accounts", 0, "role"), "root", "view, operate, dovecot"),
+        (("accounts", 0, "role"), "dovecot", "which is of tokens"),
+        (("accounts", 0, "name"), "a b", "a name of"),
+        (("accounts", 0, "name"), "bert", "twice"),
+        (("accounts", 0, "password"), "in clear", "expected a hash"),
+        (("accounts", 0, "password"), "scrypt$24$64$1$AAAA$AAAA", "MiB"),
+        (("accounts", 0, "password"), "scrypt$4$1$1$AAAA$AAAA", "32 bytes"),
+        (("accounts", 1, "domains"), "example.org", "a list of domains"),
+        (("accounts", 1, "domains"), ["exa mple"], "a domain such as"),
+        (("tokens", 0, "digest"), "ab", "SHA-256"),
+        (("tokens", 0, "expires"), "never", "Unix seconds"),
+        (("tokens", 0, "created"), True, "Unix seconds"),
+        (("tokens",), {}, "a list"),
+    ],
+)
+def test_a_mistake_in_the_file_says_where(where: tuple[Any, ...], value: object, said: str) -> None:
+    whole = valid()
+    at: Any = whole
+    for key in where[:-1]:
+        at = at[key]
+    at[where[-1]] = value
+    with pytest.raises(AccountsError, match=said) as caught:
+        read(json.dumps(whole))
+    assert "in clear" not in str(caught.value)
+
+
+def test_further_keys_are_not_passed_over() -> None:
+    whole = valid()
+    whole["accounts"][0]["rôle"] = "operate"
+    with pytest.raises(AccountsError, match=r"accounts\[0\]"):
+        read(json.dumps(whole))
+    with pytest.raises(AccountsError, match="one JSON object"):
+        read("{")
+
+
+def test_a_file_is_root_s_or_ours_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "accounts"
+    with pytest.raises(AccountsError, match="web-user add NAME makes it"):
+        load(path)
+    path.write_text(written(Accounts({}, {})))
+    for mode in (0o644, 0o604, 0o620, 0o602):
+        path.chmod(mode)
+        with pytest.raises(AccountsError, match=f"found mode {mode:04o}"):
+            load(path)
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+        with pytest.raises(AccountsError, match="uid 12345"):
+            load(path)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(AccountsError, match="expected a file"):
+        load(path)
+
+
+def test_a_token_that_was_revoked_is_worth_nothing_within_a_second(tmp_path: Path) -> None:
+    now = [0.0]
+    path = tmp_path / "accounts"
+    path.write_text(json.dumps(valid()))
+    path.chmod(0o600)
+    file = AccountsFile(path, lambda: now[0])
+    assert file.token("ab" * 32) is not None
+    path.write_text(json.dumps({**valid(), "tokens": []}))
+    now[0] += 1
+    assert file.token("ab" * 32) is None
+
+
+def test_hashes() -> None:
+    kept = hash_password("pässword \udc80", CHEAP)
+    assert is_password("pässword \udc80", kept)
+    assert not is_password("password", kept)
+    assert hash_password("pässword \udc80", CHEAP) != kept, "each has a salt of its own"
+    assert not is_password("", dummy(CHEAP))
+    assert read_hash(dummy())[0].memory <= MOST_MEMORY
+    assert why_not("x" * 300) is not None
+    assert why_not("correct horse battery") is None
+
+
+def test_names_of_domains_are_compared_in_ascii() -> None:
+    assert domain_name("EXAMPLE.ORG.") == "example.org"
+    assert domain_name("bücher.example") == domain_name("BÜCHER。example") == "xn--bcher-kva.example"
+    for wrong in ("", "@", "a..b", "*", "a b", "a/b", "x" * 300, "user@example.org"):
+        with pytest.raises(AccountsError):
+            domain_name(wrong)
