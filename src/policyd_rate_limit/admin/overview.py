@@ -11,6 +11,8 @@ from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.system import pidfile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.administration import Override
@@ -56,15 +58,22 @@ class Overview(NamedTuple):
     spool_files: list[SpoolFile]
 
 
-def overview(settings: Settings, desk: Desk) -> Overview:
-    """How the whole stands that ``settings`` are for. Never raises StoreError."""
+def overview(settings: Settings, desk: Desk, among: Callable[[str], bool] | None = None) -> Overview:
+    """How the whole stands that ``settings`` are for. Never raises StoreError.
+
+    ``among``: only of the counters of which this holds, and nothing that is of the whole; None: of all.
+    """
     contents = failure = None
     try:
-        contents = _contents(desk)
+        contents = _contents(desk) if among is None else _part(desk, among)
     except StoreError as error:
         failure = error
     return Overview(
-        pidfile.running(settings.pidfile), backend_of(settings).describe(), contents, failure, _spool_files(settings)
+        pidfile.running(settings.pidfile),
+        backend_of(settings).describe(),
+        contents,
+        failure,
+        _spool_files(settings) if among is None else [],
     )
 
 
@@ -88,6 +97,11 @@ def _contents(desk: Desk) -> Contents:
     senders = Senders(desk, on_record.seconds)
     now = senders.look()
     return Contents(now, on_record, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
+
+
+def _part(desk: Desk, among: Callable[[str], bool]) -> Contents:
+    now = desk.store.now()
+    return Contents(now, None, [one for one in desk.store.overrides() if among(one.key)], [])
 
 
 def _spool_files(settings: Settings) -> list[SpoolFile]:

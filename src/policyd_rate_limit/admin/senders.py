@@ -12,7 +12,7 @@ from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from policyd_rate_limit.admin.desk import Desk, InForce
     from policyd_rate_limit.domain.charge import Usage
@@ -72,13 +72,16 @@ class Senders:
         self._looks += 1
         return now
 
-    def heaviest(self, most: int, *, by_share: bool) -> list[Sender]:
-        """The ``most`` that have used up the greatest share of a limit, else those with the most mails; those first."""
+    def heaviest(self, most: int, *, by_share: bool, among: Callable[[str], bool] | None = None) -> list[Sender]:
+        """The ``most`` that have used up the greatest share of a limit, else those with the most mails; those first.
+
+        Only of counters of which ``among`` holds; None: of all.
+        """
         if self._desk.table is not None:
-            for _, _, key in heapq.nsmallest(MOST_LOOKUPS, self._ranks(by_share=False)):
+            for _, _, key in heapq.nsmallest(MOST_LOOKUPS, self._ranks(by_share=False, among=among)):
                 if key not in self._from_table:
                     self._from_table[key] = self._desk.from_table(key)
-        return [self._sender(key) for _, _, key in heapq.nsmallest(most, self._ranks(by_share=by_share))]
+        return [self._sender(key) for _, _, key in heapq.nsmallest(most, self._ranks(by_share=by_share, among=among))]
 
     def _begin(self, now: int, longest: int) -> None:
         """Read all of the ``longest`` window, in seconds."""
@@ -86,9 +89,11 @@ class Senders:
         self._ledger = self._desk.ledger(now)
         self._pages = iter(self._desk.store.follow(max(0, now - longest)))
 
-    def _ranks(self, *, by_share: bool) -> Iterator[tuple[float, float, str]]:
+    def _ranks(self, *, by_share: bool, among: Callable[[str], bool] | None) -> Iterator[tuple[float, float, str]]:
         """All who send, such that the heaviest are the smallest."""
         for key in self._ledger.counters():
+            if among is not None and not among(key):
+                continue
             mails, used_up = self._weight(key)
             if mails or used_up:
                 yield (-used_up, -mails, key) if by_share else (-mails, -used_up, key)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.identity import parse_address
 from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.storage.administration import Actor
 from policyd_rate_limit.web.accounts import token_digest
 from policyd_rate_limit.web.authority import Authority
 from policyd_rate_limit.web.site import Site, site_of
@@ -45,9 +46,9 @@ class Visitor(NamedTuple):
     session: Session | None = None
 
     @property
-    def where_from(self) -> str:
-        """As the audit trail has it."""
-        return f"web {self.address}"
+    def actor(self) -> Actor:
+        """Who they are in the audit trail."""
+        return Actor(self.name, f"{'web' if self.form_token else 'api'} {self.address}")
 
 
 def visitor_of(request: Request) -> Visitor | None:

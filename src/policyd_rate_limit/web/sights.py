@@ -1,0 +1,62 @@
+"""What visitors see of one id, and of all: what is not theirs is left out. For pages and API alike.
+
+Each is to be asked of :class:`.desks.Desks`, and raises NotAnId, Forbidden and StoreError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.admin.history import history
+from policyd_rate_limit.admin.overview import overview
+from policyd_rate_limit.admin.senders import Senders
+from policyd_rate_limit.admin.standing import standings
+from policyd_rate_limit.admin.strangers import stranger
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.admin.buckets import Step
+    from policyd_rate_limit.admin.desk import Desk
+    from policyd_rate_limit.admin.history import History
+    from policyd_rate_limit.admin.overview import Overview
+    from policyd_rate_limit.admin.senders import Sender
+    from policyd_rate_limit.admin.standing import Standing
+    from policyd_rate_limit.admin.strangers import Stranger
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.web.authority import Authority
+
+
+def standings_of(desk: Desk, authority: Authority, name: str, rule: str | None = None) -> list[Standing]:
+    """How the counters of ``name`` stand, and those that it shares with others, as far as these may be seen."""
+    authority.check_sight(desk.keys(name, rule))
+    return [one for one in standings(desk, name, rule) if authority.reaches(one.key)]
+
+
+def stranger_of(desk: Desk, authority: Authority, name: str) -> Stranger | None:
+    """What to say of ``name`` where nothing is on record of it; of the names that are like it, those that may be seen."""
+    authority.check_sight(desk.keys(name))
+    found = stranger(desk, name)
+    return None if found is None else found._replace(nearest=authority.reached(found.nearest))
+
+
+def history_of(
+    desk: Desk, authority: Authority, name: str, step: Step, *, last: int, most: int, rule: str | None = None
+) -> History:
+    """What ``name`` has sent."""
+    authority.check_sight(desk.keys(name, rule))
+    return history(desk, name, step, last=last, most=most, rule=rule)
+
+
+def heaviest_of(
+    desk: Desk, authority: Authority, window: int, most: int, *, by_share: bool
+) -> tuple[int, list[Sender]]:
+    """When that was (Unix second), and who sends most in ``window`` (seconds). Reads all that was counted in it."""
+    senders = Senders(desk, window)
+    now = senders.look()
+    return now, senders.heaviest(most, by_share=by_share, among=authority.reaches)
+
+
+def overview_of(settings: Settings, desk: Desk, authority: Authority) -> Overview:
+    """How the whole stands. Who is bound to domains sees whether daemon and database are there, and their overrides."""
+    if authority.is_for_all:
+        return overview(settings, desk)
+    return overview(settings, desk, among=authority.reaches)
