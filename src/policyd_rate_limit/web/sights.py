@@ -32,7 +32,7 @@ def standings_of(desk: Desk, authority: Authority, name: str, rule: str | None =
 
 
 def stranger_of(desk: Desk, authority: Authority, name: str) -> Stranger | None:
-    """What to say of ``name`` where nothing is on record of it; of the names that are like it, those that may be seen."""
+    """What to say of ``name`` where nothing is on record of it; of names that are like it those that may be seen."""
     authority.check_sight(desk.keys(name))
     found = stranger(desk, name)
     return None if found is None else found._replace(nearest=authority.reached(found.nearest))
