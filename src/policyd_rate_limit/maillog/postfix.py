@@ -1,0 +1,295 @@
+"""Makes mails of the lines of Postfix, version 3.0 to 3.10: what each queue id was, from whom, how large, for how many.
+
+===========================================================  ======================================================
+smtpd    ``ID: client=NAME[ADDR], sasl_username=USER``       a mail begins; ``orig_queue_id=``: from a filter
+pickup   ``ID: uid=N from=<SENDER>``                         one of sendmail(1) begins; ``orig_id=``: once more
+cleanup  ``ID: message-id=<...>``                            of one that nobody handed in: Postfix has made it
+qmgr     ``ID: from=<SENDER>, size=N, nrcpt=N (queue ...)``  complete; the line comes again with each queue run
+smtp     ``ID: to=<RCPT>, orig_to=<RCPT>, relay=...``        one recipient; "queued as ID" of a filter
+qmgr     ``ID: removed``                                     all its recipients have been told
+===========================================================  ======================================================
+
+What cannot be known: recipients before cleanup(8) expanded aliases, but for ``orig_to``; whether a program of this host
+hands in a mail twice with the same Message-ID and sender, or a filter hands it back; the client of a mail that comes
+through a before-queue filter without XFORWARD; who sent a mail that began before the log does: its first line may be
+that of cleanup. postscreen(8) refuses before any policy server could be asked: those are no refusals here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, final
+
+from policyd_rate_limit.maillog.mail import Mail, Origin
+from policyd_rate_limit.maillog.open_mails import OpenMail, OpenMails
+from policyd_rate_limit.maillog.outgoing import Held, Outgoing
+from policyd_rate_limit.maillog.recent import Recent
+from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, known_address, refusal
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.maillog.programs import Program
+    from policyd_rate_limit.maillog.tally import Tally
+
+DELIVERY_SECONDS: Final = 600.0
+"""For so long, in the time of the log, a mail waits for the recipients that its deliveries name."""
+
+FILTER_SECONDS: Final = 10.0
+"""For so long a mail without a Message-ID of its own waits for a filter to say that it is one that it hands back."""
+
+MOST_PROXIED: Final = 10_000
+"""Clients of before-queue filters that are remembered."""
+
+_CLIENT: Final = re.compile(
+    rb"([^\[\s]*)\[([^\]]*)\](?::\w+)?(?:, sasl_method=([^,]*))?"
+    rb"(?:, sasl_username=((?:[^,]|,(?! sasl_sender=| orig_queue_id=| orig_client=))*))?(?:, sasl_sender=(.*?))?"
+    rb"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=(([^\[\s]*)\[([^\]]*)\](?::\w+)?))?"
+)
+_SIZE: Final = re.compile(rb"(\d+), nrcpt=(\d+) \(queue \w+\)")
+_PICKUP: Final = re.compile(rb"uid=\d+ from=<.*>( orig_id=\w+)?")
+_DELIVERY: Final = re.compile(rb"(.*?)>, (?:orig_to=<(.*?)>, )?relay=(\S+), ")
+_QUEUED_AS: Final = re.compile(rb".*queued as ([0-9A-Za-z]{6,})\b")
+
+_LOOPBACK: Final = (b"[127.", b"[::1]")
+
+
+@final
+class Traffic:
+    """The mails of the lines that it is given, in the order of time; they are left in ``outgoing``.
+
+    Each method takes a line from ``at`` on, where its message begins, and its time in Unix seconds.
+    """
+
+    def __init__(self, outgoing: Outgoing, tally: Tally, *, wants_recipients: bool) -> None:
+        self._outgoing = outgoing
+        self._tally = tally
+        self._wants_recipients = wants_recipients
+        self._open = OpenMails(tally)
+        self._recent = Recent()
+        self._waiting: dict[bytes, Held] = {}
+        self._proxied: dict[bytes, OpenMail] = {}
+
+    def smtpd(self, program: Program, line: bytes, at: int, time: float) -> None:
+        """A line of smtpd(8)."""
+        found = line.find(b": client=", at)
+        if found >= 0:
+            queue_id = line[at:found]
+            if queue_id.isalnum():
+                self._client(program, queue_id, line[found + 9 :], time)
+                return
+        if line.find(b"reject: ", at) >= 0:
+            self._refusal(program, line[at:], time)
+
+    def pickup(self, program: Program, line: bytes, at: int, time: float) -> None:
+        """A line of pickup(8), or of qmqpd(8), which asks no policy server either."""
+        found = line.find(b": ", at)
+        queue_id = line[at:found]
+        if found < 0 or not queue_id.isalnum():
+            return
+        if line.startswith(b"client=", found + 2):
+            self._client(program, queue_id, line[found + 9 :], time)
+            return
+        sender = _PICKUP.fullmatch(line, found + 2)
+        if sender is not None:
+            mail = OpenMail(Origin.LOCAL, time, program)
+            mail.is_handed_back = sender.group(1) is not None
+            self._open.begin(program, queue_id, mail)
+
+    def cleanup(self, program: Program, line: bytes, at: int, time: float) -> None:
+        """A line of cleanup(8)."""
+        found = line.find(b"message-id=<", at)
+        if found < 0:
+            if line.find(b"reject: ", at) >= 0:
+                self._refusal(program, line[at:], time)
+            return
+        is_resent = line.startswith(b"resent-", found - 7)
+        queue_id = line[at : found - 9 if is_resent else found - 2]
+        if not queue_id.isalnum():
+            return
+        mail = self._open.find(program, queue_id, time)
+        if mail is None:
+            mail = OpenMail(Origin.INTERNAL, time, program)
+            self._open.begin(program, queue_id, mail)
+        if is_resent or not mail.is_resent:
+            mail.message_id = line[found + 12 :]
+            mail.is_resent = is_resent
+
+    def qmgr(self, program: Program, line: bytes, at: int, time: float) -> None:
+        """A line of qmgr(8)."""
+        if line.endswith(b": removed"):
+            if self._waiting:
+                self._removed(program, line[at:-9])
+            return
+        found = line.find(b": from=<", at)
+        sender_end = line.rfind(b">, size=", found + 7)
+        if found < 0 or sender_end < 0:
+            return
+        figures = _SIZE.fullmatch(line, sender_end + 8)
+        queue_id = line[at:found]
+        if figures is None or not queue_id.isalnum():
+            return
+        mail = self._open.take(program, queue_id, time)
+        if mail is None:
+            self._tally.again += 1
+            return
+        self._complete(program, queue_id, mail, line[found + 8 : sender_end], figures, time)
+
+    def delivery(self, program: Program, line: bytes, at: int, time: float) -> None:
+        """A line of a delivery agent."""
+        if not self._wants_recipients and line.find(b"[127.", at) < 0 and line.find(b"[::1]", at) < 0:
+            return
+        found = line.find(b": to=<", at)
+        delivery = _DELIVERY.match(line, found + 6) if found >= 0 else None
+        queue_id = line[at:found]
+        if delivery is None or not queue_id.isalnum():
+            return
+        recipient, original, relay = delivery.groups()
+        if any(address in relay for address in _LOOPBACK):
+            queued = _QUEUED_AS.match(line, delivery.end())
+            if queued is not None:
+                self._handed_back(program, queued.group(1), time)
+        held = self._waiting.get(program.scope + queue_id)
+        if held is not None and held.recipients is not None and isinstance(held.item, Mail):
+            held.recipients[_text(original or recipient)] = None
+            if len(held.recipients) >= held.item.recipient_count:
+                _has_recipients(held)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._open.end()
+        self._waiting = {}
+        self._proxied = {}
+
+    def _client(self, program: Program, queue_id: bytes, text: bytes, time: float) -> None:
+        found = _CLIENT.fullmatch(text)
+        if found is None:
+            return
+        name, address, method, username, sasl_sender, original_id, original_client, original_name, original_address = (
+            found.groups()
+        )
+        mail = OpenMail(Origin.SMTP, time, program)
+        mail.client_name, mail.client_address = _text(name), known_address(_text(address))
+        mail.sasl_method, mail.sasl_username = _text(method or b""), _text(username or b"")
+        if queue_id == b"NOQUEUE":  # it passes the session to smtpd_proxy_filter
+            if len(self._proxied) >= MOST_PROXIED:
+                self._proxied.clear()
+            self._proxied[program.host_bytes + b" " + name + b"[" + address] = mail
+            return
+        if program.service.endswith("qmqpd"):
+            mail.origin = Origin.LOCAL
+        elif original_client is not None and original_id in (None, b"NOQUEUE"):
+            # A before-queue filter hands it in: the first smtpd had no queue file.
+            before = self._proxied.get(program.host_bytes + b" " + original_name + b"[" + original_address)
+            mail.client_name, mail.client_address = _text(original_name), known_address(_text(original_address))
+            if before is not None:
+                mail.sasl_method, mail.sasl_username = before.sasl_method, before.sasl_username
+                mail.program = before.program
+        elif original_id is not None and sasl_sender is None:  # that is what a client may choose
+            mail.is_handed_back = True
+        self._open.begin(program, queue_id, mail)
+
+    def _complete(
+        self, program: Program, queue_id: bytes, mail: OpenMail, sender: bytes, figures: re.Match[bytes], time: float
+    ) -> None:
+        is_own = mail.origin is Origin.LOCAL or (mail.origin is Origin.SMTP and _is_own(mail))
+        if len(mail.message_id) > 1:
+            known = hash((program.host_bytes, mail.message_id, sender))
+            if is_own and not mail.is_handed_back and self._recent.has(known, time):
+                mail.is_handed_back = True
+            self._recent.add(known, time)
+        complete = Mail(
+            time,
+            mail.began,
+            Origin.REINJECTED if mail.is_handed_back else mail.origin,
+            mail.program.host,
+            mail.program.service,
+            queue_id.decode(),
+            mail.client_address,
+            mail.client_name,
+            mail.sasl_username,
+            mail.sasl_method,
+            _text(sender),
+            "",
+            int(figures.group(1)),
+            int(figures.group(2)),
+        )
+        key = program.scope + queue_id
+        # cleanup has given it its Message-ID, and would have given one to what comes back from a filter as well.
+        is_suspect = is_own and not mail.is_handed_back and b"." + queue_id + b"@" in mail.message_id
+        if not is_suspect and not self._wants_recipients:
+            self._outgoing.put(complete)
+            return
+        held = Held(complete, time + (DELIVERY_SECONDS if self._wants_recipients else FILTER_SECONDS))
+        held.is_suspect = is_suspect
+        if self._wants_recipients:
+            held.recipients = {}
+        self._waiting[key] = held
+        self._outgoing.hold(held)
+        if len(self._waiting) > 2 * len(self._outgoing) + 1000:
+            self._waiting = {key: waiting for key, waiting in self._waiting.items() if not waiting.is_gone}
+
+    def _removed(self, program: Program, queue_id: bytes) -> None:
+        held = self._waiting.get(program.scope + queue_id)
+        if held is not None and held.recipients is not None:
+            _has_recipients(held)
+
+    def _handed_back(self, program: Program, queue_id: bytes, time: float) -> None:
+        """A filter on this host has answered that it handed back a mail, which is now ``queue_id``."""
+        held = self._waiting.get(program.scope + queue_id)
+        if held is not None and isinstance(held.item, Mail):
+            if held.is_suspect:
+                held.item.origin = Origin.REINJECTED
+                held.is_suspect = False
+                held.is_done = held.recipients is None
+            return
+        mail = self._open.find(program, queue_id, time)
+        if mail is not None and mail.origin is Origin.SMTP:
+            mail.is_handed_back = True
+
+    def _refusal(self, program: Program, message: bytes, time: float) -> None:
+        told = refusal(message)
+        if told is None:
+            return
+        mail = self._open.find(program, told.queue_id, time) if told.queue_id else None
+        if mail is not None:
+            mail.is_refused = True
+        is_one = told.recipient != "" and told.stage != END_OF_MESSAGE
+        for _ in range(told.times):
+            self._outgoing.put(
+                Mail(
+                    time,
+                    time if mail is None else mail.began,
+                    Origin.REJECTED,
+                    program.host,
+                    program.service,
+                    told.queue_id.decode(),
+                    told.client_address,
+                    told.client_name,
+                    told.sasl_username or (mail.sasl_username if mail is not None else ""),
+                    mail.sasl_method if mail is not None else "",
+                    told.sender,
+                    told.helo_name,
+                    0,
+                    1 if is_one else 0,
+                    (told.recipient,) if self._wants_recipients and told.recipient else (),
+                    told.stage,
+                    told.reply,
+                )
+            )
+
+
+def _has_recipients(held: Held) -> None:
+    """All recipients of ``held`` are known."""
+    if held.is_suspect:
+        held.due = min(held.due, held.item.time + FILTER_SECONDS)
+    else:
+        held.is_done = True
+
+
+def _is_own(mail: OpenMail) -> bool:
+    """Whether the client is the host itself."""
+    address, name, host = mail.client_address, mail.client_name, mail.program.host
+    return address.startswith("127.") or address == "::1" or name == host or name.startswith(host + ".")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

@@ -1,0 +1,144 @@
+"""Reads the lines with which smtpd(8) and cleanup(8) tell that they refused a command, or a whole mail.
+
+    ID: reject: RCPT from NAME[ADDRESS]: 450 4.7.1 <RCPT>: Recipient address rejected: TEXT; from=<..> to=<..>
+    proto=ESMTP helo=<..> sasl_username=<..>
+
+``log_whatsup()`` of Postfix's smtpd_check.c writes it; each of the last five may be missing, newer versions may have
+more. So does ``milter-reject``, of smtpd or of cleanup, and ``proxy-reject``. header_checks(5) and body_checks(5) have
+the text at the end.
+
+Clients choose much of such a line, and Postfix quotes addresses. The first place behind which all is well-formed is
+where the text ends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+_ADDRESS: Final = rb'(?:"(?:[^"\\]|\\.)*"(?:@[^<>"\s]*)?|[^<>"]*)'
+_HEAD: Final = re.compile(
+    rb"([A-Z][A-Z-]*) from ([^\[\s]*)\[([^\]]*)\](?::\w+)?: (?:\d{3} )?(?:\d\.\d{1,3}\.\d{1,3} )?"
+)
+_BEGIN: Final = re.compile(rb"; (?:from=<|to=<|proto=)")
+_TAIL: Final = re.compile(
+    rb"; (?:from=<(%(address)s)> ?)?(?:to=<(%(address)s)> ?)?(?:proto=[A-Z]+ ?)?"
+    rb"(?:helo=<([^<>]*)> ?)?(?:sasl_username=<([^<>]*)> ?)?(?:[a-z_]+=<[^<>]*> ?)*" % {b"address": _ADDRESS}
+)
+_CONTENT: Final = re.compile(rb" from ([^\[\s]*)\[([^\]]*)\](?::\w+)?$")
+_STATUS: Final = re.compile(rb"^\d\.\d{1,3}\.\d{1,3} ")
+_CLOSING: Final = re.compile(rb">(?= [a-z_]+=|$)")
+_REPEATED: Final = re.compile(rb"message repeated (\d{1,9}) times: \[ ?(.*?)\]?")
+_ID: Final = re.compile(rb"([0-9A-Za-z]+): (?:milter-|proxy-)?reject: ")
+
+END_OF_MESSAGE: Final = "END-OF-MESSAGE"
+MOST_REPEATED: Final = 100_000
+"""Refusals for which one line of rsyslog may stand."""
+
+
+class Refusal(NamedTuple):
+    """What such a line tells; ``times``: for how many it stands. ``queue_id`` is empty for NOQUEUE."""
+
+    queue_id: bytes
+    stage: str
+    client_name: str
+    client_address: str
+    reply: str
+    sender: str
+    recipient: str
+    helo_name: str
+    sasl_username: str
+    times: int
+
+
+def refusal(message: bytes) -> Refusal | None:
+    """What ``message`` tells of a refusal; None: nothing."""
+    times = 1
+    if message.startswith(b"message repeated "):  # $RepeatedMsgReduction of rsyslog
+        repeated = _REPEATED.fullmatch(message)
+        if repeated is None:
+            return None
+        times, message = min(int(repeated.group(1)), MOST_REPEATED), repeated.group(2)
+    begin = _ID.match(message)
+    if begin is None:
+        return None
+    queue_id = b"" if begin.group(1) == b"NOQUEUE" else begin.group(1)
+    head = _HEAD.match(message, begin.end())
+    if head is None:
+        return _of_content(message[begin.end() :], queue_id)
+    stage, name, address = head.groups()
+    end, sender, recipient, helo_name, sasl_username = _tail(message, head.end())
+    return Refusal(
+        queue_id,
+        _text(stage),
+        _text(name),
+        known_address(_text(address)),
+        _text(message[head.end() : end]),
+        sender,
+        recipient,
+        helo_name,
+        sasl_username,
+        times,
+    )
+
+
+def known_address(text: str) -> str:
+    """``text``, an address as Postfix logs it; empty: it does not know it."""
+    return "" if text == "unknown" else text
+
+
+def _of_content(message: bytes, queue_id: bytes) -> Refusal | None:
+    """Of header_checks(5) or body_checks(5): the line of the mail, whence it came, the usual fields, and the text."""
+    begin = message.rfind(b"; from=<")
+    end = message.rfind(b">: ")
+    found = _CONTENT.search(message[:begin]) if 0 < begin < end else None
+    if found is None:
+        return None
+    _, sender, recipient, helo_name, sasl_username = _tail(message[begin : end + 1], 0)
+    text = _STATUS.sub(b"", message[end + 3 :])
+    return Refusal(
+        queue_id,
+        END_OF_MESSAGE,
+        _text(found.group(1)),
+        known_address(_text(found.group(2))),
+        _text(text),
+        sender,
+        recipient,
+        helo_name,
+        sasl_username,
+        1,
+    )
+
+
+def _tail(message: bytes, start: int) -> tuple[int, str, str, str, str]:
+    """Where the text ends that begins at ``start``; sender, recipient, name of HELO and SASL user behind it."""
+    begins = [found.start() for found in _BEGIN.finditer(message, start)]
+    for begin in begins:
+        tail = _TAIL.fullmatch(message, begin)
+        if tail is not None:
+            sender, recipient, helo_name, sasl_username = (_text(group or b"") for group in tail.groups())
+            return begin, sender, recipient, helo_name, sasl_username
+    if not begins:
+        return len(message.rstrip(b";")), "", "", "", ""
+    # With info_log_address_format = internal nothing is quoted.
+    begin = begins[-1]
+    return (
+        begin,
+        _between(message, b" from=<", begin),
+        _between(message, b" to=<", begin),
+        _between(message, b" helo=<", begin),
+        _between(message, b" sasl_username=<", begin),
+    )
+
+
+def _between(message: bytes, opening: bytes, start: int) -> str:
+    at = message.find(opening, start)
+    if at < 0:
+        return ""
+    at += len(opening)
+    found = _CLOSING.search(message, at)
+    return _text(message[at : found.start()]) if found is not None else ""
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
