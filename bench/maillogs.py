@@ -9,6 +9,8 @@ that logs beside it. Lines are some 110 bytes long. The same arguments give the 
 from __future__ import annotations
 
 import argparse
+import heapq
+import itertools
 import random
 import sys
 import time
@@ -26,24 +28,34 @@ _LETTERS: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
 
 
 def lines(*, seed: int = 1, users: int = 500, mails_a_second: float = 5.0) -> Iterator[tuple[float, str]]:
-    """Line by line, without end: Unix seconds, and what stands behind the host."""
-    chance = random.Random(seed)
+    """Line by line, without end, in the order of time: Unix seconds, and what stands behind the host."""
+    waiting: list[tuple[float, int, str]] = []
+    order = itertools.count()
+    for began, of_one in _sessions(random.Random(seed), users, mails_a_second):
+        while waiting and waiting[0][0] <= began:
+            moment, _, rest = heapq.heappop(waiting)
+            yield moment, rest
+        for moment, rest in of_one:
+            heapq.heappush(waiting, (moment, next(order), rest))
+
+
+def _sessions(
+    chance: random.Random, users: int, mails_a_second: float
+) -> Iterator[tuple[float, Iterator[tuple[float, str]]]]:
     now = BEGINS
-    number = 0
-    while True:
+    for number in itertools.count():
         now += chance.expovariate(mails_a_second)
-        number += 1
         draw = chance.random()
         if draw < 0.45:
-            yield from _submitted(chance, now, number, users)
+            yield now, _submitted(chance, now, number, users)
         elif draw < 0.65:
-            yield from _received(chance, now, number, users)
+            yield now, _received(chance, now, number, users)
         elif draw < 0.70:
-            yield from _local(chance, now, number)
+            yield now, _local(chance, now, number)
         elif draw < 0.80:
-            yield from _refused(chance, now)
+            yield now, _refused(chance, now)
         else:
-            yield from _read(chance, now, users)
+            yield now, _read(chance, now, users)
 
 
 def form(name: str, host: str = "mx1") -> Callable[[float, str], bytes]:
@@ -70,12 +82,10 @@ def form(name: str, host: str = "mx1") -> Callable[[float, str], bytes]:
 def write(file: BinaryIO, size: int, form_name: str, *, seed: int = 1, users: int = 500) -> int:
     """Write a log of some ``size`` bytes; the number of its lines."""
     line_of = form(form_name)
-    written = count = 0
-    for moment, rest in lines(seed=seed, users=users):
+    written = 0
+    for count, (moment, rest) in enumerate(lines(seed=seed, users=users), 1):
         line = line_of(moment, rest)
-        file.write(line)
-        count += 1
-        written += len(line)
+        written += file.write(line)
         if written >= size:
             return count
     raise AssertionError
@@ -104,16 +114,24 @@ def _submitted(chance: random.Random, now: float, number: int, users: int) -> It
         " (256/256 bits) key-exchange X25519 server-signature RSA-PSS (2048 bits)",
     )
     yield now + 0.2, f"{tag}: {queue_id}: client={client}, sasl_method=PLAIN, sasl_username=user{user}@example.org"
-    yield now + 0.3, f"postfix/cleanup[{2100 + number % 9}]: {queue_id}: message-id=<{number:08x}.{size}@client.example>"
+    yield (
+        now + 0.3,
+        f"postfix/cleanup[{2100 + number % 9}]: {queue_id}: message-id=<{number:08x}.{size}@client.example>",
+    )
     yield (
         now + 0.4,
         f"postfix/qmgr[1021]: {queue_id}: from=<user{user}@example.org>, size={size}, nrcpt={count} (queue active)",
     )
-    yield now + 0.4, f"{tag}: disconnect from {client} ehlo=2 starttls=1 auth=1 mail=1 rcpt={count} data=1 quit=1 commands=8"
+    yield (
+        now + 0.4,
+        f"{tag}: disconnect from {client} ehlo=2 starttls=1 auth=1 mail=1 rcpt={count} data=1 quit=1 commands=8",
+    )
     yield from _delivered(chance, now + 0.5, queue_id, number, count)
 
 
-def _delivered(chance: random.Random, now: float, queue_id: str, number: int, count: int) -> Iterator[tuple[float, str]]:
+def _delivered(
+    chance: random.Random, now: float, queue_id: str, number: int, count: int
+) -> Iterator[tuple[float, str]]:
     for recipient in range(count):
         domain = chance.randrange(3000)
         yield (
@@ -141,7 +159,10 @@ def _received(chance: random.Random, now: float, number: int, users: int) -> Ite
     yield now + 0.4, f"postfix/smtpd[1890]: {again}: client=localhost[127.0.0.1]"
     yield now + 0.4, f"postfix/cleanup[2101]: {again}: message-id={message_id}"
     yield now + 0.4, f"postfix/qmgr[1021]: {again}: from=<{sender}>, size={size + 420}, nrcpt=1 (queue active)"
-    yield now + 0.4, "postfix/smtpd[1890]: disconnect from localhost[127.0.0.1] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5"
+    yield (
+        now + 0.4,
+        "postfix/smtpd[1890]: disconnect from localhost[127.0.0.1] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5",
+    )
     yield (
         now + 0.5,
         f"amavis[880]: (00880-{number % 100:02d}) Passed CLEAN {{RelayedInbound}}, [203.0.113.{domain % 251}] <{sender}> ->"
@@ -153,7 +174,10 @@ def _received(chance: random.Random, now: float, number: int, users: int) -> Ite
         f" dsn=2.0.0, status=sent (250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as {again})",
     )
     yield now + 0.5, f"postfix/qmgr[1021]: {queue_id}: removed"
-    yield now + 0.6, f"dovecot: lmtp({recipient})<914><{number:x}>: sieve: msgid={message_id}: stored mail into mailbox 'INBOX'"
+    yield (
+        now + 0.6,
+        f"dovecot: lmtp({recipient})<914><{number:x}>: sieve: msgid={message_id}: stored mail into mailbox 'INBOX'",
+    )
     yield (
         now + 0.6,
         f"postfix/lmtp[2250]: {again}: to=<{recipient}>, relay=mx1.example.org[private/dovecot-lmtp], delay=0.1,"
@@ -166,7 +190,10 @@ def _local(chance: random.Random, now: float, number: int) -> Iterator[tuple[flo
     queue_id = _id(number)
     yield now, f"postfix/pickup[1500]: {queue_id}: uid=33 from=<www-data>"
     yield now, f"postfix/cleanup[2102]: {queue_id}: message-id=<20261129120000.{queue_id}@mx1.example.org>"
-    yield now, f"postfix/qmgr[1021]: {queue_id}: from=<www-data@example.org>, size={chance.randrange(400, 9000)}, nrcpt=1 (queue active)"
+    yield (
+        now,
+        f"postfix/qmgr[1021]: {queue_id}: from=<www-data@example.org>, size={chance.randrange(400, 9000)}, nrcpt=1 (queue active)",
+    )
     yield from _delivered(chance, now, queue_id, number, 1)
 
 
@@ -185,8 +212,14 @@ def _refused(chance: random.Random, now: float) -> Iterator[tuple[float, str]]:
 
 def _read(chance: random.Random, now: float, users: int) -> Iterator[tuple[float, str]]:
     user = chance.randrange(users)
-    yield now, f"dovecot: imap-login: Login: user=<user{user}@example.org>, method=PLAIN, rip=198.51.{user % 100}.7, lip=192.0.2.25, TLS"
-    yield now + 0.5, f"dovecot: imap(user{user}@example.org)<91{user}><{user:x}>: Disconnected: Logged out in=214 out=1930 deleted=0"
+    yield (
+        now,
+        f"dovecot: imap-login: Login: user=<user{user}@example.org>, method=PLAIN, rip=198.51.{user % 100}.7, lip=192.0.2.25, TLS",
+    )
+    yield (
+        now + 0.5,
+        f"dovecot: imap(user{user}@example.org)<91{user}><{user:x}>: Disconnected: Logged out in=214 out=1930 deleted=0",
+    )
 
 
 def main() -> None:

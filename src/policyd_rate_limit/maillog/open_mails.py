@@ -78,12 +78,18 @@ class OpenMails:
     def find(self, program: Program, queue_id: bytes, time: float) -> OpenMail | None:
         """The mail that ``program`` names, at ``time`` in Unix seconds."""
         mail = self._young.get(program.scope + queue_id)
-        return mail if mail is not None else self._look(program, queue_id, time, takes=False)
+        if mail is not None and time - mail.began <= OPEN_SECONDS:
+            return mail
+        return self._look(program, queue_id, time, takes=False)
 
     def take(self, program: Program, queue_id: bytes, time: float) -> OpenMail | None:
         """The same, and it is complete."""
-        mail = self._young.pop(program.scope + queue_id, None)
-        return mail if mail is not None else self._look(program, queue_id, time, takes=True)
+        key = program.scope + queue_id
+        mail = self._young.get(key)
+        if mail is not None and time - mail.began <= OPEN_SECONDS:
+            del self._young[key]
+            return mail
+        return self._look(program, queue_id, time, takes=True)
 
     def end(self) -> None:
         """Nothing more will come."""

@@ -36,6 +36,9 @@ DELIVERY_SECONDS: Final = 600.0
 FILTER_SECONDS: Final = 10.0
 """For so long a mail without a Message-ID of its own waits for a filter to say that it is one that it hands back."""
 
+MOST_HOSTS: Final = 10_000
+"""Whose names are remembered."""
+
 MOST_PROXIED: Final = 10_000
 """Clients of before-queue filters that are remembered."""
 
@@ -67,6 +70,7 @@ class Traffic:
         self._recent = Recent()
         self._waiting: dict[bytes, Held] = {}
         self._proxied: dict[bytes, OpenMail] = {}
+        self._own_names: dict[bytes, bytes] = {}
 
     def smtpd(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of smtpd(8)."""
@@ -112,6 +116,8 @@ class Traffic:
         if is_resent or not mail.is_resent:
             mail.message_id = line[found + 12 :]
             mail.is_resent = is_resent
+            if b"." + queue_id + b"@" in mail.message_id:  # nobody else knew the queue id: cleanup has made it
+                self._note_name(program.host_bytes, mail.message_id)
 
     def qmgr(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of qmgr(8)."""
@@ -190,7 +196,7 @@ class Traffic:
     def _complete(
         self, program: Program, queue_id: bytes, mail: OpenMail, sender: bytes, figures: re.Match[bytes], time: float
     ) -> None:
-        is_own = mail.origin is Origin.LOCAL or (mail.origin is Origin.SMTP and _is_own(mail))
+        is_own = mail.origin is Origin.LOCAL or (mail.origin is Origin.SMTP and self._is_own(mail))
         if len(mail.message_id) > 1:
             known = hash((program.host_bytes, mail.message_id, sender))
             if is_own and not mail.is_handed_back and self._recent.has(known, time):
@@ -245,6 +251,21 @@ class Traffic:
         if mail is not None and mail.origin is Origin.SMTP:
             mail.is_handed_back = True
 
+    def _note_name(self, host: bytes, message_id: bytes) -> None:
+        """The name of ``host``, ``myhostname`` of postconf(5), as it stands in a Message-ID that it made."""
+        if len(self._own_names) >= MOST_HOSTS and host not in self._own_names:
+            self._own_names.clear()
+        self._own_names[host] = message_id.rpartition(b"@")[2].removesuffix(b">")
+
+    def _is_own(self, mail: OpenMail) -> bool:
+        """Whether the client is the host itself."""
+        address, name = mail.client_address, mail.client_name
+        if address.startswith("127.") or address == "::1":
+            return True
+        if "." in name and name == mail.program.host:
+            return True
+        return name.encode("utf-8", "surrogateescape") == self._own_names.get(mail.program.host_bytes)
+
     def _refusal(self, program: Program, message: bytes, time: float) -> None:
         told = refusal(message)
         if told is None:
@@ -283,12 +304,6 @@ def _has_recipients(held: Held) -> None:
         held.due = min(held.due, held.item.time + FILTER_SECONDS)
     else:
         held.is_done = True
-
-
-def _is_own(mail: OpenMail) -> bool:
-    """Whether the client is the host itself."""
-    address, name, host = mail.client_address, mail.client_name, mail.program.host
-    return address.startswith("127.") or address == "::1" or name == host or name.startswith(host + ".")
 
 
 def _text(data: bytes) -> str:
