@@ -16,6 +16,8 @@ from starlette.staticfiles import StaticFiles
 from policyd_rate_limit.admin.desk import NotAnId
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.web import login, pages
+from policyd_rate_limit.web.api import routes as api
+from policyd_rate_limit.web.api.problems import problem
 from policyd_rate_limit.web.authority import Forbidden
 from policyd_rate_limit.web.desks import Busy
 from policyd_rate_limit.web.origins import ForeignOrigin
@@ -59,6 +61,7 @@ def make_app(site: Site) -> Starlette:
         routes=[
             *login.ROUTES,
             *pages.ROUTES,
+            *api.ROUTES,
             Mount("/static", StaticFiles(directory=str(files("policyd_rate_limit.web") / "static"))),
         ],
         middleware=[Middleware(Security, site=site)],
@@ -79,6 +82,8 @@ async def _tell(request: Request, error: Exception) -> Response:
 
 async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these
+    if api.is_of_api(request.url.path):
+        return problem(error.status_code, error.detail, headers=error.headers)
     answer = _page(request, error.status_code, error.detail)
     answer.headers.update(error.headers or {})
     return answer

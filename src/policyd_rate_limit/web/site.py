@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,12 +45,15 @@ class Site:
     wall: Callable[[], float]
     sessions: Sessions = field(init=False)
     guessing: Guessing = field(init=False)
+    whole_store: asyncio.Lock = field(init=False)
+    """Of who reads all that was counted: one at a time."""
     secret: bytes = field(init=False, repr=False)
     """Of this run of the process: what it signs is worth nothing after it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sessions", Sessions(self.clock))
         object.__setattr__(self, "guessing", Guessing(self.clock))
+        object.__setattr__(self, "whole_store", asyncio.Lock())
         object.__setattr__(self, "secret", secrets.token_bytes(32))
 
     @property
