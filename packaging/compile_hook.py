@@ -51,6 +51,7 @@ MODULES = (
     "notify/notifier.py",
     "notify/rule_notifier.py",
     "observe/decisions.py",
+    "observe/hit_history.py",
     "observe/hits.py",
     "protocol/attributes.py",
     "protocol/codec.py",

@@ -14,7 +14,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import Record
@@ -95,6 +95,14 @@ class CommitsThatFail:
         raise AssertionError
 
     def add_hits(self, hits: Sequence[Hits]) -> None:
+        """Likewise."""
+        raise AssertionError
+
+    def add_history(self, rows: Sequence[HourOfHits]) -> None:
+        """Likewise."""
+        raise AssertionError
+
+    def clean_trails(self) -> bool:
         """Likewise."""
         raise AssertionError
 

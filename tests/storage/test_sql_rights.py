@@ -86,7 +86,9 @@ def test_the_rights_that_the_manual_names_suffice(logs: ServerLogs, manual: Manu
     log_tables.set_override(log, override, 0, TIMEOUT)
     log_tables.set_override(log, override, 0, TIMEOUT)
     assert log_tables.overrides(log, 0) == [override]
-    assert log_tables.remove_override(log, "user:joe", 0, TIMEOUT)
+    assert log_tables.has_override(log, "user:joe", 0)
+    log_tables.remove_override(log, "user:joe", TIMEOUT)
+    assert not log_tables.overrides(log, 0)
     for _ in range(2):
         log_tables.add_hits(log, [Hits("user:joe", 60, 2, 1_000)], TIMEOUT)
     hits = log_tables.hits(log, lambda old_id: f"user:{old_id}")

@@ -20,7 +20,16 @@ from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, stages
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.policy import Rule
-from policyd_rate_limit.storage.administration import Actor, Hits, Override
+from policyd_rate_limit.storage.administration import (
+    HOUR,
+    Actor,
+    AuditEntry,
+    Hits,
+    HourOfHits,
+    OriginalEntry,
+    OriginalHits,
+    Override,
+)
 from support.policies import subjects
 
 NOW = 1_000_000
@@ -38,6 +47,7 @@ class Store:
         self.time = now
         self.in_force: list[Override] = []
         self.counted: list[Hits] = []
+        self.past: list[HourOfHits] = []
 
     def now(self) -> int:
         return self.time
@@ -76,6 +86,36 @@ class Store:
         raise NotImplementedError
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
+        raise NotImplementedError
+
+    def hit_history(
+        self, since: int, *, keys: Collection[str] | None = None, kinds: Collection[str] | None = None
+    ) -> Iterator[HourOfHits]:
+        for one in self.past:
+            if one.hour + HOUR > since and (keys is None or one.key in keys) and (kinds is None or one.kind in kinds):
+                yield one
+
+    def find_queue_id(self, queue_id: str) -> Iterator[HourOfHits]:
+        return (one for one in self.past if one.details.queue_id == queue_id)
+
+    def audit(
+        self, since: int = 0, *, most: int = 100, before: int | None = None, subjects: Collection[str] | None = None
+    ) -> list[AuditEntry]:
+        raise NotImplementedError
+
+    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> None:
+        raise NotImplementedError
+
+    def history_pages(self) -> Iterator[Sequence[OriginalHits]]:
+        raise NotImplementedError
+
+    def bring_history(self, page: Sequence[OriginalHits]) -> int:
+        raise NotImplementedError
+
+    def audit_pages(self) -> Iterator[Sequence[OriginalEntry]]:
+        raise NotImplementedError
+
+    def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
         raise NotImplementedError
 
     def close(self) -> None:

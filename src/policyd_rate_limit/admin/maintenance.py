@@ -135,7 +135,7 @@ def copy(old: Settings, new: Settings, by: Actor) -> tuple[Copied, Sequence[tupl
         backend.check_access()
     try:
         copiers = backends[0].make_copier(source), backends[1].make_copier(target)
-        return copying.copy(source, target, copiers, by), backends[0].waiting()
+        return copying.copy(source, target, copiers, by, backends[0].describe()), backends[0].waiting()
     finally:
         source.close()
         target.close()

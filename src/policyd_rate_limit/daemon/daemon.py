@@ -22,6 +22,7 @@ from policyd_rate_limit.notify.channel import make_channels, make_channels_of_ru
 from policyd_rate_limit.notify.notifier import Notifier
 from policyd_rate_limit.notify.rule_notifier import RuleNotifier
 from policyd_rate_limit.observe.decisions import Decisions
+from policyd_rate_limit.observe.hit_history import HitHistory
 from policyd_rate_limit.observe.hits import ReportedHits
 from policyd_rate_limit.postfix.endpoint import endpoint
 from policyd_rate_limit.postfix.lists import asking
@@ -107,7 +108,7 @@ class Daemon:
             worker.explain,
             refused=Throttle(REFUSAL_SECONDS, loop.time),
             warned=Throttle(REFUSAL_SECONDS, loop.time),
-            listeners=[hits, notifier, of_rules],
+            listeners=[hits, HitHistory(mailbox.history.hit), notifier, of_rules],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
         policing = Policing(

@@ -11,11 +11,15 @@ from policyd_rate_limit.domain.decision import REFUSED
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
+    from policyd_rate_limit.domain.request import Request
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of the tests; the calls cost no more
 class Listener(ABC):
     """Is told of refusals and the like, in the event loop; none of it may wait."""
+
+    def met(self, request: Request, counter: str, limit: Limit, verdict: str) -> None:  # noqa: B027 - who wants to know of nothing else is told in vain
+        """Take that ``request`` ran into ``limit`` of ``counter``, with that ``verdict``: each time."""
 
     @abstractmethod
     def refused(self, counter: str, limit: Limit) -> bool:

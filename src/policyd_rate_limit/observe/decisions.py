@@ -127,7 +127,7 @@ class Decisions(Observer):
         seconds = self._clock() - began
         usages = (Usage(counter, limit, 0, free_in),)
         self._count(counter, REFUSED, seconds)
-        level, suppressed, wanted = self._who_wants(REFUSED, counter, limit)
+        level, suppressed, wanted = self._who_wants(request, REFUSED, counter, limit)
         decision = Decision(request, REFUSED, counter, cost, 0, limit, usages, False, seconds)
         _tell(_Told(decision, level, suppressed, wanted))
 
@@ -204,7 +204,7 @@ class Decisions(Observer):
             verdict = _verdict(rules[index], result)
             charge = demand.charges[index]
             if verdict:
-                level, suppressed, wanted = self._who_wants(verdict, charge.counter, limit)
+                level, suppressed, wanted = self._who_wants(request, verdict, charge.counter, limit)
                 if level or wanted:
                     impossible = any(charge.most > limit.maximum for limit in charge.limits)
                     decision = Decision(
@@ -214,7 +214,9 @@ class Decisions(Observer):
         if told:
             self._explain(demand, partial(_tell_with_use, told))
 
-    def _who_wants(self, verdict: str, counter: str, exceeded: Limit) -> tuple[int, int, list[Listener]]:
+    def _who_wants(
+        self, request: Request, verdict: str, counter: str, exceeded: Limit
+    ) -> tuple[int, int, list[Listener]]:
         """Count an excess; the level at which it is logged, 0 where it is not, how many were not, and who wants it."""
         if self._metrics is not None:
             self._metrics.ruled(counter, verdict)
@@ -226,6 +228,8 @@ class Decisions(Observer):
             level = logging.INFO
         elif self._each:
             level = logging.DEBUG
+        for one in self._listeners:
+            one.met(request, counter, exceeded, verdict)
         wanted = [one for one in self._listeners if one.exceeded(counter, exceeded, verdict)]
         return level, suppressed if log_it else 0, wanted
 

@@ -115,6 +115,24 @@ class AuditEntry(NamedTuple):
     note: str
 
 
+class OriginalHits(NamedTuple):
+    """``hits``, as the database has them that is known to copies by the number ``origin``; 0: the one that tells it.
+
+    A copy brings them along under their origin, so that the next copy finds them there.
+    """
+
+    origin: int
+    hits: HourOfHits
+
+
+class OriginalEntry(NamedTuple):
+    """``entry``, which had ``number`` in the database of that ``origin``, as of :class:`OriginalHits`."""
+
+    origin: int
+    number: int
+    entry: AuditEntry
+
+
 class MayNotList(StoreError):
     """The database is there, but does not let this user see whom it has counts of."""
 
@@ -177,23 +195,22 @@ class Administration(Protocol):
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         """These were reported: take them off. What came meanwhile stays."""
 
-    def close(self) -> None:
-        """Let go of the database. Never raises."""
-
-
-class Trails(Protocol):
-    """What a store keeps of the past, beside what is counted."""
-
     def hit_history(
         self, since: int, *, keys: Collection[str] | None = None, kinds: Collection[str] | None = None
     ) -> Iterator[HourOfHits]:
         """What ran into limits in the hour of ``since`` (Unix second) and later, oldest hour first.
 
-        Only of those ``keys`` and of those ``kinds``; None: of all. Holds an hour in memory at a time.
+        Only of those ``keys`` and of those ``kinds``; None: of all. Holds an hour of them in memory at a time.
         """
 
     def find_queue_id(self, queue_id: str) -> Iterator[HourOfHits]:
         """Those of the hit history whose last request was of the mail ``queue_id``, latest hour first."""
+
+    def history_pages(self) -> Iterator[Sequence[OriginalHits]]:
+        """All of the hit history, an hour at a time, for a copy."""
+
+    def bring_history(self, page: Sequence[OriginalHits]) -> int:
+        """Have of each origin what ``page`` says, unless it is there already; how many hits are new by that."""
 
     def audit(
         self, since: int = 0, *, most: int = 100, before: int | None = None, subjects: Collection[str] | None = None
@@ -203,8 +220,17 @@ class Trails(Protocol):
         ``before``: only those with lower numbers, for the next page. ``subjects``: only those about these.
         """
 
-    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> int:
-        """Enter into the audit trail what ``by`` did that no other method here does; the number of the entry."""
+    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> None:
+        """Enter into the audit trail what ``by`` did that no other method here does; it is durable afterwards."""
+
+    def audit_pages(self) -> Iterator[Sequence[OriginalEntry]]:
+        """All of the audit trail, oldest first, for a copy."""
+
+    def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
+        """Enter what is not there yet, under numbers of this database; how many entries that were."""
+
+    def close(self) -> None:
+        """Let go of the database. Never raises."""
 
 
 def longest_window(overrides: Iterable[Override]) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
     from policyd_rate_limit.storage.batch import Batch
     from policyd_rate_limit.storage.record import Record
 
@@ -118,6 +118,18 @@ class Store(Protocol):
         """Keep ``hits`` for the report, of a key and a window at most once each.
 
         :raises StoreUnavailable: they may not have been kept.
+        """
+
+    def add_history(self, rows: Sequence[HourOfHits]) -> None:
+        """Add ``rows``, of an hour, key, limit and kind at most once each, to the hit history of all daemons.
+
+        :raises StoreUnavailable: they may not have been kept.
+        """
+
+    def clean_trails(self) -> bool:
+        """Delete some of what is too old, or too much, of hit history and audit trail; whether more is to be deleted.
+
+        :raises StoreUnavailable: the database does not answer.
         """
 
     def block(self, blocks: Sequence[Override]) -> int:

@@ -10,6 +10,8 @@ is new.
 - **Overrides** that are new or were changed since the last copy, or have been revoked. One that was changed in the new
   database since then stays.
 - **Hits** that are more than at the last copy.
+- **The hit history** and **the audit trail**, under the number of the database that they come from: so it is known
+  what was brought, also by way of another one, and what comes from the new database itself.
 
 A database gets a random number at its first copy, by which the other one knows it; a restored backup has the same.
 """
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.storage.administration import HITS_AT_ONCE, Hits, longest_window
+from policyd_rate_limit.storage.audit_entries import COPY_TO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,7 +121,8 @@ class RecordCopier(Copier, Protocol):
 class Copied:
     """What a copy has done.
 
-    ``counts``: entries, or seconds with a count, that were brought; ``skipped``: counters whose names nobody knows any
+    ``counts``: entries, or seconds with a count, that were brought; ``history``: hits of the hit history; ``audit``:
+    entries of the audit trail; ``skipped``: counters whose names nobody knows any
     more; ``refused``: counters or records that could not be read or written; ``kept``: keys whose override was left as
     it is in the new database.
     """
@@ -127,13 +131,34 @@ class Copied:
     overrides: int = 0
     revoked: int = 0
     hits: int = 0
+    history: int = 0
+    audit: int = 0
     skipped: int = 0
     refused: int = 0
     kept: list[str] = field(default_factory=list)
 
+    def amounts(self) -> dict[str, int]:
+        """How much of each kind was brought."""
+        return {
+            "counts": self.counts,
+            "overrides": self.overrides,
+            "revoked": self.revoked,
+            "hits": self.hits,
+            "history": self.history,
+            "audit": self.audit,
+        }
 
-def copy(source: Administration, target: Administration, copiers: tuple[Copier, Copier], by: Actor) -> Copied:  # noqa: ARG001 - for the audit trail
-    """Bring into ``target`` what ``source`` holds; ``copiers`` know their counts. ``by`` asks for it.
+
+def copy(
+    source: Administration,
+    target: Administration,
+    copiers: tuple[Copier, Copier],
+    by: Actor,
+    source_name: str = "another database",
+) -> Copied:
+    """Bring into ``target`` what ``source`` holds; ``copiers`` know their counts.
+
+    ``by`` asks for it, and is entered into the audit trail of ``target``, with ``source_name``.
 
     :raises StoreError: one of the two does not answer, or has no room; what was brought until then is there.
     :raises SystemRefusal: they are the same database, or their clocks differ by more than :data:`MOST_SKEW`.
@@ -157,6 +182,9 @@ def copy(source: Administration, target: Administration, copiers: tuple[Copier, 
     _copy_counts(*copiers, (source_id, target_id), _keep(source, target), copied)
     copied.refused = sum(copier.refused for copier in copiers)
     _copy_hits(source, target, source_id, notes, copied)
+    _copy_trails(source, target, (source_id, target_id), copied)
+    detail = ", ".join(f"{name} {number}" for name, number in copied.amounts().items())
+    target.note(by, COPY_TO, f"from {source_name}", detail)
     return copied
 
 
@@ -274,6 +302,18 @@ def _copy_hits(
             rows.append(Hits(note, kind, -before, now))
     for first in range(0, len(rows), HITS_AT_ONCE - HITS_AT_ONCE % 2):
         target.add_hits(rows[first : first + HITS_AT_ONCE - HITS_AT_ONCE % 2])
+
+
+def _copy_trails(source: Administration, target: Administration, identities: tuple[int, int], copied: Copied) -> None:
+    source_id, target_id = identities
+    for page in source.history_pages():
+        # What the old database has from the new one is there.
+        rows = [row._replace(origin=row.origin or source_id) for row in page if row.origin != target_id]
+        copied.history += target.bring_history(rows)
+    for entries in source.audit_pages():
+        copied.audit += target.bring_audit(
+            [entry._replace(origin=entry.origin or source_id) for entry in entries if entry.origin != target_id]
+        )
 
 
 def _note(source_id: int, key: str) -> str:

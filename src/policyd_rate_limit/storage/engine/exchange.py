@@ -1,4 +1,4 @@
-"""The exchange between mailbox and database: hits and blocks for the database, overrides from it."""
+"""The exchange between mailbox and database: hits, their history and blocks for the database, overrides from it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.engine.mailbox import Mailbox
 
+CLEANED_EACH = 3_600.0  # seconds between two looks for what of the hit history and the audit trail is too old
+FIRST_CLEANING = 60.0  # seconds after the start
+
 _logger = logging.getLogger(__name__)
 
 
@@ -28,9 +31,11 @@ class Exchange:
     def __init__(self, store: Store, mailbox: Mailbox, monotonic: Callable[[], float]) -> None:
         self._store = store
         self._mailbox = mailbox
+        self._monotonic = monotonic
         self._backoff = Backoff(monotonic)
         self._is_failing = False  # which has been said
-        self._steps = [self._exchange_overrides, self._bring_hits]
+        self._steps = [self._exchange_overrides, self._bring_hits, self._bring_history, self._clean]
+        self._next_cleaning = monotonic() + FIRST_CLEANING
         self._has_published = False
         self._overrides: list[Override] = []
         self._brought = 0  # see Mailbox.subscribe
@@ -46,13 +51,15 @@ class Exchange:
     def run(self) -> None:
         """Exchange what there is.
 
-        What ails one of them does not keep back the other: a failure costs the connection, so the other is next.
+        What ails one of them does not keep back the others: a failure costs the connection, so they are next.
         """
+        done = 0
         try:
             for step in self._steps:
+                done += 1
                 step()
         except StoreError as error:
-            self._steps.reverse()
+            self._steps = self._steps[done:] + self._steps[:done]
             self._backoff.failed()
             if not self._is_failing:
                 self._is_failing = True
@@ -92,6 +99,20 @@ class Exchange:
             except StoreError:
                 self._mailbox.add(hits)
                 raise
+
+    def _bring_history(self) -> None:
+        rows = self._mailbox.history.take()
+        if rows:
+            try:
+                self._store.add_history(rows)
+            except StoreError:
+                self._mailbox.history.add(rows)
+                raise
+
+    def _clean(self) -> None:
+        """Delete what is too old: so much at a time that no answer has to wait for it."""
+        if self._monotonic() >= self._next_cleaning and not self._store.clean_trails():
+            self._next_cleaning = self._monotonic() + CLEANED_EACH
 
     def _publish(self) -> None:
         self._has_published = True

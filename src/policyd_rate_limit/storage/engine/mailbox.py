@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.administration import MOST_BLOCKS, Hits
+from policyd_rate_limit.storage.engine.waiting_history import WaitingHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +24,12 @@ class Mailbox:
     """Keeps hits and blocks for the database, however long it is away, and passes overrides on.
 
     ``clock``: Unix seconds. Hits beyond :data:`MOST_HITS` different ones are dropped, which is said once until there is
-    room again; beyond ``MOST_BLOCKS`` blocks no other is taken.
+    room again; beyond ``MOST_BLOCKS`` blocks no other is taken. ``history`` is what waits for the hit history.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
+        self.history = WaitingHistory(clock)
         self._lock = threading.Lock()
         self._hits: dict[tuple[str, int], Hits] = {}
         self._is_full = False

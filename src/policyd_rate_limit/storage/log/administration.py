@@ -7,15 +7,25 @@ import itertools
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.storage.administration import PATIENCE, longest_window
-from policyd_rate_limit.storage.log import tables
+from policyd_rate_limit.storage.audit_entries import entry_of, entry_of_override, entry_of_reset, entry_of_revocation
+from policyd_rate_limit.storage.hit_history import added_up, place_of
+from policyd_rate_limit.storage.log import audit_trail, hit_history, tables, trails
 from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.record import in_records, mark_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 
     from policyd_rate_limit.domain.charge import Entry
-    from policyd_rate_limit.storage.administration import Actor, Hits, Override
+    from policyd_rate_limit.storage.administration import (
+        Actor,
+        AuditEntry,
+        Hits,
+        HourOfHits,
+        OriginalEntry,
+        OriginalHits,
+        Override,
+    )
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
@@ -40,6 +50,7 @@ class LogAdministration:
         self._longest = longest
         self._key_of_old_id = key_of_old_id
         self._log: Log | None = None
+        self._trails: Hashable = None  # the identity of the table beside which there are those of the trails
 
     def now(self) -> int:
         return int(self.open().time())
@@ -57,9 +68,9 @@ class LogAdministration:
             if entries or not page:
                 yield entries
 
-    def reset(self, key: str, by: Actor) -> int:  # noqa: ARG002 - for the audit trail
+    def reset(self, key: str, by: Actor) -> int:
         """A record that gives back is appended, which every daemon reads."""
-        log = self.open()
+        log = self._with_trails()
         self._memory.forget()
         self._memory.synchronise(log.time())
         mails: set[str] = set()
@@ -84,20 +95,28 @@ class LogAdministration:
         self._memory.ledger.reset(key, mails - {""}, given_back)
         for record in in_records(given_back, self._memory.record):
             log.append(record)
+        taken_back = -sum(entry.amount for entry in given_back)
+        log.execute(audit_trail.entering(entry_of_reset(by, self._memory.now, key, taken_back)))
         log.commit()
-        return -sum(entry.amount for entry in given_back)
+        return taken_back
 
     def overrides(self) -> list[Override]:
         log = self.open()
         return tables.overrides(log, int(log.time()))
 
-    def set_override(self, override: Override, by: Actor | None) -> None:  # noqa: ARG002 - for the audit trail
-        log = self.open()
-        tables.set_override(log, override, int(log.time()), PATIENCE)
+    def set_override(self, override: Override, by: Actor | None) -> None:
+        log = self.open() if by is None else self._with_trails()
+        now = int(log.time())
+        entered = () if by is None else (audit_trail.entering(entry_of_override(by, now, override)),)
+        tables.set_override(log, override, now, PATIENCE, *entered)
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:  # noqa: ARG002 - for the audit trail
-        log = self.open()
-        return tables.remove_override(log, key, int(log.time()), PATIENCE)
+    def remove_override(self, key: str, by: Actor | None) -> bool:
+        log = self.open() if by is None else self._with_trails()
+        now = int(log.time())
+        had_one = tables.has_override(log, key, now)
+        entered = () if by is None else (audit_trail.entering(entry_of_revocation(by, now, key, had_one=had_one)),)
+        tables.remove_override(log, key, PATIENCE, *entered)
+        return had_one
 
     def hits(self) -> list[Hits]:
         return tables.hits(self.open(), self._key_of_old_id)
@@ -110,6 +129,57 @@ class LogAdministration:
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         tables.subtract_hits(self.open(), hits, self._key_of_old_id, PATIENCE)
+
+    def hit_history(
+        self, since: int, *, keys: Collection[str] | None = None, kinds: Collection[str] | None = None
+    ) -> Iterator[HourOfHits]:
+        for page in hit_history.pages(self._with_trails(), since, keys):
+            for row in added_up(one.hits for one in page):
+                if kinds is None or row.kind in kinds:
+                    yield row
+
+    def find_queue_id(self, queue_id: str) -> Iterator[HourOfHits]:
+        return (row.hits for row in hit_history.with_queue_id(self._with_trails(), queue_id))
+
+    def history_pages(self) -> Iterator[Sequence[OriginalHits]]:
+        return hit_history.pages(self._with_trails(), 0)
+
+    def bring_history(self, page: Sequence[OriginalHits]) -> int:
+        log = self._with_trails()
+        there: dict[tuple[object, ...], int] = {}
+        for hour in {row.hits.hour for row in page}:
+            there |= {(one.origin, *place_of(one.hits)): one.hits.hits for one in hit_history.of_hour(log, hour)}
+        missing = [row for row in page if row.hits.hits > there.get((row.origin, *place_of(row.hits)), 0)]
+        hit_history.bring(log, missing, PATIENCE)
+        return sum(row.hits.hits - there.get((row.origin, *place_of(row.hits)), 0) for row in missing)
+
+    def audit(
+        self, since: int = 0, *, most: int = 100, before: int | None = None, subjects: Collection[str] | None = None
+    ) -> list[AuditEntry]:
+        return audit_trail.latest(self._with_trails(), since, most, before, subjects)
+
+    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> None:
+        log = self._with_trails()
+        entry = entry_of(by, int(log.time()), action, subject, detail, note)
+        log.write([audit_trail.entering(entry)], PATIENCE)
+
+    def audit_pages(self) -> Iterator[Sequence[OriginalEntry]]:
+        return audit_trail.pages(self._with_trails())
+
+    def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
+        return audit_trail.bring(self._with_trails(), page, PATIENCE)
+
+    def _with_trails(self) -> Log:
+        """The connection in use, to a database with the tables that older versions do not make."""
+        log = self.open()
+        if self._trails != log.identity:
+            if not trails.are_kept(log):
+                try:
+                    log.add_tables()
+                except LogError as error:
+                    raise LogError(f"the tables of hit history and audit trail cannot be made: {error}") from error
+            self._trails = log.identity
+        return log
 
     def close(self) -> None:
         if self._log is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.storage.administration import longest_window
-from policyd_rate_limit.storage.log import tables
+from policyd_rate_limit.storage.log import tables, trails
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,9 @@ def clean(
     if limits_of is not None:
         needed = max(needed, _longest_window(log, now - 2 * longest, limits_of))
     deleted = log.clean(now - 2 * needed, patience)
+    if trails.are_kept(log):
+        while trails.clean(log, now, patience):
+            pass
     log.compact(patience)
     return deleted
 

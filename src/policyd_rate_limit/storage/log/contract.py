@@ -160,11 +160,20 @@ class Log(Protocol):
         :raises LogOccupied: these have taken longer.
         """
 
+    def execute(self, statement: Statement) -> None:
+        """Under the lock: do that within its transaction."""
+
+    def add_tables(self) -> None:
+        """Without the lock: make those tables that a database of an older version lacks, which ignores them.
+
+        :raises LogError: they may not be made.
+        """
+
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         """What follows an INSERT to change the row of the same ``key`` instead.
 
-        ``assignments``: column -> expression, in which ``{new}`` is the value of that column in the INSERT. All of it
-        is names and constants of this program.
+        ``assignments``: column -> expression, in which ``{new}`` is the value of that column in the INSERT,
+        ``{news[x]}`` that of the column x, and ``{column}`` the name. All of it is names and constants of this program.
         """
 
     def maintain(self) -> None:
@@ -184,5 +193,13 @@ def named(text: str, **names: str) -> str:
 
 def on_conflict(key: str, assignments: Mapping[str, str]) -> str:
     """What :meth:`Log.on_conflict` is to give, as SQLite and PostgreSQL have it."""
-    changes = (f"{column} = {value.format(new=f'excluded.{column}')}" for column, value in assignments.items())
-    return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"
+    return f"ON CONFLICT ({key}) DO UPDATE SET {changes_of(assignments, 'excluded.{}')}"
+
+
+def changes_of(assignments: Mapping[str, str], new: str) -> str:
+    """``assignments`` of :meth:`Log.on_conflict`; ``new``: how a database names a value of the INSERT."""
+    news = {column: new.format(column) for column in assignments}
+    return ", ".join(
+        f"{column} = {value.format(new=news[column], news=news, column=column)}"
+        for column, value in assignments.items()
+    )

@@ -78,6 +78,8 @@ class SqlLog(ABC):
 
     # What differs, in SQL. What takes parameters says which, in their order.
     SCHEMA: tuple[tuple[str, str], ...]  # table, the statement that makes it
+    # Likewise, and indexes: what was added later without another schema version, for older ones do not mind it.
+    ADDED: tuple[tuple[str, str], ...] = ()
     # What leads from version 1 to 2, from 2 to 3, once all tables are there; each may run twice.
     UPGRADES: tuple[tuple[str, ...], ...] = ((), ())
     MAKE_STATE: str  # adds the row of policyd_state, unless it is there: version, identity
@@ -352,6 +354,9 @@ class SqlLog(ABC):
         except (TableMissing, TableExists) as error:
             raise self._failure(str(error)) from error  # with the transaction
 
+    def execute(self, statement: Statement) -> None:
+        self._send(statement)
+
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         return on_conflict(key, assignments)
 
@@ -397,7 +402,13 @@ class SqlLog(ABC):
         return locked
 
     def _make_tables(self) -> None:
-        for table, statement in self.SCHEMA:
+        self._make_missing(self.SCHEMA)
+
+    def add_tables(self) -> None:
+        self._make_missing(self.ADDED)
+
+    def _make_missing(self, tables: Sequence[tuple[str, str]]) -> None:
+        for table, statement in tables:
             if not self.has_table(table):
                 with contextlib.suppress(TableExists):  # another daemon was faster
                     self._query(Statement(statement))

@@ -1,27 +1,30 @@
-"""The tables beside the batch table, as one daemon uses them: hits, overrides, announcements of windows."""
+"""The tables beside the batch table, as one daemon uses them: hits and their history, overrides, windows in use."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.storage.log import tables
+from policyd_rate_limit.storage.log import hit_history, tables, trails
+from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.log.refusals import store_in_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
     from policyd_rate_limit.storage.log.contract import Log
 
 ANNOUNCED_EACH = 3600  # seconds
+TRIED_EACH = 3600  # seconds between two tries to make tables
 
 _logger = logging.getLogger(__name__)
 
 
 class SideTables:
-    """Writes hits, learns of overrides, and announces how far back this daemon looks.
+    """Writes hits and their history, learns of overrides, and announces how far back this daemon looks.
 
     ``open_log`` connects to the database. ``patience``: how many seconds what is not urgent may wait for others. All
     of it raises LogError where the database fails.
@@ -34,6 +37,8 @@ class SideTables:
         self._overrides_version: Hashable = None
         self._lacks_overrides = False  # a table that was rebuilt
         self._name = secrets.token_hex(16)  # of this daemon
+        self._with_trails: Hashable = None  # the identity of the table beside which those of the trails are
+        self._without_trails = -1  # the hour in which they could not be made
         self._announced: tuple[Hashable, int, int] | None = None
 
     def rebuilt(self) -> None:
@@ -52,6 +57,54 @@ class SideTables:
         for hit in dropped:
             _logger.error("the database refuses the hits of %r, which no report will tell of: %s", hit.key, error)
         return True
+
+    def add_history(self, log: Log, rows: Sequence[HourOfHits], now: int) -> None:
+        """Add ``rows`` to the hit history, all or none of them; ``now``: Unix second."""
+        if self._has_trails(log, now):
+            with self._trails_in_doubt():
+                hit_history.add(log, rows, self._patience)
+
+    def add_history_in_parts(self, rows: Sequence[HourOfHits], error: Exception) -> bool:
+        """Add those of ``rows`` that the database takes, which refuses them together; whether there were any."""
+        dropped = store_in_parts(self._open_log, rows, lambda log, some: hit_history.add(log, some, self._patience))
+        if len(dropped) == len(rows):
+            return False
+        for row in dropped:
+            _logger.error("the database refuses what %r ran into, which its history lacks: %s", row.key, error)
+        return True
+
+    def clean_trails(self, log: Log, now: int) -> bool:
+        """Delete some of what is too old at ``now`` (Unix second) of both trails; whether there is more."""
+        if not self._has_trails(log, now):
+            return False
+        with self._trails_in_doubt():
+            return trails.clean(log, now, self._patience)
+
+    def _has_trails(self, log: Log, now: int) -> bool:
+        """Whether there are the tables that older versions do not make; they are made if that is allowed."""
+        if self._with_trails != log.identity:
+            if now // TRIED_EACH == self._without_trails:
+                return False
+            try:
+                if not trails.are_kept(log):
+                    # A connection that is refused this is of no more use.
+                    with contextlib.closing(self._open_log()) as another:
+                        another.add_tables()
+            except LogError as error:
+                self._without_trails = now // TRIED_EACH
+                _logger.warning("no hit history is kept, for its tables cannot be made: %s", error)
+                return False
+            self._with_trails = log.identity
+        return True
+
+    @contextlib.contextmanager
+    def _trails_in_doubt(self) -> Iterator[None]:
+        """Have the tables looked for again when something fails."""
+        try:
+            yield
+        except LogError:
+            self._with_trails = None
+            raise
 
     def block(self, log: Log, blocks: Sequence[Override], now: int) -> int:
         """Put ``blocks`` in force at ``now`` (Unix second), all or none of them; for how many there was no room."""

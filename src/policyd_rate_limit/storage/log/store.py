@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
@@ -230,6 +230,28 @@ class LogStore:
             self._give_up(error)
             if not self._side_tables.add_hits_in_parts(hits, error):
                 raise StoreUnavailable(str(error)) from error  # nobody's are taken
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+
+    def add_history(self, rows: Sequence[HourOfHits]) -> None:
+        if self._log is None:
+            raise StoreUnavailable("there is no connection to the database")
+        try:
+            self._side_tables.add_history(self._log, rows, self._memory.now)
+        except RecordRefused as error:
+            self._give_up(error)
+            if not self._side_tables.add_history_in_parts(rows, error):
+                raise StoreUnavailable(str(error)) from error  # nobody's are taken
+        except LogError as error:
+            self._give_up(error)
+            raise StoreUnavailable(str(error)) from error
+
+    def clean_trails(self) -> bool:
+        if self._log is None:
+            return True
+        try:
+            return self._side_tables.clean_trails(self._log, self._memory.now)
         except LogError as error:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error

@@ -20,7 +20,6 @@ need.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.limits import parse_limits
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import MOST_BLOCKS, MOST_HITS, MOST_OVERRIDES, Hits, Override
+from policyd_rate_limit.storage.log.columns import digest_of, json_of, text_of
 from policyd_rate_limit.storage.log.contract import Statement
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def overrides(log: Log, now: int) -> list[Override]:
     )
     for counter, limits, expires, note in rows:
         try:
-            found.append(Override(_text(counter), parse_limits(json.loads(str(limits))), int(expires), _text(note)))
+            found.append(Override(text_of(counter), parse_limits(json.loads(str(limits))), int(expires), text_of(note)))
         except ValueError as error:
             _logger.error("a row of policyd_override cannot be understood and does not count: %s", error)
     return sorted(found)
@@ -72,16 +72,17 @@ def overrides_version(log: Log) -> Hashable:
     return tuple(log.read("SELECT count(*), sum(stamp) FROM policyd_override")[0])
 
 
-def set_override(log: Log, override: Override, now: int, patience: float) -> None:
-    """Put ``override`` in force.
+def set_override(log: Log, override: Override, now: int, patience: float, *beside: Statement) -> None:
+    """Put ``override`` in force, in one transaction with what is ``beside``.
 
     :raises StoreFull: there are too many.
     """
-    others = log.read("SELECT count(*) FROM policyd_override WHERE id <> %s AND expires > %s", _id(override.key), now)
+    count = "SELECT count(*) FROM policyd_override WHERE id <> %s AND expires > %s"
+    others = log.read(count, digest_of(override.key), now)
     if int(others[0][0]) >= MOST_OVERRIDES:
         raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
     changed = dict.fromkeys(("counter", "limits", "expires", "note", "stamp"), "{new}")
-    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), _row(override))], patience)
+    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), _row(override)), *beside], patience)
 
 
 def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> int:
@@ -107,12 +108,16 @@ def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> in
     return max(0, len(rows) - room)
 
 
-def remove_override(log: Log, key: str, now: int, patience: float) -> bool:
-    """End the override of ``key``; whether there was one in force."""
-    found = log.read("SELECT expires FROM policyd_override WHERE id = %s", _id(key))
-    if found:
-        log.write([Statement("DELETE FROM policyd_override WHERE id = %s", (_id(key),))], patience)
+def has_override(log: Log, key: str, now: int) -> bool:
+    """Whether there is an override of ``key`` in force."""
+    found = log.read("SELECT expires FROM policyd_override WHERE id = %s", digest_of(key))
     return bool(found) and int(found[0][0]) > now
+
+
+def remove_override(log: Log, key: str, patience: float, *beside: Statement) -> None:
+    """End the override of ``key``, if there is one, in one transaction with what is ``beside``."""
+    delete = Statement("DELETE FROM policyd_override WHERE id = %s", (digest_of(key),))
+    log.write([delete, *beside], patience)
 
 
 def remove_expired(log: Log, now: int, patience: float) -> None:
@@ -145,7 +150,7 @@ def add_hits(log: Log, hits: Iterable[Hits], patience: float) -> None:
         },
     )
     # In one order, or two daemons may wait for each other.
-    rows = sorted((_id(key), seconds, _json(key), count, last) for key, seconds, count, last in hits)
+    rows = sorted((digest_of(key), seconds, json_of(key), count, last) for key, seconds, count, last in hits)
     log.write(
         [
             Statement(
@@ -178,7 +183,7 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
         "SELECT counter, seconds, hits, last FROM policyd_hit WHERE seconds > 0 ORDER BY hits DESC LIMIT %s", MOST_HITS
     ):
         try:
-            hit = Hits(_text(counter), int(seconds), int(count), int(last))
+            hit = Hits(text_of(counter), int(seconds), int(count), int(last))
         except ValueError as error:
             _logger.error("a row of policyd_hit cannot be understood and does not count: %s", error)
         else:
@@ -192,7 +197,7 @@ def hits(log: Log, key_of_old_id: Callable[[str], str]) -> list[Hits]:
 
 def copied(log: Log) -> dict[tuple[str, int], int]:
     rows = log.read("SELECT counter, seconds, hits FROM policyd_hit WHERE seconds <= 0")
-    return {(_text(counter), int(seconds)): int(count) for counter, seconds, count in rows}
+    return {(text_of(counter), int(seconds)): int(count) for counter, seconds, count in rows}
 
 
 def subtract_hits(log: Log, reported: Iterable[Hits], key_of_old_id: Callable[[str], str], patience: float) -> None:
@@ -204,7 +209,7 @@ def subtract_hits(log: Log, reported: Iterable[Hits], key_of_old_id: Callable[[s
         if (key, seconds) in left:
             left[key, seconds] -= count
             statements.append(Statement("DELETE FROM limit_report WHERE id = %s AND delta = %s", (old_id, seconds)))
-    for digest, seconds, count in sorted((_id(key), seconds, count) for (key, seconds), count in left.items()):
+    for digest, seconds, count in sorted((digest_of(key), seconds, count) for (key, seconds), count in left.items()):
         if count > 0:
             statements += (
                 Statement(
@@ -227,26 +232,10 @@ def _old_hits(log: Log) -> Sequence[tuple[str, int, int]]:
 
 def _row(override: Override) -> tuple[str, str, str, int, str, int]:
     return (
-        _id(override.key),
-        _json(override.key),
-        _json(override.limits),
+        digest_of(override.key),
+        json_of(override.key),
+        json_of(override.limits),
         override.until,
-        _json(override.note),
+        json_of(override.note),
         random.getrandbits(32),
     )
-
-
-def _id(counter: str) -> str:
-    return hashlib.blake2b(counter.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _text(value: object) -> str:
-    """The text that JSON ``value`` holds. Raises ValueError."""
-    text = json.loads(str(value))
-    if not isinstance(text, str):
-        raise ValueError(f"{text!r} is no text")  # noqa: TRY004 - the data's fault, not the program's
-    return text

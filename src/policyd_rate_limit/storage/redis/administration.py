@@ -11,15 +11,26 @@ from typing import TYPE_CHECKING, Any
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.storage.administration import MayNotList
+from policyd_rate_limit.storage.audit_entries import entry_of, entry_of_override, entry_of_reset, entry_of_revocation
+from policyd_rate_limit.storage.hit_history import added_up
+from policyd_rate_limit.storage.redis.encoding import decoded, pairs
 from policyd_rate_limit.storage.redis.keys import escaped, keys_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, refusable, script
-from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of, decoded, pairs
+from policyd_rate_limit.storage.redis.tables import RedisTables, charges_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.storage.administration import Actor, Hits, Override
+    from policyd_rate_limit.storage.administration import (
+        Actor,
+        AuditEntry,
+        Hits,
+        HourOfHits,
+        OriginalEntry,
+        OriginalHits,
+        Override,
+    )
 
 COUNTERS_PER_PAGE = 100
 
@@ -69,24 +80,34 @@ class RedisAdministration:
             since = max(since, now + 1)
             yield []
 
-    def reset(self, key: str, by: Actor) -> int:  # noqa: ARG002 - for the audit trail
+    def reset(self, key: str, by: Actor) -> int:
         """A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
         keys, kind = [self.keys.counter(key)], "reset"
         if is_distinct(key):
             keys, kind = [*keys, self.keys.values(key)], "reset values"
+        # Entered first, for a Cluster may keep it elsewhere: nothing is changed of which the trail does not tell.
+        trail, now = self._tables.audit, self.now()
+        number = trail.enter(entry_of_reset(by, now, key, None))
         command = script(keys, ("", 0, self.longest, self._link.time, kind))
         self.run([command])
-        return int(command.reply)
+        taken_back = int(command.reply)
+        trail.complete(number, entry_of_reset(by, now, key, taken_back))
+        return taken_back
 
     def overrides(self) -> list[Override]:
         return self._tables.overrides(self.now())
 
-    def set_override(self, override: Override, by: Actor | None) -> None:  # noqa: ARG002 - for the audit trail
-        self._tables.set_override(override, self.now())
+    def set_override(self, override: Override, by: Actor | None) -> None:
+        now = self.now()
+        self._tables.set_override(override, now, None if by is None else entry_of_override(by, now, override))
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:  # noqa: ARG002 - for the audit trail
-        return self._tables.remove_override(key, self.now())
+    def remove_override(self, key: str, by: Actor | None) -> bool:
+        now = self.now()
+        had_one = self._tables.has_override(key, now)
+        entry = None if by is None else entry_of_revocation(by, now, key, had_one=had_one)
+        self._tables.remove_override(key, entry)
+        return had_one
 
     def hits(self) -> list[Hits]:
         return self._tables.hits()
@@ -99,6 +120,37 @@ class RedisAdministration:
 
     def forget_hits(self, hits: Sequence[Hits]) -> None:
         self._tables.add_hits(hit._replace(hits=-hit.hits) for hit in hits)
+
+    def hit_history(
+        self, since: int, *, keys: Collection[str] | None = None, kinds: Collection[str] | None = None
+    ) -> Iterator[HourOfHits]:
+        for page in self._tables.history.pages(since, keys):
+            for row in added_up(one.hits for one in page):
+                if kinds is None or row.kind in kinds:
+                    yield row
+
+    def find_queue_id(self, queue_id: str) -> Iterator[HourOfHits]:
+        return (row.hits for row in self._tables.history.with_queue_id(queue_id))
+
+    def history_pages(self) -> Iterator[Sequence[OriginalHits]]:
+        return self._tables.history.pages(0)
+
+    def bring_history(self, page: Sequence[OriginalHits]) -> int:
+        return self._tables.history.bring(page)
+
+    def audit(
+        self, since: int = 0, *, most: int = 100, before: int | None = None, subjects: Collection[str] | None = None
+    ) -> list[AuditEntry]:
+        return self._tables.audit.latest(since, most, before, subjects)
+
+    def note(self, by: Actor, action: str, subject: str, detail: str = "", note: str = "") -> None:
+        self._tables.audit.enter(entry_of(by, self.now(), action, subject, detail, note))
+
+    def audit_pages(self) -> Iterator[Sequence[OriginalEntry]]:
+        return self._tables.audit.pages()
+
+    def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
+        return self._tables.audit.bring(page)
 
     def close(self) -> None:
         self._link.close()

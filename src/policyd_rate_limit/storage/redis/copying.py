@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.storage.copying import Sums, changes
+from policyd_rate_limit.storage.redis.encoding import decoded, encoded, pairs
 from policyd_rate_limit.storage.redis.node import refusable, script
-from policyd_rate_limit.storage.redis.tables import charges_of, decoded, encoded, pairs
+from policyd_rate_limit.storage.redis.tables import charges_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

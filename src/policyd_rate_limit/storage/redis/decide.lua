@@ -38,6 +38,19 @@
 --          7  a new stamp
 --          8, ...  for each field: its value, JSON of limits, Unix second of the end, note
 --
+--       or, with an hour of the hit history and how many rows each hour has, 5  "history", for a copy "bring history"
+--          6  a name for this call, which is heeded once
+--          7  the hour, as it is named in the latter
+--          8  seconds for which the hour is kept
+--          9  how many rows it may have, beside those of the others
+--          10, ...  for each field: that of the others, empty: it is that; hits, seconds of the first and the last,
+--          details
+--       or, with the audit trail, and a hash that is changed with it, 5  "audit"
+--          6  an entry, which begins with a name of 16 bytes for this call, which is heeded once
+--          7, ...  for each field of that hash: its value, empty: it goes
+--       or, with the audit trail, 5  "bring audit"
+--          6, ...  for each entry: the field that says what was brought from there, its number there, the entry
+--
 -- Replies: the second that charges are dated, and for each demand {REFUSED, charge, limit, charge, limit, ...} with all
 -- that is exceeded, {KNOWN}, {COUNTED, how many are exceeded, charge, limit, ..., charge, amount, date, charge, ...}, or
 -- AS_ASKED: all of its charges were counted, in that second;
@@ -45,7 +58,8 @@
 -- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows;
--- to copy: how many seconds were changed.
+-- to copy: how many seconds were changed; to history: how many hits are new; to audit: the number, to bring audit: how
+-- many entries are new.
 --
 -- A counter is a hash.
 -- "m": as MessagePack, FORMAT, and the numbers that the constants from SEEN to SUM name.
@@ -1288,7 +1302,77 @@ if ARGV[5] and not tonumber(ARGV[5]) then
         end
     end
 
-    if ARGV[5] == 'block' then
+    -- Adds rows to the hit history of an hour, or has those of a copy be there (`is_copy`); how many hits that are. For
+    -- whom there is no room goes to the row of the others.
+    local function add_history(key, index, is_copy)
+        if call('HGET', key, '') == ARGV[6] then
+            return 0
+        end
+        local rows, most, total = tonumber(call('HGET', index, ARGV[7]) or 0), tonumber(ARGV[9]), 0
+        for at = 10, #ARGV, 6 do
+            local field, of_others, hits = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+            local first, last, details = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5]
+            local found = call('HGET', key, field)
+            if not found and of_others ~= '' then
+                if is_copy or rows < most then
+                    rows = rows + 1
+                else
+                    field = of_others
+                    found = call('HGET', key, field)
+                end
+            end
+            local before = found and unpack_message(found) or {0, first, last, details}
+            local new = is_copy and max(hits - before[1], 0) or hits
+            if before[3] > last then
+                last, details = before[3], before[4]
+            end
+            call('HSET', key, field, pack({before[1] + new, min(before[2], first), last, details}))
+            total = total + new
+        end
+        call('HSET', key, '', ARGV[6])
+        call('EXPIRE', key, ARGV[8])
+        call('HSET', index, ARGV[7], rows)
+        return total
+    end
+
+    -- Enters something into the audit trail, in one step with what it says of the hash `changed`; its number.
+    local function enter(trail, changed)
+        local number = tonumber(call('HGET', trail, '') or 0)
+        for known = number, max(number - 9, 1), -1 do
+            if substring(call('HGET', trail, known) or '', 1, 16) == substring(ARGV[6], 1, 16) then
+                return known
+            end
+        end
+        for at = 7, #ARGV, 2 do
+            if ARGV[at + 1] == '' then
+                call('HDEL', changed, ARGV[at])
+            else
+                call('HSET', changed, ARGV[at], ARGV[at + 1])
+            end
+        end
+        call('HSET', trail, number + 1, ARGV[6], '', number + 1)
+        return number + 1
+    end
+
+    -- Enters what a copy brings, each entry of a database once; how many are new.
+    local function bring_audit(trail)
+        local new, number = 0, tonumber(call('HGET', trail, '') or 0)
+        for at = 6, #ARGV, 3 do
+            if tonumber(ARGV[at + 1]) > tonumber(call('HGET', trail, ARGV[at]) or 0) then
+                new, number = new + 1, number + 1
+                call('HSET', trail, number, ARGV[at + 2], '', number, ARGV[at], ARGV[at + 1])
+            end
+        end
+        return new
+    end
+
+    if ARGV[5] == 'history' or ARGV[5] == 'bring history' then
+        return add_history(KEYS[1], KEYS[2], ARGV[5] == 'bring history')
+    elseif ARGV[5] == 'audit' then
+        return enter(KEYS[1], KEYS[2])
+    elseif ARGV[5] == 'bring audit' then
+        return bring_audit(KEYS[1])
+    elseif ARGV[5] == 'block' then
         add_blocks(KEYS[1], tonumber(ARGV[6]))
         return {COUNTED}
     elseif ARGV[5] == 'reset' then

@@ -9,9 +9,9 @@ from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict, Warned, w
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.values import MOST_VALUES
+from policyd_rate_limit.storage.redis.encoding import encoded, packed
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable, script
-from policyd_rate_limit.storage.redis.tables import encoded, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,8 +8,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from policyd_rate_limit.domain.counter import is_distinct, unit_of
+from policyd_rate_limit.storage.redis.encoding import decoded, encoded
 from policyd_rate_limit.storage.redis.node import slot_of
-from policyd_rate_limit.storage.redis.tables import decoded, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -12,9 +12,9 @@ from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.redis.encoding import encoded
 from policyd_rate_limit.storage.redis.keys import lane_of, part_field, settled_field
 from policyd_rate_limit.storage.redis.node import NodeError, Remedy, refusable, script
-from policyd_rate_limit.storage.redis.tables import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

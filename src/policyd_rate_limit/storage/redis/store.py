@@ -44,12 +44,13 @@ from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.canary import Canary
+from policyd_rate_limit.storage.redis.encoding import encoded
 from policyd_rate_limit.storage.redis.inquiry import Inquiry, explaining, explaining_values
 from policyd_rate_limit.storage.redis.keys import LANES, keys_of, lane_of
 from policyd_rate_limit.storage.redis.link import Link
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, script
 from policyd_rate_limit.storage.redis.replay import Replays
-from policyd_rate_limit.storage.redis.tables import RedisTables, encoded
+from policyd_rate_limit.storage.redis.tables import RedisTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Charge, Verdict
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.errors import StoreError
-    from policyd_rate_limit.storage.administration import Hits, Override
+    from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis.inquiry import Question
     from policyd_rate_limit.storage.redis.node import Argument
@@ -344,6 +345,20 @@ class RedisStore:
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
 
+    def add_history(self, rows: Sequence[HourOfHits]) -> None:
+        try:
+            self._tables.history.add(rows)
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def clean_trails(self) -> bool:
+        if self._link.session is None:
+            return True
+        try:
+            return self._tables.clean_trails(self._now())
+        except NodeError as error:
+            raise StoreUnavailable(str(error)) from error
+
     def block(self, blocks: Sequence[Override]) -> int:
         try:
             return self._tables.block(blocks, self._now())
@@ -379,6 +394,8 @@ class RedisStore:
         try:
             self._link.connect(patience)
             self._tables.remove_expired(self._now())
+            while self._tables.clean_trails(self._now()):
+                pass
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
         return 0

@@ -27,17 +27,15 @@ from policyd_rate_limit.storage.administration import (
     Hits,
     Override,
 )
-from policyd_rate_limit.storage.drivers import missing_driver
+from policyd_rate_limit.storage.redis.audit_trail import RedisAuditTrail
+from policyd_rate_limit.storage.redis.encoding import decoded, encoded, pairs, unpacked
+from policyd_rate_limit.storage.redis.hit_history import RedisHitHistory
 from policyd_rate_limit.storage.redis.node import Command, script
-
-try:
-    import msgpack
-except ImportError as error:
-    raise missing_driver("Redis and Valkey", "redis", error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+    from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.storage.redis.node import Argument
 
 HITS_PER_SCRIPT = HITS_AT_ONCE
@@ -56,6 +54,14 @@ class RedisTables:
         self._hits = f"{prefix}:{{administration}}:hits".encode()
         self._installation = f"{prefix}:{{administration}}:installation".encode()
         self._run = run
+        self.history = RedisHitHistory(prefix, run)
+        self.audit = RedisAuditTrail(prefix, run)
+
+    def clean_trails(self, now: int) -> bool:
+        """Delete some of what is too old at ``now`` (Unix second) of both trails; whether there is more."""
+        more_hits = self.history.clean(now)
+        more_entries = self.audit.clean(now)
+        return more_hits or more_entries
 
     def installation(self, proposed: str) -> str:
         """The identity of the installation, ``proposed`` where there is none yet."""
@@ -72,15 +78,19 @@ class RedisTables:
         # HGET's "nothing" would pass for no answer.
         return tuple(self._ask(self._override, "HMGET", _STAMP))
 
-    def set_override(self, override: Override, now: int) -> None:
-        """Put ``override`` in force.
+    def set_override(self, override: Override, now: int, entry: AuditEntry | None = None) -> None:
+        """Put ``override`` in force, in one step with ``entry`` of the audit trail.
 
         :raises StoreFull: there are too many.
         """
         others = [other for other in self._all_overrides() if other.until > now and other.key != override.key]
         if len(others) >= MOST_OVERRIDES:
             raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
-        self._ask(self._override, "HSET", encoded(override.key), _value(override), _STAMP, _stamp())
+        changes = (encoded(override.key), _value(override), _STAMP, _stamp())
+        if entry is None:
+            self._ask(self._override, "HSET", *changes)
+        else:
+            self.audit.enter(entry, hash_key=self._override, changes=changes)
 
     def block(self, blocks: Iterable[Override], now: int) -> int:
         """Put ``blocks`` in force where there is no override in force ``now``; for how many there was no room."""
@@ -94,11 +104,16 @@ class RedisTables:
             self._run([script([self._override], arguments)])
         return max(0, len(new) - room)
 
-    def remove_override(self, key: str, now: int) -> bool:
-        """End the override of ``key``; whether there was one in force."""
-        found = [override for override in self._all_overrides() if override.key == key]
-        self._remove([key for key, *_ in found])
-        return any(override.until > now for override in found)
+    def has_override(self, key: str, now: int) -> bool:
+        """Whether there is an override of ``key`` in force ``now``."""
+        return any(override.until > now for override in self._all_overrides() if override.key == key)
+
+    def remove_override(self, key: str, entry: AuditEntry | None = None) -> None:
+        """End the override of ``key``, if there is one, in one step with ``entry`` of the audit trail."""
+        if entry is None:
+            self._remove([key])
+        else:
+            self.audit.enter(entry, hash_key=self._override, changes=(encoded(key), "", _STAMP, _stamp()))
 
     def remove_expired(self, now: int) -> None:
         """Delete the overrides that have ended."""
@@ -162,31 +177,6 @@ def charges_of(fields: Sequence[bytes]) -> Iterator[tuple[int, int]]:
             yield date, amount
         if count:
             yield seen - age, newest
-
-
-def encoded(text: str) -> bytes:
-    """Any text, lone surrogates too: they stand for bytes that are not UTF-8."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def decoded(data: bytes) -> str:
-    """What :func:`encoded` has made."""
-    return data.decode("utf-8", "surrogatepass")
-
-
-def packed(value: Sequence[Any]) -> bytes:
-    """``value`` as MessagePack, for the script: of the types that Redis knows, in which bytes are text."""
-    return bytes(msgpack.packb(value, use_bin_type=False))
-
-
-def unpacked(data: bytes) -> list[int]:
-    """An array of integers, as the MessagePack of Redis writes it: large ones as floating-point numbers."""
-    return [int(number) for number in msgpack.unpackb(data)]
-
-
-def pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Each field of ``reply`` and its value, or member and score."""
-    return zip(reply[::2], reply[1::2], strict=True)
 
 
 def _stamp() -> bytes:

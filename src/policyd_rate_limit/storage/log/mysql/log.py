@@ -19,7 +19,7 @@ import pymysql
 from pymysql.constants import CLIENT, ER
 from pymysql.cursors import SSCursor
 
-from policyd_rate_limit.storage.log.contract import LogError, RecordRefused, Statement, named
+from policyd_rate_limit.storage.log.contract import LogError, RecordRefused, Statement, changes_of, named
 from policyd_rate_limit.storage.log.mysql.connecting import connect
 from policyd_rate_limit.storage.log.mysql.options import connection_options
 from policyd_rate_limit.storage.log.server import LONG_SECONDS, SqlLog, TableMissing
@@ -107,6 +107,43 @@ class MysqlLog(SqlLog):
             "seconds BIGINT NOT NULL, "
             "expires BIGINT NOT NULL"
             ") ENGINE=InnoDB CHARACTER SET ascii",
+        ),
+    )
+    ADDED = (
+        (
+            "policyd_hit_history",
+            "CREATE TABLE IF NOT EXISTS policyd_hit_history ("
+            "hour BIGINT, "
+            "origin BIGINT, "
+            "id CHAR(32), "
+            "seconds BIGINT, "
+            "maximum BIGINT, "
+            "kind VARCHAR(16), "
+            "counter LONGTEXT NOT NULL, "
+            "hits BIGINT NOT NULL, "
+            "first BIGINT NOT NULL, "
+            "last BIGINT NOT NULL, "
+            "queue_id TEXT NOT NULL, "
+            "details TEXT NOT NULL, "
+            "PRIMARY KEY (hour, origin, id, seconds, maximum, kind), "
+            "KEY (id, hour)"
+            ") ENGINE=InnoDB CHARACTER SET ascii COLLATE ascii_bin",
+        ),
+        (
+            "policyd_audit",
+            "CREATE TABLE IF NOT EXISTS policyd_audit ("
+            "number BIGINT AUTO_INCREMENT PRIMARY KEY, "
+            "date BIGINT NOT NULL, "
+            "who TEXT NOT NULL, "
+            "from_where TEXT NOT NULL, "
+            "action VARCHAR(64) NOT NULL, "
+            "subject LONGTEXT NOT NULL, "
+            "detail TEXT NOT NULL, "
+            "note TEXT NOT NULL, "
+            "origin BIGINT NOT NULL, "
+            "original BIGINT, "
+            "UNIQUE KEY (origin, original)"
+            ") ENGINE=InnoDB CHARACTER SET ascii COLLATE ascii_bin",
         ),
     )
     # Not IGNORE: two who wait with the shared lock that this takes would then wait for each other.
@@ -212,8 +249,7 @@ class MysqlLog(SqlLog):
         return LogError(f"{self._name}: {' '.join(message.split())}")
 
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:  # noqa: ARG002 - MySQL finds it itself
-        changes = (f"{column} = {value.format(new=f'VALUES({column})')}" for column, value in assignments.items())
-        return f"ON DUPLICATE KEY UPDATE {', '.join(changes)}"
+        return f"ON DUPLICATE KEY UPDATE {changes_of(assignments, 'VALUES({})')}"
 
     def _start(self, wait: float) -> list[Statement]:
         statements = [Statement("START TRANSACTION READ WRITE")]

@@ -234,6 +234,13 @@ class SqliteLog:
                 self._execute(_sqlite(text), parameters)
         self.commit()
 
+    def execute(self, statement: Statement) -> None:
+        with self._errors:
+            self._execute(_sqlite(statement.text), statement.parameters)
+
+    def add_tables(self) -> None:
+        """Each start makes what is missing: there are no rights to be granted for that."""
+
     def on_conflict(self, key: str, assignments: Mapping[str, str]) -> str:
         return on_conflict(key, assignments)
 

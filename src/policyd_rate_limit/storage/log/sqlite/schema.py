@@ -37,6 +37,35 @@ SELECT json_extract(value, '$[0]') AS counter,
     seconds INTEGER NOT NULL, -- the longest window that it judges by
     expires INTEGER NOT NULL  -- Unix second
 )""",
+    """CREATE TABLE IF NOT EXISTS policyd_hit_history (
+    hour INTEGER,             -- Unix second in which it began
+    origin INTEGER,           -- 0, or the number by which copies know where it was brought from
+    id TEXT,                  -- a digest of the counter
+    seconds INTEGER,          -- of the limit
+    maximum INTEGER,          -- likewise
+    kind TEXT,                -- refused, marked, would-refuse, blocked, would-block
+    counter TEXT NOT NULL,    -- JSON
+    hits INTEGER NOT NULL,
+    first INTEGER NOT NULL,   -- Unix second
+    last INTEGER NOT NULL,    -- likewise
+    queue_id TEXT NOT NULL,   -- JSON, of the last one
+    details TEXT NOT NULL,    -- JSON: [queue_id, client_address, sender, recipient, instance]
+    PRIMARY KEY (hour, origin, id, seconds, maximum, kind)
+)""",
+    "CREATE INDEX IF NOT EXISTS policyd_hit_history_id ON policyd_hit_history (id, hour)",
+    """CREATE TABLE IF NOT EXISTS policyd_audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    date INTEGER NOT NULL,    -- Unix second
+    who TEXT NOT NULL,        -- JSON
+    from_where TEXT NOT NULL, -- JSON
+    action TEXT NOT NULL,
+    subject TEXT NOT NULL,    -- JSON: a counter, or what else was changed
+    detail TEXT NOT NULL,     -- JSON
+    note TEXT NOT NULL,       -- JSON
+    origin INTEGER NOT NULL,  -- 0, or the number by which copies know where it was brought from
+    original INTEGER,         -- the number that it had there
+    UNIQUE (origin, original)
+)""",
     """CREATE TABLE IF NOT EXISTS policyd_installation (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     identity TEXT NOT NULL    -- random, made once; stays when the file is copied or made anew
