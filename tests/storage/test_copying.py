@@ -20,7 +20,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.errors import StoreUnavailable, SystemRefusal
 from policyd_rate_limit.storage import copying
-from policyd_rate_limit.storage.administration import Administration, Hits, Override
+from policyd_rate_limit.storage.administration import Administration, Hits, HourOfHits, Override
 from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.copying import Copied, Sums, changes, without_debts
 from policyd_rate_limit.storage.log import copying as log_copying
@@ -31,6 +31,7 @@ from storage.administered import Administered, AdministeredLog, AdministeredRedi
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
+from storage.test_hit_history import THIS_HOUR, row
 from support.actors import TESTER
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
@@ -381,6 +382,57 @@ def test_hits_once(databases: tuple[Administered, Administered]) -> None:
     two.forget_hits(two.hits())
     assert two.hits() == []
     assert copy(old, new).hits == 0
+
+
+# --- Hit history and audit trail
+
+
+def past(database: Administered) -> list[tuple[str, int]]:
+    return sorted((one.key, one.hits) for one in database.administration().hit_history(0))
+
+
+def told(database: Administered) -> list[tuple[str, str]]:
+    return [(one.action, one.subject) for one in database.administration().audit()]
+
+
+@each_way
+def test_both_trails_once(databases: tuple[Administered, Administered]) -> None:
+    """Also where the new one goes on, and is then brought back."""
+    old, new = databases
+    one, two = old.store(), new.store()
+    for store in (one, two):
+        store.admit([], (), PATIENCE)
+    one.add_history([row("user:a", 3), row("user:b", hour=THIS_HOUR - HOUR), row(EVIL[1])])
+    two.add_history([row("user:a", 4)])
+    old.administration().note(TESTER, "web-user", "carol")
+    old.administration().note(TESTER, "web-user", EVIL[2])
+    copied = copy(old, new)
+    assert (copied.history, copied.audit) == (5, 2)
+    assert past(new) == sorted([("user:a", 7), ("user:b", 1), (EVIL[1], 1)])
+    assert told(new) == [("copy-to", "from another database"), ("web-user", EVIL[2]), ("web-user", "carol")]
+    assert "history 5" in new.administration().audit(most=1)[0].detail
+    copied = copy(old, new)
+    assert (copied.history, copied.audit) == (0, 0)
+    one.add_history([row("user:a", 2, at=50)])
+    two.add_history([row("user:a", 1)])
+    old.administration().note(TESTER, "web-user", "dave")
+    copied = copy(old, new)
+    assert (copied.history, copied.audit) == (2, 1)
+    [latest] = database_rows(new, "user:a")
+    assert (latest.hits, latest.last) == (10, THIS_HOUR + 50)
+    # Back again: what came from there is known there.
+    copied = copy(new, old)
+    assert copied.history == 5
+    assert [what for what in told(old) if what[0] != "copy-to"] == [
+        ("web-user", name) for name in ("dave", EVIL[2], "carol")
+    ]
+    assert past(old) == past(new)
+    copied = copy(old, new)
+    assert copied.history == 0
+
+
+def database_rows(database: Administered, key: str) -> list[HourOfHits]:
+    return list(database.administration().hit_history(0, keys=[key]))
 
 
 # --- What is refused

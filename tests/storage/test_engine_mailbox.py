@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from unittest import mock
 
 import pytest
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
-from policyd_rate_limit.storage.administration import Override
+from policyd_rate_limit.storage.administration import HitDetails, HourOfHits, Override
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
+from policyd_rate_limit.storage.hit_history import hour_of
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from storage.daemon import LIMIT, Daemon
@@ -19,6 +21,7 @@ from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand
 
 MINUTE = Limit(LIMIT, 60)
 BLOCK = (Limit(0, 1),)
+NOBODY = HitDetails("", "", "", "", "")
 
 
 def informed(database: Database, clock: Clock) -> tuple[Daemon, Mailbox, list[list[Override]]]:
@@ -45,6 +48,55 @@ def test_hits_wait_while_the_database_is_away(database: Database, clock: Clock) 
     mailbox.hit("user:a", MINUTE)
     daemon.close()
     assert mailbox.take() == []
+
+
+def test_the_hit_history_waits_too(database: Database, clock: Clock) -> None:
+    """And goes where it belongs: to the hour in which it happened."""
+    daemon, mailbox, _ = informed(database, clock)
+    daemon.wait()
+    mailbox.history.hit("user:a", MINUTE, "refused", NOBODY)
+    daemon.wait()
+    with database.outage():
+        daemon.ask(demand())
+        mailbox.history.hit("user:a", MINUTE, "refused", NOBODY)
+        mailbox.history.hit("user:b", MINUTE, "marked", NOBODY)
+        daemon.wait()
+        first = int(clock.now)
+        clock.now += HOUR
+        mailbox.history.hit("user:a", MINUTE, "refused", NOBODY)
+    added: list[HourOfHits] = []
+    add = daemon.store.add_history
+
+    def note(rows: Sequence[HourOfHits]) -> None:
+        added.extend(rows)
+        add(rows)
+
+    with mock.patch.object(daemon.store, "add_history", side_effect=note):
+        daemon.wait()
+    assert sorted((one.hour, one.key, one.hits, one.last) for one in added) == [
+        (hour_of(first), "user:a", 1, first),
+        (hour_of(first), "user:b", 1, first),
+        (hour_of(first) + HOUR, "user:a", 1, first + HOUR),
+    ]
+    assert mailbox.history.take() == []
+    daemon.close()
+
+
+def test_what_is_too_old_is_deleted_each_hour(sqlite: SqliteDatabase, clock: Clock) -> None:
+    daemon, _, _ = informed(sqlite, clock)
+    cleaned: list[float] = []
+    more = [True, False, False, False]
+
+    def clean() -> bool:
+        cleaned.append(daemon.monotonic.now)
+        return more.pop(0)
+
+    with mock.patch.object(daemon.store, "clean_trails", side_effect=clean):
+        for now in (0.0, 59.0, 61.0, 62.0, 63.0, 3_600.0, 3_700.0, 3_701.0):
+            daemon.monotonic.now = now
+            daemon.engine.maintain()
+    assert cleaned == [61.0, 62.0, 3_700.0]
+    daemon.close()
 
 
 def test_a_first_exchange_that_fails_is_said(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Usage, Verdict, Warned, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Usage, Verdict, Warned, refusal
 from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.decision import (
     BLOCKS,
@@ -410,3 +410,43 @@ def test_a_block_is_told_with_its_end_and_without_asking_the_store(lines: Lines)
     )
     assert "usage" not in fields
     assert deciding.explained == []
+
+
+class Met(Keen):
+    """Keeps what ran into limits."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody")
+        self.hits: list[tuple[str, str, Limit, str]] = []
+
+    def met(self, request: Request, counter: str, limit: Limit, verdict: str) -> None:
+        self.hits.append((request.queue_id, counter, limit, verdict))
+
+
+def test_each_excess_is_told_and_nothing_is_looked_up_for_it(lines: Lines) -> None:
+    """Also where no line is written of it: one a minute is."""
+    met = Met()
+    deciding = Deciding(met)
+    both = Demand(tuple(Charge(f"{name}|user:alice", 1, LIMITS) for name in ("shy", "marks", "strict")), "1f3a.65")
+    rules = [
+        Rule(name, subjects(LIMITS), stages(None), refuses=name == "strict", shadow=name == "shy")
+        for name in ("shy", "marks", "strict")
+    ]
+    admitted = Verdict((0, 0, 1), (Exceeded(0, LIMITS[0]), Exceeded(1, LIMITS[1])))
+    third = Exceeded(2, LIMITS[0])
+    refused = Verdict((), (*admitted.exceeded, third), third)
+    for verdict in (admitted, refused):
+        deciding.decisions.decided(ALICE, both, rules, verdict, Outcome(ACCEPT, "DUNNO"), BEGAN)
+    deciding.decisions.blocked(ALICE, "user:alice", 1, BLOCKED, 60, BEGAN)
+    assert met.hits == [
+        ("4Xyz", "shy|user:alice", LIMITS[0], "would-refuse"),
+        ("4Xyz", "marks|user:alice", LIMITS[1], "marked"),
+        ("4Xyz", "shy|user:alice", LIMITS[0], "would-refuse"),
+        ("4Xyz", "strict|user:alice", LIMITS[0], "refused"),
+        ("4Xyz", "user:alice", BLOCKED, "refused"),
+    ]
+    before = len(deciding.explained)
+    deciding.decisions.decided(ALICE, both, rules, admitted, Outcome(ACCEPT, "DUNNO"), BEGAN)
+    assert len(met.hits) == 7
+    assert len(deciding.explained) == before  # the lines of this minute are written
+    assert len(lines()) == 4

@@ -70,7 +70,13 @@ class LogAdministration:
 
     def reset(self, key: str, by: Actor) -> int:
         """A record that gives back is appended, which every daemon reads."""
-        log = self._with_trails()
+        try:
+            return self._reset(self._with_trails(), key, by)
+        except BaseException:
+            self.close()  # with a transaction that may have begun
+            raise
+
+    def _reset(self, log: Log, key: str, by: Actor) -> int:
         self._memory.forget()
         self._memory.synchronise(log.time())
         mails: set[str] = set()

@@ -229,9 +229,15 @@ class SqliteLog:
 
     def write(self, statements: Sequence[Statement], patience: float) -> None:
         self._begin(patience)
-        with self._errors:
-            for text, parameters in statements:
-                self._execute(_sqlite(text), parameters)
+        try:
+            with self._errors:
+                for text, parameters in statements:
+                    self._execute(_sqlite(text), parameters)
+        except LogError:
+            if self._connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()  # or whoever goes on reading would read what is not there
+            raise
         self.commit()
 
     def execute(self, statement: Statement) -> None:
