@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from starlette.testclient import TestClient
 
+from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.web.accounts import Account, Accounts, authority, read, written
+from policyd_rate_limit.web.accounts import Account, Accounts, Token, authority, read, token_digest, written
 from policyd_rate_limit.web.accounts_file import AccountsFile
 from policyd_rate_limit.web.app import make_app
 from policyd_rate_limit.web.checks import PasswordChecks
@@ -42,7 +43,10 @@ class World:
         )
         self.path = directory / "accounts"
         self.put(Accounts({}, {}))
-        open_one = partial(open_desk, self.settings, as_account=False)
+
+        def open_one() -> AbstractContextManager[Desk]:
+            return open_desk(self.settings, as_account=False)
+
         self.desks = Desks(open_one, threads=1)
         self.site = Site(
             settings=lambda: self.settings,
@@ -94,3 +98,11 @@ class World:
         """Have its threads end."""
         self.desks.close()
         self.site.passwords.close()
+
+
+def program(world: World, role: str = "operate", *domains: str, expires: int | None = None) -> TestClient:
+    """A program with a token of ``role``."""
+    token = f"token of {role} {domains} {expires}"
+    name = f"t{len(world.accounts.tokens)}"
+    world.put(world.accounts.with_token(Token(name, authority(role, domains), token_digest(token), 0, expires)))
+    return TestClient(world.app, base_url=URL, headers={"authorization": f"Bearer {token}"}, follow_redirects=False)

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from policyd_rate_limit.admin.desk import NotAnId
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.web import login, pages
+from policyd_rate_limit.web import dovecot, login, pages
 from policyd_rate_limit.web.api import routes as api
 from policyd_rate_limit.web.api.problems import problem
 from policyd_rate_limit.web.authority import Forbidden
@@ -62,6 +62,7 @@ def make_app(site: Site) -> Starlette:
             *login.ROUTES,
             *pages.ROUTES,
             *api.ROUTES,
+            *dovecot.ROUTES,
             Mount("/static", StaticFiles(directory=str(files("policyd_rate_limit.web") / "static"))),
         ],
         middleware=[Middleware(Security, site=site)],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from policyd_rate_limit.web.blocks import Blocks
 from policyd_rate_limit.web.guessing import Guessing
 from policyd_rate_limit.web.sessions import Sessions
 
@@ -45,6 +46,7 @@ class Site:
     wall: Callable[[], float]
     sessions: Sessions = field(init=False)
     guessing: Guessing = field(init=False)
+    blocks: Blocks = field(init=False)
     whole_store: asyncio.Lock = field(init=False)
     """Of who reads all that was counted: one at a time."""
     secret: bytes = field(init=False, repr=False)
@@ -53,6 +55,7 @@ class Site:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sessions", Sessions(self.clock))
         object.__setattr__(self, "guessing", Guessing(self.clock))
+        object.__setattr__(self, "blocks", Blocks(self.desks, self.clock))
         object.__setattr__(self, "whole_store", asyncio.Lock())
         object.__setattr__(self, "secret", secrets.token_bytes(32))
 

@@ -14,23 +14,14 @@ from schemathesis.specs.openapi.checks import ignored_auth
 from starlette.testclient import TestClient
 
 from policyd_rate_limit.domain.limits import LONGEST_OVERRIDE
-from policyd_rate_limit.web.accounts import Token, authority, token_digest
 from policyd_rate_limit.web.api import openapi
 from policyd_rate_limit.web.api.operations import OPERATIONS
 from policyd_rate_limit.web.security import MOST_BODY
-from support.web_site import URL, World
+from support.web_site import URL, World, program
 
 API = "/api/v1"
 EXAMPLES = 5  # of each operation, what is allowed and what is not
 EXCLUDED = [ignored_auth]
-
-
-def program(world: World, role: str = "operate", *domains: str, expires: int | None = None) -> TestClient:
-    """A program with a token of ``role``."""
-    token = f"token of {role} {domains} {expires}"
-    name = f"t{len(world.accounts.tokens)}"
-    world.put(world.accounts.with_token(Token(name, authority(role, domains), token_digest(token), 0, expires)))
-    return TestClient(world.app, base_url=URL, headers={"authorization": f"Bearer {token}"}, follow_redirects=False)
 
 
 def test_from_block_to_revoke(world: World) -> None:
