@@ -1,0 +1,111 @@
+"""A rehearsal as JSON: members are added in later versions, never renamed or removed."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from policyd_rate_limit.rehearsal.result import Counts, IdResult, Rehearsal, RuleResult, Side
+
+
+def of_rehearsal(result: Rehearsal) -> dict[str, Any]:
+    """All of it. Times are Unix seconds and RFC 3339, periods are seconds, limits pairs as in the configuration."""
+    old = result.old
+    return {
+        "file": result.new.file,
+        "against": None if old is None else old.file,
+        "compared_with": "past" if old is None else "configuration",
+        "stages": list(result.stages),
+        "stages_from": result.stages_from,
+        **_moment("began", result.began),
+        **_moment("ended", result.ended),
+        "mails": result.mails,
+        "recipients": result.recipients,
+        **_of_side(result.new),
+        "before": None if old is None else _of_side(old),
+        "refused_before": result.refused_before,
+        "newly_refused": result.newly_refused,
+        "no_longer_refused": result.no_longer_refused,
+        "newly_hit": _ids_by_rule(result.newly_hit),
+        "no_longer_hit": _ids_by_rule(result.no_longer_hit),
+        "incomparable": result.incomparable,
+        "cannot_be_rehearsed": {rule.name: list(rule.cannot) for rule in result.new.rules if rule.cannot},
+        "series": {
+            "begin": result.series.begin,
+            "seconds": result.series.seconds,
+            "mails": list(result.series.mails),
+            "refused": list(result.series.refused),
+            "refused_before": list(result.series.refused_before),
+        },
+        "log": {**result.log, "damaged": [{"file": name, "what": what} for name, what in result.damaged]},
+        "remarks": list(result.remarks),
+    }
+
+
+def _of_side(side: Side) -> dict[str, Any]:
+    return {
+        "refused": side.refused,
+        "refused_recipients": side.refused_recipients,
+        "unlimited": side.unlimited,
+        "rules": {rule.name: _of_rule(rule) for rule in side.rules},
+    }
+
+
+def _of_rule(rule: RuleResult) -> dict[str, Any]:
+    return {
+        **_of_counts(rule.counts),
+        "ids": [_of_id(one) for one in rule.ids],
+        "other_ids": {"ids": rule.other_ids, **_of_counts(rule.others)},
+        "heaviest": [_of_id(one) for one in rule.heaviest],
+        "count": rule.unit,
+        "shadow": rule.shadow,
+        "action": rule.action,
+    }
+
+
+def _of_counts(counts: Counts) -> dict[str, int]:
+    return {
+        "mails": counts.mails,
+        "refused": counts.refused,
+        "held": counts.held,
+        "warned": counts.warned,
+        "refused_recipients": counts.refused_recipients,
+        "partly_refused": counts.partly,
+        "marked": counts.marked,
+        "blocks": counts.blocks,
+    }
+
+
+def _of_id(one: IdResult) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "key": one.key,
+        **_of_counts(one.counts),
+        **_moment("since", one.since),
+        **_moment("last", one.last),
+        "limit": None if one.limit is None else list(one.limit),
+        "longest_wait": one.longest_wait,
+        **_moment("free_at", one.free_at),
+        "peaks": [{"limit": list(peak.limit), "used": peak.used} for peak in one.peaks],
+    }
+
+
+def _ids_by_rule(by_rule: Mapping[str, Sequence[IdResult]]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [{"id": one.id, "key": one.key, **_of_counts(one.counts), **_moment("since", one.since)} for one in ids]
+        for name, ids in by_rule.items()
+    }
+
+
+def _moment(name: str, time: float | None) -> dict[str, int | str | None]:
+    """``time`` under ``name``, as Unix seconds, and beside it as RFC 3339 has it."""
+    second = None if time is None else int(time)
+    told = None
+    if second is not None:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # no year of a calendar
+            told = datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
+    return {name: second, f"{name}_time": told}

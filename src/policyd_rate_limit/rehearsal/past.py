@@ -1,0 +1,60 @@
+"""One mail of the past, with all that is known of it, also of the recipients who were refused then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.maillog.mail import Mail
+
+NO_ADDRESS: Final = "unknown-"
+"""What a recipient begins with of whom the log has no address: told apart from all others, in no domain."""
+
+
+@final
+class Past:
+    """What Postfix asked, or would have asked, policy servers about.
+
+    ``mail`` has the attributes of its session. ``time``: Unix seconds, when it is rehearsed. ``recipients``: whose
+    addresses are known, in the order in which the client named them, as far as that is known; ``recipient_count``: how
+    many there were in all, at least 1. ``refused``: how many of them a rate limit refused then.
+    """
+
+    __slots__ = ("mail", "recipient_count", "recipients", "refused", "time")
+
+    def __init__(
+        self, mail: Mail, time: float, recipients: tuple[str, ...], recipient_count: int, refused: int = 0
+    ) -> None:
+        self.mail = mail
+        self.time = time
+        self.recipients = recipients
+        self.recipient_count = recipient_count
+        self.refused = refused
+
+
+def of_mail(mail: Mail) -> Past:
+    """``mail``, which was accepted for all of its recipients."""
+    count = mail.recipient_count
+    known = mail.recipients
+    if count < 1 or len(known) > count:
+        count = max(1, len(known))
+    return Past(mail, mail.time, known, count)
+
+
+def of_refusals(refusals: list[Mail], accepted: Mail | None = None) -> Past:
+    """The mail of which ``refusals`` were some or all recipients; ``accepted``: what of it went on its way.
+
+    ``refusals`` are in the order of time, and not empty unless there is something that was accepted. Those without a
+    queue id came before any recipient was accepted.
+    """
+    before = [one for one in refusals if not one.queue_id]
+    later = [one for one in refusals if one.queue_id]
+    known = [name for one in before for name in one.recipients]
+    if accepted is not None:
+        known += accepted.recipients
+    # At later stages than RCPT whoever was accepted until then is refused, and a log does not say how many they were.
+    known += [name for one in later for name in one.recipients if name not in known]
+    count = len(refusals) + (max(1, accepted.recipient_count) if accepted is not None else 0)
+    mail = accepted if accepted is not None else refusals[0]
+    time = accepted.time if accepted is not None else refusals[-1].time
+    return Past(mail, time, tuple(known), max(count, len(known)), len(refusals))

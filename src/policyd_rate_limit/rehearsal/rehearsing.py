@@ -1,0 +1,218 @@
+"""A rehearsal: the mails of a log, one after the other, before one configuration or two, and what comes of that."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from policyd_rate_limit.domain.counter import prefix_and_key
+from policyd_rate_limit.domain.quantity import quantity
+from policyd_rate_limit.domain.request import DATA, RCPT
+from policyd_rate_limit.maillog.mail import Origin
+from policyd_rate_limit.rehearsal.decided import DecidedMails
+from policyd_rate_limit.rehearsal.figures import Figures
+from policyd_rate_limit.rehearsal.gathering import Gathering
+from policyd_rate_limit.rehearsal.ids import MOST_IDS
+from policyd_rate_limit.rehearsal.knowable import cannot_be_rehearsed, wants_recipients
+from policyd_rate_limit.rehearsal.opening import open_trial
+from policyd_rate_limit.rehearsal.replies import Replies
+from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, Side
+from policyd_rate_limit.rehearsal.series import Steps
+from policyd_rate_limit.ruling import make_rules
+from policyd_rate_limit.subjects import make_subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.maillog.mail import Decided, Mail
+    from policyd_rate_limit.maillog.tally import Tally
+    from policyd_rate_limit.rehearsal.ids import Ids, IdState
+    from policyd_rate_limit.rehearsal.past import Past
+    from policyd_rate_limit.rehearsal.stages import Stages
+    from policyd_rate_limit.rehearsal.trial import Trial
+
+MOST_REMARKS: Final = 100
+"""The most things that are remarked."""
+
+
+class _Remarks:
+    """What else is to be said, each once."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, None] = {}
+
+    def tell(self, sentence: str) -> None:
+        if len(self.told) < MOST_REMARKS:
+            self.told[sentence] = None
+
+
+class _Watched:
+    """The mails as they pass, which says which stage refused any in the past."""
+
+    def __init__(self) -> None:
+        self.refused_at: set[str] = set()
+
+    def watch(self, items: Iterable[Mail | Decided], replies: Replies) -> Iterator[Mail | Decided]:
+        for item in items:
+            if getattr(item, "origin", None) is Origin.REJECTED and replies.match(item.reply):  # type: ignore[union-attr]
+                self.refused_at.add(item.stage)
+            yield item
+
+
+def wanted_of(configurations: Iterable[Settings]) -> bool:
+    """Whether any of them wants to know who the recipients are."""
+    return any(map(wants_recipients, configurations))
+
+
+def rehearse(
+    new: Settings, old: Settings | None, stages: Stages, items: Iterable[Mail | Decided], tally: Tally
+) -> Rehearsal:
+    """What ``new`` would have done with the mails that ``items`` tell of, in the order of time, and what ``old`` would.
+
+    Without ``old`` what was done in the past takes its place. ``tally`` is what whoever reads ``items`` counts.
+
+    :raises ConfigError: a driver is not installed, or the file of countries cannot be read.
+    """
+    configurations = [new] if old is None else [new, old]
+    replies = Replies(configurations)
+    figures, remarks, watched = Figures(), _Remarks(), _Watched()
+    units = {
+        rule.name: rule.unit
+        for settings in configurations
+        for rule in make_rules(settings, make_subjects(settings), None)
+    }
+    decided = DecidedMails(units, replies, figures)
+    gathering = Gathering(replies, figures)
+    with contextlib.ExitStack() as stack:
+        trials = [stack.enter_context(open_trial(settings, stages.stages, remarks.tell)) for settings in configurations]
+        mails = gathering.gather(decided.told(watched.watch(items, replies)))
+        run = _Run(trials[0], trials[1] if old is not None else None)
+        run.pass_all(mails)
+    _remark(run, watched, stages, remarks.tell)
+    return _result(new, old, run, stages, tally, figures, tuple(remarks.told))
+
+
+class _Run:
+    """Both trials pass the mails, each mail at once."""
+
+    def __init__(self, new: Trial, old: Trial | None) -> None:
+        self.new = new
+        self.old = old
+        self.steps = Steps()
+        self.mails = self.recipients = 0
+        self.began: float | None = None
+        self.refused_before = self.newly_refused = self.no_longer_refused = 0
+
+    def pass_all(self, mails: Iterable[Past]) -> None:
+        """Rehearse all of them."""
+        new, old, steps = self.new, self.old, self.steps
+        for past in mails:
+            is_refused = new.rehearse(past) > 0
+            was_refused = past.refused > 0 if old is None else old.rehearse(past) > 0
+            self.mails += 1
+            self.recipients += past.recipient_count
+            if self.began is None:
+                self.began = past.time
+            if is_refused != was_refused:
+                if is_refused:
+                    self.newly_refused += 1
+                else:
+                    self.no_longer_refused += 1
+            if was_refused:
+                self.refused_before += 1
+            steps.add(new.now, refused=is_refused, refused_before=was_refused)
+
+
+def _remark(run: _Run, watched: _Watched, stages: Stages, tell: Callable[[str], None]) -> None:
+    elsewhere = sorted(watched.refused_at - set(stages.stages))
+    if elsewhere:
+        where = " and ".join(elsewhere)
+        more = " ".join(f"--stage {stage}" for stage in elsewhere)
+        if DATA in elsewhere or RCPT in elsewhere:
+            tell(
+                f"the log has refusals of rate limits at {where}, where Postfix is not taken to ask: {more} says that"
+                " it does"
+            )
+    for trial in (run.new, run.old):
+        if trial is not None and trial.counting.forgotten:
+            ids = quantity(trial.counting.forgotten, "id")
+            tell(f"there was no room to remember {ids} who came nowhere near a limit: their mails count from anew")
+
+
+def _result(
+    new: Settings,
+    old: Settings | None,
+    run: _Run,
+    stages: Stages,
+    tally: Tally,
+    figures: Figures,
+    remarks: tuple[str, ...],
+) -> Rehearsal:
+    ids = run.new.counting.ids()
+    if run.old is None:
+        newly = _named(ids, lambda one: not one.refused_then)
+        no_longer: Mapping[str, tuple[IdResult, ...]] = {}
+    else:
+        before = run.old.counting.ids()
+        newly = _named(ids, _not_among(before))
+        no_longer = _named(before, _not_among(ids))
+    return Rehearsal(
+        new=_side(new, run.new, stages),
+        old=None if old is None or run.old is None else _side(old, run.old, stages),
+        mails=run.mails,
+        recipients=run.recipients,
+        began=run.began,
+        ended=run.new.now if run.mails else None,
+        refused_before=run.refused_before,
+        newly_refused=run.newly_refused,
+        no_longer_refused=run.no_longer_refused,
+        newly_hit=newly,
+        no_longer_hit=no_longer,
+        incomparable=sum(one.counting.dropped for one in (run.new, run.old) if one is not None),
+        series=run.steps.series(),
+        stages=stages.stages,
+        stages_from=stages.why,
+        log=_log(tally, figures),
+        damaged=tuple(tally.damaged),
+        remarks=remarks,
+    )
+
+
+def _side(settings: Settings, trial: Trial, stages: Stages) -> Side:
+    counting = trial.counting
+    rules = counting.results(cannot_be_rehearsed(settings, stages.stages))
+    return Side(settings.config_file, trial.refused, trial.refused_recipients, counting.unlimited, rules)
+
+
+def _not_among(others: Mapping[str, Ids]) -> Callable[[IdState], bool]:
+    """What says whether somebody is refused by none of the rules of ``others``."""
+    keys = {prefix_and_key(one.counter)[1] for ids in others.values() for one in ids.refused()}
+    return lambda state: prefix_and_key(state.counter)[1] not in keys
+
+
+def _named(ids: Mapping[str, Ids], is_meant: Callable[[IdState], bool]) -> dict[str, tuple[IdResult, ...]]:
+    """By rule, whom of those who are refused is meant, at most :data:`MOST_IDS`, who have most refusals."""
+    found = {}
+    for name, of_rule in ids.items():
+        meant = sorted((one for one in of_rule.refused() if is_meant(one)), key=lambda one: (-one.refused, one.counter))
+        if meant:
+            found[name] = tuple(one.result(name) for one in meant[:MOST_IDS])
+    return found
+
+
+def _log(tally: Tally, figures: Figures) -> dict[str, int]:
+    told: dict[str, int] = {
+        "lines": tally.lines,
+        "of_postfix": tally.of_postfix,
+        "of_daemon": tally.of_daemon,
+        "of_others": tally.others,
+        "not_understood": tally.not_understood,
+        **{origin.value: tally.mails[origin] for origin in Origin},
+        "decisions": tally.decisions,
+        "unfinished": tally.unfinished,
+        "again": tally.again,
+        "backwards": tally.backwards,
+    }
+    return {**told, **asdict(figures)}
