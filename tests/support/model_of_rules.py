@@ -407,6 +407,10 @@ class Model:
         answer = self._action(exceeded, refusing, asked)
         return Answer(answer, tuple(_told(charged, is_refused=bool(refusing))), tuple(warned))
 
+    def charged(self, rules: Iterable[Said], asked: Asked, clock: float) -> list[str]:
+        """The names of the rules that charge somebody for it, whatever is decided then."""
+        return [one.rule.name for one in self._charged(rules, asked, clock)]
+
     def _warned(self, one: _Asking, before: Sequence[int]) -> Iterable[tuple[str, int, int, int]]:
         """The limits of which less than so many hundredths were used ``before``, and are not any more."""
         for bound, then in zip(one.limits, before, strict=True):

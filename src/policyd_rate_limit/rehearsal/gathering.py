@@ -129,7 +129,7 @@ class Gathering:
         if not self._replies.match(mail.reply):
             self._figures.refused_otherwise += 1
             return None
-        if mail.stage not in (RCPT, *_AFTER_RECIPIENTS):
+        if mail.stage != RCPT and mail.stage not in _AFTER_RECIPIENTS:
             self._figures.refused_elsewhere += 1
             return None
         session = _session(mail)

@@ -20,7 +20,7 @@ class Steps:
         self._most_steps = most_steps
         self._seconds = _LENGTHS[0]
         self._first = 0  # the number of the first step, counted from 1970
-        self._end = 0.0  # Unix seconds: of the last step
+        self._end = 0  # Unix seconds: of the last step
         self._mails: list[int] = []
         self._refused: list[int] = []
         self._before: list[int] = []

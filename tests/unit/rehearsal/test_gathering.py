@@ -1,0 +1,218 @@
+"""What a log tells of one mail in several lines is one mail of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policyd_rate_limit.maillog.mail import Decided, Mail, Origin
+from policyd_rate_limit.rehearsal.decided import DecidedMails
+from policyd_rate_limit.rehearsal.figures import Figures
+from policyd_rate_limit.rehearsal.gathering import JOIN_SECONDS, MOST_WAITING, WAIT_SECONDS, Gathering
+from policyd_rate_limit.rehearsal.replies import Replies
+from support.rehearsed import NOON, decided, mail, refusal, settings_of
+
+Told = tuple[float, tuple[str, ...], int, int]
+"""When it was, in seconds after noon, to whom, how many recipients it had, and how many were refused."""
+
+
+def gathered(*items: Mail | Decided, figures: Figures | None = None) -> list[Told]:
+    replies = Replies([settings_of("limits: 10/1h")])
+    counted = Figures() if figures is None else figures
+    known = DecidedMails({"default": "recipients", "volume": "bytes"}, replies, counted)
+    found = Gathering(replies, counted).gather(known.told(items))
+    return [(round(one.time - NOON, 3), one.recipients, one.recipient_count, one.refused) for one in found]
+
+
+def times(found: Iterable[Told]) -> list[float]:
+    return [time for time, *_ in found]
+
+
+def test_a_mail_that_was_accepted_is_one_by_itself() -> None:
+    assert gathered(mail(1, recipient_count=3), mail(1, recipients=("a@x", "b@x"), recipient_count=2)) == [
+        (1, (), 3, 0),
+        (1, ("a@x", "b@x"), 2, 0),
+    ]
+
+
+def test_what_nobody_is_asked_about_is_counted_and_left_out() -> None:
+    figures = Figures()
+    others = [mail(1, origin=origin) for origin in (Origin.LOCAL, Origin.INTERNAL, Origin.REINJECTED)]
+    assert gathered(*others, refusal(2, reply="<x@y>: Relay access denied"), figures=figures) == []
+    assert (figures.nobody_asks, figures.refused_otherwise) == (3, 1)
+
+
+def test_a_refusal_where_nothing_counts_is_counted_and_left_out() -> None:
+    figures = Figures()
+    assert gathered(refusal(1, stage="MAIL"), figures=figures) == []
+    assert figures.refused_elsewhere == 1
+
+
+def test_recipients_who_are_refused_one_after_the_other_are_of_one_mail() -> None:
+    assert gathered(*(refusal(1 + at / 10, recipients=(f"{at}@x",)) for at in range(3))) == [
+        (1.2, ("0@x", "1@x", "2@x"), 3, 3)
+    ]
+
+
+def test_who_is_named_twice_is_so_in_two_mails() -> None:
+    assert gathered(refusal(1), refusal(1.1), refusal(1.2)) == [
+        (1, ("bob@example.net",), 1, 1),
+        (1.1, ("bob@example.net",), 1, 1),
+        (1.2, ("bob@example.net",), 1, 1),
+    ]
+
+
+def test_who_is_refused_later_is_so_in_another_mail() -> None:
+    found = gathered(refusal(1, recipients=("a@x",)), refusal(1.1 + JOIN_SECONDS, recipients=("b@x",)))
+    assert [one[1] for one in found] == [("a@x",), ("b@x",)]
+
+
+def test_other_users_clients_and_hosts_have_mails_of_their_own() -> None:
+    others = [
+        refusal(1, recipients=("a@x",)),
+        refusal(1, "carol", recipients=("b@x",)),
+        refusal(1, recipients=("c@x",), client_address="192.0.2.2"),
+        refusal(1, recipients=("d@x",), host="other"),
+    ]
+    assert len(gathered(*others)) == 4
+
+
+def test_the_first_recipients_who_are_refused_belong_to_the_mail_that_follows() -> None:
+    first, then = refusal(1, recipients=("a@x",)), mail(1.5, recipients=("b@x", "c@x"), recipient_count=2)
+    assert gathered(first, then) == [(1.5, ("a@x", "b@x", "c@x"), 3, 1)]
+
+
+def test_a_mail_to_whom_was_refused_just_now_is_another_one() -> None:
+    assert gathered(refusal(1), mail(1.5, recipients=("bob@example.net",))) == [
+        (1, ("bob@example.net",), 1, 1),
+        (1.5, ("bob@example.net",), 1, 0),
+    ]
+
+
+def test_who_is_refused_when_there_is_a_queue_id_belongs_to_its_mail_however_long_that_takes() -> None:
+    late = WAIT_SECONDS - 1
+    found = gathered(
+        refusal(1, queue_id="Q1", recipients=("b@x",)),
+        mail(2, "carol"),
+        mail(1 + late, queue_id="Q1", recipients=("a@x",)),
+    )
+    assert found == [(2, (), 1, 0), (1 + late, ("a@x", "b@x"), 2, 1)]
+
+
+def test_a_queue_id_of_another_host_is_another_mail() -> None:
+    found = gathered(refusal(1, queue_id="Q1", host="one"), mail(2, queue_id="Q1", host="two"))
+    assert [one[2:] for one in found] == [(1, 0), (1, 1)]
+
+
+def test_a_mail_that_never_comes_to_its_end_is_known_by_who_was_refused() -> None:
+    found = gathered(refusal(1, queue_id="Q1"), mail(2 + WAIT_SECONDS, "carol"))
+    assert found == [(1, ("bob@example.net",), 1, 1), (2 + WAIT_SECONDS, (), 1, 0)]
+    assert gathered(refusal(1, queue_id="Q1")) == [(1, ("bob@example.net",), 1, 1)]
+
+
+def test_a_refusal_at_data_ends_its_mail() -> None:
+    found = gathered(
+        refusal(1, recipients=("a@x",)),
+        refusal(1.5, queue_id="Q1", recipients=("b@x",)),
+        refusal(1.7, queue_id="Q1", stage="DATA", recipients=()),
+        mail(1.8, "carol"),
+    )
+    assert found == [(1.7, ("a@x", "b@x"), 3, 3), (1.8, (), 1, 0)]
+
+
+def test_what_comes_meanwhile_keeps_its_place() -> None:
+    found = gathered(refusal(1), mail(1.5, "carol"), mail(1.9, "dave"), mail(9, "erin"))
+    assert times(found) == [1, 1.5, 1.9, 9]
+
+
+def test_what_waits_is_bounded() -> None:
+    many = [refusal(1 + at / 1e6, f"user{at}") for at in range(MOST_WAITING + 5)]
+    gathering = Gathering(Replies([settings_of("limits: 10/1h")]), Figures())
+    came = 0
+
+    def told() -> Iterable[Mail]:
+        nonlocal came
+        for came, one in enumerate(many, 1):  # noqa: B007 - it is looked at meanwhile
+            yield one
+
+    next(gathering.gather(told()))
+    assert came == MOST_WAITING + 1
+
+
+# What the daemon itself has logged, with debug on
+
+
+def test_decisions_tell_of_recipients_and_postfix_of_the_size() -> None:
+    figures = Figures()
+    found = gathered(
+        decided(1, "admitted", "1.0", recipient="a@x"),
+        decided(1.1, "refused", "1.0", recipient="b@x", queue_id="Q1"),
+        refusal(1.1, queue_id="Q1", recipients=("b@x",)),
+        mail(1.5, queue_id="Q1", recipient_count=1),
+        figures=figures,
+    )
+    assert found == [(1.5, ("a@x", "b@x"), 2, 1)]
+    assert figures.known_from_decisions == 1
+
+
+def test_one_that_was_asked_about_before_it_had_a_queue_id_is_found_by_who_sent_it() -> None:
+    found = gathered(decided(1, "admitted", "1.0", recipient="a@x"), mail(1.5), mail(1.6, queue_id="Q9"))
+    assert found == [(1.5, ("a@x",), 1, 0)]
+
+
+def test_a_mail_that_is_refused_at_data_has_as_many_recipients_as_were_counted() -> None:
+    found = gathered(
+        decided(1, "admitted", "0.0", "DATA", cost=1, queue_id="Q0"),
+        mail(1.1, queue_id="Q0"),
+        decided(2, "refused", "1.0", "DATA", cost=7, queue_id="Q1"),
+        refusal(2, queue_id="Q1", stage="DATA", recipients=()),
+        mail(2.5, "carol", host="elsewhere"),
+    )
+    assert found == [(1.1, (), 1, 0), (2, (), 7, 7), (2.5, (), 1, 0)]
+
+
+def test_the_size_of_what_was_refused_is_what_a_rule_has_counted() -> None:
+    replies = Replies([settings_of("limits: 10/1h")])
+    known = DecidedMails({"volume": "bytes"}, replies, Figures())
+    items = [
+        decided(1, "not-limited", "0.0", queue_id="Q0"),
+        decided(2, "refused", "1.0", "END-OF-MESSAGE", rule="volume", cost=12_345, queue_id="Q1"),
+    ]
+    assert [one.mail.size for one in Gathering(replies, Figures()).gather(known.told(items))] == [12_345, 0]
+
+
+def test_of_a_host_that_asks_a_mail_about_which_nobody_was_asked_is_left_out() -> None:
+    figures = Figures()
+    found = gathered(
+        decided(1, "admitted", "1.0", "DATA", queue_id="Q1"),
+        mail(1.1, queue_id="Q1"),
+        mail(2, queue_id="Q2"),
+        mail(3 + WAIT_SECONDS, queue_id="Q3"),  # debug is off by then
+        figures=figures,
+    )
+    assert times(found) == [1.1, 3 + WAIT_SECONDS]
+    assert figures.not_asked == 1
+
+
+def test_without_debug_decisions_are_no_mails() -> None:
+    found = gathered(decided(1, "refused", "1.0", recipient="a@x"), refusal(1, recipients=("a@x",)))
+    assert found == [(1, ("a@x",), 1, 1)]
+
+
+def test_several_lines_about_one_request_are_one_recipient() -> None:
+    found = gathered(
+        decided(1, "admitted", "1.0", recipient="a@x"),
+        decided(1, "would-refuse", "1.0", recipient="a@x", rule="shadow"),
+        decided(1, "warned", "1.0", recipient="a@x"),
+        decided(1, "blocked", "2.0", recipient="a@x"),
+    )
+    assert found == [(1, ("a@x",), 1, 0)]
+
+
+def test_a_mail_all_of_whose_recipients_are_refused_is_over_soon() -> None:
+    found = gathered(
+        decided(0, "not-counted", "0.0", "DATA"),
+        decided(1, "refused", "1.0", recipient="a@x"),
+        decided(1.5, "refused", "1.0", recipient="b@x"),
+        mail(2 + JOIN_SECONDS, "carol"),
+    )
+    assert found[:2] == [(2 + JOIN_SECONDS, (), 1, 0), (1.5, ("a@x", "b@x"), 2, 2)]
