@@ -35,6 +35,7 @@ COMMANDS = {
     "revoke": "revoke",
     "copy-to": "copy_to",
     "explain": "explain",
+    "simulate": "simulate",
     "check-config": "check_config",
     "convert-config": "convert_config",
     "doctor": "doctor",

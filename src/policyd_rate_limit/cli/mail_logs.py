@@ -8,7 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.maillog.mail import Decided, Mail
     from policyd_rate_limit.maillog.tally import Tally
 
-    Log = Path | Literal["-"]
 
 STANDARD_INPUT = "-"
 
@@ -83,7 +82,7 @@ def mails_in(logs: Sequence[str], tally: Tally, *, wants_recipients: bool) -> It
 
     :raises PolicydError: one cannot be opened.
     """
-    paths: list[Log] = ["-" if name == STANDARD_INPUT else Path(name) for name in logs]
+    paths = ["-" if name == STANDARD_INPUT else Path(name) for name in logs]
     with _progress() as progress:
         yield from read(
             paths,

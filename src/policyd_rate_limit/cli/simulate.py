@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ import click
 
 from policyd_rate_limit import config
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.mail_logs import logs_argument, mails_in, zone_option
+from policyd_rate_limit.cli.mail_logs import HostZone, logs_argument, mails_in, zone_option
 from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.simulate_words import page_of
@@ -82,7 +83,7 @@ def command(
     if html is not None:
         from policyd_rate_limit.rehearsal.page import write_page
 
-        write_page(html, result)
+        write_page(html, result, HostZone(), time.time())
     if as_json:
         write_json(facts.of_rehearsal(result))
     else:

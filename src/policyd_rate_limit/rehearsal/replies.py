@@ -75,4 +75,3 @@ def _texts(settings: Settings) -> Iterator[str]:
             word, *text = action.split(maxsplit=1)
             whole = action if word.isdigit() else "".join(text)
             yield whole[len(_CODES.match(whole)[0]) :].strip() or _WITHOUT_TEXT  # type: ignore[index]  # matches any
-

@@ -1,9 +1,10 @@
-"""Rules of all kinds, and mails of the past of all kinds: what a rehearsal counts is what a model of the promises says."""
+"""Rules and mails of the past of all kinds: what a rehearsal counts is what a model of the promises says."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,7 +48,7 @@ def in_the_past(sent: Sequence[Sent]) -> Iterator[Mail]:
     now = NOON + 50.0  # shortly before the minute in which some rules begin to hold
     for number, (pause, user, sender, client, recipients, size, was_refused) in enumerate(sent):
         now += pause
-        others = {
+        others: dict[str, Any] = {
             "client_address": "" if client == "unknown" else client,
             "sasl_username": user,
             "sender": sender,
