@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from policyd_rate_limit.cli import main, web_user
 from policyd_rate_limit.web.accounts import Accounts, AccountsError, domain_name, read, written
 from policyd_rate_limit.web.accounts_file import AccountsFile, load
 from policyd_rate_limit.web.passwords import MOST_MEMORY, Cost, dummy, hash_password, is_password, read_hash, why_not
@@ -18,25 +19,40 @@ from policyd_rate_limit.web.passwords import MOST_MEMORY, Cost, dummy, hash_pass
 CHEAP = Cost(4, 1, 1)
 
 
-class Shell:
-    """``policyd-rate-limit`` with an accounts file of its own."""
+class Ended(NamedTuple):
+    """How a command ended."""
 
-    def __init__(self, directory: Path) -> None:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Shell:
+    """``policyd-rate-limit`` in this process, with an accounts file of its own and cheap hashes."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.file = directory / "accounts"
         self.configuration = directory / "limits.yaml"
         self.configuration.write_text(f"group: '{os.getgid()}'\nweb_accounts: {self.file}\n")
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.setattr(web_user, "hash_password", partial(hash_password, cost=CHEAP))
 
-    def __call__(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "policyd_rate_limit", "-f", str(self.configuration), *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-        )
+    def __call__(self, *arguments: str, given: str = "") -> Ended:
+        self._monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        with pytest.raises(SystemExit) as ended:
+            main(["-f", str(self.configuration), *arguments])
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *self._capsys.readouterr())
 
 
-def test_from_nothing_to_an_account_and_back(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command, with no account yet."""
+    return Shell(tmp_path, monkeypatch, capsys)
+
+
+def test_from_nothing_to_an_account_and_back(shell: Shell, tmp_path: Path) -> None:
     done = shell("web-user", "add", "anna", "--role", "operate", "--domain", "Bücher.example.", given="a long secret\n")
     assert done.returncode == 0, done.stderr
     accounts, facts = load(shell.file)
@@ -58,8 +74,7 @@ def test_from_nothing_to_an_account_and_back(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"accounts", "limits.yaml"}, "nothing is left beside it"
 
 
-def test_from_a_token_to_its_end(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
+def test_from_a_token_to_its_end(shell: Shell) -> None:
     done = shell("web-token", "create", "panel", "--role", "operate", "--for", "90d")
     token = done.stdout.strip()
     assert token.startswith("prl_")
@@ -87,8 +102,7 @@ def test_from_a_token_to_its_end(tmp_path: Path) -> None:
         (("web-token", "create", "panel", "--role", "root"), ""),
     ],
 )
-def test_what_makes_no_sense_changes_nothing(tmp_path: Path, arguments: tuple[str, ...], given: str) -> None:
-    shell = Shell(tmp_path)
+def test_what_makes_no_sense_changes_nothing(shell: Shell, arguments: tuple[str, ...], given: str) -> None:
     done = shell(*arguments, given=given)
     assert done.returncode == 64, done.stderr
     assert not shell.file.exists()

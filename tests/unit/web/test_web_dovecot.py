@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from policyd_rate_limit.config import Settings
+from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Actor, Override
 from policyd_rate_limit.web.blocks import FRESH_SECONDS, STALE_SECONDS
 from policyd_rate_limit.web.changes import BLOCK
@@ -40,7 +41,7 @@ def test_whoever_is_blocked_is_kept_out_and_nobody_else(world: World) -> None:
     client = program(world, "dovecot")
     put(world, "user:alice", "person|user:bob@xn--bcher-kva.example", "user:ünal")
     put(world, "trial|user:carol", "sender:dave", "client:192.0.2.1", "person|sasl_domain:example.org")
-    put(world, "user:erin", limits=((1, 60),))
+    put(world, "user:erin", limits=(Limit(1, 60),))
     for blocked in ("alice", "ALICE", "bob@bücher.example", "Bob@BÜCHER.example", "Ünal"):
         assert asked(client, blocked) == -1, blocked
     for other in ("carol", "dave", "erin", "alice@example.org", "192.0.2.1", "", "x" * 5000, "user:alice"):
