@@ -87,6 +87,7 @@ class Dates:
         self._suffix = b" "
         self._hour = (0, 0, 0, 0)
         self._hour_began = 0.0
+        self._is_second = False
         self._is_begun = False
 
     def read(self, line: bytes) -> int:
@@ -151,7 +152,7 @@ class Dates:
             hour, minute = int(found.group("iso_hour")), int(found.group("iso_minute"))
             second = int(found.group("iso_second"))
             zone = found.group("zone")
-            if zone is None:
+            if not zone:
                 seconds = self._local(int(year), month, day, hour, minute, second)
             else:
                 seconds = self._in_zone(zone.strip(), int(year), month, day, hour, minute, second)
@@ -189,6 +190,7 @@ class Dates:
             raise ValueError(minute)
         key = (year, month, day, hour)
         if key == self._hour:
+            self._is_second = False
             return self._hour_began + (60 * minute + second)
         begins = datetime(year, month, day, hour, tzinfo=self._zone)
         ends = begins.replace(minute=59, second=59)
@@ -198,11 +200,12 @@ class Dates:
             and ends.timestamp() == began + 3599
             and ends.replace(fold=1).timestamp() == began + 3599
         ):
-            self._hour, self._hour_began = key, began
+            self._hour, self._hour_began, self._is_second = key, began, False
             return began + (60 * minute + second)
         date = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=self._zone)
         first, other = date.timestamp(), date.replace(fold=1).timestamp()
-        return other if other > first and first < self._last - FOLD_SECONDS else first
+        self._is_second = other > first and (self._is_second or first < self._last - FOLD_SECONDS)
+        return other if self._is_second else first
 
     def _in_zone(self, zone: bytes, year: int, month: int, day: int, hour: int, minute: int, second: int) -> float:
         """Unix seconds of a date in ``zone``: an offset from UTC, or a name, as journalctl(1) writes it."""

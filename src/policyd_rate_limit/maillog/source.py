@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.maillog.postfix import Traffic
     from policyd_rate_limit.maillog.tally import Tally
 
+LOOKED_AT_BYTES: Final = 1 << 14
+"""At the beginning of a log, for its form, and for the date by which it is put in order."""
+
 LONGEST_LINE_BYTES: Final = 1 << 20
 """Of a longer line only the beginning is read."""
 
@@ -42,7 +45,9 @@ class Source:
         written = self._file.written
         self._zone, self._written = zone, now if written is None else min(written, now)
         blocks = self._file.blocks(block_bytes)
-        first = next(blocks, b"")
+        first = b""
+        while len(first) < LOOKED_AT_BYTES and (more := next(blocks, b"")):
+            first += more
         self._blocks = _with(first, blocks)
         self._is_export = first.startswith(EXPORT_BEGINS)
         self.next_time = self._first_time(first)
