@@ -46,6 +46,7 @@ class Mail:
         As logged; the name of HELO or EHLO is logged with refusals only.
     ``size``, ``recipient_count``
         Bytes, and recipients after aliases were expanded by cleanup(8), as qmgr logs them; 0 and 1 of a refused RCPT.
+        Of a mail that an action of access(5) has had held: 0, and for how many recipients it has.
     ``recipients``
         As the client named them, as far as deliveries tell (``orig_to``, else ``to``), without repetition, in the order
         of their lines. Empty where nobody wants them. Of a refusal: the one that its line names.

@@ -33,6 +33,7 @@ class OpenMail:
 
     ``message_id``: by which it would be known again, empty: by none. ``is_resent``: that is its Resent-Message-ID.
     ``is_handed_back``: a filter handed it back. ``is_refused``: a command of its session, or all of it, was refused.
+    ``held_for``: recipients for whom an action of access(5) has it held; ``is_told``: it is known without its end.
     """
 
     def __init__(self, origin: Origin, began: float, program: Program) -> None:
@@ -47,6 +48,9 @@ class OpenMail:
         self.is_resent = False
         self.is_handed_back = False
         self.is_refused = False
+        self.is_told = False
+        self.sender = ""
+        self.held_for: list[str] = []
 
 
 @final
@@ -117,5 +121,5 @@ class OpenMails:
         return None
 
     def _give_up(self, mail: OpenMail) -> None:
-        if not mail.is_refused:
+        if not mail.is_refused and not mail.is_told:
             self._tally.unfinished += 1

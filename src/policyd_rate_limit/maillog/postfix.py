@@ -7,6 +7,7 @@ cleanup  ``ID: message-id=<...>``                            of one that nobody 
 qmgr     ``ID: from=<SENDER>, size=N, nrcpt=N (queue ...)``  complete; the line comes again with each queue run
 smtp     ``ID: to=<RCPT>, orig_to=<RCPT>, relay=...``        one recipient; "queued as ID" of a filter
 qmgr     ``ID: removed``                                     all its recipients have been told
+smtpd    ``ID: hold: RCPT from NAME[ADDR]: ...``             complete once its content is there: qmgr waits for it
 ===========================================================  ======================================================
 
 What cannot be known: recipients before cleanup(8) expanded aliases, but for ``orig_to``; whether a program of this host
@@ -24,7 +25,7 @@ from policyd_rate_limit.maillog.mail import Mail, Origin
 from policyd_rate_limit.maillog.open_mails import OpenMail, OpenMails
 from policyd_rate_limit.maillog.outgoing import Held, Outgoing
 from policyd_rate_limit.maillog.recent import Recent
-from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, known_address, refusal
+from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, holding, known_address, refusal
 
 if TYPE_CHECKING:
     from policyd_rate_limit.maillog.programs import Program
@@ -82,6 +83,8 @@ class Traffic:
                 return
         if line.find(b"reject: ", at) >= 0:
             self._refusal(program, line[at:], time)
+        elif line.find(b": hold: ", at) >= 0:
+            self._holding(program, line[at:], time)
 
     def pickup(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of pickup(8), or of qmqpd(8), which asks no policy server either."""
@@ -116,6 +119,8 @@ class Traffic:
         if is_resent or not mail.is_resent:
             mail.message_id = line[found + 12 :]
             mail.is_resent = is_resent
+            if mail.held_for:
+                self._held(mail, queue_id, time)
             if b"." + queue_id + b"@" in mail.message_id:  # nobody else knew the queue id: cleanup has made it
                 self._note_name(program.host_bytes, mail.message_id)
 
@@ -134,7 +139,7 @@ class Traffic:
         if figures is None or not queue_id.isalnum():
             return
         mail = self._open.take(program, queue_id, time)
-        if mail is None:
+        if mail is None or mail.is_told:
             self._tally.again += 1
             return
         self._complete(program, queue_id, mail, line[found + 8 : sender_end], figures, time)
@@ -291,11 +296,46 @@ class Traffic:
                     told.helo_name,
                     0,
                     1 if is_one else 0,
-                    (told.recipient,) if self._wants_recipients and told.recipient else (),
+                    (told.recipient,) if told.recipient else (),
                     told.stage,
                     told.reply,
                 )
             )
+
+    def _holding(self, program: Program, message: bytes, time: float) -> None:
+        """An action of access(5) has a mail wait in the queue named hold, where qmgr says nothing of it."""
+        told = holding(message)
+        mail = self._open.find(program, told.queue_id, time) if told is not None else None
+        if told is None or mail is None:
+            return
+        mail.sender = told.sender
+        mail.held_for.append(told.recipient)
+        if mail.message_id:  # at its end, or at the second recipient list of a session
+            self._held(mail, told.queue_id, time)
+
+    def _held(self, mail: OpenMail, queue_id: bytes, time: float) -> None:
+        """``mail`` is held; how large it is, and to whom else it goes, would be known once it is released."""
+        if mail.is_told:
+            return
+        mail.is_told = True
+        known = tuple(dict.fromkeys(name for name in mail.held_for if name))
+        self._outgoing.put(
+            Mail(
+                time,
+                mail.began,
+                Origin.REINJECTED if mail.is_handed_back else mail.origin,
+                mail.program.host,
+                mail.program.service,
+                queue_id.decode(),
+                mail.client_address,
+                mail.client_name,
+                mail.sasl_username,
+                mail.sasl_method,
+                mail.sender,
+                recipient_count=max(1, len(known)),
+                recipients=known if self._wants_recipients else (),
+            )
+        )
 
 
 def _has_recipients(held: Held) -> None:

@@ -30,6 +30,7 @@ _STATUS: Final = re.compile(rb"^\d\.\d{1,3}\.\d{1,3} ")
 _CLOSING: Final = re.compile(rb">(?= [a-z_]+=|$)")
 _REPEATED: Final = re.compile(rb"message repeated (\d{1,9}) times: \[ ?(.*?)\]?")
 _ID: Final = re.compile(rb"([0-9A-Za-z]+): (?:milter-|proxy-)?reject: ")
+_HELD: Final = re.compile(rb"([0-9A-Za-z]+): hold: ")
 
 END_OF_MESSAGE: Final = "END-OF-MESSAGE"
 MOST_REPEATED: Final = 100_000
@@ -51,6 +52,16 @@ class Refusal(NamedTuple):
     times: int
 
 
+def holding(message: bytes) -> Refusal | None:
+    """What ``message`` tells of a mail that an action of access(5), HOLD, has wait; None: nothing.
+
+    The line is that of a refusal but for a word: ``ID: hold: RCPT from NAME[ADDRESS]: <RCPT>: TEXT; from=<..> ..``.
+    """
+    begin = _HELD.match(message)
+    head = _HEAD.match(message, begin.end()) if begin is not None else None
+    return _told(message, begin.group(1), head, 1) if begin is not None and head is not None else None
+
+
 def refusal(message: bytes) -> Refusal | None:
     """What ``message`` tells of a refusal; None: nothing."""
     times = 1
@@ -66,6 +77,10 @@ def refusal(message: bytes) -> Refusal | None:
     head = _HEAD.match(message, begin.end())
     if head is None:
         return _of_content(message[begin.end() :], queue_id)
+    return _told(message, queue_id, head, times)
+
+
+def _told(message: bytes, queue_id: bytes, head: re.Match[bytes], times: int) -> Refusal:
     stage, name, address = head.groups()
     end, sender, recipient, helo_name, sasl_username = _tail(message, head.end())
     return Refusal(

@@ -1,0 +1,57 @@
+"""Mails that an action of access(5) has had held, of which qmgr says nothing until they are released."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.maillog.mail import Origin
+from support.maillogs import Log, syslog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AT_RCPT = """
+    smtpd[11]: 4g1BCD2Fzz1Yk: client=laptop.example.net[192.0.2.7], sasl_method=PLAIN, sasl_username=alice
+    smtpd[11]: 4g1BCD2Fzz1Yk: hold: RCPT from laptop.example.net[192.0.2.7]: <bob@example.net>: Recipient address triggers HOLD action; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<laptop> sasl_username=<alice>
+    smtpd[11]: 4g1BCD2Fzz1Yk: hold: RCPT from laptop.example.net[192.0.2.7]: <carol@example.net>: Recipient address Too much; from=<alice@example.org> to=<carol@example.net> proto=ESMTP helo=<laptop> sasl_username=<alice>
+    cleanup[12]: 4g1BCD2Fzz1Yk: message-id=<1@laptop.example.net>
+"""
+AT_ITS_END = """
+    smtpd[11]: 4g1BCD2Fzz1Yk: client=laptop.example.net[192.0.2.7]
+    cleanup[12]: 4g1BCD2Fzz1Yk: message-id=<1@laptop.example.net>
+    smtpd[11]: 4g1BCD2Fzz1Yk: hold: END-OF-MESSAGE from laptop.example.net[192.0.2.7]: <END-OF-MESSAGE>: End-of-data triggers HOLD action; from=<alice@example.org> proto=ESMTP helo=<laptop>
+"""
+RELEASED = "    qmgr[13]: 4g1BCD2Fzz1Yk: from=<alice@example.org>, size=1234, nrcpt=2 (queue active)\n"
+
+
+def test_one_that_is_held_at_rcpt_is_a_mail_once_it_has_its_content(tmp_path: Path) -> None:
+    log = Log(tmp_path, syslog(AT_RCPT), wants_recipients=True)
+    mail = log.mail
+    assert (mail.origin, mail.sasl_username, mail.sender) == (Origin.SMTP, "alice", "alice@example.org")
+    assert (mail.recipients, mail.recipient_count, mail.size) == (("bob@example.net", "carol@example.net"), 2, 0)
+    assert log.tally.unfinished == 0
+
+
+def test_one_that_is_held_at_its_end_is_a_mail(tmp_path: Path) -> None:
+    mail = Log(tmp_path, syslog(AT_ITS_END)).mail
+    assert (mail.sender, mail.recipient_count, mail.recipients) == ("alice@example.org", 1, ())
+
+
+def test_one_that_is_released_is_no_other_mail(tmp_path: Path) -> None:
+    log = Log(tmp_path, syslog(AT_RCPT + RELEASED))
+    assert log.mail.recipient_count == 2
+    assert log.tally.again == 1
+
+
+def test_one_whose_client_goes_away_before_its_content_is_none(tmp_path: Path) -> None:
+    without_content = "".join(line for line in AT_RCPT.splitlines(keepends=True) if "cleanup" not in line)
+    log = Log(tmp_path, syslog(without_content))
+    assert log.mails == []
+    assert log.tally.unfinished == 1
+
+
+def test_a_queue_id_that_the_log_does_not_know_is_no_mail(tmp_path: Path) -> None:
+    unknown = "".join(
+        line for line in AT_RCPT.splitlines(keepends=True) if "client=" not in line and "cleanup" not in line
+    )
+    assert Log(tmp_path, syslog(unknown)).mails == []
