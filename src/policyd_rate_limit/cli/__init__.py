@@ -34,6 +34,7 @@ COMMANDS = {
     "block": "block",
     "revoke": "revoke",
     "copy-to": "copy_to",
+    "suggest": "suggest",
     "explain": "explain",
     "simulate": "simulate",
     "check-config": "check_config",

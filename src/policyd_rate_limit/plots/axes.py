@@ -73,16 +73,25 @@ class Axes:
 
     def pointed(self) -> Iterator[str]:
         """The marks, each with its words on a line of its own above the frame."""
-        for number, mark in enumerate(self.marks):
+        # Words are not to be crossed by the line of another mark: it begins below them.
+        order = reversed(self.marks) if any(map(self._stands_left, self.marks)) else self.marks
+        for number, mark in enumerate(order):
             x, y = self.x(mark.value), LINE + 6 + LINE * number
-            words = f"{mark.label}: {grouped(mark.value)}"
-            is_right = x + len(words) * CHARACTER + 8 > self.width
+            is_left = self._stands_left(mark)
             look = "plot-mark-soft" if mark.is_soft else "plot-mark"
             yield element("path", d=f"M{x:.1f} {y:.0f}V{self.base:.0f}", class_=look)
             yield text(
-                words,
-                x=x + (-6 if is_right else 6),
+                _words(mark),
+                x=x + (-6 if is_left else 6),
                 y=y + 9,
-                text_anchor="end" if is_right else "start",
+                text_anchor="end" if is_left else "start",
                 class_="plot-major",
             )
+
+    def _stands_left(self, mark: Mark) -> bool:
+        """Whether there is no room for the words of ``mark`` to the right of its line."""
+        return self.x(mark.value) + len(_words(mark)) * CHARACTER + 8 > self.width
+
+
+def _words(mark: Mark) -> str:
+    return f"{mark.label}: {grouped(mark.value)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -47,7 +47,7 @@ def render(template: str, zone: tzinfo, now: float, **values: object) -> str:
             values,
             style=Markup(style() + _style()),  # noqa: S704 - of our own files
             made=moment(now),
-            zone=str(zone),
+            zone=getattr(zone, "key", None) or datetime.fromtimestamp(now, zone).tzname(),
             version=__version__,
             moment=moment,
         )
