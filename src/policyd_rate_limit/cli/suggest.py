@@ -22,7 +22,7 @@ from policyd_rate_limit.rehearsal.learning import learn
 from policyd_rate_limit.rehearsal.observing import SUBJECTS
 from policyd_rate_limit.rehearsal.suggested_file import configuration
 from policyd_rate_limit.rehearsal.suggestion import ROOM, SPARE, WINDOWS, Suggestion, suggest
-from policyd_rate_limit.rehearsal.suggestion_facts import facts
+from policyd_rate_limit.rehearsal.suggestion_facts import of_suggestion
 from policyd_rate_limit.system.logs import one_line
 from policyd_rate_limit.system.whole_file import write_whole
 
@@ -126,7 +126,7 @@ def command(
     if output is not None:
         write_whole(output, text.encode(), replace=force)
     if as_json:
-        write_json(facts(suggestion, zone, text, read, damaged))
+        write_json(of_suggestion(suggestion, text, read, damaged))
     elif output is None:
         click.echo(text.encode(), nl=False)
     else:

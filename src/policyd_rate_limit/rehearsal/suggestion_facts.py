@@ -1,58 +1,47 @@
-"""A suggestion as JSON, for programs."""
+"""A suggestion as JSON, for programs: members are added in later versions, never renamed or removed."""
 
 from __future__ import annotations
 
-from datetime import datetime, tzinfo
-from typing import TypedDict
+import contextlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.limits import spell_limit, spell_period
-from policyd_rate_limit.rehearsal.stolen import Suspect
-from policyd_rate_limit.rehearsal.suggestion import SuggestedRule, Suggestion
-
-
-class Facts(TypedDict):
-    """Moments are RFC 3339, in the zone that was asked for."""
-
-    mails: int
-    recipients: int
-    began: str | None
-    ended: str | None
-    spare: float
-    room: float
-    rules: dict[str, dict[str, object]]
-    stolen: list[dict[str, object]]
-    log: dict[str, int]
-    damaged: dict[str, str]
-    configuration: str
+if TYPE_CHECKING:
+    from policyd_rate_limit.rehearsal.stolen import Suspect
+    from policyd_rate_limit.rehearsal.suggestion import Outlier, SuggestedRule, Suggestion
 
 
-def facts(
-    suggestion: Suggestion, zone: tzinfo, configuration: str, log: dict[str, int], damaged: dict[str, str]
-) -> Facts:
-    """All that is known of ``suggestion``; ``log``: figures of what was read, by name."""
+def of_suggestion(
+    suggestion: Suggestion, configuration: str, log: Mapping[str, int], damaged: Mapping[str, str]
+) -> dict[str, Any]:
+    """All of it. Times are Unix seconds and RFC 3339, periods are seconds, limits pairs as in the configuration.
+
+    ``configuration``: the same as a file. ``log``: figures of what was read; ``damaged``: files, and what is wrong.
+    """
     return {
         "mails": suggestion.mails,
         "recipients": suggestion.recipients,
-        "began": _moment(suggestion.began, zone),
-        "ended": _moment(suggestion.ended, zone),
+        **_moment("began", suggestion.began),
+        **_moment("ended", suggestion.ended),
         "spare": float(suggestion.spare),
         "room": float(suggestion.room),
-        "rules": {rule.subject.name: _rule(rule, zone) for rule in suggestion.rules},
-        "stolen": [_suspect(suspect) for suspect in suggestion.suspects],
-        "log": log,
-        "damaged": damaged,
+        "rules": {rule.subject.name: _of_rule(rule) for rule in suggestion.rules},
+        "stolen": [_of_suspect(suspect) for suspect in suggestion.suspects],
+        "log": {**log, "damaged": [{"file": name, "what": what} for name, what in damaged.items()]},
         "configuration": configuration,
     }
 
 
-def _rule(rule: SuggestedRule, zone: tzinfo) -> dict[str, object]:
+def _of_rule(rule: SuggestedRule) -> dict[str, Any]:
     return {
         "key": rule.subject.key,
         "ids": rule.ids,
         "mails": rule.mails,
-        "limits": [spell_limit(window.limit) for window in rule.windows],
-        "windows": {
-            spell_period(window.seconds): {
+        "limits": [list(window.limit) for window in rule.windows],
+        "windows": [
+            {
+                "seconds": window.seconds,
                 "spared": window.spared,
                 "maximum": window.maximum,
                 "peaks": [{"from": one.low, "to": one.high - 1, "ids": one.number} for one in window.bins],
@@ -61,26 +50,27 @@ def _rule(rule: SuggestedRule, zone: tzinfo) -> dict[str, object]:
                 ],
             }
             for window in rule.windows
-        },
-        "overrides": [
-            {
-                "id": outlier.name,
-                "limits": list(map(spell_limit, outlier.limits)),
-                "peaks": {
-                    spell_period(window.seconds): {"used": peak, "at": _moment(when, zone)}
-                    for window, peak, when in zip(rule.windows, outlier.peaks, outlier.times, strict=True)
-                },
-                "why": outlier.why,
-            }
-            for outlier in rule.outliers
         ],
+        "overrides": [_of_outlier(outlier, rule) for outlier in rule.outliers],
         "left_out": list(rule.left_out),
         "forgotten": rule.forgotten,
-        "too_many_at_once": rule.is_crowded,
+        "crowded": rule.is_crowded,
     }
 
 
-def _suspect(suspect: Suspect) -> dict[str, object]:
+def _of_outlier(outlier: Outlier, rule: SuggestedRule) -> dict[str, Any]:
+    return {
+        "id": outlier.name,
+        "limits": [list(limit) for limit in outlier.limits],
+        "peaks": [
+            {"seconds": window.seconds, "used": peak, **_moment("at", when)}
+            for window, peak, when in zip(rule.windows, outlier.peaks, outlier.times, strict=True)
+        ],
+        "why": outlier.why,
+    }
+
+
+def _of_suspect(suspect: Suspect) -> dict[str, Any]:
     return {
         "id": suspect.name,
         "day": suspect.day.isoformat(),
@@ -91,5 +81,11 @@ def _suspect(suspect: Suspect) -> dict[str, object]:
     }
 
 
-def _moment(time: float | None, zone: tzinfo) -> str | None:
-    return None if time is None else datetime.fromtimestamp(time, zone).isoformat(timespec="seconds")
+def _moment(name: str, time: float | None) -> dict[str, int | str | None]:
+    """``time`` under ``name``, as Unix seconds, and beside it as RFC 3339 has it."""
+    second = None if time is None else int(time)
+    told = None
+    if second is not None:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # no year of a calendar
+            told = datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
+    return {name: second, f"{name}_time": told}

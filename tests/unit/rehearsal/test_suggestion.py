@@ -20,7 +20,7 @@ from policyd_rate_limit.rehearsal.observing import SUBJECTS
 from policyd_rate_limit.rehearsal.result import Rehearsal
 from policyd_rate_limit.rehearsal.suggested_file import configuration, pattern
 from policyd_rate_limit.rehearsal.suggestion import MOST_OVERRIDES, Suggestion, suggest
-from policyd_rate_limit.rehearsal.suggestion_facts import facts
+from policyd_rate_limit.rehearsal.suggestion_facts import of_suggestion
 from policyd_rate_limit.rehearsal.suggestion_page import make_page
 from support.mmdb import write_mmdb
 from support.organisation import MONDAY, WEEK, Organisation
@@ -98,14 +98,19 @@ def test_the_page_shows_it(suggested: Suggestion) -> None:
 
 
 def test_the_json_holds_all_of_it(suggested: Suggestion) -> None:
-    found: dict[str, Any] = json.loads(json.dumps(facts(suggested, ZONE, written(suggested), {"lines": 7}, {})))
-    assert found["rules"]["user"]["limits"] == [
-        f"{window.maximum}/{name}" for window, name in zip(suggested.rules[0].windows, ("1m", "1h", "1d"), strict=True)
-    ]
+    found: dict[str, Any] = json.loads(
+        json.dumps(of_suggestion(suggested, written(suggested), {"lines": 7}, {"a": "b"}))
+    )
+    user = found["rules"]["user"]
+    assert user["limits"] == [[window.maximum, window.seconds] for window in suggested.rules[0].windows]
     assert len(found["stolen"]) == 5
-    assert found["rules"]["user"]["windows"]["1d"]["curve"][-1]["ids"] == 0
-    assert sum(one["ids"] for one in found["rules"]["user"]["windows"]["1d"]["peaks"]) == found["rules"]["user"]["ids"]
-    assert found["rules"]["user"]["overrides"][0]["peaks"]["1m"] == {"used": 400, "at": "2026-11-24T12:06:40+01:00"}
+    day = user["windows"][2]
+    assert day["seconds"] == 86_400
+    assert day["curve"][-1]["ids"] == 0
+    assert sum(one["ids"] for one in day["peaks"]) == user["ids"]
+    (rector,) = [one for one in user["overrides"] if one["id"] == "rector0@dep2.example.org"]
+    assert rector["peaks"][0] == {"seconds": 60, "used": 400, "at": 1_795_518_400, "at_time": "2026-11-24T11:06:40Z"}
+    assert found["log"] == {"lines": 7, "damaged": [{"file": "a", "what": "b"}]}
     assert found["configuration"] == written(suggested)
 
 
