@@ -39,8 +39,11 @@ class Actions(NamedTuple):
 class LimitsOfIds(Protocol):
     """What a table of limits by id says: :class:`policyd_rate_limit.tables.limits.SqlLimits`."""
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
-        """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent."""
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:
+        """Have ``done`` called with the limits of the first of ``ids`` that has any, None when the table is silent.
+
+        ``began``: as with :meth:`policyd_rate_limit.domain.rules.facts.Source.ask`.
+        """
 
     @property
     def keep_seconds(self) -> int:
@@ -132,14 +135,17 @@ class Rule:
 
 
 class Policy:
-    """All that a reload may change about how requests are answered; never changed itself.
+    """All that a reload may change about how requests are answered; never changed itself, but for ``waiting``.
 
-    ``rules`` in the order of the configuration, with a name of their own each; ``count_mode`` is told to whoever asks
-    at a stage that no rule counts; without one no equal requests are charged each. ``countries``: where any rule asks
-    for one.
+    That is how many requests wait for what its tables say, and may ask these for more. ``rules`` in the order of the
+    configuration, with a name of their own each; ``count_mode`` is told to whoever asks at a stage that no rule counts;
+    without one no equal requests are charged each. ``countries``: where any rule asks for one.
     """
 
-    __slots__ = ("accept", "asks_facts", "away", "block", "blocks", "count_mode", "countries", "refuse", "rules")
+    __slots__ = (
+        *("accept", "asks_facts", "away", "block", "blocks", "count_mode", "countries", "refuse", "rules"),
+        "waiting",
+    )
 
     def __init__(
         self, rules: tuple[Rule, ...], actions: Actions, count_mode: int | None, countries: Countries | None = None
@@ -153,6 +159,7 @@ class Policy:
         self.blocks = any(rule.block for rule in rules)
         self.count_mode = count_mode
         self.asks_facts = countries is not None or any(rule.asks_facts for rule in rules)
+        self.waiting = 0
 
     @property
     def stages(self) -> frozenset[str]:

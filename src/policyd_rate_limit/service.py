@@ -339,13 +339,15 @@ class _Again:
         facts = self._request.facts
         questions, facts.questions = facts.questions, []
         self._missing = len(questions)
+        self.policy.waiting += 1
         for question in questions:
-            question.source.ask(question.value, partial(self._learn, question))
+            question.source.ask(question.value, partial(self._learn, question), self.began)
 
     def _learn(self, question: Question, text: str | None) -> None:
         self._request.facts.learn(question, text)
         self._missing -= 1
         if not self._missing:
+            self.policy.waiting -= 1
             self._service.ask(self._request, self._asking, self)
 
 
@@ -397,7 +399,7 @@ class _Asked(Waiting):
                 self._decide(charges)
 
         for lookup in lookups:
-            lookup.sql_limits.ask(lookup.ids, partial(found, lookup))
+            lookup.sql_limits.ask(lookup.ids, partial(found, lookup), self._began)
 
     def _decide(self, charges: Sequence[Charge]) -> None:
         limited = [charge for charge in charges if charge.limits]

@@ -14,6 +14,7 @@ from typing import Any
 from support import sql_servers
 from support.daemon import Client, encode, mail, running
 from support.redis_servers import RedisServer
+from support.said import Said
 from support.wait import wait_until
 
 IN_FORCE_SECONDS = 5.0  # two looks at a file a second apart, and some for a machine that is busy
@@ -158,6 +159,56 @@ def test_a_database_that_hangs_holds_up_no_answer_for_long(tmp_path: pathlib.Pat
             daemon.logged("tables.plan works again")
             assert daemon.log_text().count("tables.plan fails: ") == 1
             assert "what it said last is used, else nothing is known" in daemon.logged("tables.plan fails: ")
+    finally:
+        server.drop(config)
+
+
+def test_a_request_that_waits_for_tables_is_answered_by_the_policy_it_met_whatever_is_reloaded(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Also by what it asks one of its tables only after those are no more in force, at once and not after a timeout."""
+    server = sql_servers.shared(sql_servers.PostgresqlServer)
+    assert isinstance(server, sql_servers.PostgresqlServer)
+    config = server.create()
+    store = {"backend": "postgresql", "pgsql_config": config, "journal_directory": str(tmp_path)}
+    said = Said(store)
+    said.make("customer", ("address", "name"), {"alice": "acme"})
+    said.make("plan", ("name", "plan"), {"acme": "business"})
+    settings: dict[str, Any] = {
+        **store,
+        "rules": {
+            "customer": {
+                "key": "$customer(sasl_username)",
+                "limits": "1/1h",
+                "overrides": {"$plan=business": "3/1h"},
+                "action": "450 old",
+            }
+        },
+        "tables": {
+            "plan": "sql:SELECT plan FROM plan WHERE name = %s",
+            "customer": "sql:SELECT name FROM customer WHERE address = %s",
+        },
+        "tables_ttl": 0.001,
+        "db_timeout": 30,
+    }
+    changed: dict[str, Any] = {
+        "rules": {"customer": {"key": "sasl_username", "limits": "1/1h", "action": "450 new"}},
+        "tables": {},
+    }
+    try:
+        with running(tmp_path, **settings) as daemon, Client(daemon.address, timeout=20) as client:
+            assert [client.ask(**mail("alice")) for _ in range(2)] == ["dunno"] * 2
+            with server.locked("customer", database=config["database"]):
+                client.send(**mail("alice"))
+                wait_until(lambda: server.waiting(config["database"]), "the table is asked")
+                daemon.reload(**changed)
+                with Client(daemon.address) as other:
+                    assert [other.ask(**mail("bob")) for _ in range(2)] == ["dunno", "450 new"]
+                daemon.reload(**changed, fail_action="450 fail")  # once more, while it still waits
+            assert client.answer() == "dunno"
+            assert [client.ask(**mail("alice")) for _ in range(2)] == ["dunno", "450 new"]
+            assert "tables." not in daemon.log_text()
+            assert daemon.stop() == 0
     finally:
         server.drop(config)
 

@@ -216,15 +216,19 @@ class PostgresqlServer(SqlServer):
             *(f"--{name}={value}" for name, value in settings.items()),
         ]
 
-    def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
+    def _connect(self, database: str, *, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
+        """As the administrator."""
         if self.url.scheme:
             conninfo = psycopg.conninfo.make_conninfo(self.url.geturl(), **({"dbname": database} if database else {}))
         else:
             conninfo = psycopg.conninfo.make_conninfo(
                 host=str(self.home), port=self.port, user="postgres", dbname=database or "postgres"
             )
+        return psycopg.connect(conninfo, autocommit=autocommit, connect_timeout=5)
+
+    def admin(self, *statements: str, database: str = "") -> Sequence[Sequence[Any]]:
         rows: list[Any] = []
-        with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
+        with self._connect(database) as connection:
             for statement in statements:
                 cursor = connection.execute(statement.encode())
                 rows = cursor.fetchall() if cursor.description else []
@@ -238,6 +242,18 @@ class PostgresqlServer(SqlServer):
 
     def drop(self, config: dict[str, Any]) -> None:
         self.admin(f"DROP DATABASE IF EXISTS {config['database']} WITH (FORCE)", f"DROP USER {config['user']}")
+
+    @contextlib.contextmanager
+    def locked(self, table: str, database: str) -> Iterator[None]:
+        """Inside the ``with`` block whoever reads ``table`` waits."""
+        with self._connect(database, autocommit=False) as connection:
+            connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+            yield
+
+    def waiting(self, database: str) -> int:
+        """How many wait for such a lock."""
+        asked = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type = 'Lock'"
+        return int(self.admin(asked)[0][0])
 
 
 class MariadbServer(SqlServer):

@@ -246,7 +246,7 @@ class Table:
         self.asked: list[tuple[str, ...]] = []
         self.later: list[Callable[[], None]] = []
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:
         self.asked.append(ids)
         tell = partial(done, next((self.rows[name] for name in ids if name in self.rows), None))
         if self.at_once:

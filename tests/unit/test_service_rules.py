@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from policyd_rate_limit.domain.counting import Cost, stages
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request
 from policyd_rate_limit.domain.rules.asked import Asked
-from policyd_rate_limit.domain.rules.attributes import NAME
+from policyd_rate_limit.domain.rules.attributes import NAME, VALUE
 from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.facts import Source
 from policyd_rate_limit.domain.rules.patterns import parse_pattern
@@ -70,7 +71,7 @@ class Later:
         self.asked: list[tuple[str, ...]] = []
         self.answer: Callable[[], None] = lambda: None
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:
         self.asked.append(ids)
         self.answer = partial(done, self.found)
 
@@ -228,13 +229,47 @@ class Staff(Source):
     def known(self, value: str) -> None:
         return None
 
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:
         self._waiting.append(done)
 
     def answer(self) -> None:
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(None)
+
+
+class Slow(Source):
+    """A source that says something later, of whatever it is asked; and since when who asked had waited."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(name)
+        self.text = text
+        self.asked: list[tuple[str, float]] = []
+
+    def known(self, value: str) -> None:
+        return None
+
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:
+        self.asked.append((value, began))
+        self.answer = partial(done, self.text)
+
+
+def test_all_tables_are_waited_for_by_one_deadline_and_their_policy_knows_for_how_long() -> None:
+    customer, plan = Slow("customer", "acme"), Slow("plan", "business")
+    tables = {"customer": Asked("customer", customer), "plan": Asked("plan", plan)}
+    of_plan = Condition("$customer(sasl_username)", [parse_pattern("$plan=business", VALUE)], tables)
+    served = Served(Rule("messages", subjects(SERVER), MESSAGES, match=Conditions([[of_plan]])))
+    policy = served.service.policy
+    served.ask()
+    assert (policy.waiting, plan.asked, len(customer.asked)) == (1, [], 1)
+    time.sleep(0.01)
+    customer.answer()
+    assert (policy.waiting, served.demands) == (1, [])
+    ((_, began),) = customer.asked
+    assert plan.asked == [("acme", began)]
+    plan.answer()
+    assert policy.waiting == 0
+    assert len(served.demands) == 1
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["default first", "default last"])

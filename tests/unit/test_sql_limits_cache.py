@@ -69,13 +69,13 @@ class Lookups:
 
     async def ask(self, *ids: str) -> Limits | None:
         answered: asyncio.Future[Limits | None] = asyncio.get_running_loop().create_future()
-        self.limits.ask(ids, answered.set_result)
+        self.limits.ask(ids, answered.set_result, self.now)
         return await asyncio.wait_for(answered, PATIENCE)
 
     def ask_at_once(self, *ids: str) -> Limits | None:
         """The answer, which comes before the call returns."""
         answers: list[Limits | None] = []
-        self.limits.ask(ids, answers.append)
+        self.limits.ask(ids, answers.append, self.now)
         (answer,) = answers
         return answer
 
@@ -317,7 +317,7 @@ async def test_an_answer_that_fails_does_not_keep_the_others_from_theirs(caplog:
         raise ValueError("a broken answer")
 
     async with lookups.running():
-        lookups.limits.ask(("alice",), fail)
+        lookups.limits.ask(("alice",), fail, lookups.now)
         asked = asyncio.ensure_future(lookups.ask("alice"))
         await asyncio.sleep(0)
         lookups.table.gate.set()

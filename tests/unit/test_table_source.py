@@ -64,13 +64,13 @@ class Plans:
 
     async def ask(self, value: str) -> str | None:
         answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self.source.ask(value, answered.set_result)
+        self.source.ask(value, answered.set_result, self.now)
         return await asyncio.wait_for(answered, PATIENCE)
 
     def ask_at_once(self, value: str) -> str | None:
         """The answer, which comes before the call returns."""
         answers: list[str | None] = []
-        self.source.ask(value, answers.append)
+        self.source.ask(value, answers.append, self.now)
         (answer,) = answers
         return answer
 
@@ -262,6 +262,32 @@ async def test_a_table_that_hangs_holds_up_nobody_for_longer_than_its_timeout(ca
     assert "tables.plan works again" in told
 
 
+async def test_who_has_waited_for_other_tables_does_not_wait_for_as_long_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plans = Plans(timeout=10)
+    plans.table.rows |= {"alice": "business", "bob": "trial"}
+    async with plans.running():
+        assert await plans.ask("alice") == "business"
+        plans.now += TTL
+        plans.table.gate.clear()
+        answers: list[str | None] = []
+        plans.source.ask("alice", answers.append, plans.now - 10)
+        assert answers == ["business"], "no time is left to ask, and this was known last"
+        others = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        plans.source.ask("bob", others[0].set_result, plans.now)
+        plans.source.ask("bob", answers.append, plans.now - 9.95)
+        plans.source.ask("bob", others[1].set_result, plans.now)
+        plans.source.ask("alice", answers.append, plans.now - 9.95)
+        await until(lambda: answers[1:] == [None, "business"])
+        assert not any(other.done() for other in others)
+        plans.table.gate.set()
+        assert await asyncio.wait_for(asyncio.gather(*others), PATIENCE) == ["trial", "trial"]
+        assert await plans.ask("alice") == "business"
+    assert not warnings(caplog), "it was not the table that was slow"
+    assert answers == ["business", None, "business"]
+
+
 def _is_known(plans: Plans, value: str) -> bool:
     return _says(plans, value, "trial")
 
@@ -272,7 +298,7 @@ def _says(plans: Plans, value: str, text: str) -> bool:
     if answer is not None and answer.text == text:
         return True
     plans.now += TTL
-    plans.source.ask(value, lambda _: None)
+    plans.source.ask(value, lambda _: None, plans.now)
     return False
 
 
@@ -284,7 +310,7 @@ def test_a_command_waits_for_each_answer_and_is_told_of_failures(caplog: pytest.
     assert source.known("alice") == Answer("2026-11-25")
     answers: list[str | None] = []
     for value in ("alice", "bob", "carol"):
-        source.ask(value, answers.append)
+        source.ask(value, answers.append, 0.0)
     assert answers == ["2026-11-25", None, None]
     (told,) = warnings(caplog)
     assert told.startswith("tables.created for 'bob': expected at most 1000 characters, found 1001; it does not count")

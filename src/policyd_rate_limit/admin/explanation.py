@@ -95,7 +95,7 @@ class _Table:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:  # noqa: ARG002
         done(self._desk.table(ids) if self._desk.table else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from policyd_rate_limit.tables.file import FileTable, FileWatch
 from policyd_rate_limit.tables.source import BlockingSource, CachedSource
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from policyd_rate_limit.backends.contract import Backend
@@ -63,8 +63,7 @@ class Tables:
     async def stop(self) -> None:
         """End the threads, and close connections."""
         self._watch.stop()
-        for source in self._sources:
-            await source.stop()
+        await asyncio.gather(*(source.stop() for source in self._sources))
 
 
 def make_tables(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import longest_window
@@ -35,6 +35,8 @@ _OF_SQL_LIMITS = frozenset({"sql_limits_by_id", "sql_limits_ttl", "limits", "lim
 
 # Those that tables are made of.
 _OF_TABLES = frozenset({"tables", "tables_ttl"})
+
+_LOOK_SECONDS: Final = 0.05  # between two looks whether a request still waits for what has been replaced
 
 _LET_OTHERS_RUN: Callable[[], None] = partial(time.sleep, 0)
 
@@ -66,6 +68,7 @@ class Policing:
         self._loop = loop
         self._service: Service | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._former: list[Policy] = []  # those that some requests have met which still wait for tables
         self.has_begun = asyncio.Event()  # to know of overrides
 
     def govern(self, service: Service) -> None:
@@ -152,6 +155,7 @@ class Policing:
         # While both are in force by turns: who waits for memory to decide gets no answer from a store that does not.
         if policy.away is NO_ANSWER:
             self._engine.enforce(True)
+        self._former = [one for one in (*self._former, self.policy) if one.waiting]
         self.policy = self._service.policy = policy
         if policy.away is not NO_ANSWER:
             self._engine.enforce(False)
@@ -166,10 +170,17 @@ class Policing:
             self._retire(before)
 
     def _retire(self, asked: SqlLimits | Tables) -> None:
-        """End it; who has asked it still gets an answer."""
-        retiring = self._loop.create_task(asked.stop())
+        """End it; who has asked it still gets an answer, also to what the answer makes it ask."""
+        retiring = self._loop.create_task(_end(asked, self._former))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
+
+
+async def _end(asked: SqlLimits | Tables, policies: Sequence[Policy]) -> None:
+    """End it once no request that one of ``policies`` answers may ask it any more."""
+    while any(policy.waiting for policy in policies):
+        await asyncio.sleep(_LOOK_SECONDS)
+    await asked.stop()
 
 
 def _policy(

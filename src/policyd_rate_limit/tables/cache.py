@@ -27,6 +27,7 @@ RETRY_SECONDS = 5.0  # during which a lookup that failed is not retried
 IDLE_SECONDS = 30.0  # after which the connection is closed: a firewall may forget it, a server may end it
 
 V = TypeVar("V")
+_NO_MATTER_SECONDS = 0.01  # by which somebody may wait longer
 _LONGEST_THREAD = 15  # characters of a name that Linux keeps
 
 _logger = logging.getLogger(__name__)
@@ -85,11 +86,15 @@ class Known(NamedTuple, Generic[V]):
 
 
 class _InFlight(Generic[V]):
-    """A lookup that has no result yet, and who waits for it. ``over``: nobody waits any more."""
+    """A lookup that has no result yet, and who waits for it, until ``end`` (of the clock) at the latest.
 
-    def __init__(self, ids: tuple[str, ...], done: Callable[[V | None], None]) -> None:
+    ``over``: nobody waits any more.
+    """
+
+    def __init__(self, ids: tuple[str, ...], end: float) -> None:
         self.ids = ids
-        self.waiting = [done]
+        self.end = end
+        self.waiting: list[Callable[[V | None], None]] = []
         self.over = False
         self.timer: asyncio.TimerHandle | None = None
 
@@ -148,27 +153,30 @@ class LookupCache(Generic[V]):
         self._known.move_to_end(ids)
         return known if self._clock() < known.until else None
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[V | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[V | None], None], began: float) -> None:
         """Have ``done`` called, at once or later, with what is said of the first of ``ids`` of which anything is.
 
-        With None where nothing is. All of this happens in the event loop.
+        With None where nothing is. All of this happens in the event loop. ``began``: since when, by the clock, somebody
+        waits, maybe for other tables so far; for all of them together nobody waits longer than the timeout.
         """
         now = self._clock()
         known = self.known(ids)
         if known is not None:
             done(known.said)
             return
-        known = self._known.get(ids)
         in_flight = self._in_flight.get(ids)
-        if in_flight is not None:
-            in_flight.waiting.append(done)
-        elif now < self._paused_until:
-            done(known.said if known else None)
-        else:
-            assert self._loop is not None  # noqa: S101 - start() has been called
-            in_flight = self._in_flight[ids] = _InFlight(ids, done)
+        end = began + self._timeout
+        if end <= now or (in_flight is None and now < self._paused_until):
+            done(self._last_said(ids))
+            return
+        assert self._loop is not None  # noqa: S101 - start() has been called
+        if in_flight is None:
+            in_flight = self._in_flight[ids] = _InFlight(ids, now + self._timeout)
             in_flight.timer = self._loop.call_later(self._timeout, self._take_too_long)
             self._queue.put(in_flight)
+        in_flight.waiting.append(done)
+        if end < in_flight.end - _NO_MATTER_SECONDS:
+            self._loop.call_later(end - now, self._wait_no_longer, in_flight, done)
 
     async def stop(self) -> None:
         """End the thread, and close the connection."""
@@ -217,6 +225,17 @@ class LookupCache(Generic[V]):
             self._remember(in_flight.ids, result, self._ttl)
             self._answer(in_flight, result)
 
+    def _wait_no_longer(self, in_flight: _InFlight[V], done: Callable[[V | None], None]) -> None:
+        """Answer one who has waited before, and is not to wait for so long as others."""
+        if not in_flight.over:
+            in_flight.waiting.remove(done)
+            done(self._last_said(in_flight.ids))
+
+    def _last_said(self, ids: tuple[str, ...]) -> V | None:
+        """What was known last, however old; None: nothing."""
+        known = self._known.get(ids)
+        return known.said if known else None
+
     def _take_too_long(self) -> None:
         self._pause(Unreachable(f"no answer within {self._timeout:g} s"))
 
@@ -230,8 +249,7 @@ class LookupCache(Generic[V]):
     def _fail(self, in_flight: _InFlight[V]) -> None:
         """Go on with what was known last."""
         if not in_flight.over:
-            known = self._known.get(in_flight.ids)
-            said = known.said if known else None
+            said = self._last_said(in_flight.ids)
             self._remember(in_flight.ids, said, RETRY_SECONDS)
             self._answer(in_flight, said)
 

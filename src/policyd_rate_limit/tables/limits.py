@@ -51,12 +51,13 @@ class SqlLimits:
         """Start the thread; nothing is connected before somebody asks."""
         self._cache.start(loop)
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:
         """Have ``done`` called, at once or later, with the limits of the first of ``ids`` that has any.
 
-        With None where those of the configuration are to be used. All of this happens in the event loop.
+        With None where those of the configuration are to be used. All of this happens in the event loop. ``began``: as
+        with :meth:`LookupCache.ask`.
         """
-        self._cache.ask(ids, done)
+        self._cache.ask(ids, done, began)
 
     @property
     def keep_seconds(self) -> int:

@@ -59,8 +59,8 @@ class CachedSource(Source):
         found = self._cache.known((value,))
         return None if found is None else Answer(found.said)
 
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
-        self._cache.ask((value,), done)
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:
+        self._cache.ask((value,), done, began)
 
 
 class BlockingSource(Source):
@@ -83,7 +83,7 @@ class BlockingSource(Source):
             _logger.warning("tables.%s for %r: %s; it does not count", self.name, value, error)
             return Answer(None)
 
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:  # noqa: ARG002
         done(self.known(value).text)
 
     def close(self) -> None:

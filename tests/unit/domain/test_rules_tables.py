@@ -58,7 +58,7 @@ class Far(Source):
     def known(self, value: str) -> Answer | None:
         return Answer(self.rows.get(value)) if self.remembered else None
 
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:
         self.asked.append(value)
         done(self.rows.get(value))
 
@@ -71,7 +71,7 @@ def found_out(facts: Facts, look: Callable[[], object]) -> int:
         rounds += 1
         questions, facts.questions = facts.questions, []
         for question in questions:
-            question.source.ask(question.value, partial(facts.learn, question))
+            question.source.ask(question.value, partial(facts.learn, question), 0.0)
         look()
     return rounds
 

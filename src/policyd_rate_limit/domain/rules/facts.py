@@ -30,8 +30,11 @@ class Source(ABC):
         """What it says of ``value``, as far as that is known without asking it; None: it has to be asked."""
 
     @abstractmethod
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
-        """Have ``done`` called, at once or later, with what it says of ``value``; None: nothing, as far as is known."""
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:
+        """Have ``done`` called, at once or later, with what it says of ``value``; None: nothing, as far as is known.
+
+        ``began``: since when the request waits, by the monotonic clock: each is waited for but once.
+        """
 
 
 class Question(NamedTuple):
