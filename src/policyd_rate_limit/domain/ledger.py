@@ -109,7 +109,7 @@ class Ledger:
             if limits is not charge.limits:
                 usages.append(self.explain_per_mail(charge, demand.mail))
             if is_distinct(counter):
-                outlook = self.values.outlook(counter, charge.part, limits)
+                outlook = self.values.outlook(counter, charge.part, limits, charge.keep_seconds)
             else:
                 outlook = self.windows.outlook(counter, charge.cost, limits)
             usages += (Usage(counter, limit, *one) for limit, one in zip(limits, outlook, strict=True))

@@ -115,10 +115,11 @@ class Values:
             return (0,) * len(limits)
         return tuple([0 if limit.is_per_mail else _newer(log, now - limit.seconds) for limit in limits])
 
-    def outlook(self, key: str, value: str, limits: Limits) -> tuple[tuple[int, int | None], ...]:
+    def outlook(self, key: str, value: str, limits: Limits, keep: int = 0) -> tuple[tuple[int, int | None], ...]:
         """For each of ``limits`` how many values lie in its window now, and in how many seconds it admits ``value``.
 
-        0: now; None: never.
+        0: now; None: never. Where only room is wanting, that is so for the first of ``limits``, until all that its
+        window holds has left it: nobody knows who makes room before. ``keep``: as :meth:`exceeded`.
         """
         log, now = self._log(key), self._clock.now
         at = -1 if log is None else _find(log, _digest(value))
@@ -128,15 +129,22 @@ class Values:
             used = 0 if log is None else _newer(log, begin)
             first = 0 if log is None else len(log) - used * _RECORD
             excess = used + 1 - (at >= first) - maximum
-            if maximum < 1:
-                found.append((used, None))
-            elif log is None or excess <= 0:
-                found.append((used, 0))
-            else:
+            wait = 0
+            if log is not None and excess > 0 < maximum:
                 leaving = first + (excess - 1) * _RECORD
                 if first <= at <= leaving:  # it is none of the others, of which so many have to leave
                     leaving += _RECORD
-                found.append((used, _date_at(log, leaving) + limit.seconds - now))
+                wait = _date_at(log, leaving) + limit.seconds - now
+            if not first <= at and self._has_forgotten_since(begin):
+                wait = max(wait, self._forgotten + limit.seconds - now)
+            found.append((used, wait if maximum else None))
+            keep = max(keep, limit.seconds)
+        if found and all(wait == 0 for _, wait in found):
+            date = _NEVER if log is None or at < 0 else _date_at(log, at)
+            if at < 0 and self._lacks_room(log):
+                found[0] = (found[0][0], limits[0].seconds)
+            elif log is not None and date <= now - keep and _newer(log, now - keep) >= MOST_VALUES:
+                found[0] = (found[0][0], _date_at(log, len(log) - MOST_VALUES * _RECORD) + keep - now)
         return tuple(found)
 
     def add(self, key: str, date: int, value: str) -> bool:

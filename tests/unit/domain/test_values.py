@@ -272,6 +272,10 @@ def test_one_counter_has_a_bound_whatever_its_limits_are() -> None:
         assert counting.charge("k", str(number), generous, keep=3600)
     assert counting.values.exceeded("k", digest("another"), generous, 3600) == generous[0]
     assert counting.values.turned_away == 0  # it is a bound of this counter
+    # The first hundred leave what is kept 3,600 s after they came, 99 s ago.
+    assert counting.values.outlook("k", digest("another"), generous, 3600) == ((1000, 3600 - 99),)
+    assert counting.values.outlook("k", digest("0"), generous, 3600) == ((1000, 0),)
+    assert counting.values.outlook("k", digest("another"), generous) == ((1000, 0),)
     assert counting.charge("k", "0", generous, keep=3600)
     assert counting.values.exceeded("k", digest("another"), generous) is None  # nobody needs the others any more
     many = Counting(max_keys=10_000)
@@ -325,6 +329,13 @@ def test_where_there_is_no_room_a_new_value_is_refused_and_a_known_one_is_not() 
     assert counting.values.exceeded("one", digest("another"), limits) == limits[0]
     assert counting.values.exceeded("three", digest("0"), limits) == limits[0]
     assert counting.values.turned_away == 2
+    # Who makes room is not known: all of the first window is sure to, for whom there is room in the others.
+    more = (*limits, Limit(200, 3600))
+    assert counting.values.outlook("one", digest("another"), more) == ((10, 60), (10, 0))
+    assert counting.values.outlook("three", digest("0"), limits) == ((0, 60),)
+    assert counting.values.outlook("one", digest("3"), limits) == ((10, 0),)
+    assert counting.values.outlook("one", digest("another"), (Limit(5, 60), Limit(0, 10))) == ((10, 60), (10, None))
+    assert counting.values.outlook("one", digest("another"), ()) == ()
     counting.clock.advance(T0 + 30)
     assert counting.charge("one", "3", limits)
     assert counting.values.exceeded("nobody", digest("0"), ()) is None  # whoever is unlimited is not counted
@@ -344,8 +355,10 @@ def test_what_others_admitted_and_there_was_no_room_for_has_new_values_refused_a
     counting.clock.advance(T0 + 29)
     counting.values.empty("one", int(T0))
     assert counting.values.exceeded("one", "new", limits) == limits[0]
+    assert counting.values.outlook("one", "new", limits) == ((0, 1), (0, 31))
     counting.clock.advance(T0 + 59)
     assert counting.values.exceeded("one", "new", limits) == limits[1]
+    assert counting.values.outlook("one", "new", limits) == ((0, 0), (0, 1))
     assert counting.values.turned_away == 2
     counting.clock.advance(T0 + 60)
     assert counting.values.exceeded("one", "new", limits) is None
