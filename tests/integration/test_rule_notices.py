@@ -107,6 +107,30 @@ def test_a_rule_that_holds_tells_as_well_and_a_reload_tells_others(tmp_path: pat
             assert sent(server, 2)["postmaster@example.org"] == ["carol@example.org ran into the limit 4/1h"]
 
 
+def test_who_gets_alerts_is_not_told_by_rules_once_more(tmp_path: pathlib.Path) -> None:
+    """But of what there is no alert: here of what is held."""
+    with smtp_server() as server:
+        alerts = {"notify_to": ["Abuse@example.org", "postmaster@example.org"]}
+        settings = {**by_mail(server, warn=75, block="2h"), **alerts}
+        settings["rules"]["held"] = {"key": "sender", "limits": "1/1h", "action": "hold", "notify": ABUSE}
+        settings["rules"]["held"]["match"] = {"sender": "x@example.org"}
+        with running(tmp_path, **settings) as daemon:
+            assert send(daemon, ALICE, 6)[3:] == ["dunno", "450 later", "550 blocked"]
+            assert send(daemon, "x", 2) == ["dunno", "hold"]
+            name = ALICE.lower()
+            got = [(one.recipients, str(one.message["Subject"]).partition(" on ")[0]) for one in server.wait_for(5)]
+            for_all = ["Abuse@example.org", "postmaster@example.org"]
+            assert sorted(got) == [
+                (for_all, f"{name} has used 3 of 4/1h"),
+                (for_all, f"{name} is blocked for 2h by the limit 4/1h"),
+                ([ALICE], "You have nearly sent as much mail as you may"),
+                ([ALICE], "Your account may send no mail for now"),
+                ([ABUSE], "x@example.org ran into the limit 1/1h"),
+            ]
+            assert daemon.stop() == 0
+            assert len(server.mails) == 5
+
+
 def test_never_more_than_so_many_an_hour_and_the_unsent_are_told_to_no_user(tmp_path: pathlib.Path) -> None:
     clock = Clock(tmp_path)
     with smtp_server() as server:

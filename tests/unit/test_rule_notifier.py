@@ -46,7 +46,7 @@ def test_whom_a_mail_can_be_addressed_to(name: str, expected: bool) -> None:
 def test_rules_that_tell_nobody_cost_nothing() -> None:
     settings = Settings(limits=[], rules={"x": {"key": "sender", "limits": "1/1h"}})
     assert make_channels_of_rules(settings) is None
-    notifier = RuleNotifier("mail.test", lambda: 0.0)
+    notifier = RuleNotifier("mail.test", lambda: 0.0, lambda _: frozenset())
     notifier.configure(settings, None)
     assert not notifier.exceeded("x|sender:a", LIMIT, REFUSED)
     notifier.stop()
@@ -55,7 +55,7 @@ def test_rules_that_tell_nobody_cost_nothing() -> None:
 def test_of_several_rules_those_that_say_so_tell() -> None:
     notify = {"key": "sender", "limits": "1/1h", "notify": "a@b.example"}
     settings = Settings(limits=[], rules={"x": notify, "y": {"key": "sender", "limits": "1/1h"}})
-    notifier = RuleNotifier("mail.test", lambda: 0.0)
+    notifier = RuleNotifier("mail.test", lambda: 0.0, lambda _: frozenset())
     notifier.configure(settings, make_channels_of_rules(settings))
     assert notifier.exceeded("x|sender:a", LIMIT, REFUSED)
     assert not notifier.exceeded("x|sender:a", LIMIT, REFUSED)

@@ -18,7 +18,7 @@ from policyd_rate_limit.backends.tables import Tables
 from policyd_rate_limit.daemon.policing import Policing
 from policyd_rate_limit.daemon.reloading import Reloader, all_or_none
 from policyd_rate_limit.domain.ledger import Ledger
-from policyd_rate_limit.notify.channel import make_channels, make_channels_of_rules
+from policyd_rate_limit.notify.channel import addresses_of_alerts, make_channels, make_channels_of_rules
 from policyd_rate_limit.notify.notifier import Notifier
 from policyd_rate_limit.notify.rule_notifier import RuleNotifier
 from policyd_rate_limit.observe.decisions import Decisions
@@ -103,11 +103,12 @@ class Daemon:
         worker = Worker(liveness, loop)
         hits = ReportedHits((), mailbox.hit)
         notifier = Notifier(os.uname().nodename, time.time)
-        of_rules = RuleNotifier(os.uname().nodename, time.time)
+        of_rules = RuleNotifier(os.uname().nodename, time.time, notifier.mailed)
         decisions = Decisions(
             worker.explain,
             refused=Throttle(REFUSAL_SECONDS, loop.time),
             warned=Throttle(REFUSAL_SECONDS, loop.time),
+            # The last asks the one before whom it has told.
             listeners=[hits, HitHistory(mailbox.history.hit), notifier, of_rules],
             metrics=self._monitoring.metrics if self._monitoring else None,
         )
@@ -142,7 +143,7 @@ class Daemon:
             if self._monitoring is not None:
                 running.push_async_callback(asyncio.to_thread, self._monitoring.stop)
             running.push_async_callback(_stop_together, notifier.stop, of_rules.stop)
-            notifier.configure(self._channels, settings.notify_max_per_hour)
+            notifier.configure(self._channels, settings.notify_max_per_hour, addresses_of_alerts(settings))
             of_rules.configure(settings, self._channels_of_rules)
             _calm_garbage_collection()
             running.push_async_callback(worker.stop)

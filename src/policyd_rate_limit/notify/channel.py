@@ -64,6 +64,14 @@ def make_channels_of_rules(settings: Settings) -> tuple[Channel, Channel] | None
     return MailOfRules(server, settings.report_from), MailToUsers(server, settings.report_from)
 
 
+def addresses_of_alerts(settings: Settings) -> frozenset[str]:
+    """Whom ``notify_to`` has alerts mailed to, in lower case."""
+    if settings.notify_to is None or settings.mistakes_of("notify_to", *_NEEDED["notify_to"]):
+        return frozenset()
+    addresses = (settings.notify_to,) if isinstance(settings.notify_to, str) else settings.notify_to
+    return frozenset(address.lower() for address in addresses)
+
+
 def make_channels(settings: Settings) -> list[Channel]:
     """Where alerts go: none, one or several channels."""
     wanted = [name for name in _NEEDED if getattr(settings, name) is not None or name in settings.broken]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.domain.decision import BLOCKS, WOULD_BLOCK
 from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.notify.alert import Alert
-from policyd_rate_limit.notify.channel import make_channels
+from policyd_rate_limit.notify.channel import addresses_of_alerts, make_channels
 from policyd_rate_limit.notify.first_hits import FirstHits
 from policyd_rate_limit.notify.outbox import Outbox
 
@@ -41,13 +41,18 @@ class Notifier(Listener):
         self._first_hits = FirstHits(clock)
         self._outboxes: list[Outbox] = []
         self._ending: list[Outbox] = []
+        self._addresses: frozenset[str] = frozenset()
+        self._last: Decision | None = None
 
-    def configure(self, channels: Iterable[Channel], per_hour: int) -> None:
-        """Send ``per_hour`` alerts in any hour at the most, on ``channels``. What waits goes where it was to."""
+    def configure(self, channels: Iterable[Channel], per_hour: int, addresses: frozenset[str] = frozenset()) -> None:
+        """Send ``per_hour`` alerts in any hour at the most, on ``channels``. What waits goes where it was to.
+
+        ``addresses``: who gets mails by one of the channels.
+        """
         outboxes = [Outbox(channel) for channel in channels]
         for outbox in outboxes:
             outbox.start()
-        self._use(outboxes, per_hour)
+        self._use(outboxes, per_hour, addresses)
 
     def prepare(self, change: Changes, undo: ExitStack) -> Callable[[], None]:
         """Make the channels that new settings ask for; what is returned has alerts go there.
@@ -60,7 +65,7 @@ class Notifier(Listener):
         for outbox in outboxes:
             outbox.start()
             undo.callback(outbox.stop)
-        return partial(self._use, outboxes, change.settings.notify_max_per_hour)
+        return partial(self._use, outboxes, change.settings.notify_max_per_hour, addresses_of_alerts(change.settings))
 
     def refused(self, counter: str, limit: Limit) -> bool:
         return bool(self._outboxes) and self._first_hits.hit(counter, limit)
@@ -71,10 +76,15 @@ class Notifier(Listener):
 
     def explained(self, decision: Decision) -> None:
         """Send an alert of ``decision``."""
+        self._last = decision
         unsent = self._first_hits.take_unsent()
         alert = Alert(os.urandom(16).hex(), self._clock(), self._host, decision, unsent)
         for outbox in self._outboxes:
             outbox.put(alert)
+
+    def mailed(self, decision: Decision) -> frozenset[str]:
+        """To whom a mail goes about ``decision``, in lower case, if it was the last of which an alert was sent."""
+        return self._addresses if decision is self._last else frozenset()
 
     def stop(self) -> None:
         """End within STOP_SECONDS, whatever hangs; to be called where waiting holds up nobody."""
@@ -84,12 +94,12 @@ class Notifier(Listener):
         for outbox in (*self._ending, *self._outboxes):
             outbox.join(max(0.0, end - time.monotonic()))
 
-    def _use(self, outboxes: list[Outbox], per_hour: int) -> None:
+    def _use(self, outboxes: list[Outbox], per_hour: int, addresses: frozenset[str]) -> None:
         self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes
         for outbox in self._outboxes:
             outbox.stop()
         self._first_hits.per_hour = per_hour
-        self._outboxes = outboxes
+        self._outboxes, self._addresses = outboxes, addresses
 
 
 def is_news(first_hits: FirstHits, decision: Decision) -> bool:

@@ -44,11 +44,12 @@ class RuleNotifier(Listener):
     """Sends what the rules of :meth:`configure` ask for: who exceeds one, is warned of or is blocked.
 
     As with alerts: the first of an id and a limit in its period, and so many an hour. ``host`` is what this machine is
-    called; ``clock`` gives Unix seconds.
+    called; ``clock`` gives Unix seconds. ``mailed`` says who gets a mail about a decision anyhow, in lower case.
     """
 
-    def __init__(self, host: str, clock: Callable[[], float]) -> None:
+    def __init__(self, host: str, clock: Callable[[], float], mailed: Callable[[Decision], frozenset[str]]) -> None:
         self._host = host
+        self._mailed = mailed
         self._clock = clock
         self._first_hits = FirstHits(clock)
         self._recipients: Mapping[str, tuple[str, ...]] = {}
@@ -85,7 +86,8 @@ class RuleNotifier(Listener):
         if not recipients or not self._outboxes:
             return  # a reload has taken them away meanwhile
         to_administrators, to_users = self._outboxes
-        others = tuple(one for one in recipients if one != USER)
+        mailed = self._mailed(decision)
+        others = tuple(one for one in recipients if one != USER and one.lower() not in mailed)
         if others:
             to_administrators.put(self._alert(decision, self._first_hits.take_unsent(), others))
         address = decision.request.sasl_username
