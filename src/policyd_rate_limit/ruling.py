@@ -46,12 +46,13 @@ def make_policy(
     countries: Countries | None = None,
     tables: Mapping[str, Table] | None = None,
     heed: Callable[[int], object] | None = None,
+    no_limits: Callable[[str, str, str], object] | None = None,
 ) -> Policy:
     """What ``settings`` say about each mail.
 
     ``countries``: where any rule asks for one. The other parameters are those of :func:`make_rules`.
     """
-    rules = make_rules(settings, subjects, sql_limits, pause, tables, heed)
+    rules = make_rules(settings, subjects, sql_limits, pause, tables, heed, no_limits)
     return Policy(rules, actions, settings.count_mode, countries)
 
 
@@ -62,14 +63,16 @@ def make_rules(
     pause: Callable[[], object] | None = None,
     tables: Mapping[str, Table] | None = None,
     heed: Callable[[int], object] | None = None,
+    no_limits: Callable[[str, str, str], object] | None = None,
 ) -> tuple[Rule, ...]:
     """The rules of ``settings``: that of version 1, where it limits anybody or there is no other, and ``rules``.
 
     ``subjects`` and ``sql_limits`` are those of the settings of version 1. ``tables`` are asked by name; one that is
     not among them is silent. ``heed`` is told of windows (seconds) that tables give, when they are longer than all
-    before. ``pause`` is called now and then while rules are made of many overrides.
+    before; ``no_limits`` where one gives none: see :class:`KeyedSubjects`. ``pause`` is called now and then while rules
+    are made of many overrides.
     """
-    rules = tuple(make_rule(settings, rule, pause, tables, heed) for rule in settings.rules)
+    rules = tuple(make_rule(settings, rule, pause, tables, heed, no_limits) for rule in settings.rules)
     if rules and not (settings.limits or settings.limits_by_id or settings.sql_limits_by_id):
         return rules
     unit = MESSAGES if settings.count_mode == 2 else RECIPIENTS
@@ -82,6 +85,7 @@ def make_rule(
     pause: Callable[[], object] | None = None,
     tables: Mapping[str, Table] | None = None,
     heed: Callable[[int], object] | None = None,
+    no_limits: Callable[[str, str, str], object] | None = None,
 ) -> Rule:
     """The rule that ``rule`` declares, beside the other ``settings``; see :func:`make_rules`."""
     key = parse_key(rule.key, settings.ipv6_prefix, tables)
@@ -93,7 +97,9 @@ def make_rule(
     value_of = value_reader(counted, settings.ipv6_prefix) if counted else None
     return Rule(
         rule.name,
-        KeyedSubjects(key, rule.limits, overrides, pause, tables=tables, unit=rule.unit, heed=heed),
+        KeyedSubjects(
+            key, rule.limits, overrides, pause, tables=tables, unit=rule.unit, heed=heed, no_limits=no_limits
+        ),
         stages_of_unit(rule.unit, by_recipient=not named.isdisjoint(_OF_RECIPIENTS), value_of=value_of),
         match=match,
         unless=unless,

@@ -91,6 +91,24 @@ def test_a_file_is_in_force_soon_after_it_has_changed_in_whichever_way(tmp_path:
             assert daemon.log_text().count(trouble) == 1
 
 
+def test_a_text_that_is_no_limit_is_told_and_the_limits_of_the_rule_hold(tmp_path: pathlib.Path) -> None:
+    tiers = tmp_path / "tiers"
+    put(tiers, "alice 3/1h\nbob three an hour\n")
+    settings: dict[str, Any] = {"rules": {"person": rule(limits="1/1h", overrides="$tiers")}}
+    with (
+        running(tmp_path, **settings, tables={"tiers": f"file:{tiers}"}) as daemon,
+        Client(daemon.address) as client,
+    ):
+        assert [passes(client, "alice") for _ in range(4)] == [True] * 3 + [False]
+        assert [passes(client, "bob") for _ in range(3)] == [True, False, False]
+        line = daemon.logged("tables.tiers for 'bob'")
+        assert "expected limits such as 100/1h" in line
+        assert line.endswith("found 'three an hour'; it does not count")
+        put(tiers, "alice 3/1h\nbob 2/1h\n")
+        wait_until(lambda: passes(client, "bob"), "bob has other limits", IN_FORCE_SECONDS)
+        assert daemon.log_text().count("tables.tiers for ") == 1
+
+
 def test_a_reload_changes_tables_between_two_requests(tmp_path: pathlib.Path) -> None:
     staff = tmp_path / "staff"
     put(staff, "carol\n")

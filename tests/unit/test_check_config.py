@@ -246,8 +246,21 @@ def test_tables_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         f"warning: tables.campus: {campus}:{number}" for number in range(2, 7)
     ]
     assert all(line.endswith("found 'somewhere'; the line is left out") for line in lines)
-    assert last == f"warning: tables.campus: {campus}: 2 more wrong lines left out"
-    staff.unlink()
+    assert last == f"warning: tables.campus: {campus}: 2 more wrong lines"
+    campus.write_text("192.0.2.0/24 1/1h\n198.51.100.0/24 trial\n")
+    path.write_text(
+        f"tables: {{tiers: 'file:{campus}'}}\nrules: {{x: {{key: client_address, limits: 1/1h, overrides: $tiers}}}}\n"
+    )
+    assert check(path) == 0
+    assert capsys.readouterr().out == (
+        f"warning: tables.tiers: {campus}:2: expected limits such as 100/1h, which a rule takes of this table, "
+        "found 'trial'; it gives none\n"
+    )
+
+
+def test_tables_in_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, staff, campus = tmp_path / "x.yaml", tmp_path / "staff", tmp_path / "campus"
+    path.write_text(f"tables: {{staff: 'file:{staff}', campus: 'file:{campus}'}}\n")
     campus.write_bytes(b"192.0.2.1\n\xff\n")
     assert check(path, "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -303,7 +303,7 @@ def test_tables_in_files(tmp_path: Path) -> None:
     assert [(severity, text.partition(": expected ")[0]) for severity, text in lines] == [
         ("warning", f"tables.campus: {campus}:{number}") for number in range(1, 6)
     ]
-    assert (severity, more) == ("warning", f"tables.campus: {campus}: 2 more wrong lines left out")
+    assert (severity, more) == ("warning", f"tables.campus: {campus}: 2 more wrong lines")
     if os.geteuid() == 0:
         campus.chmod(0o600)
         assert of_tables(values) == [("error", f"tables.campus cannot be read: {campus}: Permission denied")]

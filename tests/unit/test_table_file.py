@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from policyd_rate_limit.domain.counting import BYTES, RECIPIENTS
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, NAME
 from policyd_rate_limit.domain.rules.facts import NO_FACTS
-from policyd_rate_limit.tables.file import LONGEST_LINE, MOST_LOOKS, CannotRead, FileTable, read_table
+from policyd_rate_limit.tables.file import LONGEST_LINE, MOST_LOOKS, CannotRead, FileTable, read_table, told
 
 
 def test_what_stands_in_a_file(tmp_path: Path) -> None:
@@ -21,6 +22,21 @@ def test_what_stands_in_a_file(tmp_path: Path) -> None:
     found = read_table(str(path), [NAME])
     assert found.entries == (("alice", None), ("bob", "[5/1h, 9/1d]"), ("*@x.example", "x"))
     assert [line.number for line in found.wrong] == [6]
+
+
+def test_what_gives_no_limits_is_told_and_stays_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "tiers"
+    path.write_text("alice 5/1h\nbob business\ncarol\n\ndora 10M/1d\nemil []\n")
+    found = read_table(str(path), [NAME], units=[RECIPIENTS])
+    assert [entry for entry, _ in found.entries] == ["alice", "bob", "carol", "dora", "emil"]
+    expected = "expected limits such as 100/1h, which a rule takes of this table, found"
+    assert list(told(str(path), found.wrong)) == [
+        f"{path}:2: {expected} 'business'; it gives none",
+        f"{path}:3: {expected} none; it gives none",
+        f"{path}:5: {expected} '10M/1d'; it gives none",
+    ]
+    assert [line.number for line in read_table(str(path), [NAME], units=[BYTES]).wrong] == [2, 3]
+    assert not read_table(str(path), [NAME]).wrong
 
 
 @pytest.mark.parametrize(

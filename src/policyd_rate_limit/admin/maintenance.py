@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import limits_of_counter
 from policyd_rate_limit.backends.tables import TablesForCommands
-from policyd_rate_limit.config.references import kinds_asked
+from policyd_rate_limit.config.references import kinds_asked, units_asked
 from policyd_rate_limit.config.tables import FILE
 from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.ledger import Ledger
@@ -57,11 +57,11 @@ def check(settings: Settings) -> tuple[str, ...]:
 
 def _of_files(settings: Settings) -> Iterator[str]:
     """What is wrong with the tables in files, which the daemon starts without."""
-    kinds = kinds_asked(settings)
+    kinds, units = kinds_asked(settings), units_asked(settings)
     for table in settings.tables:
         if table.kept == FILE:
             try:
-                wrong = read_table(table.place, kinds[table.name]).wrong
+                wrong = read_table(table.place, kinds[table.name], units=units[table.name]).wrong
             except CannotRead as error:
                 yield f"tables.{table.name}: {error}; until it can be read, nothing is known of it"
             else:

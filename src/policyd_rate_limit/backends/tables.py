@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.config.references import query_for
 from policyd_rate_limit.config.tables import FILE, IN_PLACE, SQL
+from policyd_rate_limit.domain.limits import shown
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.rules.asked import Asked
 from policyd_rate_limit.domain.rules.listed import Listed
+from policyd_rate_limit.domain.rules.tables import LIMITS
 from policyd_rate_limit.system.throttle import Throttle
 from policyd_rate_limit.tables.file import FileTable, FileWatch
 from policyd_rate_limit.tables.source import BlockingSource, CachedSource
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.rules.facts import Source
     from policyd_rate_limit.domain.rules.tables import Table
     from policyd_rate_limit.tables.cache import Lookup
+
+_logger = logging.getLogger(__name__)
 
 WARNING_SECONDS = 60.0  # between two lines about the same trouble with a table
 
@@ -42,12 +48,23 @@ class Tables:
         self.by_name = make_tables(settings, backend, self._cached, pause)
         self._files = [table for table in self.by_name.values() if isinstance(table, FileTable)]
         self._watch = FileWatch(self._files)
+        self._wrong_limits = Throttle(WARNING_SECONDS, time.monotonic)
 
     def _cached(self, name: str, lookup: Lookup) -> Source:
         may_log = Throttle(WARNING_SECONDS, time.monotonic).hit
         source = CachedSource(name, lookup, ttl=self._ttl, timeout=self._timeout, may_log=may_log)
         self._sources.append(source)
         return source
+
+    def warn_of_no_limits(self, table: str, value: str, said: str) -> None:
+        """A rule takes its limits of ``table``, and what it has ``said`` of ``value`` is none."""
+        log_it, suppressed = self._wrong_limits.hit(f"{table} {value}")
+        if log_it:
+            more = f" ({quantity(suppressed, 'more time')} since the last such line)" if suppressed else ""
+            _logger.warning(
+                "tables.%s for %r: expected %s, found %s; it does not count%s",
+                *(table, value, LIMITS, shown(said), more),
+            )
 
     def read(self) -> None:
         """Read those in files, once it is known what they are asked about. It blocks."""

@@ -14,7 +14,7 @@ from policyd_rate_limit.domain.rules.attributes import KINDS
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.domain.rules.listed import parse_entry
 from policyd_rate_limit.domain.rules.patterns import PatternError, parse_pattern
-from policyd_rate_limit.domain.rules.tables import kind_of_attribute, limits_in, table_and_attribute
+from policyd_rate_limit.domain.rules.tables import LIMITS, kind_of_attribute, limits_in, table_and_attribute
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.rules import RuleSettings
@@ -67,6 +67,16 @@ def kinds_asked(settings: Settings) -> dict[str, tuple[str, ...]]:
         for reference in references(rule, settings.ipv6_prefix):
             kinds[reference.table][reference.kind] = None
     return {name: tuple(found) for name, found in kinds.items()}
+
+
+def units_asked(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Of each table in what the limits are counted that rules take of it; none where they take none."""
+    units: dict[str, dict[str, None]] = {table.name: {} for table in settings.tables}
+    for rule in settings.rules:
+        for reference in references(rule, settings.ipv6_prefix):
+            if reference.unit:
+                units[reference.table][reference.unit] = None
+    return {name: tuple(found) for name, found in units.items()}
 
 
 def wrong_references(settings: Settings) -> dict[str, tuple[Fault, ...]]:
@@ -130,4 +140,4 @@ def _of_entries(table: TableSettings, kind: str, unit: str) -> Iterator[Fault]:
         except PatternError as error:
             yield Fault(text, error.expected, place)
         if unit and said is not None and limits_in(said, unit) is None:
-            yield Fault(said, "limits such as 100/1h, which a rule takes of this table", place)
+            yield Fault(said, LIMITS, place)

@@ -193,4 +193,5 @@ def _policy(
     countries: Countries | None = None,
 ) -> Policy:
     actions = make_actions(settings)
-    return make_policy(settings, subjects, sql_limits, actions, pause, countries, tables.by_name, store.need)
+    of_tables = tables.by_name, store.need, tables.warn_of_no_limits
+    return make_policy(settings, subjects, sql_limits, actions, pause, countries, *of_tables)

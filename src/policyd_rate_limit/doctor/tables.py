@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.backends import backend_of
-from policyd_rate_limit.config.references import kinds_asked, query_for
+from policyd_rate_limit.config.references import kinds_asked, query_for, units_asked
 from policyd_rate_limit.config.tables import FILE, REDIS_HASH, SQL
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, error, ok, warning
@@ -49,36 +49,38 @@ def examine(settings: Settings, *, is_database_there: bool) -> Iterator[Finding]
         return
     user = os.geteuid()
     account = owner if user == 0 else None
-    kinds = kinds_asked(settings)
+    kinds, units = kinds_asked(settings), units_asked(settings)
     for table in settings.tables:
         if table.kept == FILE:
             # What somebody else may not read says nothing of what the daemon may.
             if user in (0, owner.uid) or os.access(table.place, os.R_OK):
-                yield from _file(table, kinds[table.name], account)
+                yield from _file(table, kinds[table.name], units[table.name], account)
         elif table.kept in (SQL, REDIS_HASH) and is_database_there:
             yield from _in_database(settings, table, kinds[table.name], account)
 
 
-def _file(table: TableSettings, kinds: Sequence[str], account: Account | None) -> Iterator[Finding]:
+def _file(
+    table: TableSettings, kinds: Sequence[str], units: Sequence[str], account: Account | None
+) -> Iterator[Finding]:
     name = f"tables.{table.name}"
     try:
-        entries, faults = run_as(account, partial(_read, table.place, kinds), PATIENCE)
+        entries, faults = run_as(account, partial(_read, table.place, kinds, units), PATIENCE)
     except (OSError, ValueError) as failure:
         why = "Rules take it for empty until it can be read; a daemon that runs goes on with what it has read."
         mend = f"ls -l {table.place}   # the user {account.user} has to read it" if account else f"ls -l {table.place}"
         yield error("tables", table.place, f"{name} cannot be read: {failure}", why, mend)
         return
     for fault in faults:
-        why = "What stands there is left out, as if it were not there."
+        why = "What stands there does not count."
         yield warning("tables", table.place, f"{name}: {fault}", why, "docs/rules.md says what entries look like")
     if not faults:
         yield ok("tables", table.place, f"{name} has {quantity(entries, 'entry', 'entries')}")
 
 
-def _read(path: str, kinds: Sequence[str]) -> tuple[int, list[str]]:
+def _read(path: str, kinds: Sequence[str], units: Sequence[str]) -> tuple[int, list[str]]:
     """How many entries a file has, and what is wrong in it. Raises ValueError."""
     try:
-        contents = read_table(path, kinds)
+        contents = read_table(path, kinds, units=units)
     except CannotRead as failure:
         raise ValueError(str(failure)) from failure
     return len(contents.entries), list(told(path, contents.wrong))

@@ -14,6 +14,7 @@ from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.rules.listed import MOST_ENTRIES, Listed, parse_entry
 from policyd_rate_limit.domain.rules.patterns import PatternError
+from policyd_rate_limit.domain.rules.tables import LIMITS, limits_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,14 +40,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-    """A ``number`` of a line, and what is wrong there."""
+    """A ``number`` of a line, what is wrong there, and what comes of that."""
 
     number: int
     wrong: str
 
 
 class Contents(NamedTuple):
-    """What a file lists, and the lines that are left out."""
+    """What a file lists, and the lines that are wrong."""
 
     entries: tuple[tuple[str, str | None], ...]
     wrong: tuple[Line, ...]
@@ -56,11 +57,15 @@ class CannotRead(Exception):
     """A file is not there, may not be read, or is none that is."""
 
 
-def read_table(path: str, kinds: Sequence[str] = (), pause: Callable[[], object] | None = None) -> Contents:
+def read_table(
+    path: str, kinds: Sequence[str] = (), pause: Callable[[], object] | None = None, units: Sequence[str] = ()
+) -> Contents:
     """What the file at ``path`` lists.
 
     On a line stands an entry, and behind blanks what is said of it; lines that begin with # and empty ones say nothing.
-    One that can be no value of any of ``kinds`` is wrong. ``pause`` is called now and then. Raises CannotRead.
+    One that can be no value of any of ``kinds`` is wrong, and left out; so is a text that says no limits in one of
+    ``units``, but it is not left out: it may be asked for in another way. ``pause`` is called now and then. Raises
+    CannotRead.
     """
     text = _text(path)
     entries: list[tuple[str, str | None]] = []
@@ -76,17 +81,20 @@ def read_table(path: str, kinds: Sequence[str] = (), pause: Callable[[], object]
             entries.append((words[0], words[1].rstrip() if len(words) > 1 else None))
             if len(entries) > MOST_ENTRIES:
                 raise CannotRead(f"{path}: expected at most {MOST_ENTRIES} entries, found more")
+            said = entries[-1][1] or ""
+            if any(limits_in(said, unit) is None for unit in units):
+                wrong.append(Line(number, f"expected {LIMITS}, found {shown(said) if said else 'none'}; it gives none"))
         else:
-            wrong.append(Line(number, fault))
+            wrong.append(Line(number, f"{fault}; the line is left out"))
     return Contents(tuple(entries), tuple(wrong))
 
 
 def told(path: str, wrong: Sequence[Line]) -> Iterator[str]:
     """What there is to say of ``wrong`` lines of the file at ``path``: of each of the first :data:`MOST_TOLD`."""
     for line in wrong[:MOST_TOLD]:
-        yield f"{path}:{line.number}: {line.wrong}; the line is left out"
+        yield f"{path}:{line.number}: {line.wrong}"
     if len(wrong) > MOST_TOLD:
-        yield f"{path}: {quantity(len(wrong) - MOST_TOLD, 'more wrong line')} left out"
+        yield f"{path}: {quantity(len(wrong) - MOST_TOLD, 'more wrong line')}"
 
 
 def _fault(line: str, entry: str, kinds: Sequence[str]) -> str | None:

@@ -435,10 +435,12 @@ def test_a_table_may_give_the_limits() -> None:
     told: list[int] = []
     tables = {"tiers": listed(alice="9/1d", bob="nonsense", free="[]", carol="7/1w"), "staff": listed("bob", "alice")}
     staff = (parse_pattern("$staff", NAME), DAY)
-    subjects = keyed(tables, of_table("tiers"), staff, heed=told.append)
+    none: list[tuple[str, str, str]] = []
+    subjects = keyed(tables, of_table("tiers"), staff, heed=told.append, no_limits=lambda *which: none.append(which))
     assert subjects.asks_facts
     assert [subjects.limits_of_key(f"user:{name}") for name in ("dora", "free", "bob")] == [HOUR, (), DAY]
     assert told == []
+    assert none == [("tiers", "bob", "nonsense")]
     assert subjects.keep_seconds == subjects.longest == 86_400
     assert subjects.limits_of_key("user:carol") == WEEK
     assert subjects.limits_of_key("user:alice") == DAY
@@ -447,7 +449,8 @@ def test_a_table_may_give_the_limits() -> None:
     pattern = subjects.pattern_of_key("user:carol")
     assert pattern is not None
     assert pattern.text == "$tiers"
-    assert keyed(tables, of_table("tiers")).limits_of_key("user:carol") == WEEK
+    of_tiers = keyed(tables, of_table("tiers"))
+    assert [of_tiers.limits_of_key(f"user:{name}") for name in ("carol", "bob")] == [WEEK, HOUR]
 
 
 def test_what_is_counted_is_kept_where_a_table_may_say_something_else_tomorrow() -> None:

@@ -244,7 +244,7 @@ class Patterns:
     Exact ones are looked up, networks by each length that there is, and only globs and expressions are tried in their
     order. They see a value as :func:`fold` has it, an address as RFC 5952 writes it. What ``tables`` say, by name, is
     asked for where no pattern before matches; a table that is not among them is silent. ``are_limits`` says of a text
-    whether a table may give it as limits.
+    whether a table may give it as limits; ``no_limits`` is told where it gives others: the table, the value, the text.
     """
 
     def __init__(
@@ -253,7 +253,9 @@ class Patterns:
         kind: str,
         tables: Mapping[str, Table] | None = None,
         are_limits: Callable[[str], bool] | None = None,
+        no_limits: Callable[[str, str, str], object] | None = None,
     ) -> None:
+        self._no_limits = no_limits
         self._kind = kind
         self._of_facts: list[tuple[int, Pattern, Table | None]] = []
         self._are_limits = are_limits
@@ -311,15 +313,19 @@ class Patterns:
                     return index
             elif value:
                 said = table.find(value, self._kind, facts)
-                if said is not None and self._is_meant(pattern, said):
+                if said is not None and self._is_meant(pattern, value, said):
                     return index
         return before
 
-    def _is_meant(self, pattern: Pattern, said: str) -> bool:
-        """Whether ``pattern`` matches what its table says."""
+    def _is_meant(self, pattern: Pattern, value: str, said: str) -> bool:
+        """Whether ``pattern`` matches what its table says of ``value``."""
         if pattern.says:
             return folded_name(said) == pattern.exact
-        return pattern.how == TABLE or self._are_limits is None or self._are_limits(said)
+        if pattern.how == TABLE or self._are_limits is None or self._are_limits(said):
+            return True
+        if self._no_limits is not None:
+            self._no_limits(pattern.table, value, said)
+        return False
 
     def _first_hours(self, value: str) -> int:
         minute = int(value[:2]) * 60 + int(value[3:5])

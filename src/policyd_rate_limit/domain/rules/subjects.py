@@ -30,7 +30,8 @@ class KeyedSubjects(Charging):
 
     The patterns of the overrides are those of :meth:`Key.compared_as`; one of :data:`LIMITS_OF_TABLE` has the limits
     that its table gives, in ``unit``. ``heed`` is told of each window of such that is longer than all before, in
-    seconds, before it is used. ``pause`` is called now and then while many overrides are looked at, so that who shares
+    seconds, before it is used. ``no_limits`` is told where the table gives none: its name, the id, what it says.
+    ``pause`` is called now and then while many overrides are looked at, so that who shares
     the interpreter runs meanwhile.
     """
 
@@ -44,6 +45,7 @@ class KeyedSubjects(Charging):
         tables: Mapping[str, Table] | None = None,
         unit: str = RECIPIENTS,
         heed: Callable[[int], object] | None = None,
+        no_limits: Callable[[str, str, str], object] | None = None,
     ) -> None:
         self._pause = pause
         self.key = key
@@ -56,7 +58,8 @@ class KeyedSubjects(Charging):
         self._asks_for_limits = False
         self._longest = longest_of(limits)
         self._longest_told = 0  # of what tables have given
-        self._patterns = Patterns(self._paced_patterns(), key.compared_as(), self._tables, partial(_are_limits, unit))
+        are_limits = partial(_are_limits, unit)
+        self._patterns = Patterns(self._paced_patterns(), key.compared_as(), self._tables, are_limits, no_limits)
 
     def charged(self, request: Request) -> Charged | None:
         key = self.key.of(request)

@@ -31,6 +31,9 @@ REMEMBERED_LIMITS: Final = 4096
 LONGEST_LIMITS: Final = 1000
 """The most characters of the limits that a table gives; longer ones are none."""
 
+LIMITS: Final = "limits such as 100/1h, which a rule takes of this table"
+"""What a table is expected to say of a value where a rule takes its limits of it."""
+
 REMEMBERED_DATES: Final = 4096
 """The most different texts of dates that are remembered as moments, some 200 bytes each."""
 
