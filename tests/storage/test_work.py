@@ -23,9 +23,16 @@ import pytest
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.charge import Demand, Entry, Verdict, Waiting
+from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
-from policyd_rate_limit.policy import Actions
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, NAME
+from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
+from policyd_rate_limit.domain.rules.keys import parse_key
+from policyd_rate_limit.domain.rules.listed import Listed
+from policyd_rate_limit.domain.rules.patterns import parse_pattern
+from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
+from policyd_rate_limit.policy import Actions, Rule
 from policyd_rate_limit.protocol.codec import Decoder
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Hits
@@ -40,6 +47,7 @@ from policyd_rate_limit.storage.redis.store import RedisStore
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.system.throttle import Throttle
 from storage.stores import PATIENCE, Clock, SqliteDatabase, demand
+from support.asked import asked
 from support.callbacks import Answering
 from support.demands import demand_of
 from support.policies import Nobody, policy, subjects
@@ -62,6 +70,7 @@ WRITTEN_BYTES = 330  # to SQLite's log, for each mail of a batch
 INSTRUCTIONS_ADMITTED = 1_510
 INSTRUCTIONS_REFUSED = 1_290
 OF_ANOTHER_PYTHON = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
+INSTRUCTIONS_TABLES = 2_800  # of finding whom a rule charges that asks two tables, about an address that is new
 INSTRUCTIONS_REDIS = 740  # of sending one mail of a batch and taking its answer
 BYTES_PER_COUNTER = 213
 
@@ -299,6 +308,46 @@ def test_instructions_of_a_request(tmp_path: pathlib.Path) -> None:
     assert admitted <= INSTRUCTIONS_ADMITTED * OF_ANOTHER_PYTHON
     assert refused <= INSTRUCTIONS_REFUSED * OF_ANOTHER_PYTHON
     store.close()
+
+
+def whom(number: int) -> str:
+    return f"user{number}@example.org"
+
+
+def network(number: int) -> str:
+    """One of IPv4 or of IPv6, of which there are as many as there are numbers up to 100,000."""
+    high, low = number >> 8, number & 255
+    return f"10.{high & 255}.{low}.0/24" if number % 2 else f"2001:db8:{number:x}::/48"
+
+
+def test_instructions_of_large_tables() -> None:
+    """A rule with 100,000 exact overrides that asks tables of as many names and networks costs what one of ten does."""
+    counts: dict[int, list[int]] = {}
+    for entries in (10, 100_000):
+        names = Listed("staff", [(whom(number), None) for number in range(entries)])
+        networks = Listed("campus", [(network(number), None) for number in range(entries)])
+        tables = {"staff": names, "campus": networks}
+        overrides = [(parse_pattern(whom(number), NAME), LIMITS) for number in range(entries)]
+        rule = Rule(
+            "person",
+            KeyedSubjects(parse_key("sasl_username", 64), (), overrides),
+            {},
+            match=Conditions([[Condition("sasl_username", [parse_pattern("$staff", NAME)], tables)]]),
+            unless=Conditions([[Condition("client_address", [parse_pattern("$campus", ADDRESS)], tables)]]),
+        )
+        counts[entries] = []
+        for user, address, limits in (
+            (whom(entries - 1), "10.0.1.1", None),  # in a network
+            (whom(entries - 1), "192.0.2.1", LIMITS),
+            (whom(entries - 1), "2001:db9::1", LIMITS),
+            (whom(entries), "192.0.2.2", None),  # in no table
+        ):
+            request, charged = asked(sasl_username=user, client_address=address), list[Charged | None]()
+            counts[entries].append(instructions(lambda: charged.append(rule.charged(request))))  # noqa: B023 - at once
+            assert [None if one is None else one.limits for one in charged] == [limits]
+    few, many = counts[10], counts[100_000]
+    assert all(abs(one - other) <= 20 for one, other in zip(few, many, strict=True)), counts
+    assert max(many) <= INSTRUCTIONS_TABLES * OF_ANOTHER_PYTHON
 
 
 def test_statements_of_many_hits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
