@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
 from policyd_rate_limit import config
@@ -53,6 +55,38 @@ delay_to_close: 300
 report_to: [a@b, c@d]
 """
     assert config.show(load(text).settings, name) == shown
+
+
+TABLES = """
+tables:
+  plan: "sql:SELECT plan FROM mailbox WHERE address = ?"
+  campus: [192.0.2.0/24, "2001:db8:17::/48"]
+  size: {big.example: large, "*.example": small, tiny.example: [5/1h, 9/1d]}
+  staff: file:/etc/policyd-rate-limit/staff
+rules:
+  mailbox: {key: sasl_username, limits: 9/1h, overrides: $plan, unless: {client_address: $campus, sender: $staff}}
+  domain: {key: sasl_domain, limits: 9/1h, match: {sasl_domain: $size}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("tables.plan", "sql:SELECT plan FROM mailbox WHERE address = ?"),
+        ("tables.campus", "['192.0.2.0/24', '2001:db8:17::/48']"),
+        ("tables.size", "{'big.example': 'large', '*.example': 'small', 'tiny.example': '[5/1h, 9/1d]'}"),
+        ("tables.size.*.example", "small"),
+        ("tables.staff", "file:/etc/policyd-rate-limit/staff"),
+        ("rules.mailbox.overrides", "$plan"),
+    ],
+)
+def test_tables_are_shown_as_they_are_written(load: Load, name: str, shown: str) -> None:
+    settings = load(TABLES).settings
+    assert config.show(settings, name) == shown
+    # All of them are what a file may have again.
+    assert Settings(tables=ast.literal_eval(config.show(settings, "tables"))).tables == settings.tables
+    with pytest.raises(KeyError):
+        config.show(settings, "tables.plans")
 
 
 def test_unset_and_unix_sockets_are_shown() -> None:
