@@ -61,7 +61,7 @@ class _Remembering(Source):
             self._tell(f"tables.{self.name} for {value!r}: {error}; it does not count")
         return None
 
-    def ask(self, value: str, done: Callable[[str | None], None]) -> None:
+    def ask(self, value: str, done: Callable[[str | None], None], began: float) -> None:  # noqa: ARG002
         done(self.known(value).text)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class _LimitsOfIds:
         self._answers: dict[tuple[str, ...], Limits | None] = {}
         self._is_away = False
 
-    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None]) -> None:
+    def ask(self, ids: tuple[str, ...], done: Callable[[Limits | None], None], began: float) -> None:  # noqa: ARG002
         if ids not in self._answers:
             if len(self._answers) >= MOST_REMEMBERED:
                 self._answers.clear()
