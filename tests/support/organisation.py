@@ -8,7 +8,7 @@ travels; a telephone that changes networks all the time.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -117,3 +117,18 @@ class Organisation:
             float(time), float(time), Origin.SMTP, "mx", "postfix/submission/smtpd", "4X1", address, "unknown", user,
             "PLAIN", user, "", 4000, recipients,
         )  # fmt: skip
+
+
+def log_of(mails: Iterable[Mail]) -> str:
+    """What Postfix logs of ``mails``, with the dates of RFC 3339."""
+    return "".join(line for number, mail in enumerate(mails) for line in _lines(mail, f"{number:X}"))
+
+
+def _lines(mail: Mail, number: str) -> Iterator[str]:
+    date = datetime.fromtimestamp(mail.time, UTC).isoformat(timespec="microseconds")
+    queue_id = f"4X{number:0>8}"
+    client = f"client=unknown[{mail.client_address}], sasl_method=PLAIN, sasl_username={mail.sasl_username}"
+    yield f"{date} mx postfix/submission/smtpd[4711]: {queue_id}: {client}\n"
+    sent = f"from=<{mail.sender}>, size={mail.size}, nrcpt={mail.recipient_count} (queue active)"
+    yield f"{date} mx postfix/qmgr[815]: {queue_id}: {sent}\n"
+    yield f"{date} mx postfix/qmgr[815]: {queue_id}: removed\n"
