@@ -63,17 +63,17 @@ def test_each_change_is_entered(database: Administered) -> None:
     administration.set_override(Override("user:a", BLOCK, UNTIL, "stolen\n"), TESTER)
     administration.set_override(Override("user:b", (Limit(5, 60), Limit(9, DAY)), UNTIL), WEB)
     administration.set_override(Override("user:b", (), UNTIL), WEB)
-    assert administration.remove_override("user:a", WEB)
+    assert administration.remove_override("user:a", WEB, "has a new password")
     assert not administration.remove_override("user:a", WEB)
-    assert administration.reset("user:a", TESTER) == 3
+    assert administration.reset("user:a", TESTER, "and a new computer") == 3
     administration.note(TESTER, "web-user", "carol", "operate", "new")
     found = administration.audit()
     until = "until 2033-05-18 03:33:20 UTC"
     assert told(found) == [
         ("tester", "web-user", "carol", "operate", "new"),
-        ("tester", "reset", "user:a", "3 mails taken back", ""),
+        ("tester", "reset", "user:a", "3 mails taken back", "and a new computer"),
         (WEB.who, "revoke", "user:a", "nothing was in force", ""),
-        (WEB.who, "revoke", "user:a", "", ""),
+        (WEB.who, "revoke", "user:a", "", "has a new password"),
         (WEB.who, "allow", "user:b", f"unlimited {until}", ""),
         (WEB.who, "allow", "user:b", f"5/1m, 9/1d {until}", ""),
         ("tester", "block", "user:a", until, "stolen\n"),

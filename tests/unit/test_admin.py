@@ -70,13 +70,13 @@ class Store:
     def hits(self) -> list[Hits]:
         return self.counted
 
-    def reset(self, key: str, by: Actor) -> int:
+    def reset(self, key: str, by: Actor, note: str = "") -> int:
         raise NotImplementedError
 
     def set_override(self, override: Override, by: Actor | None) -> None:
         raise NotImplementedError
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:
+    def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
         raise NotImplementedError
 
     def add_hits(self, hits: Sequence[Hits]) -> None:

@@ -49,11 +49,11 @@ class Kept:
         self.asked_by.append(("override", override.key, by))
         self.by_key[override.key] = override
 
-    def remove_override(self, key: str, by: Actor) -> bool:
+    def remove_override(self, key: str, by: Actor, note: str = "") -> bool:
         self.asked_by.append(("revoke", key, by))
         return self.by_key.pop(key, None) is not None
 
-    def reset(self, key: str, by: Actor) -> int:
+    def reset(self, key: str, by: Actor, note: str = "") -> int:
         self.asked_by.append(("reset", key, by))
         taken = sum(entry.amount for entry in self.charged if entry.counter == key)
         self.charged = [entry for entry in self.charged if entry.counter != key]

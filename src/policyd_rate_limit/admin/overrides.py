@@ -46,14 +46,14 @@ def override(
     return Overridden(now, overrides, stranger(desk, name, before))  # not earlier: whoever blocks is in a hurry
 
 
-def revoke(desk: Desk, name: str, rule: str | None = None, *, by: Actor) -> dict[str, bool]:
+def revoke(desk: Desk, name: str, rule: str | None = None, *, by: Actor, note: str = "") -> dict[str, bool]:
     """End the overrides of ``name``: for each of its counters whether there was one. Raises NotAnId."""
-    return {key: desk.store.remove_override(key, by) for key in desk.keys(name, rule)}
+    return {key: desk.store.remove_override(key, by, note) for key in desk.keys(name, rule)}
 
 
-def reset(desk: Desk, name: str, rule: str | None = None, *, by: Actor) -> dict[str, int]:
+def reset(desk: Desk, name: str, rule: str | None = None, *, by: Actor, note: str = "") -> dict[str, int]:
     """Take back all that was counted for ``name``, in every daemon: how much, by counter. Raises NotAnId."""
-    return {key: desk.store.reset(key, by) for key in desk.keys(name, rule)}
+    return {key: desk.store.reset(key, by, note) for key in desk.keys(name, rule)}
 
 
 def _refuse_patterns(name: str, keys: Sequence[str]) -> None:

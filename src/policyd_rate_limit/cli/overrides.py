@@ -39,7 +39,8 @@ def _short(_context: click.Context, _parameter: click.Parameter, note: str) -> s
     return note
 
 
-note_option = click.option("--note", default="", callback=_short, help="Why; status shows it.")
+note_option = click.option("--note", default="", callback=_short, help="Why; status and audit show it.")
+audit_note_option = click.option("--note", default="", callback=_short, help="Why; audit shows it.")
 
 
 def put(

@@ -160,8 +160,8 @@ class Administration(Protocol):
         An empty page: there is nothing more yet. Ask for the next one a little later.
         """
 
-    def reset(self, key: str, by: Actor) -> int:
-        """Take back all that was counted for ``key``, in every daemon at once; how many mails that were."""
+    def reset(self, key: str, by: Actor, note: str = "") -> int:
+        """Take back all that was counted for ``key``, in every daemon at once; how many mails. ``note``: why."""
 
     def overrides(self) -> list[Override]:
         """Those in force, by key."""
@@ -174,8 +174,8 @@ class Administration(Protocol):
         :raises StoreFull: there are :data:`MOST_OVERRIDES` already.
         """
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:
-        """End the override of ``key``; whether there was one in force. ``by``: as for :meth:`set_override`."""
+    def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
+        """End the override of ``key``; whether there was one in force. ``by``: as above; ``note``: why."""
 
     def hits(self) -> list[Hits]:
         """Those since the last report, those of the most hits first, and :data:`MOST_HITS` at the most."""

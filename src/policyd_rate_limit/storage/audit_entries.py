@@ -45,11 +45,12 @@ def entry_of_override(by: Actor, now: int, override: Override) -> AuditEntry:
     return entry_of(by, now, BLOCK if blocks else ALLOW, override.key, detail, override.note)
 
 
-def entry_of_revocation(by: Actor, now: int, key: str, *, had_one: bool) -> AuditEntry:
+def entry_of_revocation(by: Actor, now: int, key: str, note: str = "", *, had_one: bool) -> AuditEntry:
     """The end of an override; ``had_one``: there was one in force."""
-    return entry_of(by, now, REVOKE, key, "" if had_one else "nothing was in force")
+    return entry_of(by, now, REVOKE, key, "" if had_one else "nothing was in force", note)
 
 
-def entry_of_reset(by: Actor, now: int, key: str, taken_back: int | None) -> AuditEntry:
+def entry_of_reset(by: Actor, now: int, key: str, taken_back: int | None, note: str = "") -> AuditEntry:
     """That windows are empty: so many mails were ``taken_back``; None: that is not known yet."""
-    return entry_of(by, now, RESET, key, "" if taken_back is None else f"{quantity(taken_back, 'mail')} taken back")
+    detail = "" if taken_back is None else f"{quantity(taken_back, 'mail')} taken back"
+    return entry_of(by, now, RESET, key, detail, note)

@@ -37,13 +37,13 @@ def block(desk: Desk, visitor: Visitor, name: str, seconds: int, note: str, rule
     return allow(desk, visitor, name, BLOCK, seconds, note, rule)
 
 
-def revoke(desk: Desk, visitor: Visitor, name: str, rule: str | None = None) -> dict[str, bool]:
-    """End the overrides of ``name``: for each of its counters whether there was one."""
+def revoke(desk: Desk, visitor: Visitor, name: str, rule: str | None = None, note: str = "") -> dict[str, bool]:
+    """End the overrides of ``name``: for each of its counters whether there was one. ``note``: why."""
     visitor.authority.check_revoke(desk, name, rule)
-    return overrides.revoke(desk, name, rule, by=visitor.actor)
+    return overrides.revoke(desk, name, rule, by=visitor.actor, note=note)
 
 
-def reset(desk: Desk, visitor: Visitor, name: str, rule: str | None = None) -> dict[str, int]:
-    """Take back all that was counted for ``name``: how much, by counter."""
+def reset(desk: Desk, visitor: Visitor, name: str, rule: str | None = None, note: str = "") -> dict[str, int]:
+    """Take back all that was counted for ``name``: how much, by counter. ``note``: why."""
     visitor.authority.check_reset(desk, name, rule)
-    return overrides.reset(desk, name, rule, by=visitor.actor)
+    return overrides.reset(desk, name, rule, by=visitor.actor, note=note)

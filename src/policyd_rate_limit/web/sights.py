@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.admin.standing import Standing
     from policyd_rate_limit.admin.strangers import Stranger
     from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.web.authority import Authority
 
 
@@ -60,3 +61,18 @@ def overview_of(settings: Settings, desk: Desk, authority: Authority) -> Overvie
     if authority.is_for_all:
         return overview(settings, desk)
     return overview(settings, desk, among=authority.reaches)
+
+
+def audit_of(
+    desk: Desk, authority: Authority, name: str | None, *, since: int, most: int, before: int | None
+) -> list[AuditEntry]:
+    """The latest changes first, ``most`` of those since ``since`` (Unix second), of ``name`` or of all (None).
+
+    ``before``: only those with lower numbers. Who is bound to domains sees those of single ids alone.
+    """
+    if name is None:
+        authority.check_whole("the audit trail of all")
+        return desk.store.audit(since, most=most, before=before)
+    subjects = desk.keys(name)
+    authority.check_sight(subjects)
+    return desk.store.audit(since, most=most, before=before, subjects=subjects)

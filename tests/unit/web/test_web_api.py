@@ -43,6 +43,29 @@ def test_from_block_to_revoke(world: World) -> None:
     assert client.get(f"{API}/top").json()["senders"] == []
 
 
+def test_every_change_is_in_the_audit_trail(world: World) -> None:
+    client = program(world)
+    client.post(f"{API}/block", json={"id": "alice", "seconds": 3600, "note": "stolen"})
+    client.post(f"{API}/revoke", json={"id": "alice", "note": "has a new password"})
+    client.post(f"{API}/reset", json={"id": "alice", "note": "and may send again"})
+    client.post(f"{API}/allow", json={"id": "bob@example.org", "limits": [[5, 60]], "seconds": 60, "note": "ticket"})
+    told = client.get(f"{API}/audit").json()["entries"]
+    assert [(one["who"], one["action"], one["subject"], one["note"]) for one in told] == [
+        ("token t0", "allow", "user:bob@example.org", "ticket"),
+        ("token t0", "reset", "user:alice", "and may send again"),
+        ("token t0", "revoke", "user:alice", "has a new password"),
+        ("token t0", "block", "user:alice", "stolen"),
+    ]
+    assert {one["from_where"] for one in told} == {"api testclient"}
+    of_alice = client.get(f"{API}/audit", params={"id": "alice", "number": 1, "before": told[1]["number"]}).json()
+    assert of_alice["entries"] == [told[2]]
+    assert client.get(f"{API}/audit", params={"since": told[0]["date"] + 100}).json()["entries"] == []
+    local = program(world, "view", "example.org")
+    assert local.get(f"{API}/audit").status_code == 403
+    assert local.get(f"{API}/audit", params={"id": "alice"}).status_code == 403
+    assert local.get(f"{API}/audit", params={"id": "bob@example.org"}).json()["entries"] == [told[0]]
+
+
 def test_an_id_may_hold_what_a_path_may_not(world: World) -> None:
     client = program(world)
     for name in ("user:a/b", "user:a?b#c", "user:..", "user:ä ö", "user:a\nb", "user:\\"):

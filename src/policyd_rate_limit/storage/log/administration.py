@@ -68,15 +68,15 @@ class LogAdministration:
             if entries or not page:
                 yield entries
 
-    def reset(self, key: str, by: Actor) -> int:
+    def reset(self, key: str, by: Actor, note: str = "") -> int:
         """A record that gives back is appended, which every daemon reads."""
         try:
-            return self._reset(self._with_trails(), key, by)
+            return self._reset(self._with_trails(), key, by, note)
         except BaseException:
             self.close()  # with a transaction that may have begun
             raise
 
-    def _reset(self, log: Log, key: str, by: Actor) -> int:
+    def _reset(self, log: Log, key: str, by: Actor, note: str) -> int:
         self._memory.forget()
         self._memory.synchronise(log.time())
         mails: set[str] = set()
@@ -102,7 +102,7 @@ class LogAdministration:
         for record in in_records(given_back, self._memory.record):
             log.append(record)
         taken_back = -sum(entry.amount for entry in given_back)
-        log.execute(audit_trail.entering(entry_of_reset(by, self._memory.now, key, taken_back)))
+        log.execute(audit_trail.entering(entry_of_reset(by, self._memory.now, key, taken_back, note)))
         log.commit()
         return taken_back
 
@@ -116,11 +116,12 @@ class LogAdministration:
         entered = () if by is None else (audit_trail.entering(entry_of_override(by, now, override)),)
         tables.set_override(log, override, now, PATIENCE, *entered)
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:
+    def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
         log = self.open() if by is None else self._with_trails()
         now = int(log.time())
         had_one = tables.has_override(log, key, now)
-        entered = () if by is None else (audit_trail.entering(entry_of_revocation(by, now, key, had_one=had_one)),)
+        entry = None if by is None else entry_of_revocation(by, now, key, note, had_one=had_one)
+        entered = () if entry is None else (audit_trail.entering(entry),)
         tables.remove_override(log, key, PATIENCE, *entered)
         return had_one
 

@@ -80,7 +80,7 @@ class RedisAdministration:
             since = max(since, now + 1)
             yield []
 
-    def reset(self, key: str, by: Actor) -> int:
+    def reset(self, key: str, by: Actor, note: str = "") -> int:
         """A daemon that has lost its server goes on with what it had counted."""
         # What daemons did to it last stays known.
         keys, kind = [self.keys.counter(key)], "reset"
@@ -88,11 +88,11 @@ class RedisAdministration:
             keys, kind = [*keys, self.keys.values(key)], "reset values"
         # Entered first, for a Cluster may keep it elsewhere: nothing is changed of which the trail does not tell.
         trail, now = self._tables.audit, self.now()
-        number = trail.enter(entry_of_reset(by, now, key, None))
+        number = trail.enter(entry_of_reset(by, now, key, None, note))
         command = script(keys, ("", 0, self.longest, self._link.time, kind))
         self.run([command])
         taken_back = int(command.reply)
-        trail.complete(number, entry_of_reset(by, now, key, taken_back))
+        trail.complete(number, entry_of_reset(by, now, key, taken_back, note))
         return taken_back
 
     def overrides(self) -> list[Override]:
@@ -102,10 +102,10 @@ class RedisAdministration:
         now = self.now()
         self._tables.set_override(override, now, None if by is None else entry_of_override(by, now, override))
 
-    def remove_override(self, key: str, by: Actor | None) -> bool:
+    def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
         now = self.now()
         had_one = self._tables.has_override(key, now)
-        entry = None if by is None else entry_of_revocation(by, now, key, had_one=had_one)
+        entry = None if by is None else entry_of_revocation(by, now, key, note, had_one=had_one)
         self._tables.remove_override(key, entry)
         return had_one
 

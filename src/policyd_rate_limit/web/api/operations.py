@@ -23,6 +23,7 @@ LONGEST_ID = 2_000
 """Characters of an id, as it is given."""
 
 MOST_LISTED = 10_000
+MOST_AUDITED = 1_000
 
 
 class Call(NamedTuple):
@@ -117,13 +118,30 @@ async def _override(call: Call, its_limits: Any) -> Facts:
 
 
 async def _revoke(call: Call) -> Facts:
-    name = call.given["id"]
-    return facts.of_revoked(name, await call.site.desks.ask(changes.revoke, call.visitor, name, call.given["rule"]))
+    name, rule, note = call.given["id"], call.given["rule"], call.given["note"]
+    return facts.of_revoked(name, await call.site.desks.ask(changes.revoke, call.visitor, name, rule, note))
 
 
 async def _reset(call: Call) -> Facts:
-    name = call.given["id"]
-    return facts.of_reset(name, await call.site.desks.ask(changes.reset, call.visitor, name, call.given["rule"]))
+    name, rule, note = call.given["id"], call.given["rule"], call.given["note"]
+    return facts.of_reset(name, await call.site.desks.ask(changes.reset, call.visitor, name, rule, note))
+
+
+async def _audit(call: Call) -> Facts:
+    given = call.given
+
+    def look(desk: Desk) -> Facts:
+        found = sights.audit_of(
+            desk,
+            call.visitor.authority,
+            given["id"],
+            since=given["since"],
+            most=given["number"],
+            before=given["before"],
+        )
+        return {"entries": [entry._asdict() for entry in found]}
+
+    return await call.site.desks.ask(look)
 
 
 async def _alone(call: Call, look: Callable[[Desk], Facts]) -> Facts:
@@ -142,6 +160,7 @@ _BODY_ID = _PATH_ID
 _RULE = text("rule", "Only in the rule of this name; else in all that are keyed by the id.", longest=200, least=1)
 _SECONDS = whole("seconds", "For how long.", 1, LONGEST_OVERRIDE, required=True)
 _NOTE = text("note", "Why; status and audit show it.", longest=LONGEST_NOTE)
+_NOTE_OF_AUDIT = text("note", "Why; audit shows it.", longest=LONGEST_NOTE)
 _WINDOW = whole("window", "The seconds in which mails are counted.", 1, LARGEST, default=3600)
 _BY_SHARE = choice("by", "Rank by how much of a limit is used up, or by mails.", ("share", "mails"), "share")
 _STEP = choice("by", "Add mails up by this.", STEPS, "hour")
@@ -217,7 +236,7 @@ OPERATIONS = (
         "Revoked",
         _revoke,
         changes=True,
-        in_body=(_BODY_ID, _RULE),
+        in_body=(_BODY_ID, _NOTE_OF_AUDIT, _RULE),
     ),
     Operation(
         "POST",
@@ -227,6 +246,20 @@ OPERATIONS = (
         "Reset",
         _reset,
         changes=True,
-        in_body=(_BODY_ID, _RULE),
+        in_body=(_BODY_ID, _NOTE_OF_AUDIT, _RULE),
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "audit",
+        "What was changed, by whom, from where and why; the latest first. Of an id, or of all.",
+        "Audit",
+        _audit,
+        in_query=(
+            text("id", "Only what was done to this id.", longest=LONGEST_ID, least=1),
+            whole("since", "Only since this Unix second.", 0, LARGEST, default=0),
+            whole("number", "How many.", 1, MOST_AUDITED, default=100),
+            whole("before", "Only entries with lower numbers: the next page.", 1, LARGEST),
+        ),
     ),
 )

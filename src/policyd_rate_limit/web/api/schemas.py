@@ -79,6 +79,20 @@ COMPONENTS: dict[str, Schema] = {
         last=_list(_object(date=DATE, key=TEXT, mails=WHOLE, instance=_or_null(TEXT))),
     ),
     "Overridden": _object(id=TEXT, time=DATE, overrides=_list(_named("Override")), **_OF_STRANGER),
+    "Audit": _object(
+        entries=_list(
+            _object(
+                number=COUNT,
+                date=DATE,
+                who=TEXT,
+                from_where=TEXT,
+                action=TEXT,
+                subject=TEXT,
+                detail=TEXT,
+                note=TEXT,
+            )
+        )
+    ),
     "Revoked": _object(id=TEXT, revoked=_list(TEXT)),
     "Reset": _object(id=TEXT, reset=_list(_object(key=TEXT, mails=COUNT))),
 }
