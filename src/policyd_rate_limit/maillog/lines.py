@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PROTOCOL: Final = re.compile(
     rb"(\S+) (\S+) \S+ \S+ (?:-|(?:\[(?:[^\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)"
 )
+_CONNECT: Final = b"connect from "
 _FIRST_LETTER: Final = 97
 _LAST_LETTER: Final = 122
 _LETTER_M: Final = 109
@@ -151,6 +152,8 @@ class Lines:
             first = line[at] if at < len(line) else _FIRST_LETTER
             if first < _FIRST_LETTER or first > _LAST_LETTER or first == _LETTER_M:
                 traffic.smtpd(program, line, at, time)
+            elif line.startswith(_CONNECT, at):
+                program.connected()
         elif kind == DELIVERY:
             traffic.delivery(program, line, at, time)
         elif kind == QMGR:

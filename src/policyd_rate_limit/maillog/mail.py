@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import final
 
@@ -50,6 +50,8 @@ class Mail:
     ``recipients``
         As the client named them, as far as deliveries tell (``orig_to``, else ``to``), without repetition, in the order
         of their lines. Empty where nobody wants them. Of a refusal: the one that its line names.
+    ``session``
+        The number of the SMTP session, which no other one has; 0: the log does not tell. Mails are compared without it.
     ``stage``
         Of a refusal: where it was refused, in Postfix's words: RCPT, DATA, END-OF-MESSAGE, MAIL, CONNECT. Else empty.
     ``reply``
@@ -73,6 +75,7 @@ class Mail:
     recipients: tuple[str, ...] = ()
     stage: str = ""
     reply: str = ""
+    session: int = field(default=0, compare=False)
 
 
 @final

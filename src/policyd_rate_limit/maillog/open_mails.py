@@ -39,6 +39,7 @@ class OpenMail:
     def __init__(self, origin: Origin, began: float, program: Program) -> None:
         self.origin = origin
         self.began = began
+        self.session = program.session
         self.program = program
         self.client_address = ""
         self.client_name = ""

@@ -222,6 +222,7 @@ class Traffic:
             "",
             int(figures.group(1)),
             int(figures.group(2)),
+            session=mail.session,
         )
         key = program.scope + queue_id
         # cleanup has given it its Message-ID, and would have given one to what comes back from a filter as well.
@@ -299,6 +300,7 @@ class Traffic:
                     (told.recipient,) if told.recipient else (),
                     told.stage,
                     told.reply,
+                    program.session,
                 )
             )
 
@@ -334,6 +336,7 @@ class Traffic:
                 mail.sender,
                 recipient_count=max(1, len(known)),
                 recipients=known if self._wants_recipients else (),
+                session=mail.session,
             )
         )
 

@@ -6,6 +6,7 @@ postconf(5), which administrators change for instances and for services of maste
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Final, final
 
@@ -55,6 +56,9 @@ _KINDS: Final = {
 _HEADER: Final = re.compile(rb"(?:<[a-z0-9.]+> )?(?:(\S+) )?(\S+?)(?:\[\d*\])?")
 
 
+_SESSIONS: Final = itertools.count(1)
+
+
 @mypyc_attr(acyclic=True)
 @final
 class Program:
@@ -62,7 +66,8 @@ class Program:
 
     ``kind``: what it is to us. ``host``, ``service``: as the log has them. ``host_bytes``: the host, as it is.
     ``instance``: the first part of the tag, by which instances of Postfix on one host differ. ``scope``: what makes a
-    queue id one of this instance alone, when it stands in front of it.
+    queue id one of this instance alone, when it stands in front of it. ``session``: the number of the SMTP session that
+    this process serves, 0: that is not known.
     """
 
     def __init__(self, host: bytes, tag: bytes) -> None:
@@ -73,6 +78,13 @@ class Program:
         self.host_bytes: bytes = host
         self.instance: bytes = instance
         self.scope: bytes = host + b" " + instance + b" "
+        self.session: int = 0
+        self.is_process: bool = False
+
+    def connected(self) -> None:
+        """A client has connected: a session begins, if that is one process."""
+        if self.is_process:
+            self.session = next(_SESSIONS)
 
 
 @mypyc_attr(acyclic=True)
@@ -93,6 +105,8 @@ class Programs:
         program = None if found is None else Program(found.group(1) or b"", found.group(2))
         if len(self.known) >= MOST_PROGRAMS:
             self.known.clear()
+        if program is not None:
+            program.is_process = header.endswith(b"]")
         self.known[header] = program
         return program
 

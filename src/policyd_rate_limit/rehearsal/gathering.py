@@ -1,9 +1,8 @@
 """Puts together what a log tells of one mail in several lines: recipients who were refused, and those who were not.
 
-Postfix writes no session into its lines. Where a mail had a queue id when a recipient was refused, that says which one
-it was. Before, the same client, user and sender within :data:`JOIN_SECONDS`, and another recipient each time, are taken
-for one mail: two mails that a client sends so close after each other, and all of whose recipients are refused, may
-count as one.
+Where a mail had a queue id when a recipient was refused, that says which one it was. Before, refusals of one session
+and sender within :data:`JOIN_SECONDS`, each of another recipient, are taken for one mail: two mails that a client sends
+so close after each other in one session, and all of whose recipients are refused, may count as one.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ MOST_WAITING: Final = 20_000
 
 _AFTER_RECIPIENTS: Final = (DATA, END_OF_MESSAGE)
 
-_Session = tuple[str, str, str, str]
+_Session = tuple[str, int, str, str, str]
+_NO_SESSION: Final = ("", 0, "", "", "")
 
 
 class _Waiting:
@@ -97,7 +97,7 @@ class Gathering:
             self._by_queue_id.popitem(last=False)
             self._end(waiting)
         if past is not None:
-            behind = _Waiting(("", "", "", ""), now)
+            behind = _Waiting(_NO_SESSION, now)
             behind.past = past
             self._line.append(behind)
         while self._line:
@@ -182,4 +182,4 @@ class Gathering:
 
 
 def _session(mail: Mail) -> _Session:
-    return (mail.host, mail.client_address, mail.sasl_username, mail.sender)
+    return (mail.host, mail.session, mail.client_address, mail.sasl_username, mail.sender)

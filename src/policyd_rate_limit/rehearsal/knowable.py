@@ -92,6 +92,6 @@ def _told(rule: Rule, declared: RuleSettings | None, stages: Collection[str]) ->
         yield "of mails that were refused in the past the size is not known, and counts as 0"
     elif rule.unit == RECIPIENTS and (DATA in stages or END_OF_MESSAGE in stages) and not names & _OF_RECIPIENT:
         yield (
-            "recipients are counted as they were queued, after aliases were expanded, and of mails that were refused at"
-            " DATA or later in the past as one"
+            "recipients are counted as they were queued, after aliases were expanded; of a mail to several that was"
+            " refused at DATA or later in the past as two"
         )

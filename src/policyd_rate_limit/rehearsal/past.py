@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from policyd_rate_limit.domain.request import RCPT
+
 if TYPE_CHECKING:
     from policyd_rate_limit.maillog.mail import Mail
 
@@ -52,9 +54,10 @@ def of_refusals(refusals: list[Mail], accepted: Mail | None = None) -> Past:
     known = [name for one in before for name in one.recipients]
     if accepted is not None:
         known += accepted.recipients
-    # At later stages than RCPT whoever was accepted until then is refused, and a log does not say how many they were.
     known += [name for one in later for name in one.recipients if name not in known]
-    count = len(refusals) + (max(1, accepted.recipient_count) if accepted is not None else 0)
+    # At later stages than RCPT whoever was accepted until then is refused: Postfix names one that is alone.
+    refused = sum(1 if one.recipients or one.stage == RCPT else 2 for one in refusals)
+    count = refused + (max(1, accepted.recipient_count) if accepted is not None else 0)
     mail = accepted if accepted is not None else refusals[0]
     time = accepted.time if accepted is not None else refusals[-1].time
-    return Past(mail, time, tuple(known), max(count, len(known)), len(refusals))
+    return Past(mail, time, tuple(known), max(count, len(known)), refused)

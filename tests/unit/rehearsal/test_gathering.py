@@ -66,14 +66,16 @@ def test_who_is_refused_later_is_so_in_another_mail() -> None:
     assert [one[1] for one in found] == [("a@x",), ("b@x",)]
 
 
-def test_other_users_clients_and_hosts_have_mails_of_their_own() -> None:
+def test_other_users_clients_sessions_and_hosts_have_mails_of_their_own() -> None:
     others = [
         refusal(1, recipients=("a@x",)),
         refusal(1, "carol", recipients=("b@x",)),
         refusal(1, recipients=("c@x",), client_address="192.0.2.2"),
         refusal(1, recipients=("d@x",), host="other"),
+        refusal(1, recipients=("e@x",), session=1),
+        refusal(1, recipients=("f@x",), session=2),
     ]
-    assert len(gathered(*others)) == 4
+    assert len(gathered(*others)) == 6
 
 
 def test_the_first_recipients_who_are_refused_belong_to_the_mail_that_follows() -> None:
@@ -116,7 +118,12 @@ def test_a_refusal_at_data_ends_its_mail() -> None:
         refusal(1.7, queue_id="Q1", stage="DATA", recipients=()),
         mail(1.8, "carol"),
     )
-    assert found == [(1.7, ("a@x", "b@x"), 3, 3), (1.8, (), 1, 0)]
+    assert found == [(1.7, ("a@x", "b@x"), 4, 4), (1.8, (), 1, 0)]
+
+
+def test_of_several_recipients_who_are_refused_at_data_two_are_known_to_be_there_and_of_one_all() -> None:
+    found = gathered(refusal(1, queue_id="Q1", stage="DATA", recipients=()), refusal(2, queue_id="Q2", stage="DATA"))
+    assert found == [(1, (), 2, 2), (2, ("bob@example.net",), 1, 1)]
 
 
 def test_what_comes_meanwhile_keeps_its_place() -> None:

@@ -1,0 +1,40 @@
+"""Which mails and refusals were of one SMTP session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.maillogs import Log, syslog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REFUSED = "NOQUEUE: reject: RCPT from c.example[192.0.2.7]: 450 4.7.1 <bob@example.net>: Recipient address rejected: no; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<c>"
+LINES = f"""
+    smtpd[11]: connect from c.example[192.0.2.7]
+    smtpd[12]: connect from c.example[192.0.2.7]
+    smtpd[11]: {REFUSED}
+    smtpd[12]: {REFUSED}
+    smtpd[11]: 4g1BCD2Fzz1Yk: client=c.example[192.0.2.7]
+    cleanup[13]: 4g1BCD2Fzz1Yk: message-id=<1@c.example>
+    qmgr[14]: 4g1BCD2Fzz1Yk: from=<alice@example.org>, size=1234, nrcpt=2 (queue active)
+    smtpd[11]: disconnect from c.example[192.0.2.7] ehlo=1 mail=1 rcpt=1/2 data=1 quit=1
+    smtpd[11]: connect from c.example[192.0.2.7]
+    smtpd[11]: {REFUSED}
+"""
+
+
+def test_a_session_is_one_connection_to_one_process(tmp_path: Path) -> None:
+    one, two, mail, later = (one.session for one in Log(tmp_path, syslog(LINES)).mails)
+    assert one == mail != 0
+    assert len({one, two, later}) == 3
+
+
+def test_without_the_beginning_of_a_session_it_is_not_known(tmp_path: Path) -> None:
+    without = "".join(line for line in LINES.splitlines(keepends=True) if " connect from" not in line)
+    assert {one.session for one in Log(tmp_path, syslog(without)).mails} == {0}
+
+
+def test_without_process_ids_no_session_is_known(tmp_path: Path) -> None:
+    without = LINES.replace("smtpd[11]", "smtpd").replace("smtpd[12]", "smtpd")
+    assert {one.session for one in Log(tmp_path, syslog(without)).mails} == {0}
