@@ -14,9 +14,9 @@ import pytest
 from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.storage.administration import Hits, MayNotList, Override
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from storage.hit_rows import row
 from storage.redis_stores import SECRET, TIMEOUT, new_store, refused, store_on
 from storage.stores import HOUR, admitted, demand
-from storage.hit_rows import row
 from support.actors import TESTER
 from support.daemon import free_port
 from support.programs import require
