@@ -23,7 +23,7 @@ ONLY := tests
 # Those of them that hold tests marked alone: while these run nothing else does, not even the looking for them.
 ALONE = $(shell grep --recursive --include='*.py' --files-with-matches 'mark\.alone' $(ONLY))
 # These run against the compiled modules too; the others import those of the checkout.
-COMPILED_TESTS := tests/unit/domain tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py \
+COMPILED_TESTS := tests/unit/domain tests/unit/maillog tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py \
   tests/storage/test_redis_refused.py tests/storage/test_log_refused.py
 # The version before, which makes databases for ours to take over. On Python 3.12 and later it lacks a module of the
 # standard library, which a package brings back.

@@ -45,7 +45,7 @@ MOST_PROXIED: Final = 10_000
 
 _CLIENT: Final = re.compile(
     rb"([^\[\s]*)\[([^\]]*)\](?::\w+)?(?:, sasl_method=([^,]*))?"
-    rb"(?:, sasl_username=((?:[^,]|,(?! sasl_sender=| orig_queue_id=| orig_client=))*))?(?:, sasl_sender=(.*?))?"
+    rb"(?:, sasl_username=([^,]*(?:,(?! sasl_sender=| orig_queue_id=| orig_client=)[^,]*)*))?(?:, sasl_sender=(.*?))?"
     rb"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=(([^\[\s]*)\[([^\]]*)\](?::\w+)?))?"
 )
 _SIZE: Final = re.compile(rb"(\d+), nrcpt=(\d+) \(queue \w+\)")
