@@ -71,7 +71,7 @@ def _values(result: Rehearsal, zone: tzinfo) -> dict[str, object]:
     before = "by the limits before" if result.old else "in the past"
     page = _Page(
         headline=_headline(result),
-        is_bad=bool(result.newly_refused or result.newly_hit),
+        is_bad=bool(result.newly_hit),
         lead=tuple(_lead(result, zone)),
         before=before,
         newly_hit=_listed(result.newly_hit),
@@ -92,9 +92,6 @@ def _headline(result: Rehearsal) -> str:
     if hit:
         who = "1 sender would" if hit == 1 else f"{grouped(hit)} senders would"
         return f"{who} be refused who {'was' if hit == 1 else 'were'} not before."
-    if result.newly_refused:
-        mails = "1 mail would" if result.newly_refused == 1 else f"{grouped(result.newly_refused)} mails would"
-        return f"{mails} be refused that {'was' if result.newly_refused == 1 else 'were'} not before."
     return "Nobody would be refused who was not before."
 
 

@@ -38,7 +38,7 @@ def rehearsal(*names: str, old: bool = True) -> Rehearsal:
     before = Side("old.yaml", 1, 1, 0, (rule,))
     return Rehearsal(
         Side("new.yaml", 3, 4, 7, (rule,)), before if old else None, 1200, 1300, BEGIN, BEGIN + 7200, 1, len(ids), 0,
-        {"mailbox": ids} if ids else {}, {}, 0, series, ("RCPT", "DATA"), "main.cf asks there", {"not_understood": 4},
+        {"mailbox": ids} if ids else {}, {}, 0, series, ("RCPT", "DATA"), "as main.cf says", {"not_understood": 4},
         (("mail.log.1.gz", "ends early"),), ("3 mails came from pickup",),
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_the_page_says_what_was_found() -> None:
         "100/1h",
         "1 h 1 min",
         "130 of 100 in 1h",
-        "Postfix is taken to ask at RCPT, DATA: main.cf asks there.",
+        "Postfix is taken to ask at RCPT, DATA, as main.cf says.",
         "helo is not logged",
         "<code>mail.log.1.gz</code>: ends early",
         "not understood",
