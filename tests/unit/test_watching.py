@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.admin import remembering, watching
 from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.admin.refusals import AGAIN_SECONDS, ALL_AGAIN_SECONDS, Refusals, Sum, is_would_be
 from policyd_rate_limit.admin.remembering import CLOSE, HOUR, Memory, Picture
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.watching import Watcher
@@ -23,7 +24,7 @@ from policyd_rate_limit.domain.counting import stages
 from policyd_rate_limit.domain.limits import BLOCKED, Limit, Limits
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.policy import Rule
-from policyd_rate_limit.storage.administration import Administration, MayNotList, Override
+from policyd_rate_limit.storage.administration import Administration, HitDetails, HourOfHits, MayNotList, Override
 from support.examples import examples
 from support.policies import subjects
 from support.wait import wait_until
@@ -43,6 +44,8 @@ class Store:
         self.failure: Exception | None = None
         self.gives_back = True
         self.opened = 0
+        self.history: list[HourOfHits] = []
+        self.histories_read: list[int] = []
 
     def now(self) -> int:
         if self.failure is not None:
@@ -60,6 +63,10 @@ class Store:
             found = [one for one in page if one.date >= since and (self.gives_back or one.amount > 0)]
             if found or not page:
                 yield found
+
+    def hit_history(self, since: int) -> Iterator[HourOfHits]:
+        self.histories_read.append(since)
+        return (one for one in self.history if one.hour > since - HOUR)
 
     def overrides(self) -> list[Override]:
         return [one for one in self.in_force.values() if one.until > self.time]
@@ -267,7 +274,7 @@ def test_a_fault_ends_no_watching(caplog: pytest.LogCaptureFixture) -> None:
     store.failure = ZeroDivisionError("none of ours")
     with watched(store) as watcher:
         until(lambda: watcher.picture().failure)
-        assert "none of ours" in (watcher.picture().failure or "")
+        assert "none of ours" in str(watcher.picture().failure)
         store.failure = None
         assert watcher.refresh(10.0)
         until(lambda: watcher.picture().failure is None)
@@ -292,3 +299,68 @@ def test_where_the_store_knows_better_nothing_is_said_from_memory() -> None:
     with watched(store, recounts=True) as watcher:
         until(lambda: names(watcher.picture().limited) == {"alice"})
         assert watcher.seen("user:alice", USUAL) is None
+
+
+def hour_of(hour: int, key: str, kind: str, hits: int) -> HourOfHits:
+    return HourOfHits(hour, key, Limit(5, 60), kind, hits, hour, hour + 9, HitDetails("", "", "", "", ""))
+
+
+def test_refusals_are_added_up_by_rule_and_what_comes_later_is_found() -> None:
+    store, refusals = Store(), Refusals()
+    now = NOW - NOW % HOUR + 100
+    this, before, long_ago = now - 100, now - 100 - HOUR, now - 100 - 40 * HOUR
+    store.history = [
+        hour_of(long_ago, "user:alice", "refused", 7),
+        hour_of(before, "user:alice", "refused", 2),
+        hour_of(before, "user:bob", "refused", 3),
+        hour_of(this, "net|client:192.0.2.0/24", "would-refuse", 4),
+    ]
+    was_read = refusals.is_read
+    refusals.read(cast("Administration", store), now)
+    assert (was_read, refusals.is_read) == (False, True)
+    assert list(refusals.since(now - 2 * HOUR)) == [
+        Sum(before, DEFAULT, "refused", 5),
+        Sum(this, "net", "would-refuse", 4),
+    ]
+    assert [is_would_be(one) for one in refusals.since(before)] == [False, True]
+    store.history += [hour_of(before, "user:carol", "refused", 1), hour_of(long_ago, "user:carol", "refused", 1)]
+    refusals.read(cast("Administration", store), now + AGAIN_SECONDS - 1)
+    assert len(store.histories_read) == 1
+    refusals.read(cast("Administration", store), now + AGAIN_SECONDS)
+    assert len(store.histories_read) == 2
+    assert list(refusals.since(0))[:2] == [Sum(long_ago, DEFAULT, "refused", 7), Sum(before, DEFAULT, "refused", 6)]
+    refusals.read(cast("Administration", store), now + ALL_AGAIN_SECONDS)
+    assert next(refusals.since(0)) == Sum(long_ago, DEFAULT, "refused", 8)
+
+
+def test_of_too_many_sums_the_oldest_hours_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyd_rate_limit.admin.refusals.MOST_SUMS", 2)
+    store, refusals = Store(), Refusals()
+    this = NOW - NOW % HOUR
+    store.history = [hour_of(this - ago * HOUR, f"rule{ago}|user:a", "refused", 1) for ago in range(5)]
+    refusals.read(cast("Administration", store), NOW)
+    assert [one.rule for one in refusals.since(0)] == ["rule1", "rule0"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_configuration_of_later_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "DESK_SECONDS", 0.02)
+    store = Store()
+    store.all = [charge("bob", NOW, 2)]
+    with watched(store) as watcher:
+        until(lambda: watcher.picture().is_complete)
+        assert watcher.picture().limited == ()
+        monkeypatch.setitem(globals(), "USUAL", (Limit(2, 60),))
+        until(lambda: names(watcher.picture().limited) == {"bob"})
+
+
+def test_ids_are_found_by_a_part_of_them() -> None:
+    store = Store()
+    store.all = [charge(name) for name in ("alice@example.org", "bob@example.org", "user", "carol@example.net")]
+    memory = Memory(desk(store), recounts=False)
+    looked(memory)
+    everybody = memory.matching("example", 10, lambda _: True)
+    assert sorted(everybody) == ["user:alice@example.org", "user:bob@example.org", "user:carol@example.net"]
+    assert len(memory.matching("example", 2, lambda _: True)) == 2
+    assert memory.matching("example", 10, lambda key: key.endswith(".net")) == ["user:carol@example.net"]
+    assert memory.matching("user", 10, lambda _: True) == ["user:user"]

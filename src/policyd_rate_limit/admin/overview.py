@@ -58,6 +58,19 @@ class Overview(NamedTuple):
     spool_files: list[SpoolFile]
 
 
+class Health(NamedTuple):
+    """What this host shows without a look into the database: ``process`` is the daemon's, if it runs."""
+
+    process: int | None
+    place: str
+    spool_files: list[SpoolFile]
+
+
+def health(settings: Settings) -> Health:
+    """Whether the daemon of ``settings`` runs, and what waits for its database. Never raises."""
+    return Health(pidfile.running(settings.pidfile), backend_of(settings).describe(), _spool_files(settings))
+
+
 def overview(settings: Settings, desk: Desk, among: Callable[[str], bool] | None = None) -> Overview:
     """How the whole stands that ``settings`` are for. Never raises StoreError.
 
@@ -68,13 +81,8 @@ def overview(settings: Settings, desk: Desk, among: Callable[[str], bool] | None
         contents = _contents(desk) if among is None else _part(desk, among)
     except StoreError as error:
         failure = error
-    return Overview(
-        pidfile.running(settings.pidfile),
-        backend_of(settings).describe(),
-        contents,
-        failure,
-        _spool_files(settings) if among is None else [],
-    )
+    process, place, spool_files = health(settings)
+    return Overview(process, place, contents, failure, spool_files if among is None else [])
 
 
 def counted(desk: Desk) -> Counted:

@@ -15,18 +15,19 @@ from policyd_rate_limit.admin.desk import credible
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, free_in
-from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, prefix_and_key, rule_and_key
+from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.domain.rules.facts import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.admin.desk import Desk, InForce
     from policyd_rate_limit.domain.charge import Usage
     from policyd_rate_limit.domain.limits import Limits
-    from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.administration import Administration, Override
 
 CLOSE = 0.8
 """From this share of a limit on an id is close to it."""
@@ -50,7 +51,7 @@ KNOWN_SECONDS = 60
 """How long these are remembered."""
 
 MOST_RECOUNTED = 200
-"""The most ids that are reread with one look, where the store does not tell what is given back."""
+"""The most ids that are read anew with one look, where the store does not tell what is given back."""
 
 TOLD_SECONDS = 0.5
 """How often the first reading tells how far it has come."""
@@ -105,7 +106,7 @@ class Memory:
     """
 
     def __init__(self, desk: Desk, *, recounts: bool) -> None:
-        self._desk = desk
+        self._desk = self._judging = desk
         self._recounts = recounts
         self._lock = threading.Lock()  # of the ledger
         self._longest = 0
@@ -116,12 +117,17 @@ class Memory:
         self._looked_up = 0  # Unix second of the oldest of them
         self._to_look_up: dict[str, None] = {}
 
+    @property
+    def store(self) -> Administration:
+        """The store that is followed."""
+        return self._desk.store
+
     def look(self) -> Iterator[Picture]:
         """Read what is new, and judge: at the end what is known then, before it how far the first reading has come."""
         store = self._desk.store
         now = store.now()
         before, self._overrides = self._overrides, self._desk.overrides()
-        longest = max(HOUR, self._desk.longest(self._overrides))
+        longest = max(HOUR, self._judging.longest(self._overrides))
         if longest > self._longest:
             self._begin(now, longest)
         touched: dict[str, None] = {}
@@ -147,6 +153,21 @@ class Memory:
         more = self._judge(touched, Facts(now))
         yield self._picture(now, more)
 
+    def judge_by(self, desk: Desk) -> None:
+        """Judge by the rules of ``desk`` from now on, of which the configuration is newer; no other store is read."""
+        self._judging = desk
+
+    def matching(self, text: str, most: int, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Up to ``most`` counters on record whose id holds ``text``, and that are wanted."""
+        found: list[str] = []
+        # A shard at a time becomes a tuple at once: what is counted meanwhile does not matter.
+        for key in self._ledger.counters():
+            if text in key and text in id_of_key(prefix_and_key(key)[1]) and is_wanted(key):
+                found.append(key)
+                if len(found) == most:
+                    break
+        return found
+
     def seen(self, key: str, limits: Limits) -> Seen:
         """How ``limits`` of the counter ``key`` stand, for one more, and what it was charged."""
         with self._lock:
@@ -171,7 +192,7 @@ class Memory:
                     touched[entry.counter] = None
 
     def _recount(self, now: int) -> None:
-        """Reread some of those that seem to be close: what was given back to them is not told otherwise."""
+        """Read some of those anew that seem to be close: what was given back to them is not told otherwise."""
         if not self._recounts:
             return
         keys = list(self._near)[:MOST_RECOUNTED]
@@ -193,7 +214,7 @@ class Memory:
 
     def _look_up(self, touched: dict[str, None], now: int) -> None:
         """Ask the table of ``sql_limits_by_id`` about some of those that are not known, those in ``touched`` first."""
-        if self._desk.table is None:
+        if self._judging.table is None:
             return
         if now - self._looked_up > KNOWN_SECONDS or len(self._from_table) > MOST_KNOWN:
             self._to_look_up.update(dict.fromkeys(key for key in self._near if key in self._from_table))
@@ -206,7 +227,7 @@ class Memory:
                 self._to_look_up[key] = None
         for key in list(itertools.islice(self._to_look_up, MOST_LOOKUPS)):
             del self._to_look_up[key]
-            self._from_table[key] = self._desk.from_table(key)
+            self._from_table[key] = self._judging.from_table(key)
             touched[key] = None
 
     def _judge(self, keys: Iterable[str], facts: Facts) -> int:
@@ -215,7 +236,7 @@ class Memory:
         waiting = iter(keys)
         while some := list(itertools.islice(waiting, AT_ONCE)):
             in_force = [
-                self._desk.in_force(key, self._overrides.get(key), self._from_table.get(key), facts) for key in some
+                self._judging.in_force(key, self._overrides.get(key), self._from_table.get(key), facts) for key in some
             ]
             with self._lock:
                 for key, one in zip(some, in_force, strict=True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.admin.refusals import Refusals
 from policyd_rate_limit.admin.remembering import Memory, Picture
-from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.errors import PolicydError, StoreError
 from policyd_rate_limit.storage.administration import MayNotList
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ IDLE_SHARE = 9
 
 RETRY_SECONDS = 5.0
 """How long a store that is away is left alone."""
+
+DESK_SECONDS = 60.0
+"""How often the configuration, and the tables in files, are read anew."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +53,7 @@ class Watcher:
         self._open_desk = open_desk
         self._recounts = recounts
         self._clock = clock
+        self.refusals = Refusals()
         self._memory: Memory | None = None
         self._picture = Picture(since=clock())
         self._begun = self._done = 0  # looks
@@ -95,6 +101,11 @@ class Watcher:
             return None
         return memory.seen(key, limits)
 
+    def matching(self, text: str, most: int, is_wanted: Callable[[str], bool]) -> list[str]:
+        """Up to ``most`` counters on record whose id holds ``text``, and that are wanted; none before all is read."""
+        memory = self._memory
+        return [] if memory is None else memory.matching(text, most, is_wanted)
+
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
@@ -107,25 +118,48 @@ class Watcher:
             except Exception as error:
                 _logger.exception("the store cannot be followed")
                 self._tell(self._picture._replace(failure=repr(error)))
-            # Rather nothing than what was read before: twice as much would have to be held while it is reread.
+            # Rather nothing than what was read before: twice as much would have to be held while it is read anew.
             self._memory = None
             self._pause(RETRY_SECONDS)
 
     def _follow(self, memory: Memory) -> None:
         """Look again and again, until the store is away."""
-        while not self._ending.is_set():
-            with self._changed:
-                self._begun += 1
-            began = self._clock()
-            for found in memory.look():
-                if found.is_complete:
-                    self._memory = memory
-                else:  # what was known before an outage is worth more than the beginning of a list
-                    found = self._picture._replace(read=found.read, failure=None, hidden=None)
-                self._tell(found._replace(since=began if found.is_complete else found.since))
-                if self._ending.is_set():
-                    return
-            self._pause(max(LOOK_SECONDS, IDLE_SHARE * (self._clock() - began)))
+        with contextlib.ExitStack() as newest:
+            renewed = self._clock()
+            while not self._ending.is_set():
+                began = self._clock()
+                self._look(memory, began)
+                if self._clock() - renewed >= DESK_SECONDS:
+                    renewed = self._clock()
+                    self._renew(memory, newest)
+                self._pause(max(LOOK_SECONDS, IDLE_SHARE * (self._clock() - began)))
+
+    def _renew(self, memory: Memory, newest: contextlib.ExitStack) -> None:
+        """Judge by the configuration as it is now; ``newest`` keeps the desk that has it."""
+        opened = contextlib.ExitStack()
+        try:
+            memory.judge_by(opened.enter_context(self._open_desk()))
+        except PolicydError as error:
+            _logger.warning("who is limited is judged by the configuration of before: %s", error)
+            return
+        newest.close()
+        newest.push(opened.pop_all())
+
+    def _look(self, memory: Memory, began: float) -> None:
+        with self._changed:
+            self._begun += 1
+        for found in memory.look():
+            if found.is_complete:
+                self._memory = memory
+                self._tell(found._replace(since=began))
+            else:  # what was known before an outage is worth more than the beginning of a list
+                self._tell(self._picture._replace(read=found.read, failure=None, hidden=None))
+            if self._ending.is_set():
+                return
+        with contextlib.suppress(
+            StoreError
+        ):  # if it is away, the next look says so; who is limited is known all the same
+            self.refusals.read(memory.store, self._picture.now)
 
     def _tell(self, picture: Picture) -> None:
         with self._changed:
