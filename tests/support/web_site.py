@@ -36,9 +36,16 @@ class Clock:
 class World:
     """A site, its accounts file, its clock, and browsers that reach it."""
 
-    def __init__(self, directory: Path, *, url: str | None = URL, user_header: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        url: str | None = URL,
+        user_header: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         self.clock = Clock()
-        self.settings = Settings(
+        self.settings = settings or Settings(
             sqlite_config={"database": str(directory / "db.sqlite3")}, pidfile=str(directory / "pid"), debug=False
         )
         self.path = directory / "accounts"

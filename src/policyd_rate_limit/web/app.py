@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount
@@ -51,9 +52,11 @@ def make_app(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        site.watcher.start()
         try:
             yield
         finally:
+            await run_in_threadpool(site.watcher.stop)
             site.desks.close()
             site.passwords.close()
 

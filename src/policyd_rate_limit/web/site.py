@@ -8,16 +8,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from policyd_rate_limit.admin.watching import Watcher
+from policyd_rate_limit.config.databases import REDIS
 from policyd_rate_limit.web.blocks import Blocks
 from policyd_rate_limit.web.guessing import Guessing
+from policyd_rate_limit.web.health import HealthChecks
+from policyd_rate_limit.web.pending import Pending
 from policyd_rate_limit.web.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from markupsafe import Markup
     from starlette.requests import Request
 
+    from policyd_rate_limit.admin.changes import Change
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.web.accounts_file import AccountsFile
@@ -49,6 +55,12 @@ class Site:
     blocks: Blocks = field(init=False)
     whole_store: asyncio.Lock = field(init=False)
     """Of who reads all that was counted: one at a time."""
+    watcher: Watcher = field(init=False)
+    health: HealthChecks = field(init=False)
+    changes: Pending[Change] = field(init=False)
+    """Those that were shown, and have to be confirmed."""
+    notices: Pending[Markup] = field(init=False)
+    """What is to be said once: what was done."""
     secret: bytes = field(init=False, repr=False)
     """Of this run of the process: what it signs is worth nothing after it."""
 
@@ -57,6 +69,11 @@ class Site:
         object.__setattr__(self, "guessing", Guessing(self.clock))
         object.__setattr__(self, "blocks", Blocks(self.desks, self.clock))
         object.__setattr__(self, "whole_store", asyncio.Lock())
+        recounts = self.settings().backend == REDIS
+        object.__setattr__(self, "watcher", Watcher(self.open_desk, recounts=recounts))
+        object.__setattr__(self, "health", HealthChecks(self.settings, self.clock))
+        object.__setattr__(self, "changes", Pending(self.clock))
+        object.__setattr__(self, "notices", Pending(self.clock))
         object.__setattr__(self, "secret", secrets.token_bytes(32))
 
     @property

@@ -1,0 +1,138 @@
+"""A mail server's days, made up: what pages about it show. Whoever looks at them sees every state that there is."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from policyd_rate_limit import config
+from policyd_rate_limit.admin import overrides
+from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.config import Settings
+from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.ledger import Ledger
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.administration import Actor, HitDetails, HourOfHits, OriginalHits
+from policyd_rate_limit.storage.record import pack
+from policyd_rate_limit.storage.replica import Memory
+from policyd_rate_limit.subjects import make_subjects
+
+HOUR, DAY = 3_600, 86_400
+
+CONFIGURATION = """
+{database}
+pidfile: {directory}/policyd-rate-limit.pid
+journal_directory: {directory}
+rules:
+  usual: {{key: sasl_username, limits: [30/1h, 100/1d], overrides: {{newsletter@example.org: 2000/1d}}}}
+  per-network: {{key: client_address/24/48, limits: 200/1h, shadow: true}}
+  per-domain: {{key: sasl_domain, limits: 1000/1d}}
+  volume: {{key: sasl_username, count: bytes, limits: 200M/1d}}
+"""
+
+PEOPLE = ("anna", "bert", "carla", "david", "elif", "frida", "georg", "hanna", "ivan", "jana", "karim", "lena")
+CALLER = "carla@example.org"
+"""Who calls the help desk: limited in the rule "usual"."""
+
+HELPED = "user:hanna@example.org"
+"""Who has other limits in the rule "usual"."""
+
+STOLEN = "georg@example.org"
+"""Whose account was stolen: blocked."""
+
+ODD = "<img src=x onerror=alert(1)>\"&'@example.org"
+"""An id that a stranger has chosen."""
+
+
+def settings_in(directory: Path, database: str | None = None) -> Settings:
+    """The settings of a daemon with rules, in ``directory``; ``database``: lines of the configuration."""
+    path = directory / "policyd-rate-limit.yaml"
+    lines = database or f"backend: sqlite3\nsqlite_config: {{database: {directory}/db.sqlite3}}"
+    path.write_text(CONFIGURATION.format(database=lines, directory=directory))
+    return config.load(path).settings
+
+
+def fill(settings: Settings, now: int | None = None) -> None:
+    """Put two days of mail into the database of ``settings``, with what came of them."""
+    now = int(time.time()) if now is None else now
+    dice = random.Random(7)
+    entries = sorted(_entries(dice, now), key=lambda entry: entry.date)
+    store = backend_of(settings).make_store(make_subjects(settings), Memory(Ledger(settings.max_ids), time.time))
+    numbers = itertools.count(1)
+    try:
+        store.admit((), (), 10.0)
+        waiting = iter(entries)
+        while some := list(itertools.islice(waiting, 200)):
+            store.admit((), [pack(4711, next(numbers), some[-1].date, some)], 10.0)
+    finally:
+        store.close()
+    with open_desk(settings, as_account=False) as desk:
+        hits = [OriginalHits(0, one) for one in _hits(dice, now)]
+        for _, page in itertools.groupby(sorted(hits, key=lambda one: one.hits.hour), key=lambda one: one.hits.hour):
+            desk.store.bring_history(list(page))
+        night, mona, ticket = Actor("root", "shell on mx1"), Actor("mona", "web 192.0.2.17"), "ticket 4711"
+        overrides.override(desk, f"user:{STOLEN}", (Limit(0, 1),), 2 * DAY, "stolen: 40 countries in an hour", by=night)
+        overrides.override(desk, HELPED, (Limit(500, DAY),), 8 * HOUR, f"invitation, {ticket}", "usual", by=mona)
+        overrides.reset(desk, "user:bert@example.org", by=mona, note="sent to himself in a loop, is mended")
+
+
+def _entries(dice: random.Random, now: int) -> Iterator[Entry]:
+    for person in (*PEOPLE, "newsletter"):
+        user = f"{person}@example.org"
+        mails = {CALLER: 96, STOLEN: 100, "elif@example.org": 84, "newsletter@example.org": 700}.get(
+            user, dice.randrange(3, 40)
+        )
+        for _ in range(mails):
+            age = min(dice.expovariate(1 / (6 * HOUR)), DAY - HOUR)
+            yield from _mail(user, int(now - age - (user in (CALLER, STOLEN)) * 120), dice)
+    for number in range(30):  # what makes her limited in this hour
+        yield from _mail(CALLER, now - 40 * number - 200, dice)
+    for number in range(32):
+        yield from _mail("ivan@example.org", now - 100 * number - 60, dice)
+    yield from _mail(ODD, now - 300, dice)
+    yield from _mail(ODD.replace("example.org", "example.net"), now - 300, dice)
+
+
+def _mail(user: str, date: int, dice: random.Random) -> Iterator[Entry]:
+    domain = user.rpartition("@")[2]
+    network = f"192.0.{dice.choice((2, 2, 2, 3))}.0/24"
+    for counter in (f"usual|user:{user}", f"per-network|client:{network}", f"per-domain|sasl_domain:{domain}"):
+        yield Entry(counter, 1, date, "", "")
+    yield Entry(f"volume/bytes|user:{user}", dice.randrange(2_000, 900_000), date, "", "")
+
+
+def _hits(dice: random.Random, now: int) -> Iterator[HourOfHits]:
+    this = now - now % HOUR
+    for user, limit, hours in (
+        (CALLER, Limit(30, HOUR), (0, 1, 3)),
+        (STOLEN, Limit(100, DAY), range(2, 9)),
+        ("elif@example.org", Limit(30, HOUR), (26, 27)),
+        (ODD, Limit(30, HOUR), (0,)),
+    ):
+        for ago in hours:
+            yield _hit(f"usual|user:{user}", limit, "refused", this - ago * HOUR, now, user, dice)
+    for ago in range(0, 20, 3):
+        hour = this - ago * HOUR
+        yield _hit(
+            "per-network|client:192.0.2.0/24", Limit(200, HOUR), "would-refuse", hour, now, "anna@example.org", dice
+        )
+
+
+def _hit(key: str, limit: Limit, kind: str, hour: int, now: int, user: str, dice: random.Random) -> HourOfHits:
+    last = min(hour + dice.randrange(600, 3_500), now - 30)
+    queue_id = f"4Zk{dice.randrange(16**7):07X}"
+    details = HitDetails(queue_id, f"192.0.2.{dice.randrange(1, 250)}", user, "someone@example.com", "a1b2.c3")
+    return HourOfHits(hour, key, limit, kind, dice.randrange(1, 40), max(hour, last - 500), last, details)
+
+
+@contextlib.contextmanager
+def made_up(directory: Path, database: str | None = None) -> Iterator[Settings]:
+    """The settings of a database that is filled."""
+    settings = settings_in(directory, database)
+    fill(settings)
+    yield settings
