@@ -12,7 +12,7 @@ DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
 # Debian 13 has Valkey beside Redis.
 REDIS := $(shell . /etc/os-release && [ "$${VERSION_ID:-13}" -lt 13 ] && echo redis-server || echo valkey-server)
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap buildah netavark groff-base
+TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap buildah netavark groff-base chromium
 DOMAIN := src/policyd_rate_limit/domain
 # Three more than there are processors: tests of daemons wait half of their time.
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 3) --dist worksteal
@@ -23,7 +23,7 @@ ONLY := tests
 # Those of them that hold tests marked alone: while these run nothing else does, not even the looking for them.
 ALONE = $(shell grep --recursive --include='*.py' --files-with-matches 'mark\.alone' $(ONLY))
 # These run against the compiled modules too; the others import those of the checkout.
-COMPILED_TESTS := tests/unit/domain tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py \
+COMPILED_TESTS := tests/unit/domain tests/unit/maillog tests/unit/test_codec.py tests/unit/test_pace.py tests/storage/test_record.py tests/storage/test_memory.py \
   tests/storage/test_redis_refused.py tests/storage/test_log_refused.py
 # The version before, which makes databases for ours to take over. On Python 3.12 and later it lacks a module of the
 # standard library, which a package brings back.

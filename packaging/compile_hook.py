@@ -1,4 +1,4 @@
-"""Has mypyc compile the modules that every request passes when a wheel is built; part of the build, see pyproject.toml.
+"""Has mypyc compile what every request passes, and what reads mail logs, when a wheel is built: see pyproject.toml.
 
 It is the same source that runs where nothing is compiled, at some two thirds of the speed. POLICYD_RATE_LIMIT_COMPILE=1
 wants it, =0 does not; unset: where there are a C compiler and the headers of Python. What is not there, or does not
@@ -48,6 +48,14 @@ MODULES = (
     "domain/sweeping.py",
     "domain/values.py",
     "domain/windows.py",
+    "maillog/dates.py",
+    "maillog/lines.py",
+    "maillog/open_mails.py",
+    "maillog/outgoing.py",
+    "maillog/postfix.py",
+    "maillog/programs.py",
+    "maillog/recent.py",
+    "maillog/refusals.py",
     "notify/notifier.py",
     "notify/rule_notifier.py",
     "observe/decisions.py",

@@ -7,7 +7,7 @@
 #   PREFIX    /usr/local: the command, manual pages and shell completions
 #   VENV      /opt/policyd-rate-limit: the virtual environment that the daemon runs in
 #   UNITDIR   /etc/systemd/system: the units of systemd; those of an earlier installation by hand are replaced
-#   EXTRAS    drivers of further databases, and geoip, as in postgresql,mysql,redis,geoip
+#   EXTRAS    drivers of further databases, geoip and web, as in postgresql,mysql,redis,geoip,web
 #   PYTHON    the interpreter, which every user must be able to run; unset: the first recent one of the system's own
 #
 # The configuration and the counts are the administrator's: `uninstall` leaves them alone, `purge` removes them.
@@ -28,6 +28,7 @@ cron=/etc/cron.daily/$name
 replaced=$PREFIX/lib/$name/replaced # what was in the place of these two, and is dpkg's
 state=/var/lib/$name
 units=("$name".service "$name".socket "$name"-clean.service "$name"-clean.timer)
+web_units=("$name"-web.service "$name"-web.socket) # with EXTRAS=web
 completions=(
     "bash $PREFIX/share/bash-completion/completions/$name"
     "zsh $PREFIX/share/zsh/site-functions/_$name"
@@ -155,7 +156,9 @@ install_all() {
     put_command
     put_over 0755 packaging/$name.init $init
     put_over 0755 packaging/$name.cron $cron
-    for unit in "${units[@]}"; do
+    local installed=("${units[@]}")
+    if [[ ,$EXTRAS, == *,web,* ]]; then installed+=("${web_units[@]}"); fi
+    for unit in "${installed[@]}"; do
         put 0644 "packaging/$unit" "$UNITDIR/$unit"
     done
     for page in docs/man/*.[1-9]; do
@@ -171,6 +174,7 @@ install_all() {
     if booted_with_systemd; then
         systemctl daemon-reload
         echo "To start it: systemctl enable --now $name.socket $name.service $name-clean.timer; after an upgrade: systemctl restart $name"
+        if [[ ,$EXTRAS, == *,web,* ]]; then echo "The web page: $name web-user add NAME, then systemctl enable --now $name-web.socket"; fi
     elif ! staged; then
         echo "To start it: $init start; at each boot: update-rc.d $name defaults"
     fi
@@ -178,7 +182,7 @@ install_all() {
 
 uninstall_all() {
     if booted_with_systemd; then
-        systemctl disable --now --quiet "${units[@]}" 2>/dev/null || true # those that were never enabled
+        systemctl disable --now --quiet "${units[@]}" "${web_units[@]}" 2>/dev/null || true # those that were never enabled
     elif ! staged && [ -x $init ]; then
         $init stop
     fi
@@ -186,7 +190,7 @@ uninstall_all() {
     take_away $cron || true
     rm -rf "$DESTDIR$PREFIX/lib/$name"
     [ ! -e "$DESTDIR$VENV/pyvenv.cfg" ] || rm -rf "$DESTDIR$VENV"
-    rm -f "$DESTDIR$command" "${units[@]/#/$DESTDIR$UNITDIR/}"
+    rm -f "$DESTDIR$command" "${units[@]/#/$DESTDIR$UNITDIR/}" "${web_units[@]/#/$DESTDIR$UNITDIR/}"
     rm -f "$DESTDIR$PREFIX"/share/man/man[1-9]/$name{,.conf,.yaml}.[1-9]
     for completion in "${completions[@]}"; do
         rm -f "$DESTDIR${completion#* }"
@@ -207,6 +211,7 @@ purge_all() {
             rm -f "$DESTDIR$file"
         fi
     done
+    rm -f "$DESTDIR/etc/$name-web.accounts"
     rm -f "$DESTDIR/var/lib/systemd/timers/stamp-$name-clean.timer"
     rm -rf "$DESTDIR$state" "$DESTDIR/var/run/$name" "$DESTDIR/var/spool/postfix/ratelimit"
     if ! staged; then

@@ -12,8 +12,8 @@ import pytest
 from support.programs import require
 
 PACKAGING = Path(__file__).resolve().parent.parent.parent / "packaging"
-SERVICES = ("policyd-rate-limit.service", "policyd-rate-limit-clean.service")
-UNITS = (*SERVICES, "policyd-rate-limit.socket", "policyd-rate-limit-clean.timer")
+SERVICES = ("policyd-rate-limit.service", "policyd-rate-limit-clean.service", "policyd-rate-limit-web.service")
+UNITS = (*SERVICES, "policyd-rate-limit.socket", "policyd-rate-limit-clean.timer", "policyd-rate-limit-web.socket")
 WORST_EXPOSURE = "20"  # tenths: 2.0 of 10
 
 
@@ -45,9 +45,12 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
 
 
 def test_the_services_share_one_sandbox() -> None:
-    daemon, clean = ((PACKAGING / service).read_text() for service in SERVICES)
+    daemon, clean, web = ((PACKAGING / service).read_text() for service in SERVICES)
     sandbox = daemon[daemon.index("# Sandbox.") : daemon.index("\n[Install]")]
     assert clean.endswith(sandbox)
+    # What nobody starts with a database anywhere yet may write to less.
+    lines = set(sandbox.splitlines()[1:]) - {"ProtectSystem=full"} | {"ProtectSystem=strict"}
+    assert lines <= set(web.splitlines())
 
 
 @pytest.mark.parametrize("script", ["policyd-rate-limit.init", "policyd-rate-limit.cron"])

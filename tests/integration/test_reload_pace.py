@@ -24,16 +24,40 @@ def write(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
         ids = "".join(f" 'user{number}@x.org': [[{mails + number % 50},60]],\n" for number in range(count))
         path.write_text(f"{settings}limits_by_id = {{\n{ids}}}\n")
     else:
-        settings = "".join(f"{name}: {value!r}\n" for name, value in daemon.settings.items())
+        settings = _settings(daemon)
         ids = "".join(f"  user{number}@x.org: [[{mails + number % 50},60]]\n" for number in range(count))
         path.write_text(f"{settings}limits_by_id:\n{ids}")
 
 
 def write_rule(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
     """The daemon's configuration with a rule that has as many overrides."""
-    settings = "".join(f"{name}: {value!r}\n" for name, value in daemon.settings.items())
+    settings = _settings(daemon)
     ids = "".join(f"      user{number}@x.org: {mails + number % 50}/1m\n" for number in range(count))
     path.write_text(f"{settings}rules:\n  person:\n    key: sasl_username\n    limits: []\n    overrides:\n{ids}")
+
+
+def write_table(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
+    """The daemon's configuration with a table in place of as many limits."""
+    tables = f"tables:\n  tiers:\n{_tiers('    {}: {}/1m', mails, count)}"
+    path.write_text(_settings(daemon) + _TAKES_TIERS + tables)
+
+
+def write_file(path: pathlib.Path, daemon: Daemon, mails: int, count: int) -> None:
+    """The same in a file; that it is another one is a change of the configuration."""
+    file = path.with_name(f"tiers{mails}")
+    file.write_text(_tiers("{} {}/1m", mails, count))
+    path.write_text(f"{_settings(daemon)}{_TAKES_TIERS}tables:\n  tiers: file:{file}\n")
+
+
+_TAKES_TIERS = "rules:\n  person: {key: sasl_username, limits: [], overrides: $tiers}\n"
+
+
+def _settings(daemon: Daemon) -> str:
+    return "".join(f"{name}: {value!r}\n" for name, value in daemon.settings.items())
+
+
+def _tiers(line: str, mails: int, count: int) -> str:
+    return "".join(line.format(f"user{number}@x.org", mails + number % 50) + "\n" for number in range(count))
 
 
 def longest_answer(daemon: Daemon, client: Client, reloads: int) -> float:
@@ -55,8 +79,8 @@ def longest_answer(daemon: Daemon, client: Client, reloads: int) -> float:
 @pytest.mark.long(30)
 @pytest.mark.parametrize(
     ("suffix", "write"),
-    [(".conf", write), (".yaml", write), (".yaml", write_rule)],
-    ids=["conf", "yaml", "overrides of a rule"],
+    [(".conf", write), (".yaml", write), (".yaml", write_rule), (".yaml", write_table), (".yaml", write_file)],
+    ids=["conf", "yaml", "overrides of a rule", "table", "table in a file"],
 )
 def test_a_reload_holds_up_no_answer(
     tmp_path: pathlib.Path, suffix: str, write: Callable[[pathlib.Path, Daemon, int, int], None]

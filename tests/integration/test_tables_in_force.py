@@ -11,7 +11,9 @@ import threading
 import time
 from typing import Any
 
-from support import sql_servers
+import pytest
+
+from support import redis_servers, sql_servers
 from support.daemon import Client, encode, mail, running
 from support.redis_servers import RedisServer
 from support.said import Said
@@ -136,19 +138,23 @@ def test_a_reload_changes_tables_between_two_requests(tmp_path: pathlib.Path) ->
         assert "0xff" not in daemon.log_text().removeprefix(before)
 
 
-def test_a_database_that_hangs_holds_up_no_answer_for_long(tmp_path: pathlib.Path) -> None:
-    server = sql_servers.shared(sql_servers.PostgresqlServer)
+@pytest.mark.parametrize(
+    ("kind", "backend", "setting"),
+    [
+        pytest.param(sql_servers.PostgresqlServer, "postgresql", "pgsql_config", id="postgresql"),
+        pytest.param(sql_servers.MariadbServer, "mysql", "mysql_config", id="mariadb"),
+    ],
+)
+def test_a_database_that_hangs_holds_up_no_answer_for_long(
+    tmp_path: pathlib.Path, kind: type[sql_servers.SqlServer], backend: str, setting: str
+) -> None:
+    server = sql_servers.shared(kind)
     config = server.create()
-    server.admin(
-        "CREATE TABLE mailbox (address varchar(200) NOT NULL, plan text)",
-        "INSERT INTO mailbox VALUES ('bob', 'business'), ('zoe', NULL)",
-        f"GRANT SELECT ON mailbox TO {config['user']}",
-        database=config["database"],
-    )
+    store = {"backend": backend, setting: config, "journal_directory": str(tmp_path)}
+    said = Said(store)
+    said.make("mailbox", ("address", "plan"), {"bob": "business", "zoe": None})
     settings: dict[str, Any] = {
-        "backend": "postgresql",
-        "pgsql_config": config,
-        "journal_directory": str(tmp_path),
+        **store,
         "rules": {"person": rule(limits="2/1h", overrides={"$plan=business": "4/1h"})},
         "tables": {"plan": "sql:SELECT plan FROM mailbox WHERE address = %s"},
         "tables_ttl": 0.01,
@@ -167,11 +173,7 @@ def test_a_database_that_hangs_holds_up_no_answer_for_long(tmp_path: pathlib.Pat
                 ]
                 # First the table is waited for, then the limits' own database; all wait together.
                 assert took < 2 * DB_TIMEOUT + LATE
-            server.admin(
-                "INSERT INTO mailbox VALUES ('carol', 'business')",
-                "UPDATE mailbox SET plan = NULL WHERE address = 'bob'",
-                database=config["database"],
-            )
+            said.put("mailbox", {"carol": "business", "bob": None})
             wait_until(lambda: passes(client, "carol"), "what the table says of carol is in force")
             assert [passes(client, user) for user in ("carol", "carol", "bob", "zoe")] == [True, False, False, False]
             daemon.logged("tables.plan works again")
@@ -261,6 +263,48 @@ def test_a_hash_of_redis_is_a_table_also_while_the_server_is_away(tmp_path: path
             wait_until(lambda: passes(client, "bob"), "what the hash says of bob is in force")
             assert [passes(client, user) for user in ("bob", "bob", "bob", "alice")] == [True, True, False, False]
             daemon.logged("tables.plan works again")
+
+
+def test_hashes_of_a_redis_cluster_are_tables_on_whichever_node_they_are(tmp_path: pathlib.Path) -> None:
+    with redis_servers.cluster(tmp_path / "redis") as nodes:
+        store = {"backend": "redis", "redis_config": {"url": nodes[0].url, "cluster": True}}
+        said = Said(store)
+        tables = ("size", "plan", "list")  # of which each of the three nodes has one
+        with nodes[0].client() as client:
+            slots = [int(str(client.execute_command("CLUSTER", "KEYSLOT", said.hash(name)))) for name in tables]
+        assert {slot * len(nodes) // redis_servers.SLOTS for slot in slots} == {0, 1, 2}
+        for name in tables:
+            said.make(name, ("address", "text"), {"alice": "3/1h", "bob": "no limits"})
+        settings: dict[str, Any] = {
+            **store,
+            "journal_directory": str(tmp_path / "spool"),
+            "rules": {
+                name: rule(limits="1/1h", overrides=f"${name}", match={"sender": f"*@{name}.example"})
+                for name in tables
+            },
+            "tables": {name: f"redis:{said.hash(name)}" for name in tables},
+            "tables_ttl": 0.01,
+            "db_timeout": 5,
+        }
+
+        def passed(client: Client, user: str, mails: int) -> list[list[bool]]:
+            """Which of so many mails of ``user`` pass by each of the rules."""
+            return [
+                [client.ask(**mail(user, sender=f"x@{name}.example")) == "dunno" for _ in range(mails)]
+                for name in tables
+            ]
+
+        with running(tmp_path, **settings) as daemon, Client(daemon.address) as client:
+            assert passed(client, "alice", 4) == [[True, True, True, False]] * 3
+            assert passed(client, "bob", 2) == [[True, False]] * 3
+            for name in tables:
+                said.put(name, {"bob": "2/1h", "alice": None})
+            time.sleep(0.02)
+            assert passed(client, "bob", 2) == [[True, False]] * 3
+            assert passed(client, "alice", 1) == [[False]] * 3
+            for name in tables:
+                daemon.logged(f"tables.{name} for 'bob'", "found 'no limits'")
+            assert "fails" not in daemon.log_text()
 
 
 def test_much_mail_at_once_is_answered_once_each_while_the_table_is_asked_all_the_time(

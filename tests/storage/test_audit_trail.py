@@ -18,10 +18,10 @@ from policyd_rate_limit.storage.log import audit_trail as of_log
 from policyd_rate_limit.storage.log import hit_history as of_hits
 from policyd_rate_limit.storage.redis import audit_trail as of_redis
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
+from storage.hit_rows import row
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import PATIENCE, admitted, date_in, demand
-from storage.test_hit_history import row
 from support.actors import TESTER
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}

@@ -130,7 +130,7 @@ def test_mariadb(tmp_path: pathlib.Path) -> None:
         "default-character-set=utf8mb4\n"
     )
     replaced = {"/var/backups": tmp_path, "policyd_rate_limit": config["db"]}
-    for table, _ in MysqlLog.SCHEMA:
+    for table, _ in (*MysqlLog.SCHEMA, *MysqlLog.ADDED):
         assert f" {table} " in commands("backup: mariadb").replace("\n", " ")
     fill(database)
     run("backup: mariadb", replaced, {"HOME": tmp_path})

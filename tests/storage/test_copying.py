@@ -28,10 +28,10 @@ from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis import copying as redis_copying
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
+from storage.hit_rows import THIS_HOUR, row
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import HOUR, PATIENCE, PLACES, admitted, date_in, demand, seen, usage, values_in
-from storage.test_hit_history import THIS_HOUR, row
 from support.actors import TESTER
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}

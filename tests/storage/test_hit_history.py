@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import pathlib
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,19 +12,16 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import HISTORY_DAYS, HOUR, HitDetails, HourOfHits
 from policyd_rate_limit.storage.contract import Store
-from policyd_rate_limit.storage.hit_history import hour_of
 from policyd_rate_limit.storage.log import hit_history as of_log
 from policyd_rate_limit.storage.redis import hit_history as of_redis
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
+from storage.hit_rows import LIMIT, THIS_HOUR, details, row
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
 from storage.stores import PATIENCE
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
-LIMIT = Limit(10, 60)
 EVIL = ("user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1", "r/distinct-x|user:a:b|c")
-NOW = int(time.time())
-THIS_HOUR = hour_of(NOW)
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb", "redis"])
@@ -45,15 +41,6 @@ def daemon(database: Administered) -> Store:
     store = database.store()
     store.admit([], (), PATIENCE)
     return store
-
-
-def details(queue_id: str = "4bX1", sender: str = "a@example.org") -> HitDetails:
-    return HitDetails(queue_id, "2001:db8::1", sender, "b@example.org", "1.2.3")
-
-
-def row(key: str = "user:a", hits: int = 1, *, hour: int = THIS_HOUR, at: int = 5, kind: str = "refused") -> HourOfHits:
-    """``hits`` that came in the second ``at`` of ``hour``."""
-    return HourOfHits(hour, key, LIMIT, kind, hits, hour + at, hour + at, details(f"{at:X}"))
 
 
 def history(database: Administered, since: int = 0) -> list[HourOfHits]:

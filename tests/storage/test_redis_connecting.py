@@ -14,6 +14,7 @@ import pytest
 from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.storage.administration import Hits, MayNotList, Override
 from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from storage.hit_rows import row
 from storage.redis_stores import SECRET, TIMEOUT, new_store, refused, store_on
 from storage.stores import HOUR, admitted, demand
 from support.actors import TESTER
@@ -73,6 +74,10 @@ def test_the_least_rights_that_suffice(own: RedisServer, caplog: pytest.LogCaptu
         administration.set_override(Override("user:b", (), administration.now() + 60), TESTER)
         assert administration.remove_override("user:b", TESTER)
         store.add_hits([Hits("user:b", 60, 1, 1)])
+        store.add_history([row("user:b")])
+        assert [one.hits for one in administration.hit_history(0)] == [1]
+        assert len(administration.audit()) == 2
+        store.clean(TIMEOUT)
         administration.forget_hits(administration.hits())
         assert sum(entry.amount for entry in administration.entries(["user:c"], 0)) == 10
         assert administration.reset("user:c", TESTER) == 10

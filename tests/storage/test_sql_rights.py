@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from typing import NamedTuple
 
 import pytest
 
-from policyd_rate_limit.storage.administration import Hits, Override
+from policyd_rate_limit.storage.administration import AuditEntry, Hits, OriginalEntry, Override
+from policyd_rate_limit.storage.log import audit_trail, hit_history, trails
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.contract import LogError
+from storage.hit_rows import row
 from storage.logs import TIMEOUT, MariadbLogs, PostgresqlLogs, ServerLogs, append, read, record
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -95,6 +98,16 @@ def test_the_rights_that_the_manual_names_suffice(logs: ServerLogs, manual: Manu
     assert hits == [Hits("user:joe", 60, 7, 1_000)]
     log_tables.subtract_hits(log, hits, lambda old_id: f"user:{old_id}", TIMEOUT)
     assert log_tables.hits(log, lambda old_id: f"user:{old_id}") == []
+    log.add_tables()  # they are there
+    now = int(time.time())
+    for _ in range(2):
+        hit_history.add(log, [row("user:joe"), row("user:joe", hour=0)], TIMEOUT)
+        audit_trail.bring(log, [OriginalEntry(9, 1, AuditEntry(1, 0, "w", "f", "a", "s", "", ""))], TIMEOUT)
+    log.write([audit_trail.entering(AuditEntry(0, now, "w", "f", "a", "s", "", ""))], TIMEOUT)
+    assert [[(one.origin, one.hits.hits) for one in page] for page in hit_history.pages(log, 0)] == [[(0, 2)]] * 2
+    assert not trails.clean(log, now, TIMEOUT)
+    assert [[one.hits.hits for one in page] for page in hit_history.pages(log, 0)] == [[2]]
+    assert [one.date for one in audit_trail.latest(log, 0, 9, None, None)] == [now]
     with pytest.raises(LogError, match=manual.denied):
         log._ask("CREATE TABLE another (a int)")
 

@@ -21,23 +21,28 @@ class Said:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
+        self._columns: dict[str, tuple[str, str]] = {}
         self._prefix = settings.get("redis_config", {}).get("prefix", "policyd")
 
     def make(self, name: str, columns: tuple[str, str], said: Mapping[str, str | None]) -> None:
         """The table ``name``, which says the second column of the first."""
-        of, what = columns
+        of, what = self._columns[name] = columns
         if self._settings.get("backend", "sqlite") != "redis":
             self._execute(f"CREATE TABLE {name} ({of} varchar(200) PRIMARY KEY, {what} varchar(200))")
         self.put(name, said)
 
     def put(self, name: str, said: Mapping[str, str | None]) -> None:
-        """From now on it says that, of what it said nothing of before; None: it says nothing of it."""
+        """From now on it says that; None: NULL, or in Redis nothing."""
         if self._settings.get("backend", "sqlite") == "redis":
             with self._redis() as redis:
-                redis.hset(self.hash(name), mapping={value: text for value, text in said.items() if text is not None})
+                for value, text in said.items():
+                    redis.hdel(self.hash(name), value)
+                    if text is not None:
+                        redis.hset(self.hash(name), value, text)
         else:
-            for row in said.items():
-                self._execute(f"INSERT INTO {name} VALUES (%s, %s)", row)
+            for value, text in said.items():
+                self._execute(f"DELETE FROM {name} WHERE {self._columns[name][0]} = %s", (value,))
+                self._execute(f"INSERT INTO {name} VALUES (%s, %s)", (value, text))
 
     def hash(self, name: str) -> str:
         """The key of the table ``name`` in Redis."""

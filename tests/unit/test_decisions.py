@@ -419,6 +419,9 @@ class Met(Keen):
         super().__init__("nobody")
         self.hits: list[tuple[str, str, Limit, str]] = []
 
+    def refused(self, counter: str, limit: Limit) -> bool:
+        return False
+
     def met(self, request: Request, counter: str, limit: Limit, verdict: str) -> None:
         self.hits.append((request.queue_id, counter, limit, verdict))
 

@@ -48,10 +48,10 @@ class NotAnId(ValueError):
 class Desk:
     """What an administrator has before them: ``store``, and the ``rules`` by which the daemons charge.
 
-    ``subjects`` are those of the settings of version 1, whether there is a rule of theirs or not. ``longest`` is the
-    longest window of the configuration (seconds). ``table`` gives the limits that ``sql_limits_by_id`` has for the
-    first of some ids that it knows, None when it knows none of them; it is None where that is not set. ``max_ids``
-    bounds the memory. Whatever asks the store raises StoreError when it does not answer.
+    ``rules`` are known by their names. ``subjects`` are those of the settings of version 1, whether there is a rule of
+    theirs or not. ``longest`` is the longest window of the configuration (seconds). ``table`` gives the limits that
+    ``sql_limits_by_id`` has for the first of some ids that it knows, None when it knows none of them; it is None where
+    that is not set. ``max_ids`` bounds the memory. Whatever asks the store raises StoreError when it does not answer.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Desk:
     ) -> None:
         self.store = store
         self.subjects = subjects
-        self._rules = {rule.name: rule for rule in rules}
+        self.rules = {rule.name: rule for rule in rules}
         self._by_prefix = {rule.prefix: rule for rule in rules}
         self.table = table
         self.tables = tables or {}
@@ -111,7 +111,7 @@ class Desk:
         domain = domain_of(name.partition(":")[2] if name.startswith(("user:", "sender:")) else name)
         found = [
             one.counter(key)
-            for one in self._rules.values()
+            for one in self.rules.values()
             for kind in one.subjects.kinds
             if kind == "server" or (kind in DOMAIN_KINDS and domain)
             for key in one.subjects.keys_of_id("server" if kind == "server" else f"{kind}:{domain}")
@@ -123,7 +123,7 @@ class Desk:
         user = name.partition(":")[2] if name.startswith(("user:", "sender:")) else name
         request = Request("", "", "", user, user, "", user, 0)
         request.facts = Facts(self.store.now())
-        for rule in self._rules.values():
+        for rule in self.rules.values():
             if any(kind.startswith("$") for kind in rule.subjects.kinds):
                 charged = rule.subjects.charged(request)
                 if charged is not None and kind_of(charged.key).startswith("$"):
@@ -131,10 +131,10 @@ class Desk:
 
     def _chosen(self, rule: str | None) -> Sequence[Rule]:
         if rule is None:
-            return tuple(self._rules.values())
-        if rule not in self._rules:
-            raise NotAnId(f"there is no rule {rule}; rules are {', '.join(self._rules)}")
-        return (self._rules[rule],)
+            return tuple(self.rules.values())
+        if rule not in self.rules:
+            raise NotAnId(f"there is no rule {rule}; rules are {', '.join(self.rules)}")
+        return (self.rules[rule],)
 
     def silence_tables(self) -> tuple[str, ...]:
         """Ask no table in the database from now on: they say nothing, as if they were empty. Which these are."""

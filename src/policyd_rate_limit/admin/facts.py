@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.admin.explanation import Skipped
+from policyd_rate_limit.admin.shadow import IN_SHADOW
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import rule_and_key
+from policyd_rate_limit.domain.identity import id_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from policyd_rate_limit.admin.audit import Audit
     from policyd_rate_limit.admin.buckets import Step
     from policyd_rate_limit.admin.desk import InForce
     from policyd_rate_limit.admin.explanation import Applied, Explanation
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.admin.overrides import Overridden
     from policyd_rate_limit.admin.overview import Overview
     from policyd_rate_limit.admin.senders import Sender
+    from policyd_rate_limit.admin.shadow import Shadow
     from policyd_rate_limit.admin.standing import Standing
     from policyd_rate_limit.admin.strangers import Stranger
     from policyd_rate_limit.domain.charge import Usage
@@ -88,6 +92,44 @@ def of_revoked(name: str, ended: Mapping[str, bool]) -> Facts:
 def of_reset(name: str, taken: Mapping[str, int]) -> Facts:
     """How many mails were ``taken`` back of the keys of ``name``."""
     return {"id": name, "reset": [{"key": key, "mails": mails} for key, mails in taken.items()]}
+
+
+def of_shadow(found: Shadow, most: int) -> Facts:
+    """What rules in shadow would have refused; of each ``most`` ids."""
+    return {
+        "since": found.since,
+        "time": found.now,
+        "rules": {
+            rule.name: {
+                "shadow": rule.state == IN_SHADOW,
+                "state": rule.state,
+                "refused": rule.refused,
+                "blocks": rule.blocked,
+                "ids": [
+                    {
+                        "id": id_of_key(rule_and_key(one.key)[1]),
+                        "key": one.key,
+                        "limit": list(one.limit),
+                        "refused": one.refused,
+                        "blocks": one.blocked,
+                        "since": one.first,
+                        "last": one.last,
+                    }
+                    for one in rule.ids[:most]
+                ],
+                "other_ids": {
+                    "ids": len(rule.ids[most:]),
+                    "refused": sum(one.refused for one in rule.ids[most:]) + rule.others,
+                },
+            }
+            for rule in found.rules
+        },
+    }
+
+
+def of_audit(found: Audit) -> Facts:
+    """Who has changed what."""
+    return {"time": found.now, "entries": [entry._asdict() for entry in found.entries]}
 
 
 def of_explanation(stage: str, explanation: Explanation) -> Facts:

@@ -51,7 +51,7 @@ KNOWN_SECONDS = 60
 """How long these are remembered."""
 
 MOST_RECOUNTED = 200
-"""The most ids that are read anew with one look, where the store does not tell what is given back."""
+"""The most ids that are reread with one look, where the store does not tell what is given back."""
 
 TOLD_SECONDS = 0.5
 """How often the first reading tells how far it has come."""
@@ -192,7 +192,7 @@ class Memory:
                     touched[entry.counter] = None
 
     def _recount(self, now: int) -> None:
-        """Read some of those anew that seem to be close: what was given back to them is not told otherwise."""
+        """Reread some of those that seem to be close: what was given back to them is not told otherwise."""
         if not self._recounts:
             return
         keys = list(self._near)[:MOST_RECOUNTED]

@@ -118,7 +118,7 @@ class Watcher:
             except Exception as error:
                 _logger.exception("the store cannot be followed")
                 self._tell(self._picture._replace(failure=repr(error)))
-            # Rather nothing than what was read before: twice as much would have to be held while it is read anew.
+            # Rather nothing than what was read before: twice as much would have to be held while it is reread.
             self._memory = None
             self._pause(RETRY_SECONDS)
 

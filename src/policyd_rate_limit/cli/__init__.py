@@ -33,6 +33,8 @@ COMMANDS = {
     "allow": "allow",
     "block": "block",
     "revoke": "revoke",
+    "shadow": "shadow",
+    "audit": "audit",
     "copy-to": "copy_to",
     "suggest": "suggest",
     "explain": "explain",

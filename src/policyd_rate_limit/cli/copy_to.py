@@ -17,15 +17,16 @@ from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.domain.quantity import quantity
 
 
-@click.command(short_help="Bring counts, overrides and hits into another database.")
+@click.command(short_help="Bring counts, overrides, hits and trails into another database.")
 @click.argument("new", metavar="NEW", type=click.Path(readable=False, path_type=Path))
 @json_option
 @click.pass_obj
 def command(path: Path | None, new: Path, as_json: bool) -> Exit:
-    """Bring the counts, overrides and hits of the database in use into that of another configuration, NEW.
+    """Bring what the database in use holds into that of another configuration, NEW: counts, overrides, hits.
 
-    Daemons may use both meanwhile. What was copied before is not copied again: copy, have all daemons use NEW,
-    copy once more for what the old database was given in between. docs/backup.md says how.
+    The hit history and the audit trail come along. Daemons may use both meanwhile. What was copied before is not
+    copied again: copy, have all daemons use NEW, copy once more for what the old database was given in between.
+    docs/backup.md says how.
 
     Exits with 1 when something is left out: batches that wait in the spool for the old database, ids of more than 300
     characters, whose names Redis does not keep, and what cannot be read or written.
@@ -42,6 +43,8 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
             "overrides": copied.overrides,
             "revoked": copied.revoked,
             "hits": copied.hits,
+            "history": copied.history,
+            "audit": copied.audit,
             "kept_overrides": copied.kept,
             "skipped_ids": copied.skipped,
             "refused": copied.refused,
@@ -53,6 +56,10 @@ def command(path: Path | None, new: Path, as_json: bool) -> Exit:
         if copied.revoked:
             brought.append(f"the end of {quantity(copied.revoked, 'override')}")
         brought.append(quantity(copied.hits, "hit"))
+        if copied.history:
+            brought.append(f"{quantity(copied.history, 'hit')} of the hit history")
+        if copied.audit:
+            brought.append(f"{quantity(copied.audit, 'entry', 'entries')} of the audit trail")
         page = [
             Cell(f"from {backend_of(old).describe()}"),
             Cell(f"to {backend_of(target).describe()}"),

@@ -131,6 +131,8 @@ def command(
         click.echo(text.encode(), nl=False)
     else:
         _tell(suggestion, output)
+    for remark in suggestion.remarks:
+        click.echo(remark, err=True)
     for name, what in damaged.items():
         click.echo(one_line(f"{name}: {what}; what came before counts"), err=True)
     if not suggestion.mails:

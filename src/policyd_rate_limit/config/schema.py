@@ -314,7 +314,7 @@ class Settings(Declared):
         None,
         """
         A file in the format of MaxMind DB (.mmdb), such as that of DB-IP, that has the country of each address, for
-        rules that name country. It is read anew when it is replaced.
+        rules that name country. It is reread when it is replaced.
         """,
         reload=True,
     )
@@ -323,7 +323,7 @@ class Settings(Declared):
         {},
         """
         Lists and mappings that rules ask by $NAME: in place, in a file (file:PATH, an entry or an entry and a text on
-        each line, read anew when it changes), by a query of the database in use (sql:QUERY, with one placeholder), or
+        each line, reread when it changes), by a query of the database in use (sql:QUERY, with one placeholder), or
         in a hash of Redis (redis:HASH).
         """,
         reload=True,

@@ -87,23 +87,66 @@ class Dates:
         self._suffix = b" "
         self._hour = (0, 0, 0, 0)
         self._hour_began = 0.0
+        self._known_hour = b""
+        self._known_hour_began = 0.0
+        self._is_one_hour = False
         self._is_second = False
         self._is_begun = False
 
     def read(self, line: bytes) -> int:
         """The length of the date at the beginning of ``line``, with the space behind it; 0: there is none."""
+        return self._in_known_hour(line) or self._anew(line)
+
+    def _in_known_hour(self, line: bytes) -> int:
+        """Like :meth:`read`, where all but minute and second is as before; 0: it is not, or there is no date."""
+        hour = self._known_hour
+        if not hour or not line.startswith(hour):
+            return 0
+        at = len(hour)
+        digits = line[at : at + 2] + line[at + 3 : at + 5]
+        if line[at + 2 : at + 3] != b":" or len(digits) != 4 or not digits.isdigit():
+            return 0
+        figure = int(digits)
+        minute, second = figure // 100, figure % 100
+        if minute > 59 or second > 59:
+            return 0
+        suffix = self._suffix
+        if self.is_whole:
+            if not line.startswith(suffix, at + 5):
+                return 0
+            self.length = end = at + 5 + len(suffix)
+        else:
+            end = line.find(b" ", at + 6) + 1
+            if end <= 0 or not line.startswith(suffix, end - len(suffix)):
+                return 0
+            self.length = at + 6
+        self.prefix = line[: self.length]
+        self._note(self._known_hour_began + (60 * minute + second))
+        return end
+
+    def _anew(self, line: bytes) -> int:
+        """Like :meth:`read`, whatever was before."""
         found = _DATE.match(line)
         if found is None:
             return 0
+        self._is_one_hour = False
         try:
             seconds, fraction = self._seconds(found)
         except (ValueError, OverflowError):  # the 31st of November
             return 0
         self.is_protocol = found.group(1) is not None
-        self._suffix = line[found.end(fraction) : found.end()] if fraction else b""
         self.is_whole = not fraction
         self.length = found.start(fraction) if fraction else found.end()
         self.prefix = line[: self.length]
+        self._known_hour = b""
+        if self._is_one_hour:
+            is_iso = found.group("iso_year") is not None
+            minute, second = found.span("iso_minute" if is_iso else "minute"), "iso_second" if is_iso else "second"
+            self._known_hour = line[: minute[0]]
+            self._known_hour_began = seconds - 60 * int(line[minute[0] : minute[1]]) - int(found.group(second))
+            self._suffix = line[found.end(fraction or second) : found.end()]
+        elif fraction:
+            self._suffix = line[found.end(fraction) : found.end()]
         self._note(seconds)
         return found.end()
 
@@ -113,11 +156,13 @@ class Dates:
             return self.time
         rest = line[self.length : end]
         if not rest.endswith(self._suffix):  # another zone: the clock was changed
-            if not self.read(line):
+            if not self._anew(line):
                 return self.time
             rest = line[self.length : end]
         digits = rest[: -len(self._suffix)]
-        return self.time + int(digits) / 10 ** len(digits) if digits.isdigit() else self.time
+        if not digits.isdigit():
+            return self.time
+        return self.time + int(digits) / (1e6 if len(digits) == 6 else 10.0 ** len(digits))
 
     def _note(self, seconds: float) -> None:
         """Have ``seconds`` be the time of the line: what lies far beyond the present is no time to be trusted."""
@@ -189,7 +234,8 @@ class Dates:
         if minute > 59 or second > 60:
             raise ValueError(minute)
         key = (year, month, day, hour)
-        if key == self._hour:
+        if key == self._hour and second < 60:
+            self._is_one_hour = True
             self._is_second = False
             return self._hour_began + (60 * minute + second)
         begins = datetime(year, month, day, hour, tzinfo=self._zone)
@@ -201,6 +247,7 @@ class Dates:
             and ends.replace(fold=1).timestamp() == began + 3599
         ):
             self._hour, self._hour_began, self._is_second = key, began, False
+            self._is_one_hour = second < 60
             return began + (60 * minute + second)
         date = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=self._zone)
         first, other = date.timestamp(), date.replace(fold=1).timestamp()
@@ -221,6 +268,7 @@ class Dates:
                 if date.replace(fold=fold).tzname() == zone.decode():
                     return date.replace(fold=fold).timestamp()
             return self._local(year, month, day, hour, minute, second)
+        self._is_one_hour = second < 60
         return datetime(year, month, day, hour, minute, min(second, 59), tzinfo=offset).timestamp()
 
 

@@ -78,6 +78,8 @@ class Lines:
             if prefix and line.startswith(prefix):
                 end = length if is_whole else line.find(b" ", length) + 1
             else:
+                end = 0
+            if end == 0:
                 end = dates.read(line)
                 if end == 0:
                     if not self._without_date(line, until):

@@ -45,7 +45,7 @@ MOST_PROXIED: Final = 10_000
 
 _CLIENT: Final = re.compile(
     rb"([^\[\s]*)\[([^\]]*)\](?::\w+)?(?:, sasl_method=([^,]*))?"
-    rb"(?:, sasl_username=((?:[^,]|,(?! sasl_sender=| orig_queue_id=| orig_client=))*))?(?:, sasl_sender=(.*?))?"
+    rb"(?:, sasl_username=([^,]*(?:,(?! sasl_sender=| orig_queue_id=| orig_client=)[^,]*)*))?(?:, sasl_sender=(.*?))?"
     rb"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=(([^\[\s]*)\[([^\]]*)\](?::\w+)?))?"
 )
 _SIZE: Final = re.compile(rb"(\d+), nrcpt=(\d+) \(queue \w+\)")
@@ -121,7 +121,7 @@ class Traffic:
             mail.is_resent = is_resent
             if mail.held_for:
                 self._held(mail, queue_id, time)
-            if b"." + queue_id + b"@" in mail.message_id:  # nobody else knew the queue id: cleanup has made it
+            if _is_of_cleanup(mail.message_id, queue_id):
                 self._note_name(program.host_bytes, mail.message_id)
 
     def qmgr(self, program: Program, line: bytes, at: int, time: float) -> None:
@@ -226,7 +226,7 @@ class Traffic:
         )
         key = program.scope + queue_id
         # cleanup has given it its Message-ID, and would have given one to what comes back from a filter as well.
-        is_suspect = is_own and not mail.is_handed_back and b"." + queue_id + b"@" in mail.message_id
+        is_suspect = is_own and not mail.is_handed_back and _is_of_cleanup(mail.message_id, queue_id)
         if not is_suspect and not self._wants_recipients:
             self._outgoing.put(complete)
             return
@@ -339,6 +339,11 @@ class Traffic:
                 session=mail.session,
             )
         )
+
+
+def _is_of_cleanup(message_id: bytes, queue_id: bytes) -> bool:
+    """Whether cleanup(8) made ``message_id``: nobody else knew the queue id. In front of a short one is the time."""
+    return message_id.startswith(queue_id + b"@") or b"." + queue_id + b"@" in message_id
 
 
 def _has_recipients(held: Held) -> None:

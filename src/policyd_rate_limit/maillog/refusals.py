@@ -21,15 +21,21 @@ _HEAD: Final = re.compile(
     rb"([A-Z][A-Z-]*) from ([^\[\s]*)\[([^\]]*)\](?::\w+)?: (?:\d{3} )?(?:\d\.\d{1,3}\.\d{1,3} )?"
 )
 _BEGIN: Final = re.compile(rb"; (?:from=<|to=<|proto=)")
-_TAIL: Final = re.compile(
+_FIELDS: Final = (
     rb"; (?:from=<(%(address)s)> ?)?(?:to=<(%(address)s)> ?)?(?:proto=[A-Z]+ ?)?"
     rb"(?:helo=<([^<>]*)> ?)?(?:sasl_username=<([^<>]*)> ?)?(?:[a-z_]+=<[^<>]*> ?)*" % {b"address": _ADDRESS}
 )
+_TAIL: Final = re.compile(_FIELDS)
 _CONTENT: Final = re.compile(rb" from ([^\[\s]*)\[([^\]]*)\](?::\w+)?$")
 _STATUS: Final = re.compile(rb"^\d\.\d{1,3}\.\d{1,3} ")
 _CLOSING: Final = re.compile(rb">(?= [a-z_]+=|$)")
 _REPEATED: Final = re.compile(rb"message repeated (\d{1,9}) times: \[ ?(.*?)\]?")
-_ID: Final = re.compile(rb"([0-9A-Za-z]+): (?:milter-|proxy-)?reject: ")
+_BEGIN_OF_REFUSAL: Final = rb"([0-9A-Za-z]+): (?:milter-|proxy-)?reject: "
+_ID: Final = re.compile(_BEGIN_OF_REFUSAL)
+# Nearly all are so: what follows the first place where the text may end is well-formed.
+_USUAL: Final = re.compile(
+    _BEGIN_OF_REFUSAL + _HEAD.pattern + rb"([^;]*(?:;(?! from=<| to=<| proto=)[^;]*)*)" + _FIELDS
+)
 _HELD: Final = re.compile(rb"([0-9A-Za-z]+): hold: ")
 
 END_OF_MESSAGE: Final = "END-OF-MESSAGE"
@@ -70,6 +76,25 @@ def refusal(message: bytes) -> Refusal | None:
         if repeated is None:
             return None
         times, message = min(int(repeated.group(1)), MOST_REPEATED), repeated.group(2)
+    usual = _USUAL.fullmatch(message)
+    if usual is not None:
+        queue_id, stage, name, address, reply, sender, recipient, helo_name, sasl_username = usual.groups()
+        return Refusal(
+            b"" if queue_id == b"NOQUEUE" else queue_id,
+            _text(stage),
+            _text(name),
+            known_address(_text(address)),
+            _text(reply),
+            _text(sender or b""),
+            _text(recipient or b""),
+            _text(helo_name or b""),
+            _text(sasl_username or b""),
+            times,
+        )
+    return _unusual(message, times)
+
+
+def _unusual(message: bytes, times: int) -> Refusal | None:
     begin = _ID.match(message)
     if begin is None:
         return None

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from policyd_rate_limit.plots import ticks
 from policyd_rate_limit.plots.numbers import grouped, short
-from policyd_rate_limit.plots.plot import CHARACTER, LINE
+from policyd_rate_limit.plots.plot import BOLD, CHARACTER, LINE
 from policyd_rate_limit.plots.svg import element, text
 
 _LEFT: Final = 58.0
@@ -90,7 +90,7 @@ class Axes:
 
     def _stands_left(self, mark: Mark) -> bool:
         """Whether there is no room for the words of ``mark`` to the right of its line."""
-        return self.x(mark.value) + len(_words(mark)) * CHARACTER + 8 > self.width
+        return self.x(mark.value) + len(_words(mark)) * BOLD + 8 > self.width
 
 
 def _words(mark: Mark) -> str:

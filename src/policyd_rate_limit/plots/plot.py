@@ -12,6 +12,9 @@ from policyd_rate_limit.plots.svg import element, escaped, text
 CHARACTER: Final = 7.7
 """How wide a character of a label is, about, in units of the drawing: the style has them 13 units high."""
 
+BOLD: Final = 9.2
+"""The same of a character in bold."""
+
 LINE: Final = 18.0
 """From one line of text to the next."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from policyd_rate_limit.plots.numbers import NARROW_SPACE, grouped, share
-from policyd_rate_limit.plots.plot import CHARACTER, LINE, Plot, Table, nothing, shortened
+from policyd_rate_limit.plots.plot import BOLD, CHARACTER, LINE, Plot, Table, nothing, shortened
 from policyd_rate_limit.plots.svg import element, escaped, text
 
 MOST_SHARE: Final = 2.5
@@ -135,7 +135,9 @@ class Shares(Plot):
 def _scale(left: float, right: float, unit: float, base: float) -> Iterator[str]:
     """Per cent below, and above what stands at 100 of them."""
     at = left + unit
-    yield text("maximum", x=at, y=_TOP - 8, text_anchor="middle", class_="plot-major")
+    is_near_end = at + len("maximum") * BOLD / 2 > right
+    anchor = "end" if is_near_end else "middle"
+    yield text("maximum", x=right if is_near_end else at, y=_TOP - 8, text_anchor=anchor, class_="plot-major")
     yield element("path", d=f"M{left:.1f} {base:.1f}H{right:.1f}", class_="plot-axis")
     for half in range(int((right - left) / unit * 2) + 1):
         x = left + unit * half / 2

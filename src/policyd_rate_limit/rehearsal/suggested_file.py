@@ -46,6 +46,8 @@ def _head(suggestion: Suggestion, zone: tzinfo, now: float) -> Iterator[str]:
     yield from _comment(f"{made}, of {of_what}{_from_to(suggestion, zone)}.")
     yield "# Only what is below is said here: bring it into the configuration that you have, and rehearse that with"
     yield "#   policyd-rate-limit simulate -f FILE LOG..."
+    for remark in suggestion.remarks:
+        yield from _comment(f"{remark[:1].upper()}{remark[1:]}.")
     if suggestion.suspects:
         yield "#"
         number = quantity(len(suggestion.suspects), "account")

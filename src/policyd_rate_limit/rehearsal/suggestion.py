@@ -14,13 +14,14 @@ from statistics import median
 from typing import Final
 
 from policyd_rate_limit.domain.limits import Limit, spell_period
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.rules.attributes import domain_of
 from policyd_rate_limit.plots.histogram import Bin, bins
 from policyd_rate_limit.rehearsal import stolen
 from policyd_rate_limit.rehearsal.observing import DOMAIN, USER, Observation, Observed, Subject
 from policyd_rate_limit.rehearsal.peaks import Peaks, Sent
 from policyd_rate_limit.rehearsal.readable import readable
-from policyd_rate_limit.rehearsal.stolen import Suspect
+from policyd_rate_limit.rehearsal.stolen import LEAST_DAYS, Suspect
 
 SPARE: Final = Fraction("99.9")
 """Per cent of the ids that a maximum spares, before there is room above it."""
@@ -35,6 +36,8 @@ LEAST_MAXIMUM: Final = 5
 
 MOST_OVERRIDES: Final = 300
 """The most ids that go beyond one maximum: where there are more of them it is higher."""
+
+_DAY: Final = 86_400
 
 LEAST_DOMAINS: Final = 2
 """With fewer domains a limit for each would be one for all."""
@@ -101,6 +104,22 @@ class Suggestion:
     ended: float | None
     knows_countries: bool
     forgotten_habits: int
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What makes it less certain than it looks, each a sentence without a full stop."""
+        found = []
+        covered = int(self.ended - self.began) if self.began is not None and self.ended is not None else 0
+        longer = [one for one in (self.rules[0].windows if self.rules else ()) if one.seconds > covered]
+        if longer:
+            periods = ", ".join(spell_period(one.seconds) for one in longer)
+            found.append(f"the log is shorter than {periods}: what is suggested for that may be too low")
+        if self.rules and covered < LEAST_DAYS * _DAY:
+            found.append(f"in less than {LEAST_DAYS} days nobody shows a habit, so that hardly anybody can look stolen")
+        if self.forgotten_habits:
+            often = quantity(self.forgotten_habits, "time", "times")
+            found.append(f"the habits of those users who send least had to be forgotten {often} for want of room")
+        return tuple(found)
 
 
 def suggest(observation: Observation, spare: Fraction = SPARE, room: Fraction = ROOM) -> Suggestion:

@@ -29,6 +29,7 @@ def of_suggestion(
         "rules": {rule.subject.name: _of_rule(rule) for rule in suggestion.rules},
         "stolen": [_of_suspect(suspect) for suspect in suggestion.suspects],
         "log": {**log, "damaged": [{"file": name, "what": what} for name, what in damaged.items()]},
+        "remarks": list(suggestion.remarks),
         "configuration": configuration,
     }
 

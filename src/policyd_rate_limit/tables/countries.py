@@ -1,4 +1,4 @@
-"""Whom rules ask for the country of a client: a file, which is read anew when it is another one."""
+"""Whom rules ask for the country of a client: a file, which is reread when it is another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in files: an entry, or an entry and a text, on each line; read anew when the file changes."""
+"""Tables in files: an entry, or an entry and a text, on each line; reread when the file changes."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ class Connection(H11Protocol):
         if len(self.connections) > MOST_CONNECTIONS:
             silent = [one for one in self.connections if isinstance(one, Connection) and one.is_silent]
             longest = min(silent, key=lambda one: one._since, default=self)
+            self.connections.discard(longest)  # at once: more may come before it is told that it is lost
             longest.transport.abort()
 
     @property

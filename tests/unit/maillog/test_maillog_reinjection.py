@@ -74,11 +74,12 @@ def test_a_resent_mail_is_another_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wants_recipients", [False, True])
 @pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize("made_of", ["20261128120001.4F1AB2C3D5", "4F1AB2C3D5"])  # short ids have the time in front
 def test_mail_without_a_message_id_comes_back_with_one_of_postfix(
-    tmp_path: Path, is_early: bool, wants_recipients: bool
+    tmp_path: Path, made_of: str, is_early: bool, wants_recipients: bool
 ) -> None:
     first = _mail("4F1AB2C3D4", "mx.example.net[198.51.100.1]", "")
-    again = _mail("4F1AB2C3D5", "localhost[127.0.0.1]", "20261128120001.4F1AB2C3D5@mx.example.org")
+    again = _mail("4F1AB2C3D5", "localhost[127.0.0.1]", f"{made_of}@mx.example.org")
     told = (
         "smtp[1]: 4F1AB2C3D4: to=<bob@example.org>, relay=127.0.0.1[127.0.0.1]:10024, delay=0.1, delays=0/0/0/0.1,"
         " dsn=2.0.0, status=sent (250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 4F1AB2C3D5)\n"

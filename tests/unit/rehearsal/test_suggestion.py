@@ -162,6 +162,17 @@ def test_mails_without_a_user_are_limited_by_sender_and_client() -> None:
     check_page(page(suggestion))
 
 
+def test_a_log_that_is_too_short_is_told() -> None:
+    short = learned([mail(0), mail(3700)])
+    assert short.remarks == (
+        "the log is shorter than 1d: what is suggested for that may be too low",
+        "in less than 3 days nobody shows a habit, so that hardly anybody can look stolen",
+    )
+    assert "# The log is shorter than 1d:" in written(short)
+    assert "the log is shorter than 1d" in page(short)
+    assert learned([mail(0), mail(4 * 86_400)]).remarks == ()
+
+
 def test_what_a_limit_refused_then_counts_as_well() -> None:
     accepted = [mail(100 * number, "alice@example.org") for number in range(10)]
     tried = [refusal(3000 + 10 * number, "alice@example.org") for number in range(30)]

@@ -40,7 +40,7 @@ class Listed(Table):
         self._entries = entries
         self._pause = pause
         self._by_kind: dict[str, _Compared] = {}
-        # Whoever makes other rules and whoever reads a file anew are two threads; who finds waits for neither.
+        # Whoever makes other rules and whoever rereads a file are two threads; who finds waits for neither.
         self._changing = threading.Lock()
 
     @property

@@ -1,0 +1,177 @@
+"""The log of a real Postfix tells what mails it took: submitted, local, filtered, bounced, refused."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import subprocess
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from policyd_rate_limit.maillog.mail import Origin
+from policyd_rate_limit.maillog.zones import host_zone
+from support import maillog_model as model
+from support.daemon import free_port
+from support.maillogs import Log
+from support.postfix import PASSWORD, Postfix, write_cf
+from support.programs import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from policyd_rate_limit.maillog.mail import Mail
+
+pytestmark = [
+    pytest.mark.needs_postfix,
+    pytest.mark.needs_root,
+    pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
+]
+
+# A filter that changes nothing: the mail goes straight to the smtpd that takes it back.
+SERVICES = """\
+smtp       unix - - n - - smtp
+xforward   unix - - n - - smtp
+  -o smtp_send_xforward_command=yes
+127.0.0.1:{again} inet n - n - - smtpd
+  -o syslog_name=postfix/again
+  -o mynetworks=127.0.0.0/8
+  -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+127.0.0.1:{filtered} inet n - n - - smtpd
+  -o syslog_name=postfix/filtered
+  -o content_filter=smtp:[127.0.0.1]:{again}
+127.0.0.1:{traced} inet n - n - - smtpd
+  -o syslog_name=postfix/traced
+  -o content_filter=xforward:[127.0.0.1]:{again}
+127.0.0.1:{proxied} inet n - n - - smtpd
+  -o syslog_name=postfix/proxied
+  -o smtpd_proxy_filter=127.0.0.1:{again}
+"""
+REFUSALS = "{{ {{refused@example.net = 450 4.7.1 Too many; mails}} }}"
+PARAMETERS = {
+    "enable_long_queue_ids": "{long}",
+    "transport_maps": "inline:{{ {{bounced.example = error:5.1.1 no such user}} }}",
+    "smtpd_recipient_restrictions": f"check_recipient_access inline:{REFUSALS}",
+    "smtpd_client_port_logging": "{long}",
+}
+
+
+class Site:
+    """A Postfix with filters, and what was sent to it."""
+
+    def __init__(self, postfix: Postfix, ports: dict[str, int]) -> None:
+        self.postfix = postfix
+        self.ports = ports
+
+    def submit(self, port: str, sender: str, *recipients: str, message_id: str = "") -> None:
+        """Submit one mail as alice; refused recipients are left out."""
+        message = EmailMessage()
+        message["From"] = "someone@example.org"
+        if message_id:
+            message["Message-ID"] = message_id
+        message.set_content("Hello")
+        with smtplib.SMTP("127.0.0.1", self.ports[port], local_hostname="laptop.example.org", timeout=60) as connection:
+            connection.login("alice", PASSWORD)
+            connection.sendmail(sender, recipients, message.as_bytes())
+
+    def sendmail(self, sender: str, recipient: str) -> None:
+        subprocess.run(
+            [require("sendmail"), "-C", self.postfix.config, "-f", sender, recipient],
+            input=b"From: root\n\nHello\n",
+            check=True,
+            timeout=60,
+        )
+
+    def log(self, removed: int, seconds: float = 60.0) -> bytes:
+        """What Postfix logged, once so many mails have left its queue."""
+        end = time.monotonic() + seconds
+        path = self.postfix.root / "mail.log"
+        while (so_far := len(re.findall(rb": removed\n", path.read_bytes()))) < removed:
+            assert time.monotonic() < end, f"{so_far} of {removed} removed\n{self.postfix.log_text()}"
+            time.sleep(0.05)
+        return path.read_bytes()
+
+
+def site(long_ids: str) -> Site:
+    ports = {name: free_port() for name in ("again", "filtered", "traced", "proxied")}
+    postfix = Postfix({name: value.format(long=long_ids) for name, value in PARAMETERS.items()})
+    ports["plain"] = postfix.port
+    services = (postfix.config / "master.cf").read_text()
+    write_cf(postfix.config / "master.cf", services + SERVICES.format(**ports))
+    return Site(postfix, ports)
+
+
+def summary(mail: Mail) -> tuple[Any, ...]:
+    """What a mail is to be known by here; the refused one by its reply."""
+    return (
+        mail.origin,
+        mail.service,
+        mail.sasl_username,
+        mail.sender,
+        mail.recipient_count,
+        mail.recipients,
+        mail.reply,
+    )
+
+
+ONE, TWO, REFUSED = "one@example.net", "two@example.net", "refused@example.net"
+AGAIN = (Origin.REINJECTED, "postfix/again/smtpd", "")
+EXPECTED = Counter(
+    [
+        (Origin.SMTP, "postfix/smtpd", "alice", "a@example.org", 2, (ONE, TWO), ""),
+        (Origin.SMTP, "postfix/smtpd", "alice", '"a b"@example.org', 1, (ONE,), ""),
+        (
+            *(Origin.REJECTED, "postfix/smtpd", "alice", '"a b"@example.org', 1, (REFUSED,)),
+            f"<{REFUSED}>: Recipient address rejected: Too many; mails",
+        ),
+        (Origin.SMTP, "postfix/filtered/smtpd", "alice", "f@example.org", 1, (ONE,), ""),
+        (*AGAIN, "f@example.org", 1, (ONE,), ""),
+        (Origin.SMTP, "postfix/filtered/smtpd", "alice", "g@example.org", 1, (ONE,), ""),
+        (*AGAIN, "g@example.org", 1, (ONE,), ""),
+        (Origin.SMTP, "postfix/traced/smtpd", "alice", "t@example.org", 2, (ONE, TWO), ""),
+        (*AGAIN, "t@example.org", 2, (ONE, TWO), ""),
+        (Origin.SMTP, "postfix/proxied/smtpd", "alice", "p@example.org", 1, (ONE,), ""),
+        (Origin.LOCAL, "postfix/pickup", "", "h@example.org", 1, ("gone@bounced.example",), ""),
+        (Origin.INTERNAL, "postfix/cleanup", "", "", 1, ("h@example.org",), ""),
+        (Origin.LOCAL, "postfix/pickup", "", "root@example.org", 1, (ONE,), ""),
+    ]
+)
+
+
+@pytest.mark.parametrize("long_ids", ["yes", "no"])
+def test_what_was_sent_is_what_the_log_tells(tmp_path: Path, long_ids: str) -> None:
+    there = site(long_ids)
+    began = time.time()
+    with there.postfix:
+        there.submit("plain", "a@example.org", ONE, TWO, message_id="<1@example.org>")
+        there.submit("plain", '"a b"@example.org', ONE, REFUSED, message_id="<2@example.org>")
+        there.submit("filtered", "f@example.org", ONE, message_id="<3@example.org>")
+        there.submit("filtered", "g@example.org", ONE)
+        there.submit("traced", "t@example.org", ONE, TWO, message_id="<4@example.org>")
+        there.submit("proxied", "p@example.org", ONE, message_id="<5@example.org>")
+        there.sendmail("h@example.org", "gone@bounced.example")
+        there.sendmail("root@example.org", ONE)
+        data = there.log(removed=12)
+    ended = time.time()
+
+    log = Log(tmp_path, data, wants_recipients=True, now=ended, zone=host_zone())
+    assert Counter(map(summary, log.mails)) == EXPECTED, data.decode()
+    assert all(int(began) <= mail.began <= mail.time <= ended for mail in log.mails)
+    assert log.tally.of_postfix == log.tally.lines == data.count(b"\n")
+    assert (log.tally.unfinished, log.tally.again, log.tally.backwards) == (0, 0, 0)
+
+    lines = [_line(line) for line in data.decode().splitlines()]
+    for form in model.FORMS:  # the same lines, as other programs would have written them
+        same = Log(tmp_path, model.render(lines, form), wants_recipients=True, now=ended)
+        assert Counter(map(summary, same.mails)) == EXPECTED, form
+
+
+def _line(text: str) -> model.Line:
+    """A line of ``maillog_file``; what hour it was is of no interest here."""
+    date, host, tag, message = text[:15], *text[16:].split(" ", 1)[:1], *text[16:].split(" ", 1)[1].split(": ", 1)
+    moment = datetime.strptime(f"2026 {date}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
+    return model.Line(moment.timestamp(), host, tag, message)
