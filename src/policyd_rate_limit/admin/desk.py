@@ -74,11 +74,6 @@ class Desk:
         self.max_ids = max_ids
         self._longest = longest
 
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """Those by which the daemons charge, in their order."""
-        return tuple(self._rules.values())
-
     def keys(self, name: str, rule: str | None = None) -> tuple[str, ...]:
         """The counters that ``name`` stands for, as an administrator writes it; ``rule``: in that rule alone.
 

@@ -38,7 +38,7 @@ async def rules(request: Request, visitor: Visitor) -> Response:
     settings = site.settings()
 
     def look(desk: Desk) -> tuple[int, list[tuple[str, str, bool]]]:
-        words = [(one.name, paragraph(one, settings).partition(": ")[2], one.shadow) for one in desk.rules]
+        words = [(one.name, paragraph(one, settings).partition(": ")[2], one.shadow) for one in desk.rules.values()]
         return desk.store.now(), words
 
     now, words = await site.desks.ask(look)
