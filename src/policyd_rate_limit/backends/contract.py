@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from policyd_rate_limit.config.limits import all_limits
-from policyd_rate_limit.config.schema import STATE_DIRECTORY
+from policyd_rate_limit.config.settings.process import STATE_DIRECTORY
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.storage.engine import spool_file
