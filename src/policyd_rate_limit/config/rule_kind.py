@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from policyd_rate_limit.config.kinds import ACTION, FLAG, SENDER, Fault, Kind, Place, Wrong, without_host_bits
-from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
+from policyd_rate_limit.config.faults import Faults, Hints
+from policyd_rate_limit.config.kinds import ACTION, Fault, Kind, Wrong
+from policyd_rate_limit.config.rule_values import (
+    check_values,
+    parsed_pattern,
+    read_flag,
+    read_notify,
+    read_pattern,
+    read_per_cent,
+    text_of_pattern,
+)
+from policyd_rate_limit.config.rules import Conditions, RuleSettings
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, DISTINCT, MESSAGES, RECIPIENTS, UNITS, attribute_of
 from policyd_rate_limit.domain.limits import (
@@ -19,30 +27,20 @@ from policyd_rate_limit.domain.limits import (
     parse_period,
     spell_period,
 )
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, KINDS, NAME, NUMBER, TIME, VALUE
+from policyd_rate_limit.domain.rules.attributes import KINDS, NAME, TIME
 from policyd_rate_limit.domain.rules.conditions import MOST_CONDITIONS
 from policyd_rate_limit.domain.rules.keys import EXPECTED, TERMS, Key, WrongKey, parse_key
 from policyd_rate_limit.domain.rules.patterns import (
-    EXACT,
     EXPRESSION,
     GLOB,
     HOURS,
     MOST_EXPRESSIONS,
-    Pattern,
-    PatternError,
-    parse_pattern,
 )
 from policyd_rate_limit.domain.rules.tables import attribute_in, kind_of_attribute, table_and_attribute
 from policyd_rate_limit.domain.rules.texts import OF_LIMIT, OF_USE, WrongText, check_text
-from policyd_rate_limit.domain.values import MOST_VALUES
-
-_T = TypeVar("_T")
 
 MOST_RULES: Final = 100
 """The most rules: each of them looks at every mail."""
-
-MOST_NOTIFIED: Final = 20
-"""The most addresses to which one rule tells."""
 
 LONGEST_NAME: Final = 64
 """The most characters of the name of a rule."""
@@ -62,13 +60,8 @@ _WORDS: Final = (
 )
 
 _NAME: Final = re.compile("[a-z][a-z0-9-]*")
-_DATES: Final = re.compile(r"[<>] ?[0-9]+ ?[smhdw]?")
-_PER_CENT: Final = re.compile(r"0{0,9}([1-9][0-9]?) ?%?", re.ASCII)
 _BRACED: Final = re.compile(r"\{[^{}]*\}")
 _IPV6_PREFIX: Final = 64  # a text is a key, or is none, whatever this is
-
-_MOST_HINTS: Final = 20  # since to find the nearest name takes a millisecond
-_LONGEST_WORD: Final = 100
 
 _VARIABLES: Final = (*OF_LIMIT, *OF_USE, *(name for name, kind in KINDS.items() if kind != TIME))
 
@@ -80,7 +73,6 @@ _NAMES: Final = f"a name of a-z, 0-9 and -, of at most {LONGEST_NAME} characters
 _LIMITS: Final = "limits such as 100/1h, [50/mail, 100/1h] or []"
 _OVERRIDES: Final = "a mapping of patterns to limits, such as {'*@example.org': 500/1d}, or $table"
 _CONDITIONS: Final = "a mapping of attributes to patterns, such as {client_address: 192.0.2.0/24}, or a list of such"
-_PATTERN: Final = "a pattern, or a list of them; numbers with a point, true, false, null and NO need quotes"
 _ATTRIBUTE: Final = (
     "an attribute of Postfix's policy protocol, time, country, sasl_domain, sender_domain or recipient_domain"
 )
@@ -99,8 +91,8 @@ def _read(value: object) -> tuple[RuleSettings, ...]:
         raise Wrong(Fault(value))
     if len(value) > MOST_RULES:
         raise Wrong(Fault(len(value), f"at most {MOST_RULES} rules"))
-    faults = _Faults()
-    hints = _Hints()
+    faults = Faults()
+    hints = Hints()
     same: dict[Limits, Limits] = {}
     found = [faults.keep((name,), _rule, name, written, hints, same) for name, written in value.items()]
     faults.end()
@@ -110,45 +102,10 @@ def _read(value: object) -> tuple[RuleSettings, ...]:
 RULES = Kind("a mapping of names to rules, such as {mailbox: {key: sasl_username, limits: 100/1h}}", _read)
 
 
-class _Faults:
-    """Collects what is wrong, so that all of it is told at once."""
-
-    def __init__(self) -> None:
-        self._found: list[Fault] = []
-
-    def keep(self, place: Place, read: Callable[..., _T], *arguments: Any) -> _T | None:
-        """What ``read`` makes of ``arguments``; None where that, which is at ``place``, is wrong."""
-        try:
-            return read(*arguments)
-        except Wrong as wrong:
-            self._found += [fault._replace(place=(*place, *fault.place)) for fault in wrong.faults]
-            return None
-
-    def end(self) -> None:
-        """Raise Wrong where anything was."""
-        if self._found:
-            raise Wrong(*self._found)
-
-
-class _Hints:
-    """Says which name is most likely meant, as long as that takes no time to speak of."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_HINTS
-
-    def nearest(self, expected: str, found: object, known: Iterable[str]) -> str:
-        """``expected``, and which of the ``known`` names ``found`` may be a slip for."""
-        if not self._left or not isinstance(found, str) or not found:
-            return expected
-        self._left -= 1
-        near = get_close_matches(found.lower()[:_LONGEST_WORD], list(known), 1)
-        return f"{expected} (did you mean {near[0]}?)" if near else expected
-
-
-def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]) -> RuleSettings:
+def _rule(name: object, value: object, hints: Hints, same: dict[Limits, Limits]) -> RuleSettings:
     if not isinstance(value, dict):
         raise Wrong(Fault(value, _RULE))
-    faults = _Faults()
+    faults = Faults()
     faults.keep((), _check_name, name)
     for word in value:
         if word not in _WORDS:
@@ -161,10 +118,10 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
     match = faults.keep(("match",), reader.conditions, value["match"]) if "match" in value else ()
     unless = faults.keep(("unless",), reader.conditions, value["unless"]) if "unless" in value else ()
     action = faults.keep(("action",), reader.action, value["action"]) if "action" in value else None
-    warn = faults.keep(("warn",), _per_cent, value["warn"]) if value.get("warn") is not None else 0
+    warn = faults.keep(("warn",), read_per_cent, value["warn"]) if value.get("warn") is not None else 0
     block = faults.keep(("block",), reader.block, value["block"]) if value.get("block") is not None else 0
-    notify = faults.keep(("notify",), _notify, value["notify"]) if value.get("notify") is not None else ()
-    shadow = faults.keep(("shadow",), _flag, value.get("shadow"))
+    notify = faults.keep(("notify",), read_notify, value["notify"]) if value.get("notify") is not None else ()
+    shadow = faults.keep(("shadow",), read_flag, value.get("shadow"))
     faults.end()
     # Of these none is None where nothing is wrong, but for the action.
     return RuleSettings(
@@ -186,7 +143,7 @@ def _rule(name: object, value: object, hints: _Hints, same: dict[Limits, Limits]
 class _Reader:
     """Reads what one rule says; ``key`` and ``count`` are None where they are wrong, which is told by itself."""
 
-    def __init__(self, hints: _Hints, same: dict[Limits, Limits]) -> None:
+    def __init__(self, hints: Hints, same: dict[Limits, Limits]) -> None:
         self.key: Key | None = None
         self.count: str | None = None
         self._hints = hints
@@ -238,7 +195,7 @@ class _Reader:
         except LimitsError as error:
             raise Wrong(Fault(error.value, self._expected_limits(value, error), error.place)) from None
         if self.count is not None and attribute_of(self.count):
-            _check_values(value, limits)
+            check_values(value, limits)
         return self._same.setdefault(limits, limits)
 
     def _expected_limits(self, value: object, error: LimitsError) -> str:
@@ -265,7 +222,7 @@ class _Reader:
             return ()
         found: list[tuple[str, Limits | None]] = []
         if isinstance(value, list | tuple):
-            faults = _Faults()
+            faults = Faults()
             for index, one in enumerate(value):
                 faults.keep((index,), self._add_overrides, one, found)
             faults.end()
@@ -277,7 +234,7 @@ class _Reader:
 
     def _add_overrides(self, value: object, found: list[tuple[str, Limits | None]]) -> None:
         if isinstance(value, str) and value.startswith("$"):
-            pattern = _parsed(value, NAME)
+            pattern = parsed_pattern(value, NAME)
             if pattern.says:
                 raise Wrong(Fault(value, "a table that has the limits, such as $tiers, or {$plan=business: 500/1d}"))
             found.append((value, None))
@@ -288,9 +245,9 @@ class _Reader:
         kind = self.key.compared_as() if self.key is not None else None
         for written, limits in value.items():
             try:
-                text = _text(written)
+                text = text_of_pattern(written)
                 if kind is not None:
-                    self._tried += _parsed(text, kind).how in _TRIED
+                    self._tried += parsed_pattern(text, kind).how in _TRIED
                 found.append((text, self.limits(limits)))
             except Wrong as wrong:
                 faults += wrong.inside(written).faults
@@ -301,7 +258,7 @@ class _Reader:
         """To which mails the rule applies, or does not."""
         found: list[Alternative | None]
         if isinstance(value, list | tuple) and value:
-            faults = _Faults()
+            faults = Faults()
             found = [faults.keep((index,), self._alternative, one) for index, one in enumerate(value)]
             faults.end()
         else:
@@ -315,7 +272,7 @@ class _Reader:
     def _alternative(self, value: object) -> Alternative:
         if not isinstance(value, dict) or not value:
             raise Wrong(Fault(value, _CONDITIONS))
-        faults = _Faults()
+        faults = Faults()
         found = [faults.keep((name,), self._condition, name, patterns) for name, patterns in value.items()]
         faults.end()
         return tuple(one for one in found if one is not None)
@@ -330,11 +287,11 @@ class _Reader:
         self._check_is_known(attribute_in(name))
         kind = kind_of_attribute(name)
         if not isinstance(value, list | tuple):
-            return name, (_pattern(value, kind).text,)
+            return name, (read_pattern(value, kind).text,)
         if not value:
             raise Wrong(Fault(value, "at least one pattern"))
-        faults = _Faults()
-        found = [faults.keep((index,), _pattern, one, kind) for index, one in enumerate(value)]
+        faults = Faults()
+        found = [faults.keep((index,), read_pattern, one, kind) for index, one in enumerate(value)]
         faults.end()
         patterns = [one for one in found if one is not None]
         tried = sum(one.how in _TRIED for one in patterns)
@@ -377,16 +334,7 @@ class _Reader:
         return seconds
 
 
-def _check_values(value: object, limits: Limits) -> None:
-    """Raise Wrong where more different values would have to be remembered than there may be of one counter."""
-    for index, limit in enumerate(limits):
-        if limit.maximum > MOST_VALUES:
-            place = (index,) if isinstance(value, list | tuple) and len(limits) == len(value) else ()
-            expected = f"at most {MOST_VALUES} different values, each of which is remembered"
-            raise Wrong(Fault(limit.maximum, expected, place))
-
-
-def _refuse_word(word: object, hints: _Hints) -> None:
+def _refuse_word(word: object, hints: Hints) -> None:
     raise Wrong(Fault(word, hints.nearest(f"one of {', '.join(_WORDS)}", word, _WORDS)))
 
 
@@ -395,70 +343,3 @@ def _check_name(name: object) -> None:
         raise Wrong(Fault(name, f"another name: {DEFAULT} is the rule of limits, limits_by_id and sql_limits_by_id"))
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise Wrong(Fault(name, _NAMES))
-
-
-def _pattern(value: object, kind: str) -> Pattern:
-    return _parsed(_text(value), kind)
-
-
-def _text(value: object) -> str:
-    """A pattern as text: whole numbers need no quotes."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise Wrong(Fault(value, _PATTERN))
-
-
-def _parsed(text: str, kind: str) -> Pattern:
-    if kind not in (NUMBER, VALUE) and text.startswith(("<", ">")) and _DATES.fullmatch(text):
-        raise Wrong(Fault(text, "an age of a date that a table says alone, as in {$created(sasl_username): '<7d'}"))
-    try:
-        pattern = parse_pattern(text, kind)
-    except PatternError as error:
-        if kind == ADDRESS:
-            without_host_bits(text)
-        raise Wrong(Fault(error.value, error.expected)) from None
-    if pattern.how == EXACT and kind == TIME:
-        raise Wrong(Fault(text, "hours such as 22:00-06:00"))
-    if pattern.how == EXACT and kind == COUNTRY and text and not re.fullmatch("[A-Za-z]{2}", text):
-        raise Wrong(Fault(text, "two letters of ISO 3166, such as DE, a glob or an expression between slashes"))
-    if pattern.how == EXACT and kind == NUMBER and text and not (text.isascii() and text.isdigit()):
-        raise Wrong(Fault(text, "a number, a glob or an expression between slashes"))
-    return pattern
-
-
-def _per_cent(value: object) -> int:
-    """From 1 to 99, with or without the sign."""
-    text = value if isinstance(value, str) else str(value)
-    found = _PER_CENT.fullmatch(text.strip())
-    if found is None or isinstance(value, bool):
-        raise Wrong(Fault(value, "per cent of a limit from 1 to 99, such as 80 or 80%"))
-    return int(found[1])
-
-
-def _notify(value: object) -> tuple[str, ...]:
-    """Who is told: addresses, and the word for the user."""
-    if not isinstance(value, list | tuple):
-        return (_address(value),)
-    if not 1 <= len(value) <= MOST_NOTIFIED:
-        raise Wrong(Fault(value if not value else len(value), f"from 1 to {MOST_NOTIFIED} mail addresses, or {USER}"))
-    faults = _Faults()
-    found = [faults.keep((index,), _address, one) for index, one in enumerate(value)]
-    faults.end()
-    return tuple(dict.fromkeys(one for one in found if one is not None))
-
-
-def _address(value: object) -> str:
-    try:
-        return str(SENDER.read(value)).strip()
-    except Wrong:
-        expected = f"a mail address, such as abuse@example.org, or {USER}, who is the SASL user"
-        raise Wrong(Fault(value, expected)) from None
-
-
-def _flag(value: object) -> bool:
-    try:
-        return bool(FLAG.read(value))
-    except Wrong:
-        raise Wrong(Fault(value, FLAG.expected)) from None
