@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from policyd_rate_limit.cli.mail_logs import HostZone
 from policyd_rate_limit.maillog.mail import Origin
-from policyd_rate_limit.maillog.zones import host_zone
 from support import maillog_model as model
 from support.daemon import free_port
 from support.maillogs import Log
@@ -158,7 +158,7 @@ def test_what_was_sent_is_what_the_log_tells(tmp_path: Path, long_ids: str) -> N
         data = there.log(removed=12)
     ended = time.time()
 
-    log = Log(tmp_path, data, wants_recipients=True, now=ended, zone=host_zone())
+    log = Log(tmp_path, data, wants_recipients=True, now=ended, zone=HostZone())
     assert Counter(map(summary, log.mails)) == EXPECTED, data.decode()
     assert all(int(began) <= mail.began <= mail.time <= ended for mail in log.mails)
     assert log.tally.of_postfix == log.tally.lines == data.count(b"\n")

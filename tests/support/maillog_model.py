@@ -191,6 +191,7 @@ def _fields(line: Line, message: object) -> dict[str, object]:
         "__REALTIME_TIMESTAMP": str(round(line.time * 1e6)),
         "_HOSTNAME": line.host,
         "SYSLOG_IDENTIFIER": line.tag.partition("[")[0],
+        "SYSLOG_PID": line.tag.partition("[")[2].rstrip("]"),
         "MESSAGE": message,
         "PRIORITY": "6",
     }

@@ -14,14 +14,18 @@ MOST_ENTRY_BYTES: Final = 1 << 20
 """Of one entry; of a larger one nothing is read."""
 
 _SIZE_BYTES: Final = 8
+_KEPT: Final = frozenset(
+    (b"MESSAGE", b"_HOSTNAME", b"SYSLOG_IDENTIFIER", b"SYSLOG_PID", b"_COMM", b"_PID", b"__REALTIME_TIMESTAMP")
+)
 
 
 class Entry(NamedTuple):
-    """One entry: ``time`` in Unix seconds, ``host`` and ``tag`` as syslog would have them, and the message."""
+    """One entry: ``time`` in Unix seconds, host, tag and process id as syslog would have them, and the message."""
 
     time: float
     host: bytes
     tag: bytes
+    process: bytes
     message: bytes
 
 
@@ -31,7 +35,9 @@ def json_entry(members: dict[str, object]) -> Entry | None:
     if not isinstance(stamp, str) or not stamp.isdecimal():
         return None
     tag = members.get("SYSLOG_IDENTIFIER") or members.get("_COMM")
-    return Entry(int(stamp) / 1e6, _bytes(members.get("_HOSTNAME")), _bytes(tag), _bytes(members.get("MESSAGE")))
+    process = members.get("SYSLOG_PID") or members.get("_PID")
+    host, message = members.get("_HOSTNAME"), members.get("MESSAGE")
+    return Entry(int(stamp) / 1e6, _bytes(host), _bytes(tag), _bytes(process), _bytes(message))
 
 
 def json_members(line: bytes) -> dict[str, object] | None:
@@ -119,7 +125,7 @@ class Export:
         return entries
 
     def _keep(self, name: bytes, value: bytes) -> None:
-        if name in (b"MESSAGE", b"_HOSTNAME", b"SYSLOG_IDENTIFIER", b"_COMM", b"__REALTIME_TIMESTAMP"):
+        if name in _KEPT:
             self._fields.setdefault(name, value)
 
     def _end_entry(self, entries: list[Entry]) -> None:
@@ -128,6 +134,8 @@ class Export:
         stamp = fields.get(b"__REALTIME_TIMESTAMP", b"")
         if stamp.isdigit() and not is_too_large:
             tag = fields.get(b"SYSLOG_IDENTIFIER") or fields.get(b"_COMM", b"")
-            entries.append(Entry(int(stamp) / 1e6, fields.get(b"_HOSTNAME", b""), tag, fields.get(b"MESSAGE", b"")))
+            process = fields.get(b"SYSLOG_PID") or fields.get(b"_PID", b"")
+            host, message = fields.get(b"_HOSTNAME", b""), fields.get(b"MESSAGE", b"")
+            entries.append(Entry(int(stamp) / 1e6, host, tag, process, message))
         elif fields or is_too_large:
             self.not_understood += 1

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, final
 
 from policyd_rate_limit.maillog.decisions import decided
-from policyd_rate_limit.maillog.journal import json_entry, json_members
+from policyd_rate_limit.maillog.journal import Entry, json_entry, json_members
 from policyd_rate_limit.maillog.programs import (
     CLEANUP,
     DAEMON,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # RFC 5424, section 6: host, program, process and message ids, structured data.
 _PROTOCOL: Final = re.compile(
-    rb"(\S+) (\S+) \S+ \S+ (?:-|(?:\[(?:[^\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)"
+    rb"(\S+) (\S+) (\S+) \S+ (?:-|(?:\[(?:[^\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)"
 )
 _CONNECT: Final = b"connect from "
 _FIRST_LETTER: Final = 97
@@ -90,7 +90,7 @@ class Lines:
                 prefix, length, is_whole = dates.prefix, dates.length, dates.is_whole
             if dates.is_protocol:
                 found = _PROTOCOL.match(line, end)
-                program = programs.named(found.group(1), found.group(2)) if found is not None else None
+                program = programs.named(*found.groups()) if found is not None else None
                 at = found.end() if found is not None else 0
             else:
                 colon = line.find(b": ", end)
@@ -124,11 +124,12 @@ class Lines:
         tally.lines += of_postfix + of_daemon + others
         return index
 
-    def entry(self, host: bytes, tag: bytes, message: bytes, time: float, until: float) -> bool:
-        """An entry of the journal, at ``time``; whether it was read: it is not later than ``until``."""
-        program = self._programs.named(host, tag)
+    def entry(self, entry: Entry, until: float) -> bool:
+        """An entry of the journal; whether it was read: it is not later than ``until``."""
+        message = entry.message
+        program = self._programs.named(entry.host, entry.tag, entry.process)
         kind = program.kind
-        if kind > POSTFIX and not self._advance(time, until):
+        if kind > POSTFIX and not self._advance(entry.time, until):
             return False
         self._tally.lines += 1
         if kind == OTHER:
@@ -193,10 +194,10 @@ class Lines:
         if members is not None:
             entry = json_entry(members)
             if entry is not None:
-                return self.entry(entry.host, entry.tag, entry.message, entry.time, until)
+                return self.entry(entry, until)
             time = _own_time(members)
             if time is not None:
-                return self.entry(b"", NAME, line, time, until)
+                return self.entry(Entry(time, b"", NAME, b"", line), until)
         self._tally.lines += 1
         self._tally.not_understood += 1
         return True

@@ -110,7 +110,8 @@ class Programs:
         self.known[header] = program
         return program
 
-    def named(self, host: bytes, tag: bytes) -> Program:
-        """The program that logs as ``tag`` on ``host``."""
-        program = self.of(host.replace(b" ", b"_") + b" " + tag.replace(b" ", b"_"))
+    def named(self, host: bytes, tag: bytes, process: bytes) -> Program:
+        """The program that logs as ``tag`` on ``host``; ``process``: its id, empty where that is not known."""
+        header = host.replace(b" ", b"_") + b" " + tag.replace(b" ", b"_")
+        program = self.of(header + b"[" + process + b"]" if process.isdigit() else header)
         return program if program is not None else Program(host, tag)

@@ -40,10 +40,22 @@ def read(
     without one. ``tally``: is told what was read, and what could not be. ``progress``: is called with the bytes that
     were read and those that there are, as they are stored, 0 where that is not known.
 
+    One that begins as another is the same, such as a compressed copy: it is left out, and told of as damaged.
+
     Raises MailLogError, before anything is read, where one cannot be opened.
     """
     block_bytes = min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, BLOCKS_BYTES // max(len(paths), 1)))
-    sources = [Source(path, zone=zone, now=now, block_bytes=block_bytes) for path in paths]
+    sources: list[Source] = []
+    begin: dict[bytes, str] = {}
+    for path in paths:
+        source = Source(path, zone=zone, now=now, block_bytes=block_bytes)
+        if source.beginning in begin:
+            source.close()
+            tally.damaged.append((source.name, f"it begins as {begin[source.beginning]} does, and is not read"))
+            continue
+        if source.beginning:
+            begin[source.beginning] = source.name
+        sources.append(source)
     return _read(sources, wants_recipients, tally, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final, final
 
 from policyd_rate_limit.maillog.dates import Dates
@@ -32,7 +33,8 @@ class Source:
 
     ``zone``: of dates without one. ``now``: after which no log was written. ``block_bytes`` are read at once. Raises
     MailLogError where it cannot be read. ``until``: up to when it is to be read. ``name``: of the log. ``position``,
-    ``size``: how many of its bytes were read, and how many there are; 0 of a pipe.
+    ``size``: how many of its bytes were read, and how many there are; 0 of a pipe. ``beginning``: a digest of what it
+    begins with, empty of an empty one.
     """
 
     def __init__(self, path: Path | str, *, zone: tzinfo, now: float, block_bytes: int) -> None:
@@ -49,12 +51,18 @@ class Source:
         while len(first) < LOOKED_AT_BYTES and (more := next(blocks, b"")):
             first += more
         self._blocks = _with(first, blocks)
+        self.beginning = hashlib.blake2b(first[:LOOKED_AT_BYTES], digest_size=16).digest() if first else b""
         self._is_export = first.startswith(EXPORT_BEGINS)
         self.next_time = self._first_time(first)
         self.until = float("-inf")
         if written is not None:  # a pipe cannot be opened again; many files need not be open at a time
             self._file.close()
             self._file = None
+
+    def close(self) -> None:
+        """Let go of it, where it was not read."""
+        if self._file is not None:
+            self._file.close()
 
     def read(self, traffic: Traffic, outgoing: Outgoing, tally: Tally) -> Generator[None, None, None]:
         """Read it all, as far as ``until`` says; yields after each block, and where the next line is later."""
@@ -92,7 +100,7 @@ class Source:
 
     def _entries(self, entries: list[Entry], lines: Lines) -> Iterator[None]:
         for entry in entries:
-            while not lines.entry(entry.host, entry.tag, entry.message, entry.time, self.until):
+            while not lines.entry(entry, self.until):
                 self._note(lines)
                 yield
         self._note(lines)

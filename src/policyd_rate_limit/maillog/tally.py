@@ -36,7 +36,8 @@ class Tally:
     ``backwards``
         How often the clock of a log stepped back, or far beyond the present.
     ``damaged``
-        Name of each file that ends early or is damaged, and what is wrong with it. What came before was read.
+        Name of each file that ends early or is damaged, and what is wrong with it. What came before was read. So is
+        a copy of another one, of which nothing is.
     """
 
     lines: int = 0

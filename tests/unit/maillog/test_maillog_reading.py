@@ -203,6 +203,14 @@ def test_rotated_files_follow_one_another_in_any_order(tmp_path: Path, order: tu
     assert log.read == SHOWN.mails
 
 
+def test_a_copy_of_a_log_is_read_once_and_told(tmp_path: Path) -> None:
+    text = model.render(SHOWN.lines, model.syslog)
+
+    log = Log(tmp_path, text, gzip.compress(text), b"", b"", wants_recipients=True)
+    assert log.read == SHOWN.mails
+    assert log.tally.damaged == [(str(tmp_path / "log-1"), f"it begins as {tmp_path / 'log-0'} does, and is not read")]
+
+
 @given(seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=20)
 def test_logs_of_several_hosts_are_in_one_order_of_time(directory: Path, seed: int, data: st.DataObject) -> None:

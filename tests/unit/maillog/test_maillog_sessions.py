@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from support import maillog_model as model
 from support.maillogs import Log, syslog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 REFUSED = "NOQUEUE: reject: RCPT from c.example[192.0.2.7]: 450 4.7.1 <bob@example.net>: Recipient address rejected: no; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<c>"
@@ -33,6 +37,18 @@ def test_a_session_is_one_connection_to_one_process(tmp_path: Path) -> None:
 def test_without_the_beginning_of_a_session_it_is_not_known(tmp_path: Path) -> None:
     without = "".join(line for line in LINES.splitlines(keepends=True) if " connect from" not in line)
     assert {one.session for one in Log(tmp_path, syslog(without)).mails} == {0}
+
+
+@pytest.mark.parametrize("form", model.FORMS)
+def test_sessions_are_known_from_every_form(tmp_path: Path, form: Callable[[model.Line], bytes]) -> None:
+    lines = [
+        model.Line(model.STARTS, "mx", f"postfix/{tag}", message)
+        for tag, _, message in (line.strip().partition(": ") for line in LINES.strip().splitlines())
+    ]
+
+    one, two, mail, later = (one.session for one in Log(tmp_path, model.render(lines, form)).mails)
+    assert one == mail
+    assert len({one, two, later} - {0}) == 3
 
 
 def test_without_process_ids_no_session_is_known(tmp_path: Path) -> None:
