@@ -25,6 +25,7 @@ from policyd_rate_limit.maillog.mail import Origin
 from policyd_rate_limit.maillog.reading import read
 from policyd_rate_limit.maillog.tally import Tally
 from support import maillog_model as model
+from support.examples import examples
 from support.maillogs import NOW, Log, moment, syslog
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("form", model.FORMS)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_what_happened_is_read_back_from_every_form(
     directory: Path, form: Callable[[model.Line], bytes], seed: int
 ) -> None:
@@ -63,7 +64,7 @@ def test_what_happened_is_read_back_from_every_form(
 
 
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_garbage_anywhere_costs_what_it_damages_alone(directory: Path, seed: int, data: st.DataObject) -> None:
     """Lines of garbage between the others cost nothing, and are counted."""
     form = data.draw(st.sampled_from([form for form in model.FORMS if form is not model.journal_export]))
@@ -82,7 +83,7 @@ def test_garbage_anywhere_costs_what_it_damages_alone(directory: Path, seed: int
 
 
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_log_may_be_cut_and_changed_anywhere(directory: Path, seed: int, data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(model.FORMS))
     whole = model.traffic(seed, 10, is_exact=form in model.EXACT_FORMS)
@@ -212,7 +213,7 @@ def test_a_copy_of_a_log_is_read_once_and_told(tmp_path: Path) -> None:
 
 
 @given(seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_logs_of_several_hosts_are_in_one_order_of_time(directory: Path, seed: int, data: st.DataObject) -> None:
     forms = [data.draw(st.sampled_from(model.EXACT_FORMS)) for _ in range(3)]
     # The same seed: the same queue ids on each host.
