@@ -9,7 +9,7 @@ import pytest
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.engine import aside as aside_module
-from policyd_rate_limit.storage.engine.aside import Aside
+from policyd_rate_limit.storage.engine.aside import LONGEST_NAME, Aside
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import OVERHEAD, Record, pack
 from storage.daemon import spool_files
@@ -19,11 +19,17 @@ REASONS = {"user:a": "a trigger"}
 
 
 @pytest.fixture
-def kept(tmp_path: pathlib.Path, clock: Clock) -> Aside:
+def monotonic() -> Clock:
+    """What says when it is offered again."""
+    return Clock(0.0)
+
+
+@pytest.fixture
+def kept(tmp_path: pathlib.Path, clock: Clock, monotonic: Clock) -> Aside:
     """Nothing yet, with a disk that has room."""
     memory = new_memory(clock)
     memory.advance()
-    return Aside(memory, lambda size: SpoolFile.create(tmp_path, "db", max(size, 1 << 16)), Clock(0.0))
+    return Aside(memory, lambda size: SpoolFile.create(tmp_path, "db", max(size, 1 << 16)), monotonic)
 
 
 def record(number: int) -> Record:
@@ -54,6 +60,25 @@ def test_all_of_the_room_is_used(kept: Aside, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(aside_module, "ASIDE_BYTES", size)
     assert kept.keep([record(1)], REASONS, required=False)
     kept.close()
+
+
+def test_what_was_refused_is_not_offered_again_at_once(kept: Aside, monotonic: Clock) -> None:
+    """Somebody has to mend the database first."""
+    kept.take(Refused([], [record(1)], REASONS), [])
+    assert kept.records == [record(1)]
+    is_due_at_once = kept.is_due
+    monotonic.now += HOUR
+    assert (is_due_at_once, kept.is_due) == (False, True)
+    kept.close()
+
+
+@pytest.mark.parametrize(("longer", "shown"), [(0, ""), (1, "...")])
+def test_a_counter_is_named_as_far_as_a_line_of_the_log_goes(
+    kept: Aside, caplog: pytest.LogCaptureFixture, longer: int, shown: str
+) -> None:
+    name = "user:" + "x" * (LONGEST_NAME - 5)
+    assert kept.keep([], {name + "x" * longer: "a trigger"}, required=True)
+    assert f" {name}{shown}: a trigger;" in caplog.text
 
 
 def test_an_offer_that_is_refused_again_leaves_the_file(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import pathlib
 import struct
 import zlib
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -64,6 +66,45 @@ def test_the_file_has_its_full_size_from_the_start(tmp_path: pathlib.Path) -> No
     status = spool_file.path.stat()
     assert (status.st_size, status.st_blocks, status.st_mode & 0o777) == (SIZE, blocks, 0o600)
     spool_file.close()
+
+
+def test_a_daemon_that_dies_while_it_makes_a_spool_file_leaves_none_that_is_damaged(tmp_path: pathlib.Path) -> None:
+    """What is there when room is asked for, and when that was given, is an empty one."""
+    left = tmp_path / f"{NAME}-7.journal"
+    reserve = os.posix_fallocate
+
+    def dies(descriptor: int, at: int, size: int) -> None:
+        left.write_bytes(spool_file_at(descriptor))
+        assert (reopened(tmp_path), damage_of(left)) == ([], "")
+        reserve(descriptor, at, size)
+        left.write_bytes(spool_file_at(descriptor))
+        assert (reopened(tmp_path), damage_of(left)) == ([], "")
+
+    with mock.patch.object(os, "posix_fallocate", dies):
+        SpoolFile.create(tmp_path, NAME, SIZE).close()
+
+
+def spool_file_at(descriptor: int) -> bytes:
+    """All that is in the file."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def damage_of(path: pathlib.Path) -> str:
+    """What is said to be missing in the spool file."""
+    spool_file = next(one for one in SpoolFile.adopt(path.parent, NAME) if one.path == path)
+    spool_file.read()
+    spool_file.close()
+    return spool_file.damage
+
+
+def test_what_the_system_writes_in_parts_is_whole(tmp_path: pathlib.Path) -> None:
+    """As it may where a disk is nearly full, or a signal comes."""
+    write = os.pwrite
+    with mock.patch.object(os, "pwrite", lambda descriptor, data, at: write(descriptor, data[:7], at)):
+        spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+        spool_file.extend([record(1), record(2)])
+        spool_file.close()
+    assert reopened(tmp_path) == [record(1), record(2)]
 
 
 def test_nobody_adopts_a_spool_file_that_is_held(tmp_path: pathlib.Path) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from policyd_rate_limit.storage.log.sqlite import examiner as sqlite_examiner
+from policyd_rate_limit.storage.log.sqlite.checkpoint import CHECKPOINT_BYTES, Checkpointer
 from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
 from storage.daemon import LIMIT, Daemon, ask, found
 from storage.stores import Clock, SqliteDatabase, admitted, demand
+from support.wait import wait_until
 
 PAGE = 4096
 
@@ -78,6 +80,9 @@ def test_a_row_that_was_odd_before_is_no_damage(filled: SqliteDatabase) -> None:
     for _ in range(2):
         examiner.examine(200)
         assert examiner.damage == ""
+    text_of_a_row(filled.path)
+    examiner.examine(200)
+    assert examiner.damage == "1 rows of policyd_batch were overwritten"
 
 
 def test_what_is_not_there_is_not_made(tmp_path: pathlib.Path) -> None:
@@ -116,6 +121,42 @@ def test_it_is_examined_where_there_is_a_reason(filled: SqliteDatabase, monkeypa
     os.utime(filled.path)
     monkeypatch.setattr(sqlite_examiner, "SOON", 1_000.0)
     assert not looked(examiner)
+
+
+def test_it_is_examined_now_and_then_where_it_grows(
+    sqlite: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any reason: as often as something was committed meanwhile, and no oftener."""
+    monkeypatch.setattr(sqlite_examiner, "LATER", 0.0)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_LATER", 0)
+    with contextlib.closing(sqlite.store(clock)) as store:
+        admitted(store, demand("user:a"))
+        examiner = Examiner(sqlite.path)
+        examiner.explain()
+        examiner._suspect_cuts()
+        examiner._has_reason = False
+        assert looked(examiner)
+        assert not looked(examiner)
+        admitted(store, demand("user:a"))
+        assert looked(examiner)
+
+
+def test_a_write_of_somebody_else_is_noticed_though_a_checkpoint_follows(
+    filled: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is our own doing, and changes the file as well."""
+    monkeypatch.setattr(sqlite_examiner, "SOON", 0.0)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_SOON", 0)
+    examiner = Examiner(filled.path)
+    checkpointer = Checkpointer(filled.path, examiner)
+    for is_touched in (False, True):
+        examiner.explain()
+        if is_touched:
+            os.utime(filled.path, (1, 1))
+        checkpointer.written(CHECKPOINT_BYTES)
+        wait_until(checkpointer.has_ended, "a checkpoint has ended")
+        assert looked(examiner) == is_touched
+    checkpointer.stop()
 
 
 def log_overwritten(log: pathlib.Path) -> None:

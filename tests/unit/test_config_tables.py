@@ -44,6 +44,12 @@ def test_lists_and_mappings_keep_their_order_and_the_text_that_stands_in_the_fil
     )
 
 
+def test_a_name_may_be_as_long_as_it_is_said(load: Load) -> None:
+    name = "x" * LONGEST_NAME
+    (table,) = load(f"{PERSON.replace('$t', '$' + name)}tables: {{{name}: [a]}}\n").settings.tables
+    assert table.name == name
+
+
 def test_a_conf_file_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "x.conf"
     rules = "rules = {'x': {'key': 'sasl_username', 'limits': '1/1h', 'unless': {'sasl_username': ['$t', '$u']}}}\n"

@@ -6,6 +6,7 @@ import pytest
 
 from policyd_rate_limit.storage.engine.pacing import (
     DISTANCE_SECONDS,
+    LEAST_CLIENTS,
     PERIOD_SECONDS,
     Pace,
 )
@@ -40,6 +41,8 @@ def test_batches_of_many_clients_keep_a_distance() -> None:
 
 
 def test_half_of_the_clients_are_enough() -> None:
+    pace, now = busy(LEAST_CLIENTS)
+    assert pace.enough == LEAST_CLIENTS // 2
     pace, now = busy(40)
     assert pace.enough == 20
     assert pace.delay(now, 20) <= 0

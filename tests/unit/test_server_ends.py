@@ -228,6 +228,18 @@ async def test_connections_that_come_with_the_end_are_closed(caplog: pytest.LogC
     assert not messages(caplog)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # uvloop leaves its own handle open
+async def test_a_connection_that_is_gone_before_it_is_served_has_no_place() -> None:
+    async with serving() as served:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            served.server._admit(ours)
+            assert served.server.connections == 1
+            ours.close()
+            await served.settled()
+            assert served.server.connections == 0
+
+
 @pytest.mark.parametrize("error", [OSError("not connected"), ValueError("no such descriptor")])
 async def test_a_connection_that_is_gone_when_it_is_taken_on_is_closed(error: Exception) -> None:
     """And the next is taken on."""

@@ -311,6 +311,7 @@ async def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
             await client.end()
         await stopping
         assert not served.connections
+        assert not served.service.given_up
 
 
 async def test_what_waits_is_bounded_in_all_and_the_greediest_end(
@@ -391,6 +392,24 @@ async def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loo
             await asyncio.sleep(0)
             most = max(most, len(taken))
         assert 1 <= most <= 2  # 16 turns of those who ask
+
+
+async def test_all_turns_of_a_turn_of_the_loop_are_for_those_who_ask(
+    monkeypatch: pytest.MonkeyPatch, peers_: Peers
+) -> None:
+    monkeypatch.setattr(turns_module, "MAX_IN_FLIGHT", 16)
+
+    async with serving() as served:
+        served.service.at_once = lambda name: name
+        clients = await peers_.connect(served, "postfix", 12)
+        for client in clients:
+            await client.ask("a", "b")
+        most = before = 0
+        while len(served.service.asked) < 24:
+            before = len(served.service.asked)
+            await asyncio.sleep(0)
+            most = max(most, len(served.service.asked) - before)
+        assert most > 8
 
 
 @pytest.mark.parametrize(

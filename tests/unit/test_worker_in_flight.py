@@ -16,8 +16,8 @@ from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.engine.pacing import Pace
-from support.callbacks import Finishing
-from support.feeding import RARELY, FedWorker
+from support.callbacks import Concluding, Finishing
+from support.feeding import RARELY, FedWorker, demand
 from support.wait import PATIENCE, until
 
 MOST_IN_FLIGHT = 2
@@ -133,6 +133,7 @@ async def working() -> AsyncIterator[WorkerWithBatchesInFlight]:
         await until(lambda: not fed.worker._running)
         yield fed
         await fed.worker.stop()
+        assert not asyncio.get_running_loop().remove_reader(store.ours)  # whose number another may have soon
         assert store.calls[-1] == "close"
         assert all(result == Verdict((number,)) for number, result in fed.results)
 
@@ -189,6 +190,19 @@ async def test_few_go_once_the_many_before_them_are_answered() -> None:
         await until(lambda: fed.store.batches == [[1, 2, 3], [4]])
         fed.store.answer()
         await until(lambda: fed.answered == [1, 2, 3, 4])
+
+
+async def test_few_wait_for_those_who_ask_again() -> None:
+    """Who has just been answered is there a moment later, and goes with them."""
+    async with working() as fed:
+        fed.worker.submit(demand(1), Concluding(lambda _verdict: fed.submit(5)))
+        await fed.submit_at_once(2, 3)
+        await fed.submit_at_once(4)
+        fed.store.answer()
+        await until(lambda: len(fed.store.batches) == 2)
+        assert fed.store.batches == [[1, 2, 3], [4, 5]]
+        fed.store.answer()
+        await until(lambda: fed.answered == [2, 3, 4, 5])
 
 
 async def test_half_of_a_batch_is_enough_where_another_may_be_beside_it() -> None:

@@ -598,6 +598,12 @@ def test_an_entry_of_nothing_changes_nothing_but_is_remembered() -> None:
     assert ledger.decide(demand_of(charge(1), "m", "b"), []) == Verdict((0,))
 
 
+def test_a_mail_is_not_remembered_for_an_old_entry_of_nothing() -> None:
+    """Or a part that comes again when all else of its mail is forgotten would cost nothing."""
+    ledger = rebuilt([Entry("k", 0, int(T0) - REMEMBERED_SECONDS, "m", "b")], T0)
+    assert len(ledger.mails) == 0
+
+
 def test_clear_forgets_everything() -> None:
     entries: list[Entry] = []
     ledger = rebuilt(entries, T0)

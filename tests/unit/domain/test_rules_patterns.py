@@ -214,6 +214,12 @@ def test_the_first_network_hits(texts: list[str], value: str) -> None:
         assert made.first_network(parse_network(value)) == next(holding, -1)
 
 
+def test_of_networks_within_each_other_the_first_hits_whichever_is_narrower() -> None:
+    assert first(["192.0.2.0/24", "192.0.2.0/25", "192.0.2.1"], "192.0.2.1", ADDRESS) == 0
+    assert first(["192.0.2.1", "192.0.2.0/25", "192.0.2.0/24"], "192.0.2.1", ADDRESS) == 0
+    assert first(["192.0.2.1", "192.0.2.0/24", "192.0.2.0/25"], "192.0.2.2", ADDRESS) == 1
+
+
 def test_networks_match_expressions_as_addresses_do() -> None:
     made = Patterns([parse_pattern(text, ADDRESS) for text in ("/^192\\./", "192.0.2.0/24", "/^2001:db8:/")], ADDRESS)
     assert made.first_network(parse_network("192.0.2.0/24")) == 0

@@ -417,6 +417,7 @@ def test_a_key_asks_about_attributes_alone() -> None:
         ("business", RECIPIENTS, None),
         ("", RECIPIENTS, None),
         ("1/1h" + " " * LONGEST_LIMITS, RECIPIENTS, None),
+        ("5/3600" + " " * (LONGEST_LIMITS - 6), RECIPIENTS, HOUR),
     ],
 )
 def test_limits_in_a_table(text: str, unit: str, limits: Limits | None) -> None:
