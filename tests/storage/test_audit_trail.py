@@ -6,17 +6,20 @@ import concurrent.futures
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from redis import Redis
 
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreError
-from policyd_rate_limit.storage.administration import AUDIT_DAYS, Actor, AuditEntry, Override
+from policyd_rate_limit.storage.administration import AUDIT_DAYS, Actor, AuditEntry, OriginalEntry, Override
 from policyd_rate_limit.storage.log import audit_trail as of_log
 from policyd_rate_limit.storage.log import hit_history as of_hits
 from policyd_rate_limit.storage.redis import audit_trail as of_redis
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
+from policyd_rate_limit.storage.redis.node import Command
+from policyd_rate_limit.storage.redis.tables import RedisTables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.hit_rows import row
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
@@ -154,6 +157,32 @@ def test_in_redis_too(tmp_path: pathlib.Path, redis_url: str) -> None:
             change()
     assert administration.overrides() == []
     assert sum(entry.amount for entry in administration.entries(["user:a"], 0)) == 3
+    database.close()
+
+
+def test_what_redis_is_told_twice_counts_once(tmp_path: pathlib.Path, redis_url: str) -> None:
+    """As where a connection breaks before the answer, and all is sent again."""
+    database = AdministeredRedis(RedisDatabase(tmp_path, redis_url))
+    administration = database.administration()
+    assert isinstance(administration, RedisAdministration)
+
+    def run_twice(commands: Sequence[Command]) -> None:
+        administration.run(commands)
+        if commands[0].arguments[0] == "EVALSHA":
+            administration.run([Command(one.key, *one.arguments) for one in commands])
+
+    tables = RedisTables(database.database.user, run_twice)
+    tables.history.add([row(hits=3), row("user:b")])
+    tables.history.add([row(hits=2)])
+    assert sorted(one.hits for one in administration.hit_history(0)) == [1, 5]
+    for number in range(3):
+        tables.audit.enter(AuditEntry(0, 1, "w", "f", "a", str(number), "", ""))
+    assert [one.subject for one in administration.audit()] == ["2", "1", "0"]
+    brought = [
+        OriginalEntry(7, number, AuditEntry(number, 1, "w", "f", "a", f"o{number}", "", "")) for number in (1, 2)
+    ]
+    tables.audit.bring(brought)
+    assert [one.subject for one in administration.audit()] == ["o2", "o1", "2", "1", "0"]
     database.close()
 
 

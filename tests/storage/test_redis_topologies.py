@@ -18,11 +18,15 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, 
 from policyd_rate_limit.domain.counting import digest
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit
 from policyd_rate_limit.errors import StoreUnavailable
+from policyd_rate_limit.storage.administration import Override
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed
+from policyd_rate_limit.storage.redis.administration import RedisAdministration
 from policyd_rate_limit.storage.redis.node import NodeError, slot_of
 from policyd_rate_limit.storage.redis.store import RedisStore
+from storage.hit_rows import THIS_HOUR, row
 from storage.stores import demand, new_memory, values_in
+from support.actors import TESTER
 from support.demands import demand_of
 from support.redis_servers import RedisServer, Replicated, cluster
 from support.wait import wait_until
@@ -347,6 +351,33 @@ def test_what_was_decided_while_the_cluster_was_away_is_replayed_everywhere(
         store.admit((), records, 1.0)
         store._link.disconnect()
     assert [used(store, key) for key in keys] == [6, 6, 6]
+
+
+def test_the_hit_history_and_the_audit_trail_are_of_all_masters(nodes: list[RedisServer]) -> None:
+    """A key of another slot is reset, and its entry is there all the same."""
+    config = {"url": nodes[1].url, "cluster": True, "prefix": next(_prefixes)}
+    with (
+        contextlib.closing(new_store(config)) as store,
+        contextlib.closing(RedisAdministration(config, longest=3600, timeout=TIMEOUT)) as administration,
+    ):
+        keys = on_each_node(store)
+        assert admitted(store, *(demand(key, 9, cost=2) for key in keys)) == [True] * 3
+        store.add_history([row(key) for key in keys] + [row(hour=THIS_HOUR - 3600)])
+        store.add_history([row(keys[0])])
+        assert [administration.reset(key, TESTER) for key in keys] == [2] * 3
+        administration.set_override(Override(keys[0], (), administration.now() + 60), TESTER)
+        assert administration.remove_override(keys[0], TESTER)
+        found = sorted((one.key, one.hits) for one in administration.hit_history(THIS_HOUR))
+        assert found == sorted([(keys[0], 2), (keys[1], 1), (keys[2], 1)])
+        assert len(list(administration.hit_history(0))) == 4
+        assert [(one.action, one.subject) for one in administration.audit()] == [
+            ("revoke", keys[0]),
+            ("allow", keys[0]),
+            *(("reset", key) for key in reversed(keys)),
+        ]
+        assert {one.detail for one in administration.audit() if one.action == "reset"} == {"2 mails taken back"}
+        store.clean(TIMEOUT)
+        assert len(administration.audit()) == 5
 
 
 def test_any_node_leads_to_all(nodes: list[RedisServer]) -> None:
