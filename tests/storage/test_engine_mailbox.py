@@ -12,6 +12,7 @@ import pytest
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import HitDetails, HourOfHits, Override
+from policyd_rate_limit.storage.engine import exchange
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.hit_history import hour_of
 from policyd_rate_limit.storage.log import tables as log_tables
@@ -78,8 +79,25 @@ def test_the_hit_history_waits_too(database: Database, clock: Clock) -> None:
         (hour_of(first), "user:b", 1, first),
         (hour_of(first) + HOUR, "user:a", 1, first + HOUR),
     ]
-    assert mailbox.history.take() == []
+    assert mailbox.history.take(99) == []
     daemon.close()
+
+
+def test_a_daemon_that_ends_brings_all_that_waits(
+    sqlite: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which it else does so much at a time that no answer waits for long."""
+    monkeypatch.setattr(exchange, "ROWS_AT_ONCE", 2)
+    daemon, mailbox, _ = informed(sqlite, clock)
+    daemon.wait()
+    for number in range(7):
+        mailbox.history.hit(f"user:{number}", MINUTE, "refused", NOBODY)
+    daemon.engine.maintain()
+    with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+        count = "SELECT count(*) FROM policyd_hit_history"
+        assert other.execute(count).fetchone() == (2,)
+        daemon.close()
+        assert other.execute(count).fetchone() == (7,)
 
 
 def test_what_is_too_old_is_deleted_each_hour(sqlite: SqliteDatabase, clock: Clock) -> None:

@@ -36,7 +36,7 @@ class Clock:
 def test_hits_of_an_hour_are_added_up() -> None:
     clock = Clock()
     waiting = WaitingHistory(clock)
-    assert waiting.take() == []
+    assert waiting.take(99) == []
     for name in "xyz":
         waiting.hit("user:a", MINUTE, REFUSED, details(name))
         clock.now += 1.5
@@ -44,7 +44,7 @@ def test_hits_of_an_hour_are_added_up() -> None:
     waiting.hit("user:a", MINUTE, MARKED, details("x"))
     clock.now = HOUR + 3_600
     waiting.hit("user:a", MINUTE, REFUSED, details("x"))
-    taken = waiting.take()
+    taken = waiting.take(99)
     assert taken == [
         HourOfHits(HOUR, "user:a", MINUTE, REFUSED, 3, NOW, NOW + 3, details("z")),
         HourOfHits(HOUR, "user:a", DAY, REFUSED, 1, NOW + 4, NOW + 4, details("x")),
@@ -54,7 +54,7 @@ def test_hits_of_an_hour_are_added_up() -> None:
     # They could not be written: what came meanwhile is later.
     waiting.hit("user:a", MINUTE, REFUSED, details("w"))
     waiting.add(taken)
-    assert waiting.take()[0].details == details("x" if taken[3].last >= int(clock.now) else "w")
+    assert waiting.take(99)[0].details == details("x" if taken[3].last >= int(clock.now) else "w")
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from((MINUTE, DAY)), st.integers(0, 9_000)), max_size=40))
@@ -68,9 +68,9 @@ def test_no_hit_is_lost_or_counted_twice(hits: list[tuple[str, Limit, int]]) -> 
             clock.now = HOUR + seconds
             waiting.hit(f"{'r|' if name < 'c' else ''}user:{name}", limit, REFUSED, details(str(number)))
             if number % 7 == 0:
-                waiting.add(waiting.take())
+                waiting.add(waiting.take(99))
     by_hour: Counter[tuple[int, bool]] = Counter()
-    for row in (found := waiting.take()):
+    for row in (found := waiting.take(99)):
         by_hour[row.hour, row.key.startswith("r|")] += row.hits
         assert row.hour <= row.first <= row.last < row.hour + 3_600
     assert by_hour == Counter((hour_of(HOUR + seconds), name < "c") for name, _, seconds in hits)
@@ -86,18 +86,29 @@ def test_no_hit_is_lost_or_counted_twice(hits: list[tuple[str, Limit, int]]) -> 
             assert min(dates) <= row.first <= row.last <= max(dates)
 
 
+def test_they_are_taken_some_at_a_time() -> None:
+    waiting = WaitingHistory(Clock())
+    for name in "abcde":
+        waiting.hit(f"user:{name}", MINUTE, REFUSED, details(name))
+    taken = waiting.take(2)
+    assert [row.key for row in taken] == ["user:a", "user:b"]
+    waiting.add(taken)
+    assert [[row.key[-1] for row in waiting.take(3)] for _ in range(3)] == [["c", "d", "e"], ["a", "b"], []]
+    assert not waiting.waits
+
+
 def test_what_has_no_room_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(waiting_history, "MOST_ROWS", 2)
     monkeypatch.setattr(waiting_history, "MOST_ROWS_OF_OTHERS", 1)
     waiting = WaitingHistory(Clock())
     for name in ("user:a", "user:b", "user:c", "user:d", "r|user:a", "r|user:b", "user:a"):
         waiting.hit(name, MINUTE, REFUSED, details(name))
-    assert [(row.key, row.hits) for row in waiting.take()] == [("user:a", 2), ("user:b", 1), ("others:", 2)]
+    assert [(row.key, row.hits) for row in waiting.take(99)] == [("user:a", 2), ("user:b", 1), ("others:", 2)]
     assert caplog.messages == [
         "more than 2 rows of the hit history wait: others are added up",
         "the hit history lacks 2 hits, for which there was no room",
     ]
-    assert waiting.take() == []
+    assert waiting.take(99) == []
 
 
 def test_what_is_kept_of_a_request() -> None:

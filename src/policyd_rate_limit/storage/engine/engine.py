@@ -148,7 +148,7 @@ class Engine:
         if self._backlog.records or self._away:
             self._try((), PATIENCE_WHILE_AWAY if self._away else self._patience)
         if self._exchange is not None and not self._away:
-            self._exchange.run()
+            self._exchange.end()
         self._store.close()
         self._aside.close()
         self._backlog.close(keeps_file=self._away)

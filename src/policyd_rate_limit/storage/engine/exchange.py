@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.engine.mailbox import Mailbox
 
+ROWS_AT_ONCE = 500  # of the hit history: some milliseconds, in which no batch has a turn
 CLEANED_EACH = 3_600.0  # seconds between two looks for what of the hit history and the audit trail is too old
 FIRST_CLEANING = 60.0  # seconds after the start
 
@@ -47,6 +49,13 @@ class Exchange:
             self.run()
         if not self._has_published:
             self._publish()  # whoever waits for the first word of them
+
+    def end(self) -> None:
+        """Exchange all there is."""
+        self.run()
+        with contextlib.suppress(StoreError):  # which run() has said, or the next to come would
+            while self._mailbox.history.waits:
+                self._bring_history()
 
     def run(self) -> None:
         """Exchange what there is.
@@ -101,7 +110,7 @@ class Exchange:
                 raise
 
     def _bring_history(self) -> None:
-        rows = self._mailbox.history.take()
+        rows = self._mailbox.history.take(ROWS_AT_ONCE)
         if rows:
             try:
                 self._store.add_history(rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.storage.administration import HourOfHits
-from policyd_rate_limit.storage.hit_history import added_up, hour_of, place_of, to_others
+from policyd_rate_limit.storage.administration import HOUR, HourOfHits
+from policyd_rate_limit.storage.hit_history import added_up, place_of, to_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 10_000  # that wait, of some 500 bytes, of 2,500 if all details are as long as they may be
 MOST_ROWS_OF_OTHERS = 10_000  # beside them: for a rule, a kind of verdict and an hour there is one
+
+_Place = tuple[int, str, "Limit", str]
 
 _logger = logging.getLogger(__name__)
 
@@ -32,43 +35,87 @@ class WaitingHistory:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._rows: dict[tuple[int, str, Limit, str], HourOfHits] = {}
-        self._others: dict[tuple[int, str, Limit, str], HourOfHits] = {}
+        self._rows: dict[_Place, _Row] = {}
+        self._others: dict[_Place, _Row] = {}
         self._dropped = 0  # hits
 
     def hit(self, key: str, limit: Limit, kind: str, details: HitDetails) -> None:
         """``key`` ran into ``limit`` just now, with that ``kind`` of verdict."""
         now = int(self._clock())
-        self.add((HourOfHits(hour_of(now), key, limit, kind, 1, now, now, details),))
+        with self._lock:
+            row = self._rows.get((now - now % HOUR, key, limit, kind))
+            if row is not None and row.last <= now:  # in a flood, which is to cost little
+                row.hits += 1
+                row.last, row.details = now, details
+            else:
+                self._add(HourOfHits(now - now % HOUR, key, limit, kind, 1, now, now, details))
 
     def add(self, rows: Iterable[HourOfHits]) -> None:
         """``rows`` are to be written, too."""
         with self._lock:
             for row in rows:
-                if not self._put(self._rows, row, MOST_ROWS):
-                    if not self._others:
-                        _logger.warning("more than %d rows of the hit history wait: others are added up", MOST_ROWS)
-                    if not self._put(self._others, to_others(row), MOST_ROWS_OF_OTHERS):
-                        self._dropped += row.hits
+                self._add(row)
 
-    def take(self) -> list[HourOfHits]:
-        """All rows that wait, each once. :meth:`add` them again if they cannot be written."""
-        if not self._rows:
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to :meth:`take`."""
+        return bool(self._rows or self._others)
+
+    def take(self, most: int) -> list[HourOfHits]:
+        """Up to ``most`` of the rows that wait, each once, and others of their rules.
+
+        :meth:`add` them again if they cannot be written.
+        """
+        if not self.waits:
             return []
         with self._lock:
-            rows, self._rows = self._rows, {}
-            others, self._others = self._others, {}
+            rows = dict(itertools.islice(self._rows.items(), most))
+            for place in rows:
+                del self._rows[place]
+            others = dict(itertools.islice(self._others.items(), most))
+            for place in others:
+                del self._others[place]
             dropped, self._dropped = self._dropped, 0
         if dropped:
             _logger.warning("the hit history lacks %s, for which there was no room", quantity(dropped, "hit"))
-        return added_up([*rows.values(), *others.values()])
+        return added_up(
+            HourOfHits(*place, row.hits, row.first, row.last, row.details)
+            for some in (rows, others)
+            for place, row in some.items()
+        )
 
-    @staticmethod
-    def _put(rows: dict[tuple[int, str, Limit, str], HourOfHits], row: HourOfHits, most: int) -> bool:
-        """Add ``row`` to ``rows``, unless there are ``most`` already."""
-        place = place_of(row)
-        known = rows.get(place)
-        if known is None and len(rows) >= most:
-            return False
-        rows[place] = row if known is None else added_up((known, row))[0]
-        return True
+    def _add(self, hits: HourOfHits) -> None:
+        if not _put(self._rows, hits, MOST_ROWS):
+            if not self._others:
+                _logger.warning("more than %d rows of the hit history wait: others are added up", MOST_ROWS)
+            if not _put(self._others, to_others(hits), MOST_ROWS_OF_OTHERS):
+                self._dropped += hits.hits
+
+
+class _Row:
+    """What is known of one place; a :class:`HourOfHits` that changes."""
+
+    __slots__ = ("details", "first", "hits", "last")
+
+    def __init__(self, hits: HourOfHits) -> None:
+        self.hits, self.first, self.last, self.details = hits.hits, hits.first, hits.last, hits.details
+
+    def add(self, hits: HourOfHits) -> None:
+        """``hits`` are of the same place."""
+        self.hits += hits.hits
+        self.first = min(self.first, hits.first)
+        if hits.last >= self.last:
+            self.last, self.details = hits.last, hits.details
+
+
+def _put(rows: dict[_Place, _Row], hits: HourOfHits, most: int) -> bool:
+    """Add ``hits`` to ``rows``, unless there are ``most`` already."""
+    place = place_of(hits)
+    row = rows.get(place)
+    if row is not None:
+        row.add(hits)
+    elif len(rows) < most:
+        rows[place] = _Row(hits)
+    else:
+        return False
+    return True

@@ -58,6 +58,7 @@ _APPEND = "INSERT INTO policyd_batch VALUES (%s, %s, %s, %s, %s, %s)"
 _TRY_UPDATE = "UPDATE {table} SET {column} = {column} WHERE 1 = 0"
 _TRY_INSERT = "INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"
 _TRY_DELETE = "DELETE FROM {table} WHERE 1 = 0"
+_TRIED = {"policyd_state": (_TRY_UPDATE,), "policyd_audit": (_TRY_INSERT, _TRY_DELETE)}  # in place of all three
 
 
 class TableMissing(LogError):
@@ -327,10 +328,11 @@ class SqlLog(ABC):
         tables = [table for table, _ in self.SCHEMA if self.has_table(table)]
         if len(tables) < len(self.SCHEMA) and not self._ask(self.MAY_CREATE):
             raise self._failure("tables may not be made here")
+        added = [table for table, made in self.ADDED if "TABLE" in made and self.has_table(table)]
         statements: list[Statement] = []
-        for table in tables:
+        for table in (*tables, *added):
             column = "seq" if table == "policyd_batch" else "id"
-            tried = (_TRY_UPDATE,) if table == "policyd_state" else (_TRY_UPDATE, _TRY_INSERT, _TRY_DELETE)
+            tried = _TRIED.get(table, (_TRY_UPDATE, _TRY_INSERT, _TRY_DELETE))
             statements += [Statement(named(text, table=table, column=column)) for text in tried]
         self.write(statements, patience)
         return bool(tables)
