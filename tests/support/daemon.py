@@ -68,6 +68,8 @@ class Daemon:
 
     process: subprocess.Popen[bytes]
     """What was started last."""
+    arguments: Sequence[str] = ()
+    """The command that it is, where it is not the daemon itself."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self._begin_of_log = log.tell()
             self.process = subprocess.Popen(
-                [*self.prefix, str(COMMAND), "-f", str(self.path)],
+                [*self.prefix, str(COMMAND), "-f", str(self.path), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -29,6 +29,10 @@ class Configured:
         """Those that were read last."""
         return self._settings
 
+    def version(self) -> tuple[int, ...]:
+        """Another one as soon as the file is another."""
+        return _look(self._path)
+
     def read(self) -> Settings:
         """Those of the file, which is read if it has changed; with a mistake in it they stay as they were."""
         with self._lock:

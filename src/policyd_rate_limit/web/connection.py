@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,29 @@ MOST_CONNECTIONS = 512
 HEADER_SECONDS = 10.0
 """So long a connection may take until the head of its request is there."""
 
+REQUEST_SECONDS = 60.0
+"""So long a request may take in all, also because nobody reads the answer."""
+
+
+_moments = itertools.count(1)
+
 
 class Connection(H11Protocol):
     """One client, which has to say what it wants before long, and to whom it is told by which socket it has come."""
 
     _timer: asyncio.TimerHandle | None = None
+    _silent_since = 0  # a number that grows
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         listener = transport.get_extra_info("socket")
         if listener is not None and listener.family == socket.AF_UNIX:
             self.app = _OnUnixSocket(self.app)
-        self._wait()
+        self._silent_since = next(_moments)
+        self._end_after(HEADER_SECONDS)
         if len(self.connections) > MOST_CONNECTIONS:
             silent = [one for one in self.connections if isinstance(one, Connection) and one.is_silent]
-            longest = min(silent, key=lambda one: one._since, default=self)
+            longest = min(silent, key=lambda one: one._silent_since, default=self)
             self.connections.discard(longest)  # at once: more may come before it is told that it is lost
             longest.transport.abort()
 
@@ -43,29 +52,39 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
+        was_silent = self.is_silent
         super().data_received(data)
+        if self.transport.is_closing():
+            return
         if not self.is_silent:
-            self._stop_waiting()
-        elif self._timer is None and not self.transport.is_closing():
-            self._wait()  # for the rest of another request
+            if was_silent:
+                self._end_after(REQUEST_SECONDS)
+        elif self._timer is None:
+            self._end_after(HEADER_SECONDS)  # for the rest of another request
+
+    def on_response_complete(self) -> None:
+        self._stop_timer()
+        self._silent_since = next(_moments)
+        super().on_response_complete()
+        if not self.is_silent:  # what was sent behind the request is the next one
+            self._end_after(REQUEST_SECONDS)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Not only closed, which waits for ever for whoever does not read what was answered."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
-        self._since = self.loop.time()
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+    def _end_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _give_up(self) -> None:
-        self._timer = None
-        if self.is_silent:
-            self.transport.abort()
 
 
 class _OnUnixSocket:

@@ -45,7 +45,10 @@ class _Job(NamedTuple):
 
 
 class Desks:
-    """The threads. ``open_desk`` makes a desk in the thread that uses it. ``clock``: a monotonic one, in seconds."""
+    """The threads. ``open_desk`` makes a desk in the thread that uses it. ``clock``: a monotonic one, in seconds.
+
+    ``version``: of what a desk is made of; as soon as it is another one, desks are made anew.
+    """
 
     def __init__(
         self,
@@ -55,10 +58,12 @@ class Desks:
         most_waiting: int = MOST_WAITING,
         deadline: float = DEADLINE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        version: Callable[[], object] = lambda: None,
     ) -> None:
         self._open_desk = open_desk
         self._deadline = deadline
         self._clock = clock
+        self._version = version
         self._jobs: queue.Queue[_Job | None] = queue.Queue(most_waiting)
         self._threads = [threading.Thread(target=self._work, name=f"desk {n}", daemon=True) for n in range(threads)]
         self._has_begun = False
@@ -101,6 +106,7 @@ class Desks:
                 job = self._jobs.get()
             if job is None:
                 return
+            version = self._version()
             # What cannot be opened is told to who has asked, and opened again for the next one.
             try:
                 opened = self._open_desk()
@@ -110,13 +116,13 @@ class Desks:
                 job = None
                 continue
             try:
-                job, goes_on = self._use(desk, job)
+                job, goes_on = self._use(desk, version, job)
             finally:
                 opened.__exit__(None, None, None)
             if not goes_on:
                 return
 
-    def _use(self, desk: Desk, job: _Job) -> tuple[_Job | None, bool]:
+    def _use(self, desk: Desk, version: object, job: _Job) -> tuple[_Job | None, bool]:
         """Do what is asked for with ``desk`` until it is old: what is asked for then, and whether to go on."""
         until = self._clock() + DESK_SECONDS
         while True:
@@ -128,7 +134,7 @@ class Desks:
             found = self._jobs.get()
             if found is None:
                 return None, False
-            if self._clock() >= until:
+            if self._clock() >= until or self._version() != version:
                 return found, True
             job = found
 

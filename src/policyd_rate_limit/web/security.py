@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
+from policyd_rate_limit.system.logs import one_line
 from policyd_rate_limit.web.origins import is_own_host
 
 if TYPE_CHECKING:
@@ -15,14 +17,14 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.web.site import Site
 
+MOST_HEAD = 32 << 10
+"""Bytes of the head of a request."""
+
 MOST_BODY = 64 << 10
 """Bytes of the body of a request."""
 
 BODY_SECONDS = 10.0
 """So long a client may take to send the body of a request."""
-
-ANSWER_SECONDS = 60.0
-"""So long a client may take to read a part of an answer."""
 
 HEADERS = {
     "content-security-policy": (
@@ -48,6 +50,9 @@ STRICT_TRANSPORT_SECURITY = "max-age=31536000"
 """Where there is TLS (RFC 6797); of the host of the site alone."""
 
 
+_logger = logging.getLogger(__name__)
+
+
 class Security:
     """Answers what is not for this site, or too long, and has every answer carry :data:`HEADERS`."""
 
@@ -61,14 +66,16 @@ class Security:
             return
         headers = Headers(scope=scope)
         bounded = _Bounded(receive)
+        has_begun = False
 
         async def sent(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 self._harden(MutableHeaders(scope=message))
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await send(message)
+            await send(message)
 
-        refusal = self._refusal(headers)
+        refusal = self._refusal(scope, headers)
         if refusal is not None:
             await refusal(scope, receive, sent)
             return
@@ -78,8 +85,15 @@ class Security:
             await PlainTextResponse(f"at most {MOST_BODY} bytes\n", 413)(scope, receive, sent)
         except _TooSlow:
             await PlainTextResponse("too slow\n", 408, {"connection": "close"})(scope, receive, sent)
+        except Exception:
+            _logger.exception("web: %s %s fails", scope["method"], one_line(scope["path"]))
+            if not has_begun:
+                await PlainTextResponse("an error of the program, which its log tells\n", 500)(scope, receive, sent)
 
-    def _refusal(self, headers: Headers) -> PlainTextResponse | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
+        target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if target + sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEAD:
+            return PlainTextResponse(f"at most {MOST_HEAD} bytes before the body\n", 400, {"connection": "close"})
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not is_own_host(self._site, hosts[0]):
             where = f"{self._site.url} or localhost" if self._site.url else "localhost; web_url names another one"

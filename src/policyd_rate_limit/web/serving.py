@@ -15,7 +15,9 @@ import uvicorn
 import uvloop
 
 from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts, logs, sockets
 from policyd_rate_limit.system.service_manager import ServiceManager
 from policyd_rate_limit.web.accounts_file import AccountsFile, load
@@ -25,6 +27,7 @@ from policyd_rate_limit.web.configured import Configured
 from policyd_rate_limit.web.connection import MOST_CONNECTIONS, Connection
 from policyd_rate_limit.web.desks import Desks
 from policyd_rate_limit.web.listening import listeners
+from policyd_rate_limit.web.security import MOST_HEAD
 from policyd_rate_limit.web.site import Site
 
 if TYPE_CHECKING:
@@ -32,11 +35,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import FrameType
 
+    from starlette.applications import Starlette
+
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
-
-MOST_HEAD = 16 << 10
-"""Bytes of the head of a request."""
 
 KEEP_ALIVE_SECONDS = 65
 """So long a connection waits for a further request: longer than nginx does, which then ends it, and loses none."""
@@ -70,6 +72,9 @@ def run(settings: Settings, address: sockets.Address | None = None) -> None:
     if mistakes:
         raise WebError(mistakes)
     manager = ServiceManager(os.environ)
+    # Before it becomes an account that may not be able to read the libraries; and a driver that is missing is told.
+    backend_of(settings).open_administration(make_subjects(settings)).close()
+    app = make_app(make_site(settings))
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     bound = listeners(settings, account, address)
     try:
@@ -79,7 +84,7 @@ def run(settings: Settings, address: sockets.Address | None = None) -> None:
         os.umask(accounts.UMASK)
         load(Path(settings.web_accounts))  # what is wrong with it is told at once
         with logs.in_background():
-            _serve(settings, bound, manager)
+            _serve(app, bound, manager)
     finally:
         for listener in bound:
             sockets.unlink_socket(listener)
@@ -96,7 +101,7 @@ def make_site(settings: Settings) -> Site:
     return Site(
         settings=configured.settings,
         open_desk=open_one,
-        desks=Desks(open_one),
+        desks=Desks(open_one, version=configured.version),
         accounts=AccountsFile(Path(settings.web_accounts)),
         passwords=PasswordChecks(),
         url=settings.web_url,
@@ -106,9 +111,9 @@ def make_site(settings: Settings) -> Site:
     )
 
 
-def _serve(settings: Settings, bound: list[socket.socket], manager: ServiceManager) -> None:
+def _serve(app: Starlette, bound: list[socket.socket], manager: ServiceManager) -> None:
     config = uvicorn.Config(
-        make_app(make_site(settings)),
+        app,
         http=Connection,
         ws="none",
         lifespan="on",

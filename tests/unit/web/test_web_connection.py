@@ -104,6 +104,23 @@ async def closed(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
+async def test_who_does_not_read_the_answer_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
+    one = socket.socket(socket.AF_UNIX)
+    one.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(one, served.path)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(5):
+            while True:  # until nothing more fits: answers to all of them would be megabytes
+                await loop.sock_sendall(one, REQUEST * 100)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            while await loop.sock_recv(one, 1 << 20):
+                pass
+    one.close()
+
+
 async def test_many_that_are_silent_keep_nobody_else_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MOST_CONNECTIONS", 20)
     silent = []

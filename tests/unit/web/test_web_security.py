@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from policyd_rate_limit.web import security
 from policyd_rate_limit.web.access import changed, seen
 from policyd_rate_limit.web.origins import FORM_TOKEN
-from policyd_rate_limit.web.security import HEADERS, MOST_BODY
+from policyd_rate_limit.web.security import HEADERS, MOST_BODY, MOST_HEAD
 from policyd_rate_limit.web.visitors import ON_UNIX_SOCKET, Visitor
 from support.web_site import PASSWORD, URL, World, program
 
@@ -113,17 +113,20 @@ async def test_who_sends_a_body_too_slowly_is_not_waited_for(world: World, monke
     assert sent[0]["status"] == 408
 
 
-async def test_who_does_not_read_the_answer_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "ANSWER_SECONDS", 0.05)
+def test_an_error_of_the_program_says_nothing_of_itself(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: Request) -> Response:
+        raise RuntimeError("a secret")
 
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+    world.app.add_route("/fail", fail, methods=["GET"])
+    answer = world.browser().get("/fail")
+    assert (answer.status_code, "secret" in answer.text) == (500, False)
+    assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
+    assert "a secret" in caplog.text
 
-    async def never(_: Any) -> None:
-        await asyncio.Event().wait()
 
-    with pytest.raises(TimeoutError):
-        await world.app(_scope("GET", "/login", {}), receive, never)
+def test_the_head_of_a_request_is_bounded(world: World) -> None:
+    assert world.browser().get("/login", headers={"x": "y" * MOST_HEAD}).status_code == 400
+    assert world.browser().get("/login?" + "y" * MOST_HEAD).status_code == 400
 
 
 def _scope(method: str, path: str, headers: dict[str, str]) -> Any:

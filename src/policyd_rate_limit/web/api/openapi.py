@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PREFIX = "/api/v1"
 
 _WRONG = {
-    "400": "The request makes no sense, as it stands.",
+    "400": "The request makes no sense, as it stands, or has a head that is too long.",
     "401": "There is no token, or none that is valid.",
     "403": "The token is of a role or of domains that may not do that.",
     "404": "No rule is keyed by such an id, or there is no such rule.",
