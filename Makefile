@@ -12,7 +12,7 @@ DEB_PACKAGES := build-essential debhelper python3-dev python3-venv
 # Debian 13 has Valkey beside Redis.
 REDIS := $(shell . /etc/os-release && [ "$${VERSION_ID:-13}" -lt 13 ] && echo redis-server || echo valkey-server)
 # What the tests start besides the daemon; without them their tests are skipped, in CI (CI=true) they fail.
-TEST_PACKAGES := postfix dovecot-core libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap buildah netavark groff-base chromium
+TEST_PACKAGES := postfix dovecot-core nginx libfaketime strace postgresql mariadb-server $(REDIS) sqlite3 systemd iproute2 $(DEB_PACKAGES) lintian mmdebstrap buildah netavark groff-base chromium
 DOMAIN := src/policyd_rate_limit/domain
 # Three more than there are processors: tests of daemons wait half of their time.
 PARALLEL := --numprocesses $(shell expr $$(nproc) + 3) --dist worksteal
