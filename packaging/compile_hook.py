@@ -48,6 +48,7 @@ MODULES = (
     "domain/sweeping.py",
     "domain/values.py",
     "domain/windows.py",
+    "maillog/clients.py",
     "maillog/dates.py",
     "maillog/lines.py",
     "maillog/open_mails.py",

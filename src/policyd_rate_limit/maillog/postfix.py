@@ -21,11 +21,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, final
 
+from policyd_rate_limit.maillog.clients import client
 from policyd_rate_limit.maillog.mail import Mail, Origin
 from policyd_rate_limit.maillog.open_mails import OpenMail, OpenMails
 from policyd_rate_limit.maillog.outgoing import Held, Outgoing
+from policyd_rate_limit.maillog.programs import PICKUP
 from policyd_rate_limit.maillog.recent import Recent
-from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, holding, known_address, refusal
+from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, holding, refusal
 
 if TYPE_CHECKING:
     from policyd_rate_limit.maillog.programs import Program
@@ -43,11 +45,6 @@ MOST_HOSTS: Final = 10_000
 MOST_PROXIED: Final = 10_000
 """Clients of before-queue filters that are remembered."""
 
-_CLIENT: Final = re.compile(
-    rb"([^\[\s]*)\[([^\]]*)\](?::\w+)?(?:, sasl_method=([^,]*))?"
-    rb"(?:, sasl_username=([^,]*(?:,(?! sasl_sender=| orig_queue_id=| orig_client=)[^,]*)*))?(?:, sasl_sender=(.*?))?"
-    rb"(?:, orig_queue_id=([0-9A-Za-z]+))?(?:, orig_client=(([^\[\s]*)\[([^\]]*)\](?::\w+)?))?"
-)
 _SIZE: Final = re.compile(rb"(\d+), nrcpt=(\d+) \(queue \w+\)")
 _PICKUP: Final = re.compile(rb"uid=\d+ from=<.*>( orig_id=\w+)?")
 _DELIVERY: Final = re.compile(rb"(.*?)>, (?:orig_to=<(.*?)>, )?relay=(\S+), ")
@@ -70,7 +67,7 @@ class Traffic:
         self._open = OpenMails(tally)
         self._recent = Recent()
         self._waiting: dict[bytes, Held] = {}
-        self._proxied: dict[bytes, OpenMail] = {}
+        self._proxied: dict[tuple[str, str, str], OpenMail] = {}
         self._own_names: dict[bytes, bytes] = {}
 
     def smtpd(self, program: Program, line: bytes, at: int, time: float) -> None:
@@ -171,31 +168,26 @@ class Traffic:
         self._proxied = {}
 
     def _client(self, program: Program, queue_id: bytes, text: bytes, time: float) -> None:
-        found = _CLIENT.fullmatch(text)
-        if found is None:
+        told = client(text)
+        if told is None:
             return
-        name, address, method, username, sasl_sender, original_id, original_client, original_name, original_address = (
-            found.groups()
-        )
-        mail = OpenMail(Origin.SMTP, time, program)
-        mail.client_name, mail.client_address = _text(name), known_address(_text(address))
-        mail.sasl_method, mail.sasl_username = _text(method or b""), _text(username or b"")
+        mail = OpenMail(Origin.LOCAL if program.kind == PICKUP else Origin.SMTP, time, program)
+        mail.client_name, mail.client_address = told.name, told.address
+        mail.sasl_method, mail.sasl_username = told.sasl_method, told.sasl_username
         if queue_id == b"NOQUEUE":  # it passes the session to smtpd_proxy_filter
             if len(self._proxied) >= MOST_PROXIED:
                 self._proxied.clear()
-            self._proxied[program.host_bytes + b" " + name + b"[" + address] = mail
+            self._proxied[program.host, told.name, told.address] = mail
             return
-        if program.service.endswith("qmqpd"):
-            mail.origin = Origin.LOCAL
-        elif original_client is not None and original_id in (None, b"NOQUEUE"):
+        if told.original_id not in ("", "NOQUEUE"):
+            mail.is_handed_back = True
+        elif told.original_name:
             # A before-queue filter hands it in: the first smtpd had no queue file.
-            before = self._proxied.get(program.host_bytes + b" " + original_name + b"[" + original_address)
-            mail.client_name, mail.client_address = _text(original_name), known_address(_text(original_address))
+            mail.client_name, mail.client_address = told.original_name, told.original_address
+            before = self._proxied.get((program.host, told.original_name, told.original_address))
             if before is not None:
                 mail.sasl_method, mail.sasl_username = before.sasl_method, before.sasl_username
-                mail.program = before.program
-        elif original_id is not None and sasl_sender is None:  # that is what a client may choose
-            mail.is_handed_back = True
+                mail.program, mail.session = before.program, before.session
         self._open.begin(program, queue_id, mail)
 
     def _complete(

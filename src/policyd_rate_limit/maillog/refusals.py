@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from policyd_rate_limit.maillog.clients import known_address
+
 _ADDRESS: Final = rb'(?:"(?:[^"\\]|\\.)*"(?:@[^<>"\s]*)?|[^<>"]*)'
 _HEAD: Final = re.compile(
     rb"([A-Z][A-Z-]*) from ([^\[\s]*)\[([^\]]*)\](?::\w+)?: (?:\d{3} )?(?:\d\.\d{1,3}\.\d{1,3} )?"
@@ -83,7 +85,7 @@ def refusal(message: bytes) -> Refusal | None:
             b"" if queue_id == b"NOQUEUE" else queue_id,
             _text(stage),
             _text(name),
-            known_address(_text(address)),
+            known_address(address),
             _text(reply),
             _text(sender or b""),
             _text(recipient or b""),
@@ -112,7 +114,7 @@ def _told(message: bytes, queue_id: bytes, head: re.Match[bytes], times: int) ->
         queue_id,
         _text(stage),
         _text(name),
-        known_address(_text(address)),
+        known_address(address),
         _text(message[head.end() : end]),
         sender,
         recipient,
@@ -120,11 +122,6 @@ def _told(message: bytes, queue_id: bytes, head: re.Match[bytes], times: int) ->
         sasl_username,
         times,
     )
-
-
-def known_address(text: str) -> str:
-    """``text``, an address as Postfix logs it; empty: it does not know it."""
-    return "" if text == "unknown" else text
 
 
 def _of_content(message: bytes, queue_id: bytes) -> Refusal | None:
@@ -140,7 +137,7 @@ def _of_content(message: bytes, queue_id: bytes) -> Refusal | None:
         queue_id,
         END_OF_MESSAGE,
         _text(found.group(1)),
-        known_address(_text(found.group(2))),
+        known_address(found.group(2)),
         _text(text),
         sender,
         recipient,

@@ -70,6 +70,8 @@ def test_recipients_are_left_out_where_nobody_wants_them(tmp_path: Path) -> None
             "client=a[192.0.2.1], sasl_method=PLAIN, sasl_username=alice, sasl_sender=x, orig_queue_id=4F1",
             {"sasl_username": "alice", "origin": Origin.SMTP},
         ),
+        ("client=a[192.0.2.1], sasl_username=alice, news_of_postfix=4, more=x", {"sasl_username": "alice"}),
+        ("client=a[192.0.2.1], news_of_postfix=x, orig_queue_id=4F1", {"origin": Origin.SMTP}),
         ("client=a[192.0.2.1], sasl_username=al\udcfcce", {"sasl_username": "al\udcfcce"}),
         ("client=a[192.0.2.1], sasl_username=älice", {"sasl_username": "älice"}),
     ],
