@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 
 import pytest
 
+from policyd_rate_limit.web import checks
+from policyd_rate_limit.web.checks import PasswordChecks
+from policyd_rate_limit.web.passwords import USUAL, Cost, hash_password, read_hash
 from policyd_rate_limit.web.sessions import ABSOLUTE_SECONDS, IDLE_SECONDS, MOST_OF_ONE
-from support.web_site import PASSWORD, URL, World
+from support.web_site import CHEAP, PASSWORD, URL, World
 
 COOKIE = "__Host-session"
 
@@ -121,6 +125,25 @@ def test_no_account_is_told_apart_by_what_is_answered(world: World) -> None:
         answers.add((answer.status_code, answer.text, tuple(sorted(answer.headers.items()))))
     assert len(answers) == 1
     assert next(iter(answers))[0] == 403
+
+
+def test_a_name_that_there_is_not_takes_the_same_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add("anna")
+    world.add("proxied", password=None)
+    checked: list[Cost] = []
+
+    def check(_: str, kept: str) -> bool:
+        checked.append(read_hash(kept)[0])
+        return True
+
+    monkeypatch.setattr(checks, "is_password", check)
+    for name in ("proxied", "nobody", "x" * 100, ""):
+        answer = world.browser().post("/login", data={"name": name, "password": "whatever it is"})
+        assert answer.status_code == 403, "whatever the check says"
+    world.logged_in("anna", "whatever it is")
+    assert checked == [CHEAP] * 5
+    assert inspect.signature(PasswordChecks).parameters["cost"].default == USUAL
+    assert inspect.signature(hash_password).parameters["cost"].default == USUAL
 
 
 def test_a_form_from_another_origin_logs_nobody_in(world: World) -> None:
