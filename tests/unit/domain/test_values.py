@@ -396,7 +396,7 @@ def test_a_step_back_grants_nothing_and_locks_nobody_out(back: int) -> None:
 @pytest.mark.parametrize("number", [10, 100])
 def test_memory_of_values(number: int) -> None:
     """100 values of each of 100,000 counters take less than 400 MB: 3,300 bytes for each counter."""
-    counters = 20_000 // number
+    counters = 6_000 // number
     keys = [f"addresses/distinct-client_address|user:user{counter:06d}@example.org" for counter in range(counters)]
     gc.collect()
     tracemalloc.start()
