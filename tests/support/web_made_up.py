@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from policyd_rate_limit import config
@@ -21,19 +21,22 @@ from policyd_rate_limit.storage.administration import Actor, HitDetails, HourOfH
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
+from support.daemon import configuration, write_configuration
 
 HOUR, DAY = 3_600, 86_400
 
-CONFIGURATION = """
-{database}
-pidfile: {directory}/policyd-rate-limit.pid
-journal_directory: {directory}
-rules:
-  usual: {{key: sasl_username, limits: [30/1h, 100/1d], overrides: {{newsletter@example.org: 2000/1d}}}}
-  per-network: {{key: client_address/24/48, limits: 200/1h, shadow: true}}
-  per-domain: {{key: sasl_domain, limits: 1000/1d}}
-  volume: {{key: sasl_username, count: bytes, limits: 200M/1d}}
-"""
+RULES: Mapping[str, object] = {
+    "rules": {
+        "usual": {
+            "key": "sasl_username",
+            "limits": ["30/1h", "100/1d"],
+            "overrides": {"newsletter@example.org": "2000/1d"},
+        },
+        "per-network": {"key": "client_address/24/48", "limits": "200/1h", "shadow": True},
+        "per-domain": {"key": "sasl_domain", "limits": "1000/1d"},
+        "volume": {"key": "sasl_username", "count": "bytes", "limits": "200M/1d"},
+    }
+}
 
 PEOPLE = ("anna", "bert", "carla", "david", "elif", "frida", "georg", "hanna", "ivan", "jana", "karim", "lena")
 CALLER = "carla@example.org"
@@ -49,12 +52,9 @@ ODD = "<img src=x onerror=alert(1)>\"&'@example.org"
 """An id that a stranger has chosen."""
 
 
-def settings_in(directory: Path, database: str | None = None) -> Settings:
-    """The settings of a daemon with rules, in ``directory``; ``database``: lines of the configuration."""
-    path = directory / "policyd-rate-limit.yaml"
-    lines = database or f"backend: sqlite3\nsqlite_config: {{database: {directory}/db.sqlite3}}"
-    path.write_text(CONFIGURATION.format(database=lines, directory=directory))
-    return config.load(path).settings
+def settings_in(directory: Path) -> Settings:
+    """The settings of a daemon with rules that keeps everything in ``directory``."""
+    return config.load(write_configuration(directory, configuration(directory, **RULES))).settings
 
 
 def fill(settings: Settings, now: int | None = None) -> None:
@@ -131,8 +131,8 @@ def _hit(key: str, limit: Limit, kind: str, hour: int, now: int, user: str, dice
 
 
 @contextlib.contextmanager
-def made_up(directory: Path, database: str | None = None) -> Iterator[Settings]:
+def made_up(directory: Path) -> Iterator[Settings]:
     """The settings of a database that is filled."""
-    settings = settings_in(directory, database)
+    settings = settings_in(directory)
     fill(settings)
     yield settings
