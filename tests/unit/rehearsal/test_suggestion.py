@@ -10,6 +10,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.remarks import remarks
@@ -19,7 +21,7 @@ from policyd_rate_limit.rehearsal.learning import learn
 from policyd_rate_limit.rehearsal.observing import SUBJECTS
 from policyd_rate_limit.rehearsal.result import Rehearsal
 from policyd_rate_limit.rehearsal.suggested_file import configuration, pattern
-from policyd_rate_limit.rehearsal.suggestion import MOST_OVERRIDES, Suggestion, suggest
+from policyd_rate_limit.rehearsal.suggestion import MOST_OVERRIDES, SPARE, Suggestion, suggest
 from policyd_rate_limit.rehearsal.suggestion_facts import of_suggestion
 from policyd_rate_limit.rehearsal.suggestion_page import make_page
 from support.mmdb import write_mmdb
@@ -32,9 +34,9 @@ WINDOWS = (60, 3600, 86_400)
 
 
 def learned(
-    mails: Iterable[Mail], *, windows: tuple[int, ...] = WINDOWS, settings: Settings | None = None, **how: Fraction
+    mails: Iterable[Mail], *, windows: tuple[int, ...] = WINDOWS, of: Settings | None = None, **how: Fraction
 ) -> Suggestion:
-    observation, _ = learn(settings or settings_of("{}"), mails, ZONE, SUBJECTS, windows)
+    observation, _ = learn(of or settings_of("{}"), mails, ZONE, SUBJECTS, windows)
     return suggest(observation, **how)
 
 
@@ -115,9 +117,9 @@ def test_the_json_holds_all_of_it(suggested: Suggestion) -> None:
 
 
 def test_nothing_is_odd_in_what_is_suggested(suggested: Suggestion) -> None:
-    settings = settings_of(written(suggested))
-    assert [one for one in remarks(settings) if "rules" in str(one)] == []
-    assert settings.rules[0].name == "user"
+    found = settings_of(written(suggested))
+    assert [one for one in remarks(found) if "rules" in str(one)] == []
+    assert found.rules[0].name == "user"
 
 
 def test_a_limit_is_what_the_spared_never_exceed_and_room_up_to_a_round_number() -> None:
@@ -133,6 +135,35 @@ def test_a_limit_is_what_the_spared_never_exceed_and_room_up_to_a_round_number()
     assert user.outliers[0].why.startswith("100 in 1h by Mon 2026-09-21 15:39; active on 1 day, usually 100 a day")
     (user,) = learned(mails, windows=(3600,), spare=Fraction(0)).rules
     assert user.windows[0].maximum == 5
+
+
+TRAFFIC = st.lists(
+    st.tuples(
+        st.floats(0, 2000, width=32),
+        st.sampled_from(("a@x.example", "b@x.example", "c@y.example", "")),
+        st.integers(1, 40),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(TRAFFIC, st.sampled_from((Fraction(0), Fraction(60), SPARE)), st.sampled_from(((), ("RCPT", "DATA"))))
+@settings(max_examples=40)
+def test_whatever_was_sent_what_is_suggested_refuses_none_of_it(
+    traffic: list[tuple[float, str, int, bool]], spare: Fraction, stages: tuple[str, ...]
+) -> None:
+    mails = [
+        refusal(seconds, user) if is_refused else mail(seconds, user, recipient_count=count)
+        for seconds, user, count, is_refused in sorted(traffic)
+    ]
+    suggestion = learned(mails, windows=(7, 60, 600), spare=spare, room=Fraction(1))
+    assert suggestion.suspects == ()
+    result = rehearsed(written(suggestion), mails, stages=stages)
+    assert (result.mails, result.recipients) == (suggestion.mails, suggestion.recipients)
+    assert result.new.refused == 0
+    assert result.new.unlimited == suggestion.without_subject
 
 
 def test_there_is_a_bound_of_those_who_get_limits_of_their_own() -> None:
@@ -192,11 +223,11 @@ def test_strange_names_get_patterns_that_match_them_alone() -> None:
     mails.append(mail(5000, "b\udcffd", recipient_count=120))
     suggestion = learned(mails, windows=(3600,), spare=Fraction(50))
     text = written(suggestion)
-    settings = settings_of(text)
-    overrides = settings.rules[0].overrides
+    overrides = settings_of(text).rules[0].overrides
     assert len(overrides) == len(STRANGE)
     assert "# 1 more of a name that no configuration can hold" in text
     assert "\u202e" not in text
+    text.encode()
     assert refused(rehearsed(text, mails[:-1])) == set()
     # What a pattern would match, were it taken for one, is limited as all are.
     assert refused(
@@ -233,7 +264,7 @@ def test_countries_are_looked_at_where_there_is_a_file_of_them(tmp_path: Path) -
         for at in range(5)
     ]
     mails.sort(key=lambda one: one.time)
-    suggestion = learned(mails, settings=settings_of(f"geoip: {path}"))
+    suggestion = learned(mails, of=settings_of(f"geoip: {path}"))
     assert suggestion.knows_countries
     (suspect,) = suggestion.suspects
     assert suspect.reasons[1] == "from 5 countries within a day (BR, DE, IN, VN, ZA), usually from 1"
