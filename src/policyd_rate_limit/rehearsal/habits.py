@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, time, timedelta, tzinfo
 from typing import Final, NamedTuple, final
 
-MOST_ACCOUNTS: Final = 200_000
+MOST_ACCOUNTS: Final = 100_000
 """The most accounts whose habits are known; then an eighth of them goes, those that have sent least."""
 
 MOST_DAYS: Final = 400
@@ -23,6 +23,9 @@ MOST_PLACES: Final = 256
 _HOUR: Final = 3600
 _GOING: Final = 8
 _FIGURES: Final = 6  # of a day
+_FEW: Final = 4
+
+_Places = tuple[str, ...] | set[str]
 
 
 class Day(NamedTuple):
@@ -51,8 +54,9 @@ class Habit:
         self.countries: frozenset[str] = frozenset()
         self._days = array("q")  # one after the other, the figures of Day
         self._hour = 0
-        self._networks: set[str] = set()
-        self._countries: set[str] = set()
+        # Of most accounts one is all that there is: a set takes five times as much as a tuple of that.
+        self._networks: _Places = ()
+        self._countries: _Places = ()
 
     @property
     def days(self) -> list[Day]:
@@ -64,8 +68,7 @@ class Habit:
         """Count a mail on the day ``ordinal``, which is no earlier than the one before."""
         days = self._days
         if not days or days[-_FIGURES] != ordinal:
-            self._networks.clear()
-            self._countries.clear()
+            self._networks = self._countries = ()
             days.extend((ordinal, 0, 0, 0, 0, 0))
             if len(days) > _FIGURES * MOST_DAYS:
                 del days[:_FIGURES]
@@ -78,16 +81,25 @@ class Habit:
         """The mail that was counted last came from ``network`` and ``country``, as far as those are known."""
         hour = second // _HOUR
         if hour != self._hour:
-            self._networks.clear()
+            self._networks = ()
             self._hour = hour
-        if network and len(self._networks) < MOST_PLACES:
-            self._networks.add(network)
+        if network and network not in self._networks:
+            self._networks = _with(network, self._networks)
             self._days[-2] = max(self._days[-2], len(self._networks))
-        if country and len(self._countries) < MOST_PLACES:
-            self._countries.add(country)
+        if country and country not in self._countries:
+            self._countries = _with(country, self._countries)
             self._days[-1] = len(self._countries)
             if len(self._countries) > len(self.countries):
                 self.countries = frozenset(self._countries)
+
+
+def _with(place: str, places: _Places) -> _Places:
+    """``places`` and ``place``, unless they are too many."""
+    if isinstance(places, set):
+        if len(places) < MOST_PLACES:
+            places.add(place)
+        return places
+    return (*places, place) if len(places) < _FEW else {*places, place}
 
 
 class Habits:

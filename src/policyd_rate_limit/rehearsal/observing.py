@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.identity import parse_address
 from policyd_rate_limit.domain.request import RCPT, Request
-from policyd_rate_limit.domain.rules.keys import Key, parse_key
+from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.rehearsal.habits import Habits
 from policyd_rate_limit.rehearsal.peaks import Peaks
 
@@ -70,9 +70,7 @@ class Observation:
         self.without_subject = 0
         self.began: float | None = None
         self.ended: float | None = None
-        self._keys: list[tuple[bool, Key, Peaks]] = [
-            (one.subject.of_users, parse_key(one.subject.key, ipv6_prefix), one.peaks) for one in self.observed
-        ]
+        self._keys = [(one.subject, parse_key(one.subject.key, ipv6_prefix), one.peaks) for one in self.observed]
         self._user = parse_key(USER.key, ipv6_prefix)
 
     def look(self, mails: Iterable[Past]) -> None:
@@ -89,16 +87,18 @@ class Observation:
         if self.began is None:
             self.began = time
         self.ended = time
+        user = self._user.of(asked).partition(":")[2] if has_user else ""
         is_counted = False
-        for of_users, key, peaks in self._keys:
-            if of_users is has_user and (found := key.of(asked)):
-                peaks.add(found.partition(":")[2], time, amount)
-                is_counted = True
+        for subject, key, peaks in self._keys:
+            if subject.of_users is has_user:
+                name = user if subject is USER else key.of(asked).partition(":")[2]
+                if name:
+                    peaks.add(name, time, amount)
+                    is_counted = True
         if not is_counted:
             self.without_subject += 1
-        if has_user:
-            name = self._user.of(asked).partition(":")[2]
-            self.habits.add(name, time, mail.client_address, amount, past.refused)
+        if user:
+            self.habits.add(user, time, mail.client_address, amount, past.refused)
 
 
 def _network_of(text: str) -> str:

@@ -12,7 +12,7 @@ from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.rehearsal.readable import LADDER
 
-MOST_IDS: Final = 200_000
+MOST_IDS: Final = 100_000
 """The most ids of one key of which peaks are known; then an eighth of them goes: of those of whom no window holds
 anything those that have sent least, or else of all."""
 
