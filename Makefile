@@ -145,7 +145,7 @@ generated: test-venv ## write what is made from the schema of the settings and t
 	.venv/bin/python -m policyd_rate_limit.cli.manual docs
 
 .PHONY: install
-install: ## install on this machine; DESTDIR, PREFIX, EXTRAS=postgresql,mysql,redis,geoip: see packaging/install.sh
+install: ## install on this machine; DESTDIR, PREFIX, EXTRAS=postgresql,mysql,redis,geoip,web: see packaging/install.sh
 	@packaging/install.sh install
 
 .PHONY: uninstall

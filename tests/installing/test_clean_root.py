@@ -30,6 +30,27 @@ from support.installed import (
 )
 from support.wait import wait_until
 
+WEB = "policyd-rate-limit-web.service"
+PASSWORD = "correct horse battery"
+LOGIN = f"""
+import http.client, socket, urllib.parse
+
+class Page(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect("/run/policyd-rate-limit-web/web.sock")
+
+form = urllib.parse.urlencode(dict(name="anna", password={PASSWORD!r}))
+kind = "application/x-www-form-urlencoded"
+page = Page("localhost")
+page.request("POST", "/login", form, {{"Origin": "http://localhost", "Content-Type": kind}})
+answer = page.getresponse()
+answer.read()
+page.request("GET", "/", headers={{"Cookie": answer.headers["set-cookie"].partition(";")[0]}})
+print(answer.status, page.getresponse().status)
+"""
+"""Logs in at the web page, as through a tunnel; writes the status of that and of the first page."""
+
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.depends_on_machine(reason="systemd boots, and packages are unpacked, within times of their own"),
@@ -77,11 +98,27 @@ def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, pac
         "systemctl start policyd-rate-limit-clean; journalctl -u policyd-rate-limit-clean"
     )
 
+    # The web page, in the two commands of docs/web.md: from nothing to the first login.
+    assert not is_active(root, WEB)
+    root.do(f"echo '{PASSWORD}' | policyd-rate-limit web-user add anna --role operate")
+    root.do("systemctl enable --now policyd-rate-limit-web.socket 2>&1")
+    root.path("/root/login.py").write_text(LOGIN)
+    assert root.do("python3 /root/login.py") == "303 200\n", root.run(f"journalctl -u {WEB}").stdout
+    assert root.do(f"systemd-analyze verify --man=no {units}-web.service {units}-web.socket") == ""
+    assert root.do("stat -c '%U:%G %a' /etc/policyd-rate-limit-web.accounts").strip() == "root:policyd-rate-limit 640"
+    assert root.do("stat -c '%G %a' /run/policyd-rate-limit-web/web.sock").strip() == "www-data 660"
+    web = root.do(f"systemctl show --property MainPID --value {WEB}").strip()
+    status = root.path(f"/proc/{web}/status").read_text()
+    assert "\nCapBnd:\t0000000000000000\n" in status
+    assert "\nSeccomp:\t2\n" in status
+
     # Upgraded: another process, the same counts.
     before = daemon_pid(root)
     install(root, the_package(packages / "newer"), tmp_path)
     assert is_active(root)
     assert daemon_pid(root) != before
+    assert is_active(root, WEB)
+    assert root.do(f"systemctl show --property MainPID --value {WEB}").strip() != web
     assert ask(root) == [REFUSAL]
 
     # Without the socket unit the daemon makes its socket itself.
@@ -94,6 +131,7 @@ def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, pac
     # Removed: configuration and counts stay. Purged: nothing does.
     root.do("dpkg --remove policyd-rate-limit 2>&1")
     assert root.status(f"systemctl is-active --quiet {UNITS}") != 0
+    assert not is_active(root, WEB)
     assert root.path("/etc/policyd-rate-limit.conf").exists()
     assert root.path(DATABASE).exists()
     assert not root.path("/usr/lib/policyd-rate-limit").exists()
