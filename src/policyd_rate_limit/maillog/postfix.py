@@ -228,7 +228,7 @@ class Traffic:
             held.recipients = {}
         self._waiting[key] = held
         self._outgoing.hold(held)
-        if len(self._waiting) > 2 * len(self._outgoing) + 1000:
+        if len(self._waiting) > len(self._outgoing) + max(1000, len(self._outgoing) // 4):
             self._waiting = {key: waiting for key, waiting in self._waiting.items() if not waiting.is_gone}
 
     def _removed(self, program: Program, queue_id: bytes) -> None:
