@@ -7,7 +7,7 @@
 #   PREFIX    /usr/local: the command, manual pages and shell completions
 #   VENV      /opt/policyd-rate-limit: the virtual environment that the daemon runs in
 #   UNITDIR   /etc/systemd/system: the units of systemd; those of an earlier installation by hand are replaced
-#   EXTRAS    drivers of further databases, geoip and web, as in postgresql,mysql,redis,geoip,web
+#   EXTRAS    drivers of further databases, geoip, zstd and web, as in postgresql,mysql,redis,geoip,web
 #   PYTHON    the interpreter, which every user must be able to run; unset: the first recent one of the system's own
 #
 # The configuration and the counts are the administrator's: `uninstall` leaves them alone, `purge` removes them.
