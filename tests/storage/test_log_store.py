@@ -206,6 +206,20 @@ def test_after_a_reload_memory_is_what_the_table_says(database: SqliteDatabase, 
     other.close()
 
 
+def test_who_is_judged_by_a_longer_window_is_so_by_what_memory_had_forgotten(
+    database: SqliteDatabase, clock: Clock
+) -> None:
+    """Though others had such windows before, so that nothing older is to be read than was."""
+    store = database.store(clock, longest=HOUR)
+    for seconds in (0, 1, 100):
+        clock.now += seconds
+        assert admitted(store, demand(maximum=2, seconds=60)) == [True]
+    store.look_back(HOUR)
+    assert admitted(store, demand(maximum=3, seconds=HOUR)) == [False]
+    assert usage(store, ["user:a"]) == {"user:a": 3}
+    store.close()
+
+
 def test_cleaning_that_finds_no_turn_leaves_no_connection(database: SqliteDatabase, clock: Clock) -> None:
     """To a server they are few."""
     with contextlib.closing(database.store(clock)) as store:

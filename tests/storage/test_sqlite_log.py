@@ -198,7 +198,7 @@ def test_clean_gives_room_back(sqlite: SqliteDatabase, clock: Clock, incremental
         assert other.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert other.execute("PRAGMA freelist_count").fetchone() == (0,)
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert sqlite.path.stat().st_size < 64 << 10
+    assert sqlite.path.stat().st_size < 128 << 10
     daemon.close()
     late = sqlite.store(clock)
     assert usage(late, ["user:a"]) == {"user:a": 10}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sqlite3
 import threading
 import time
 from unittest import mock
@@ -10,6 +11,7 @@ from unittest import mock
 import pytest
 
 from policyd_rate_limit.storage.log.contract import LogError
+from policyd_rate_limit.storage.log.sqlite.checkpoint import CHECKPOINT_BYTES, PAGE_BYTES
 from policyd_rate_limit.storage.log.sqlite.cleaning import STEPS_PER_CHECKPOINT, Cleaning
 from policyd_rate_limit.storage.log.sqlite.examiner import Examiner
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
@@ -52,12 +54,16 @@ def test_a_checkpoint_is_followed_by_one(tmp_path: pathlib.Path, monkeypatch: py
     log = SqliteLog(tmp_path / "db.sqlite3", time.time)
     log.maintain()
     assert not [text for text in statements if "wal_checkpoint" in text]
-    append(log, record(1))
+    with mock.patch("policyd_rate_limit.storage.log.sqlite.checkpoint.CHECKPOINT_BYTES", CHECKPOINT_BYTES):
+        append(log, record(1))  # too little for one
+    assert not any(thread.name == "checkpoint" for thread in threading.enumerate())
+    append(log, record(2))
     wait_until(log._checkpointer._copied.is_set, "a checkpoint has ended")
     statements.clear()
     for _ in range(3):
         log.maintain()
     assert len([text for text in statements if "wal_checkpoint" in text]) == 1
+    assert not log._examiner._has_reason  # that was our own doing
     assert any(thread.name == "checkpoint" for thread in threading.enumerate())
     log.close()
     assert not any(thread.name in ("checkpoint", "examiner") for thread in threading.enumerate())
@@ -73,3 +79,25 @@ def test_a_clean_up_checkpoints_now_and_then(tmp_path: pathlib.Path, monkeypatch
         assert log.clean(2_000, 10.0) == 3 * STEPS_PER_CHECKPOINT + 2
     assert checkpoint.call_count == 3
     log.close()
+
+
+def test_a_checkpoint_of_clean_has_the_write_ahead_log_start_over(tmp_path: pathlib.Path) -> None:
+    """Though a daemon appends to it all the time: beside it most is copied, and under the lock what is left."""
+    path = tmp_path / "db.sqlite3"
+    daemon, clean = SqliteLog(path, time.time), SqliteLog(path, time.time)
+    append(daemon, record(1))
+    cleaning = Cleaning(clean, clean._execute, 1.0)
+
+    def copy(statement: str) -> sqlite3.Cursor:
+        found = clean._execute(statement)
+        if "PASSIVE" in statement:
+            append(daemon, record(2))
+        return found
+
+    cleaning._execute = copy
+    cleaning._checkpoint()
+    before = (path.with_name(f"{path.name}-wal")).read_bytes()[:PAGE_BYTES]
+    append(daemon, record(3))
+    assert path.with_name(f"{path.name}-wal").read_bytes()[:PAGE_BYTES] != before
+    daemon.close()
+    clean.close()

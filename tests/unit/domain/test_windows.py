@@ -542,6 +542,16 @@ def test_the_snapshot_rebuilds_the_windows() -> None:
     assert len(copy) == 1
 
 
+def test_what_is_redated_joins_what_was_charged_then() -> None:
+    windows = Windows()
+    for date, amount in ((90, 1), (100, 2), (105, 4)):
+        windows.advance(date)
+        windows.add("k", date, amount)
+    windows.advance(100)
+    assert windows.charges_of("k") == [(90, 1), (100, 6)]
+    assert windows.usage("k", (Limit(9, 5), Limit(9, 60))) == (6, 7)
+
+
 def test_a_step_back_redates_what_one_key_was_charged() -> None:
     windows = Windows()
     windows.advance(T0)
