@@ -114,7 +114,7 @@ def command(
     """
     subjects = [subject for subject in SUBJECTS if not keys or subject.key in keys]
     zone, tally = HostZone(), Tally()
-    observation, figures = learn(load(path), mails_in(logs, tally, wants_recipients=False), zone, subjects, windows)
+    observation, figures = learn(load(path), mails_in(logs, tally, wants_recipients=True), zone, subjects, windows)
     suggestion = suggest(observation, Fraction(str(spare)), Fraction(str(room)))
     now = time.time()
     text = configuration(suggestion, zone, now)

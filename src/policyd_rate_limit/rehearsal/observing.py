@@ -98,7 +98,7 @@ class Observation:
         if not is_counted:
             self.without_subject += 1
         if user:
-            self.habits.add(user, time, mail.client_address, amount, past.refused)
+            self.habits.add(user, time, mail.client_address, amount, past.refused, past.recipients)
 
 
 def _network_of(text: str) -> str:

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.rehearsal.habits import Day, Habit, Habits
+from policyd_rate_limit.rehearsal.habits import MOST_PLACES, Day, Habit, Habits
 
 HABIT_FACTOR: Final = 20
 """So many times the recipients of its usual day are far beyond its habit."""
@@ -50,8 +50,14 @@ COUNTRIES_MORE: Final = 3
 SPREAD_FACTOR: Final = 5
 """With so many places, so many times the usual recipients are enough to be suspect."""
 
+DOMAINS: Final = 20
+"""Recipients in so many domains within one day are told as a reason; alone they are none."""
+
+DOMAINS_FACTOR: Final = 5
+"""And in so many times as many as usual."""
+
 REFUSED: Final = 20
-"""So many recipients refused in that day are told as a reason; alone they are none."""
+"""So many recipients refused in that day are told likewise."""
 
 
 MOST_COUNTRIES: Final = 12
@@ -76,6 +82,7 @@ class _Usual(NamedTuple):
     mails: float
     networks: float
     countries: float
+    domains: float
 
 
 def find(habits: Habits) -> list[Suspect]:
@@ -119,6 +126,7 @@ def _usual(habit: Habit, peak: Day) -> _Usual | None:
         median(day.mails for day in others),
         median(day.networks for day in others),
         median(day.countries for day in others),
+        median(day.domains for day in others),
     )
 
 
@@ -141,6 +149,10 @@ def _reasons(habit: Habit, peak: Day, usual: _Usual | None, *, is_beyond_all: bo
         times = peak.recipients / max(1, usual.recipients)
         yield f"{sent}, {times:.0f} times as many recipients as on its usual day, which has {usual.recipients:g}"
     yield from places
+    domains = usual.domains if usual is not None else 1
+    if peak.domains >= max(DOMAINS, DOMAINS_FACTOR * domains):
+        most = "at least " if peak.domains == MOST_PLACES else ""
+        yield f"to {most}{peak.domains} domains{f', usually to {domains:g}' if usual is not None else ''}"
     if peak.refused >= REFUSED:
         yield f"{peak.refused} of these recipients were refused by a limit then"
 

@@ -126,6 +126,20 @@ def test_many_countries_within_a_day() -> None:
     assert week.suspects().keys() == {"user7"}
 
 
+def test_domains_of_recipients_are_told_where_it_looks_stolen_for_another_reason() -> None:
+    habits = Habits(UTC, network_of)
+    for day in range(5):
+        for number in range(50):
+            habits.add(f"user{number}", BEGIN + day * DAY, "10.0.0.1", 2, 0, ("a@x.example", "b@X.example"))
+    for at in range(300):
+        habits.add("user7", BEGIN + 4 * DAY + at, "10.0.0.1", 1, 0, (f"a@d{at}.example", "root"))
+    for at in range(60):
+        habits.add("user8", BEGIN + 4 * DAY + at, "10.0.0.1", 1, 0, (f"a@d{at}.example",))
+    (suspect,) = stolen.find(habits)
+    assert suspect.reasons[1:] == (f"to at least {MOST_PLACES} domains, usually to 1",)
+    assert habits.accounts["user8"].days[-1].domains == 61
+
+
 def test_more_stolen_than_a_hundredth_of_a_small_office() -> None:
     week = Week()
     for number in range(5):
@@ -145,7 +159,7 @@ def test_habits_are_bounded() -> None:
             habits.add("user11", BEGIN + (1 + day) * DAY + at, f"10.{at // 256}.{at % 256}.1", 1, 0)
     days = habits.accounts["user11"].days
     assert len(days) == MOST_DAYS
-    assert days[-1] == Day(days[-1].ordinal, 2, 2, 0, 2, 0)
+    assert days[-1] == Day(days[-1].ordinal, 2, 2, 0, 2, 0, 0)
 
 
 def test_networks_of_one_hour_are_told_apart_up_to_a_bound() -> None:
@@ -153,4 +167,6 @@ def test_networks_of_one_hour_are_told_apart_up_to_a_bound() -> None:
     for at in range(2 * MOST_PLACES):
         habits.add("user", BEGIN + at, f"10.{at // 256}.{at % 256}.1", 1, 0)
     habits.add("user", BEGIN + 3600, "", 1, 0)
-    assert habits.accounts["user"].days == [Day(habits.accounts["user"].days[0].ordinal, 513, 513, 0, MOST_PLACES, 0)]
+    assert habits.accounts["user"].days == [
+        Day(habits.accounts["user"].days[0].ordinal, 513, 513, 0, MOST_PLACES, 0, 0)
+    ]
