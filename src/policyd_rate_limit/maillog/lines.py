@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _PROTOCOL: Final = re.compile(
     rb"(\S+) (\S+) (\S+) \S+ (?:-|(?:\[(?:[^\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)"
 )
+# What journalctl(1) has in place of a message that is not UTF-8, in its short forms.
+_BLOB: Final = b" blob data]"
 _CONNECT: Final = b"connect from "
 _FIRST_LETTER: Final = 97
 _LAST_LETTER: Final = 122
@@ -150,7 +152,13 @@ class Lines:
 
     def _use(self, program: Program, kind: int, line: bytes, at: int) -> None:
         traffic, time = self._traffic, self.time
-        if kind == SMTPD:
+        if line.endswith(_BLOB) and line.startswith(b"[", at):
+            self._tally.not_understood += 1
+            if kind == DAEMON:
+                self._tally.of_daemon -= 1
+            else:
+                self._tally.of_postfix -= 1
+        elif kind == SMTPD:
             # Most say connect, disconnect or the like; queue ids begin with a figure or a capital letter.
             first = line[at] if at < len(line) else _FIRST_LETTER
             if first < _FIRST_LETTER or first > _LAST_LETTER or first == _LETTER_M:

@@ -23,7 +23,8 @@ class Tally:
     ``others``
         Lines of other programs.
     ``not_understood``
-        What is no line of a log in any form that is known. Empty lines are not counted.
+        What is no line of a log in any form that is known, or says that journalctl(1) leaves out what it said. Empty
+        lines are not counted.
     ``mails``
         What was read, by how it came.
     ``decisions``

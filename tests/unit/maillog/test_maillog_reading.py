@@ -281,3 +281,13 @@ def test_what_journalctl_says_of_itself_is_no_garbage(tmp_path: Path) -> None:
     log = Log(tmp_path, b"-- Journal begins at Sat 2026-11-28 --\n-- Boot 1 --\n")
 
     assert (log.tally.others, log.tally.not_understood) == (2, 0)
+
+
+def test_what_journalctl_leaves_out_is_told(tmp_path: Path) -> None:
+    log = Log(
+        tmp_path,
+        b"Nov 28 12:00:01 mx postfix/smtpd[1]: [83B blob data]\n"
+        b"Nov 28 12:00:01 mx policyd-rate-limit[1]: [2.1K blob data]\n"
+        b"Nov 28 12:00:01 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n",
+    )
+    assert (log.tally.not_understood, log.tally.of_postfix, log.tally.of_daemon, log.tally.lines) == (2, 1, 0, 3)
