@@ -20,6 +20,7 @@ import pytest
 from support.commands import ask, call
 from support.daemon import COMMAND, Client, Daemon, free_port
 from support.programs import require_root
+from support.stores_for_daemons import STORES
 from support.wait import wait_until
 from support.web_process import ANNA, OPERATOR, WebProcess
 
@@ -37,18 +38,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
         yield process
 
 
-def test_beside_a_daemon(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", STORES)
+def test_beside_a_daemon(tmp_path: Path, kind: str) -> None:
     """What one does the other sees, and the shell sees both."""
-    with Daemon(tmp_path / "daemon", limits=[[3, 3600]]) as daemon:
-        database = daemon.settings["sqlite_config"]
-        limits = daemon.settings["limits"]
-        web = WebProcess(tmp_path / "web", sqlite_config=database, limits=limits, pidfile=daemon.settings["pidfile"])
+    limits = [[3, 3600]]
+    with STORES[kind](tmp_path) as store, Daemon(tmp_path / "daemon", limits=limits, **store.settings) as daemon:
+        web = WebProcess(tmp_path / "web", limits=limits, pidfile=daemon.settings["pidfile"], **store.settings)
         with web, web.client(OPERATOR) as program, Client(daemon.address) as client:
             request = {"protocol_state": "RCPT", "sasl_username": "alice", "recipient": "b@example.org"}
             for number in range(3):
                 assert client.ask(**request, instance=f"i{number}") == "dunno"
             (standing,) = program.get("/api/v1/status/alice").json()["keys"]
             assert standing["windows"][0]["used"] == 3
+            buckets = program.get("/api/v1/history/alice", params={"by": "day"}).json()["buckets"]
+            assert sum(one["mails"] for one in buckets) == 3
+
+            def sends() -> bool:
+                return [one["key"] for one in program.get("/api/v1/top").json()["senders"]] == ["user:alice"]
+
+            wait_until(sends, "alice is the one who sends")
             assert program.get("/api/v1/status").json()["daemon"] == {"running": True, "process": daemon.process.pid}
             program.post("/api/v1/block", json={"id": "bob", "seconds": 60, "note": "stolen"}).raise_for_status()
             program.post("/api/v1/reset", json={"id": "alice", "note": "ticket"}).raise_for_status()
@@ -60,14 +68,22 @@ def test_beside_a_daemon(tmp_path: Path) -> None:
                 ("token operate", "reset", "ticket"),
                 ("token operate", "block", "stolen"),
             ]
-            # Its files are read anew when they change.
-            web.settings["limits"] = [[7, 60]]
-            web.reload_file()
-            wait_until(
-                lambda: program.get("/api/v1/status/alice").json()["keys"][0]["limits"] == [[7, 60]],
-                "the configuration is read anew",
-                seconds=90,
-            )
+
+
+def test_the_configuration_is_read_anew_when_it_changes(tmp_path: Path) -> None:
+    web = WebProcess(tmp_path / "web", limits=[[3, 60]])
+
+    def limits() -> Any:
+        return program.get("/api/v1/status/alice").json()["keys"][0]["limits"]
+
+    with web, web.client(OPERATOR) as program:
+        assert limits() == [[3, 60]]
+        web.settings["limits"] = [[7, 60]]
+        web.reload_file()
+        wait_until(lambda: limits() == [[7, 60]], "the configuration is read anew")
+        web.path.write_text("limits: nonsense\n")
+        wait_until(lambda: limits() and "the configuration stays as it was" in web.log_text(), "a mistake is told")
+        assert limits() == [[7, 60]]
 
 
 def test_it_ends_and_leaves_nothing(tmp_path: Path) -> None:
