@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.backends import backend_of
+from policyd_rate_limit.cli.actor import of_this_shell
 from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.web import accounts_file
 from policyd_rate_limit.web.accounts import EXPECTED_NAME, NAME, NOBODY, Accounts, AccountsError, authority
 
@@ -65,6 +69,25 @@ def changing(path: Path | None) -> Iterator[tuple[Accounts, Callable[[Accounts],
     file = Path(settings.web_accounts)
     with accounts_file.changing(file, group) as put:
         yield (accounts_file.load(file)[0] if file.exists() else NOBODY), put
+
+
+def enter(path: Path | None, action: str, subject: str, its: Authority | None = None) -> None:
+    """Tell the audit trail of ``action`` on the account or token ``subject``, which ``its`` says may do what.
+
+    The last thing that a command does: root becomes the daemons' account for it. That the database is away is no reason
+    not to make, or end, an account, and is said. Before a daemon has made it there is nothing to tell.
+    """
+    settings = load(path)
+    if not backend_of(settings).is_made:
+        return
+    by = of_this_shell()
+    domains = ", ".join(its.domains) if its is not None else ""
+    detail = "" if its is None else f"{its.role} for {domains or 'all'}"
+    try:
+        with open_desk(settings) as desk:
+            desk.store.note(by, action, subject, detail)
+    except PolicydError as error:
+        _log.warning("the audit trail does not tell of this: %s", error)
 
 
 def _file(path: Path | None) -> Path:

@@ -11,7 +11,14 @@ import click
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import json_option, moment, write, write_json
-from policyd_rate_limit.cli.web_accounts import accounts_in, changing, domain_option, name_argument, read_authority
+from policyd_rate_limit.cli.web_accounts import (
+    accounts_in,
+    changing,
+    domain_option,
+    enter,
+    name_argument,
+    read_authority,
+)
 from policyd_rate_limit.cli.words import period
 from policyd_rate_limit.web.accounts import Token, token_digest
 
@@ -63,6 +70,7 @@ def create(path: Path | None, name: str, role: str, domains: tuple[str, ...], se
         expires = None if seconds is None else now + seconds
         put(accounts.with_token(Token(name, its, token_digest(token), now, expires)))
     click.echo(token)
+    enter(path, "web-token create", name, its)
     return Exit.OK
 
 
@@ -115,4 +123,5 @@ def revoke(path: Path | None, name: str) -> Exit:
             click.echo(f"there is no token {name}", err=True)
             return Exit.NO
         put(accounts._replace(tokens={one: its for one, its in accounts.tokens.items() if one != name}))
+    enter(path, "web-token revoke", name)
     return Exit.OK

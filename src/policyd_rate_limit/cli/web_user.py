@@ -10,7 +10,14 @@ import click
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import json_option, write, write_json
-from policyd_rate_limit.cli.web_accounts import accounts_in, changing, domain_option, name_argument, read_authority
+from policyd_rate_limit.cli.web_accounts import (
+    accounts_in,
+    changing,
+    domain_option,
+    enter,
+    name_argument,
+    read_authority,
+)
 from policyd_rate_limit.web.accounts import Account
 from policyd_rate_limit.web.passwords import MOST_BYTES, hash_password, why_not
 
@@ -41,6 +48,7 @@ def add(path: Path | None, name: str, role: str, domains: tuple[str, ...], no_pa
             click.echo(f"{name} has an account already: passwd changes its password, remove ends it", err=True)
             return Exit.NO
         put(accounts.with_account(Account(name, its, kept)))
+    enter(path, "web-user add", name, its)
     return Exit.OK
 
 
@@ -57,6 +65,7 @@ def passwd(path: Path | None, name: str) -> Exit:
         if account is None:
             return _unknown(name)
         put(accounts.with_account(account._replace(password=kept)))
+    enter(path, "web-user passwd", name)
     return Exit.OK
 
 
@@ -69,6 +78,7 @@ def remove(path: Path | None, name: str) -> Exit:
         if name not in accounts.accounts:
             return _unknown(name)
         put(accounts._replace(accounts={one: its for one, its in accounts.accounts.items() if one != name}))
+    enter(path, "web-user remove", name)
     return Exit.OK
 
 

@@ -24,7 +24,7 @@ def _web_url(value: object) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Wrong(Fault(value))
-    return f"https://{parts.netloc.lower()}"
+    return f"https://{parts.netloc.lower().removesuffix(':443')}"  # as browsers write it in Origin
 
 
 def _header(value: object) -> str:

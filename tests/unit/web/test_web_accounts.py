@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from policyd_rate_limit.cli import main, web_user
+from policyd_rate_limit.web import accounts_file
 from policyd_rate_limit.web.accounts import Accounts, AccountsError, domain_name, read, written
 from policyd_rate_limit.web.accounts_file import AccountsFile, load
 from policyd_rate_limit.web.passwords import MOST_MEMORY, Cost, dummy, hash_password, is_password, read_hash, why_not
@@ -72,6 +73,41 @@ def test_from_nothing_to_an_account_and_back(shell: Shell, tmp_path: Path) -> No
     assert shell("web-user", "remove", "anna").returncode == 0
     assert shell("web-user", "remove", "anna").returncode == 1
     assert {path.name for path in tmp_path.iterdir()} == {"accounts", "limits.yaml"}, "nothing is left beside it"
+
+
+def test_the_audit_trail_tells_who_has_made_accounts(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # or this process would become the daemons' account
+    shell.configuration.write_text(
+        f"{shell.configuration.read_text()}sqlite_config: {{database: {tmp_path / 'db.sqlite3'}}}\n"
+    )
+    monkeypatch.setattr(accounts_file, "load", partial(load_as, os.getuid()))
+    assert shell("web-user", "add", "anna", given="a long secret\n").returncode == 0
+    assert not (tmp_path / "db.sqlite3").exists(), "no daemon has made it yet, and this is nobody's to make"
+    (tmp_path / "db.sqlite3").touch()
+    assert shell("web-user", "passwd", "anna", given="another secret\n").returncode == 0
+    assert shell("web-token", "create", "panel", "--role", "operate", "--domain", "example.org").returncode == 0
+    assert shell("web-token", "revoke", "panel").returncode == 0
+    assert shell("web-user", "remove", "anna").returncode == 0
+    told = json.loads(shell("audit", "--json").stdout)["entries"]
+    assert [(one["action"], one["subject"], one["detail"]) for one in told] == [
+        ("web-user remove", "anna", ""),
+        ("web-token revoke", "panel", ""),
+        ("web-token create", "panel", "operate for example.org"),
+        ("web-user passwd", "anna", ""),
+    ]
+    (tmp_path / "db.sqlite3").unlink()
+    (tmp_path / "db.sqlite3").mkdir()
+    assert shell("web-user", "add", "bert", given="a long secret\n").returncode == 0
+    assert "the audit trail does not tell of this" in caplog.text
+
+
+def load_as(uid: int, path: Path) -> Any:
+    """Load the accounts as that account, of which the test has taken away that it is root."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: uid)
+        return load(path)
 
 
 def test_from_a_token_to_its_end(shell: Shell) -> None:
