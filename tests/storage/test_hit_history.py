@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import pathlib
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.administration import HISTORY_DAYS, HOUR, HitDetails, HourOfHits
 from policyd_rate_limit.storage.contract import Store
+from policyd_rate_limit.storage.hit_history import is_of_others, place_of
 from policyd_rate_limit.storage.log import hit_history as of_log
 from policyd_rate_limit.storage.redis import hit_history as of_redis
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.hit_rows import LIMIT, THIS_HOUR, details, row
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
 from storage.redis_database import RedisDatabase
-from storage.stores import PATIENCE
+from storage.stores import PATIENCE, in_memory
 
 LOGS: dict[str, type[Logs]] = {"sqlite": SqliteLogs, "postgresql": PostgresqlLogs, "mariadb": MariadbLogs}
 EVIL = ("user:\U0001f4a9\u00e9\u0000", "user:\ud800", "user:'\"\\%s%%;--\n", "user:${}:1", "r/distinct-x|user:a:b|c")
@@ -114,6 +121,51 @@ def test_for_whom_there_is_no_room_is_added_up_by_rule(database: Administered, m
         ("user:1", "refused", THIS_HOUR - HOUR): (1, 5, 5),
     }
     assert {one.limit for one in history(database) if "others" in one.key} == {Limit(0, 0)}
+
+
+_KINDS = ("refused", "would-refuse")
+_SOME = st.builds(
+    row,
+    st.sampled_from([f"{rule}user:{name}" for rule in ("", "r|") for name in "abc"]),
+    st.integers(1, 9),
+    hour=st.sampled_from([THIS_HOUR, THIS_HOUR - HOUR]),
+    at=st.integers(0, HOUR - 1),
+    kind=st.sampled_from(_KINDS),
+)
+
+
+@settings(max_examples=25)
+@given(calls=st.lists(st.lists(_SOME, max_size=6, unique_by=place_of), max_size=6), most=st.integers(1, 5))
+def test_the_script_keeps_what_sql_does(redis_url: str, calls: list[list[HourOfHits]], most: int) -> None:
+    """And both what a model says: no hit is lost, no hour has more rows than it may."""
+    added: Counter[tuple[int, str, str]] = Counter()
+    with (
+        tempfile.TemporaryDirectory(dir=in_memory()) as name,
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.ExitStack() as opened,
+    ):
+        patch.setattr(of_log, "HISTORY_ROWS_PER_HOUR", most)
+        patch.setattr(of_redis, "HISTORY_ROWS_PER_HOUR", most)
+        home = pathlib.Path(name)
+        both = (AdministeredLog(SqliteLogs(home)), AdministeredRedis(RedisDatabase(home, redis_url)))
+        stores = []
+        for made in both:
+            opened.callback(made.close)
+            stores.append(daemon(made))
+        for rows in calls:
+            for one in rows:
+                added[one.hour, prefix_and_key(one.key)[0], one.kind] += one.hits
+            for store in stores:
+                if rows:
+                    store.add_history(rows)
+        found, of_script = (sorted(history(made)) for made in both)
+    assert [one[:7] for one in found] == [one[:7] for one in of_script]
+    kept: Counter[tuple[int, str, str]] = Counter()
+    for one in found:
+        kept[one.hour, prefix_and_key(one.key)[0], one.kind] += one.hits
+    assert kept == added
+    rows_of_hours = Counter(one.hour for one in found if not is_of_others(one))
+    assert max(rows_of_hours.values(), default=0) <= most
 
 
 @pytest.mark.parametrize("by_command", [True, False])

@@ -105,7 +105,7 @@ class RedisHitHistory:
 
     def _write(self, rows: Iterable[OriginalHits], kind: str) -> int:
         new = 0
-        in_order = sorted(rows, key=lambda row: row.hits.hour)
+        in_order = sorted(rows, key=lambda row: (row.hits.hour, row))
         for hour, of_hour in itertools.groupby(in_order, key=lambda row: row.hits.hour):
             while some := list(itertools.islice(of_hour, ROWS_PER_SCRIPT)):
                 name = b"%x" % random.getrandbits(64)
