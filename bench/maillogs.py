@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BEGINS: Final = 1_796_000_000.0
-"""Unix seconds of the first line: 29 November 2026."""
+BEGINS: Final = 1_767_592_800.0
+"""Unix seconds of the first line: 5 January 2026, 06:00 in UTC."""
 
 FORMS: Final = ("syslog", "rfc3339")
 _LETTERS: Final = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
@@ -189,7 +189,7 @@ def _received(chance: random.Random, now: float, number: int, users: int) -> Ite
 def _local(chance: random.Random, now: float, number: int) -> Iterator[tuple[float, str]]:
     queue_id = _id(number)
     yield now, f"postfix/pickup[1500]: {queue_id}: uid=33 from=<www-data>"
-    yield now, f"postfix/cleanup[2102]: {queue_id}: message-id=<20261129120000.{queue_id}@mx1.example.org>"
+    yield now, f"postfix/cleanup[2102]: {queue_id}: message-id=<20260105060000.{queue_id}@mx1.example.org>"
     yield (
         now,
         f"postfix/qmgr[1021]: {queue_id}: from=<www-data@example.org>, size={chance.randrange(400, 9000)}, nrcpt=1 (queue active)",
