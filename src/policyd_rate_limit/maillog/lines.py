@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _PROTOCOL: Final = re.compile(
     rb"(\S+) (\S+) (\S+) \S+ (?:-|(?:\[(?:[^\]\"\\]|\\.|\"(?:[^\"\\]|\\.)*\")*\])+)(?: (?:\xef\xbb\xbf)?|$)"
 )
+_TIMES: Final = b" times"
+_REPEATED: Final = re.compile(rb"last message repeated (\d{1,9}) times$")
 # What journalctl(1) has in place of a message that is not UTF-8, in its short forms.
 _BLOB: Final = b" blob data]"
 _CONNECT: Final = b"connect from "
@@ -62,6 +64,11 @@ class Lines:
         self._outgoing = outgoing
         self._tally = tally
         self._programs = Programs()
+        self._previous = b""
+        # The last line of smtpd that may be a refusal, where its message begins, and who wrote it.
+        self._refused = b"-"
+        self._refused_at = 0
+        self._refusing: Program | None = None
 
     def read(self, lines: list[bytes], begin: int, until: float) -> int:
         """Read ``lines`` from ``begin`` on, up to one of interest that is later than ``until``, in Unix seconds.
@@ -102,6 +109,10 @@ class Lines:
                 if program is None and colon > 0:
                     program = programs.of(header)
             if program is None or program.kind == OTHER:
+                if line.endswith(_TIMES) and (lines[index - 1] if index else self._previous) is self._refused:
+                    if not self._advance(dates.time if is_whole else dates.exact(line, end), until):
+                        break
+                    self._repeat(line)
                 others += 1
                 index += 1
                 continue
@@ -119,6 +130,7 @@ class Lines:
             else:
                 of_postfix += 1
             self._use(program, kind, line, at)
+        self._previous = lines[index - 1] if index else self._previous
         tally = self._tally
         tally.of_postfix += of_postfix
         tally.of_daemon += of_daemon
@@ -163,6 +175,7 @@ class Lines:
             first = line[at] if at < len(line) else _FIRST_LETTER
             if first < _FIRST_LETTER or first > _LAST_LETTER or first == _LETTER_M:
                 traffic.smtpd(program, line, at, time)
+                self._refused, self._refused_at, self._refusing = line, at, program
             elif line.startswith(_CONNECT, at):
                 program.connected()
         elif kind == DELIVERY:
@@ -177,6 +190,13 @@ class Lines:
             decision = decided(line[at:], time, program.host)
             if decision is not None:
                 self._outgoing.put(decision)
+
+    def _repeat(self, line: bytes) -> None:
+        """``line`` may say how often the one before was repeated: that of a BSD stands behind equal ones, once."""
+        found = _REPEATED.search(line)
+        if found is not None and self._refusing is not None:
+            message = b"message repeated %s times: [ %s]" % (found.group(1), self._refused[self._refused_at :])
+            self._traffic.smtpd(self._refusing, message, 0, self.time)
 
     def _without_date(self, line: bytes, until: float) -> bool:
         """A line that has no date in front; whether it was read: it is not later than ``until``."""

@@ -177,3 +177,21 @@ def test_rsyslog_has_one_line_for_equal_ones(tmp_path: Path) -> None:
     log = Log(tmp_path, syslog(f"smtpd[1]: {line}\nsmtpd[1]: message repeated 3 times: [ {line}]"))
     assert len(log.mails) == 4
     assert {mail.sender for mail in log.mails} == {"alice@example.org"}
+
+
+@pytest.mark.parametrize("said", ["last message", "syslogd: last message"])
+def test_a_bsd_has_one_line_for_equal_ones(tmp_path: Path, said: str) -> None:
+    refused = syslog(f"smtpd[1]: NOQUEUE: reject: {RCPT}; {TAIL}")
+    repeated = f"Nov 28 12:00:31 mx {said} repeated 3 times\n"
+    other = "Nov 28 12:00:31 mx other: x\n"
+
+    log = Log(tmp_path, repeated + refused + repeated + other + repeated)
+    assert [mail.time - log.mails[0].time for mail in log.mails] == [0, 30, 30, 30]
+    assert {mail.sender for mail in log.mails} == {"alice@example.org"}
+    assert log.tally.others == 4
+
+
+def test_what_a_bsd_repeats_of_other_lines_is_no_refusal(tmp_path: Path) -> None:
+    text = "Nov 28 12:00:01 mx postfix/smtpd[1]: connect from a[192.0.2.1]\nNov 28 12:00:31 mx last message repeated 3 times\n"
+
+    assert Log(tmp_path, text).read == []
