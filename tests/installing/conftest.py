@@ -91,7 +91,8 @@ def _download_wheels(directory: Path) -> None:
         ["/usr/bin/python3", "-c", ask], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    web = project["project"]["optional-dependencies"]["web"]
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], *web]
     options: list[str | Path] = ["--only-binary=:all:", "--python-version", version, "--dest", directory]
     _build([sys.executable, "-m", "pip", "download", "--quiet", *options, *wanted])
 

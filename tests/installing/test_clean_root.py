@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.clean_root import NO_INIT, SYSTEMD, Machine
+from support.clean_root import NO_INIT, SYSTEMD, CleanRoot, Machine
 from support.daemon import Client, mail
 from support.installed import (
     DATABASE,
@@ -59,6 +59,14 @@ pytestmark = [
 ]
 
 
+def log_in_at_the_web_page(root: CleanRoot) -> None:
+    """The two commands of docs/web.md: from nothing to the first login."""
+    root.do(f"echo '{PASSWORD}' | policyd-rate-limit web-user add anna --role operate")
+    root.do("systemctl enable --now policyd-rate-limit-web.socket 2>&1")
+    root.path("/root/login.py").write_text(LOGIN)
+    assert root.do("python3 /root/login.py") == "303 200\n", root.run(f"journalctl -u {WEB}").stdout
+
+
 def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, packages: Path, tmp_path: Path) -> None:
     root = machine(base, SYSTEMD)
     untouched = root.do(TRACES)
@@ -98,12 +106,9 @@ def test_the_package_on_a_machine_with_systemd(base: Path, machine: Machine, pac
         "systemctl start policyd-rate-limit-clean; journalctl -u policyd-rate-limit-clean"
     )
 
-    # The web page, in the two commands of docs/web.md: from nothing to the first login.
+    # The web page.
     assert not is_active(root, WEB)
-    root.do(f"echo '{PASSWORD}' | policyd-rate-limit web-user add anna --role operate")
-    root.do("systemctl enable --now policyd-rate-limit-web.socket 2>&1")
-    root.path("/root/login.py").write_text(LOGIN)
-    assert root.do("python3 /root/login.py") == "303 200\n", root.run(f"journalctl -u {WEB}").stdout
+    log_in_at_the_web_page(root)
     assert root.do(f"systemd-analyze verify --man=no {units}-web.service {units}-web.socket") == ""
     assert root.do("stat -c '%U:%G %a' /etc/policyd-rate-limit-web.accounts").strip() == "root:policyd-rate-limit 640"
     assert root.do("stat -c '%G %a' /run/policyd-rate-limit-web/web.sock").strip() == "www-data 660"
@@ -339,9 +344,11 @@ def test_make_install(base: Path, machine: Machine, artefacts: Path, wheels: Pat
     offline += " export PIP_COMPILE=0;"
     configuration.write_text(configuration.read_text() + "fail_action = 'reject too many'\n")
     changed = configuration.read_text()
-    root.do(f"{offline} make install 2>&1; systemctl restart policyd-rate-limit")
+    assert not root.path("/etc/systemd/system/policyd-rate-limit-web.socket").exists()
+    root.do(f"{offline} make install EXTRAS=web 2>&1; systemctl restart policyd-rate-limit")
     assert configuration.read_text() == changed
     assert ask(root, 2) == ["dunno", "reject too many"]
+    log_in_at_the_web_page(root)
     root.do("cd /; policyd-rate-limit --version; systemctl start policyd-rate-limit-clean")
 
     # Its Python goes away, as with an upgrade of Debian: the log says so, and what to type.
@@ -350,7 +357,7 @@ def test_make_install(base: Path, machine: Machine, artefacts: Path, wheels: Pat
     assert root.status("systemctl restart policyd-rate-limit") != 0
     log = root.do("journalctl --unit policyd-rate-limit --output cat --priority err")
     assert f"/opt/policyd-rate-limit was made with {python}, which is gone" in log
-    assert "    make install && systemctl restart policyd-rate-limit" in log
+    assert "    make install EXTRAS=web && systemctl restart policyd-rate-limit" in log
     assert "status=69" in root.run("systemctl status --no-pager policyd-rate-limit").stdout
     root.do(f"mv {python}.gone {python}")
     wait_until(lambda: is_active(root), "it starts again by itself")
