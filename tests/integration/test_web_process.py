@@ -38,7 +38,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
         yield process
 
 
-@pytest.mark.parametrize("kind", STORES)
+# On the others a browser looks at it, in test_web_browser.py.
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb", "redis-cluster"])
 def test_beside_a_daemon(tmp_path: Path, kind: str) -> None:
     """What one does the other sees, and the shell sees both."""
     limits = [[3, 3600]]
@@ -134,8 +135,18 @@ def test_what_keeps_it_from_starting_is_said(tmp_path: Path, settings: dict[str,
     web.reload_file()
     done = call(web.path, "web")
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
-    with Daemon(tmp_path / "daemon", **settings) as daemon:
-        assert daemon.process.poll() is None, "mail is limited all the same"
+
+
+def test_mistakes_about_the_page_keep_no_daemon_from_starting(tmp_path: Path) -> None:
+    mistakes: dict[str, Any] = {
+        "web_address": ["192.0.2.1", 80],
+        "web_url": "x",
+        "web_user_header": "a b",
+        "web_accounts": [1],
+    }
+    with Daemon(tmp_path / "daemon", **mistakes) as daemon:
+        for name in mistakes:
+            daemon.logged(name, "only what needs it fails")
 
 
 def test_other_addresses_than_loopback_are_refused(tmp_path: Path) -> None:
