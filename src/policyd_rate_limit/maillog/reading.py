@@ -68,15 +68,19 @@ def _read(
     readings = [source.read(traffic, outgoing, tally) for source in sources]
     turns = [(source.next_time, number) for number, source in enumerate(sources)]
     heapq.heapify(turns)
+    done = 0
     try:
         while turns:
             _, number = heapq.heappop(turns)
             source = sources[number]
             source.until = turns[0][0] if turns else float("inf")
+            before = source.position
             if next(readings[number], _END) is not _END:
                 heapq.heappush(turns, (source.next_time, number))
-            if progress is not None:
-                progress(sum(one.position for one in sources), total)
+            if source.position != before:
+                done += source.position - before
+                if progress is not None:
+                    progress(done, total)
             yield from outgoing.take()
     finally:
         for reading in readings:

@@ -81,7 +81,7 @@ class Source:
         self.position = self.size
 
     def _lines(self, lines: Lines) -> Iterator[None]:
-        for piece in split(self._blocks):
+        for piece in split(self._counted()):
             at = 0
             while True:
                 at = lines.read(piece, at, self.until)
@@ -92,7 +92,7 @@ class Source:
 
     def _export(self, lines: Lines, tally: Tally) -> Iterator[None]:
         export = Export()
-        for block in self._blocks:
+        for block in self._counted():
             yield from self._entries(export.feed(block), lines)
         yield from self._entries(export.end(), lines)
         tally.lines += export.not_understood
@@ -108,8 +108,13 @@ class Source:
 
     def _note(self, lines: Lines) -> None:
         self.next_time = max(self.next_time, lines.time)
-        if self._file is not None:
-            self.position = self._file.position
+
+    def _counted(self) -> Iterator[bytes]:
+        """The blocks; ``position`` is where the one that is in hand ends."""
+        for block in self._blocks:
+            if self._file is not None:
+                self.position = min(self._file.position, self.size)
+            yield block
 
     def _first_time(self, block: bytes) -> float:
         """The time of the first line that has one; that of no line: before all."""
