@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"first reading: {time.monotonic() - began:.1f} s, {_megabytes() - before:.0f} MB")
         names = itertools.cycle(f"user:user{number:07d}" for number in range(0, options.ids, 997))
         _timed("one id", lambda: watcher.seen(next(names), settings.limits))
+        _timed("a part of a name", lambda: watcher.matching("zebra", 5, lambda _: True))
         _timed("the list", lambda: [one.key for one in watcher.picture().limited[:100]])
         _timed("what was changed", lambda: watcher.refresh(30), 20)
         picture = watcher.picture()

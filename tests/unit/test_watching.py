@@ -364,3 +364,4 @@ def test_ids_are_found_by_a_part_of_them() -> None:
     assert len(memory.matching("example", 2, lambda _: True)) == 2
     assert memory.matching("example", 10, lambda key: key.endswith(".net")) == ["user:carol@example.net"]
     assert memory.matching("user", 10, lambda _: True) == ["user:user"]
+    assert memory.matching("", 10, lambda _: True) == memory.matching("zebra", 10, lambda _: True) == []

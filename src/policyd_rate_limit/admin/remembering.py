@@ -53,6 +53,9 @@ KNOWN_SECONDS = 60
 MOST_RECOUNTED = 200
 """The most ids that are reread with one look, where the store does not tell what is given back."""
 
+NAMES_SECONDS = 30.0
+"""How often the list is made in which parts of names are looked for."""
+
 TOLD_SECONDS = 0.5
 """How often the first reading tells how far it has come."""
 
@@ -116,6 +119,8 @@ class Memory:
         self._from_table: dict[str, Limits | None] = {}
         self._looked_up = 0  # Unix second of the oldest of them
         self._to_look_up: dict[str, None] = {}
+        self._names = ""  # of all counters, on a line each: a text is found in it ten times as fast as in each of them
+        self._named = float("-inf")
 
     @property
     def store(self) -> Administration:
@@ -151,6 +156,9 @@ class Memory:
         touched.update(dict.fromkeys(self._next_in_turn()))
         self._look_up(touched, now)
         more = self._judge(touched, Facts(now))
+        if time.monotonic() - self._named >= NAMES_SECONDS:
+            self._names = "".join([f"{key}\n" for key in self._ledger.counters()])
+            self._named = time.monotonic()
         yield self._picture(now, more)
 
     def judge_by(self, desk: Desk) -> None:
@@ -158,14 +166,20 @@ class Memory:
         self._judging = desk
 
     def matching(self, text: str, most: int, is_wanted: Callable[[str], bool]) -> list[str]:
-        """Up to ``most`` counters on record whose id holds ``text``, and that are wanted."""
+        """Up to ``most`` counters on record whose id holds ``text``, and that are wanted.
+
+        Those that came in the last :data:`NAMES_SECONDS` may not be among them.
+        """
         found: list[str] = []
-        # A shard at a time becomes a tuple at once: what is counted meanwhile does not matter.
-        for key in self._ledger.counters():
-            if text in key and text in id_of_key(prefix_and_key(key)[1]) and is_wanted(key):
+        names, at = self._names, 0
+        while text and len(found) < most:
+            at = names.find(text, at)
+            if at < 0:
+                break
+            begin, end = names.rfind("\n", 0, at) + 1, names.find("\n", at)
+            key, at = names[begin:end], end
+            if text in id_of_key(prefix_and_key(key)[1]) and is_wanted(key):
                 found.append(key)
-                if len(found) == most:
-                    break
         return found
 
     def seen(self, key: str, limits: Limits) -> Seen:
