@@ -23,7 +23,8 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.web_made_up import CALLER, made_up
+from support.daemon import running
+from support.web_made_up import CALLER, RULES, made_up
 from support.web_site import PASSWORD, World
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ def take(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as name, made_up(Path(name)) as settings:
         world = World(Path(name), url=None, settings=settings)
         world.add("mona")
-        Path(settings.pidfile).write_text("")
-        with served(world) as at, sync_playwright() as playwright:
+        with running(Path(name), **RULES), served(world) as at, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = opened(browser, at, WIDE, "light", "en")
             page.screenshot(path=directory / "now.png")

@@ -82,17 +82,14 @@ def fill(settings: Settings, now: int | None = None) -> None:
 
 
 def _entries(dice: random.Random, now: int) -> Iterator[Entry]:
+    many = {CALLER: 70, STOLEN: 100, "elif@example.org": 84, "newsletter@example.org": 250, "ivan@example.org": 0}
     for person in (*PEOPLE, "newsletter"):
         user = f"{person}@example.org"
-        mails = {CALLER: 96, STOLEN: 100, "elif@example.org": 84, "newsletter@example.org": 700}.get(
-            user, dice.randrange(3, 40)
-        )
-        for _ in range(mails):
-            age = min(dice.expovariate(1 / (6 * HOUR)), DAY - HOUR)
-            yield from _mail(user, int(now - age - (user in (CALLER, STOLEN)) * 120), dice)
-    for number in range(30):  # what makes her limited in this hour
+        for _ in range(many.get(user, dice.randrange(3, 40))):
+            age = HOUR + 60 + min(dice.expovariate(1 / (6 * HOUR)), DAY - 3 * HOUR)
+            yield from _mail(user, int(now - age), dice)
+    for number in range(30):  # what makes them limited in this hour
         yield from _mail(CALLER, now - 40 * number - 200, dice)
-    for number in range(32):
         yield from _mail("ivan@example.org", now - 100 * number - 60, dice)
     yield from _mail(ODD, now - 300, dice)
     yield from _mail(ODD.replace("example.org", "example.net"), now - 300, dice)

@@ -37,7 +37,7 @@ class Page(HTMLParser):
         assert not self._open, f"not closed: {self._open}"
         assert len(self.ids) == len(set(self.ids)), "an id twice"
         assert not set(self.referred) - set(self.ids), "labels, descriptions and links to what is not there"
-        self.text = " ".join(self.text.split())
+        self.text = " ".join(self.text.split())  # also where lines are not to be broken
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.text += "" if tag in INLINE else " "

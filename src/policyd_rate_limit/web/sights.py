@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.admin.close_up import close_up
 from policyd_rate_limit.admin.history import history
 from policyd_rate_limit.admin.overview import overview
 from policyd_rate_limit.admin.senders import Senders
@@ -15,12 +16,14 @@ from policyd_rate_limit.admin.strangers import stranger
 
 if TYPE_CHECKING:
     from policyd_rate_limit.admin.buckets import Step
+    from policyd_rate_limit.admin.close_up import CloseUp
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.admin.history import History
     from policyd_rate_limit.admin.overview import Overview
     from policyd_rate_limit.admin.senders import Sender
     from policyd_rate_limit.admin.standing import Standing
     from policyd_rate_limit.admin.strangers import Stranger
+    from policyd_rate_limit.admin.watching import Watcher
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.web.authority import Authority
@@ -45,6 +48,12 @@ def history_of(
     """What ``name`` has sent."""
     authority.check_sight(desk.keys(name, rule))
     return history(desk, name, step, last=last, most=most, rule=rule)
+
+
+def close_up_of(desk: Desk, authority: Authority, watcher: Watcher, name: str) -> CloseUp:
+    """All about ``name``, and of what it shares with others what may be seen."""
+    authority.check_sight(desk.keys(name))
+    return close_up(desk, watcher, name, authority.reaches)
 
 
 def heaviest_of(

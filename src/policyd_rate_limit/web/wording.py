@@ -27,6 +27,8 @@ LANGUAGES: Final = ("en", "de")
 MOST_ACCEPTED: Final = 20
 """Of the languages that a browser names, so many are looked at."""
 
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 Text = str | Mapping[str, str]
@@ -59,18 +61,18 @@ class Wording:
 
     def percent(self, share: float) -> str:
         """``share`` in per cent; no more than is all there is unless it is."""
-        return f"{int(share * 100 + 1e-9)} %"
+        return f"{int(share * 100 + 1e-9)}{NO_BREAK}%"
 
-    def moment(self, date: int, now: int | None = None) -> str:
-        """``date`` (Unix second), without the day where that is the one of ``now``."""
-        local = self._local(date)
+    def moment(self, date: int, now: int | None = None) -> Markup:
+        """``date`` (Unix second), without the day where that is the one of ``now``; it is not broken into lines."""
+        local, today = self._local(date), None if now is None else self._local(now)
         if local is None:
-            return str(date)  # no year of a calendar
-        time = local.strftime(self._format("time"))
-        today = None if now is None else self._local(now)
-        if today is not None and local.date() == today.date():
-            return time
-        return f"{local.strftime(self._format('day'))} {time}"
+            text = str(date)  # no year of a calendar
+        elif today is not None and local.date() == today.date():
+            text = local.strftime(self._format("time"))
+        else:
+            text = local.strftime(f"{self._format('day')} {self._format('time')}")
+        return Markup('<span class="whole">{}</span>').format(text)
 
     def day(self, date: int) -> str:
         """The day of ``date`` (Unix second)."""

@@ -89,12 +89,12 @@ def test_other_limits_from_the_form_to_the_trail(town: World, mona: TestClient) 
         f"SASL user {CALLER} (rule usual) may send 200 recipients in any day and 60 recipients in any hour, instead of"
         " 30 recipients in any hour and 100 recipients in any day, until"
     ) in text
-    assert "(2 days). It has used 126 recipients already." in text
+    assert "(2 days). It has used 100 recipients already." in text
     assert (overrides(town), changes(town)) == (before, trail), "nothing without a confirmation"
     done = confirmed(mona, shown)
     assert done.title.startswith(f"Done: {CALLER}")
     assert f"{CALLER} has other limits until" in done.text
-    assert "126 of 200 recipients in any day, 63 %" in done.text, "what was changed is seen at once"
+    assert "100 of 200 recipients in any day, 50 %" in done.text, "what was changed is seen at once"
     override = overrides(town)[KEY]
     assert override.limits == (Limit(200, DAY), Limit(60, 3600))
     assert override.note == "ticket 4711:  she prints\nlabels"

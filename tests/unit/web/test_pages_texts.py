@@ -114,20 +114,22 @@ def test_numbers_and_limits_in_words() -> None:
     )
     assert (en.counted(12_345_678, "bytes"), de.counted(12_345_678, "bytes")) == ("12.3 MB", "12,3 MB")
     assert (en.counted(999, "bytes"), en.counted(1_500, "recipients")) == ("999", "1,500")
-    assert [en.percent(share) for share in (0.0, 0.799, 0.999, 1.0, 1.26)] == ["0 %", "79 %", "99 %", "100 %", "126 %"]
+    assert [en.percent(share) for share in (0.0, 0.799, 0.999, 1.0, 1.26)] == [
+        f"{number}\N{NO-BREAK SPACE}%" for number in (0, 79, 99, 100, 126)
+    ]
 
 
 def test_times_in_words() -> None:
     zone = timezone(timedelta(hours=1), "CET")
     en, de = (Wording(language, texts_of(language), zone) for language in ("en", "de"))
     date = 1_764_331_200  # 28 November 2025, 13:00 there
-    assert en.moment(date) == "2025-11-28 13:00:00"
-    assert de.moment(date) == "28.11.2025 13:00:00"
-    assert en.moment(date, date + 60) == "13:00:00"
-    assert en.moment(date, date + 86_400) == "2025-11-28 13:00:00"
+    assert en.moment(date).striptags() == "2025-11-28 13:00:00"
+    assert de.moment(date).striptags() == "28.11.2025 13:00:00"
+    assert en.moment(date, date + 60).striptags() == "13:00:00"
+    assert en.moment(date, date + 86_400).striptags() == "2025-11-28 13:00:00"
     assert (en.day(date), en.hour(date), en.zone_name) == ("2025-11-28", "2025-11-28 13:00", "CET")
     assert en.iso(date).endswith("+00:00") or "T" in en.iso(date)
-    assert en.moment(10**15) == "1000000000000000"
+    assert en.moment(10**15).striptags() == "1000000000000000"
     assert [en.duration(seconds) for seconds in (0, 59, 3_600, 90_061, 2 * 86_400)] == [
         "0 s",
         "59 s",

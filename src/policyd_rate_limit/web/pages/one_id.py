@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from policyd_rate_limit.admin.close_up import Counted, close_up
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import unit_of
@@ -17,6 +16,7 @@ from policyd_rate_limit.storage.administration import HISTORY_DAYS
 from policyd_rate_limit.web.pages.plotted import Column, plotted
 from policyd_rate_limit.web.pages.shown import change_row, free_again, hit_row, id_of, is_block
 from policyd_rate_limit.web.rendering import render, wording_of
+from policyd_rate_limit.web.sights import close_up_of
 from policyd_rate_limit.web.site import site_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from policyd_rate_limit.admin.changes import What
-    from policyd_rate_limit.admin.close_up import CloseUp
-    from policyd_rate_limit.admin.desk import Desk
+    from policyd_rate_limit.admin.close_up import CloseUp, Counted
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.web.authority import Authority
@@ -84,12 +83,7 @@ async def one_id(request: Request, visitor: Visitor) -> Response:
         return RedirectResponse("/search", 303)
     site, t = site_of(request), wording_of(request)
     authority = visitor.authority
-
-    def look(desk: Desk) -> CloseUp:
-        authority.check_sight(desk.keys(name))
-        return close_up(desk, site.watcher, name, authority.reaches)
-
-    about = await site.desks.ask(look)
+    about = await site.desks.ask(close_up_of, authority, site.watcher, name)
     alike: list[str] = []
     if not about.is_known:
         alike = [
@@ -106,6 +100,7 @@ async def one_id(request: Request, visitor: Visitor) -> Response:
         "id.html",
         {
             "about": about._replace(changes=tuple(map(change_row, about.changes))),  # type: ignore[arg-type]
+            "taken": dict.fromkeys(t.kind(one.key) for one in about.own),
             "alike": dict.fromkeys(alike),
             "counters": [_card(one, t, about.now) for one in about.counted],
             "actions": _actions(about, authority),
