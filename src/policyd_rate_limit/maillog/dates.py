@@ -103,6 +103,8 @@ class Dates:
         if not hour or not line.startswith(hour):
             return 0
         at = len(hour)
+        if len(line) < at + 6:
+            return 0
         digits = line[at : at + 2] + line[at + 3 : at + 5]
         if line[at + 2 : at + 3] != b":" or len(digits) != 4 or not digits.isdigit():
             return 0
@@ -156,7 +158,7 @@ class Dates:
             return self.time
         rest = line[self.length : end]
         if not rest.endswith(self._suffix):  # another zone: the clock was changed
-            if not self._anew(line):
+            if self._anew(line) != end or self.is_whole:
                 return self.time
             rest = line[self.length : end]
         digits = rest[: -len(self._suffix)]

@@ -1,6 +1,9 @@
 """Reads the lines of one log: date, host and program of each, and what those of Postfix and of this daemon say.
 
 This is where the time goes: most lines are of no interest, and cost a look at their date and one at who wrote them.
+
+Here, and wherever else mypyc compiles: a slice of bytes must not begin behind its end. Python has nothing there, what
+mypyc makes of it fails.
 """
 
 from __future__ import annotations
@@ -104,10 +107,12 @@ class Lines:
             else:
                 colon = line.find(b": ", end)
                 at = colon + 2
-                header = line[end:colon]
-                program = known.get(header)
-                if program is None and colon > 0:
-                    program = programs.of(header)
+                program = None
+                if colon > 0:
+                    header = line[end:colon]
+                    program = known.get(header)
+                    if program is None:
+                        program = programs.of(header)
             if program is None or program.kind == OTHER:
                 if line.endswith(_TIMES) and (lines[index - 1] if index else self._previous) is self._refused:
                     if not self._advance(dates.time if is_whole else dates.exact(line, end), until):

@@ -86,9 +86,9 @@ class Traffic:
     def pickup(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of pickup(8), or of qmqpd(8), which asks no policy server either."""
         found = line.find(b": ", at)
-        queue_id = line[at:found]
-        if found < 0 or not queue_id.isalnum():
+        if found < 0 or not line[at:found].isalnum():
             return
+        queue_id = line[at:found]
         if line.startswith(b"client=", found + 2):
             self._client(program, queue_id, line[found + 9 :], time)
             return
@@ -105,10 +105,11 @@ class Traffic:
             if line.find(b"reject: ", at) >= 0:
                 self._refusal(program, line[at:], time)
             return
-        is_resent = line.startswith(b"resent-", found - 7)
-        queue_id = line[at : found - 9 if is_resent else found - 2]
-        if not queue_id.isalnum():
+        is_resent = found - at > 8 and line.startswith(b"resent-", found - 7)
+        end = found - 9 if is_resent else found - 2
+        if end <= at or not line[at:end].isalnum():
             return
+        queue_id = line[at:end]
         mail = self._open.find(program, queue_id, time)
         if mail is None:
             mail = OpenMail(Origin.INTERNAL, time, program)
@@ -124,7 +125,7 @@ class Traffic:
     def qmgr(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of qmgr(8)."""
         if line.endswith(b": removed"):
-            if self._waiting:
+            if self._waiting and len(line) - 9 > at:
                 self._removed(program, line[at:-9])
             return
         found = line.find(b": from=<", at)
@@ -146,9 +147,11 @@ class Traffic:
         if not self._wants_recipients and line.find(b"[127.", at) < 0 and line.find(b"[::1]", at) < 0:
             return
         found = line.find(b": to=<", at)
-        delivery = _DELIVERY.match(line, found + 6) if found >= 0 else None
+        if found < 0 or not line[at:found].isalnum():
+            return
         queue_id = line[at:found]
-        if delivery is None or not queue_id.isalnum():
+        delivery = _DELIVERY.match(line, found + 6)
+        if delivery is None:
             return
         recipient, original, relay = delivery.groups()
         if any(address in relay for address in _LOOPBACK):

@@ -210,6 +210,26 @@ def test_what_was_begun_long_ago_is_given_up(tmp_path: Path) -> None:
     assert (log.mail.origin, log.mail.client_name, log.tally.unfinished) == (Origin.INTERNAL, "", 1)
 
 
+@pytest.mark.parametrize("date", ["Nov 28 12:00:0", "Nov 28 12:00", "Nov 28 12:0", "Nov 28 12:", "Nov 28 12:00:01", ""])
+@pytest.mark.parametrize(
+    "message",
+    [
+        *("", "removed", ": removed", "message-id=<", ": message-id=<", "resent-message-id=<", ": resent-message-id=<"),
+        *("from=<", ": from=<", ": from=<>, size=1, nrcpt=1 (queue active)", "to=<", ": to=<", ": to=<>, relay=x, "),
+        *("client=", ": client=", "uid=", ": uid=1 from=<>", "reject: ", ": reject: ", "NOQUEUE: reject: ", ": ", ":"),
+    ],
+)
+def test_what_is_cut_short_tells_nothing_and_stops_nothing(tmp_path: Path, date: str, message: str) -> None:
+    """In Python and compiled, where slices differ: see the docstring of lines."""
+    whole = syslog(_mail("4F1AB2C3D4", "client=a[192.0.2.1]"))
+    daemons = ("smtpd", "pickup", "cleanup", "qmgr", "smtp")
+    texts = [f"Nov 28 12:00:09 mx postfix/{daemon}[1]:{space}{message}" for daemon in daemons for space in ("", " ")]
+
+    log = Log(tmp_path, "\n".join([whole.rstrip(), date, *texts, date, f"{date} mx", whole]), wants_recipients=True)
+    assert {mail.queue_id for mail in log.mails} == {"4F1AB2C3D4"}
+    assert len(log.mails) == 2
+
+
 def _mail(queue_id: str, client: str, message_id: str = "1@example.org", sender: str = "a@example.org") -> str:
     return (
         f"smtpd[1]: {queue_id}: {client}\n"
