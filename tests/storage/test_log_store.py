@@ -220,6 +220,19 @@ def test_who_is_judged_by_a_longer_window_is_so_by_what_memory_had_forgotten(
     store.close()
 
 
+def test_the_little_that_waited_is_stored_together(database: SqliteDatabase, clock: Clock) -> None:
+    """A commit for each would take minutes after a night without the database."""
+    store = database.store(clock)
+    assert admitted(store) == []
+    commits = []
+    for waited in ((1,), (2, 3, 4)):
+        with mock.patch.object(SqliteLog, "commit", autospec=True, side_effect=SqliteLog.commit) as commit:
+            store.admit((), [logged(number) for number in waited], 1.0)
+        commits.append(commit.call_count)
+    assert commits[0] == commits[1]
+    store.close()
+
+
 def test_cleaning_that_finds_no_turn_leaves_no_connection(database: SqliteDatabase, clock: Clock) -> None:
     """To a server they are few."""
     with contextlib.closing(database.store(clock)) as store:

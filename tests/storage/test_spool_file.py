@@ -330,6 +330,10 @@ def test_a_spool_file_of_the_version_before_is_read(tmp_path: pathlib.Path) -> N
     (spool_file,) = SpoolFile.adopt(tmp_path, NAME, "a" * 32, "old-name")
     assert (spool_file.read(), spool_file.damage, spool_file.room) == (written, "", 0)
     spool_file.close()
+    write_former(path, written, size=0)  # full to its last byte
+    (spool_file,) = SpoolFile.adopt(tmp_path, NAME, "a" * 32, "old-name")
+    assert (spool_file.read(), spool_file.damage) == (written, "")
+    spool_file.close()
     second = content.index(b'"user:2"')
     content[second] ^= 1
     path.write_bytes(content)

@@ -24,6 +24,7 @@ from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.record import pack
 from storage.daemon import Daemon
 from storage.faults import Fault, connections_with
+from storage.logs import append, record
 from storage.stores import HOUR, PATIENCE, START, Clock, SqliteDatabase, admitted, demand, in_memory, usage
 from support.old_databases import MAKERS, make_1_2_0
 
@@ -177,6 +178,17 @@ def test_a_checkpoint_makes_no_file(sqlite: SqliteDatabase, clock: Clock, monkey
 
 
 # --- Its size
+
+
+def test_what_was_never_committed_is_not_rescued(sqlite: SqliteDatabase) -> None:
+    """Whoever asked for it is answered without the file."""
+    log = SqliteLog(sqlite.path, time.time)
+    append(log, record(1))
+    log.begin(1.0)
+    log.append(record(2))
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    assert log.lost(damage).rescued == [(1, record(1))]
 
 
 @pytest.mark.parametrize("incremental", [True, False], ids=["our own file", "file of an old version"])

@@ -65,4 +65,5 @@ def test_clients_from_before_a_quiet_time_are_not_waited_for() -> None:
     pace, now = busy(40)
     now += 3 * PERIOD_SECONDS
     pace.begin(now)
+    assert pace.clients == 0
     assert pace.delay(now, 1) <= 0

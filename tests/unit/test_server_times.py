@@ -32,6 +32,26 @@ async def test_a_client_that_never_reads_is_closed_when_it_is_idle(
         await until(lambda: not served.connections)
 
 
+async def test_a_client_that_asks_on_and_never_reads_is_closed_when_it_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not asked, since the answers before are not read, waits for the client and not for us."""
+    monkeypatch.setattr(flow_module, "MAX_UNREAD", 20_000)
+
+    async with serving() as served:
+        served.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        served.service.at_once = lambda _name: "x" * 1_000_000
+        client = await served.connect(receive_buffer=10_000)
+        await client.ask("a")
+        await served.asked("a")
+        await client.ask("b")
+        await served.settled()
+        served.pass_time(IDLE)
+        served.pass_time(1)
+        await until(lambda: not served.connections)
+        assert served.service.asked == ["a"]
+
+
 async def test_half_a_request_has_its_time(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as served:
         client = await served.connect()
