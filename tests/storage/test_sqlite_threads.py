@@ -59,6 +59,8 @@ def test_a_checkpoint_is_followed_by_one(tmp_path: pathlib.Path, monkeypatch: py
     assert not any(thread.name == "checkpoint" for thread in threading.enumerate())
     append(log, record(2))
     wait_until(log._checkpointer._copied.is_set, "a checkpoint has ended")
+    with mock.patch("policyd_rate_limit.storage.log.sqlite.checkpoint.CHECKPOINT_BYTES", CHECKPOINT_BYTES):
+        append(log, record(3))
     statements.clear()
     for _ in range(3):
         log.maintain()
