@@ -194,6 +194,8 @@ def test_a_database_that_is_rebuilt_is_the_same_one(sqlite: SqliteDatabase, cloc
     daemon = Daemon(sqlite, clock)
     daemon.ask()
     before = daemon.store.installation
+    assert before is not None
+    assert len(bytes.fromhex(before)) == 16
     with sqlite.outage():
         assert ask(daemon, "user:a", 3) == 3
         daemon.die()

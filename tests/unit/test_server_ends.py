@@ -151,6 +151,15 @@ async def test_no_answer_closes_the_connection(caplog: pytest.LogCaptureFixture)
     assert not caplog.records
 
 
+async def test_who_is_cut_off_has_no_place_from_then_on() -> None:
+    """Whoever connects next does not wait until the loop has closed it."""
+    async with serving() as served:
+        client = await served.connect()
+        served.connection.abort()
+        assert served.server.connections == 0
+        await client.end()
+
+
 async def test_after_no_answer_nothing_of_the_connection_is_asked() -> None:
     async with serving() as served:
         served.service.at_once = lambda _name: None
