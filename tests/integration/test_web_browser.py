@@ -278,3 +278,7 @@ def test_what_changes_by_itself_takes_no_focus_and_can_be_paused(browser: Browse
         before = len(asked)
         page.clock.run_for(60_000)
         assert len(asked) == before, "a page that nobody touches does not keep its login alive"
+        page.get_by_role("button", name="Pause updates").press("Space")
+        page.context.clear_cookies()  # the session has ended
+        page.clock.run_for(5_000)
+        expect(page.get_by_role("heading", name="Log in")).to_be_visible()

@@ -293,6 +293,27 @@ def test_what_was_changed_is_seen_at_once_though_looks_are_rare(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("quick")
+def test_while_nobody_asks_looks_are_rare_and_the_next_to_ask_sees_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "UNWATCHED_LOOK_SECONDS", 300.0)
+    times = [0.0]
+    store = Store()
+    with watched(store, clock=lambda: times[0]) as watcher:
+        until(lambda: watcher.picture().is_complete)
+        watcher.wake(0)
+        unwatched = []
+        for times[0] in (watching.UNWATCHED_SECONDS, watching.UNWATCHED_SECONDS + 1):
+            unwatched.append(watcher.is_unwatched)
+        assert unwatched == [False, True]
+        watcher.refresh(10.0)  # the look that was due is over, and the next one is far away
+        store.all.append(charge("alice", NOW, 5))
+        assert watcher.picture().limited == ()
+        watcher.wake(10.0)
+        assert names(watcher.picture().limited) == {"alice"}
+        store.all.append(charge("bob", NOW, 5))
+        until(lambda: names(watcher.picture().limited) == {"alice", "bob"})
+
+
+@pytest.mark.usefixtures("quick")
 def test_where_the_store_knows_better_nothing_is_said_from_memory() -> None:
     store = Store()
     store.all = [charge("alice", NOW, 5)]

@@ -30,6 +30,12 @@ IDLE_SHARE = 9
 RETRY_SECONDS = 5.0
 """How long a store that is away is left alone."""
 
+UNWATCHED_SECONDS = 120.0
+"""Once nobody has asked for so long, looks become rare: a store is not read for nobody."""
+
+UNWATCHED_LOOK_SECONDS = 60.0
+"""How often it is looked at then."""
+
 DESK_SECONDS = 60.0
 """How often the configuration, and the tables in files, are read anew."""
 
@@ -58,6 +64,7 @@ class Watcher:
         self._picture = Picture(since=clock())
         self._begun = self._done = 0  # looks
         self._changed = threading.Condition()  # of the four above
+        self._asked = clock()
         self._wanted = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -76,6 +83,20 @@ class Watcher:
     def picture(self) -> Picture:
         """What is known now."""
         return self._picture
+
+    @property
+    def is_unwatched(self) -> bool:
+        """Whether nobody has asked for so long that what is known may be old: see :meth:`wake`."""
+        return self._clock() - self._asked > UNWATCHED_SECONDS
+
+    def wake(self, patience: float) -> None:
+        """Somebody asks again: look at the store often from now on, and at once if that has become rare.
+
+        Returns once that is done, but within ``patience`` (seconds).
+        """
+        was_unwatched, self._asked = self.is_unwatched, self._clock()
+        if was_unwatched:
+            self.refresh(patience)
 
     def age(self, picture: Picture) -> float:
         """How many seconds ago ``picture`` was up to date."""
@@ -132,7 +153,8 @@ class Watcher:
                 if self._clock() - renewed >= DESK_SECONDS:
                     renewed = self._clock()
                     self._renew(memory, newest)
-                self._pause(max(LOOK_SECONDS, IDLE_SHARE * (self._clock() - began)))
+                least = UNWATCHED_LOOK_SECONDS if self.is_unwatched else LOOK_SECONDS
+                self._pause(max(least, IDLE_SHARE * (self._clock() - began)))
 
     def _renew(self, memory: Memory, newest: contextlib.ExitStack) -> None:
         """Judge by the configuration as it is now; ``newest`` keeps the desk that has it."""
