@@ -35,13 +35,13 @@ prepare() { # prepare ENVIRONMENT INTERPRETER CONSTRAINTS
     echo "$stamp" >"$1/made-for"
 }
 
-oldest_versions() { # of what the program needs, its drivers of databases, its readers of countries and of Zstandard
+oldest_versions() { # of what the program needs, its drivers of databases, its readers of countries and of Zstandard, the web page
     "$1" - <<'PYTHON'
 import re, tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-for wanted in [*project["dependencies"], *extras["postgresql"], *extras["mysql"], *extras["redis"], *extras["geoip"], *extras["zstd"]]:
+for wanted in [*project["dependencies"], *extras["postgresql"], *extras["mysql"], *extras["redis"], *extras["geoip"], *extras["zstd"], *extras["web"]]:
     name, extra, version = re.match(r"([\w.-]+)(\[.*\])?>=([\d.]+)", wanted).groups()
     print(f"{name}=={version}")
     if extra == "[binary]":

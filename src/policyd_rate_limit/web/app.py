@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,13 @@ STATUSES: dict[type[Exception], int] = {
 _logger = logging.getLogger(__name__)
 
 
+class _Files(StaticFiles):
+    """The files of the page. Older versions of Starlette fail for names that no file can have."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        return ("", None) if "\0" in path else super().lookup_path(path)
+
+
 def make_app(site: Site) -> Starlette:
     """What answers the requests to ``site``."""
 
@@ -66,7 +74,7 @@ def make_app(site: Site) -> Starlette:
             *pages.ROUTES,
             *api.ROUTES,
             *dovecot.ROUTES,
-            Mount("/static", StaticFiles(directory=str(files("policyd_rate_limit.web") / "static"))),
+            Mount("/static", _Files(directory=str(files("policyd_rate_limit.web") / "static"))),
         ],
         middleware=[Middleware(Security, site=site)],
         exception_handlers={
