@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DAY: Final = 86400.0
 
+LATEST: Final = 32_503_680_000.0
+"""Unix seconds of the year 3000: nothing that claims to be later, or from before 1970, is a line of a log."""
+
 JITTER_SECONDS: Final = 2.0
 """By so much a line may be older than the one before without a step of the clock: processes log side by side."""
 
@@ -134,7 +137,9 @@ class Dates:
         self._is_one_hour = False
         try:
             seconds, fraction = self._seconds(found)
-        except (ValueError, OverflowError):  # the 31st of November
+        except (ValueError, OverflowError, OSError):  # the 31st of November, or what the system has no zone for
+            return 0
+        if not 0.0 <= seconds < LATEST:
             return 0
         self.is_protocol = found.group(1) is not None
         self.is_whole = not fraction
@@ -162,7 +167,7 @@ class Dates:
                 return self.time
             rest = line[self.length : end]
         digits = rest[: -len(self._suffix)]
-        if not digits.isdigit():
+        if not digits.isdigit() or len(digits) > 9:
             return self.time
         return self.time + int(digits) / (1e6 if len(digits) == 6 else 10.0 ** len(digits))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Final, NamedTuple, final
 
+from policyd_rate_limit.maillog.dates import LATEST
+
 EXPORT_BEGINS: Final = (b"__CURSOR=", b"__REALTIME_TIMESTAMP=")
 
 MOST_ENTRY_BYTES: Final = 1 << 20
@@ -32,12 +34,21 @@ class Entry(NamedTuple):
 def json_entry(members: dict[str, object]) -> Entry | None:
     """The entry that a line of ``-o json`` holds; None: it is none."""
     stamp = members.get("__REALTIME_TIMESTAMP")
-    if not isinstance(stamp, str) or not stamp.isdecimal():
+    time = _seconds(stamp) if isinstance(stamp, str) else -1.0
+    if time < 0:
         return None
     tag = members.get("SYSLOG_IDENTIFIER") or members.get("_COMM")
     process = members.get("SYSLOG_PID") or members.get("_PID")
     host, message = members.get("_HOSTNAME"), members.get("MESSAGE")
-    return Entry(int(stamp) / 1e6, _bytes(host), _bytes(tag), _bytes(process), _bytes(message))
+    return Entry(time, _bytes(host), _bytes(tag), _bytes(process), _bytes(message))
+
+
+def _seconds(stamp: str) -> float:
+    """Unix seconds of ``stamp``, which counts microseconds; -1 where that is no time of a log."""
+    if not stamp.isdecimal() or len(stamp) > 18:
+        return -1.0
+    seconds = int(stamp) / 1e6
+    return seconds if seconds < LATEST else -1.0
 
 
 def json_members(line: bytes) -> dict[str, object] | None:
@@ -73,6 +84,7 @@ class Export:
         self._fields: dict[bytes, bytes] = {}
         self._skipped = 0
         self._is_too_large = False
+        self._is_begun = False
 
     def feed(self, block: bytes) -> list[Entry]:
         """The entries that ``block`` completes."""
@@ -125,17 +137,20 @@ class Export:
         return entries
 
     def _keep(self, name: bytes, value: bytes) -> None:
+        self._is_begun = True
         if name in _KEPT:
             self._fields.setdefault(name, value)
 
     def _end_entry(self, entries: list[Entry]) -> None:
         fields, self._fields = self._fields, {}
         is_too_large, self._is_too_large = self._is_too_large, False
+        is_begun, self._is_begun = self._is_begun, False
         stamp = fields.get(b"__REALTIME_TIMESTAMP", b"")
-        if stamp.isdigit() and not is_too_large:
+        time = _seconds(stamp.decode("ascii", "replace"))
+        if time >= 0 and not is_too_large:
             tag = fields.get(b"SYSLOG_IDENTIFIER") or fields.get(b"_COMM", b"")
             process = fields.get(b"SYSLOG_PID") or fields.get(b"_PID", b"")
             host, message = fields.get(b"_HOSTNAME", b""), fields.get(b"MESSAGE", b"")
-            entries.append(Entry(int(stamp) / 1e6, host, tag, process, message))
-        elif fields or is_too_large:
+            entries.append(Entry(time, host, tag, process, message))
+        elif is_begun or is_too_large:
             self.not_understood += 1

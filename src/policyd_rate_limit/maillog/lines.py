@@ -12,6 +12,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, final
 
+from policyd_rate_limit.maillog.dates import LATEST
 from policyd_rate_limit.maillog.decisions import decided
 from policyd_rate_limit.maillog.journal import Entry, json_entry, json_members
 from policyd_rate_limit.maillog.programs import (
@@ -242,9 +243,10 @@ def _own_time(members: dict[str, object]) -> float | None:
     if not isinstance(stamp, str) or "level" not in members:
         return None
     try:
-        return datetime.fromisoformat(stamp).timestamp()
-    except (ValueError, OverflowError):
+        time = datetime.fromisoformat(stamp).timestamp()
+    except (ValueError, OverflowError, OSError):
         return None
+    return time if 0.0 <= time < LATEST else None
 
 
 def first_time(lines: list[bytes], dates: Dates) -> float:

@@ -45,7 +45,7 @@ MOST_HOSTS: Final = 10_000
 MOST_PROXIED: Final = 10_000
 """Clients of before-queue filters that are remembered."""
 
-_SIZE: Final = re.compile(rb"(\d+), nrcpt=(\d+) \(queue \w+\)")
+_SIZE: Final = re.compile(rb"(\d{1,18}), nrcpt=(\d{1,9}) \(queue \w+\)")
 _PICKUP: Final = re.compile(rb"uid=\d+ from=<.*>( orig_id=\w+)?")
 _DELIVERY: Final = re.compile(rb"(.*?)>, (?:orig_to=<(.*?)>, )?relay=(\S+), ")
 _QUEUED_AS: Final = re.compile(rb".*queued as ([0-9A-Za-z]{6,})\b")

@@ -291,3 +291,23 @@ def test_what_journalctl_leaves_out_is_told(tmp_path: Path) -> None:
         b"Nov 28 12:00:01 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n",
     )
     assert (log.tally.not_understood, log.tally.of_postfix, log.tally.of_daemon, log.tally.lines) == (2, 1, 0, 3)
+
+
+@pytest.mark.parametrize("stamp", ["-1", "x", "", "1" * 18, "1" * 400, "1" * 10_000, "\u0661" * 400])
+@pytest.mark.parametrize("form", [model.journal_json, model.journal_export])
+def test_an_entry_of_the_journal_without_a_time_is_told(
+    tmp_path: Path, form: Callable[[model.Line], bytes], stamp: str
+) -> None:
+    first, *others = SHOWN.lines
+    wrong = form(first).replace(b"%d" % round(first.time * 1e6), stamp.encode())
+
+    log = Log(tmp_path, b"__CURSOR=x\n\n" * (form is model.journal_export) + wrong + model.render(others, form))
+    assert len(log.mails) == len(SHOWN.mails)
+    assert log.tally.not_understood == 1 + (form is model.journal_export)
+
+
+def test_figures_that_are_too_long_are_no_mail(tmp_path: Path) -> None:
+    text = f"smtpd[1]: 4F1AB2C3D4: client=a[192.0.2.1]\nqmgr[1]: 4F1AB2C3D4: from=<>, size={'1' * 9999}, nrcpt=1 (queue active)"
+
+    log = Log(tmp_path, syslog(text))
+    assert (log.read, log.tally.unfinished) == ([], 1)
