@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.domain.counter import is_distinct, unit_of
+from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.storage.administration import LONGEST_DETAIL, LONGEST_NOTE, AuditEntry
@@ -51,6 +53,7 @@ def entry_of_revocation(by: Actor, now: int, key: str, note: str = "", *, had_on
 
 
 def entry_of_reset(by: Actor, now: int, key: str, taken_back: int | None, note: str = "") -> AuditEntry:
-    """That windows are empty: so many mails were ``taken_back``; None: that is not known yet."""
-    detail = "" if taken_back is None else f"{quantity(taken_back, 'mail')} taken back"
+    """That windows are empty: so much was ``taken_back``; None: that is not known yet."""
+    counted = "byte" if unit_of(key) == BYTES else "value" if is_distinct(key) else "mail"
+    detail = "" if taken_back is None else f"{quantity(taken_back, counted)} taken back"
     return entry_of(by, now, RESET, key, detail, note)

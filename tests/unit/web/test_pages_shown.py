@@ -101,7 +101,7 @@ def test_one_id(mona: TestClient) -> None:
     text = page(mona.get("/id", params={"of": f"user:{STOLEN}", "by": "day"})).text
     assert "Rule usual blocked" in text
     assert "Note: stolen: 40 countries in an hour Set by root" in text
-    assert "root shell on mx1 block" in text
+    assert "root shell on mx1 block Rule usual" in text
     text = page(mona.get("/id", params={"of": "bert@example.org"})).text
     assert "sent to himself in a loop, is mended" in text
     text = page(mona.get("/id", params={"of": "client:192.0.2.7"})).text
@@ -119,8 +119,8 @@ def test_an_id_of_which_nothing_is_known_may_be_a_typo(mona: TestClient) -> None
 
 def test_rules_in_words_and_what_they_refused(mona: TestClient) -> None:
     text = page(mona.get("/rules")).text
-    assert "Rule usual each SASL user may send to 30 recipients in any hour and 100 in any day." in text
-    assert "Rule per-network in shadow each client network (/24, of IPv6 /48)" in text
+    assert "Rule usual Each SASL user may send to 30 recipients in any hour and 100 in any day." in text
+    assert "Rule per-network in shadow Each client network (/24, of IPv6 /48)" in text
     found = page(mona.get("/refusals"))
     assert "would be refused (in shadow)" in found.text
     assert f"{STOLEN} SASL user Rule usual" in found.text
@@ -164,9 +164,11 @@ def test_changes_are_listed_page_by_page(town: World, mona: TestClient, monkeypa
         address = older[0]
     assert len(older) == 0
     everything = " ".join(seen)
-    by_mona = "mona web 192.0.2.17 take back bert@example.org"
-    for words, times in ((by_mona, 2), ("invitation, ticket 4711", 1), ("root shell on mx1 block", 2)):
-        assert everything.count(words) == times, "an entry for each rule"
+    for rule, unit in (("usual", "mails"), ("volume", "bytes")):
+        reset = everything.index(f"mona web 192.0.2.17 take back Rule {rule} bert@example.org SASL user")
+        assert f" {unit} taken back sent to himself in a loop, is mended" in everything[reset : reset + 150]
+        assert everything.count(f"root shell on mx1 block Rule {rule} {STOLEN}") == 1
+    assert everything.count("invitation, ticket 4711") == 1
     assert page(mona.get("/audit?before=nonsense")).text == page(mona.get("/audit")).text
     assert "Nothing was changed." in page(mona.get("/audit?before=1")).text
 

@@ -38,7 +38,7 @@ async def rules(request: Request, visitor: Visitor) -> Response:
     settings = site.settings()
 
     def look(desk: Desk) -> tuple[int, list[tuple[str, str, bool]]]:
-        words = [(one.name, paragraph(one, settings).partition(": ")[2], one.shadow) for one in desk.rules.values()]
+        words = [(one.name, _sentences(paragraph(one, settings)), one.shadow) for one in desk.rules.values()]
         return desk.store.now(), words
 
     now, words = await site.desks.ask(look)
@@ -62,3 +62,9 @@ async def rules(request: Request, visitor: Visitor) -> Response:
         for name, said, shadow in [*words, *((name, "", False) for name in gone)]
     ]
     return render(request, "rules.html", {"rules": cards, "history_days": HISTORY_DAYS}, visitor)
+
+
+def _sentences(paragraph: str) -> str:
+    """``paragraph`` without the name of the rule, which stands above it."""
+    words = paragraph.partition(": ")[2]
+    return words[:1].upper() + words[1:]
