@@ -12,7 +12,7 @@ import pytest
 
 from policyd_rate_limit.system.accounts import login_name
 from support.commands import ask, call
-from support.daemon import Client, admitted, running
+from support.daemon import Client, admitted, running, write_configuration
 from support.stores_for_daemons import STORES, SharedStore
 from support.wait import wait_until
 
@@ -29,45 +29,60 @@ def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Sh
         yield empty
 
 
-@pytest.mark.long(8)
+@pytest.mark.long(4)
 def test_what_rules_in_shadow_would_have_refused(tmp_path: pathlib.Path, store: SharedStore) -> None:
     began = int(time.time())
-    settings: dict[str, Any] = {"limits": [[1_000, 60]], **store.settings}
+    settings: dict[str, Any] = {"limits": [[1_000, 60]], "rules": SHADOW, **store.settings}
+    told: list[dict[str, Any]] = []
+
+    def is_told() -> bool:
+        told.append(ask(two.path, "shadow", "--since", "2h"))
+        return bool(told[-1]["rules"]["shy"]["refused"] == 6)
+
     with (
-        running(tmp_path / "one", rules=SHADOW, **settings) as one,
-        running(tmp_path / "two", rules=SHADOW, **settings) as two,
+        running(tmp_path / "one", **settings) as one,
+        running(tmp_path / "two", **settings) as two,
         Client(one.address) as client,
         Client(two.address) as other,
     ):
         assert admitted(client, "alice", 5) == 5
         assert admitted(other, "alice", 2) == 2
         assert admitted(other, "bob", 3) == 3
-        wait_until(lambda: ask(one.path, "shadow")["rules"]["shy"]["refused"] == 6, "what all would have refused")
-        found = ask(two.path, "shadow", "--since", "2h")
-        assert found["since"] % 3_600 == 0
-        assert found["since"] <= began - 7_200 + 60
-        quiet, shy = (found["rules"].pop(name) for name in ("quiet", "shy"))
-        assert found["rules"] == {}  # of the rule that is in force nothing
-        assert (shy["shadow"], shy["state"], shy["blocks"]) == (True, "in shadow", 0)
-        assert [(who["id"], who["key"], who["limit"], who["refused"]) for who in shy["ids"]] == [
-            ("alice", "shy|user:alice", [2, 3_600], 5),
-            ("bob", "shy|user:bob", [2, 3_600], 1),
-        ]
-        assert all(began - 60 <= who["since"] <= who["last"] <= time.time() + 60 for who in shy["ids"])
-        assert (quiet["refused"], quiet["ids"], quiet["state"]) == (0, [], "in shadow")
-        said = call(one.path, "shadow", "-n", "1").stdout.splitlines()
+        wait_until(is_told, "what all would have refused")
+    found = told[-1]
+    assert found["since"] % 3_600 == 0
+    assert found["since"] <= began - 7_200 + 60
+    quiet, shy = (found["rules"].pop(name) for name in ("quiet", "shy"))
+    assert found["rules"] == {}  # of the rule that is in force nothing
+    assert (shy["shadow"], shy["state"], shy["blocks"]) == (True, "in shadow", 0)
+    assert [(who["id"], who["key"], who["limit"], who["refused"]) for who in shy["ids"]] == [
+        ("alice", "shy|user:alice", [2, 3_600], 5),
+        ("bob", "shy|user:bob", [2, 3_600], 1),
+    ]
+    assert all(began - 60 <= who["since"] <= who["last"] <= time.time() + 60 for who in shy["ids"])
+    assert (quiet["refused"], quiet["ids"], quiet["state"]) == (0, [], "in shadow")
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_it_is_told_in_words_also_of_rules_that_have_left_the_shadow(
+    tmp_path: pathlib.Path, store: SharedStore
+) -> None:
+    with running(tmp_path / "host", rules=SHADOW, **store.settings) as daemon, Client(daemon.address) as client:
+        assert admitted(client, "alice", 7) == 7
+        assert admitted(client, "bob", 3) == 3
+        daemon.stop()  # which brings all that waits
+        said = call(daemon.path, "shadow", "-n", "1").stdout.splitlines()
         assert said[0].startswith("quiet: in shadow; it would have refused nothing since ")
         assert said[2].startswith("shy: in shadow; it would have refused 6 requests since ")
         assert said[3].split() == ["ID", "LIMIT", "REFUSED", "FIRST", "LAST"]
         assert said[4].split()[:3] == ["shy|user:alice", "2/1h", "5"]
         assert said[5] == "of others: 1 request"
-        # In force by now, or gone: what it would have done meanwhile is told all the same.
-        one.reload(rules={"shy": {**SHADOW["shy"], "shadow": False}}, **settings)
-        assert {name: rule["state"] for name, rule in ask(one.path, "shadow")["rules"].items()} == {"shy": "in force"}
-        one.reload(rules={"quiet": SHADOW["quiet"]}, **settings)
-        states = {name: rule["state"] for name, rule in ask(one.path, "shadow")["rules"].items()}
-        assert states == {"quiet": "in shadow", "shy": "gone"}
-        assert "shy: there is no such rule any more" in call(one.path, "shadow").stdout
+        write_configuration(daemon.directory, {**daemon.settings, "rules": {"shy": {**SHADOW["shy"], "shadow": False}}})
+        assert {name: rule["state"] for name, rule in ask(daemon.path, "shadow")["rules"].items()} == {
+            "shy": "in force"
+        }
+        write_configuration(daemon.directory, {**daemon.settings, "rules": {"quiet": SHADOW["quiet"]}})
+        assert "shy: there is no such rule any more" in call(daemon.path, "shadow").stdout
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
