@@ -30,6 +30,9 @@ MOST_WAITING = 64
 DEADLINE_SECONDS = 15.0
 """So long somebody waits for the store, from the request on."""
 
+WHOLE_SECONDS = 50.0
+"""The same, for what reads all that was counted: less than proxies wait."""
+
 DESK_SECONDS = 60.0
 """So often a desk is made anew, with the configuration and the tables in files as they are by then."""
 
@@ -73,6 +76,12 @@ class Desks:
 
         :raises Busy: too many wait already, or it takes too long. What has begun then goes on: a change may be made.
         """
+        return await self.ask_for(self._deadline, function, *arguments, **more)
+
+    async def ask_for(
+        self, seconds: float, function: Callable[Concatenate[Desk, P], T], *arguments: P.args, **more: P.kwargs
+    ) -> T:
+        """The same, for what may take so many ``seconds``. Raises Busy."""
         if not self._has_begun:
             self._has_begun = True
             for thread in self._threads:
@@ -80,14 +89,14 @@ class Desks:
         answer: Future[T] = Future()
         try:
             self._jobs.put_nowait(
-                _Job(lambda desk: function(desk, *arguments, **more), answer, self._clock() + self._deadline)
+                _Job(lambda desk: function(desk, *arguments, **more), answer, self._clock() + seconds)
             )
         except queue.Full:
             raise Busy("too much is asked at once") from None
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), self._deadline)
+            return await asyncio.wait_for(asyncio.wrap_future(answer), seconds)
         except TimeoutError:
-            raise Busy(f"the database has not answered within {self._deadline:g} seconds") from None
+            raise Busy(f"the database has not answered within {seconds:g} seconds") from None
 
     def close(self) -> None:
         """Have the threads end, each once it has done what it is at."""

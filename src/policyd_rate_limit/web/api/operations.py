@@ -11,7 +11,7 @@ from policyd_rate_limit.domain.limits import LARGEST, LONGEST_OVERRIDE
 from policyd_rate_limit.storage.administration import LONGEST_NOTE
 from policyd_rate_limit.web import changes, sights
 from policyd_rate_limit.web.api.fields import Field, choice, limits, text, whole
-from policyd_rate_limit.web.desks import Busy
+from policyd_rate_limit.web.desks import WHOLE_SECONDS, Busy
 
 if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk
@@ -149,7 +149,7 @@ async def _alone(call: Call, look: Callable[[Desk], Facts]) -> Facts:
     if call.site.whole_store.locked():
         raise Busy("somebody else looks at all that was counted")
     async with call.site.whole_store:
-        return await call.site.desks.ask(look)
+        return await call.site.desks.ask_for(WHOLE_SECONDS, look)
 
 
 _PATH_ID = text(
