@@ -109,6 +109,25 @@ async def test_a_longer_window_is_read_before_anybody_is_judged_by_it(policed: P
     assert policed.told[0] == (f"look back, limits {before}", DAY)
 
 
+async def test_what_a_request_may_still_ask_ends_when_none_waits_any_more(policed: Policed) -> None:
+    await policed.reload(sql_limits_by_id=QUERY)
+    first = policed.service.policy
+    first.waiting = 1
+    await policed.reload(sql_limits_by_id="")
+    second = policed.service.policy
+    second.waiting = 1
+    await policed.reload(sql_limits_by_id=QUERY)
+    await asyncio.sleep(0.1)
+    assert looking_up() == 2
+    first.waiting = 0
+    await until(lambda: looking_up() == 1)
+    assert policed.service.policy.rules[0].sql_limits is not None
+    await policed.reload(sql_limits_by_id="")
+    policed.service.policy.waiting = 1  # whoever is not answered at the end of the daemon never will be
+    await asyncio.wait_for(policed.policing.stop(), 10)
+    await until(lambda: looking_up() == 0)
+
+
 async def test_who_waits_for_the_engine_gets_an_answer(policed: Policed) -> None:
     """It decides until the policy has an action instead, and from when the policy has none any more."""
     await policed.reload(db_error_action="dunno")

@@ -69,6 +69,7 @@ class Policing:
         self._service: Service | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._former: list[Policy] = []  # those that some requests have met which still wait for tables
+        self._is_stopping = False
         self.has_begun = asyncio.Event()  # to know of overrides
 
     def govern(self, service: Service) -> None:
@@ -86,6 +87,7 @@ class Policing:
 
     async def stop(self) -> None:
         """End that."""
+        self._is_stopping = True
         if self._countries is not None:
             self._countries.stop()
         await self._tables.stop()
@@ -171,16 +173,15 @@ class Policing:
 
     def _retire(self, asked: SqlLimits | Tables) -> None:
         """End it; who has asked it still gets an answer, also to what the answer makes it ask."""
-        retiring = self._loop.create_task(_end(asked, self._former))
+        retiring = self._loop.create_task(self._end(asked, self._former))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 
-
-async def _end(asked: SqlLimits | Tables, policies: Sequence[Policy]) -> None:
-    """End it once no request that one of ``policies`` answers may ask it any more."""
-    while any(policy.waiting for policy in policies):
-        await asyncio.sleep(_LOOK_SECONDS)
-    await asked.stop()
+    async def _end(self, asked: SqlLimits | Tables, policies: Sequence[Policy]) -> None:
+        """End it once no request that one of ``policies`` answers may ask it any more; at the end of the daemon now."""
+        while not self._is_stopping and any(policy.waiting for policy in policies):
+            await asyncio.sleep(_LOOK_SECONDS)
+        await asked.stop()
 
 
 def _policy(
