@@ -10,6 +10,7 @@ import click
 
 from policyd_rate_limit.cli.exits import Exit
 from policyd_rate_limit.cli.settings import load
+from policyd_rate_limit.errors import PolicydError
 
 if TYPE_CHECKING:
     from policyd_rate_limit.system.sockets import Address
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 EXTRA = "make install EXTRAS=web, or pip install policyd-rate-limit[web]"
 
 
-class MissingLibrary(click.ClickException):
+class MissingLibrary(PolicydError):
     """What serves pages is not installed."""
 
 

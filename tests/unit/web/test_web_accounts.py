@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +109,17 @@ def load_as(uid: int, path: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: uid)
         return load(path)
+
+
+def test_without_its_libraries_the_command_says_how_to_install_them(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("policyd_rate_limit.web.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = shell("web")
+    assert done.returncode == 6
+    assert "uvicorn is not installed: make install EXTRAS=web" in done.stderr
 
 
 def test_from_a_token_to_its_end(shell: Shell) -> None:
