@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from policyd_rate_limit.admin import remembering, watching
 from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.admin.refusals import AGAIN_SECONDS, ALL_AGAIN_SECONDS, Refusals, Sum, is_would_be
-from policyd_rate_limit.admin.remembering import CLOSE, HOUR, Memory, Picture
+from policyd_rate_limit.admin.remembering import CLOSE, HOUR, Memory, Picture, Seen
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.watching import Watcher
 from policyd_rate_limit.domain.charge import RESET, Entry, free_in
@@ -100,6 +100,12 @@ def names(senders: Sequence[Sender]) -> set[str]:
     return {one.key.removeprefix("user:") for one in senders}
 
 
+def seen(memory: Memory, key: str, limits: Limits) -> Seen:
+    found = memory.seen(key, limits)
+    assert found is not None
+    return found
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("mails"), st.sampled_from(NAMES), st.integers(1, 6)),
@@ -145,7 +151,7 @@ def test_those_limited_and_close_are_found_as_if_all_were_read_anew(recounts: bo
             assert picture._replace(ids=0) == fresh._replace(ids=0)  # those swept away are no more than those on record
             for one in (*picture.limited, *picture.close):
                 key, in_force = one.key, one.in_force
-                assert memory.seen(key, in_force.limits).usages == one.usages
+                assert seen(memory, key, in_force.limits).usages == one.usages
                 within = [used / limit.maximum for _, limit, used, _ in one.usages]
                 assert max(within) >= CLOSE
                 assert (free_in(one.usages) == 0) == (one in picture.close)
@@ -157,10 +163,10 @@ def test_what_one_id_was_charged() -> None:
     store.all = [charge("alice", NOW - 700), charge("alice", NOW - 20, 2), charge("bob"), charge("alice", NOW)]
     memory = Memory(desk(store), recounts=False)
     assert looked(memory).ids == 2
-    seen = memory.seen("user:alice", USUAL)
-    assert [usage.used for usage in seen.usages] == [3, 3]
-    assert seen.charges == [(NOW - 700, 1), (NOW - 20, 2), (NOW, 1)]
-    assert memory.seen("user:nobody", USUAL).charges == []
+    alice = seen(memory, "user:alice", USUAL)
+    assert [usage.used for usage in alice.usages] == [3, 3]
+    assert alice.charges == [(NOW - 700, 1), (NOW - 20, 2), (NOW, 1)]
+    assert seen(memory, "user:nobody", USUAL).charges == []
 
 
 def test_what_has_left_the_windows_takes_no_room() -> None:
@@ -170,7 +176,22 @@ def test_what_has_left_the_windows_takes_no_room() -> None:
         store.time += 60
         store.all.append(charge("alice", store.time))
         looked(memory)
-    assert HOUR // 60 <= len(memory.seen("user:alice", ()).charges) <= 2 * HOUR // 60 + 2
+    assert HOUR // 60 <= len(seen(memory, "user:alice", ()).charges) <= 2 * HOUR // 60 + 2
+
+
+def test_while_it_is_read_further_back_nothing_is_said_of_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "TOLD_SECONDS", -1.0)
+    store = Store()
+    store.all = [charge("alice", NOW - 2 * HOUR, 2), *(charge("alice") for _ in range(5))]
+    memory = Memory(desk(store), recounts=False)
+    looked(memory)
+    assert [used for _, used in seen(memory, "user:alice", USUAL).charges] == [5]
+    store.in_force["user:alice"] = Override("user:alice", (Limit(10, 3 * HOUR),), NOW + 60, "")
+    looks = memory.look()
+    assert next(looks).read == 3
+    assert memory.seen("user:alice", USUAL) is None
+    assert [*looks][-1].is_complete
+    assert [used for _, used in seen(memory, "user:alice", USUAL).charges] == [2, 5]
 
 
 def test_limits_of_the_table_are_looked_up_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,20 +182,25 @@ class Memory:
                 found.append(key)
         return found
 
-    def seen(self, key: str, limits: Limits) -> Seen:
-        """How ``limits`` of the counter ``key`` stand, for one more, and what it was charged."""
+    def seen(self, key: str, limits: Limits) -> Seen | None:
+        """How ``limits`` of the counter ``key`` stand, for one more, and what it was charged.
+
+        None: it is being read, for the first time or further back.
+        """
         with self._lock:
+            if not self._is_read:
+                return None
             return Seen(self._ledger.explain(Demand((one_more(key, limits),))), self._ledger.charges_of(key))
 
     def _begin(self, now: int, longest: int) -> None:
         """Read all of the ``longest`` window, in seconds."""
         self._longest = longest
         with self._lock:
+            self._is_read = False
             self._ledger = self._desk.ledger(now)
         self._near.clear()
         self._all = self._ledger.counters()
         self._pages = iter(self._desk.store.follow(max(0, now - longest)))
-        self._is_read = False
 
     def _count(self, page: Iterable[Entry], now: int, touched: dict[str, None]) -> None:
         entries = credible(page, now)
