@@ -75,10 +75,11 @@ def enter(path: Path | None, action: str, subject: str, its: Authority | None = 
     """Tell the audit trail of ``action`` on the account or token ``subject``, which ``its`` says may do what.
 
     The last thing that a command does: root becomes the daemons' account for it. That the database is away is no reason
-    not to make, or end, an account, and is said. Before a daemon has made it there is nothing to tell.
+    not to make, or end, an account, and is said; so is that no daemon has made it yet.
     """
     settings = load(path)
     if not backend_of(settings).is_made:
+        _log.warning("the audit trail does not tell of this: no daemon has made the database yet")
         return
     by = of_this_shell()
     domains = ", ".join(its.domains) if its is not None else ""

@@ -86,6 +86,7 @@ def test_the_audit_trail_tells_who_has_made_accounts(
     monkeypatch.setattr(accounts_file, "load", partial(load_as, os.getuid()))
     assert shell("web-user", "add", "anna", given="a long secret\n").returncode == 0
     assert not (tmp_path / "db.sqlite3").exists(), "no daemon has made it yet, and this is nobody's to make"
+    assert "the audit trail does not tell of this: no daemon has made the database yet" in caplog.text
     (tmp_path / "db.sqlite3").touch()
     assert shell("web-user", "passwd", "anna", given="another secret\n").returncode == 0
     assert shell("web-token", "create", "panel", "--role", "operate", "--domain", "example.org").returncode == 0
