@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from policyd_rate_limit.domain.charge import Charge
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.backlog import _most_bytes
-from policyd_rate_limit.storage.engine.spool_file import SpoolFile
+from policyd_rate_limit.storage.engine.spool import Spool
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile, waiting
 from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
+from storage.logs import record
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
 from support.demands import demand_of
 
@@ -28,7 +30,7 @@ def test_a_directory_that_cannot_be_read_holds_nobody_up(
     with mock.patch.object(pathlib.Path, "iterdir", side_effect=EIO):
         daemon = Daemon(sqlite, clock)
     assert ask(daemon, "user:a", 1) == 1
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
     assert "Input/output error" in caplog.text
     daemon.close()
 
@@ -157,11 +159,57 @@ def test_a_probe_that_fails_as_nobody_foresaw(
         daemon.wait()
         assert ask(daemon, "user:a", 2) == 2
         assert daemon.engine.waiting == 3
-    assert any(record.exc_info for record in caplog.records)
+    assert any(entry.exc_info for entry in caplog.records)
     daemon.wait()
     assert daemon.engine.waiting == 0
     assert found(sqlite, clock, "user:a") == [3]
     daemon.close()
+
+
+OURS, THEIRS = "a" * 32, "b" * 32
+
+
+def left_behind(directory: pathlib.Path, installation: str = "") -> None:
+    """A small spool file of a daemon that died, with a record."""
+    spool_file = SpoolFile.create(directory, "db", 4096, installation)
+    spool_file.append(record(1, 1_700_000_000))
+    spool_file.close()
+
+
+def test_a_spool_file_that_could_not_be_claimed_is_written_to_no_more(tmp_path: pathlib.Path) -> None:
+    spool = Spool(tmp_path, "db", 1 << 16)
+    assert spool.open("")
+    with mock.patch.object(SpoolFile, "claim", side_effect=EIO):
+        spool.claim(OURS)
+    assert spool.open(OURS)
+    spool.keep(record(1, 1_700_000_000))
+    spool.close(keeps_file=False)
+    assert spool_files(tmp_path) == ["db-1.journal"]
+
+
+def test_what_was_left_stays_where_it_is_beside_a_new_spool_file(tmp_path: pathlib.Path) -> None:
+    """Written twice it would take room from what comes."""
+    left_behind(tmp_path)
+    spool = Spool(tmp_path, "db", 1 << 16)
+    assert spool.adopt("") == [record(1, 1_700_000_000)]
+    assert spool.open("")
+    spool.keep(record(2, 1_700_000_000))
+    spool.close(keeps_file=False)
+    assert [records for _, records in waiting(tmp_path, "db")] == [
+        [record(1, 1_700_000_000)],
+        [record(2, 1_700_000_000)],
+    ]
+
+
+def test_what_is_of_another_database_is_said_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it is found while it is not known which database is ours."""
+    left_behind(tmp_path, THEIRS)
+    spool = Spool(tmp_path, "db", 1 << 16)
+    for _ in range(2):
+        assert len(spool.adopt("")) == 1
+        assert spool.sort_out(OURS)
+    assert caplog.text.count("for another database") == 1
+    assert spool_files(tmp_path) == ["db-0.journal"]
 
 
 text = st.text(max_size=40)
@@ -175,11 +223,11 @@ def test_a_record_is_never_longer_than_it_may_become(
     demands = [demand_of((Charge(key, cost, (Limit(10**9, HOUR),)),), mail, part) for key, mail, part, cost in mails]
     memory = new_memory(Clock())
     memory.advance()
-    _, record = memory.decide(demands)
-    assert record is not None
+    _, decided = memory.decide(demands)
+    assert decided is not None
     spool_file = SpoolFile.create(tmp_path_factory.mktemp("journal"), "db", 1 << 16)
     before = spool_file.room
-    spool_file.append(record)
+    spool_file.append(decided)
     taken = before - spool_file.room
     spool_file.remove()
     assert taken <= _most_bytes(demands)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import struct
 import zlib
 from unittest import mock
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.engine.spool_file import SpoolFile, waiting
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile, could_be_larger, waiting
 from policyd_rate_limit.storage.record import OVERHEAD, Record, pack
 from storage.daemon import open_descriptors, spool_files, write_former
 
@@ -385,6 +386,29 @@ def test_a_full_spool_file_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
     with pytest.raises(StoreFull, match=str(spool_file.path)):
         spool_file.extend([record(1, entries=0), record(2, entries=200)])
     assert [found.number for found in spool_file.read()] == list(range(1, appended + 1))
+    spool_file.close()
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_what_has_room_is_kept_to_the_byte(tmp_path: pathlib.Path, beyond: int) -> None:
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    spool_file.append(record(1))
+    numbers = (77, 2, 1_700_000_000, 0)
+    entries = " " * (spool_file.room + beyond - 24 - len(f"{json.dumps(numbers)}\n"))
+    with pytest.raises(StoreFull) if beyond else contextlib.nullcontext():
+        spool_file.append(Record(*numbers, entries))
+    assert spool_file.room == 0 or beyond
+    spool_file.close()
+
+
+def test_a_spool_file_takes_a_quarter_of_what_is_free_at_the_most(tmp_path: pathlib.Path) -> None:
+    """The database needs the rest."""
+    spool_file = SpoolFile.create(tmp_path, NAME, SIZE)
+    quarter = shutil.disk_usage(tmp_path).free // 4
+    with mock.patch.object(spool_file, "size", quarter * 9 // 10):
+        assert could_be_larger(spool_file, 1 << 62)
+    with mock.patch.object(spool_file, "size", quarter * 11 // 10):
+        assert not could_be_larger(spool_file, 1 << 62)
     spool_file.close()
 
 
