@@ -44,7 +44,8 @@ def mail(seconds: float, user: str = "alice@example.org", **others: Any) -> Mail
         "recipient_count": 1,
         **others,
     }
-    return Mail(NOON + seconds, NOON + seconds - 0.1, **given)
+    given.setdefault("began", NOON + seconds)
+    return Mail(NOON + seconds, **given)
 
 
 def refusal(seconds: float, user: str = "alice@example.org", **others: Any) -> Mail:

@@ -52,6 +52,8 @@ class Mail:
         of their lines. Empty where nobody wants them. Of a refusal: the one that its line names.
     ``session``
         The number of the SMTP session, which no other one has; 0: the log does not tell. Mails are compared without it.
+    ``number``
+        Of the line that ``began`` is of, among all of its reading: so lines of one second are in order. Not compared.
     ``stage``
         Of a refusal: where it was refused, in Postfix's words: RCPT, DATA, END-OF-MESSAGE, MAIL, CONNECT. Else empty.
     ``reply``
@@ -76,6 +78,7 @@ class Mail:
     stage: str = ""
     reply: str = ""
     session: int = field(default=0, compare=False)
+    number: int = field(default=0, compare=False)
 
 
 @final

@@ -40,6 +40,7 @@ class OpenMail:
         self.origin = origin
         self.began = began
         self.session = program.session
+        self.number = 0
         self.program = program
         self.client_address = ""
         self.client_name = ""

@@ -69,9 +69,11 @@ class Traffic:
         self._waiting: dict[bytes, Held] = {}
         self._proxied: dict[tuple[str, str, str], OpenMail] = {}
         self._own_names: dict[bytes, bytes] = {}
+        self._number = 0  # of lines with which a mail may begin
 
     def smtpd(self, program: Program, line: bytes, at: int, time: float) -> None:
         """A line of smtpd(8)."""
+        self._number += 1
         found = line.find(b": client=", at)
         if found >= 0:
             queue_id = line[at:found]
@@ -175,6 +177,7 @@ class Traffic:
         if told is None:
             return
         mail = OpenMail(Origin.LOCAL if program.kind == PICKUP else Origin.SMTP, time, program)
+        mail.number = self._number
         mail.client_name, mail.client_address = told.name, told.address
         mail.sasl_method, mail.sasl_username = told.sasl_method, told.sasl_username
         if queue_id == b"NOQUEUE":  # it passes the session to smtpd_proxy_filter
@@ -191,6 +194,9 @@ class Traffic:
             if before is not None:
                 mail.sasl_method, mail.sasl_username = before.sasl_method, before.sasl_username
                 mail.program, mail.session = before.program, before.session
+        if program.held_for:
+            mail.held_for, mail.sender = program.held_for, program.held_sender
+            program.held_for = []
         self._open.begin(program, queue_id, mail)
 
     def _complete(
@@ -218,6 +224,7 @@ class Traffic:
             int(figures.group(1)),
             int(figures.group(2)),
             session=mail.session,
+            number=mail.number,
         )
         key = program.scope + queue_id
         # cleanup has given it its Message-ID, and would have given one to what comes back from a filter as well.
@@ -271,6 +278,8 @@ class Traffic:
         told = refusal(message)
         if told is None:
             return
+        if told.recipient in program.held_for:
+            program.held_for.remove(told.recipient)
         mail = self._open.find(program, told.queue_id, time) if told.queue_id else None
         if mail is not None:
             mail.is_refused = True
@@ -296,14 +305,22 @@ class Traffic:
                     told.stage,
                     told.reply,
                     program.session,
+                    self._number,
                 )
             )
 
     def _holding(self, program: Program, message: bytes, time: float) -> None:
         """An action of access(5) has a mail wait in the queue named hold, where qmgr says nothing of it."""
         told = holding(message)
-        mail = self._open.find(program, told.queue_id, time) if told is not None else None
-        if told is None or mail is None:
+        if told is None:
+            return
+        if not told.queue_id:  # the first recipient, before there is a file
+            if program.is_process:
+                program.held_for.append(told.recipient)
+                program.held_sender = told.sender
+            return
+        mail = self._open.find(program, told.queue_id, time)
+        if mail is None:
             return
         mail.sender = told.sender
         mail.held_for.append(told.recipient)
@@ -329,9 +346,11 @@ class Traffic:
                 mail.sasl_username,
                 mail.sasl_method,
                 mail.sender,
-                recipient_count=max(1, len(known)),
+                # At DATA and later Postfix names who is the only one.
+                recipient_count=max(2 if "" in mail.held_for else 1, len(known)),
                 recipients=known if self._wants_recipients else (),
                 session=mail.session,
+                number=mail.number,
             )
         )
 

@@ -67,7 +67,8 @@ class Program:
     ``kind``: what it is to us. ``host``, ``service``: as the log has them. ``host_bytes``: the host, as it is.
     ``instance``: the first part of the tag, by which instances of Postfix on one host differ. ``scope``: what makes a
     queue id one of this instance alone, when it stands in front of it. ``session``: the number of the SMTP session that
-    this process serves, 0: that is not known.
+    this process serves, 0: that is not known. ``held_for``: recipients for whom an action of access(5) has the next
+    mail of this session held, which ``held_sender`` sends.
     """
 
     def __init__(self, host: bytes, tag: bytes) -> None:
@@ -80,11 +81,14 @@ class Program:
         self.scope: bytes = host + b" " + instance + b" "
         self.session: int = 0
         self.is_process: bool = False
+        self.held_for: list[str] = []
+        self.held_sender: str = ""
 
     def connected(self) -> None:
         """A client has connected: a session begins, if that is one process."""
         if self.is_process:
             self.session = next(_SESSIONS)
+            self.held_for = []
 
 
 @mypyc_attr(acyclic=True)

@@ -67,7 +67,9 @@ def holding(message: bytes) -> Refusal | None:
     """
     begin = _HELD.match(message)
     head = _HEAD.match(message, begin.end()) if begin is not None else None
-    return _told(message, begin.group(1), head, 1) if begin is not None and head is not None else None
+    if begin is None or head is None:
+        return None
+    return _told(message, b"" if begin.group(1) == b"NOQUEUE" else begin.group(1), head, 1)
 
 
 def refusal(message: bytes) -> Refusal | None:

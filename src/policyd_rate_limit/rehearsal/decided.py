@@ -6,6 +6,7 @@ DATA. Postfix's line about the same mail adds its size, and says when it was com
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -24,14 +25,14 @@ from policyd_rate_limit.domain.decision import (
 )
 from policyd_rate_limit.domain.request import RCPT
 from policyd_rate_limit.maillog.mail import Decided, Mail, Origin
-from policyd_rate_limit.rehearsal.gathering import JOIN_SECONDS, MOST_WAITING, WAIT_SECONDS
-from policyd_rate_limit.rehearsal.past import Past
+from policyd_rate_limit.rehearsal.gathering import MOST_WAITING, WAIT_SECONDS
+from policyd_rate_limit.rehearsal.past import JOIN_SECONDS, Past
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from policyd_rate_limit.rehearsal.figures import Figures
-    from policyd_rate_limit.rehearsal.replies import Replies
+    from policyd_rate_limit.rehearsal.users import Users
 
 _OF_REQUESTS: Final = frozenset({ADMITTED, AWAY, FULL, MARKED, NONE, NOT_COUNTED, NOT_LIMITED, REFUSED, WOULD_REFUSE})
 _OF_DEBUG: Final = frozenset({ADMITTED, NOT_COUNTED, NOT_LIMITED})
@@ -39,14 +40,35 @@ _OF_DEBUG: Final = frozenset({ADMITTED, NOT_COUNTED, NOT_LIMITED})
 
 _Sender = tuple[str, str, str]
 
+ORDER_SECONDS: Final = JOIN_SECONDS + 1.0
+"""So much later than others of its time a mail may be told of; some logs have whole seconds alone."""
+
 
 class _Asked:
     """One mail about which the daemon was asked: what its lines say. ``last``: Unix seconds of the last."""
 
-    __slots__ = ("count", "first", "is_refused", "is_whole", "last", "queue_id", "recipients", "refused", "size")
+    __slots__ = (
+        "count",
+        "first",
+        "instance",
+        "is_given_up",
+        "is_refused",
+        "is_whole",
+        "last",
+        "mail",
+        "queue_id",
+        "recipients",
+        "refused",
+        "size",
+        "turn",
+    )
 
-    def __init__(self, first: Decided) -> None:
+    def __init__(self, instance: str, first: Decided) -> None:
+        self.instance = instance
         self.first = first
+        self.mail: Mail | None = None  # as Postfix tells of it
+        self.turn = first.time
+        self.is_given_up = False
         self.last = first.time
         self.queue_id = ""
         self.recipients: dict[str, bool] = {}  # at RCPT: and whether it was refused
@@ -74,15 +96,27 @@ class _Asked:
             accepted = len(self.recipients) - sum(self.recipients.values())
             self.refused = max(1, self.count, accepted)
 
-    def past(self, accepted: Mail | None) -> Past:
-        """The mail; ``accepted``: Postfix's line about it; None: it was refused, or never came to its end."""
+    @property
+    def may_be_any(self) -> bool:
+        """Whether it may be any mail of its sender: nothing says which one, and some recipient was accepted."""
+        return self.mail is None and not self.queue_id and not self.is_refused
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is known of it that will be, once nothing has come for a while."""
+        return self.mail is not None or self.is_refused or self.is_given_up
+
+    def past(self, time: float, refused: int) -> Past:
+        """The mail, which has its turn at ``time``. ``refused``: so many recipients at the least, as Postfix says."""
         at_rcpt = sum(self.recipients.values())
-        count = max(len(self.recipients), self.count + at_rcpt, 1)
+        if refused:
+            self.refused = max(self.refused, refused - at_rcpt)
+        count = max(len(self.recipients), self.count + at_rcpt, self.refused + at_rcpt, 1)
         first = self.first
-        if accepted is not None:
-            mail = accepted
+        mail = self.mail
+        if mail is not None:
             if not self.recipients:
-                count = max(count, accepted.recipient_count)
+                count = max(count, mail.recipient_count)
         else:
             mail = Mail(
                 self.last,
@@ -96,11 +130,14 @@ class _Asked:
                 sender=first.sender,
                 size=self.size,
             )
-        return Past(mail, mail.time, tuple(self.recipients), count, at_rcpt + self.refused)
+        return Past(mail, time, tuple(self.recipients), count, at_rcpt + self.refused)
 
 
-class _Waiting:
-    """The mails that may go on, by instance, in the order of their last lines; and by what Postfix says of them."""
+class _Going:
+    """The mails about which the daemon may be asked more, or that Postfix has not told of yet, by instance.
+
+    They are in the order of their last lines, and are found by what Postfix says of them.
+    """
 
     def __init__(self) -> None:
         self.asked: OrderedDict[str, _Asked] = OrderedDict()
@@ -122,12 +159,12 @@ class _Waiting:
         """
         found = self._by_queue_id.get(mail.queue_id)
         if found is not None:
-            return found
+            return None if self.asked[found].mail is not None else found
         candidates = self._by_sender.get(_sender_of(mail), ())
-        return next((one for one in candidates if not (self.asked[one].is_refused or self.asked[one].queue_id)), None)
+        return next((one for one in candidates if self.asked[one].may_be_any), None)
 
     def pop(self, instance: str) -> _Asked:
-        """It waits no longer."""
+        """It is over."""
         asked = self.asked.pop(instance)
         if self._by_queue_id.get(asked.queue_id) == instance:
             del self._by_queue_id[asked.queue_id]
@@ -138,78 +175,179 @@ class _Waiting:
         return asked
 
 
-class DecidedMails:
-    """Makes mails of decisions, and leaves out what Postfix says of the same mails.
+class _Told:
+    """A mail that Postfix tells of. ``is_known``: the daemon does as well."""
 
-    ``units``: what each rule counts, by its name. ``figures`` count what is left out.
+    __slots__ = ("is_known", "past")
+
+    def __init__(self, past: Past) -> None:
+        self.past = past
+        self.is_known = False
+
+
+class _Untold:
+    """The mails that Postfix tells of, and the daemon has not told of yet: its lines may come a moment later."""
+
+    def __init__(self) -> None:
+        self._by_queue_id: dict[str, _Told] = {}
+        self._by_sender: dict[_Sender, dict[str, None]] = {}
+
+    def add(self, told: _Told) -> None:
+        """It waits for that. Of two with one queue id, of different hosts, the daemon is taken to mean the later."""
+        mail = told.past.mail
+        self._by_queue_id[mail.queue_id] = told
+        self._by_sender.setdefault(_sender_of(mail), {})[mail.queue_id] = None
+
+    def take(self, asked: _Asked) -> Mail | None:
+        """The one about which the daemon was ``asked``, which waits no longer."""
+        told = self._by_queue_id.get(asked.queue_id)
+        if told is None and asked.may_be_any:
+            told = self._by_queue_id.get(next(iter(self._by_sender.get(_sender_of(asked.first), ())), ""))
+        if told is None:
+            return None
+        told.is_known = True
+        self.remove(told)
+        return told.past.mail
+
+    def remove(self, told: _Told) -> None:
+        """It waits no longer."""
+        mail = told.past.mail
+        if self._by_queue_id.get(mail.queue_id) is told:
+            del self._by_queue_id[mail.queue_id]
+        same = self._by_sender.get(_sender_of(mail))
+        if same is not None:
+            same.pop(mail.queue_id, None)
+            if not same:
+                del self._by_sender[_sender_of(mail)]
+
+
+class DecidedMails:
+    """Puts mails in their order, and adds what the daemon's own lines tell of them, where it logs each decision.
+
+    All waits for :data:`ORDER_SECONDS`: Postfix tells of a mail at its end, and the daemon's log may be another one,
+    with other dates. ``units``: what each rule counts, by its name. ``users`` are told who sent what. ``figures`` count
+    what is left out.
     """
 
-    def __init__(self, units: Mapping[str, str], replies: Replies, figures: Figures) -> None:
+    def __init__(self, units: Mapping[str, str], users: Users, figures: Figures) -> None:
+        self._users = users
         self._units = units
-        self._replies = replies
         self._figures = figures
         self._last_of_debug = float("-inf")  # Unix seconds of the last line that there is only with debug
         self._hosts: set[str] = set()  # that run a Postfix which asks the daemon
-        self._going_on = _Waiting()
-        self._refused = _Waiting()  # all recipients until now
+        self._going = _Going()
+        self._untold = _Untold()
+        self._refused: OrderedDict[str, int] = OrderedDict()  # how many recipients Postfix says, by queue id
+        self._line: list[tuple[float, int, int, _Told | _Asked]] = []  # a heap: when each has its turn
+        self._turns = 0
 
-    def told(self, items: Iterable[Mail | Decided]) -> Iterator[Mail | Past]:
-        """The mails of ``items``, in the order of time."""
+    def told(self, items: Iterable[Past | Decided]) -> Iterator[Past]:
+        """The mails of ``items`` in the order of time, which those are in but for some seconds."""
+        line = self._line
+        now = float("-inf")
         for item in items:
+            now = max(now, item.time)
             if isinstance(item, Decided):
-                whole = self._heed(item)
-                if whole is not None:
-                    yield whole
-            elif not self._logs_all(item.time) or item.origin not in (Origin.SMTP, Origin.REJECTED):
-                yield item
-            elif item.origin is Origin.SMTP:
-                yield from self._of_postfix(item)
-            elif not self._replies.match(item.reply) or (self._hosts and item.host not in self._hosts):
-                yield item  # of another daemon; of this one the decision tells it
-            yield from self._over(self._refused, item.time - JOIN_SECONDS)
-            yield from self._over(self._going_on, item.time - WAIT_SECONDS)
-        yield from self._over(self._refused, float("inf"))
-        yield from self._over(self._going_on, float("inf"))
+                self._users.note_decision(item)
+                self._heed(item)
+            else:
+                self._of_postfix(item)
+            if line and line[0][0] <= now - ORDER_SECONDS:
+                yield from self._in_turn(now - ORDER_SECONDS)
+            if self._going.asked:
+                self._give_up(now - WAIT_SECONDS)
+        self._give_up(float("inf"))
+        yield from self._in_turn(float("inf"))
+
+    def _put(self, time: float, number: int, item: _Told | _Asked) -> None:
+        self._turns += 1
+        heapq.heappush(self._line, (time, number, self._turns, item))
+
+    def _in_turn(self, until: float) -> Iterator[Past]:
+        """What has its turn ``until`` then (Unix seconds)."""
+        line = self._line
+        while line and line[0][0] <= until:
+            time, _, _, item = heapq.heappop(line)
+            if isinstance(item, _Told):
+                past = item.past
+                if past.mail.origin is Origin.REJECTED:
+                    if not self._is_told_by_decisions(past):
+                        yield past
+                elif not item.is_known:
+                    self._untold.remove(item)
+                    if self._hosts and self._is_told_by_decisions(past):
+                        self._figures.not_asked += 1
+                    else:
+                        yield past
+            elif item.turn == time and item.is_over:  # or it is in the line once more, or will be
+                if self._going.asked.get(item.instance) is item:
+                    self._going.pop(item.instance)
+                self._figures.known_from_decisions += 1
+                item.turn = -1.0
+                yield item.past(time, self._refused.pop(item.queue_id, 0) if item.is_whole else 0)
+
+    def _is_told_by_decisions(self, past: Past) -> bool:
+        """Whether the daemon has logged each of its decisions then, and is asked by the host of ``past``."""
+        return self._logs_all(past.time) and (not self._hosts or past.mail.host in self._hosts)
 
     def _logs_all(self, now: float) -> bool:
-        return now - self._last_of_debug <= WAIT_SECONDS
+        return abs(now - self._last_of_debug) <= WAIT_SECONDS
 
-    def _heed(self, decided: Decided) -> Past | None:
-        """Note what ``decided`` says; the mail, where no more is to come of it."""
+    def _heed(self, decided: Decided) -> None:
+        """Note what ``decided`` says of its mail."""
         if decided.verdict in _OF_DEBUG:
             self._last_of_debug = decided.time
         if decided.verdict not in _OF_REQUESTS or not decided.instance or not self._logs_all(decided.time):
-            return None
+            return
         instance = f"{decided.host} {decided.instance}"
-        before = next((one for one in (self._going_on, self._refused) if instance in one.asked), None)
-        asked = _Asked(decided) if before is None else before.pop(instance)
+        going = self._going
+        asked = going.pop(instance) if instance in going.asked else _Asked(instance, decided)
         asked.add(decided, self._units.get(decided.rule or DEFAULT, ""))
-        if asked.is_whole:
-            return self._known(asked, None)
-        (self._refused if asked.is_refused else self._going_on).heed(instance, asked)
-        return None
+        going.heed(instance, asked)
+        if asked.mail is None and not asked.is_whole:
+            self._join(asked, self._untold.take(asked))
+        self._have_turn(asked, decided.time)
 
-    def _of_postfix(self, mail: Mail) -> Iterator[Mail | Past]:
-        instance = self._going_on.of(mail)
+    def _of_postfix(self, past: Past) -> None:
+        mail = past.mail
+        is_refused = mail.origin is Origin.REJECTED
+        instance = None if is_refused else self._going.of(mail)
         if instance is not None:
-            self._hosts.add(mail.host)
-            yield self._known(self._going_on.pop(instance), mail)
-        elif mail.host in self._hosts:
-            self._figures.not_asked += 1
+            asked = self._going.asked[instance]
+            self._join(asked, mail)
+            # Its turn is where it was asked about last, unless that has passed: its content took longer.
+            self._have_turn(asked, asked.last if mail.time - asked.last <= JOIN_SECONDS else mail.time)
+            return
+        told = _Told(past)
+        if is_refused:
+            if mail.queue_id:
+                self._refused[mail.queue_id] = past.refused
+                if len(self._refused) > MOST_WAITING:
+                    self._refused.popitem(last=False)
         else:
-            yield mail
+            self._untold.add(told)
+        self._put(past.time, past.number, told)
 
-    def _over(self, waiting: _Waiting, since: float) -> Iterator[Past]:
-        """The mails of which nothing has come ``since`` then (Unix seconds)."""
-        while waiting.asked:
-            instance, asked = next(iter(waiting.asked.items()))
-            if asked.last >= since and len(waiting.asked) <= MOST_WAITING:
+    def _join(self, asked: _Asked, mail: Mail | None) -> None:
+        if mail is not None:
+            asked.mail = mail
+            self._hosts.add(mail.host)
+
+    def _have_turn(self, asked: _Asked, time: float) -> None:
+        asked.turn = time
+        self._put(time, 0, asked)
+
+    def _give_up(self, since: float) -> None:
+        """Have a turn what nothing has come of ``since`` then (Unix seconds): Postfix tells of no such mail."""
+        asked = self._going.asked
+        while asked:
+            first = next(iter(asked.values()))
+            if first.last >= since and len(asked) <= MOST_WAITING:
                 break
-            yield self._known(waiting.pop(instance), None)
-
-    def _known(self, asked: _Asked, mail: Mail | None) -> Past:
-        self._figures.known_from_decisions += 1
-        return asked.past(mail)
+            self._going.pop(first.instance)
+            if not first.is_over:
+                first.is_given_up = True
+                self._have_turn(first, first.last)
 
 
 def _sender_of(one: Mail | Decided) -> _Sender:

@@ -7,21 +7,20 @@ so close after each other in one session, and all of whose recipients are refuse
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
-from policyd_rate_limit.maillog.mail import Mail, Origin
-from policyd_rate_limit.rehearsal.past import Past, of_mail, of_refusals
+from policyd_rate_limit.maillog.mail import Decided, Mail, Origin
+from policyd_rate_limit.rehearsal.past import JOIN_SECONDS, Past, of_mail, of_refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from policyd_rate_limit.rehearsal.figures import Figures
     from policyd_rate_limit.rehearsal.replies import Replies
-
-JOIN_SECONDS: Final = 2.0
-"""So close after each other come the commands of one mail; for so long a refusal waits for what else belongs to it."""
+    from policyd_rate_limit.rehearsal.users import Users
 
 WAIT_SECONDS: Final = 600.0
 """For so long the refusals of some recipients wait until the mail to the others is complete: twice smtpd_timeout."""
@@ -32,96 +31,74 @@ MOST_WAITING: Final = 20_000
 _AFTER_RECIPIENTS: Final = (DATA, END_OF_MESSAGE)
 
 _Session = tuple[str, int, str, str, str]
-_NO_SESSION: Final = ("", 0, "", "", "")
-
-
-class _Waiting:
-    """A mail of which more may come. ``last``: the time (Unix seconds) of what came last of it."""
-
-    __slots__ = ("is_joined", "last", "past", "refusals", "session")
-
-    def __init__(self, session: _Session, time: float) -> None:
-        self.session = session
-        self.last = time
-        self.refusals: list[Mail] = []
-        self.past: Past | None = None  # it is complete
-        self.is_joined = False  # to another one
 
 
 class Gathering:
     """Makes mails of the past of what a log holds: those that a rate limit refused are told by ``replies``.
 
-    ``figures`` count what is left out.
+    ``users`` know whose it was. ``figures`` count what is left out.
     """
 
-    def __init__(self, replies: Replies, figures: Figures) -> None:
+    def __init__(self, replies: Replies, users: Users, figures: Figures) -> None:
+        self._users = users
         self._replies = replies
         self._figures = figures
-        self._line: deque[_Waiting] = deque()  # in the order of time; only while somebody waits at its head
-        self._by_session: dict[_Session, _Waiting] = {}
-        self._by_queue_id: OrderedDict[tuple[str, str], _Waiting] = OrderedDict()
+        # Refusals that wait for more of their mail, those first that have waited longest.
+        self._by_session: OrderedDict[_Session, list[Mail]] = OrderedDict()
+        self._by_queue_id: OrderedDict[tuple[str, str], list[Mail]] = OrderedDict()
 
-    def gather(self, items: Iterable[Mail | Past]) -> Iterator[Past]:
-        """The mails of ``items``, which are in the order of time, in that order.
+    def gather(self, items: Iterable[Mail | Decided]) -> Iterator[Past | Decided]:
+        """The mails of ``items``, which are in the order of time, each once it is complete; decisions as they are.
 
-        A mail about which nobody asks, or that was refused for another reason, is counted and left out.
+        A mail is complete at most :data:`JOIN_SECONDS` after its time. One about which nobody asks, or that was refused
+        for another reason, is counted and left out.
         """
+        by_session, by_queue_id = self._by_session, self._by_queue_id
         for item in items:
-            if isinstance(item, Past):
-                past: Past | None = item
+            if by_session:
+                yield from self._over(item.time - JOIN_SECONDS, MOST_WAITING)
+            if by_queue_id:
+                yield from self._given_up(item.time - WAIT_SECONDS, MOST_WAITING)
+            if isinstance(item, Decided):
+                yield item
             elif item.origin is Origin.SMTP:
-                past = self._accepted(item) if self._by_session or self._by_queue_id else of_mail(item)
+                self._users.note(item)
+                yield self._accepted(item) if by_session or by_queue_id else of_mail(item)
             elif item.origin is Origin.REJECTED:
-                past = self._refused(item)
+                refused = self._refused(item)
+                if refused is not None:
+                    yield refused
             else:
                 self._figures.nobody_asks += 1
-                continue
-            if not self._line and not self._by_queue_id:
-                if past is not None:
-                    yield past
-                continue
-            yield from self._in_turn(item.time, past)
-        for waiting in self._by_queue_id.values():
-            self._end(waiting)
-        while self._line:
-            found = self._complete(self._line.popleft())
-            if found is not None:
-                yield found
+        yield from self._over(float("inf"), 0)
+        yield from self._given_up(float("inf"), 0)
 
-    def _in_turn(self, now: float, past: Past | None) -> Iterator[Past]:
-        """What has its turn ``now``; ``past`` comes behind all that waits."""
-        while self._by_queue_id:
-            waiting = next(iter(self._by_queue_id.values()))
-            if now - waiting.last <= WAIT_SECONDS and len(self._by_queue_id) <= MOST_WAITING:
+    def _over(self, since: float, most: int) -> Iterator[Past]:
+        """The mails of which nothing has come ``since`` then (Unix seconds), and beyond so many the oldest."""
+        waiting = self._by_session
+        while waiting:
+            session, refusals = next(iter(waiting.items()))
+            if refusals[-1].time >= since and len(waiting) <= most:
                 break
-            self._by_queue_id.popitem(last=False)
-            self._end(waiting)
-        if past is not None:
-            behind = _Waiting(_NO_SESSION, now)
-            behind.past = past
-            self._line.append(behind)
-        while self._line:
-            first = self._line[0]
-            if (
-                first.past is None
-                and not first.is_joined
-                and now - first.last <= JOIN_SECONDS
-                and len(self._line) <= MOST_WAITING
-            ):
+            del waiting[session]
+            yield of_refusals(refusals)
+
+    def _given_up(self, since: float, most: int) -> Iterator[Past]:
+        """The mails that never came to their end, likewise."""
+        waiting = self._by_queue_id
+        while waiting:
+            place, refusals = next(iter(waiting.items()))
+            if refusals[-1].time >= since and len(waiting) <= most:
                 break
-            found = self._complete(self._line.popleft())
-            if found is not None:
-                yield found
+            del waiting[place]
+            yield of_refusals(refusals)
 
     def _accepted(self, mail: Mail) -> Past:
         """``mail``, with the refusals that belong to it."""
-        refusals: list[Mail] = []
-        before = self._by_session.get(_session(mail))
-        if before is not None and self._belongs(before, mail.began, mail.recipients):
-            refusals += self._joined(before)
+        refusals = self._before(mail, mail.began)
         waiting = self._by_queue_id.pop((mail.host, mail.queue_id), None)
         if waiting is not None:
-            refusals += waiting.refusals
+            refusals += waiting
         return of_refusals(refusals, mail) if refusals else of_mail(mail)
 
     def _refused(self, mail: Mail) -> Past | None:
@@ -132,54 +109,37 @@ class Gathering:
         if mail.stage != RCPT and mail.stage not in _AFTER_RECIPIENTS:
             self._figures.refused_elsewhere += 1
             return None
-        session = _session(mail)
+        user = self._users.of(mail)
+        if user.name != mail.sasl_username:
+            mail = replace(mail, sasl_username=user.name, sasl_method=user.method)
+        refusals = self._before(mail, mail.time)
         if not mail.queue_id:
-            before = self._by_session.get(session)
-            if before is None or not self._belongs(before, mail.time, mail.recipients):
-                before = self._by_session[session] = _Waiting(session, mail.time)
-                self._line.append(before)
-            before.refusals.append(mail)
-            before.last = mail.time
-            return None
+            session = _session(mail, mail.sasl_username)
+            interrupted = self._by_session.pop(session, None)
+            self._by_session[session] = [*refusals, mail]
+            return None if interrupted is None else of_refusals(interrupted)
         place = (mail.host, mail.queue_id)
-        waiting = self._by_queue_id.pop(place, None)
-        if waiting is None:
-            waiting = _Waiting(session, mail.time)
-            before = self._by_session.get(session)
-            if before is not None and self._belongs(before, mail.time, mail.recipients):
-                waiting.refusals += self._joined(before)
-        waiting.refusals.append(mail)
-        waiting.last = mail.time
+        refusals = [*self._by_queue_id.pop(place, refusals), mail]
         if mail.stage in _AFTER_RECIPIENTS:
-            return of_refusals(waiting.refusals)
-        self._by_queue_id[place] = waiting
+            return of_refusals(refusals)
+        self._by_queue_id[place] = refusals
         return None
 
-    def _belongs(self, before: _Waiting, time: float, recipients: tuple[str, ...]) -> bool:
-        """Whether what came at ``time`` goes on with the mail ``before``: a client names no recipient twice."""
-        if time - before.last > JOIN_SECONDS:
-            return False
-        named = {name for one in before.refusals for name in one.recipients}
-        return named.isdisjoint(recipients)
+    def _before(self, mail: Mail, time: float) -> list[Mail]:
+        """The refusals without a queue id that belong to ``mail``, which goes on at ``time``; they wait no longer.
 
-    def _joined(self, before: _Waiting) -> list[Mail]:
-        """The refusals of ``before``, which are part of another mail from now on."""
-        before.is_joined = True
-        del self._by_session[before.session]
-        return before.refusals
-
-    def _end(self, waiting: _Waiting) -> None:
-        """Nothing more comes of it: it has its turn behind all others."""
-        waiting.past = of_refusals(waiting.refusals)
-        self._line.append(waiting)
-
-    def _complete(self, waiting: _Waiting) -> Past | None:
-        if waiting.past is not None or waiting.is_joined:
-            return waiting.past
-        if self._by_session.get(waiting.session) is waiting:
-            del self._by_session[waiting.session]
-        return of_refusals(waiting.refusals)
+        Whose they were may not have been known. A client names no recipient twice.
+        """
+        for user in (mail.sasl_username, ""):
+            session = _session(mail, user)
+            refusals = self._by_session.get(session)
+            if refusals is not None and time - refusals[-1].time <= JOIN_SECONDS:
+                named = {name for one in refusals for name in one.recipients}
+                if named.isdisjoint(mail.recipients):
+                    del self._by_session[session]
+                    return refusals
+        return []
 
 
-def _session(mail: Mail) -> _Session:
-    return (mail.host, mail.session, mail.client_address, mail.sasl_username, mail.sender)
+def _session(mail: Mail, user: str) -> _Session:
+    return (mail.host, mail.session, mail.client_address, user, mail.sender)

@@ -47,6 +47,7 @@ _PARTLY: Final = {
 }
 """Attributes that differ from those that Postfix sent, and how."""
 
+_OF_USER: Final = frozenset({"sasl_username", "sasl_domain", "sasl_method"})
 _OF_RECIPIENT: Final = frozenset({"recipient", "recipient_domain"})
 
 
@@ -86,10 +87,18 @@ def _told(rule: Rule, declared: RuleSettings | None, stages: Collection[str]) ->
             "recipients are those of the deliveries that the log tells: of a mail that is not delivered yet, or whose"
             " aliases were expanded, the address that the client named at RCPT may not be known"
         )
+    if names & _OF_USER or (declared is None and rule.subjects.kinds == ("user",)):
+        yield (
+            "of mails all of whose recipients were refused at RCPT in the past, most versions of Postfix do not log the"
+            " user, who is then taken to be whoever sent from the same client with the same sender address before"
+        )
     if "size" in names and stages != {END_OF_MESSAGE}:
         yield "size is that of the whole mail also where Postfix sends what the client has announced, or 0"
     if rule.unit == BYTES:
-        yield "of mails that were refused in the past the size is not known, and counts as 0"
+        yield (
+            "the size is that in the queue, with the headers that Postfix has added, some hundred bytes more than it"
+            " asks with; of mails that were refused or held in the past it is not known, and counts as 0"
+        )
     elif rule.unit == RECIPIENTS and (DATA in stages or END_OF_MESSAGE in stages) and not names & _OF_RECIPIENT:
         yield (
             "recipients are counted as they were queued, after aliases were expanded; of a mail to several that was"

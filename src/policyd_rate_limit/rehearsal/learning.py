@@ -11,6 +11,7 @@ from policyd_rate_limit.rehearsal.figures import Figures
 from policyd_rate_limit.rehearsal.gathering import Gathering
 from policyd_rate_limit.rehearsal.observing import Observation, Subject
 from policyd_rate_limit.rehearsal.replies import Replies
+from policyd_rate_limit.rehearsal.users import Users
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.tables.countries import open_countries
@@ -38,6 +39,7 @@ def learn(
     units = {rule.name: rule.unit for rule in make_rules(settings, make_subjects(settings), None)}
     country_of = open_countries(settings).country_of if settings.geoip else None
     observation = Observation(subjects, windows, zone=zone, ipv6_prefix=settings.ipv6_prefix, country_of=country_of)
-    told = DecidedMails(units, replies, figures).told(items)
-    observation.look(Gathering(replies, figures).gather(told))
+    users = Users()
+    gathered = Gathering(replies, users, figures).gather(items)
+    observation.look(DecidedMails(units, users, figures).told(gathered))
     return observation, figures

