@@ -52,8 +52,9 @@ def in_the_past(sent: Sequence[Sent]) -> Iterator[Mail]:
             "client_address": "" if client == "unknown" else client,
             "sasl_username": user,
             "sender": sender,
+            "number": number,
         }
-        if was_refused:
+        if was_refused and user:  # or it would be taken to be the user who sent so before
             # Each on a host of its own: it goes on with no other.
             yield Mail(
                 now, now, Origin.REJECTED, f"mx{number}", "smtpd", "", **others,
