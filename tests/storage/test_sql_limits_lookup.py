@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -329,6 +330,8 @@ def test_a_file_that_is_replaced(tmp_path: pathlib.Path) -> None:
     table.insert("alice", "[[5, 60]]")
     with closing(table.lookup()) as lookup:
         assert look_up(lookup, ("alice",), limits_of_column) == FIVE
+        with mock.patch.object(sqlite3, "connect", side_effect=AssertionError):  # it is the same file
+            assert look_up(lookup, ("alice",), limits_of_column) == FIVE
         for path in tmp_path.glob(f"{table.path.name}*".replace("?", "[?]")):
             path.unlink()
         with pytest.raises(Unreachable):
