@@ -50,6 +50,7 @@ class Counting(Observer):
         self._recipients = 0
         self._refused_then = False
         self._is_limited = False
+        self._blocked_for: dict[str, int] = {}  # seconds, from this mail on, by counter
         self._hit: dict[IdState, tuple[_OfRule, int]] = {}  # by this mail: and how many of its recipients
         self.unlimited = 0
         """Mails that no rule charged anybody for."""
@@ -61,6 +62,7 @@ class Counting(Observer):
         self._recipients = recipients
         self._refused_then = refused_then
         self._is_limited = False
+        self._blocked_for.clear()
 
     def end(self, passed: int) -> None:
         """The mail is over; so many of its recipients ``passed``."""
@@ -135,10 +137,12 @@ class Counting(Observer):
         request: Request,  # noqa: ARG002 - its counter says enough
         counter: str,
         limit: Limit,  # noqa: ARG002 - likewise
-        seconds: int,  # noqa: ARG002 - likewise
+        seconds: int,
         *,
-        shadow: bool,  # noqa: ARG002 - the rule says it
+        shadow: bool,
     ) -> None:
+        if not shadow:
+            self._blocked_for[counter] = seconds
         of_rule = self._rules[prefix_and_key(counter)[0]]
         of_rule.all.blocks += 1
         # Before decided(), which makes the state of an id that comes for the first time.
@@ -191,7 +195,7 @@ class Counting(Observer):
             if usages is None:
                 usages = self._ledger.explain(demand)
             waits = [usage.free_in for usage in usages if usage.counter == counter]
-            free_in = None if None in waits else max(filter(None, waits), default=0)
+            free_in = None if None in waits else max([self._blocked_for.get(counter, 0), *(one or 0 for one in waits)])
             if of_rule.refuses:
                 self._refuse(of_rule, state, request, limit, free_in)
             else:
