@@ -11,7 +11,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.counter import DEFAULT
-from policyd_rate_limit.domain.counting import BYTES, RECIPIENTS
 from policyd_rate_limit.domain.decision import (
     ADMITTED,
     AWAY,
@@ -23,15 +22,17 @@ from policyd_rate_limit.domain.decision import (
     REFUSED,
     WOULD_REFUSE,
 )
-from policyd_rate_limit.domain.request import RCPT
-from policyd_rate_limit.maillog.mail import Decided, Mail, Origin
+from policyd_rate_limit.maillog.mail import Decided, Origin
+from policyd_rate_limit.rehearsal.asked import AskedMail
 from policyd_rate_limit.rehearsal.gathering import MOST_WAITING, WAIT_SECONDS
-from policyd_rate_limit.rehearsal.past import JOIN_SECONDS, Past
+from policyd_rate_limit.rehearsal.past import JOIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from policyd_rate_limit.maillog.mail import Mail
     from policyd_rate_limit.rehearsal.figures import Figures
+    from policyd_rate_limit.rehearsal.past import Past
     from policyd_rate_limit.rehearsal.users import Users
 
 _OF_REQUESTS: Final = frozenset({ADMITTED, AWAY, FULL, MARKED, NONE, NOT_COUNTED, NOT_LIMITED, REFUSED, WOULD_REFUSE})
@@ -44,95 +45,6 @@ ORDER_SECONDS: Final = JOIN_SECONDS + 1.0
 """So much later than others of its time a mail may be told of; some logs have whole seconds alone."""
 
 
-class _Asked:
-    """One mail about which the daemon was asked: what its lines say. ``last``: Unix seconds of the last."""
-
-    __slots__ = (
-        "count",
-        "first",
-        "instance",
-        "is_given_up",
-        "is_refused",
-        "is_whole",
-        "last",
-        "mail",
-        "queue_id",
-        "recipients",
-        "refused",
-        "size",
-        "turn",
-    )
-
-    def __init__(self, instance: str, first: Decided) -> None:
-        self.instance = instance
-        self.first = first
-        self.mail: Mail | None = None  # as Postfix tells of it
-        self.turn = first.time
-        self.is_given_up = False
-        self.last = first.time
-        self.queue_id = ""
-        self.recipients: dict[str, bool] = {}  # at RCPT: and whether it was refused
-        self.count = 0  # at later stages, as far as a rule has counted recipients
-        self.size = 0  # as far as a rule has counted bytes
-        self.refused = 0  # at later stages
-        self.is_refused = False  # as far as is known
-        self.is_whole = False  # no more is to come of it
-
-    def add(self, decided: Decided, unit: str) -> None:
-        """``decided`` is about it as well, and its cost is in ``unit``."""
-        self.last = decided.time
-        self.queue_id = decided.queue_id or self.queue_id
-        is_refused = decided.verdict == REFUSED
-        if unit == BYTES:
-            self.size = max(self.size, decided.cost)
-        if decided.stage == RCPT:
-            self.recipients[decided.recipient] = self.recipients.get(decided.recipient, False) or is_refused
-            self.is_refused = all(self.recipients.values())
-            return
-        if unit == RECIPIENTS:
-            self.count = max(self.count, decided.cost)
-        if is_refused:
-            self.is_refused = self.is_whole = True
-            accepted = len(self.recipients) - sum(self.recipients.values())
-            self.refused = max(1, self.count, accepted)
-
-    @property
-    def may_be_any(self) -> bool:
-        """Whether it may be any mail of its sender: nothing says which one, and some recipient was accepted."""
-        return self.mail is None and not self.queue_id and not self.is_refused
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all is known of it that will be, once nothing has come for a while."""
-        return self.mail is not None or self.is_refused or self.is_given_up
-
-    def past(self, time: float, refused: int) -> Past:
-        """The mail, which has its turn at ``time``. ``refused``: so many recipients at the least, as Postfix says."""
-        at_rcpt = sum(self.recipients.values())
-        if refused:
-            self.refused = max(self.refused, refused - at_rcpt)
-        count = max(len(self.recipients), self.count + at_rcpt, self.refused + at_rcpt, 1)
-        first = self.first
-        mail = self.mail
-        if mail is not None:
-            if not self.recipients:
-                count = max(count, mail.recipient_count)
-        else:
-            mail = Mail(
-                self.last,
-                first.time,
-                Origin.SMTP,
-                first.host,
-                "",
-                self.queue_id,
-                client_address=first.client_address,
-                sasl_username=first.sasl_username,
-                sender=first.sender,
-                size=self.size,
-            )
-        return Past(mail, time, tuple(self.recipients), count, at_rcpt + self.refused)
-
-
 class _Going:
     """The mails about which the daemon may be asked more, or that Postfix has not told of yet, by instance.
 
@@ -140,11 +52,11 @@ class _Going:
     """
 
     def __init__(self) -> None:
-        self.asked: OrderedDict[str, _Asked] = OrderedDict()
+        self.asked: OrderedDict[str, AskedMail] = OrderedDict()
         self._by_queue_id: dict[str, str] = {}
         self._by_sender: dict[_Sender, dict[str, None]] = {}
 
-    def heed(self, instance: str, asked: _Asked) -> None:
+    def heed(self, instance: str, asked: AskedMail) -> None:
         """``asked`` has a new last line."""
         self.asked[instance] = asked
         self.asked.move_to_end(instance)
@@ -163,7 +75,7 @@ class _Going:
         candidates = self._by_sender.get(_sender_of(mail), ())
         return next((one for one in candidates if self.asked[one].may_be_any), None)
 
-    def pop(self, instance: str) -> _Asked:
+    def pop(self, instance: str) -> AskedMail:
         """It is over."""
         asked = self.asked.pop(instance)
         if self._by_queue_id.get(asked.queue_id) == instance:
@@ -198,7 +110,7 @@ class _Untold:
         self._by_queue_id[mail.queue_id] = told
         self._by_sender.setdefault(_sender_of(mail), {})[mail.queue_id] = None
 
-    def take(self, asked: _Asked) -> Mail | None:
+    def take(self, asked: AskedMail) -> Mail | None:
         """The one about which the daemon was ``asked``, which waits no longer."""
         told = self._by_queue_id.get(asked.queue_id)
         if told is None and asked.may_be_any:
@@ -238,7 +150,7 @@ class DecidedMails:
         self._going = _Going()
         self._untold = _Untold()
         self._refused: OrderedDict[str, int] = OrderedDict()  # how many recipients Postfix says, by queue id
-        self._line: list[tuple[float, int, int, _Told | _Asked]] = []  # a heap: when each has its turn
+        self._line: list[tuple[float, int, int, _Told | AskedMail]] = []  # a heap: when each has its turn
         self._turns = 0
 
     def told(self, items: Iterable[Past | Decided]) -> Iterator[Past]:
@@ -259,7 +171,7 @@ class DecidedMails:
         self._give_up(float("inf"))
         yield from self._in_turn(float("inf"))
 
-    def _put(self, time: float, number: int, item: _Told | _Asked) -> None:
+    def _put(self, time: float, number: int, item: _Told | AskedMail) -> None:
         self._turns += 1
         heapq.heappush(self._line, (time, number, self._turns, item))
 
@@ -301,7 +213,7 @@ class DecidedMails:
             return
         instance = f"{decided.host} {decided.instance}"
         going = self._going
-        asked = going.pop(instance) if instance in going.asked else _Asked(instance, decided)
+        asked = going.pop(instance) if instance in going.asked else AskedMail(instance, decided)
         asked.add(decided, self._units.get(decided.rule or DEFAULT, ""))
         going.heed(instance, asked)
         if asked.mail is None and not asked.is_whole:
@@ -328,12 +240,12 @@ class DecidedMails:
             self._untold.add(told)
         self._put(past.time, past.number, told)
 
-    def _join(self, asked: _Asked, mail: Mail | None) -> None:
+    def _join(self, asked: AskedMail, mail: Mail | None) -> None:
         if mail is not None:
             asked.mail = mail
             self._hosts.add(mail.host)
 
-    def _have_turn(self, asked: _Asked, time: float) -> None:
+    def _have_turn(self, asked: AskedMail, time: float) -> None:
         asked.turn = time
         self._put(time, 0, asked)
 

@@ -14,7 +14,7 @@ from policyd_rate_limit.rehearsal.decided import DecidedMails
 from policyd_rate_limit.rehearsal.figures import Figures
 from policyd_rate_limit.rehearsal.gathering import Gathering
 from policyd_rate_limit.rehearsal.ids import MOST_IDS
-from policyd_rate_limit.rehearsal.knowable import cannot_be_rehearsed, wants_recipients
+from policyd_rate_limit.rehearsal.knowable import cannot_be_rehearsed
 from policyd_rate_limit.rehearsal.opening import open_trial
 from policyd_rate_limit.rehearsal.replies import Replies
 from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, Side
@@ -60,11 +60,6 @@ class _Watched:
             if getattr(item, "origin", None) is Origin.REJECTED and replies.match(item.reply):  # type: ignore[union-attr]
                 self.refused_at.add(item.stage)
             yield item
-
-
-def wanted_of(configurations: Iterable[Settings]) -> bool:
-    """Whether any of them wants to know who the recipients are."""
-    return any(map(wants_recipients, configurations))
 
 
 def rehearse(
