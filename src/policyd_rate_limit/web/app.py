@@ -83,6 +83,8 @@ def make_app(site: Site) -> Starlette:
         },
         lifespan=lifespan,
     )
+    # Starlette's redirect names this host as http, whatever the proxy speaks: what is sent there would be in clear.
+    app.router.redirect_slashes = False
     app.state.site = site
     return app
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MOST_CONNECTIONS = 512
-"""At a time. One more has the one closed that has been silent for the longest time; when all are at work, itself."""
+"""At a time. One more has the one closed that has been waited for longest; when all are at work, itself."""
 
 HEADER_SECONDS = 10.0
 """So long a connection may take until the head of its request is there."""
@@ -31,25 +31,30 @@ class Connection(H11Protocol):
     """One client, which has to say what it wants before long, and to whom it is told by which socket it has come."""
 
     _timer: asyncio.TimerHandle | None = None
-    _silent_since = 0  # a number that grows
+    _awaited_since = 0  # a number that grows
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         listener = transport.get_extra_info("socket")
         if listener is not None and listener.family == socket.AF_UNIX:
             self.app = _OnUnixSocket(self.app)
-        self._silent_since = next(_moments)
+        self._awaited_since = next(_moments)
         self._end_after(HEADER_SECONDS)
         if len(self.connections) > MOST_CONNECTIONS:
-            silent = [one for one in self.connections if isinstance(one, Connection) and one.is_silent]
-            longest = min(silent, key=lambda one: one._silent_since, default=self)
+            awaited = [one for one in self.connections if isinstance(one, Connection) and one.is_awaited]
+            longest = min(awaited, key=lambda one: one._awaited_since, default=self)
             self.connections.discard(longest)  # at once: more may come before it is told that it is lost
             longest.transport.abort()
 
     @property
     def is_silent(self) -> bool:
-        """Whether it is waited for, and not the other way round."""
+        """Whether it has asked for nothing, or has the answer."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is waited for, for a request or the rest of one's body, and not the other way round."""
+        return self.is_silent or self.cycle.more_body
 
     def data_received(self, data: bytes) -> None:
         was_silent = self.is_silent
@@ -58,13 +63,14 @@ class Connection(H11Protocol):
             return
         if not self.is_silent:
             if was_silent:
+                self._awaited_since = next(_moments)
                 self._end_after(REQUEST_SECONDS)
         elif self._timer is None:
             self._end_after(HEADER_SECONDS)  # for the rest of another request
 
     def on_response_complete(self) -> None:
         self._stop_timer()
-        self._silent_since = next(_moments)
+        self._awaited_since = next(_moments)
         super().on_response_complete()
         if not self.is_silent:  # what was sent behind the request is the next one
             self._end_after(REQUEST_SECONDS)

@@ -73,6 +73,7 @@ async def log_in(request: Request) -> Response:
 async def log_out(request: Request) -> Response:
     """End the session."""
     site = site_of(request)
+    check_origin(request)  # also of nobody: the browser sends no cookie with another site's form, but heeds the answer
     visitor = visitor_of(request)
     if visitor is not None:
         check_form(request, visitor, await read_form(request))

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from policyd_rate_limit.system.logs import one_line
@@ -85,6 +86,8 @@ class Security:
             await PlainTextResponse(f"at most {MOST_BODY} bytes\n", 413)(scope, receive, sent)
         except _TooSlow:
             await PlainTextResponse("too slow\n", 408, {"connection": "close"})(scope, receive, sent)
+        except ClientDisconnect:
+            pass  # nobody is there any more; a log full of these would hide what matters
         except Exception:
             _logger.exception("web: %s %s fails", scope["method"], one_line(scope["path"]))
             if not has_begun:

@@ -18,6 +18,10 @@ from policyd_rate_limit.web.visitors import ON_UNIX_SOCKET
 from support.web_site import World
 
 REQUEST = b"GET /login HTTP/1.1\r\nhost: localhost\r\n\r\n"
+HALF_A_FORM = (
+    b"POST /login HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost\r\n"
+    b"content-type: application/x-www-form-urlencoded\r\ncontent-length: 20\r\n\r\nname=anna"
+)
 
 
 class Served:
@@ -121,7 +125,10 @@ async def test_who_does_not_read_the_answer_is_not_waited_for(served: Served, mo
     one.close()
 
 
-async def test_many_that_are_silent_keep_nobody_else_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("said", [b"", HALF_A_FORM])
+async def test_many_that_are_silent_keep_nobody_else_out(
+    served: Served, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "MOST_CONNECTIONS", 20)
     silent = []
     for _ in range(60):
@@ -129,7 +136,9 @@ async def test_many_that_are_silent_keep_nobody_else_out(served: Served, monkeyp
         one.setblocking(False)
         await asyncio.get_running_loop().sock_connect(one, served.path)
         silent.append(one)
-        await asyncio.sleep(0)
+        await asyncio.get_running_loop().sock_sendall(one, said)
+        for _ in range(10 if said else 1):  # until it has been read
+            await asyncio.sleep(0)
     reader, writer = await asyncio.open_unix_connection(served.path)
     writer.write(REQUEST)
     async with asyncio.timeout(5):

@@ -113,6 +113,19 @@ async def test_who_sends_a_body_too_slowly_is_not_waited_for(world: World, monke
     assert sent[0]["status"] == 408
 
 
+async def test_who_leaves_amid_a_body_is_no_error_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def leave() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        pytest.fail("nobody is there any more")
+
+    await world.app(
+        _scope("POST", "/login", {"origin": URL, "content-type": "application/x-www-form-urlencoded"}), leave, send
+    )
+    assert not caplog.records
+
+
 def test_an_error_of_the_program_says_nothing_of_itself(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def fail(_: Request) -> Response:
         raise RuntimeError("a secret")
@@ -202,6 +215,10 @@ def test_a_form_of_another_site_changes_nothing(world: World, changes: list[str]
     assert browser.post("/logout", data=data, headers=headers).status_code == 403
     assert changes == []
     assert browser.get("/form").status_code == 200, "nor does it log anybody out"
+    # With the form of another site browsers send no cookie of this one, but heed the answer.
+    answer = world.browser().post("/logout", data={"what": "a"}, headers=headers)
+    assert answer.status_code == 403
+    assert not {"set-cookie", "clear-site-data"} & set(answer.headers)
 
 
 def test_a_form_without_the_token_of_this_login_changes_nothing(world: World, changes: list[str]) -> None:
@@ -237,6 +254,9 @@ def test_a_role_that_looks_changes_nothing(world: World, changes: list[str]) -> 
         "/static/",
         "//evil.example.org/",
         "/login/../api/v1/status",
+        "/login/",
+        "/api/v1/status/",
+        "/static",
         "/%2e%2e/etc/passwd",
         "/" + "a" * 3000,
     ],
