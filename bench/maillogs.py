@@ -2,8 +2,9 @@
 
     python bench/maillogs.py --megabytes 100 --form rfc3339 FILE
 
-The mix is that of a server with submission, an after-queue content filter for a part of its mail, and an IMAP server
-that logs beside it. Lines are some 110 bytes long. The same arguments give the same log.
+The mix is that of a server with submission, an after-queue content filter for a part of its mail, an IMAP server that
+logs beside it, and as many who only look for an open door as the Internet has. Lines are some 120 bytes long on
+average, 140 in the form rfc3339. The same arguments give the same log.
 """
 
 from __future__ import annotations
@@ -46,14 +47,16 @@ def _sessions(
     for number in itertools.count():
         now += chance.expovariate(mails_a_second)
         draw = chance.random()
-        if draw < 0.45:
+        if draw < 0.28:
             yield now, _submitted(chance, now, number, users)
-        elif draw < 0.65:
+        elif draw < 0.36:
             yield now, _received(chance, now, number, users)
-        elif draw < 0.70:
+        elif draw < 0.41:
             yield now, _local(chance, now, number)
-        elif draw < 0.80:
+        elif draw < 0.45:
             yield now, _refused(chance, now)
+        elif draw < 0.90:
+            yield now, _probed(chance, now)
         else:
             yield now, _read(chance, now, users)
 
@@ -103,20 +106,15 @@ def _id(number: int) -> str:
 def _submitted(chance: random.Random, now: float, number: int, users: int) -> Iterator[tuple[float, str]]:
     queue_id, user = _id(number), min(int(chance.expovariate(8 / users)), users - 1)
     address = f"198.51.{user % 100}.{user % 251}"
-    client = f"host-{user}.dsl.example.net[{address}]"
+    client = f"p{user}.example.net[{address}]"
     pid, size = 2000 + number % 40, int(chance.lognormvariate(9.5, 1.4)) + 400
-    count = 1 if chance.random() < 0.8 else int(chance.expovariate(0.1)) + 2
+    count = 1 if chance.random() < 0.9 else int(chance.expovariate(0.25)) + 2
     tag = f"postfix/submission/smtpd[{pid}]"
     yield now, f"{tag}: connect from {client}"
-    yield (
-        now + 0.1,
-        f"{tag}: Anonymous TLS connection established from {client}: TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"
-        " (256/256 bits) key-exchange X25519 server-signature RSA-PSS (2048 bits)",
-    )
     yield now + 0.2, f"{tag}: {queue_id}: client={client}, sasl_method=PLAIN, sasl_username=user{user}@example.org"
     yield (
         now + 0.3,
-        f"postfix/cleanup[{2100 + number % 9}]: {queue_id}: message-id=<{number:08x}.{size}@client.example>",
+        f"postfix/cleanup[{2100 + number % 9}]: {queue_id}: message-id=<{number:08x}.{size}@mua.example>",
     )
     yield (
         now + 0.4,
@@ -136,8 +134,8 @@ def _delivered(
         domain = chance.randrange(3000)
         yield (
             now + 0.3,
-            f"postfix/smtp[{2200 + number % 50}]: {queue_id}: to=<person{recipient}@domain{domain}.example>,"
-            f" relay=mx.domain{domain}.example[203.0.113.{domain % 251}]:25, delay=0.9, delays=0.2/0/0.3/0.4,"
+            f"postfix/smtp[{2200 + number % 50}]: {queue_id}: to=<p{recipient}@d{domain}.example>,"
+            f" relay=mx.d{domain}.example[203.0.113.{domain % 251}]:25, delay=0.9, delays=0.2/0/0.3/0.4,"
             f" dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as {domain:08X})",
         )
     yield now + 0.4, f"postfix/qmgr[1021]: {queue_id}: removed"
@@ -208,6 +206,16 @@ def _refused(chance: random.Random, now: float) -> Iterator[tuple[float, str]]:
         f" from=<spam@domain{domain}.example> to=<nobody@domain{domain}.example> proto=ESMTP helo=<spam{domain}.example>",
     )
     yield now, f"{tag}: disconnect from {client} ehlo=1 mail=1 rcpt=0/1 quit=1 commands=3/4"
+
+
+def _probed(chance: random.Random, now: float) -> Iterator[tuple[float, str]]:
+    """Somebody who looks for an open door, as most who connect to port 25 do."""
+    number = chance.randrange(65_536)
+    client, tag = f"unknown[192.0.2.{number % 251}]", f"postfix/smtpd[{1900 + number % 30}]"
+    yield now, f"{tag}: connect from {client}"
+    if number % 2:
+        yield now + 0.3, f"{tag}: lost connection after AUTH from {client}"
+    yield now + 0.3, f"{tag}: disconnect from {client} ehlo=1 auth=0/1 commands=1/2"
 
 
 def _read(chance: random.Random, now: float, users: int) -> Iterator[tuple[float, str]]:

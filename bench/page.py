@@ -8,9 +8,11 @@ from __future__ import annotations
 import pathlib
 import string
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import plots
+import rehearse
+import rehearsed
 import situations
 from contenders import (
     CONTENDERS,
@@ -31,80 +33,10 @@ from front import IN_FRONT, WITHOUT
 from loads import BASE, LOADS
 from measured import Results, Rounds, figures, median, ratio, ratios
 from rules import DOMAINS, NUMBERS
+from tables import NOTHING, Target, number, percent, spread, table
 
 HERE = pathlib.Path(__file__).resolve().parent
-NAMES = {one.key: one.name for one in CONTENDERS} | {WITHOUT: "no policy server"}
-SIGNIFICANT = 5  # digits that are kept of a measurement
-NOTHING = "–"
-
-
-def rounded(value: Any) -> Any:
-    """``value``, as JSON has it, with no more digits than mean anything."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.{SIGNIFICANT}g}") if isinstance(value, float) else value
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """As a table shows it."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, int) or abs(value) >= 1000:
-        text = f"{value:,.0f}"
-    elif abs(value) >= 100:
-        text = f"{value:.0f}"
-    elif abs(value) >= 10:
-        text = f"{value:.1f}"
-    else:
-        text = f"{value:.2f}"
-    return f"{text}{unit}"
-
-
-def _percent(share: float | None) -> str:
-    return number(None if share is None else 100 * share, " %")
-
-
-def spread(rounds: Rounds) -> str:
-    """The median, and in parentheses the least and the most."""
-    if not rounds:
-        return NOTHING
-    return f"{number(median(rounds))} ({number(min(rounds.values()))}–{number(max(rounds.values()))})"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    lines = [heads, ["---", *(["---:"] * (len(heads) - 1))], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-class Target(NamedTuple):
-    """What was to be reached: ``measured`` is to be at least, or at most, ``wanted``; ``stretch`` would be splendid."""
-
-    what: str
-    measured: float | None
-    wanted: float
-    unit: str = ""
-    at_most: bool = False
-    stretch: float | None = None
-
-    def row(self) -> list[str]:
-        """A line of the table."""
-        sign = "at most" if self.at_most else "at least"
-        return [
-            self.what,
-            f"{sign} {self.wanted:g}{self.unit}",
-            number(self.measured, self.unit),
-            self._verdict(self.wanted),
-            f"{self.stretch:g}{self.unit}: {self._verdict(self.stretch)}" if self.stretch is not None else "",
-        ]
-
-    def _verdict(self, limit: float) -> str:
-        if self.measured is None:
-            return "not measured"
-        reached = self.measured <= limit if self.at_most else self.measured >= limit
-        return "reached" if reached else "**not reached**"
+NAMES = {one.key: one.name for one in CONTENDERS} | {WITHOUT: "no policy server"} | rehearse.NAMES
 
 
 def targets(results: Results) -> list[Target]:
@@ -179,7 +111,7 @@ def targets(results: Results) -> list[Target]:
         )
         for contender in OURS
     ]
-    return found
+    return found + rehearsed.targets(results)
 
 
 def _base_table(results: Results) -> str:
@@ -383,11 +315,12 @@ def write(results_directory: pathlib.Path, docs: pathlib.Path) -> None:
         "rules_date": results.parts.get("rules", {}).get("machine", {}).get("date", NOTHING),
         "rules_version": results.parts.get("rules", {}).get("machine", {}).get("version", NOTHING),
         "postfix": _postfix_table(results),
-        "idle": _percent(median(figures(results.postfix, "idle", contender=FLOOR.key))),
+        "idle": percent(median(figures(results.postfix, "idle", contender=FLOOR.key))),
         "times_the_floor": number(_times_the_floor(results)),
         "mails": number(results.parts.get("postfix", {}).get("mails")),
         "sessions": number(results.parts.get("postfix", {}).get("sessions")),
         "old_rows": number(results.parts.get("postfix", {}).get("old_rows")),
+        "rehearsed": rehearsed.section(results),
         "windows": _growth_table(results, results.windows, "mails"),
         "ids": _growth_table(results, results.ids, "ids"),
         "start": _start_table(results),

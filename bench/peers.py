@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import venv
 
 HERE = pathlib.Path(__file__).resolve().parent
 VERSION_1_2_0 = "policyd-rate-limit==1.2.0"
 POSTFWD_PACKAGES = ("postfwd", "libnet-server-perl", "libnet-dns-perl", "libio-multiplex-perl", "libdigest-hmac-perl")
+READER_PACKAGES = ("pflogsumm", "lnav")  # each is the name of its program, too
 
 
 def build(directory: pathlib.Path, source: str, *libraries: str) -> pathlib.Path:
@@ -43,6 +45,34 @@ def install_postfwd(directory: pathlib.Path) -> pathlib.Path:
         packages = directory / "packages"
         packages.mkdir(parents=True, exist_ok=True)
         subprocess.run(["apt-get", "download", "--quiet=2", *POSTFWD_PACKAGES], cwd=packages, check=True)
-        for package in packages.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", str(package), str(home)], check=True)
+        _unpack(packages, home)
     return home
+
+
+def install_readers(directory: pathlib.Path) -> dict[str, str]:
+    """Debian's pflogsumm and lnav, and what they need that is not here, unpacked below ``directory``, not installed.
+
+    Where the programs lie, by name, and the variables of their environment. CalledProcessError or FileNotFoundError
+    where there is no apt.
+    """
+    home = directory / "readers"
+    paths = os.pathsep.join([f"{home}/usr/bin", f"{home}/usr/sbin", os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    if not all(shutil.which(name, path=paths) for name in READER_PACKAGES):
+        packages = directory / "packages" / "readers"
+        (packages / "partial").mkdir(parents=True, exist_ok=True)
+        apt = ["apt-get", "--yes", "--quiet=2", "--download-only", "--no-install-recommends"]
+        options = ["-o", "Debug::NoLocking=1", "-o", f"Dir::Cache::archives={packages.absolute()}"]
+        subprocess.run([*apt, *options, "install", *READER_PACKAGES], check=True)
+        _unpack(packages, home)
+    libraries = sorted(home.glob("usr/lib/*-linux-*"))
+    perl = [home / "usr/share/perl5", *(one for library in libraries for one in library.glob("perl5/*"))]
+    places = {name: found for name in READER_PACKAGES if (found := shutil.which(name, path=paths))}
+    return places | {
+        "PERL5LIB": os.pathsep.join(map(str, perl)),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+    }
+
+
+def _unpack(packages: pathlib.Path, home: pathlib.Path) -> None:
+    for package in packages.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", str(package), str(home)], check=True)
