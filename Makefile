@@ -131,7 +131,7 @@ fuzz: test-venv $(COMPILED) ## feed the readers of what others write with random
 	.venv-compiled/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 .PHONY: bench
-bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, half an hour, and write docs/benchmark.md
+bench: test-packages $(OLD_VERSION) $(COMPILED) ## measure this daemon beside others, three quarters of an hour, and write docs/benchmark.md
 	@packaging/make-venv.sh bench
 	.venv/bin/python bench/run.py --ours $(COMPILED) --peer $(OLD_VERSION)
 

@@ -172,6 +172,12 @@ def watched(
     return child.returncode, Used(seconds, usage.ru_utime + usage.ru_stime, memory)
 
 
+def write_rules(directory: pathlib.Path) -> None:
+    """Write the configurations, by number of rules, into ``directory``."""
+    for rules, settings in ((1, ONE_RULE), (3, THREE_RULES)):
+        (directory / f"rules-{rules}.yaml").write_text(json.dumps(settings), encoding="utf-8")  # which is YAML as well
+
+
 def make_log(directory: pathlib.Path, size: int) -> Log:
     """Write a log of some ``size`` bytes, and the same compressed, into ``directory``."""
     plain = directory / "mail.log"
@@ -209,8 +215,7 @@ def measure(reader: Reader, log: Log, home: pathlib.Path, places: Mapping[str, s
 
 def run(directory: pathlib.Path, places: Mapping[str, str], *, rounds: int, scale: float) -> dict[str, Any]:
     """All readers in turns; ``log`` tells what they read, ``measurements`` what each took, by ``round``."""
-    for rules, settings in ((1, ONE_RULE), (3, THREE_RULES)):
-        (directory / f"rules-{rules}.yaml").write_text(json.dumps(settings), encoding="utf-8")  # which is YAML as well
+    write_rules(directory)
     log = make_log(directory, int(SIZE * scale))
     core = max(os.sched_getaffinity(0))
     about = {"bytes": log.plain.stat().st_size, "lines": log.lines, "mails": log.mails, "people": PEOPLE}
