@@ -98,11 +98,15 @@ def duration(seconds: int) -> str:
 
 def moment(date: int) -> str:
     """``date`` (Unix second) on the clock of this machine; without the day when that is today."""
+    return dated(date).removeprefix(f"{datetime.now():%Y-%m-%d} ")
+
+
+def dated(date: int) -> str:
+    """``date`` (Unix second) on the clock of this machine, with the day: for what is about days gone by."""
     try:
-        local = datetime.fromtimestamp(date)
+        return f"{datetime.fromtimestamp(date):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):
         return f"second {date}"  # no year of a calendar
-    return f"{local:%H:%M:%S}" if local.date() == datetime.now().date() else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def _lines(page: Page) -> Iterator[str]:

@@ -104,8 +104,8 @@ def _compared(new: Path | None, against: Path | None) -> _Compared:
         return _Compared(
             load(asked), None, "no configuration is in force on this host, and none is given with --against"
         )
-    if asked is not None and _is_same(asked, other):
-        return _Compared(load(asked), None, f"{other}, with which it is to be compared, is the same file")
+    if against is None and asked is not None and _is_same(asked, other):
+        return _Compared(load(asked), None, f"{other} is the configuration in force")
     return _Compared(load(asked), load(other), "")
 
 

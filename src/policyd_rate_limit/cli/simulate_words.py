@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.cli.layout import Cell, Column, Table
-from policyd_rate_limit.cli.output import duration, moment
+from policyd_rate_limit.cli.output import dated, duration
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.domain.quantity import quantity
 
@@ -51,8 +51,8 @@ def _summary(result: Rehearsal, why_alone: str) -> Iterator[Cell]:
         return
     recipients = quantity(result.recipients, "recipient")
     yield Cell(
-        f"{quantity(result.mails, 'mail')} to {recipients}, from {moment(int(result.began))} to"
-        f" {moment(int(result.ended))}; Postfix is taken to ask at {', '.join(result.stages)}, {result.stages_from}"
+        f"{quantity(result.mails, 'mail')} to {recipients}, from {dated(int(result.began))} to"
+        f" {dated(int(result.ended))}; Postfix is taken to ask at {', '.join(result.stages)}, {result.stages_from}"
     )
     new, old = result.new, result.old
     yield Cell(
@@ -117,7 +117,7 @@ def _id_row(one: IdResult) -> Sequence[Cell]:
         Cell(str(counts.mails)),
         Cell(str(counts.refused) if counts.refused else ""),
         Cell(str(counts.refused_recipients) if counts.refused else ""),
-        Cell("" if one.since is None else moment(int(one.since))),
+        Cell("" if one.since is None else dated(int(one.since))),
         Cell("" if one.limit is None else spell_limit(one.limit)),
         Cell("" if one.longest_wait is None else duration(one.longest_wait)),
         Cell(_free(one)),
@@ -127,7 +127,7 @@ def _id_row(one: IdResult) -> Sequence[Cell]:
 def _free(one: IdResult) -> str:
     if one.last is None:
         return ""
-    return "never by waiting" if one.free_at is None else moment(one.free_at)
+    return "never by waiting" if one.free_at is None else dated(one.free_at)
 
 
 def _changes(result: Rehearsal) -> Iterator[Cell | Table]:
@@ -157,8 +157,8 @@ def _unknown(result: Rehearsal) -> Iterator[Cell]:
 
 
 _FIGURES: Final = {
-    "of_others": "lines of other programs",
-    "not_understood": "lines that are none of a log",
+    "of_others": "of other programs",
+    "not_understood": "not in any form of a mail log",
     "nobody_asks": "mails about which Postfix asks nobody (local, bounces, handed back by a filter)",
     "rejected": "refused commands",
     "refused_otherwise": "of these for other reasons than a rate limit",

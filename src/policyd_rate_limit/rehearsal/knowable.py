@@ -101,6 +101,7 @@ def _told(rule: Rule, declared: RuleSettings | None, stages: Collection[str]) ->
         )
     elif rule.unit == RECIPIENTS and (DATA in stages or END_OF_MESSAGE in stages) and not names & _OF_RECIPIENT:
         yield (
-            "recipients are counted as they were queued, after aliases were expanded; of a mail to several that was"
-            " refused at DATA or later in the past as two"
+            "an alias counts as all the recipients that Postfix made of it; and of a mail that was refused at DATA or"
+            " later in the past the log does not say to how many it was: it counts as one, or as two where it was to"
+            " several"
         )

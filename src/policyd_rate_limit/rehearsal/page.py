@@ -57,7 +57,7 @@ class _Page(NamedTuple):
 def write_page(path: Path, result: Rehearsal, zone: tzinfo, now: float) -> None:
     """Write the page about ``result`` to ``path``, with times of ``zone``; ``now``: Unix seconds.
 
-    Raises OSError, and SystemRefusal where something else than a file has that name.
+    Raises SystemRefusal where that cannot be, or something else than a file has that name.
     """
     rendering.write(path, _TEMPLATE, zone, now, **_values(result, zone))
 

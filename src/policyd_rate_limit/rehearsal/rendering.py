@@ -29,7 +29,7 @@ _ROOM: Final = "policyd_rate_limit.rehearsal"
 def write(path: Path, template: str, zone: tzinfo, now: float, **values: object) -> None:
     """Write the page that ``template`` makes of ``values`` to ``path``, in place of a file that is there.
 
-    ``zone`` is that of its dates, ``now`` (Unix seconds) when it is made. Raises OSError and SystemRefusal.
+    ``zone`` is that of its dates, ``now`` (Unix seconds) when it is made. Raises SystemRefusal.
     """
     write_whole(path, render(template, zone, now, **values).encode(), replace=True)
 

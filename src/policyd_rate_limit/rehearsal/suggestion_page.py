@@ -53,7 +53,7 @@ def write_page(
     """Write the page about ``suggestion``, which is the text ``configuration`` as a file, to ``path``.
 
     ``zone``: of its times; ``now``: Unix seconds; ``log``: figures of what was read, ``damaged``: files that were not
-    read to the end, and why. Raises OSError, and SystemRefusal where something else than a file has that name.
+    read to the end, and why. Raises SystemRefusal where that cannot be, or something else than a file has that name.
     """
     values = _values(suggestion, configuration, zone, log, damaged)
     rendering.write(path, _TEMPLATE, zone, now, **values)

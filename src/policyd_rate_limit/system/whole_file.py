@@ -19,12 +19,18 @@ def write_whole(path: Path, data: bytes, *, replace: bool) -> None:
     """Write ``data`` to ``path``: whoever looks there finds all of it, or what was there before.
 
     A file that is there is replaced where ``replace`` says so, and keeps who may read it. Raises SystemRefusal where
-    there is one and it may not be replaced, or where something else is there, such as a link or a device; OSError where
-    that cannot be written to, or a directory on the way is a link that another account than root has made and we are
-    root.
+    there is one and it may not be replaced, where something else is there, such as a link or a device, where that
+    cannot be written, or a directory on the way is a link that another account than root has made and we are root.
     """
     if path.name in ("", ".", ".."):
         raise SystemRefusal(f"{path}: expected the name of a file, found a directory")
+    try:
+        _write(path, data, replace=replace)
+    except OSError as error:  # its own text names another file, or none
+        raise SystemRefusal(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(path: Path, data: bytes, *, replace: bool) -> None:
     with directory(path.parent) as above:
         mode = _mode(above.descriptor, path, replace=replace)
         new = f".{path.name[:200]}.{secrets.token_hex(4)}"
