@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,6 +74,16 @@ class Desk:
         self.tables = tables or {}
         self.max_ids = max_ids
         self._longest = longest
+        self._is_seen: Callable[[str], bool] | None = None
+
+    def limited_to(self, is_seen: Callable[[str], bool]) -> Desk:
+        """This desk, at which a name stands for those of its counters alone of which ``is_seen`` says so.
+
+        A name that stands for no such counter still stands for all of them, so that whoever asks is told whose it is.
+        """
+        limited = copy.copy(self)
+        limited._is_seen = is_seen
+        return limited
 
     def keys(self, name: str, rule: str | None = None) -> tuple[str, ...]:
         """The counters that ``name`` stands for, as an administrator writes it; ``rule``: in that rule alone.
@@ -99,6 +110,8 @@ class Desk:
                 f"{one.name} by {one.subjects.key_text}" for one in self._chosen(rule) if one.subjects.key_text
             )
             raise NotAnId(why or f"{name} is the key of no rule; keyed are {keys or 'none'}")
+        if self._is_seen is not None:
+            found = list(filter(self._is_seen, found)) or found
         return tuple(dict.fromkeys(found))
 
     def shared(self, name: str) -> tuple[str, ...]:

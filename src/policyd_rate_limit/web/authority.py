@@ -63,6 +63,13 @@ class Authority(NamedTuple):
         """Those of ``counters`` that it may see."""
         return tuple(filter(self.reaches, counters))
 
+    def at(self, desk: Desk) -> Desk:
+        """``desk`` as it may use it: a name may be of its domains in one rule, and in another one of somebody else.
+
+        Where a rule counts recipients, ``alice@example.org`` is also whoever writes to her.
+        """
+        return desk if self.is_for_all else desk.limited_to(self.reaches)
+
     def check_sight(self, counters: Iterable[str]) -> None:
         """Raise Forbidden unless it may see each of ``counters``, which are those that an id stands for."""
         if not all(map(self.reaches, counters)):

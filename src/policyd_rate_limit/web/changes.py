@@ -24,6 +24,7 @@ def allow(
     desk: Desk, visitor: Visitor, name: str, limits: Limits, seconds: int, note: str, rule: str | None = None
 ) -> Overridden:
     """Put ``limits`` in force for ``name``, for so many ``seconds``; ``note``: why. Of a rule: in that alone."""
+    desk = visitor.authority.at(desk)
     visitor.authority.check_override(desk, name, limits, seconds, rule)
     done = overrides.override(desk, name, limits, seconds, note, rule, by=visitor.actor)
     if done.stranger is None:
@@ -39,11 +40,13 @@ def block(desk: Desk, visitor: Visitor, name: str, seconds: int, note: str, rule
 
 def revoke(desk: Desk, visitor: Visitor, name: str, rule: str | None = None, note: str = "") -> dict[str, bool]:
     """End the overrides of ``name``: for each of its counters whether there was one. ``note``: why."""
+    desk = visitor.authority.at(desk)
     visitor.authority.check_revoke(desk, name, rule)
     return overrides.revoke(desk, name, rule, by=visitor.actor, note=note)
 
 
 def reset(desk: Desk, visitor: Visitor, name: str, rule: str | None = None, note: str = "") -> dict[str, int]:
     """Take back all that was counted for ``name``: how much, by counter. ``note``: why."""
+    desk = visitor.authority.at(desk)
     visitor.authority.check_reset(desk, name, rule)
     return overrides.reset(desk, name, rule, by=visitor.actor, note=note)

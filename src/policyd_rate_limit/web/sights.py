@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 def standings_of(desk: Desk, authority: Authority, name: str, rule: str | None = None) -> list[Standing]:
     """How the counters of ``name`` stand, and those that it shares with others, as far as these may be seen."""
+    desk = authority.at(desk)
     authority.check_sight(desk.keys(name, rule))
     return [one for one in standings(desk, name, rule) if authority.reaches(one.key)]
 
 
 def stranger_of(desk: Desk, authority: Authority, name: str) -> Stranger | None:
     """What to say of ``name`` where nothing is on record of it; of names that are like it those that may be seen."""
+    desk = authority.at(desk)
     authority.check_sight(desk.keys(name))
     found = stranger(desk, name)
     return None if found is None else found._replace(nearest=authority.reached(found.nearest))
@@ -46,12 +48,14 @@ def history_of(
     desk: Desk, authority: Authority, name: str, step: Step, *, last: int, most: int, rule: str | None = None
 ) -> History:
     """What ``name`` has sent."""
+    desk = authority.at(desk)
     authority.check_sight(desk.keys(name, rule))
     return history(desk, name, step, last=last, most=most, rule=rule)
 
 
 def close_up_of(desk: Desk, authority: Authority, watcher: Watcher, name: str) -> CloseUp:
     """All about ``name``, and of what it shares with others what may be seen."""
+    desk = authority.at(desk)
     authority.check_sight(desk.keys(name))
     return close_up(desk, watcher, name, authority.reaches)
 
@@ -82,6 +86,6 @@ def audit_of(
     if name is None:
         authority.check_whole("the audit trail of all")
         return desk.store.audit(since, most=most, before=before)
-    subjects = desk.keys(name)
+    subjects = authority.at(desk).keys(name)
     authority.check_sight(subjects)
     return desk.store.audit(since, most=most, before=before, subjects=subjects)

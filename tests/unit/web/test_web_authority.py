@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd_rate_limit import config
 from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.storage.administration import Actor
 from policyd_rate_limit.web import changes, sights
@@ -148,6 +151,48 @@ def test_what_somebody_has_raised_may_be_lowered_again(desk: Desk) -> None:
     assert changes.revoke(desk, LOCAL, name) == {f"user:{name}": True}
     changes.allow(desk, ROOT, name, (Limit(5000, 86400),), 2 * HOUR, "newsletter")
     assert changes.block(desk, LOCAL, name, HOUR, "stolen").overrides
+
+
+RULES = """
+limits: [[10, 60]]
+rules:
+  written-to: {key: recipient, limits: 20/1h}
+  domain: {key: sasl_domain, limits: 100/1h}
+"""
+
+
+def test_what_a_name_stands_for_beside_those_of_the_domain_is_left_alone(tmp_path: Path) -> None:
+    """Who writes to alice is somebody else, and a rule for recipients is no reason to see nothing of hers either."""
+    world = World(tmp_path, settings=with_rules(tmp_path, RULES))
+    with world.site.open_desk() as desk:
+        for name in ("alice@example.org", "user:alice@example.org"):
+            assert len(desk.keys(name)) > 1
+            assert [one.key for one in sights.standings_of(desk, LOCAL.authority, name)] == [
+                "user:alice@example.org",
+                "domain|sasl_domain:example.org",
+            ]
+            done = changes.block(desk, LOCAL, name, HOUR, "")
+            assert [one.key for one in done.overrides] == ["user:alice@example.org"]
+            assert sights.close_up_of(desk, LOCAL.authority, world.site.watcher, name).changes
+        for name in ("bob@example.com", "sasl_domain:example.com", "recipient:bob@example.com"):
+            with pytest.raises(Forbidden):
+                changes.block(desk, LOCAL, name, HOUR, "")
+        with pytest.raises(Forbidden):
+            changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "written-to")
+        done = changes.block(desk, LOCAL, "sasl_domain:example.org", HOUR, "")
+        assert [one.key for one in done.overrides] == ["domain|sasl_domain:example.org"]
+        changes.block(desk, LOCAL, "recipient:bob@example.org", HOUR, "")  # a user of this odd name
+        assert desk.overrides().pop("user:recipient:bob@example.org")
+        changes.revoke(desk, ROOT, "user:recipient:bob@example.org")
+        assert set(desk.overrides()) == {"user:alice@example.org", "domain|sasl_domain:example.org"}
+    world.close()
+
+
+def with_rules(directory: Path, rules: str) -> Settings:
+    """The usual settings of a site, with ``rules`` beside them."""
+    path = directory / "policyd.yaml"
+    path.write_text(f"sqlite_config: {{database: {directory / 'db.sqlite3'}}}\npidfile: {directory / 'pid'}\n{rules}")
+    return config.load(path).settings
 
 
 def test_in_lists_others_are_left_out(world: World, desk: Desk) -> None:

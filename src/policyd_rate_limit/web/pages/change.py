@@ -153,6 +153,7 @@ def _what(request: Request) -> What:
 
 
 def _look(desk: Desk, name: str, authority: Authority) -> _Known:
+    desk = authority.at(desk)
     keys = desk.keys(name)
     authority.check_change(keys)
     overrides = desk.overrides()
@@ -173,6 +174,7 @@ def _check(desk: Desk, change: Change, authority: Authority) -> None:
 
 
 def _foresee(desk: Desk, watcher: Watcher, change: Change, authority: Authority) -> list[Effect]:
+    desk = authority.at(desk)
     _check(desk, change, authority)
     return foreseen(desk, watcher, change)
 
