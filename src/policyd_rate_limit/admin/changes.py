@@ -8,6 +8,8 @@ from policyd_rate_limit.admin.close_up import seen_of
 from policyd_rate_limit.domain.limits import BLOCKED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.admin.watching import Watcher
     from policyd_rate_limit.domain.limits import Limits
@@ -50,6 +52,21 @@ class Effect(NamedTuple):
     until: int
     used: int
     shadow: bool
+
+
+class Shown(NamedTuple):
+    """A change whose ``effects`` somebody was shown."""
+
+    change: Change
+    effects: tuple[Effect, ...]
+
+    def still_holds(self, effects: Iterable[Effect]) -> bool:
+        """Whether ``effects``, those of the change now, are the same but for what time alone changes."""
+        return [_lasting(one) for one in self.effects] == [_lasting(one) for one in effects]
+
+
+def _lasting(effect: Effect) -> Effect:
+    return effect._replace(until=0, used=0)
 
 
 def foreseen(desk: Desk, watcher: Watcher, change: Change) -> list[Effect]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from starlette.requests import Request
 
-    from policyd_rate_limit.admin.changes import Change
+    from policyd_rate_limit.admin.changes import Shown
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.web.accounts_file import AccountsFile
@@ -57,7 +57,7 @@ class Site:
     """Of who reads all that was counted: one at a time."""
     watcher: Watcher = field(init=False)
     health: HealthChecks = field(init=False)
-    changes: Pending[Change] = field(init=False)
+    changes: Pending[Shown] = field(init=False)
     """Those that were shown, and have to be confirmed."""
     notices: Pending[Markup] = field(init=False)
     """What is to be said once: what was done."""

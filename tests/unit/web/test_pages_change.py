@@ -241,6 +241,19 @@ def test_a_confirmation_is_good_once_for_whom_it_was_shown_to_and_for_a_while(to
         assert mona.post("/confirm", data=old.fields | {"confirmation": invented}).status_code == 303
 
 
+def test_what_was_confirmed_is_not_done_to_what_somebody_else_has_set_meanwhile(town: World, mona: TestClient) -> None:
+    of = "ella@example.org"
+    confirmed(mona, filled(mona, "raise", of, limits="5000/1d", note="newsletter"))
+    shown = page(filled(mona, "free", of, note="newsletter is sent"))
+    nina = log_in(town.browser(), "nina")
+    confirmed(nina, filled(nina, "block", of, note="stolen"))
+    answer = mona.post("/confirm", data=shown.fields)
+    assert "Meanwhile something else was set" in page(mona.get(answer.headers["location"])).text
+    assert overrides(town)[f"usual|user:{of}"].limits == (BLOCKED,)
+    confirmed(mona, filled(mona, "free", of, note="password is changed"))
+    assert f"usual|user:{of}" not in overrides(town)
+
+
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MOST_PENDING", 2)
     waiting: Pending[str] = Pending(lambda: 0.0)

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from policyd_rate_limit.admin.changes import WHAT, Change, What, foreseen
+from policyd_rate_limit.admin.changes import WHAT, Change, Shown, What, foreseen
 from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key, unit_of
 from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.identity import id_of_key
@@ -112,7 +112,7 @@ async def asked(request: Request, visitor: Visitor, fields: Mapping[str, object]
     if errors:
         return _form(request, visitor, what, name, known, given, errors)
     change = Change(what, name, rule, limits, seconds, note)
-    effects = await site.desks.ask(_foresee, site_of(request).watcher, change, visitor.authority)
+    effects = await site.desks.ask(_foresee, site.watcher, change, visitor.authority)
     now = site.watcher.picture().now
     return render(
         request,
@@ -122,7 +122,7 @@ async def asked(request: Request, visitor: Visitor, fields: Mapping[str, object]
             "name": name,
             "note": note,
             "effects": [_said(change, effect, t, now) for effect in effects],
-            "confirmation": site.changes.keep(visitor.form_token, change),
+            "confirmation": site.changes.keep(visitor.form_token, Shown(change, tuple(effects))),
         },
         visitor,
     )
@@ -131,11 +131,14 @@ async def asked(request: Request, visitor: Visitor, fields: Mapping[str, object]
 async def confirmed(request: Request, visitor: Visitor, fields: Mapping[str, object]) -> Response:
     """Make the change that was shown, once."""
     site, t = site_of(request), wording_of(request)
-    change = site.changes.take(visitor.form_token, text_of(fields, "confirmation"))
-    if change is None:
+    shown = site.changes.take(visitor.form_token, text_of(fields, "confirmation"))
+    if shown is None:
         name = text_of(fields, "of").strip()[:LONGEST_NAME]
         return _to_id(request, visitor, name, t("confirm.old"))
-    done = await site.desks.ask(_make, change, visitor)
+    change = shown.change
+    done = await site.desks.ask(_make, site.watcher, shown, visitor)
+    if done is None:
+        return _to_id(request, visitor, change.name, t("confirm.outdated", name=change.name))
     await run_in_threadpool(site.watcher.refresh, SEEN_SECONDS)
     return _to_id(request, visitor, change.name, _told(change, done, t))
 
@@ -179,8 +182,11 @@ def _foresee(desk: Desk, watcher: Watcher, change: Change, authority: Authority)
     return foreseen(desk, watcher, change)
 
 
-def _make(desk: Desk, change: Change, visitor: Visitor) -> Done:
-    what, name, rule, limits, seconds, note = change
+def _make(desk: Desk, watcher: Watcher, shown: Shown, visitor: Visitor) -> Done | None:
+    """Make the change; None: it would do something else by now than was shown."""
+    if not shown.still_holds(_foresee(desk, watcher, shown.change, visitor.authority)):
+        return None
+    what, name, rule, limits, seconds, note = shown.change
     if what == "raise":
         done = changes.allow(desk, visitor, name, limits, seconds, note, rule)
         return Done(until=max(one.until for one in done.overrides))
