@@ -141,7 +141,8 @@ class Desk:
         if rule is None:
             return tuple(self.rules.values())
         if rule not in self.rules:
-            raise NotAnId(f"there is no rule {rule}; rules are {', '.join(self.rules)}")
+            rules = f"; rules are {', '.join(self.rules)}" if self._is_seen is None else ""
+            raise NotAnId(f"there is no rule {rule}{rules}")
         return (self.rules[rule],)
 
     def silence_tables(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def read(text: str) -> Accounts:
     """What the file says. Raises AccountsError, which says where and what is wrong."""
     try:
         whole = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AccountsError(f"expected one JSON object, as web-user writes it: {error}") from error
     whole = _object(whole, "the file", {"accounts", "tokens"})
     accounts = [_account(one, f"accounts[{number}]") for number, one in enumerate(_list(whole, "accounts"))]

@@ -17,6 +17,9 @@ MINUTES = 15
 MOST_PENDING = 1_000
 """Of all that wait, the oldest go."""
 
+MOST_OF_ONE = 50
+"""Likewise of one login, which so takes nobody else's place."""
+
 
 class _Kept(NamedTuple, Generic[T]):
     of: str
@@ -33,6 +36,9 @@ class Pending(Generic[T]):
 
     def keep(self, login: str, what: T) -> str:
         """Keep ``what`` for ``login``; by this it is taken."""
+        of_one = [name for name, kept in self._kept.items() if kept.of == login]
+        if len(of_one) >= MOST_OF_ONE:
+            del self._kept[of_one[0]]
         while len(self._kept) >= MOST_PENDING:
             self._kept.popitem(last=False)
         name = secrets.token_urlsafe(32)

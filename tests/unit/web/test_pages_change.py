@@ -261,6 +261,14 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [waiting.take("a", name) for name in names] == [None, "change 1", "change 2"]
 
 
+def test_who_asks_for_very_much_takes_nobody_else_s_place() -> None:
+    waiting: Pending[str] = Pending(lambda: 0.0)
+    first = waiting.keep("a", "change")
+    names = [waiting.keep("b", "change") for _ in range(pending.MOST_PENDING)]
+    assert waiting.take("a", first) == "change"
+    assert sum(waiting.take("b", name) is not None for name in names) == pending.MOST_OF_ONE
+
+
 def test_a_form_of_another_site_changes_nothing(town: World, mona: TestClient) -> None:
     shown = page(filled(mona, "block", "david@example.org", note="why"))
     before = overrides(town)

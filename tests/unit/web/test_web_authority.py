@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd_rate_limit import config
-from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.admin.desk import Desk, NotAnId
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.storage.administration import Actor
@@ -179,6 +179,8 @@ def test_what_a_name_stands_for_beside_those_of_the_domain_is_left_alone(tmp_pat
                 changes.block(desk, LOCAL, name, HOUR, "")
         with pytest.raises(Forbidden):
             changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "written-to")
+        with pytest.raises(NotAnId, match=r"^there is no rule other$"):  # nor which there are
+            changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "other")
         done = changes.block(desk, LOCAL, "sasl_domain:example.org", HOUR, "")
         assert [one.key for one in done.overrides] == ["domain|sasl_domain:example.org"]
         changes.block(desk, LOCAL, "recipient:bob@example.org", HOUR, "")  # a user of this odd name
