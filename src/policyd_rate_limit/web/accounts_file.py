@@ -113,24 +113,55 @@ def changing(path: Path, group: int | None = None) -> Iterator[Callable[[Account
 
     ``group``: whose members may read the file that root makes (gid); None: nobody but its owner. Raises AccountsError.
     """
-    directory = path.absolute().parent
-    try:
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise AccountsError(f"{directory}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
-        def put(accounts: Accounts) -> None:
-            try:
-                _replace(path, written(accounts), group)
-                os.fsync(lock)
-            except OSError as error:
-                raise AccountsError(f"{path}: cannot be written: {error.strerror}") from error
+    def put(accounts: Accounts) -> None:
+        try:
+            _replace(path, written(accounts), group)
+            _sync(path.absolute().parent)
+        except OSError as error:
+            raise AccountsError(f"{path}: cannot be written: {error.strerror}") from error
 
+    with _locked(path.absolute().with_name(f".{path.name}.lock")):
         yield put
+
+
+@contextlib.contextmanager
+def _locked(beside: Path) -> Iterator[None]:
+    """Nobody else does this meanwhile. The file ``beside`` is there for so long, and is opened by its owner alone.
+
+    A lock of what others may read, as /etc itself, they could hold for ever, and nobody could be removed.
+    """
+    while True:
+        try:
+            lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise AccountsError(f"{beside}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_still(beside, lock):
+                try:
+                    yield
+                finally:
+                    beside.unlink()
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` is the file that was opened: whoever has had the lock before has taken theirs away."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _replace(path: Path, text: str, group: int | None) -> None:

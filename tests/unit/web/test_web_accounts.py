@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +16,8 @@ import pytest
 
 from policyd_rate_limit.cli import main, web_user
 from policyd_rate_limit.web import accounts_file
-from policyd_rate_limit.web.accounts import Accounts, AccountsError, domain_name, read, written
-from policyd_rate_limit.web.accounts_file import AccountsFile, load
+from policyd_rate_limit.web.accounts import Account, Accounts, AccountsError, authority, domain_name, read, written
+from policyd_rate_limit.web.accounts_file import AccountsFile, changing, load
 from policyd_rate_limit.web.passwords import MOST_MEMORY, Cost, dummy, hash_password, is_password, read_hash, why_not
 
 CHEAP = Cost(4, 1, 1)
@@ -212,6 +214,23 @@ def test_further_keys_are_not_passed_over() -> None:
     for text in ("{", "[" * 100_000):
         with pytest.raises(AccountsError, match="one JSON object"):
             read(text)
+
+
+def test_changes_wait_for_each_other_and_for_nobody_who_may_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "accounts"
+    directory = os.open(tmp_path, os.O_RDONLY)  # as every user of the host opens /etc
+    fcntl.flock(directory, fcntl.LOCK_EX)
+
+    def add(number: int) -> None:
+        with changing(path) as put:
+            before = load(path)[0] if path.exists() else Accounts({}, {})
+            put(before.with_account(Account(f"a{number}", authority("view", []), None)))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(add, range(24), timeout=30)) == [None] * 24
+    assert len(load(path)[0].accounts) == 24
+    assert list(tmp_path.iterdir()) == [path]
+    os.close(directory)
 
 
 def test_a_file_is_root_s_or_ours_and_nobody_else_reads_it(tmp_path: Path) -> None:
