@@ -13,7 +13,7 @@ from policyd_rate_limit.domain.counter import kind_of
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.rules.attributes import ascii_domain, domain_of
 from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
-from policyd_rate_limit.errors import PolicydError
+from policyd_rate_limit.errors import PolicydError, StoreFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 PEOPLE = frozenset({"user", "sender"})
 """The kinds of counters that belong to a domain by what follows the last ``@`` of their id."""
+
+
+MOST_IN_FORCE = 1_000
+"""Overrides of the ids of its domains that an account bound to domains may add to: a tenth of all that there may be."""
 
 
 class Role(enum.StrEnum):
@@ -98,6 +102,9 @@ class Authority(NamedTuple):
         if self.is_for_all:
             return
         overrides = desk.overrides()
+        of_domains = {*self.reached(overrides), *counters}
+        if len(of_domains) > MOST_IN_FORCE and not overrides.keys() >= set(counters):
+            raise StoreFull(f"{MOST_IN_FORCE} overrides are in force in {_written(self.domains)}, and no more may be")
         for counter in counters:
             override = overrides.get(counter)
             in_force = desk.in_force(counter, override, desk.from_table(counter, name)).limits

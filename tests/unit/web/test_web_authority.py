@@ -13,7 +13,9 @@ from policyd_rate_limit import config
 from policyd_rate_limit.admin.desk import Desk, NotAnId
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Actor
+from policyd_rate_limit.web import authority as authorities
 from policyd_rate_limit.web import changes, sights
 from policyd_rate_limit.web.accounts import authority
 from policyd_rate_limit.web.authority import Authority, Forbidden, Role, is_no_looser
@@ -129,6 +131,18 @@ def test_an_administrator_of_a_domain_lowers_and_never_raises(desk: Desk, limits
         with pytest.raises(Forbidden, match="may lower"):
             changes.allow(desk, LOCAL, name, limits, HOUR, "")
         assert desk.overrides() == {}
+
+
+def test_an_administrator_of_a_domain_leaves_room_for_the_overrides_of_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorities, "MOST_IN_FORCE", 2)
+    for name in ("a@example.org", "b@example.org"):
+        changes.block(desk, LOCAL, name, HOUR, "")
+    with pytest.raises(StoreFull, match=r"^2 overrides are in force"):
+        changes.block(desk, LOCAL, "c@example.org", HOUR, "")
+    assert changes.block(desk, LOCAL, "a@example.org", 2 * HOUR, "in place of the one before").overrides
+    assert changes.block(desk, ROOT, "c@example.org", HOUR, "").overrides
 
 
 def test_what_somebody_else_has_blocked_stays_blocked(desk: Desk) -> None:
