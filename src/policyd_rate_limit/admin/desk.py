@@ -106,10 +106,7 @@ class Desk:
         elif "@" in name:
             found = [counter for counter in found if not _is_shared_by_some(kind_of(counter))]
         if not found:
-            keys = ", ".join(
-                f"{one.name} by {one.subjects.key_text}" for one in self._chosen(rule) if one.subjects.key_text
-            )
-            raise NotAnId(why or f"{name} is the key of no rule; keyed are {keys or 'none'}")
+            raise NotAnId(why or f"{name} is the key of no rule{self._keyed(rule)}")
         if self._is_seen is not None:
             found = list(filter(self._is_seen, found)) or found
         return tuple(dict.fromkeys(found))
@@ -136,6 +133,13 @@ class Desk:
                 charged = rule.subjects.charged(request)
                 if charged is not None and kind_of(charged.key).startswith("$"):
                     yield rule.counter(charged.key)
+
+    def _keyed(self, rule: str | None) -> str:
+        """Which rules there are, by which keys: not for whom this desk is limited."""
+        if self._is_seen is not None:
+            return ""
+        keyed = (f"{one.name} by {one.subjects.key_text}" for one in self._chosen(rule) if one.subjects.key_text)
+        return f"; keyed are {', '.join(keyed) or 'none'}"
 
     def _chosen(self, rule: str | None) -> Sequence[Rule]:
         if rule is None:

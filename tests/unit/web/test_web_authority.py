@@ -195,6 +195,8 @@ def test_what_a_name_stands_for_beside_those_of_the_domain_is_left_alone(tmp_pat
             changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "written-to")
         with pytest.raises(NotAnId, match=r"^there is no rule other$"):  # nor which there are
             changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "other")
+        with pytest.raises(NotAnId, match=r"^alice@example.org is the key of no rule$"):
+            changes.block(desk, LOCAL, "alice@example.org", HOUR, "", "domain")
         done = changes.block(desk, LOCAL, "sasl_domain:example.org", HOUR, "")
         assert [one.key for one in done.overrides] == ["domain|sasl_domain:example.org"]
         changes.block(desk, LOCAL, "recipient:bob@example.org", HOUR, "")  # a user of this odd name

@@ -78,7 +78,7 @@ def _look(desk: Desk, site: Site, text: str, authority: Authority) -> Found:
     now = desk.store.now()
     as_id, is_sure, reason = "", False, ""
     try:
-        keys = authority.reached(desk.keys(text))
+        keys = authority.reached(authority.at(desk).keys(text))
     except NotAnId as error:
         reason = str(error)
     else:
