@@ -71,6 +71,9 @@ def test_a_page_is_seen_by_everybody_and_asks_for_nothing(
     with opened(browser, url, width, scheme) as (page, seen):
         assert seen == [url]
         assert overflow(page) == 0
+        if width >= 1280:
+            scrolled = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+            assert page.locator(".scroll:visible").evaluate_all(scrolled) == []
         if (width, scheme) in ASKED:
             assert barriers(page) == []
         drawn = page.locator("svg.plot:visible")
