@@ -163,6 +163,7 @@ _FIGURES: Final = {
     "rejected": "refused commands",
     "refused_otherwise": "of these for other reasons than a rate limit",
     "refused_elsewhere": "of these by a rate limit where nothing counts",
+    "refused_for_content": "of these for their content (rehearsed, with one recipient)",
     "not_asked": "mails about which the daemon was not asked",
     "known_from_decisions": "mails known from the daemon's own lines",
     "unfinished": "mails without an end",

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Figures:
-    """Mails, and refusals, that were left out.
+    """Mails, and refusals, that were left out, or of which not all is known.
 
     ``nobody_asks``: which smtpd did not take, so that no policy server is asked: local ones, bounces, what a content
     filter hands back. ``refused_otherwise``: refusals that were not those of a rate limit. ``refused_elsewhere``: those
-    of a rate limit at a stage at which nothing counts. ``not_asked``: mails about which the daemon, whose decisions the
-    log tells, was not asked. ``known_from_decisions``: mails that are known from its decisions.
+    of a rate limit at a stage at which nothing counts. ``refused_for_content``: mails that a milter or a content check
+    refused at their end, which are rehearsed. ``not_asked``: mails about which the daemon, whose decisions the log
+    tells, was not asked. ``known_from_decisions``: mails that are known from its decisions.
     """
 
     nobody_asks: int = 0
     refused_otherwise: int = 0
     refused_elsewhere: int = 0
+    refused_for_content: int = 0
     not_asked: int = 0
     known_from_decisions: int = 0

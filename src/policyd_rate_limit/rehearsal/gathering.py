@@ -51,7 +51,7 @@ class Gathering:
         """The mails of ``items``, which are in the order of time, each once it is complete; decisions as they are.
 
         A mail is complete at most :data:`JOIN_SECONDS` after its time. One about which nobody asks, or that was refused
-        for another reason, is counted and left out.
+        for another reason than a rate limit or its content, is counted and left out.
         """
         by_session, by_queue_id = self._by_session, self._by_queue_id
         for item in items:
@@ -104,14 +104,16 @@ class Gathering:
     def _refused(self, mail: Mail) -> Past | None:
         """Have the refusal wait for what belongs to it; what is complete with it."""
         if not self._replies.match(mail.reply):
+            if mail.stage == END_OF_MESSAGE and mail.queue_id:
+                # Policy servers were asked before: whoever refused the content has seen it whole.
+                self._figures.refused_for_content += 1
+                return self._accepted(self._with_user(mail))
             self._figures.refused_otherwise += 1
             return None
         if mail.stage != RCPT and mail.stage not in _AFTER_RECIPIENTS:
             self._figures.refused_elsewhere += 1
             return None
-        user = self._users.of(mail)
-        if user.name != mail.sasl_username:
-            mail = replace(mail, sasl_username=user.name, sasl_method=user.method)
+        mail = self._with_user(mail)
         refusals = self._before(mail, mail.time)
         if not mail.queue_id:
             session = _session(mail, mail.sasl_username)
@@ -124,6 +126,13 @@ class Gathering:
             return of_refusals(refusals)
         self._by_queue_id[place] = refusals
         return None
+
+    def _with_user(self, mail: Mail) -> Mail:
+        """``mail`` with the user whose it was, as far as that is known."""
+        user = self._users.of(mail)
+        if user.name == mail.sasl_username:
+            return mail
+        return replace(mail, sasl_username=user.name, sasl_method=user.method)
 
     def _before(self, mail: Mail, time: float) -> list[Mail]:
         """The refusals without a queue id that belong to ``mail``, which goes on at ``time``; they wait no longer.

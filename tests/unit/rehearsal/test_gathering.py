@@ -47,6 +47,20 @@ def test_what_nobody_is_asked_about_is_counted_and_left_out() -> None:
     assert (figures.nobody_asks, figures.refused_otherwise) == (3, 1)
 
 
+def test_a_mail_that_is_refused_for_its_content_was_asked_about_before() -> None:
+    """The daemon has counted it: END-OF-MESSAGE comes before a milter sees the end, as RCPT and DATA do."""
+    figures = Figures()
+    content = {"stage": "END-OF-MESSAGE", "reply": "5.7.1 Spam message rejected", "queue_id": "4A"}
+    refused_one = refusal(1, recipients=("a@x",), queue_id="4A")
+    assert gathered(refused_one, refusal(2, recipients=("b@x",), **content), figures=figures) == [
+        (2, ("b@x", "a@x"), 2, 1)
+    ]
+    assert (figures.refused_for_content, figures.refused_otherwise) == (1, 0)
+    without_id = refusal(1, stage="END-OF-MESSAGE", reply="too large", queue_id="")
+    assert gathered(without_id, figures=figures) == [], "it may never have been taken"
+    assert figures.refused_otherwise == 1
+
+
 def test_a_refusal_where_nothing_counts_is_counted_and_left_out() -> None:
     figures = Figures()
     assert gathered(refusal(1, stage="MAIL"), figures=figures) == []
