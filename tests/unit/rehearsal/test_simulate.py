@@ -46,8 +46,9 @@ class Simulated:
 
 @pytest.fixture
 def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Simulated:
-    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".config").mkdir()
+    own = tmp_path / ".config" / "policyd-rate-limit.yaml"
+    monkeypatch.setattr("policyd_rate_limit.config.finding.search_path", lambda: (own,))  # /etc is the machine's
     return Simulated(tmp_path, capsys)
 
 
