@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sqlite3
 import sys
@@ -15,7 +16,10 @@ from support.tcp_proxy import TcpProxy
 
 
 def instructions(call: Callable[[], object]) -> int:
-    """How many instructions of Python's own the interpreter carries out in ``call``, in this thread."""
+    """How many instructions of Python's own the interpreter carries out in ``call``, in this thread.
+
+    Without those of the garbage collector, whose callbacks (Hypothesis has one) run whenever it pleases.
+    """
     counted = 0
 
     def count(_frame: FrameType, event: str, _arg: object) -> Any:
@@ -30,11 +34,15 @@ def instructions(call: Callable[[], object]) -> int:
         return count
 
     before = sys.gettrace()  # of whoever measures coverage
+    collects = gc.isenabled()
+    gc.disable()
     sys.settrace(enter)
     try:
         call()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return counted
 
 
