@@ -7,6 +7,7 @@ import string
 from typing import Any
 
 from measured import Results, Rounds, figures, median, ratio
+from policyd_rate_limit.domain.quantity import quantity
 from rehearse import PEERS, READERS, SUGGEST, THREE, Reader
 from tables import NOTHING, Target, number, spread, table
 
@@ -84,7 +85,7 @@ def section(results: Results) -> str:
         "mails": number(log["mails"]),
         "people": number(log["people"]),
         "length": number(log["bytes"] / log["lines"]),
-        "rounds": str(part.get("rounds", NOTHING)),
+        "rounds": quantity(part["rounds"], "round") if "rounds" in part else NOTHING,
         "date": machine.get("date", NOTHING),
         "version": machine.get("version", NOTHING),
     }
