@@ -67,7 +67,7 @@ def login_name(login_uid: Path = _LOGIN_UID) -> str:
     of this process. A uid without a name is written as ``uid 1234``.
     """
     try:
-        uid = int(login_uid.read_text("ascii"))
+        uid = int(login_uid.read_bytes())
     except (OSError, ValueError):
         uid = _NO_UID
     if uid == _NO_UID:
