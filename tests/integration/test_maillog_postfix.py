@@ -7,7 +7,6 @@ import smtplib
 import subprocess
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +163,7 @@ def test_what_was_sent_is_what_the_log_tells(tmp_path: Path, long_ids: str) -> N
     assert log.tally.of_postfix == log.tally.lines == data.count(b"\n")
     assert (log.tally.unfinished, log.tally.again, log.tally.backwards) == (0, 0, 0)
 
-    lines = [_line(line) for line in data.decode().splitlines()]
+    lines = [model.line_of(line) for line in data.decode().splitlines()]
     for form in model.FORMS:  # the same lines, as other programs would have written them
         same = Log(tmp_path, model.render(lines, form), wants_recipients=True, now=ended)
         assert Counter(map(summary, same.mails)) == EXPECTED, form
-
-
-def _line(text: str) -> model.Line:
-    """A line of ``maillog_file``; what hour it was is of no interest here."""
-    date, host, tag, message = text[:15], *text[16:].split(" ", 1)[:1], *text[16:].split(" ", 1)[1].split(": ", 1)
-    moment = datetime.strptime(f"2026 {date}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
-    return model.Line(moment.timestamp(), host, tag, message)

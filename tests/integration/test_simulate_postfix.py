@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support import maillog_model as model
 from support.commands import call
 from support.daemon import Daemon
 from support.mail_server import mail_server
@@ -124,6 +125,12 @@ def test_what_is_told_of_the_past_is_what_was_answered_then(
     if "RCPT" in hooks:
         assert truth["one-mail"]["refused"]
         assert 0 < alone["rules"]["volume"]["mails"] < alone["rules"]["person"]["mails"]
+
+    lines = [model.line_of(line) for line in log.read_text().splitlines()]
+    for form in model.FORMS:  # the same lines, as other programs would have written them
+        other = tmp_path / "other.log"
+        other.write_bytes(model.render(lines, form))
+        assert counted(simulated(daemon, "--zone", "UTC", *stages, str(other))["rules"]) == truth, form
 
     exact = simulated(daemon, *stages, str(decisions), str(log))
     assert counted(exact["rules"]) == truth

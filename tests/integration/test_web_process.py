@@ -81,7 +81,7 @@ def test_the_configuration_is_read_anew_when_it_changes(tmp_path: Path) -> None:
         assert limits() == [[3, 60]]
         web.settings["limits"] = [[7, 60]]
         web.reload_file()
-        wait_until(lambda: limits() == [[7, 60]], "the configuration is read anew")
+        wait_until(lambda: limits() == [[7, 60]], "the configuration is reloaded")
         web.path.write_text("limits: nonsense\n")
         wait_until(lambda: limits() and "the configuration stays as it was" in web.log_text(), "a mistake is told")
         assert limits() == [[7, 60]]

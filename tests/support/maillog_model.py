@@ -25,6 +25,14 @@ class Line(NamedTuple):
     message: str
 
 
+def line_of(text: str) -> Line:
+    """What a line of ``maillog_file`` tells; what year and zone it was is of no interest here."""
+    host, tag_and_message = text[16:].split(" ", 1)
+    tag, message = tag_and_message.split(": ", 1)
+    moment = datetime.strptime(f"2026 {text[:15]}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
+    return Line(moment.timestamp(), host, tag, message)
+
+
 class Traffic(NamedTuple):
     """The lines of a traffic, in their order, and the mails that a reader is to find, with their recipients."""
 

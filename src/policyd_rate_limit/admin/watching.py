@@ -37,7 +37,7 @@ UNWATCHED_LOOK_SECONDS = 60.0
 """How often it is looked at then."""
 
 DESK_SECONDS = 60.0
-"""How often the configuration, and the tables in files, are read anew."""
+"""How often the configuration, and the tables in files, are looked at for changes."""
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Watcher:
         Whether that was done within ``patience`` (seconds).
         """
         with self._changed:
-            wanted = self._begun + 1  # the look that may be under way has perhaps read past what was changed
+            wanted = self._begun + 1  # a look in progress may have read past what was changed
             self._wanted.set()
             return self._changed.wait_for(lambda: self._done >= wanted or self._ending.is_set(), patience)
 

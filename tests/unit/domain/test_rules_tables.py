@@ -158,7 +158,7 @@ def test_other_entries_take_their_place_at_once_for_all_kinds() -> None:
 
 
 def test_a_kind_that_is_asked_about_while_other_entries_take_their_place_is_not_lost() -> None:
-    """A reload makes rules of a file that is just read anew, each in a thread of its own."""
+    """A reload makes rules of a file that is just reread, each in a thread of its own."""
     waiting, going_on = threading.Event(), threading.Event()
 
     def pause() -> None:
