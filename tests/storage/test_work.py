@@ -323,7 +323,7 @@ def network(number: int) -> str:
 def test_instructions_of_large_tables() -> None:
     """A rule with 100,000 exact overrides that asks tables of as many names and networks costs what one of ten does."""
     counts: dict[int, list[int]] = {}
-    for entries in (10, 100_000):
+    for entries in (10, 10, 100_000):  # at first some instructions are not counted on Python 3.13: see support.work
         names = Listed("staff", [(whom(number), None) for number in range(entries)])
         networks = Listed("campus", [(network(number), None) for number in range(entries)])
         tables = {"staff": names, "campus": networks}
