@@ -295,6 +295,62 @@ def test_overrides_by_many_administrators_at_once(database: Administered) -> Non
     assert left.note.endswith(".4")
 
 
+def test_an_override_is_changed_only_as_it_was_seen(database: Administered) -> None:
+    """Whoever looks first and then writes does not undo what another one, or a daemon, has set in between."""
+    store, administration, other = database.store(), database.administration(), database.administration()
+    store.admit([], (), PATIENCE)
+    first = Override("user:a", (Limit(9, 60), Limit(99, HOUR)), date_in(), "it's \u00fc\ud800")
+    lower, block = first._replace(limits=(Limit(5, 60),)), first._replace(limits=BLOCK, note="stolen")
+    assert not administration.replace_override(lower, first, TESTER)  # there is none
+    assert not administration.end_override(first, TESTER)
+    assert administration.replace_override(first, None, TESTER)
+    assert not administration.replace_override(lower, None, TESTER)  # there is one
+    assert store.block([block]) == 0
+    assert other.overrides() == [first]
+    assert other.replace_override(block, first, TESTER)
+    assert not administration.replace_override(lower, first, TESTER)
+    assert not administration.end_override(first, TESTER)
+    assert administration.overrides() == [block]
+    assert administration.end_override(block, TESTER, "has a new password")
+    assert not administration.end_override(block, TESTER)
+    assert other.overrides() == []
+    ended = first._replace(until=date_in(-5))
+    administration.set_override(ended, TESTER)
+    assert administration.replace_override(lower, None, TESTER)
+    assert store.block([block]) == 0  # a daemon heeds it as it does any other
+    assert other.overrides() == [lower]
+    told = [(one.action, one.note) for one in administration.audit()]
+    assert told == [
+        ("allow", lower.note),
+        ("allow", ended.note),
+        ("revoke", "has a new password"),
+        ("block", "stolen"),
+        ("allow", first.note),
+    ]
+
+
+def test_of_many_who_replace_the_same_override_at_once_one_does(database: Administered) -> None:
+    start = threading.Barrier(4)
+
+    def change(number: int) -> int:
+        administration, done = database.administration(), 0
+        for turn in range(4):
+            seen = {one.key: one for one in administration.overrides()}.get("user:a")
+            start.wait(PATIENCE)
+            done += administration.replace_override(
+                Override("user:a", (Limit(9, 60),), date_in(), f"{number}.{turn}"), seen, TESTER
+            )
+            start.wait(PATIENCE)
+        return done
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        done = [one.result() for one in [pool.submit(change, number) for number in range(4)]]
+    assert sum(done) == 4
+    administration = database.administration()
+    assert [one.action for one in administration.audit()] == ["allow"] * 4
+    assert administration.audit()[0].note == administration.overrides()[0].note
+
+
 def test_overrides_outlive_tables_that_are_removed(logged: AdministeredLog) -> None:
     store, administration = logged.store(), logged.administration()
     override = Override("user:a", BLOCK, date_in())

@@ -79,6 +79,12 @@ class Store:
     def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
         raise NotImplementedError
 
+    def replace_override(self, override: Override, seen: Override | None, by: Actor) -> bool:
+        raise NotImplementedError
+
+    def end_override(self, seen: Override, by: Actor, note: str = "") -> bool:
+        raise NotImplementedError
+
     def add_hits(self, hits: Sequence[Hits]) -> None:
         raise NotImplementedError
 

@@ -177,6 +177,17 @@ class Administration(Protocol):
     def remove_override(self, key: str, by: Actor | None, note: str = "") -> bool:
         """End the override of ``key``; whether there was one in force. ``by``: as above; ``note``: why."""
 
+    def replace_override(self, override: Override, seen: Override | None, by: Actor) -> bool:
+        """Put ``override`` in force in place of ``seen``, None: of none, in one step with finding out whether it is so.
+
+        False: another one is in force by now, or none. (Or it was put in force, and somebody else changed it at once.)
+
+        :raises StoreFull: there are :data:`MOST_OVERRIDES` already.
+        """
+
+    def end_override(self, seen: Override, by: Actor, note: str = "") -> bool:
+        """End ``seen``, in one step with finding out whether it is in force; False: another one is by now, or none."""
+
     def hits(self) -> list[Hits]:
         """Those since the last report, those of the most hits first, and :data:`MOST_HITS` at the most."""
 

@@ -16,6 +16,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from policyd_rate_limit.admin.desk import NotAnId
+from policyd_rate_limit.admin.overrides import ChangedMeanwhile
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.web import dovecot, login, pages
 from policyd_rate_limit.web.api import routes as api
@@ -40,6 +41,7 @@ STATUSES: dict[type[Exception], int] = {
     NotAnId: 400,
     Forbidden: 403,
     ForeignOrigin: 403,
+    ChangedMeanwhile: 409,
     Busy: 503,
     StoreError: 503,
 }

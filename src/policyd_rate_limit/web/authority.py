@@ -16,10 +16,11 @@ from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.errors import PolicydError, StoreFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.domain.limits import Limits
+    from policyd_rate_limit.storage.administration import Override
 
 PEOPLE = frozenset({"user", "sender"})
 """The kinds of counters that belong to a domain by what follows the last ``@`` of their id."""
@@ -91,8 +92,12 @@ class Authority(NamedTuple):
         if self.role is Role.DOVECOT or not self.is_for_all:
             raise Forbidden(f"{what} is for accounts that are bound to no domain")
 
-    def check_override(self, desk: Desk, name: str, limits: Limits, seconds: int, rule: str | None = None) -> None:
+    def check_override(
+        self, desk: Desk, name: str, limits: Limits, seconds: int, rule: str | None = None
+    ) -> Mapping[str, Override] | None:
         """Raise Forbidden unless it may put ``limits`` in force for ``name``, for so many ``seconds``.
+
+        That may be right only as long as the overrides are in force that it returns; None: it is right in any case.
 
         Who is bound to domains may lower alone: not below what is in force with any of them, and not for a shorter time
         than an override that lowers already. Asks the store; raises NotAnId and StoreError.
@@ -100,7 +105,7 @@ class Authority(NamedTuple):
         counters = desk.keys(name, rule)
         self.check_change(counters)
         if self.is_for_all:
-            return
+            return None
         overrides = desk.overrides()
         of_domains = {*self.reached(overrides), *counters}
         if len(of_domains) > MOST_IN_FORCE and not overrides.keys() >= set(counters):
@@ -113,22 +118,24 @@ class Authority(NamedTuple):
                 raise Forbidden("an administrator of domains may lower limits, and these would be higher")
             if override is not None and override.until > desk.store.now() + seconds and not _raises(in_force, usual):
                 raise Forbidden("stricter limits are in force for longer than that, and would end earlier")
+        return overrides
 
-    def check_revoke(self, desk: Desk, name: str, rule: str | None = None) -> None:
-        """Raise Forbidden unless it may end the overrides of ``name``.
+    def check_revoke(self, desk: Desk, name: str, rule: str | None = None) -> Mapping[str, Override] | None:
+        """Raise Forbidden unless it may end the overrides of ``name``; returns what :meth:`check_override` does.
 
         Who is bound to domains may end those alone that raise limits. Asks the store; raises NotAnId and StoreError.
         """
         counters = desk.keys(name, rule)
         self.check_change(counters)
         if self.is_for_all:
-            return
+            return None
         overrides = desk.overrides()
         for counter in counters:
             if counter in overrides:
                 usual = desk.in_force(counter, None, desk.from_table(counter, name)).limits
                 if not _raises(overrides[counter].limits, usual):
                     raise Forbidden("an administrator of domains may not end a block or lower limits")
+        return overrides
 
     def check_reset(self, desk: Desk, name: str, rule: str | None = None) -> None:
         """Raise Forbidden unless it may take back what was counted for ``name``, which frees it. Raises NotAnId."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit import config
 from policyd_rate_limit.admin.desk import Desk, NotAnId
+from policyd_rate_limit.admin.overrides import ChangedMeanwhile
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.administration import Actor
+from policyd_rate_limit.storage.administration import Actor, Override
 from policyd_rate_limit.web import authority as authorities
 from policyd_rate_limit.web import changes, sights
 from policyd_rate_limit.web.accounts import authority
@@ -25,6 +27,7 @@ from support.web_site import World
 ROOT = Visitor("root", Authority(Role.OPERATE), "192.0.2.1", "x")
 VIEWER = Visitor("viewer", Authority(Role.VIEW), "192.0.2.1", "x")
 LOCAL = Visitor("local", authority("operate", ["example.org", "Bücher.example"]), "192.0.2.1", "x")
+OTHER = Visitor("other", authority("operate", ["example.org"]), "192.0.2.2", "y")
 PROGRAM = Visitor("dovecot", Authority(Role.DOVECOT), "192.0.2.1", "")
 
 HOUR = 3600
@@ -165,6 +168,56 @@ def test_what_somebody_has_raised_may_be_lowered_again(desk: Desk) -> None:
     assert changes.revoke(desk, LOCAL, name) == {f"user:{name}": True}
     changes.allow(desk, ROOT, name, (Limit(5000, 86400),), 2 * HOUR, "newsletter")
     assert changes.block(desk, LOCAL, name, HOUR, "stolen").overrides
+
+
+@pytest.mark.parametrize("by_whom", [ROOT, OTHER])
+def test_two_who_change_the_same_id_at_once_cannot_raise(
+    desk: Desk, by_whom: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody else sets between the check of a change and the change itself is what it is checked by."""
+    name, asked = "alice@example.org", (Limit(8, 60), Limit(100, 86400))
+    changes.allow(desk, ROOT, name, (Limit(50, 60), Limit(900, 86400)), HOUR, "newsletter")
+    check_override, check_revoke = Authority.check_override, Authority.check_revoke
+    others: list[Limits] = []
+
+    def between() -> None:
+        if others:
+            changes.allow(desk, by_whom, name, others.pop(0), 3 * HOUR, "between")
+
+    def checked_override(self: Authority, *given: Any) -> Mapping[str, Override] | None:
+        found = check_override(self, *given)
+        if self is LOCAL.authority:
+            between()
+        return found
+
+    def checked_revoke(self: Authority, *given: Any) -> Mapping[str, Override] | None:
+        found = check_revoke(self, *given)
+        between()
+        return found
+
+    monkeypatch.setattr(Authority, "check_override", checked_override)
+    monkeypatch.setattr(Authority, "check_revoke", checked_revoke)
+    others[:] = [(Limit(3, 60), Limit(90, 86400))]
+    with pytest.raises(Forbidden):
+        changes.revoke(desk, LOCAL, name)
+    assert desk.overrides()[f"user:{name}"].limits == (Limit(3, 60), Limit(90, 86400))
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(Authority, "check_override", check_override)
+        changes.allow(desk, ROOT, name, (Limit(50, 60), Limit(900, 86400)), HOUR, "newsletter")
+    others[:] = [changes.BLOCK]
+    with pytest.raises(Forbidden):
+        changes.allow(desk, LOCAL, name, asked, 3 * HOUR, "")
+    assert desk.overrides()[f"user:{name}"].limits == changes.BLOCK
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(Authority, "check_override", check_override)
+        changes.revoke(desk, ROOT, name)
+    # What is still lower is set in place of it, and what changes for ever is given up.
+    others[:] = [(Limit(9, 60), Limit(120, 86400))]
+    assert changes.allow(desk, LOCAL, name, asked, 3 * HOUR, "").overrides[0].limits == asked
+    others[:] = [(Limit(8, 60), Limit(100 - number, 86400)) for number in range(changes.TRIES)]
+    with pytest.raises(ChangedMeanwhile, match="look at it again"):
+        changes.allow(desk, LOCAL, name, changes.BLOCK, 3 * HOUR, "")
+    assert desk.overrides()[f"user:{name}"].note == "between"
 
 
 RULES = """

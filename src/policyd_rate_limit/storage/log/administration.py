@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.storage.administration import PATIENCE, longest_window
 from policyd_rate_limit.storage.audit_entries import entry_of, entry_of_override, entry_of_reset, entry_of_revocation
 from policyd_rate_limit.storage.hit_history import added_up, place_of
-from policyd_rate_limit.storage.log import audit_trail, hit_history, tables, trails
+from policyd_rate_limit.storage.log import audit_trail, hit_history, replacing, tables, trails
 from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.record import in_records, mark_of
 
@@ -124,6 +124,16 @@ class LogAdministration:
         entered = () if entry is None else (audit_trail.entering(entry),)
         tables.remove_override(log, key, PATIENCE, *entered)
         return had_one
+
+    def replace_override(self, override: Override, seen: Override | None, by: Actor) -> bool:
+        log = self._with_trails()
+        now = int(log.time())
+        return replacing.put(log, override, seen, now, PATIENCE, entry_of_override(by, now, override))
+
+    def end_override(self, seen: Override, by: Actor, note: str = "") -> bool:
+        log = self._with_trails()
+        entry = entry_of_revocation(by, int(log.time()), seen.key, note, had_one=True)
+        return replacing.end(log, seen, PATIENCE, entry)
 
     def hits(self) -> list[Hits]:
         return tables.hits(self.open(), self._key_of_old_id)

@@ -35,6 +35,10 @@ _INSERT_OWN = (
     "INSERT INTO policyd_audit (date, who, from_where, action, subject, detail, note, origin) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, 0)"
 )
+_INSERT_BESIDE = (
+    "INSERT INTO policyd_audit (date, who, from_where, action, subject, detail, note, origin) "
+    "SELECT %s, %s, %s, %s, %s, %s, %s, 0 FROM policyd_override WHERE id = %s AND stamp = %s"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +46,11 @@ _logger = logging.getLogger(__name__)
 def entering(entry: AuditEntry) -> Statement:
     """What enters ``entry``, whose number is not used."""
     return Statement(_INSERT_OWN, _values(entry))
+
+
+def entering_beside(entry: AuditEntry, digest: str, stamp: int) -> Statement:
+    """The same, if the override of that ``digest`` has that ``stamp``: it was changed just now."""
+    return Statement(_INSERT_BESIDE, (*_values(entry), digest, stamp))
 
 
 def latest(log: Log, since: int, most: int, before: int | None, subjects: Collection[str] | None) -> list[AuditEntry]:

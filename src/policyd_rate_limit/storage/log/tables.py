@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.storage.log.contract import Log
 
-_INSERT_OVERRIDE = (
+INSERT_OVERRIDE = (
     "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES (%s, %s, %s, %s, %s, %s) "
 )
 _INSERT_BLOCKS = "INSERT INTO policyd_override (id, counter, limits, expires, note, stamp) VALUES "
@@ -59,12 +59,21 @@ def overrides(log: Log, now: int) -> list[Override]:
         now,
         MOST_OVERRIDES,
     )
-    for counter, limits, expires, note in rows:
-        try:
-            found.append(Override(text_of(counter), parse_limits(json.loads(str(limits))), int(expires), text_of(note)))
-        except ValueError as error:
-            _logger.error("a row of policyd_override cannot be understood and does not count: %s", error)
+    for row in rows:
+        override = _override_of(row)
+        if override is not None:
+            found.append(override)
     return sorted(found)
+
+
+def _override_of(row: Sequence[object]) -> Override | None:
+    """What the first four columns of ``row`` say."""
+    counter, limits, expires, note = row[:4]
+    try:
+        return Override(text_of(counter), parse_limits(json.loads(str(limits))), int(str(expires)), text_of(note))
+    except ValueError as error:
+        _logger.error("a row of policyd_override cannot be understood and does not count: %s", error)
+        return None
 
 
 def overrides_version(log: Log) -> Hashable:
@@ -77,12 +86,17 @@ def set_override(log: Log, override: Override, now: int, patience: float, *besid
 
     :raises StoreFull: there are too many.
     """
+    check_room(log, override.key, now)
+    changed = dict.fromkeys(("counter", "limits", "expires", "note", "stamp"), "{new}")
+    log.write([Statement(INSERT_OVERRIDE + log.on_conflict("id", changed), row_of(override)), *beside], patience)
+
+
+def check_room(log: Log, key: str, now: int) -> None:
+    """Raise StoreFull where there is no room for an override of ``key``."""
     count = "SELECT count(*) FROM policyd_override WHERE id <> %s AND expires > %s"
-    others = log.read(count, digest_of(override.key), now)
+    others = log.read(count, digest_of(key), now)
     if int(others[0][0]) >= MOST_OVERRIDES:
         raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
-    changed = dict.fromkeys(("counter", "limits", "expires", "note", "stamp"), "{new}")
-    log.write([Statement(_INSERT_OVERRIDE + log.on_conflict("id", changed), _row(override)), *beside], patience)
 
 
 def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> int:
@@ -90,14 +104,10 @@ def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> in
     found = log.read("SELECT id FROM policyd_override WHERE expires > %s LIMIT %s", now, MOST_OVERRIDES)
     taken = {str(row[0]) for row in found}
     # In one order, or two daemons may wait for each other.
-    rows = sorted(row for row in map(_row, blocks) if int(row[3]) > now and row[0] not in taken)
+    rows = sorted(row for row in map(row_of, blocks) if int(row[3]) > now and row[0] not in taken)
     room = max(0, MOST_BLOCKS - len(taken))
-    # Somebody may have put one in force meanwhile: that stays. Its end, by which that is told, is changed last, for
-    # MySQL makes one change after the other.
-    change = {
-        name: f"CASE WHEN policyd_override.expires > %s THEN policyd_override.{name} ELSE {{new}} END"
-        for name in ("counter", "limits", "note", "stamp", "expires")
-    }
+    # Somebody may have put one in force meanwhile: that stays.
+    change = unless_in_force("counter", "limits", "note", "stamp")
     statements = []
     for first in range(0, min(len(rows), room), _BLOCKS_AT_ONCE):
         some = rows[first : min(first + _BLOCKS_AT_ONCE, room)]
@@ -106,6 +116,25 @@ def block(log: Log, blocks: Iterable[Override], now: int, patience: float) -> in
     if statements:
         log.write(statements, patience)
     return max(0, len(rows) - room)
+
+
+def unless_in_force(*columns: str) -> dict[str, str]:
+    """For :meth:`Log.on_conflict`: change ``columns`` and the end where no override is in force; each asks what is now.
+
+    The end, by which that is told, is changed last, for MySQL makes one change after the other.
+    """
+    return {
+        name: f"CASE WHEN policyd_override.expires > %s THEN policyd_override.{name} ELSE {{new}} END"
+        for name in (*columns, "expires")
+    }
+
+
+def stamp_of(log: Log, override: Override) -> int | None:
+    """The stamp of ``override``; None: there is another one of its key, or none."""
+    found = log.read(
+        "SELECT counter, limits, expires, note, stamp FROM policyd_override WHERE id = %s", digest_of(override.key)
+    )
+    return int(found[0][4]) if found and _override_of(found[0]) == override else None
 
 
 def has_override(log: Log, key: str, now: int) -> bool:
@@ -230,7 +259,8 @@ def _old_hits(log: Log) -> Sequence[tuple[str, int, int]]:
     return [(str(old_id), int(delta), int(count)) for old_id, delta, count in rows]
 
 
-def _row(override: Override) -> tuple[str, str, str, int, str, int]:
+def row_of(override: Override) -> tuple[str, str, str, int, str, int]:
+    """The values of :data:`INSERT_OVERRIDE`, in which the stamp, the last, is new."""
     return (
         digest_of(override.key),
         json_of(override.key),

@@ -109,6 +109,13 @@ class RedisAdministration:
         self._tables.remove_override(key, entry)
         return had_one
 
+    def replace_override(self, override: Override, seen: Override | None, by: Actor) -> bool:
+        now = self.now()
+        return self._tables.replace_override(override, seen, now, entry_of_override(by, now, override))
+
+    def end_override(self, seen: Override, by: Actor, note: str = "") -> bool:
+        return self._tables.end_override(seen, entry_of_revocation(by, self.now(), seen.key, note, had_one=True))
+
     def hits(self) -> list[Hits]:
         return self._tables.hits()
 

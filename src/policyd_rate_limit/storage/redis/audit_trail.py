@@ -51,6 +51,16 @@ class RedisAuditTrail:
         self._run([command])
         return int(command.reply)
 
+    def enter_if(
+        self, entry: AuditEntry, hash_key: bytes, changes: Sequence[Argument], *, field: bytes, value: bytes
+    ) -> bool:
+        """The same where ``field`` has that ``value``, "": where it is missing; whether that was done."""
+        command = script(
+            [self._key, hash_key], ["", 0, 0, "", "audit if", _new_name() + _text(entry), field, value, *changes]
+        )
+        self._run([command])
+        return int(command.reply) > 0
+
     def complete(self, number: int, entry: AuditEntry) -> None:
         """What was entered as ``number`` is done, and ``entry`` says more of it."""
         self._ask("HSET", number, _new_name() + _text(entry))

@@ -48,6 +48,10 @@
 --       or, with the audit trail, and a hash that is changed with it, 5  "audit"
 --          6  an entry, which begins with a name of 16 bytes for this call, which is heeded once
 --          7, ...  for each field of that hash: its value, empty: it goes
+--       or, with these, 5  "audit if"
+--          6  as above
+--          7  a field of that hash, 8  what it has to be, empty: it has to be missing; else nothing is done
+--          9, ...  as above
 --       or, with the audit trail, 5  "bring audit"
 --          6, ...  for each entry: the field that says what was brought from there, its number there, the entry
 --
@@ -58,8 +62,8 @@
 -- {FAILED, why}: its keys cannot be made use of, such as one of another type; others are decided all the same;
 -- to explain: for each limit what lies in its window, and in how many seconds it admits the amount, -1: never;
 -- for a replay {KNOWN}, {COUNTED}, or {LATER}: not before the record before it; to reset: how much was in the windows;
--- to copy: how many seconds were changed; to history: how many hits are new; to audit: the number, to bring audit: how
--- many entries are new.
+-- to copy: how many seconds were changed; to history: how many hits are new; to audit: the number, 0: nothing was
+-- done; to bring audit: how many entries are new.
 --
 -- A counter is a hash.
 -- "m": as MessagePack, FORMAT, and the numbers that the constants from SEEN to SUM name.
@@ -1336,14 +1340,17 @@ if ARGV[5] and not tonumber(ARGV[5]) then
     end
 
     -- Enters something into the audit trail, in one step with what it says of the hash `changed`; its number.
-    local function enter(trail, changed)
+    local function enter(trail, changed, first)
         local number = tonumber(call('HGET', trail, '') or 0)
         for known = number, max(number - 9, 1), -1 do
             if substring(call('HGET', trail, known) or '', 1, 16) == substring(ARGV[6], 1, 16) then
                 return known
             end
         end
-        for at = 7, #ARGV, 2 do
+        if first == 9 and (call('HGET', changed, ARGV[7]) or '') ~= ARGV[8] then
+            return 0
+        end
+        for at = first, #ARGV, 2 do
             if ARGV[at + 1] == '' then
                 call('HDEL', changed, ARGV[at])
             else
@@ -1369,7 +1376,9 @@ if ARGV[5] and not tonumber(ARGV[5]) then
     if ARGV[5] == 'history' or ARGV[5] == 'bring history' then
         return add_history(KEYS[1], KEYS[2], ARGV[5] == 'bring history')
     elseif ARGV[5] == 'audit' then
-        return enter(KEYS[1], KEYS[2])
+        return enter(KEYS[1], KEYS[2], 7)
+    elseif ARGV[5] == 'audit if' then
+        return enter(KEYS[1], KEYS[2], 9)
     elseif ARGV[5] == 'bring audit' then
         return bring_audit(KEYS[1])
     elseif ARGV[5] == 'block' then

@@ -83,14 +83,40 @@ class RedisTables:
 
         :raises StoreFull: there are too many.
         """
-        others = [other for other in self._all_overrides() if other.until > now and other.key != override.key]
-        if len(others) >= MOST_OVERRIDES:
-            raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
+        self._check_room(override.key, now)
         changes = (encoded(override.key), _value(override), _STAMP, _stamp())
         if entry is None:
             self._ask(self._override, "HSET", *changes)
         else:
             self.audit.enter(entry, hash_key=self._override, changes=changes)
+
+    def _check_room(self, key: str, now: int) -> None:
+        others = [other for other in self._all_overrides() if other.until > now and other.key != key]
+        if len(others) >= MOST_OVERRIDES:
+            raise StoreFull(f"there are {MOST_OVERRIDES} overrides in force, and no room for more")
+
+    def replace_override(self, override: Override, seen: Override | None, now: int, entry: AuditEntry) -> bool:
+        """Put ``override`` in force in place of ``seen``, None: of none, in one step with ``entry``; whether it was so.
+
+        :raises StoreFull: there are too many.
+        """
+        self._check_room(override.key, now)
+        field = encoded(override.key)
+        value = self._ask(self._override, "HMGET", field)[0] or b""
+        found = _override_of(field, value) if value else None
+        if (found if found is not None and found.until > now else None) != seen:
+            return False
+        changes = (field, _value(override), _STAMP, _stamp())
+        return self.audit.enter_if(entry, self._override, changes, field=field, value=value)
+
+    def end_override(self, seen: Override, entry: AuditEntry) -> bool:
+        """End ``seen``, in one step with ``entry``; whether it was there."""
+        field = encoded(seen.key)
+        value = self._ask(self._override, "HMGET", field)[0] or b""
+        if not value or _override_of(field, value) != seen:
+            return False
+        changes = (field, "", _STAMP, _stamp())
+        return self.audit.enter_if(entry, self._override, changes, field=field, value=value)
 
     def block(self, blocks: Iterable[Override], now: int) -> int:
         """Put ``blocks`` in force where there is no override in force ``now``; for how many there was no room."""
@@ -146,11 +172,9 @@ class RedisTables:
     def _all_overrides(self) -> Iterator[Override]:
         for field, value in pairs(self._ask(self._override, "HGETALL")):
             if field != _STAMP:
-                try:
-                    limits, until, note = json.loads(value)
-                    yield Override(decoded(field), parse_limits(limits), int(until), str(note))
-                except (ValueError, TypeError) as error:
-                    _logger.error("the override of %r cannot be understood and does not count: %s", field, error)
+                override = _override_of(field, value)
+                if override is not None:
+                    yield override
 
     def _remove(self, keys: Sequence[str]) -> None:
         if keys:
@@ -161,6 +185,16 @@ class RedisTables:
         command = Command(key, name, key, *arguments)
         self._run([command])
         return command.reply
+
+
+def _override_of(field: bytes, value: bytes) -> Override | None:
+    """What ``value`` says; None: it cannot be understood."""
+    try:
+        limits, until, note = json.loads(value)
+        return Override(decoded(field), parse_limits(limits), int(until), str(note))
+    except (ValueError, TypeError) as error:
+        _logger.error("the override of %r cannot be understood and does not count: %s", field, error)
+        return None
 
 
 def _value(override: Override) -> str:

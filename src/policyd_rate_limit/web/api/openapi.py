@@ -20,7 +20,8 @@ _WRONG = {
     "401": "There is no token, or none that is valid.",
     "403": "The token is of a role or of domains that may not do that.",
     "404": "No rule is keyed by such an id, or there is no such rule.",
-    "409": "There are as many overrides as there may be, or two of the limits are of the same period.",
+    "409": "There are as many overrides as there may be, or two of the limits are of the same period; or others have "
+    "changed what is set for this id at the same time.",
     "413": "The body is too long.",
     "415": "The body is no application/json.",
     "422": "A parameter is not what it should be; the member parameter names it.",

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from policyd_rate_limit.admin.desk import NotAnId
+from policyd_rate_limit.admin.overrides import ChangedMeanwhile
 from policyd_rate_limit.errors import StoreError, StoreFull
 from policyd_rate_limit.web.api.openapi import PREFIX, document
 from policyd_rate_limit.web.api.operations import OPERATIONS, Call
@@ -64,7 +65,7 @@ async def _answer(operation: Operation, request: Request) -> Response:
         return problem(404, str(error), "id")
     except Forbidden as error:
         return problem(403, str(error))
-    except StoreFull as error:
+    except (StoreFull, ChangedMeanwhile) as error:
         return problem(409, str(error))
     except (Busy, StoreError) as error:
         return problem(503, str(error), headers={"retry-after": str(RETRY_SECONDS)})

@@ -183,18 +183,19 @@ def _foresee(desk: Desk, watcher: Watcher, change: Change, authority: Authority)
 
 
 def _make(desk: Desk, watcher: Watcher, shown: Shown, visitor: Visitor) -> Done | None:
-    """Make the change; None: it would do something else by now than was shown."""
+    """Make the change; None: it would do something else by now than was shown. Raises ChangedMeanwhile."""
     if not shown.still_holds(_foresee(desk, watcher, shown.change, visitor.authority)):
         return None
     what, name, rule, limits, seconds, note = shown.change
+    before = {one.key: one.override for one in shown.effects if one.override is not None}
     if what == "raise":
-        done = changes.allow(desk, visitor, name, limits, seconds, note, rule)
+        done = changes.allow(desk, visitor, name, limits, seconds, note, rule, shown=before)
         return Done(until=max(one.until for one in done.overrides))
     if what == "block":
-        done = changes.block(desk, visitor, name, seconds, note, rule)
+        done = changes.block(desk, visitor, name, seconds, note, rule, shown=before)
         return Done(until=max(one.until for one in done.overrides))
     if what == "free":
-        return Done(ended=sum(changes.revoke(desk, visitor, name, rule, note).values()))
+        return Done(ended=sum(changes.revoke(desk, visitor, name, rule, note, shown=before).values()))
     return Done(taken=changes.reset(desk, visitor, name, rule, note))
 
 
