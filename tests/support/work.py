@@ -18,9 +18,9 @@ from support.tcp_proxy import TcpProxy
 def instructions(call: Callable[[], object]) -> int:
     """How many instructions of Python's own the interpreter carries out in ``call``, in this thread.
 
-    Without those of the garbage collector, whose callbacks (Hypothesis has one) run whenever it pleases. From Python 3.12
-    on a function that is counted for the first time in a process may come out too small: whoever compares two counts lets
-    the same code be counted once before.
+    Without those of the garbage collector, whose callbacks (Hypothesis has one) run whenever it pleases. From Python
+    3.12 on a function that is counted for the first time in a process may come out too small: whoever compares two
+    counts lets the same code be counted once before.
     """
     counted = 0
 
