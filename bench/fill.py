@@ -20,7 +20,8 @@ from contenders import SHARE_OF_WINDOW
 from policyd_rate_limit import config
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config.databases import REDIS
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry
+from policyd_rate_limit.domain.charge import Charge, Demand
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.identity import Subjects
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.errors import StoreUnavailable

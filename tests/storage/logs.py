@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.log.contract import Log
 from policyd_rate_limit.storage.log.mysql.log import MysqlLog
 from policyd_rate_limit.storage.log.postgresql import PostgresqlLog

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.counter import is_distinct
 from policyd_rate_limit.domain.counting import digest
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreFull, StoreUnavailable

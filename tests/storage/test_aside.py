@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.engine import aside as aside_module
 from policyd_rate_limit.storage.engine.aside import LONGEST_NAME, Aside

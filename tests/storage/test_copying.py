@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
-from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.counting import digest
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.windows import Windows
 from policyd_rate_limit.errors import StoreUnavailable, SystemRefusal

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Demand, Entry
+from policyd_rate_limit.domain.charge import Demand
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.replica import Memory

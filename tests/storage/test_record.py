@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.record import ENTRIES_PER_RECORD, Record, _most_characters, in_records, pack
 
 NOW = 1_700_000_000

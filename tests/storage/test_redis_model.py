@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Usage
+from policyd_rate_limit.domain.charge import Charge, Demand, Usage
 from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger, one_more
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile, could_be_larger, waiting
 from policyd_rate_limit.storage.record import OVERHEAD, Record, pack

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Charge, Demand, Entry, Exceeded, Usage, Verdict, Warned, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Usage, Verdict, Warned, refusal
 from policyd_rate_limit.domain.counting import digest
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, longest_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.values import MOST_VALUES

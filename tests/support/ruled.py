@@ -9,7 +9,8 @@ from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.tables import TablesForCommands
 from policyd_rate_limit.config.checking import check
 from policyd_rate_limit.config.yaml_file import read_yaml
-from policyd_rate_limit.domain.charge import Demand, Entry, Usage, Waiting
+from policyd_rate_limit.domain.charge import Demand, Usage, Waiting
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.outcome import Outcome
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT, Request

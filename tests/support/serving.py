@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -94,7 +95,7 @@ class ServerWithClients:
 
     @property
     def connections(self) -> set[Connection]:
-        return self.server._connections
+        return set(cast("tuple[Connection, ...]", self.server.connections.members()))
 
     @property
     def connection(self) -> Connection:
@@ -127,7 +128,7 @@ class ServerWithClients:
 
     def pass_time(self, seconds: float) -> None:
         """As the server's tick does it."""
-        self.server.look_at_the_time(self.server.now + seconds)
+        self.server.look_at_the_time(self.server.connections.now + seconds)
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +154,7 @@ async def serving(
     served = ServerWithClients(service, server, listener)
     await served.server.start([served.listener, *more], 100)
     # A whole second: what is added to another time is rounded, up or down by how long the machine has been up.
-    served.server.now = float(int(served.server.now))
+    server.connections.now = float(int(server.connections.now))
     try:
         yield served
     finally:

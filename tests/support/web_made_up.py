@@ -14,7 +14,7 @@ from policyd_rate_limit.admin import overrides
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Actor, HitDetails, HourOfHits, OriginalHits

@@ -15,9 +15,10 @@ from policyd_rate_limit.admin.history import history
 from policyd_rate_limit.admin.overview import counted
 from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.admin.standing import share, standings
-from policyd_rate_limit.domain.charge import Entry, Usage, free_in
+from policyd_rate_limit.domain.charge import Usage, free_in
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import BYTES, stages
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.storage.administration import (

@@ -16,9 +16,9 @@ from policyd_rate_limit.admin import facts, overrides
 from policyd_rate_limit.admin.desk import Desk, NotAnId
 from policyd_rate_limit.admin.standing import standings
 from policyd_rate_limit.admin.strangers import stranger
-from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.policy import Rule
 from policyd_rate_limit.storage.administration import Actor, Hits, Override

@@ -19,17 +19,17 @@ async def test_clients_that_ask_are_counted_each_once() -> None:
     async with serving() as served:
         served.service.at_once = lambda name: name
         first, second, _ = [await served.connect() for _ in range(3)]
-        assert served.server.clients() == 0
+        assert served.server.connections.clients() == 0
         for name in ("1", "2"):
             await first.ask(name)
             await first.answers(name)
         await second.ask("3")
         await second.answers("3")
-        assert served.server.clients() == 2
+        assert served.server.connections.clients() == 2
         await second.ask("4")
         await second.answers("4")
-        assert served.server.clients() == 1
-        assert served.server.clients() == 0
+        assert served.server.connections.clients() == 1
+        assert served.server.connections.clients() == 0
 
 
 @pytest.mark.parametrize("order", ["0123", "3210", "1302", "2031"])

@@ -14,6 +14,7 @@ import pytest
 
 from policyd_rate_limit.server import acceptor as acceptor_module
 from policyd_rate_limit.server import connection as connection_module
+from policyd_rate_limit.server import connections as connections_module
 from policyd_rate_limit.server import server as server_module
 from policyd_rate_limit.server import turns as turns_module
 from policyd_rate_limit.server.server import SPARE_FILES
@@ -32,9 +33,9 @@ class Peers:
 
     async def connect(self, served: ServerWithClients, name: str, number: int = 1) -> list[Client]:
         self.next = name
-        before = served.server.accepted
+        before = served.server.connections.accepted
         clients = [await served.connect_in_vain() for _ in range(number)]
-        await until(lambda: served.server.accepted == before + number)
+        await until(lambda: served.server.connections.accepted == before + number)
         return clients
 
     async def refused(self, served: ServerWithClients, name: str) -> None:
@@ -75,7 +76,7 @@ async def test_beyond_the_bound_the_longest_idle_of_the_heaviest_peer_ends(
             attackers += await peers_.connect(served, "attacker")
             await oldest.end()
         await answered(*postfix, attackers[0], *attackers[5:])
-        assert len(served.connections) == served.server.connections == 6
+        assert len(served.connections) == len(served.server.connections) == 6
     [message] = messages(caplog)
     assert message == "more than 6 connections, closing the longest idle of attacker, which has 5"
 
@@ -186,7 +187,7 @@ async def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
         for number, attacker in enumerate(attackers):
             await attacker.ask(*[f"x{number}"] * 9)
             await served.settled()
-        assert served.server.in_flight == 4
+        assert served.server.connections.turns.in_flight == 4
         postfix = await peers_.connect(served, "postfix", 2)
         for number, client in enumerate(postfix):
             await client.ask(f"good{number}")
@@ -195,7 +196,7 @@ async def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
         for number in range(4):  # of what was asked before
             served.service.answers[number]("first")
             await served.settled()
-            assert served.server.in_flight == 4
+            assert served.server.connections.turns.in_flight == 4
         assert {"good0", "good1"} <= set(served.service.asked[4:8])
         # All are answered in the end, each in its order.
         served.service.at_once = lambda _name: "later"
@@ -207,8 +208,8 @@ async def test_no_more_is_in_flight_than_the_bound_and_peers_have_it_by_turns(
                 data += await asyncio.get_running_loop().sock_recv(client.socket, 65536)
             assert data.count(b"\n\n") == answers
             assert client.silent()
-        assert served.server.in_flight == 0
-        assert not served.server.shares.held
+        assert served.server.connections.turns.in_flight == 0
+        assert not served.server.connections.shares.held
 
 
 async def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
@@ -230,7 +231,7 @@ async def test_of_what_comes_in_one_turn_of_the_loop_no_peer_has_it_all(
             await until(lambda: len(served.service.asked) == 9)
             assert served.service.asked.index("good") <= 4
             await served.settled()
-            assert served.server.turns._at_once > 0  # who asks now does not have to wait
+            assert served.server.connections.turns._at_once > 0  # who asks now does not have to wait
 
 
 @pytest.mark.parametrize("end", ["reset", "half closed", "fails", "no answer"])
@@ -262,8 +263,8 @@ async def test_nothing_stays_in_flight_of_who_is_gone(monkeypatch: pytest.Monkey
             await client.end()
             assert served.service.given_up == ["1", "2", "3"]
         await until(lambda: not served.connections)
-        assert served.server.in_flight == 0
-        assert not served.server.shares.held
+        assert served.server.connections.turns.in_flight == 0
+        assert not served.server.connections.shares.held
         await answered_by_x(*await peers_.connect(served, "b", 4))
 
 
@@ -317,7 +318,7 @@ async def test_what_waits_for_its_turn_is_answered_when_the_server_stops(
 async def test_what_waits_is_bounded_in_all_and_the_greediest_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, peers_: Peers
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_HELD", 100_000)
+    monkeypatch.setattr(connections_module, "MAX_HELD", 100_000)
 
     async with serving() as served:
         served.service.at_once = lambda name: name
@@ -329,10 +330,10 @@ async def test_what_waits_is_bounded_in_all_and_the_greediest_end(
             await attacker.send(b"a=" + b"b" * 9_000)
             for _ in range(5):
                 await asyncio.sleep(0.001)
-                highest = max(highest, served.server.shares.held)
+                highest = max(highest, served.server.connections.shares.held)
         assert highest <= 100_000
         assert 1 + 9 <= len(served.connections) < 20
-        assert served.server.complaints["memory"] == 31 - len(served.connections)
+        assert served.server.connections.complaints["memory"] == 31 - len(served.connections)
         await half.send(requested("a")[20:])
         await half.answers("a")
     [message] = messages(caplog)
@@ -341,7 +342,7 @@ async def test_what_waits_is_bounded_in_all_and_the_greediest_end(
 
 async def test_who_sends_without_end_is_read_by_turns(monkeypatch: pytest.MonkeyPatch, peers_: Peers) -> None:
     """In one turn of the loop a connection brings one buffer, however much the kernel has of it."""
-    monkeypatch.setattr(server_module, "READ_BYTES", 100)
+    monkeypatch.setattr(connections_module, "READ_BYTES", 100)
 
     async with serving() as served:
         [client] = await peers_.connect(served, "attacker")
@@ -377,15 +378,15 @@ async def test_few_of_those_who_send_without_end_are_read_in_one_turn_of_the_loo
     async with serving() as served:
         clients = await peers_.connect(served, "attacker", 12)
         for client in clients:
-            await client.send(b"a=" + b"b" * 3 * server_module.READ_BYTES)
+            await client.send(b"a=" + b"b" * 3 * connections_module.READ_BYTES)
         taken: list[bool] = []
-        next_turn = served.server.shares.next_turn
+        next_turn = served.server.connections.shares.next_turn
 
         def counted() -> Sharer | None:
             taken.append(True)
             return next_turn()
 
-        monkeypatch.setattr(served.server.shares, "next_turn", counted)
+        monkeypatch.setattr(served.server.connections.shares, "next_turn", counted)
         most = 0
         for _ in range(100):
             taken.clear()

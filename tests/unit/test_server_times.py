@@ -79,7 +79,7 @@ async def test_each_request_has_a_time_of_its_own() -> None:
         data = requested("a")
         await client.send(data[:7])
         for _ in range(3):
-            await until(lambda: served.connection._partial_since == served.server.now)
+            await until(lambda: served.connection._partial_since == served.server.connections.now)
             served.pass_time(PARTIAL_REQUEST_SECONDS - 1)
             await client.send(data[7:] + data[:7])
             await client.answers("a")

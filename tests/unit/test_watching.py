@@ -18,9 +18,10 @@ from policyd_rate_limit.admin.refusals import AGAIN_SECONDS, ALL_AGAIN_SECONDS, 
 from policyd_rate_limit.admin.remembering import CLOSE, HOUR, Memory, Picture, Seen
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.watching import Watcher
-from policyd_rate_limit.domain.charge import RESET, Entry, free_in
+from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import DEFAULT
 from policyd_rate_limit.domain.counting import stages
+from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.domain.limits import BLOCKED, Limit, Limits
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.policy import Rule

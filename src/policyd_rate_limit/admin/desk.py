@@ -22,7 +22,7 @@ from policyd_rate_limit.tables.source import BlockingSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.rules.tables import Table

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyd_rate_limit.admin.desk import credible
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.standing import share
-from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, free_in
+from policyd_rate_limit.domain.charge import Charge, Demand, free_in
 from policyd_rate_limit.domain.counter import DEFAULT, prefix_and_key, rule_and_key
+from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit

@@ -129,7 +129,7 @@ class Daemon:
         server = Server(
             service, idle_seconds=settings.delay_to_close, bad_client=Throttle(BAD_CLIENT_SECONDS, loop.time)
         )
-        worker.pace = Pace(server.clients)
+        worker.pace = Pace(server.connections.clients)
         hits.reconfigure(settings)
         supervision = Supervision(self._manager, partial(self._status, engine), liveness.alive)
         parts = (_Log(decisions), hits, server, _Collector())
@@ -156,7 +156,11 @@ class Daemon:
             await server.start(listeners, sockets.BACKLOG)
             if self._monitoring is not None:
                 self._monitoring.start(
-                    server, worker, engine, most_connections=server.most_connections, alive=liveness.alive
+                    server.connections,
+                    worker,
+                    engine,
+                    most_connections=server.most_connections,
+                    alive=liveness.alive,
                 )
             _logger.info("ready; in main.cf: %s", asking(policy_service))
             supervision.ready()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import RESET, Charge, Entry, Exceeded, Usage, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.charge import Charge, Exceeded, Usage, Verdict, Warned, warns_from
 from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails
 from policyd_rate_limit.domain.values import Values

@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 PREFIX = "policyd_rate_limit_"
 
 
-class Server(Protocol):
-    """:class:`policyd_rate_limit.server.server.Server`, as far as it is watched. ``now``: its loop has turned last."""
+class Connections(Protocol):
+    """:class:`policyd_rate_limit.server.connections.Connections`, as far as they are watched.
+
+    ``now``: their event loop has turned last.
+    """
 
     now: float
     accepted: int
     complaints: dict[str, int]
 
-    @property
-    def connections(self) -> int:
+    def __len__(self) -> int:
         """How many are open."""
 
 
@@ -85,7 +87,7 @@ class DaemonCollector(Collector):
         metrics: Metrics,
         *,
         backend: str,
-        server: Server,
+        connections: Connections,
         most_connections: int,
         worker: Worker,
         engine: Engine,
@@ -95,7 +97,7 @@ class DaemonCollector(Collector):
     ) -> None:
         self._metrics = metrics
         self._backend = backend
-        self._server = server
+        self._connections = connections
         self._most_connections = most_connections
         self._worker = worker
         self._engine = engine
@@ -174,12 +176,12 @@ class DaemonCollector(Collector):
         yield _gauge("overflow_buckets", "Common counters in use, for ids beyond these.", windows.overflowing)
 
     def _of_clients(self) -> Iterator[Metric]:
-        server = self._server
-        yield _gauge("connections", "Open connections.", server.connections)
+        connections = self._connections
+        yield _gauge("connections", "Open connections.", len(connections))
         yield _gauge("max_connections", "Connections that may be open.", self._most_connections)
-        yield _counter("connections_accepted", "Connections that were accepted.", server.accepted)
+        yield _counter("connections_accepted", "Connections that were accepted.", connections.accepted)
         bad = CounterMetricFamily(f"{PREFIX}bad_clients", "Clients that broke a rule, by the rule.", labels=("kind",))
-        for kind, count in tuple(server.complaints.items()):
+        for kind, count in tuple(connections.complaints.items()):
             bad.add_metric((kind,), count)
         yield bad
 

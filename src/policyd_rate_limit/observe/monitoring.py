@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from policyd_rate_limit.observe.collector import Engine, Server, Windows, Worker
+    from policyd_rate_limit.observe.collector import Connections, Engine, Windows, Worker
 
 
 class Monitoring:
@@ -42,16 +42,22 @@ class Monitoring:
         self._exporter: Exporter | None = None
 
     def start(
-        self, server: Server, worker: Worker, engine: Engine, *, most_connections: int, alive: Callable[[], bool]
+        self,
+        connections: Connections,
+        worker: Worker,
+        engine: Engine,
+        *,
+        most_connections: int,
+        alive: Callable[[], bool],
     ) -> None:
-        """Serve; ``server`` accepts connections by now. ``alive``: whether the store thread makes progress."""
+        """Serve; ``connections`` are accepted by now. ``alive``: whether the store thread makes progress."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(
             DaemonCollector(
                 self.metrics,
                 backend=self._backend,
-                server=server,
+                connections=connections,
                 most_connections=most_connections,
                 worker=worker,
                 engine=engine,
@@ -62,7 +68,7 @@ class Monitoring:
         )
 
         def is_well() -> Health:
-            return health(monotonic(), loop_turned=server.now, store_alive=alive(), away_since=engine.away_since)
+            return health(monotonic(), loop_turned=connections.now, store_alive=alive(), away_since=engine.away_since)
 
         self._exporter = Exporter(self._listener, registry, is_well)
         self._exporter.start()

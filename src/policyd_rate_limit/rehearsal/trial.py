@@ -17,7 +17,8 @@ from policyd_rate_limit.system.throttle import Throttle
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Entry, Waiting
+    from policyd_rate_limit.domain.charge import Demand, Waiting
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.domain.outcome import Outcome
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.policy import Policy

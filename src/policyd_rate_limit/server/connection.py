@@ -15,13 +15,11 @@ from policyd_rate_limit.service import Asking
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.outcome import Outcome
     from policyd_rate_limit.domain.request import Request
-    from policyd_rate_limit.server.server import Server
+    from policyd_rate_limit.server.connections import Connections
     from policyd_rate_limit.sharing import Peer
 
 MAX_PIPELINED: Final = 64  # requests of one connection without an answer; Postfix sends one at a time
 PARTIAL_REQUEST_SECONDS: Final = 30.0  # for a request to arrive once it has begun; Postfix sends it in one write
-# About clients: too many, no Postfix policy client, half a request, too much that is not asked yet.
-COMPLAINTS = ("connections", "protocol", "partial", "memory")
 
 # What becomes of a connection, in this order.
 OPEN: Final = 0
@@ -49,19 +47,19 @@ class Connection(asyncio.BufferedProtocol):
         "_life",
         "_partial_since",
         "_transport",
+        "connections",
         "heard",
         "held",
         "name",
         "peer",
-        "server",
     )
 
-    def __init__(self, server: Server, peer: str) -> None:
-        self.server = server
+    def __init__(self, connections: Connections, peer: str) -> None:
+        self.connections = connections
         self.name = peer  # for the log
-        self.heard = server.now
+        self.heard = connections.now
         self.held = 0
-        self.peer: Peer = server.shares.join(peer, self)
+        self.peer: Peer = connections.shares.join(peer, self)
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
         self._answers: list[_Answer] = []  # in the order of the requests; MAX_PIPELINED at the most
@@ -94,30 +92,30 @@ class Connection(asyncio.BufferedProtocol):
         self._close(CLOSING)
         self._transport = None
         self._flow.detach()
-        self.server.leave(self)
+        self.connections.leave(self)
         if exc is not None:
             self._take_back_answered()
         self._give_up_answers()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where to put what has come. One place for all connections: nothing of it stays there."""
-        return self.server.buffer
+        return self.connections.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Some bytes have come."""
         if self._life != OPEN:
             return
-        server = self.server
-        self.heard = server.now
-        if self._count != server.count:
-            self._count = server.count
-            server.asking += 1
+        connections = self.connections
+        self.heard = connections.now
+        if self._count != connections.count:
+            self._count = connections.count
+            connections.asking += 1
         self._answered = None  # whoever asks on has read it
-        self._decoder.push(bytes(server.buffer[:nbytes]))
+        self._decoder.push(bytes(connections.buffer[:nbytes]))
         if self._backlog != NOTHING:
             self._flow.pause_reading()
             self._account()
-        elif server.turns.take_at_once():
+        elif connections.turns.take_at_once():
             self._take()
             if self._partial_since is not None:
                 # The rest waits for its turn as well: many that send much and ask nothing are to hold up nobody.
@@ -179,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._partial_since is not None:
                 self._partial_since = now
         elif self._partial_since is not None and now - self._partial_since >= PARTIAL_REQUEST_SECONDS:
-            self.server.complain(
+            self.connections.complain(
                 "partial", self.name, f"half a request and nothing more for {PARTIAL_REQUEST_SECONDS:g} s; closing"
             )
             self.abort()
@@ -207,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close the connection at once, and let go of all that it has."""
         self._close(CLOSING)
         self._drop_rest()
-        self.server.leave(self)
+        self.connections.leave(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -220,13 +218,13 @@ class Connection(asyncio.BufferedProtocol):
         """Whoever has not got an answer by now asks again, over another connection."""
         for answer in self._answers:
             if answer.request is not None:
-                self.server.service.unanswered(answer.request)
+                self.connections.service.unanswered(answer.request)
                 answer.request = None
 
     def _take_back_answered(self) -> None:
         """The connection was reset: its client has closed it without reading the last answer."""
         if self._answered is not None:
-            self.server.service.unanswered(self._answered)
+            self.connections.service.unanswered(self._answered)
             self._answered = None
 
     def _take(self) -> bool:
@@ -237,18 +235,18 @@ class Connection(asyncio.BufferedProtocol):
         if self._flow.writing_paused or len(self._answers) >= MAX_PIPELINED:
             self._backlog = BLOCKED
             return False
-        server = self.server
+        connections = self.connections
         decoder = self._decoder
         try:
             request = decoder.next_request()
         except ProtocolError as error:
-            server.complain("protocol", self.name, f"{error}; closing the connection")
+            connections.complain("protocol", self.name, f"{error}; closing the connection")
             self._drop_rest()
             self.close_when_done()
             return False
         if request is None:
             if self._partial_since is None or not decoder.held:
-                self._partial_since = server.now if decoder.held else None
+                self._partial_since = connections.now if decoder.held else None
             self._account()
             return False
         self._partial_since = None
@@ -256,12 +254,12 @@ class Connection(asyncio.BufferedProtocol):
         self._answers.append(answer)
         if decoder.held:
             self._queue(fresh=False)
-        server.turns.in_flight += 1
+        connections.turns.in_flight += 1
         try:
-            server.service.ask(request, answer)
+            connections.service.ask(request, answer)
         except Exception:
             _logger.exception("a request of client %s failed", self.name)
-            server.turns.in_flight -= 1
+            connections.turns.in_flight -= 1
             self.abort()
             return True
         if self._life == LEFT:
@@ -272,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _queue(self, *, fresh: bool) -> None:
         self._backlog = QUEUED
-        self.server.turns.queue(self, fresh=fresh)
+        self.connections.turns.queue(self.peer, self, fresh=fresh)
 
     def _unblock(self) -> None:
         """Ask on, if there is room for answers."""
@@ -281,9 +279,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _account(self) -> None:
         """Tell how much memory is needed for what has come."""
-        server = self.server
-        server.shares.hold(self.peer, self, self._decoder.held)
-        server.relieve()
+        connections = self.connections
+        connections.shares.hold(self.peer, self, self._decoder.held)
+        connections.relieve()
 
     def _drop_rest(self) -> None:
         """Ask nothing more."""
@@ -312,7 +310,7 @@ class _Answer(Asking):
 
     def answer(self, outcome: Outcome) -> None:
         connection = self._connection
-        connection.server.turns.answered()
+        connection.connections.turns.answered()
         if outcome.action is None:
             connection.abort()
             return

@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.server.connection import Connection
-    from policyd_rate_limit.sharing import Shares
+    from policyd_rate_limit.sharing import Peer, Sharer, Shares
 
 MAX_IN_FLIGHT: Final = 256  # requests of all connections without an answer; what comes then waits for its turn
 READ_COST: Final = 8  # a turn that reads on, and asks nothing, counts as so many
@@ -29,9 +28,9 @@ class Turns:
         self._at_once -= 1
         return True
 
-    def queue(self, connection: Connection, *, fresh: bool) -> None:
+    def queue(self, peer: Peer, connection: Sharer, *, fresh: bool) -> None:
         """``connection`` waits for its turn; see :meth:`policyd_rate_limit.sharing.Shares.queue`."""
-        self._shares.queue(connection.peer, connection, fresh=fresh)
+        self._shares.queue(peer, connection, fresh=fresh)
         if self.in_flight < MAX_IN_FLIGHT:
             self._give_soon()
 

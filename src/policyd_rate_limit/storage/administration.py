@@ -14,7 +14,7 @@ from policyd_rate_limit.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.domain.limits import Limit, Limits
 
 MOST_OVERRIDES = 10_000  # in force at once

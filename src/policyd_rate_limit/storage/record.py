@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import LARGEST
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from policyd_rate_limit.storage.record import Record, in_records, pack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.domain.ledger import Ledger
 
 

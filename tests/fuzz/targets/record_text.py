@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import LARGEST
 from policyd_rate_limit.storage.record import Record, in_records, mark_of, pack
 

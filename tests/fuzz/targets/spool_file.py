@@ -13,7 +13,7 @@ import struct
 import tempfile
 import zlib
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
 from policyd_rate_limit.storage.record import Record, pack
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from policyd_rate_limit.domain.charge import Demand, Entry, Waiting
+from policyd_rate_limit.domain.charge import Demand, Waiting
 from policyd_rate_limit.domain.counting import (
     DIGEST_CHARACTERS,
     MOST_INSTANCE,
@@ -29,6 +29,7 @@ from policyd_rate_limit.domain.counting import (
     stages,
     stages_of_unit,
 )
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import RESET, Charge, Demand, Entry, Exceeded, Verdict, Warned, free_in, refusal
+from policyd_rate_limit.domain.charge import Charge, Demand, Exceeded, Verdict, Warned, free_in, refusal
+from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.domain.ledger import Ledger, one_more
 from policyd_rate_limit.domain.limits import PER_MAIL, Limit, Limits, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS, Mails

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.charge import Entry
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.mails import MOST_ENTRIES_OF_A_MAIL, Mails
 
 

@@ -16,7 +16,7 @@ from policyd_rate_limit.storage.record import in_records, mark_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.storage.administration import (
         Actor,
         AuditEntry,

@@ -11,7 +11,7 @@ from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD, in_records,
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.log.refusals import Refusals
     from policyd_rate_limit.storage.record import Record

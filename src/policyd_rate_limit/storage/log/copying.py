@@ -9,8 +9,8 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.charge import RESET, Entry
 from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.storage.administration import PATIENCE
 from policyd_rate_limit.storage.copying import Change, Sums, What, changes, without_debts
 from policyd_rate_limit.storage.log.administration import Reader, entries_of

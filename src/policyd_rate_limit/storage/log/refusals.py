@@ -13,7 +13,8 @@ from policyd_rate_limit.storage.record import in_records, pack
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from policyd_rate_limit.domain.charge import Demand, Entry, Verdict
+    from policyd_rate_limit.domain.charge import Demand, Verdict
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import Entry
 from policyd_rate_limit.domain.counter import is_distinct
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.administration import MayNotList
 from policyd_rate_limit.storage.audit_entries import entry_of, entry_of_override, entry_of_reset, entry_of_revocation
 from policyd_rate_limit.storage.hit_history import added_up

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.charge import Entry, Exceeded, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.charge import Exceeded, Verdict, Warned, warns_from
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import LARGEST, Limit, longest_of, windows_of
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.domain.values import MOST_VALUES

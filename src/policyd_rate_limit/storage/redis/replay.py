@@ -19,7 +19,8 @@ from policyd_rate_limit.storage.redis.node import NodeError, Remedy, refusable, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from policyd_rate_limit.domain.charge import Entry, Verdict
+    from policyd_rate_limit.domain.charge import Verdict
+    from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis.keys import Keys
     from policyd_rate_limit.storage.redis.link import Link

@@ -37,7 +37,8 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from policyd_rate_limit.domain.charge import Demand, Entry, Usage
+from policyd_rate_limit.domain.charge import Demand, Usage
+from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
