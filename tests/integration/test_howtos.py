@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from policyd_rate_limit import config
-from policyd_rate_limit.doctor import Severity, settings
+from policyd_rate_limit.doctor import Severity, asked, settings
 from policyd_rate_limit.doctor.hooks import Hooks
 from policyd_rate_limit.postfix.postconf import Postfix
 from support.postfix import write_cf
@@ -119,7 +119,7 @@ def wrong(directory: Path, postfix: Postfix, where: str) -> list[str]:
     path.write_text(f"SOCKET: {where}\nlimit_by_sender: true\nlimits: [1000/1h]  # no mail has more recipients\n")
     found = config.load(path).settings
     hooks = Hooks(postfix, found)
-    findings = [*hooks.examine(), *settings.examine_with(postfix, found, hooks)]
+    findings = [*asked.examine(postfix, found, hooks), *settings.examine_with(postfix, found, hooks)]
     return sorted({one.check for one in findings if one.severity is not Severity.OK})
 
 
@@ -188,7 +188,10 @@ def test_a_recipe_asks_at_each_stage_at_which_its_rules_count(page: str, found: 
     path.write_text(f"SOCKET: {tmp_path / 'queue' / 'ratelimit' / 'policy'}\n{configuration}")
     settings_of_page = config.load(path).settings
     hooks = Hooks(postfix, settings_of_page)
-    findings = [*hooks.examine(), *settings.examine_with(postfix, settings_of_page, hooks)]
+    findings = [
+        *asked.examine(postfix, settings_of_page, hooks),
+        *settings.examine_with(postfix, settings_of_page, hooks),
+    ]
     assert sorted({one.check for one in findings if one.severity is not Severity.OK}) == found
     assert all(f"`{check}`" in text for check in found)
 

@@ -19,7 +19,7 @@ import pytest
 import policyd_rate_limit.doctor
 from policyd_rate_limit.backends.contract import least_difference
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.doctor import clock, countries, settings, tables
+from policyd_rate_limit.doctor import asked, clock, countries, settings, tables
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import CHECKS
 from policyd_rate_limit.doctor.hooks import Hooks
@@ -183,7 +183,8 @@ def hooked(tmp_path: Path, main_cf: dict[str, str], **values: Any) -> list[tuple
     program.write_text(POSTCONF.replace("{main_cf}", lines))
     program.chmod(0o755)
     made = Settings(SOCKET="/run/x/policy", delay_to_close=300, **values)
-    found = Hooks(Postfix(program), made).examine()
+    postfix = Postfix(program)
+    found = asked.examine(postfix, made, Hooks(postfix, made))
     return [(one.severity, one.check, one.found, one.mend) for one in found if one.severity.is_wrong]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit import config
 from policyd_rate_limit.config.remarks import remarks
 from policyd_rate_limit.doctor import (
+    asked,
     clock,
     countries,
     database,
@@ -84,7 +85,7 @@ def _findings(path: Path | None, postconf: Path | None, postfix_directory: Path 
 def _about_postfix(postfix: Postfix, found: Settings) -> Iterator[Finding]:
     hooks = Hooks(postfix, found)
     yield from lists.examine(postfix, hooks.names)
-    yield from hooks.examine()
+    yield from asked.examine(postfix, found, hooks)
     yield from settings.examine_with(postfix, found, hooks)
     yield from reach.examine(postfix, found, hooks)
     yield from local_mail.examine(postfix, hooks)
