@@ -176,7 +176,7 @@ def test_a_flipped_bit_costs_one_record(tmp_path_factory: pytest.TempPathFactory
     assert [one for one in written if one in found] == found
     assert len(missing) <= 1
     if missing:
-        assert damaged.damage == "1 batches"
+        assert damaged.damage == "1 batch"
     elif end <= at < end + 24:
         assert damaged.damage == "what was behind the last batch that can be read"
     else:
@@ -206,8 +206,8 @@ FRAME = 24 + len("[77, 1, 1700000000, 3]\n") + len(record(1).entries)
         ([(0, 64)], [], ""),
         ([(SIZE - 64, SIZE)], [], ""),
         ([(0, 64), (SIZE - 64, SIZE)], [], "its header"),
-        ([(0, 100)], [1], "1 batches"),
-        ([(0, 64 + FRAME), (SIZE - 64, SIZE)], [1], "1 batches"),
+        ([(0, 100)], [1], "1 batch"),
+        ([(0, 64 + FRAME), (SIZE - 64, SIZE)], [1], "1 batch"),
         ([(64 + 2 * FRAME + 30, 64 + 4 * FRAME + 1)], [3, 4, 5], "3 batches"),
         ([(70, 71), (64 + 8 * FRAME, SIZE)], [9], "what was behind the last batch that can be read"),
         ([(64, SIZE - 64)], list(range(1, 10)), "all that was in it"),
@@ -259,7 +259,7 @@ def test_a_whole_frame_that_is_no_record_costs_that_one(tmp_path: pathlib.Path, 
     content = rewritten(spool_file.path.read_bytes(), before, numbers.encode().ljust(len(before)))
     spool_file.path.write_bytes(content)
     (found,) = SpoolFile.adopt(tmp_path, NAME)
-    assert (found.read(), found.damage) == ([written[0], written[2]], "1 batches")
+    assert (found.read(), found.damage) == ([written[0], written[2]], "1 batch")
     found.close()
 
 
@@ -340,7 +340,7 @@ def test_a_spool_file_of_the_version_before_is_read(tmp_path: pathlib.Path) -> N
     path.write_bytes(content)
     (spool_file,) = SpoolFile.adopt(tmp_path, NAME, former_name="old-name")
     assert spool_file.read() == [written[0], *written[2:]]
-    assert "first 1 batches" in spool_file.damage
+    assert "first 1 batch," in spool_file.damage
     spool_file.close()
 
 

@@ -82,7 +82,7 @@ def test_a_row_that_was_odd_before_is_no_damage(filled: SqliteDatabase) -> None:
         assert examiner.damage == ""
     text_of_a_row(filled.path)
     examiner.examine(200)
-    assert examiner.damage == "1 rows of policyd_batch were overwritten"
+    assert examiner.damage == "1 row of policyd_batch was overwritten"
 
 
 def test_what_is_not_there_is_not_made(tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from policyd_rate_limit.config.remark import Remark, named
 from policyd_rate_limit.config.rule_remarks import remarks_of_rules
 from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address, parse_network
 from policyd_rate_limit.domain.limits import shown
+from policyd_rate_limit.domain.quantity import quantity
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.rules import RuleSettings
@@ -234,4 +235,4 @@ def _of_report_limits(settings: Settings) -> Iterator[Remark]:
     periods = {limit.seconds for limits in all_limits(settings) for limit in limits}
     for index, seconds in enumerate(settings.report_limits):
         if seconds not in periods:
-            yield Remark(("report_limits", index), f"report_limits: no limit has {seconds} seconds")
+            yield Remark(("report_limits", index), f"report_limits: no limit has {quantity(seconds, 'second')}")

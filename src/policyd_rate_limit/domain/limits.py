@@ -13,6 +13,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
+from policyd_rate_limit.domain.quantity import quantity
 
 LARGEST: Final = 2**53 - 1
 """The largest number in a limit: exact in 64-bit integers and in the doubles of JSON and of Redis' Lua."""
@@ -140,7 +141,7 @@ def parse_limits(value: object, *, per_mail: bool = False, unit_suffixes: bool =
             error.place = (item,)
             raise
         if any(limit.seconds == other.seconds for other in limits):
-            again = "a limit per mail" if limit.is_per_mail else f"{limit.seconds} seconds"
+            again = "a limit per mail" if limit.is_per_mail else quantity(limit.seconds, "second")
             raise LimitsError(f"each period once, not {again} again", entry, (item,))
         if limit.is_per_mail:
             limits.insert(0, limit)

@@ -19,6 +19,11 @@ def grouped(number: float) -> str:
     return f"{int(number):,}".replace(",", NARROW_SPACE)
 
 
+def counted(number: int, noun: str) -> str:
+    """``number`` of what ``noun`` is one of: ``1 mail``, ``2 mails``."""
+    return f"{grouped(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def short(number: float) -> str:
     """``number`` for an axis: from ten thousand on with a suffix where nothing is lost by it."""
     if abs(number) >= _SHORT_FROM:
@@ -50,5 +55,5 @@ def period(seconds: int) -> str:
     for length, unit in _UNITS:
         if seconds >= length and seconds % length == 0:
             number = seconds // length
-            return unit if number == 1 else f"{grouped(number)} {unit}s"
+            return unit if number == 1 else counted(number, unit)
     return f"{seconds} seconds"

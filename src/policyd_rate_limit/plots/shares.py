@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from policyd_rate_limit.plots.numbers import NARROW_SPACE, grouped, share
+from policyd_rate_limit.plots.numbers import NARROW_SPACE, counted, grouped, share
 from policyd_rate_limit.plots.plot import BOLD, CHARACTER, LINE, Plot, Table, nothing, shortened
 from policyd_rate_limit.plots.svg import element, escaped, text
 
@@ -58,9 +58,8 @@ class Shares(Plot):
         beyond = sum(bar.share > 1 for bar in self.bars)
         full = sum(bar.share == 1 for bar in self.bars)
         first = max(self.bars, key=lambda bar: bar.share)
-        begin = (
-            f"{grouped(len(self.bars))} bars, each as a part of its maximum. Most used: {first.label}, {first.figure}."
-        )
+        bars = counted(len(self.bars), "bar")
+        begin = f"{bars}, each as a part of its maximum. Most used: {first.label}, {first.figure}."
         return f"{begin} Beyond the maximum: {grouped(beyond)}; just at it: {grouped(full)}."
 
     def table(self) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from policyd_rate_limit.domain.limits import Limit, shown_limit, spell_period
-from policyd_rate_limit.plots.numbers import grouped, moment, share
+from policyd_rate_limit.plots.numbers import counted, grouped, moment, share
 from policyd_rate_limit.plots.over_time import Look, OverTime, Panel, Series
 from policyd_rate_limit.plots.shares import Bar, Shares
 from policyd_rate_limit.rehearsal import rendering
@@ -100,17 +100,13 @@ def _lead(result: Rehearsal, zone: tzinfo) -> Iterator[str]:
         newly = result.newly_refused
         yield (
             f"From {moment(result.began, zone)} to {moment(result.ended, zone)} there were "
-            f"{_counted(result.mails, 'mail')} that Postfix asks about; {grouped(newly)} of them, "
+            f"{counted(result.mails, 'mail')} that Postfix asks about; {grouped(newly)} of them, "
             f"{share(newly, result.mails)}, would be newly refused, and {grouped(result.no_longer_refused)} would no "
             "longer be."
         )
     file = result.new.file or "the defaults"
     against = f"the limits of {result.old.file or 'the defaults'}" if result.old else "what really happened"
     yield f"The limits are those of {file}, compared with {against}."
-
-
-def _counted(number: int, one: str) -> str:
-    return f"{grouped(number)} {one}{'' if number == 1 else 's'}"
 
 
 def _over_time(result: Rehearsal, zone: tzinfo) -> OverTime:

@@ -11,7 +11,7 @@ from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.plots.axes import Mark
 from policyd_rate_limit.plots.curve import Curve, Line
 from policyd_rate_limit.plots.histogram import Histogram
-from policyd_rate_limit.plots.numbers import grouped, moment
+from policyd_rate_limit.plots.numbers import counted, grouped, moment
 from policyd_rate_limit.plots.shares import Bar, Shares
 from policyd_rate_limit.rehearsal import rendering
 from policyd_rate_limit.rehearsal.suggestion import SuggestedRule, Suggestion, Window
@@ -105,7 +105,7 @@ def _lead(suggestion: Suggestion, zone: tzinfo) -> str:
     if suggestion.began is None or suggestion.ended is None:
         return ""
     return (
-        f"Learned from {grouped(suggestion.mails)} mails to {grouped(suggestion.recipients)} recipients, from "
+        f"Learned from {counted(suggestion.mails, 'mail')} to {counted(suggestion.recipients, 'recipient')}, from "
         f"{moment(suggestion.began, zone)} to {moment(suggestion.ended, zone)}."
     )
 

@@ -175,7 +175,8 @@ class Handler(logging.Handler):
                 former, self._former = self._former, []
                 untold, self._untold = self._untold, 0
             if untold:
-                said = _record(logging.WARNING, "%d log lines were dropped here: the log is too slow", untold)
+                lines = "1 log line was" if untold == 1 else f"{untold} log lines were"
+                said = _record(logging.WARNING, "%s dropped here: the log is too slow", lines)
                 messages.append((self._destination, self._destination.encode(said)))
             for destination, of_one in groupby(messages, key=lambda one: one[0]):
                 destination.write([message for _, message in of_one])

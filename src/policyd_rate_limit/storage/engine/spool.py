@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import StoreFull
-from policyd_rate_limit.storage.engine.spool_file import SpoolFile, could_be_larger, is_disk_full
+from policyd_rate_limit.storage.engine.spool_directory import is_disk_full
+from policyd_rate_limit.storage.engine.spool_file import SpoolFile, could_be_larger
 from policyd_rate_limit.storage.record import OVERHEAD
 
 if TYPE_CHECKING:
@@ -229,10 +230,10 @@ class Spool:
             return []
         if file.damage:
             _logger.error(
-                "spool file %s is damaged: %s cannot be read; %d batches can, and count",
+                "spool file %s is damaged: %s cannot be read; %s can, and will be counted",
                 file.path,
                 file.damage,
-                len(records),
+                quantity(len(records), "batch", "batches"),
             )
         if not records and (file.damage or self._file is not None):
             _remove(file)

@@ -14,6 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from policyd_rate_limit.domain.quantity import quantity
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -147,7 +149,8 @@ class Examiner:
             return False
         ((odd,),) = connection.execute("SELECT count(*) FROM policyd_batch WHERE NOT json_valid(entries)")
         if self._odd is not None and odd > self._odd:
-            self.damage = f"{odd - self._odd} rows of policyd_batch were overwritten"
+            more = odd - self._odd
+            self.damage = f"{quantity(more, 'row')} of policyd_batch {'was' if more == 1 else 'were'} overwritten"
         self._odd = odd
         return not self.damage
 
