@@ -15,7 +15,7 @@ import pytest
 
 from policyd_rate_limit.mail.smtp import STEP_SECONDS
 from policyd_rate_limit.notify.command import COMMAND_SECONDS
-from policyd_rate_limit.notify.notifier import STOP_SECONDS
+from policyd_rate_limit.notify.outbox import STOP_SECONDS
 from policyd_rate_limit.notify.webhook import URL_SECONDS
 from support.alerts import http_server
 from support.daemon import Client, Daemon, mail, running, write_configuration

@@ -14,7 +14,6 @@ from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import Changes
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import DeliveryFailed
-from policyd_rate_limit.notify import notifier as notifier_module
 from policyd_rate_limit.notify import outbox as outbox_module
 from policyd_rate_limit.notify.alert import Alert
 from policyd_rate_limit.notify.notifier import Notifier
@@ -277,7 +276,7 @@ def test_a_reload_that_comes_to_nothing_leaves_the_channels(channel: Channel, na
 
 
 def test_the_end_does_not_wait_for_whoever_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifier_module, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(outbox_module, "STOP_SECONDS", 0.2)
     channels = [Channel() for _ in range(3)]
     timed = TimedNotifier(*channels)
     for channel in channels[:2]:

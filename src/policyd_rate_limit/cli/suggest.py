@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from policyd_rate_limit.cli.words import refuse_without_unit
 from policyd_rate_limit.domain.limits import LimitsError, parse_period, shown
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.maillog.tally import Tally
-from policyd_rate_limit.rehearsal.figures import Figures
+from policyd_rate_limit.rehearsal.figures import of_log
 from policyd_rate_limit.rehearsal.learning import learn
 from policyd_rate_limit.rehearsal.observing import SUBJECTS
 from policyd_rate_limit.rehearsal.suggested_file import configuration
@@ -118,7 +117,7 @@ def command(
     suggestion = suggest(observation, Fraction(str(spare)), Fraction(str(room)))
     now = time.time()
     text = configuration(suggestion, zone, now)
-    read, damaged = _read(tally, figures), dict(tally.damaged)
+    read, damaged = of_log(tally, figures), dict(tally.damaged)
     if html is not None:
         from policyd_rate_limit.rehearsal.suggestion_page import write_page
 
@@ -150,20 +149,3 @@ def _tell(suggestion: Suggestion, output: Path) -> None:
         click.echo(
             one_line(f"looks stolen: {suspect.name}, on {suspect.day:%a %Y-%m-%d}: {'; '.join(suspect.reasons)}")
         )
-
-
-def _read(tally: Tally, figures: Figures) -> dict[str, int]:
-    """What was read, each figure by its name."""
-    return {
-        "lines": tally.lines,
-        "of_postfix": tally.of_postfix,
-        "of_daemon": tally.of_daemon,
-        "of_others": tally.others,
-        "not_understood": tally.not_understood,
-        **{origin.value: number for origin, number in sorted(tally.mails.items(), key=lambda item: item[0].value)},
-        "decisions": tally.decisions,
-        "unfinished": tally.unfinished,
-        "again": tally.again,
-        "backwards": tally.backwards,
-        **asdict(figures),
-    }

@@ -13,14 +13,17 @@ import click
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.cli.actor import of_this_shell
+from policyd_rate_limit.cli.layout import Cell, Column, Table
+from policyd_rate_limit.cli.output import write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.web import accounts_file
 from policyd_rate_limit.web.accounts import EXPECTED_NAME, NAME, NOBODY, Accounts, AccountsError, authority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from policyd_rate_limit.web.accounts import Account, Token
     from policyd_rate_limit.web.authority import Authority
 
 _log = logging.getLogger(__name__)
@@ -89,6 +92,39 @@ def enter(path: Path | None, action: str, subject: str, its: Authority | None = 
             desk.store.note(by, action, subject, detail)
     except PolicydError as error:
         _log.warning("the audit trail does not tell of this: %s", error)
+
+
+def write_list(
+    what: str,
+    columns: Sequence[str],
+    found: Iterable[tuple[Account | Token, Mapping[str, object], Sequence[str]]],
+    *,
+    as_json: bool,
+) -> None:
+    """Write the list of ``found``, which are ``what``: accounts or tokens.
+
+    Beside each stands what is told of it behind name, role and domains: members of its JSON, texts in ``columns``.
+    """
+    found = sorted(found, key=lambda one: one[0].name)
+    if as_json:
+        told = [
+            {"name": one.name, "role": str(one.authority.role), "domains": list(one.authority.domains), **members}
+            for one, members, _ in found
+        ]
+        write_json({what: told})
+    elif found:
+        rows = [
+            [
+                Cell(one.name),
+                Cell(str(one.authority.role)),
+                Cell(" ".join(one.authority.domains) or "all"),
+                *map(Cell, texts),
+            ]
+            for one, _, texts in found
+        ]
+        write([Table([Column("NAME", name=True), *map(Column, ("ROLE", "DOMAINS", *columns))], rows)])
+    else:
+        write([Cell(f"there are no {what}")])
 
 
 def _file(path: Path | None) -> Path:

@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.layout import Cell, Column, Table
-from policyd_rate_limit.cli.output import json_option, moment, write, write_json
+from policyd_rate_limit.cli.output import json_option, moment
 from policyd_rate_limit.cli.web_accounts import (
     accounts_in,
     changing,
@@ -18,6 +17,7 @@ from policyd_rate_limit.cli.web_accounts import (
     enter,
     name_argument,
     read_authority,
+    write_list,
 )
 from policyd_rate_limit.cli.words import period
 from policyd_rate_limit.web.accounts import Token, token_digest
@@ -79,37 +79,15 @@ def create(path: Path | None, name: str, role: str, domains: tuple[str, ...], se
 @click.pass_obj
 def list_all(path: Path | None, as_json: bool) -> Exit:
     """List the tokens: what each may, and until when. What they are is not kept."""
-    found = [one for _, one in sorted(accounts_in(path).tokens.items())]
-    if as_json:
-        write_json(
-            {
-                "tokens": [
-                    {
-                        "name": one.name,
-                        "role": str(one.authority.role),
-                        "domains": list(one.authority.domains),
-                        "created": one.created,
-                        "expires": one.expires,
-                    }
-                    for one in found
-                ]
-            }
+    found = [
+        (
+            one,
+            {"created": one.created, "expires": one.expires},
+            [moment(one.created), "never" if one.expires is None else moment(one.expires)],
         )
-    elif found:
-        columns = (Column("NAME", name=True), Column("ROLE"), Column("DOMAINS"), Column("CREATED"), Column("EXPIRES"))
-        rows = [
-            (
-                Cell(one.name),
-                Cell(str(one.authority.role)),
-                Cell(" ".join(one.authority.domains) or "all"),
-                Cell(moment(one.created)),
-                Cell("never" if one.expires is None else moment(one.expires)),
-            )
-            for one in found
-        ]
-        write([Table(columns, rows)])
-    else:
-        write([Cell("there are no tokens")])
+        for one in accounts_in(path).tokens.values()
+    ]
+    write_list("tokens", ["CREATED", "EXPIRES"], found, as_json=as_json)
     return Exit.OK
 
 
@@ -122,6 +100,6 @@ def revoke(path: Path | None, name: str) -> Exit:
         if name not in accounts.tokens:
             click.echo(f"there is no token {name}", err=True)
             return Exit.NO
-        put(accounts._replace(tokens={one: its for one, its in accounts.tokens.items() if one != name}))
+        put(accounts.without_token(name))
     enter(path, "web-token revoke", name)
     return Exit.OK

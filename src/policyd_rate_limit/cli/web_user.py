@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from policyd_rate_limit.cli.exits import Exit
-from policyd_rate_limit.cli.layout import Cell, Column, Table
-from policyd_rate_limit.cli.output import json_option, write, write_json
+from policyd_rate_limit.cli.output import json_option
 from policyd_rate_limit.cli.web_accounts import (
     accounts_in,
     changing,
@@ -17,6 +16,7 @@ from policyd_rate_limit.cli.web_accounts import (
     enter,
     name_argument,
     read_authority,
+    write_list,
 )
 from policyd_rate_limit.web.accounts import Account
 from policyd_rate_limit.web.passwords import MOST_BYTES, hash_password, why_not
@@ -77,7 +77,7 @@ def remove(path: Path | None, name: str) -> Exit:
     with changing(path) as (accounts, put):
         if name not in accounts.accounts:
             return _unknown(name)
-        put(accounts._replace(accounts={one: its for one, its in accounts.accounts.items() if one != name}))
+        put(accounts.without_account(name))
     enter(path, "web-user remove", name)
     return Exit.OK
 
@@ -87,35 +87,11 @@ def remove(path: Path | None, name: str) -> Exit:
 @click.pass_obj
 def list_all(path: Path | None, as_json: bool) -> Exit:
     """List the accounts, and what each may."""
-    found = [one for _, one in sorted(accounts_in(path).accounts.items())]
-    if as_json:
-        write_json(
-            {
-                "accounts": [
-                    {
-                        "name": one.name,
-                        "role": str(one.authority.role),
-                        "domains": list(one.authority.domains),
-                        "password": one.password is not None,
-                    }
-                    for one in found
-                ]
-            }
-        )
-    elif found:
-        columns = (Column("NAME", name=True), Column("ROLE"), Column("DOMAINS"), Column("PASSWORD"))
-        rows = [
-            (
-                Cell(one.name),
-                Cell(str(one.authority.role)),
-                Cell(" ".join(one.authority.domains) or "all"),
-                Cell("yes" if one.password is not None else "at the proxy"),
-            )
-            for one in found
-        ]
-        write([Table(columns, rows)])
-    else:
-        write([Cell("there are no accounts")])
+    found = [
+        (one, {"password": one.password is not None}, ["at the proxy" if one.password is None else "yes"])
+        for one in accounts_in(path).accounts.values()
+    ]
+    write_list("accounts", ["PASSWORD"], found, as_json=as_json)
     return Exit.OK
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from policyd_rate_limit.daemon.daemon import Daemon
 from policyd_rate_limit.server.server import MAX_CONNECTIONS
 from policyd_rate_limit.system import accounts, logs, signals, sockets
 from policyd_rate_limit.system.directories import ensure_directory
+from policyd_rate_limit.system.open_files import allow_open_files
 from policyd_rate_limit.system.pidfile import Pidfile
 from policyd_rate_limit.system.service_manager import ServiceManager
 
@@ -55,7 +55,7 @@ def _start(settings: Settings) -> None:
         if settings.metrics_address is not None:
             daemon.export(_bind(settings.metrics_address, METRICS_PERMISSION, account, bound))
         listeners = _listeners(settings, inherited, account, bound)
-        _allow_open_files()
+        allow_open_files(MAX_CONNECTIONS + FILES_BESIDE_CONNECTIONS)
         if account is not None:
             accounts.drop_privileges(account)
         os.umask(accounts.UMASK)
@@ -102,12 +102,3 @@ def _compare(configured: sockets.Address, listeners: Sequence[socket.socket]) ->
             sockets.written(configured),
             ", ".join(map(sockets.written, addresses)),
         )
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files, as far as that is allowed, so that all connections fit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + FILES_BESIDE_CONNECTIONS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))

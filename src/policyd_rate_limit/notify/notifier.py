@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.notify.alert import Alert
 from policyd_rate_limit.notify.channel import addresses_of_alerts, make_channels
 from policyd_rate_limit.notify.first_hits import FirstHits
-from policyd_rate_limit.notify.outbox import Outbox
+from policyd_rate_limit.notify.outbox import Outbox, end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.decision import Decision
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.notify.channel import Channel
-
-STOP_SECONDS = 3.0
-"""How long the end of the daemon waits for the last alerts."""
 
 _SETTINGS = ("notify_", "smtp_", "report_from")  # how the names of those begin that channels are made of
 
@@ -88,11 +84,7 @@ class Notifier(Listener):
 
     def stop(self) -> None:
         """End within STOP_SECONDS, whatever hangs; to be called where waiting holds up nobody."""
-        for outbox in self._outboxes:
-            outbox.stop()
-        end = time.monotonic() + STOP_SECONDS
-        for outbox in (*self._ending, *self._outboxes):
-            outbox.join(max(0.0, end - time.monotonic()))
+        end_all(self._outboxes, self._ending)
 
     def _use(self, outboxes: list[Outbox], per_hour: int, addresses: frozenset[str]) -> None:
         self._ending = [outbox for outbox in self._ending if outbox.is_alive()] + self._outboxes

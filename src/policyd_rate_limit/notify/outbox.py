@@ -1,15 +1,18 @@
-"""The queue of one channel, and the thread that sends from it, so that a slow receiver delays nobody else."""
+"""The queue of a channel, and the thread that sends from it, so that a slow receiver delays nobody else."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.errors import DeliveryFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from policyd_rate_limit.notify.alert import Alert
     from policyd_rate_limit.notify.channel import Channel
 
@@ -18,6 +21,9 @@ MOST_QUEUED = 100
 
 PAUSES = (2.0, 15.0, 60.0, 300.0)
 """Seconds between one try and the next; after the last one an alert is given up."""
+
+STOP_SECONDS = 3.0
+"""How long the end of the daemon waits for the last alerts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -101,3 +107,13 @@ class Outbox:
             _logger.info("%s: alerts are sent again; %d were lost", self._channel.name, lost)
         self._lost, self._dropped_told = 0, dropped
         self._failing = self._full = False
+
+
+def end_all(outboxes: Iterable[Outbox], ending: Iterable[Outbox]) -> None:
+    """End ``outboxes``, and those that are ``ending`` already, within STOP_SECONDS in all, whatever hangs."""
+    running = tuple(outboxes)
+    for outbox in running:
+        outbox.stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    for outbox in (*ending, *running):
+        outbox.join(max(0.0, deadline - time.monotonic()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +14,8 @@ from policyd_rate_limit.domain.listener import Listener
 from policyd_rate_limit.notify.alert import Alert, Unsent
 from policyd_rate_limit.notify.channel import make_channels_of_rules
 from policyd_rate_limit.notify.first_hits import FirstHits
-from policyd_rate_limit.notify.notifier import STOP_SECONDS, is_news, leave
-from policyd_rate_limit.notify.outbox import Outbox
+from policyd_rate_limit.notify.notifier import is_news, leave
+from policyd_rate_limit.notify.outbox import Outbox, end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,11 +96,7 @@ class RuleNotifier(Listener):
 
     def stop(self) -> None:
         """End within STOP_SECONDS, whatever hangs; to be called where waiting holds up nobody."""
-        for outbox in self._outboxes:
-            outbox.stop()
-        end = time.monotonic() + STOP_SECONDS
-        for outbox in (*self._ending, *self._outboxes):
-            outbox.join(max(0.0, end - time.monotonic()))
+        end_all(self._outboxes, self._ending)
 
     def _wants(self, counter: str) -> bool:
         return bool(self._recipients) and rule_and_key(counter)[0] in self._recipients

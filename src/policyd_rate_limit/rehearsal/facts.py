@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.rehearsal.moment import moment_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ def of_rehearsal(result: Rehearsal) -> dict[str, Any]:
         "compared_with": "past" if old is None else "configuration",
         "stages": list(result.stages),
         "stages_from": result.stages_from,
-        **_moment("began", result.began),
-        **_moment("ended", result.ended),
+        **moment_members("began", result.began),
+        **moment_members("ended", result.ended),
         "mails": result.mails,
         "recipients": result.recipients,
         **_of_side(result.new),
@@ -85,27 +85,20 @@ def _of_id(one: IdResult) -> dict[str, Any]:
         "id": one.id,
         "key": one.key,
         **_of_counts(one.counts),
-        **_moment("since", one.since),
-        **_moment("last", one.last),
+        **moment_members("since", one.since),
+        **moment_members("last", one.last),
         "limit": None if one.limit is None else list(one.limit),
         "longest_wait": one.longest_wait,
-        **_moment("free_at", one.free_at),
+        **moment_members("free_at", one.free_at),
         "peaks": [{"limit": list(peak.limit), "used": peak.used} for peak in one.peaks],
     }
 
 
 def _ids_by_rule(by_rule: Mapping[str, Sequence[IdResult]]) -> dict[str, list[dict[str, Any]]]:
     return {
-        name: [{"id": one.id, "key": one.key, **_of_counts(one.counts), **_moment("since", one.since)} for one in ids]
+        name: [
+            {"id": one.id, "key": one.key, **_of_counts(one.counts), **moment_members("since", one.since)}
+            for one in ids
+        ]
         for name, ids in by_rule.items()
     }
-
-
-def _moment(name: str, time: float | None) -> dict[str, int | str | None]:
-    """``time`` under ``name``, as Unix seconds, and beside it as RFC 3339 has it."""
-    second = None if time is None else int(time)
-    told = None
-    if second is not None:
-        with contextlib.suppress(ValueError, OverflowError, OSError):  # no year of a calendar
-            told = datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
-    return {name: second, f"{name}_time": told}

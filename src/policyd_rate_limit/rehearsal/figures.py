@@ -1,8 +1,14 @@
-"""What of a log was not rehearsed, and why: each a figure."""
+"""What was read of a log, and what of it was not rehearsed, and why: each a figure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.maillog.mail import Origin
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.maillog.tally import Tally
 
 
 @dataclass(slots=True)
@@ -22,3 +28,20 @@ class Figures:
     refused_for_content: int = 0
     not_asked: int = 0
     known_from_decisions: int = 0
+
+
+def of_log(tally: Tally, figures: Figures) -> dict[str, int]:
+    """All figures by name, as programs and pages are told."""
+    return {
+        "lines": tally.lines,
+        "of_postfix": tally.of_postfix,
+        "of_daemon": tally.of_daemon,
+        "of_others": tally.others,
+        "not_understood": tally.not_understood,
+        **{origin.value: tally.mails[origin] for origin in Origin},
+        "decisions": tally.decisions,
+        "unfinished": tally.unfinished,
+        "again": tally.again,
+        "backwards": tally.backwards,
+        **asdict(figures),
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.domain.counter import prefix_and_key
@@ -11,7 +10,7 @@ from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.domain.request import DATA, RCPT
 from policyd_rate_limit.maillog.mail import Origin
 from policyd_rate_limit.rehearsal.decided import DecidedMails
-from policyd_rate_limit.rehearsal.figures import Figures
+from policyd_rate_limit.rehearsal.figures import Figures, of_log
 from policyd_rate_limit.rehearsal.gathering import Gathering
 from policyd_rate_limit.rehearsal.ids import MOST_IDS
 from policyd_rate_limit.rehearsal.knowable import cannot_be_rehearsed
@@ -171,7 +170,7 @@ def _result(
         series=run.steps.series(),
         stages=stages.stages,
         stages_from=stages.why,
-        log=_log(tally, figures),
+        log=of_log(tally, figures),
         damaged=tuple(tally.damaged),
         remarks=remarks,
     )
@@ -197,19 +196,3 @@ def _named(ids: Mapping[str, Ids], is_meant: Callable[[IdState], bool]) -> dict[
         if meant:
             found[name] = tuple(one.result(name) for one in meant[:MOST_IDS])
     return found
-
-
-def _log(tally: Tally, figures: Figures) -> dict[str, int]:
-    told: dict[str, int] = {
-        "lines": tally.lines,
-        "of_postfix": tally.of_postfix,
-        "of_daemon": tally.of_daemon,
-        "of_others": tally.others,
-        "not_understood": tally.not_understood,
-        **{origin.value: tally.mails[origin] for origin in Origin},
-        "decisions": tally.decisions,
-        "unfinished": tally.unfinished,
-        "again": tally.again,
-        "backwards": tally.backwards,
-    }
-    return {**told, **asdict(figures)}

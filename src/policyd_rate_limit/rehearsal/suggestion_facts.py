@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from policyd_rate_limit.rehearsal.moment import moment_members
 
 if TYPE_CHECKING:
     from policyd_rate_limit.rehearsal.stolen import Suspect
@@ -22,8 +22,8 @@ def of_suggestion(
     return {
         "mails": suggestion.mails,
         "recipients": suggestion.recipients,
-        **_moment("began", suggestion.began),
-        **_moment("ended", suggestion.ended),
+        **moment_members("began", suggestion.began),
+        **moment_members("ended", suggestion.ended),
         "spare": float(suggestion.spare),
         "room": float(suggestion.room),
         "rules": {rule.subject.name: _of_rule(rule) for rule in suggestion.rules},
@@ -64,7 +64,7 @@ def _of_outlier(outlier: Outlier, rule: SuggestedRule) -> dict[str, Any]:
         "id": outlier.name,
         "limits": [list(limit) for limit in outlier.limits],
         "peaks": [
-            {"seconds": window.seconds, "used": peak, **_moment("at", when)}
+            {"seconds": window.seconds, "used": peak, **moment_members("at", when)}
             for window, peak, when in zip(rule.windows, outlier.peaks, outlier.times, strict=True)
         ],
         "why": outlier.why,
@@ -80,13 +80,3 @@ def _of_suspect(suspect: Suspect) -> dict[str, Any]:
         "usual_recipients": suspect.usual,
         "reasons": list(suspect.reasons),
     }
-
-
-def _moment(name: str, time: float | None) -> dict[str, int | str | None]:
-    """``time`` under ``name``, as Unix seconds, and beside it as RFC 3339 has it."""
-    second = None if time is None else int(time)
-    told = None
-    if second is not None:
-        with contextlib.suppress(ValueError, OverflowError, OSError):  # no year of a calendar
-            told = datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
-    return {name: second, f"{name}_time": told}

@@ -71,11 +71,19 @@ class Accounts(NamedTuple):
             raise AccountsError(f"there are {MOST_ACCOUNTS} accounts already")
         return self._replace(accounts={**self.accounts, account.name: account})
 
+    def without_account(self, name: str) -> Accounts:
+        """Without the account ``name``, which there is."""
+        return self._replace(accounts={one: its for one, its in self.accounts.items() if one != name})
+
     def with_token(self, token: Token) -> Accounts:
         """With ``token`` in place of the one of its name."""
         if token.name not in self.tokens and len(self.tokens) >= MOST_ACCOUNTS:
             raise AccountsError(f"there are {MOST_ACCOUNTS} tokens already")
         return self._replace(tokens={**self.tokens, token.name: token})
+
+    def without_token(self, name: str) -> Accounts:
+        """Without the token ``name``, which there is."""
+        return self._replace(tokens={one: its for one, its in self.tokens.items() if one != name})
 
 
 NOBODY = Accounts({}, {})

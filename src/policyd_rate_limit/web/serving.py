@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import accounts, logs, sockets
+from policyd_rate_limit.system.open_files import allow_open_files
 from policyd_rate_limit.system.service_manager import ServiceManager
 from policyd_rate_limit.web.accounts_file import AccountsFile, load
 from policyd_rate_limit.web.app import make_app
@@ -78,7 +77,7 @@ def run(settings: Settings, address: sockets.Address | None = None) -> None:
     account = accounts.resolve(settings.user, settings.group) if os.geteuid() == 0 else None
     bound = listeners(settings, account, address)
     try:
-        _allow_open_files()
+        allow_open_files(MOST_CONNECTIONS + FILES_BESIDE_CONNECTIONS)
         if account is not None:
             accounts.drop_privileges(account)
         os.umask(accounts.UMASK)
@@ -138,12 +137,3 @@ def _serve(app: Starlette, bound: list[socket.socket], manager: ServiceManager) 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
     """The signal has been heeded."""
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files, as far as that is allowed, so that all connections fit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + FILES_BESIDE_CONNECTIONS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
