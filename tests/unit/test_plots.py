@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyd_rate_limit.language.wording import english
 from policyd_rate_limit.plots import ticks
 from policyd_rate_limit.plots.axes import Mark
 from policyd_rate_limit.plots.curve import Curve, Line, number_at
 from policyd_rate_limit.plots.histogram import Bin, Histogram, bins
-from policyd_rate_limit.plots.numbers import NARROW_SPACE, grouped, period, share, short
+from policyd_rate_limit.plots.numbers import NARROW_SPACE, grouped, share, short
 from policyd_rate_limit.plots.over_time import Look, OverTime, Panel, Series
 from policyd_rate_limit.plots.plot import Plot, shortened, style
 from policyd_rate_limit.plots.shares import MOST_SHARE, Bar, Shares
@@ -140,7 +141,7 @@ def test_the_table_has_every_figure_and_the_description_the_sums() -> None:
 
 def test_hours_are_those_of_the_zone_also_when_its_clock_is_changed() -> None:
     begin = datetime(2026, 10, 25, tzinfo=BERLIN).timestamp()  # the day of 25 hours
-    found = ticks.dates(begin, begin + 25 * 3600, 9, BERLIN)
+    found = ticks.dates(begin, begin + 25 * 3600, 9, BERLIN, english())
     assert [tick.text for tick in found] == [
         "Sun 25 Oct", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00", "Mon 26 Oct",
     ]  # fmt: skip
@@ -155,7 +156,7 @@ def test_hours_are_those_of_the_zone_also_when_its_clock_is_changed() -> None:
 )  # fmt: skip
 def test_ticks_of_time_stand_at_round_moments(seconds: int, first: str, last: str) -> None:
     begin = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
-    found = ticks.dates(begin, begin + seconds, 10, UTC)
+    found = ticks.dates(begin, begin + seconds, 10, UTC, english())
     assert (found[0].text, found[-1].text) == (first, last)
     assert 2 <= len(found) <= 11
 
@@ -163,7 +164,7 @@ def test_ticks_of_time_stand_at_round_moments(seconds: int, first: str, last: st
 @given(st.floats(0, 4e9), st.integers(1, 2**31), st.integers(2, 12))
 @settings(max_examples=60)
 def test_ticks_of_time_are_few_and_in_order(begin: float, span: int, most: int) -> None:
-    found = [tick.value for tick in ticks.dates(begin, begin + span, most, BERLIN)]
+    found = [tick.value for tick in ticks.dates(begin, begin + span, most, BERLIN, english())]
     assert found == sorted(set(found))
     assert len(found) <= most + 2
     assert all(begin <= value <= begin + span for value in found)
@@ -254,7 +255,7 @@ def test_figures_are_written_so_that_they_can_be_read() -> None:
     assert [share(*pair) for pair in ((1, 2), (1, 10**6), (999_999, 10**6), (0, 5), (1, 0))] == [
         f"50{NARROW_SPACE}%", f"< 0.1{NARROW_SPACE}%", f"> 99.9{NARROW_SPACE}%", f"0{NARROW_SPACE}%", "–",
     ]  # fmt: skip
-    assert [period(seconds) for seconds in (60, 7200, 86_400, 90, 604_800)] == [
+    assert [english().each(seconds) for seconds in (60, 7200, 86_400, 90, 604_800)] == [
         "minute", "2 hours", "day", "90 seconds", "week",
     ]  # fmt: skip
     assert shortened("alice@example.org", 999) == "alice@example.org"

@@ -15,6 +15,7 @@ from policyd_rate_limit.cli.layout import words
 from policyd_rate_limit.cli.output import json_option, width, write_json
 from policyd_rate_limit.cli.process import look_at
 from policyd_rate_limit.errors import ConfigError, Problem
+from policyd_rate_limit.language.wording import english
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system.accounts import drop_privileges
@@ -52,7 +53,8 @@ def command(path: Path | None, file: Path | None, pid: int | None, explain: bool
         warnings = (*warnings, *maintenance.check(settings))
         if explain:
             rules = {
-                rule.name: paragraph(rule, settings) for rule in make_rules(settings, make_subjects(settings), None)
+                rule.name: f"{rule.name}: {paragraph(rule, settings, english())}"
+                for rule in make_rules(settings, make_subjects(settings), None)
             }
     except ConfigError as error:
         problems, warnings = error.problems, (*warnings, *error.warnings)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from policyd_rate_limit.admin import facts
+from policyd_rate_limit.admin.condition_words import condition_in_words
 from policyd_rate_limit.admin.explanation import Applied, Explanation, Skipped, explain
 from policyd_rate_limit.admin.opening import open_desk
-from policyd_rate_limit.admin.rule_words import listed, written_amount, written_condition, written_stages
+from policyd_rate_limit.admin.rule_words import stages_in_words
 from policyd_rate_limit.cli.exits import Exit, tell
 from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, json_option, write, write_json
@@ -23,6 +24,7 @@ from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.request import RCPT
 from policyd_rate_limit.domain.rules.attributes import KINDS
 from policyd_rate_limit.errors import ProtocolError
+from policyd_rate_limit.language.wording import english
 from policyd_rate_limit.protocol.attributes import MAX_REQUEST, POLICY_REQUEST, decode
 
 if TYPE_CHECKING:
@@ -112,22 +114,22 @@ def _told(one: Applied | Skipped) -> Cell:
 
 def _why_not(one: Skipped) -> str:
     if one.stages:
-        return f"does not apply: it counts at {written_stages(one.rule)} alone"
+        return f"does not apply: it counts at {stages_in_words(one.rule, english())} alone"
     if one.failing:
         return f"does not apply: match does not hold, {_seen(one.failing, 'not that ')}"
     if one.exempting:
         return f"does not apply: unless holds, {_seen(one.exempting, '')}"
     if one.rule.match is None and one.empty and one.empty[0].startswith("limit_by_"):
-        return f"does not apply: nobody whom it charges ({listed(one.empty)}) sends it"
+        return f"does not apply: nobody whom it charges ({english().listed(one.empty)}) sends it"
     return (
-        f"does not apply: {listed(one.empty)} {'is' if len(one.empty) == 1 else 'are'} empty"
+        f"does not apply: {english().listed(one.empty)} {'is' if len(one.empty) == 1 else 'are'} empty"
         if one.empty
         else ("does not apply: it charges nobody")
     )
 
 
 def _seen(conditions: Sequence[tuple[Condition, str]], negation: str) -> str:
-    return "; ".join(f"{negation}{written_condition(one)} (it is {value!r})" for one, value in conditions)
+    return "; ".join(f"{negation}{condition_in_words(one, english())} (it is {value!r})" for one, value in conditions)
 
 
 def _applied(one: Applied) -> str:
@@ -141,7 +143,7 @@ def _applied(one: Applied) -> str:
     warns = f"warns at {one.rule.warn} %" if one.rule.warn else ""
     blocks = f"blocks for {spell_period(one.rule.block)}" if one.rule.block else ""
     shadow = "in shadow" if one.rule.shadow else ""
-    charges = f"charges {written_amount(one.cost, one.rule.unit)} to {one.counter}"
+    charges = f"charges {english().amount(one.cost, one.rule.unit)} to {one.counter}"
     parts = [charges, limits, known, warns, blocks, shadow]
     return "; ".join(part for part in parts if part)
 

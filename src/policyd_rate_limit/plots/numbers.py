@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING
+
+from policyd_rate_limit.language.wording import english
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.language.wording import Wording
 
 NARROW_SPACE = "\u202f"
 """Between thousands, as ISO 80000-1 has it: no comma or point, which mean different things to different readers."""
 
 _SUFFIXES = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _SHORT_FROM = 10_000
-_UNITS = ((604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def grouped(number: float) -> str:
@@ -45,15 +50,6 @@ def share(part: float, whole: float) -> str:
     return f"{grouped(round(value, 1))}{NARROW_SPACE}%"
 
 
-def moment(time: float, zone: tzinfo) -> str:
-    """``time`` (Unix seconds) to the minute on the clock of ``zone``."""
-    return f"{datetime.fromtimestamp(time, zone):%a %Y-%m-%d %H:%M}"
-
-
-def period(seconds: int) -> str:
-    """``seconds`` in words, in the largest unit that they are a whole number of: ``2 hours``, ``day``."""
-    for length, unit in _UNITS:
-        if seconds >= length and seconds % length == 0:
-            number = seconds // length
-            return unit if number == 1 else counted(number, unit)
-    return f"{seconds} seconds"
+def moment(time: float, zone: tzinfo, words: Wording | None = None) -> str:
+    """``time`` (Unix seconds) to the minute on the clock of ``zone``; ``words``: None are English ones."""
+    return (words or english()).moment_of_plot(datetime.fromtimestamp(time, zone))

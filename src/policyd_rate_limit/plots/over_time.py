@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from enum import Enum
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from policyd_rate_limit.language.wording import english
 from policyd_rate_limit.plots import ticks
-from policyd_rate_limit.plots.numbers import grouped, moment, period, short
+from policyd_rate_limit.plots.numbers import grouped, moment, short
 from policyd_rate_limit.plots.plot import CHARACTER, LINE, MOST_ROWS, Plot, Table, nothing
 from policyd_rate_limit.plots.svg import boxes, element, escaped, stairs, text
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.language.wording import Wording
 
 _LEFT: Final = 58.0
 _RIGHT: Final = 14.0
@@ -50,50 +54,63 @@ class Panel(NamedTuple):
 class OverTime(Plot):
     """Panels over one axis of time, which begins at ``begin`` (Unix seconds) and has steps of ``step`` seconds.
 
-    All series are equally long. Dates are those of ``zone``.
+    All series are equally long. Dates are those of ``zone``. ``words``: the language; None: English.
     """
 
     def __init__(
-        self, name: str, title: str, panels: Sequence[Panel], *, begin: float, step: int, zone: tzinfo
+        self,
+        name: str,
+        title: str,
+        panels: Sequence[Panel],
+        *,
+        begin: float,
+        step: int,
+        zone: tzinfo,
+        words: Wording | None = None,
     ) -> None:
         super().__init__(name, title)
         self.panels = tuple(panels)
         self.begin = begin
         self.step = step
         self.zone = zone
+        self._words = words or english()
         self._steps = max((len(series.values) for panel in panels for series in panel.series), default=0)
 
     @property
     def description(self) -> str:
         if not self._steps:
-            return "There are no figures."
-        end = self.begin + self._steps * self.step
-        parts = [f"From {moment(self.begin, self.zone)} to {moment(end, self.zone)}, per {period(self.step)}."]
+            return self._words.say("plot.none")
+        begin, end = self._moment(self.begin), self._moment(self.begin + self._steps * self.step)
+        parts = [self._words.say("plot.span", begin=begin, end=end, each=self._words.each(self.step))]
         for panel in self.panels:
             for series in panel.series:
                 most = max(series.values, default=0)
                 name = panel.label if series.label == panel.label else f"{panel.label}, {series.label}"
                 when = self.begin + list(series.values).index(most) * self.step if most else 0
-                peak = f", most on {moment(when, self.zone)}: {grouped(most)}" if most else ""
-                parts.append(f"{name[:1].upper()}{name[1:]}: {grouped(sum(series.values))} in all{peak}.")
+                label, total = f"{name[:1].upper()}{name[1:]}", grouped(sum(series.values))
+                text = "plot.sum_and_most" if most else "plot.sum"
+                parts.append(self._words.say(text, label=label, sum=total, when=self._moment(when), most=grouped(most)))
         return " ".join(parts)
 
     def table(self) -> Table:
         together = max(1, math.ceil(self._steps / MOST_ROWS))
         every = [series for panel in self.panels for series in panel.series]
-        head = ("from", *(self._heading(panel, series) for panel in self.panels for series in panel.series))
+        head = (
+            self._words.say("plot.from"),
+            *(self._heading(panel, series) for panel in self.panels for series in panel.series),
+        )
         columns = [_added(series.values, together) for series in every]
         return Table(
             head,
             [
-                (moment(self.begin + number * together * self.step, self.zone), *map(grouped, figures))
+                (self._moment(self.begin + number * together * self.step), *map(grouped, figures))
                 for number, figures in enumerate(zip(*columns, strict=True))
             ],
         )
 
     def svg(self, width: int) -> str:
         if not self._steps:
-            return self._drawing(width, 5 * LINE, nothing(width))
+            return self._drawing(width, 5 * LINE, nothing(width, self._words))
         room = width - _LEFT - _RIGHT
         together = max(1, math.ceil(self._steps * _LEAST_BAR / room))
         span = self._steps * self.step
@@ -101,7 +118,7 @@ class OverTime(Plot):
         def x_of(time: float) -> float:
             return _LEFT + room * (time - self.begin) / span
 
-        marks = ticks.dates(self.begin, self.begin + span, max(2, int(room / 88)), self.zone)
+        marks = ticks.dates(self.begin, self.begin + span, max(2, int(room / 88)), self.zone, self._words)
         parts: list[str] = []
         top = 0.0
         for number, panel in enumerate(self.panels):
@@ -125,12 +142,13 @@ class OverTime(Plot):
         columns = [_added(series.values, together) for series in panel.series]
         levels = ticks.counts(max((max(column, default=0) for column in columns), default=0), int(height / 26))
         base = top + height
-        yield text(f"{panel.label} per {period(together * self.step)}", x=0, y=top - 14, class_="plot-label")
+        label = self._words.say("plot.per", label=panel.label, each=self._words.each(together * self.step))
+        yield text(label, x=0, y=top - 14, class_="plot-label")
         yield from self._legend(panel, width, top - 14)
         for level in levels:
             y = base - height * level / levels[-1]
             yield element("path", d=f"M{_LEFT:.0f} {y:.1f}H{width - _RIGHT:.0f}", class_="plot-grid")
-            yield text(short(level), x=_LEFT - 6, y=y + 4, text_anchor="end")
+            yield text(short(level).replace(".", self._words.decimal), x=_LEFT - 6, y=y + 4, text_anchor="end")
         for mark in marks:
             if mark.is_major:
                 yield element("path", d=f"M{x_of(mark.value):.1f} {top:.0f}V{base:.0f}", class_="plot-grid")
@@ -194,7 +212,7 @@ class OverTime(Plot):
         ]
         for at, (left, right) in enumerate(pairwise(edges)):
             figures = ", ".join(f"{label}: {grouped(column[at])}" for label, column in columns)
-            words = element("title", escaped(f"{moment(left, self.zone)}: {figures}"))
+            words = element("title", escaped(f"{self._moment(left)}: {figures}"))
             x = x_of(left)
             yield element("rect", words, x=x, y=0, width=x_of(right) - x, height=base, class_="plot-hover")
 
@@ -202,6 +220,9 @@ class OverTime(Plot):
         """Where each step begins, of so many put together, and where the last one ends."""
         begins = [self.begin + at * self.step for at in range(0, self._steps, together)]
         return [*begins, self.begin + self._steps * self.step]
+
+    def _moment(self, time: float) -> str:
+        return moment(time, self.zone, self._words)
 
     @staticmethod
     def _heading(panel: Panel, series: Series) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from policyd_rate_limit.language.wording import english
 from policyd_rate_limit.plots.svg import element, escaped, text
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.language.wording import Wording
 
 CHARACTER: Final = 7.7
 """How wide a character of a label is, about, in units of the drawing: the style has them 13 units high."""
@@ -108,6 +112,10 @@ def shortened(label: str, room: float) -> str:
     return f"{label[:head]}…{label[len(label) - (most - head - 1) :]}"
 
 
-def nothing(width: int) -> list[str]:
-    """In place of a plot of no figures."""
-    return [text("nothing to show", x=width / 2, y=3 * LINE, class_="plot-note", text_anchor="middle")]
+def nothing(width: int, words: Wording | None = None) -> list[str]:
+    """In place of a plot of no figures; ``words``: None are English ones."""
+    return [
+        text(
+            (words or english()).say("plot.nothing"), x=width / 2, y=3 * LINE, class_="plot-note", text_anchor="middle"
+        )
+    ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta, tzinfo
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.language.wording import Wording
 
 MOST_TICKS = 400
 """However an axis is asked for, it has no more ticks than this."""
@@ -43,26 +46,26 @@ def powers(lowest: float, highest: float) -> list[int]:
     return [10**power for power in range(first, last + 1)]
 
 
-def dates(begin: float, end: float, most: int, zone: tzinfo) -> list[Tick]:
+def dates(begin: float, end: float, most: int, zone: tzinfo, words: Wording) -> list[Tick]:
     """Where units of time begin in ``zone``, from ``begin`` to ``end`` (Unix seconds), about ``most`` at the most.
 
-    Those where a day begins, or a month where days are ticks, or a year, are major.
+    ``words``: in their language. Those where a day begins, or a month where days are ticks, or a year, are major.
     """
     span = max(1.0, end - begin)
     each = span / max(1, most)
     for minutes in _MINUTE_STEPS:
         if each <= minutes * 60:
-            return _of_the_day(begin, end, minutes, zone)
+            return _of_the_day(begin, end, minutes, zone, words)
     for days in _DAY_STEPS:
         if each <= days * _DAY:
-            return _of_days(begin, end, days, zone)
+            return _of_days(begin, end, days, zone, words)
     for months in _MONTH_STEPS:
         if each <= months * 30 * _DAY:
-            return _of_months(begin, end, months, zone)
-    return _of_months(begin, end, max(_MONTH_STEPS[-1], math.ceil(each / (365 * _DAY)) * 12), zone)
+            return _of_months(begin, end, months, zone, words)
+    return _of_months(begin, end, max(_MONTH_STEPS[-1], math.ceil(each / (365 * _DAY)) * 12), zone, words)
 
 
-def _of_the_day(begin: float, end: float, minutes: int, zone: tzinfo) -> list[Tick]:
+def _of_the_day(begin: float, end: float, minutes: int, zone: tzinfo, words: Wording) -> list[Tick]:
     """Every so many ``minutes`` of the clock, from each midnight on."""
     found: dict[float, Tick] = {}
     # By the clock of the zone, so that on the day when it is changed ticks stand at the same hours as on others.
@@ -75,12 +78,12 @@ def _of_the_day(begin: float, end: float, minutes: int, zone: tzinfo) -> list[Ti
             break
         if time >= begin:
             is_midnight = clock.hour == clock.minute == 0
-            found[time] = Tick(time, _day(clock) if is_midnight else f"{clock:%H:%M}", is_midnight)
+            found[time] = Tick(time, words.day_of_plot(clock) if is_midnight else f"{clock:%H:%M}", is_midnight)
         clock += timedelta(minutes=minutes)
     return sorted(found.values())
 
 
-def _of_days(begin: float, end: float, days: int, zone: tzinfo) -> list[Tick]:
+def _of_days(begin: float, end: float, days: int, zone: tzinfo, words: Wording) -> list[Tick]:
     found: list[Tick] = []
     clock = datetime.fromtimestamp(begin, zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     if days >= 7:
@@ -90,12 +93,12 @@ def _of_days(begin: float, end: float, days: int, zone: tzinfo) -> list[Tick]:
         if time > end:
             break
         if time >= begin:
-            found.append(Tick(time, _day(clock), clock.weekday() == 0))
+            found.append(Tick(time, words.day_of_plot(clock), clock.weekday() == 0))
         clock += timedelta(days=days)
     return found
 
 
-def _of_months(begin: float, end: float, months: int, zone: tzinfo) -> list[Tick]:
+def _of_months(begin: float, end: float, months: int, zone: tzinfo, words: Wording) -> list[Tick]:
     found: list[Tick] = []
     first = datetime.fromtimestamp(begin, zone)
     number = first.year * 12 + first.month - 1
@@ -105,10 +108,7 @@ def _of_months(begin: float, end: float, months: int, zone: tzinfo) -> list[Tick
         if clock.timestamp() > end:
             break
         if clock.timestamp() >= begin:
-            found.append(Tick(clock.timestamp(), f"{clock:%b %Y}" if months < 12 else f"{clock:%Y}", clock.month == 1))
+            name = words.month_of_plot(clock) if months < 12 else f"{clock:%Y}"
+            found.append(Tick(clock.timestamp(), name, clock.month == 1))
         number += months
     return found
-
-
-def _day(clock: datetime) -> str:
-    return f"{clock:%a} {clock.day} {clock:%b}"

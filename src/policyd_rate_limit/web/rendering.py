@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from policyd_rate_limit.language.catalogue import LANGUAGES
 from policyd_rate_limit.web.origins import FORM_TOKEN
-from policyd_rate_limit.web.wording import LANGUAGES, Wording, accepted, wording
+from policyd_rate_limit.web.wording import Wording, accepted, wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

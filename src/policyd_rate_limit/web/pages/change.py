@@ -17,9 +17,10 @@ from policyd_rate_limit.domain.counting import BYTES
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import (
     LONGEST_OVERRIDE,
+    MOST_LIMITS,
+    Limit,
     Limits,
     LimitsError,
-    parse_limits,
     parse_limits_text,
     parse_period,
     spell_limit,
@@ -231,18 +232,24 @@ def _limits(text: str, unit: str, errors: dict[str, Markup], t: Wording) -> Limi
     words = text.replace(",", " ").split()
     if words == [UNLIMITED]:
         return ()
-    try:
-        found = parse_limits(
-            [limit for word in words for limit in parse_limits_text(word, unit_suffixes=unit == BYTES)]
-        )
-    except LimitsError as error:
-        errors["limits"] = t("change.wrong_limits", reason=str(error))
-        return ()
+    found: dict[int, Limit] = {}
+    for word in words:
+        try:
+            (limit,) = parse_limits_text(word, unit_suffixes=unit == BYTES)
+        except ValueError:  # a LimitsError, or several limits in one word
+            errors["limits"] = t("change.wrong_limits", found=word)
+            return ()
+        if limit.seconds in found:
+            errors["limits"] = t("change.twice", found=word)
+            return ()
+        found[limit.seconds] = limit
     if not found:
-        errors["limits"] = t("change.wrong_limits", reason="–")
+        errors["limits"] = t("change.no_limits")
+    elif len(found) > MOST_LIMITS:
+        errors["limits"] = t("change.too_many", most=MOST_LIMITS)
     elif any(word.rpartition("/")[2].isdecimal() for word in words):
         errors["limits"] = t("change.wrong_unit")
-    return found
+    return tuple(found.values())
 
 
 def _seconds(text: str, errors: dict[str, Markup], t: Wording) -> int:
@@ -293,7 +300,7 @@ def _counter(key: str, t: Wording) -> Markup:
     return t("confirm.counter", kind=t.kind(key), id=id_of_key(id_of(key)), rule=of_rule)
 
 
-def _set(override: Override, t: Wording) -> Markup:
+def _set(override: Override, t: Wording) -> str:
     return t("state.blocked") if is_block(override) else t.limits(override.limits, override.key)
 
 

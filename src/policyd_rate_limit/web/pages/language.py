@@ -7,9 +7,9 @@ from urllib.parse import quote, urlsplit
 
 from starlette.responses import RedirectResponse, Response
 
+from policyd_rate_limit.language.catalogue import LANGUAGES
 from policyd_rate_limit.web.rendering import LANGUAGE_COOKIE
 from policyd_rate_limit.web.site import site_of
-from policyd_rate_limit.web.wording import LANGUAGES
 
 if TYPE_CHECKING:
     from starlette.requests import Request

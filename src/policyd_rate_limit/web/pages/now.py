@@ -103,9 +103,9 @@ def _daemon(health: Health, t: Wording) -> Tile:
 def _store(health: Health, picture: Picture, t: Wording) -> Tile:
     place = t.place(health.place)
     if picture.failure is not None:
-        return _tile("bad", "store", place + t("health.store_away", reason=picture.failure), t)
+        return _tile("bad", "store", place + t("health.store_away", reason=t.told(picture.failure)), t)
     if picture.hidden is not None:
-        return _tile("wait", "store", place + t("health.store_hidden", reason=picture.hidden), t)
+        return _tile("wait", "store", place + t("health.store_hidden", reason=t.told(picture.hidden)), t)
     if picture.read is not None:
         return _tile("wait", "store", place + t("health.store_reading", count=picture.read), t)
     return _tile("good", "store", place + t("health.store_well"), t)

@@ -73,7 +73,7 @@ class LastMail(NamedTuple):
     """What was counted in one second."""
 
     date: int
-    amount: Markup
+    amount: str
 
 
 async def one_id(request: Request, visitor: Visitor) -> Response:
@@ -199,7 +199,7 @@ def _plot(about: CloseUp, by: str, t: Wording) -> Plotted | None:
         Column(str(t("id.plot_sent")), sent, Look.PLAIN),
         Column(str(t("id.plot_refused")), refused, Look.HATCHED),
     ]
-    return plotted("sent", "Sent and refused", heading, columns, begin, end, step)
+    return plotted("sent", heading, columns, begin, end, step, t)
 
 
 def _last(about: CloseUp, t: Wording) -> list[LastMail]:

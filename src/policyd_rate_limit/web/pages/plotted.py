@@ -1,4 +1,4 @@
-"""Plots for pages, in two widths of which the style shows one. Their words are English: the page says so."""
+"""Plots for pages, in two widths of which the style shows one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.plots.plot import Row
+    from policyd_rate_limit.web.wording import Wording
 
 WIDE, NARROW = 1080, 360
 
@@ -40,18 +41,18 @@ class Column(NamedTuple):
 
 
 def plotted(
-    name: str, title: str, heading: Markup, columns: Sequence[Column], begin: int, end: int, step: int
+    name: str, heading: Markup, columns: Sequence[Column], begin: int, end: int, step: int, t: Wording
 ) -> Plotted:
-    """``columns`` for each ``step`` (seconds) from ``begin`` to ``end`` (Unix seconds)."""
+    """``columns`` for each ``step`` (seconds) from ``begin`` to ``end`` (Unix seconds); ``heading`` says what it is."""
     steps = max(1, min(MOST_STEPS, -(-(end - begin) // step)))
     summed = [_summed(column.figures, begin, step, steps) for column in columns]
     panels = [
         Panel(column.label, (Series(column.label, figures, column.look),))
         for column, figures in zip(columns, summed, strict=True)
     ]
-    zone = datetime.now().astimezone().tzinfo
+    zone = t.zone or datetime.now().astimezone().tzinfo
     assert zone is not None  # noqa: S101 - astimezone gives one
-    plot = OverTime(name, title, panels, begin=begin, step=step, zone=zone)
+    plot = OverTime(name, heading.striptags(), panels, begin=begin, step=step, zone=zone, words=t)
     table = plot.table()
     return Plotted(
         Markup(plot.svg(WIDE)),  # noqa: S704 - plots escape what they are given

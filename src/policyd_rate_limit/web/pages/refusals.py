@@ -65,7 +65,7 @@ async def refusals(request: Request, visitor: Visitor) -> Response:
             "period": period,
             "rule": rule,
             "now": now,
-            "plot": plotted("refusals", "Refusals and would-be refusals", heading, columns, begin, end, HOUR),
+            "plot": plotted("refusals", heading, columns, begin, end, HOUR, t),
             "by_rule": [Sum(0, name, kind, hits) for (name, kind), hits in by_rule.most_common()],
             "who": who,
             "is_read": site.watcher.refusals.is_read,

@@ -8,7 +8,7 @@ from policyd_rate_limit.admin.refusals import is_would_be
 from policyd_rate_limit.admin.rule_words import paragraph
 from policyd_rate_limit.storage.administration import HISTORY_DAYS
 from policyd_rate_limit.web.pages.one_id import DAY
-from policyd_rate_limit.web.rendering import render
+from policyd_rate_limit.web.rendering import render, wording_of
 from policyd_rate_limit.web.site import site_of
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class RuleCard(NamedTuple):
 async def rules(request: Request, visitor: Visitor) -> Response:
     """All rules, in the order in which they are asked."""
     visitor.authority.check_whole("the list of rules")
-    site = site_of(request)
+    site, t = site_of(request), wording_of(request)
     settings = site.settings()
 
     def look(desk: Desk) -> tuple[int, list[tuple[str, str, bool]]]:
-        words = [(one.name, _sentences(paragraph(one, settings)), one.shadow) for one in desk.rules.values()]
+        words = [(one.name, _sentence(paragraph(one, settings, t)), one.shadow) for one in desk.rules.values()]
         return desk.store.now(), words
 
     now, words = await site.desks.ask(look)
@@ -64,7 +64,6 @@ async def rules(request: Request, visitor: Visitor) -> Response:
     return render(request, "rules.html", {"rules": cards, "history_days": HISTORY_DAYS}, visitor)
 
 
-def _sentences(paragraph: str) -> str:
-    """``paragraph`` without the name of the rule, which stands above it."""
-    words = paragraph.partition(": ")[2]
+def _sentence(words: str) -> str:
+    """``words`` where no name stands before them."""
     return words[:1].upper() + words[1:]

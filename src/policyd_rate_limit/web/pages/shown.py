@@ -92,9 +92,8 @@ def sender_row(sender: Sender, t: Wording, now: int) -> SenderRow:
 def override_row(override: Override, set_by: AuditEntry | None, t: Wording) -> OverrideRow:
     """``override``, and who has set it: a daemon leaves no entry, but says for which limit it was."""
     by = set_by.who if set_by is not None else t("state.by_daemon") if is_block(override) else t("state.unknown")
-    return OverrideRow(
-        id_of(override.key), override.key, is_block(override), override.limits, override.until, by, override.note
-    )
+    note = override.note if set_by is not None else t.own(override.note)
+    return OverrideRow(id_of(override.key), override.key, is_block(override), override.limits, override.until, by, note)
 
 
 def hit_row(one: HourOfHits) -> HitRow:
