@@ -7,6 +7,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.engine.engine import Engine
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.log.store import CHARACTERS_PER_TRANSACTION, LogStore
 from policyd_rate_limit.storage.record import CHARACTERS_PER_RECORD
 from policyd_rate_limit.storage.replica import Memory
@@ -234,6 +236,31 @@ def test_a_batch_that_is_long_is_split(daemons: DaemonsOnOneDatabase, caplog: py
     assert longest <= CHARACTERS_PER_RECORD
     assert daemons.found(*LONG) == [2] * len(LONG)
     daemon.close()
+
+
+def test_what_is_long_and_perhaps_committed_counts_once(
+    daemons: DaemonsOnOneDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit whose answer is lost: of its parts this daemon knows that they are its own, when it reads them."""
+    daemon = daemons.daemon()
+    assert admitted(daemon, mails("user:bob")) == [True]
+    log = type(daemons.logs.opened[-1])
+    commit = log.commit
+
+    def unanswered(self: Any) -> None:
+        monkeypatch.setattr(log, "commit", commit)
+        self.commit()
+        raise LogError("nobody knows whether it is done")
+
+    monkeypatch.setattr(log, "commit", unanswered)
+    assert admitted(daemon, *(mails(key) for key in LONG)) == [True] * len(LONG)
+    assert daemon.waiting == 1
+    daemons.try_again(daemon)
+    assert admitted(daemon, mails("user:bob")) == [True]
+    assert daemon.waiting == 0
+    assert list(usage(daemon._store, LONG).values()) == [1] * len(LONG)
+    daemon.close()
+    assert daemons.found(*LONG) == [1] * len(LONG)
 
 
 def test_a_long_replay_is_split_and_stored_once(

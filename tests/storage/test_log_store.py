@@ -233,6 +233,20 @@ def test_the_little_that_waited_is_stored_together(database: SqliteDatabase, clo
     store.close()
 
 
+def test_another_connection_waits_its_turn_and_brings_the_time(database: SqliteDatabase, clock: Clock) -> None:
+    """What administrators delete is judged by the time of the database, and no daemon is in the middle of a batch."""
+    with contextlib.closing(database.store(clock)) as store:
+        assert admitted(store, demand()) == [True]
+    memory = new_memory(clock)
+    store = database.store(clock, memory=memory)
+    with database.outage(), pytest.raises(LogError, match="locked"):
+        store.connect(0.05)
+    clock.now += 100
+    store.connect(PATIENCE).close()
+    assert memory.now == int(clock.now)
+    store.close()
+
+
 def test_cleaning_that_finds_no_turn_leaves_no_connection(database: SqliteDatabase, clock: Clock) -> None:
     """To a server they are few."""
     with contextlib.closing(database.store(clock)) as store:

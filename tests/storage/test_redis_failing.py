@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.charge import Verdict, refusal
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
+from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy, refusable
 from policyd_rate_limit.storage.redis.topology import Servers
 from storage.redis_stores import SHORT, TIMEOUT, ask, new_store, refused, store_on
 from storage.stores import PATIENCE, admitted, demand
@@ -23,6 +24,40 @@ from support.daemon import free_port
 from support.redis_servers import External, RedisServer
 from support.stopwatch import Stopwatch
 from support.wait import wait_until
+
+SAID = {
+    "WRONGTYPE Operation against a key holding the wrong kind of value": True,
+    "ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Operation against a key": True,
+    "NOPERM this user has no permissions to access one of the keys used as arguments": True,
+    "OOM command not allowed when used memory > 'maxmemory'.": False,
+    "READONLY You can't write against a read only replica.": False,
+    "LOADING Redis is loading the dataset in memory": False,
+    "MISCONF Redis is configured to save RDB snapshots": False,
+    "NOREPLICAS Not enough good replicas to write.": False,
+    # Before Redis 7 a script's error begins with words of its own.
+    "ERR Error running script (call to f_0): @user_script:1: -OOM command not allowed when used memory": False,
+    "ERR Error running script (call to f_0): @user_script: 1: -READONLY You can't write against a replica.": False,
+}
+"""What servers say, and whether it may be the keys of one command that they refuse."""
+
+
+@pytest.mark.parametrize("said", SAID, ids=lambda said: said[-30:])
+def test_what_a_server_says_to_everybody_is_no_ones_keys(said: str) -> None:
+    """To take it for one id's would have each daemon go on by itself, and tell nobody."""
+    code, _, rest = said.partition(" ")
+    command = refusable(Command(b"key"))
+    command.failure = NodeError(said, Remedy.NONE, code, rest)
+    assert command.is_refused is SAID[said]
+    command.may_be_refused = False
+    assert not command.is_refused
+
+
+def test_a_connection_that_fails_is_no_ones_keys() -> None:
+    """Nobody has refused anything."""
+    command = refusable(Command(b"key"))
+    assert not command.is_refused
+    command.failure = NodeError("connection closed by the server", Remedy.RECONNECT)
+    assert not command.is_refused
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(server: RedisServer | External) -> None:

@@ -162,6 +162,24 @@ def test_a_replay_of_an_outage_sets_aside_what_is_refused(
     daemon.close()
 
 
+def test_what_one_batch_has_settled_in_two_steps_is_replayed_whole(redis: RedisDatabase, clock: Clock) -> None:
+    """DATA and END-OF-MESSAGE of one mail are one settlement to the mail, of what both have counted."""
+    daemon = Daemon(redis, clock)
+    assert daemon.ask(demand()) == [True]
+    asked = [demand(maximum=LIMIT, cost=cost, mail="m", settles=True) for cost in (2, 5)]
+    with redis.outage():
+        assert daemon.ask(*asked) == [True, True]
+    daemon.wait()
+    assert daemon.engine.waiting == 0
+    assert found(redis, clock, "user:a") == [1 + 5]
+    daemon.close()
+    later = Daemon(redis, clock)
+    assert later.ask(asked[1]) == [True]
+    assert later.charged["user:a"] == 0
+    assert ask(later, "user:a", LIMIT) == LIMIT - 6
+    later.close()
+
+
 @pytest.mark.parametrize("trouble", [of_another_type, damaged, cut], ids=lambda trouble: trouble.__name__)
 def test_a_reset_frees_it(redis: RedisDatabase, client: Redis, clock: Clock, trouble: Trouble) -> None:
     trouble(redis, client)

@@ -423,6 +423,30 @@ def test_a_slot_that_moves_keeps_its_counts(store: RedisStore, nodes: list[Redis
         assert used(store, key) == 6
 
 
+def test_while_a_slot_is_moved_each_id_is_asked_for_where_it_is(store: RedisStore, nodes: list[RedisServer]) -> None:
+    """A new one is the target's already, this once (ASK); one of before stays with the source until the end."""
+    in_first = (f"moving:{number}" for number in itertools.count())
+    key = next(key for key in in_first if slot_of(store._keys.counter(key)) * 3 < 16_384)
+    slot = slot_of(store._keys.counter(key))
+    beside = next(other for other in in_first if slot_of(store._keys.counter(other)) == slot)
+    assert admitted(store, demand(key, 2)) == [True]
+    with contextlib.ExitStack() as stack:
+        source, target, other = clients = [stack.enter_context(node.client()) for node in nodes]
+        ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        try:
+            asked = [admitted(store, demand(name, 2))[0] for name in (beside, key, beside, key, beside)]
+            assert asked == [True, True, True, False, False]
+            assert target.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+        finally:
+            keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            source.execute_command("MIGRATE", "127.0.0.1", nodes[1].port, "", 0, 5000, "KEYS", *keys)
+            for client in (target, source, other):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+        assert admitted(store, demand(beside, 3), demand(beside, 3), demand(key, 2)) == [True, False, False]
+
+
 def test_a_master_that_is_away_leaves_the_others_answers(nodes: list[RedisServer]) -> None:
     """What the others decided holds, memory decides the rest, and everything is counted once afterwards."""
     config = {"url": nodes[0].url, "cluster": True, "prefix": next(_prefixes)}

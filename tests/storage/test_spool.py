@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pathlib
 from unittest import mock
@@ -15,6 +16,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.engine.backlog import _most_bytes
 from policyd_rate_limit.storage.engine.spool import Spool
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile, waiting
+from policyd_rate_limit.storage.record import OVERHEAD
 from storage.daemon import LIMIT, Daemon, ask, found, open_descriptors, spool_files
 from storage.logs import record
 from storage.stores import HOUR, Clock, SqliteDatabase, new_memory
@@ -199,6 +201,41 @@ def test_what_was_left_stays_where_it_is_beside_a_new_spool_file(tmp_path: pathl
         [record(1, 1_700_000_000)],
         [record(2, 1_700_000_000)],
     ]
+
+
+def left_with(directory: pathlib.Path, size: int, room: int) -> int:
+    """A spool file that was left, of ``size`` bytes, with records until less than ``room`` is left; their number."""
+    spool_file = SpoolFile.create(directory, "db", size, OURS)
+    number = 0
+    while spool_file.room >= room:
+        number += 1
+        spool_file.append(record(number, 1_700_000_000, writer=size))
+    spool_file.close()
+    return number
+
+
+def test_a_spool_file_that_was_left_full_is_not_written_to(tmp_path: pathlib.Path) -> None:
+    """There is room on the disk for a new one: whoever took the full one would admit nobody."""
+    most = left_with(tmp_path, 2048, OVERHEAD)
+    spool = Spool(tmp_path, "db", 2048)
+    assert len(spool.adopt(OURS)) == most
+    assert spool.open(OURS)
+    assert spool.room >= OVERHEAD
+    spool.keep(record(1, 1_700_000_000))
+    spool.close(keeps_file=False)
+    assert [len(records) for _, records in waiting(tmp_path, "db")] == [most, 1]
+
+
+def test_of_what_was_left_the_spool_file_with_the_most_room_is_written_to(tmp_path: pathlib.Path) -> None:
+    """The disk is full: whatever room there is lasts longest there."""
+    for size in (4096, 8192, 6144):
+        left_with(tmp_path, size, size - 500)
+    spool = Spool(tmp_path, "db", 1 << 16)
+    with mock.patch.object(SpoolFile, "create", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        assert spool.adopt(OURS)
+        assert spool.open(OURS)
+    assert spool.room > 6144
+    spool.close(keeps_file=False)
 
 
 def test_what_is_of_another_database_is_said_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:

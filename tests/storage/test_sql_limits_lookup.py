@@ -263,6 +263,20 @@ def test_a_slow_query_is_bounded(table: Table) -> None:
         unreachable_in_time(lookup)
 
 
+def test_postgresql_itself_is_told_how_long_a_query_may_take() -> None:
+    """Or each look-up that was given up would leave one running there. A pool gives the session to others later."""
+    table = PostgresqlTable()
+    try:
+        with closing(table.lookup("SELECT setting, %s FROM pg_settings WHERE name = 'statement_timeout'")) as lookup:
+            milliseconds = int(str(lookup.first_column("alice")))
+            assert 0 < milliseconds <= TIMEOUT * 1000
+            assert isinstance(lookup, PostgresqlLookup)
+            assert lookup._session is not None
+            assert lookup._session[0].execute("SHOW statement_timeout").fetchone() == ("0",)
+    finally:
+        table.close()
+
+
 def test_a_server_that_is_frozen_is_waited_for_no_longer(server_table: ServerTable) -> None:
     server_table.insert("alice", "[[5, 60]]")
     with closing(server_table.lookup()) as lookup:
