@@ -194,3 +194,13 @@ def date_in(seconds: int = HOUR) -> int:
 def in_memory() -> str | None:
     """A directory on no disk, where there is such a thing."""
     return "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
+
+
+def ask_for(database: Database, limit: int, batches: int, batch: int) -> int:
+    """Another daemon: how many of its mails of one user are admitted."""
+    store = database.store(time.time)
+    total = 0
+    for _ in range(batches):
+        total += sum(admitted(store, *(demand("user:hot", limit) for _ in range(batch))))
+    store.close()
+    return total

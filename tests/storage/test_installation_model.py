@@ -72,7 +72,7 @@ class Charge:
 
 
 class Model:
-    """SPEC 3 and 4, and what the commands are documented to do, in the simplest way."""
+    """The one rule of counting, and what the commands are documented to do, in the simplest way."""
 
     def __init__(self) -> None:
         self.charges: dict[str, list[Charge]] = defaultdict(list)

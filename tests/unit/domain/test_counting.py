@@ -93,7 +93,7 @@ class Daemon:
 
 
 class Model:
-    """SPEC: what each request costs, and whether that is within the limits."""
+    """What each request costs, and whether that is within the limits."""
 
     def __init__(self, count_mode: int | None) -> None:
         self.count_mode = count_mode
@@ -309,7 +309,7 @@ def test_a_mail_that_comes_to_data_twice_with_more_recipients(count_mode: int | 
 
 
 def test_eleven_recipients_against_a_limit_of_ten_do_not_pass_for_ever() -> None:
-    """SPEC 3: recipients that were accepted stay counted when a later one of the same mail is refused."""
+    """Recipients that were accepted stay counted when a later one of the same mail is refused."""
     for count_mode in (None, 0):
         daemon = Daemon(count_mode)
         for mail in range(3):
