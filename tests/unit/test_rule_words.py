@@ -11,7 +11,8 @@ import pytest
 from policyd_rate_limit.admin.rule_words import paragraph
 from policyd_rate_limit.cli import main
 from policyd_rate_limit.config import Settings
-from policyd_rate_limit.language.wording import english
+from policyd_rate_limit.language.catalogue import texts_of
+from policyd_rate_limit.language.wording import Wording, english
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
 
@@ -168,7 +169,7 @@ def test_conditions() -> None:
     exempt = about("sender", unless=[{"helo_name": "x.example"}, {"sender": "bob"}])
     assert "It exempts mail of which helo_name is x.example; or of which sender is bob. " in exempt
     many = about("sender", match={"sender": [f"u{number}" for number in range(12)]})
-    assert "is u9 or 2 more. " in many
+    assert " is u0, u1, u2, u3, u4, u5, u6, u7, u8, u9 or 2 more. " in many
 
 
 @pytest.mark.parametrize(
@@ -304,3 +305,112 @@ def test_different_values() -> None:
     assert "Other limits: *@big.example 500 in any day. " in other
     assert english().amount(1, "distinct recipient") == "1 different recipient"
     assert english().amount(2, "distinct sasl_domain") == "2 different domains of SASL users"
+
+
+class Recording(Wording):
+    """German, and which texts were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("de", texts_of("de"))
+        self.asked: set[str] = set()
+
+    def say(self, text_name: str, /, **values: object) -> str:
+        self.asked.add(text_name)
+        return super().say(text_name, **values)
+
+
+def in_german(words: Wording, **settings: Any) -> dict[str, str]:
+    """What is told of each rule of ``settings`` in German."""
+    made = Settings(**{"fail_action": "defer later", **settings})
+    return {rule.name: paragraph(rule, made, words) for rule in make_rules(made, make_subjects(made), None)}
+
+
+def test_each_text_of_rules_is_used_and_makes_a_sentence_in_german() -> None:
+    words = Recording()
+    told: dict[str, str] = {}
+    for actions, shadow in (("reject", False), ("hold", True)):
+        told |= in_german(words, limits="1/1h", rules=_of_every_kind(actions, shadow=shadow))
+    for more in (
+        {"limit_by_sasl": False},
+        {"limit_by_ip": True},
+        {"limit_by_sender": True, "limit_by_ip": True, "limited_networks": ["::/0"], "ipv6_prefix": 128},
+        {"limits_by_id": {"root": []}, "sql_limits_by_id": "SELECT limits FROM l WHERE id = ?"},
+    ):
+        told |= in_german(words, limits="1/1h", **more)
+    of_rules = {name for name in texts_of("de") if name.partition(".")[0] in OF_RULES}
+    assert of_rules - words.asked == set(), "nobody asks for them"
+    for sentence in told.values():
+        assert sentence.endswith((".", "Regel.", "Benutzer."))
+        assert "  " not in sentence
+        assert "{" not in sentence
+    assert told["all"] == (
+        "für jeden SASL-Benutzer gilt: höchstens 100 Empfänger in jeder Stunde und 300 an jedem Tag, und 50 in einer"
+        " Mail."
+        " Andere Limits, von denen das erste passende zählt: root: kein Limit; ohne Wert: nichts; was $tiers sagt."
+        " Sie gilt nicht für Mails ohne SASL-Benutzer."
+        " Sie gilt nur für Mails, bei denen client_address in 192.0.2.0/24 oder 198.51.100.0/24 liegt, und"
+        " sasl_username leer ist oder bob ist; oder bei denen time zwischen 22:00 und 06:00 Uhr liegt."
+        " Ausgenommen sind Mails, bei denen sasl_username dem Muster *@a.example entspricht oder zum"
+        " Ausdruck /^b/ passt."
+        " Entschieden wird bei RCPT, DATA und END-OF-MESSAGE."
+        " Das Log warnt, sobald 80 % eines Limits verbraucht sind."
+        " Darüber hinaus wird nichts abgelehnt, denn sie wird nur beobachtet: wo die Antwort „hold“ wäre, steht im Log"
+        " verdict=would-refuse."
+        " Wer das Limit überschreitet, würde für 90 Minuten gesperrt, in allen Regeln mit diesem Schlüssel."
+        " Eine Mail darüber geht an abuse@a.example."
+    )
+    assert told["found"].startswith(
+        "für alle zusammen, zu deren sasl_domain die Tabelle $customer dasselbe sagt, gilt: höchstens 5 Mails in"
+        " jeder Woche."
+        " Sie gilt nicht für Mails ohne Eintrag von $customer zu sasl_domain."
+    )
+
+
+def _of_every_kind(action: str, *, shadow: bool) -> dict[str, object]:
+    """Rules that need all texts between them."""
+    terms = ("sasl_username", "sasl_domain", "sender", "sender_domain", "recipient", "recipient_domain", "country")
+    clients = ("client_address", "client_address/32/128", "client_address/24/56")
+    rules: dict[str, dict[str, object]] = {
+        "all": {
+            "key": "sasl_username",
+            "limits": ["50/mail", "100/1h", "300/1d"],
+            "overrides": [{"root": [], "": "0/1d"}, "$tiers"],
+            "match": [
+                {"client_address": ["192.0.2.0/24", "198.51.100.0/24"], "sasl_username": ["", "bob"]},
+                {"time": "22:00-06:00"},
+            ],
+            "unless": {"sasl_username": ["*@a.example", "/^b/"]},
+            "warn": 80,
+            "action": action,
+            "block": "90m",
+            "notify": ["abuse@a.example", "user"],
+            "shadow": shadow,
+        },
+        "found": {"key": "$customer(sasl_domain)", "limits": "5/1w", "count": "messages"},
+        "usual": {"key": "sender+client_address", "limits": "5/1w", "block": "1h", "shadow": shadow},
+        "first": {"key": "sender|server", "limits": "0/1w", "overrides": {"root": "1/1d"}, "match": {"recipient": "a"}},
+        "either": {"key": "sender|recipient", "limits": []},
+        "tables": {
+            "key": "sasl_username",
+            "limits": [],
+            "count": "distinct helo_name",
+            "match": {"sasl_username": ["$staff", "$plan=x"], "$created(sasl_username)": ["<7d", ">30d"]},
+        },
+    }
+    for term in (*terms, "server"):
+        rules[f"one-{term}"] = {"key": term, "limits": "1/1h"}
+        rules[f"none-{term}"] = {"key": term, "limits": "0/1h"}
+        rules[f"any-{term}"] = {"key": term, "limits": []}
+    for term in (*terms, "$customer(sasl_domain)", *clients):
+        if term != "sender":
+            rules[f"both-{len(rules)}"] = {"key": f"sender+{term}", "limits": "1/1h", "count": "messages"}
+    for client in clients:
+        rules[f"client-{len(rules)}"] = {"key": client, "limits": "1k/1h", "count": "bytes"}
+    for attribute, limits in (("sender", "1/1h"), ("helo_name", []), ("recipient_domain", "0/1h"), ("country", "1/1h")):
+        rules[f"distinct-{attribute}"] = {"key": "recipient", "count": f"distinct {attribute}", "limits": limits}
+    for limits in ([], "0/1h"):
+        rules[f"have-{len(rules)}"] = {"key": "sender+recipient", "limits": limits}
+    passing = ("discard", "ok", "prepend", "warn", "filter", "redirect", "bcc", "defer_if_reject", "x")
+    for word in (*passing, "450", "550", "hold"):
+        rules[f"does-{word}"] = {"key": "sender", "limits": "1/1h", "action": f"{word} x"}
+    return {name.replace("_", "-"): rule for name, rule in rules.items()}

@@ -92,7 +92,11 @@ class Wording(plain.Wording):
 
     def kind(self, counter: str) -> Markup:
         """What ``counter`` counts: ``SASL user``."""
-        kind = kind_of(counter)
+        return Markup(" + ").join(map(self._kind, kind_of(counter).split("+")))
+
+    def _kind(self, kind: str) -> Markup:
+        if kind.startswith("$"):
+            return self("kind.table", table=kind)
         return self(f"kind.{kind}") if self.has(f"kind.{kind}") else self("kind.other", kind=kind)
 
     def rule(self, name: str) -> Markup:
