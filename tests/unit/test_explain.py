@@ -226,7 +226,7 @@ def test_the_country_of_the_client_where_a_rule_asks(explained: Explained, tmp_p
     ]
     assert explained.lines(BIG, "client_address=10.0.0.1", "protocol_state=RCPT")[:3] == [
         "at RCPT, from no country that is known, nothing is counted:",
-        "near: does not apply: match does not hold, not that country is at or is de (it is '')",
+        "near: does not apply: match does not hold, not that country is at or de (it is '')",
         "each: does not apply: country is empty",
     ]
     told = explained.json(BIG, "client_address=198.51.100.1")
