@@ -22,7 +22,7 @@ from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.log.contract import Log
 from policyd_rate_limit.storage.log.mysql.log import MysqlLog
-from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.log.postgresql.log import PostgresqlLog
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.log.store import LogStore
 from policyd_rate_limit.storage.redis.administration import RedisAdministration

@@ -13,7 +13,7 @@ from typing import Any
 from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.storage.log.contract import Log
 from policyd_rate_limit.storage.log.mysql.log import MysqlLog
-from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
+from policyd_rate_limit.storage.log.postgresql.log import PostgresqlLog
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.storage.record import Record, pack
 from support import sql_servers

@@ -16,7 +16,8 @@ from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.storage.administration import Hits
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.contract import LogError
-from policyd_rate_limit.storage.log.postgresql import PostgresqlLog, connection_options
+from policyd_rate_limit.storage.log.postgresql.log import PostgresqlLog
+from policyd_rate_limit.storage.log.postgresql.options import connection_options
 from policyd_rate_limit.storage.record import Record
 from storage.logs import TIMEOUT, PostgresqlLogs, append, read, record
 from support.daemon import free_port

@@ -13,7 +13,7 @@ from policyd_rate_limit.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from policyd_rate_limit.storage.log.postgresql import PostgresqlLog
+    from policyd_rate_limit.storage.log.postgresql.log import PostgresqlLog
     from policyd_rate_limit.tables.postgresql import PostgresqlLookup
 
 
@@ -24,16 +24,17 @@ class PostgresqlBackend(SqlServerBackend):
     grants = 'ALTER SCHEMA public OWNER TO "USER";   -- and of tables that are there: ALTER TABLE ... OWNER TO'
 
     def log(self) -> Callable[[], PostgresqlLog]:
-        from policyd_rate_limit.storage.log import postgresql
+        from policyd_rate_limit.storage.log.postgresql.log import PostgresqlLog
+        from policyd_rate_limit.storage.log.postgresql.options import connection_options
 
-        postgresql.connection_options(self.options)
-        return partial(postgresql.PostgresqlLog, self.options, self.settings.db_timeout)
+        connection_options(self.options)
+        return partial(PostgresqlLog, self.options, self.settings.db_timeout)
 
     def place_of_dsn(self) -> Mapping[str, str]:
         try:
-            from policyd_rate_limit.storage.log import postgresql
+            from policyd_rate_limit.storage.log.postgresql.options import place_of_dsn
 
-            return postgresql.place_of_dsn(self.options)
+            return place_of_dsn(self.options)
         except ConfigError:  # of which whoever connects will tell
             return {}
 

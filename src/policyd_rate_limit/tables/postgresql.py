@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from policyd_rate_limit.storage.log.postgresql import connection_options
+from policyd_rate_limit.storage.log.postgresql.options import connection_options
 from policyd_rate_limit.storage.watchdog import Watchdog
 from policyd_rate_limit.tables.lookup import ServerLookup
 

@@ -1,51 +1,32 @@
 """The batch table in a PostgreSQL database.
 
-psycopg's generators drive libpq without its blocking calls: each wait is one for the connection's socket, with an end.
 Statements of one round trip go down libpq's pipeline, their parameters beside them. Their snapshots are their own
 (``READ COMMITTED``): what follows the lock sees all that was committed before the lock was had.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-import random
-import re
-import select
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.errors import ConfigError, Problem
-from policyd_rate_limit.storage.drivers import check_options, missing_driver
+from psycopg import Error, generators, pq
+from psycopg.conninfo import make_conninfo
+
 from policyd_rate_limit.storage.log.contract import LogError, RecordRefused, Statement, named
+from policyd_rate_limit.storage.log.postgresql.options import connection_options, places
+from policyd_rate_limit.storage.log.postgresql.pipeline import drive, exchange, first_line, rows, text
 from policyd_rate_limit.storage.log.server import COMMIT, LONG_SECONDS, SqlLog, TableExists, TableMissing
 from policyd_rate_limit.storage.watchdog import resolve
 
-try:
-    from psycopg import Error, generators, pq
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-    from psycopg.waiting import Ready, Wait
-except ImportError as error:
-    raise missing_driver("PostgreSQL", "postgresql", error) from error
-
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
-
-    from psycopg.abc import PQGen
+    from collections.abc import Iterator, Mapping, Sequence
 
     from policyd_rate_limit.storage.log.contract import OldCounts
 
-T = TypeVar("T")
-
-DEFAULT_PORT = "5432"
 OLD_COUNTS_PER_FETCH = 10_000
 OLD_ROWS_PER_CLEAN = 10_000
-MOST_TEXTS = 256  # different statements that are kept as PostgreSQL wants them
 
-# Keyword arguments of psycopg2.connect that are not libpq's; connections of ours have no such thing.
-_OF_PSYCOPG2 = frozenset({"connection_factory", "cursor_factory", "async", "async_"})
-_PLACE = ("service", "host", "hostaddr", "port", "dbname")  # of libpq's options, none of them secret
 _UNDEFINED_TABLE = "42P01"
 # duplicate_table, duplicate_object, unique_violation: what CREATE TABLE meets while another makes the same table.
 _TABLE_EXISTS = frozenset({"42P07", "42710", "23505"})
@@ -188,7 +169,7 @@ class PostgresqlLog(SqlLog):
             self._connection = self._connect(options)
             self._connection.enter_pipeline_mode()
         except Error as error:
-            raise self._failure(_first_line(str(error))) from error
+            raise self._failure(first_line(str(error))) from error
         if self._connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
             self._query(Statement("SET client_encoding = SQL_ASCII"))  # which takes and gives any bytes
         start = time.monotonic()
@@ -211,21 +192,21 @@ class PostgresqlLog(SqlLog):
             end = now + (self._end - now) / (len(addresses) - index)
             connecting = generators.connect(make_conninfo(**{**options, **address}))
             try:
-                connection: pq.abc.PGconn = _drive(connecting, end)
+                connection: pq.abc.PGconn = drive(connecting, end)
             except (Error, LogError) as error:
-                refusals.append(_first_line(str(error)))
+                refusals.append(first_line(str(error)))
             else:
                 return connection
         raise self._failure("; ".join(dict.fromkeys(refusals)))
 
     def _addresses(self, options: Mapping[str, str], refusals: list[str]) -> Iterator[dict[str, str]]:
         """What to connect to: one address at a time, since libpq waits for each as long as it likes."""
-        places = list(_places(options))
-        for index, place in enumerate(places):
+        hosts = list(places(options))
+        for index, place in enumerate(hosts):
             if place.host and not place.address and not place.host.startswith(("/", "@")):
                 now = time.monotonic()
                 try:
-                    found = resolve(place.host, int(place.port), (self._end - now) / (len(places) - index))
+                    found = resolve(place.host, int(place.port), (self._end - now) / (len(hosts) - index))
                 except OSError as error:
                     refusals.append(str(error))
                     continue
@@ -239,9 +220,9 @@ class PostgresqlLog(SqlLog):
         if connection is None:
             raise LogError(f"{self._name}: the connection is closed")
         try:
-            results = _drive(_exchange(connection, statements), self._end, connection.socket)
+            results = drive(exchange(connection, statements), self._end, connection.socket)
         except (Error, LogError) as error:
-            raise self._failure(_first_line(str(error))) from error
+            raise self._failure(first_line(str(error))) from error
         for result in results:
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
                 raise self._refusal(result)
@@ -249,11 +230,11 @@ class PostgresqlLog(SqlLog):
             raise self._failure("the connection was closed")
         if statements[-1] == COMMIT and results[-1].command_status != b"COMMIT":
             raise self._failure("the transaction was rolled back")
-        return [_rows(result) for result in results]
+        return [rows(result) for result in results]
 
     def _refusal(self, result: pq.abc.PGresult) -> LogError:
-        state = _text(result.error_field(pq.DiagnosticField.SQLSTATE))
-        message = _text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message)
+        state = text(result.error_field(pq.DiagnosticField.SQLSTATE))
+        message = text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message)
         if state == _UNDEFINED_TABLE:
             return TableMissing(message)
         if state in _TABLE_EXISTS:
@@ -304,150 +285,3 @@ class PostgresqlLog(SqlLog):
         self._end = time.monotonic() + LONG_SECONDS
         (rows,) = self._query(Statement(_DELETE_OLD_COUNTS, (before, OLD_ROWS_PER_CLEAN)))
         return int(rows[0][0])
-
-
-class _Place(NamedTuple):
-    """Where a server may be, in libpq's words."""
-
-    host: str
-    address: str
-    port: str
-
-    def options(self) -> dict[str, str]:
-        """As libpq's options; what is empty is libpq's to choose."""
-        given = {"host": self.host, "hostaddr": self.address, "port": self.port}
-        return {name: value for name, value in given.items() if value}
-
-
-def connection_options(config: Mapping[str, Any]) -> dict[str, str]:
-    """libpq's options for ``config``, the keyword arguments of psycopg2.connect.
-
-    :raises ConfigError: one is unknown, or ``dsn`` cannot be parsed; nothing of its value is told.
-    """
-    given = {name: value for name, value in config.items() if value is not None and name not in _OF_PSYCOPG2}
-    dsn = given.pop("dsn", "")
-    if "database" in given:
-        given["dbname"] = given.pop("database")
-    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
-    check_options("pgsql_config", "psycopg2.connect", given, known)
-    try:
-        options = {name: str(value) for name, value in conninfo_to_dict(str(dsn)).items()}
-        options |= {name: _value(value) for name, value in given.items()}
-        float(options.get("connect_timeout", 0))
-        for place in _places(options):
-            int(place.port)
-    except (Error, ValueError):
-        wanted = "a connection string, and numbers for ports and times"
-        raise ConfigError([Problem("configuration", 0, "pgsql_config", wanted, "something else")]) from None
-    options.setdefault("fallback_application_name", "policyd-rate-limit")
-    # Of several hosts the one that can be written to; a standby counts as being away.
-    options.setdefault("target_session_attrs", "read-write")
-    return options
-
-
-def place_of_dsn(config: Mapping[str, Any]) -> dict[str, str]:
-    """Where the database is, and which one, as far as ``dsn`` says so and no other keyword argument takes its place.
-
-    :raises ConfigError: as :func:`connection_options`.
-    """
-    given = {name for name, value in config.items() if value is not None and name != "dsn"}
-    if "database" in given:
-        given.add("dbname")
-    options = connection_options(config)
-    return {name: options[name] for name in _PLACE if name in options and name not in given}
-
-
-def _value(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _places(options: Mapping[str, str]) -> Iterator[_Place]:
-    """The hosts of ``options``, in the order in which they are to be tried.
-
-    conninfo_attempts() of psycopg's newer versions also asks the resolver, and waits for it without an end.
-    """
-    defaults = {option.keyword.decode(): (option.val or b"").decode() for option in pq.Conninfo.get_defaults()}
-    given = {name: options.get(name, defaults[name]) for name in ("host", "hostaddr", "port")}
-    hosts, addresses, ports = (value.split(",") for value in given.values())
-    count = max(len(hosts), len(addresses))
-    places = [
-        _Place(host, address, port or DEFAULT_PORT)
-        for host, address, port in zip(
-            hosts if len(hosts) == count else [""] * count,
-            addresses if len(addresses) == count else [""] * count,
-            ports if len(ports) == count else ports[:1] * count,
-            strict=True,
-        )
-    ]
-    if options.get("load_balance_hosts") == "random":
-        random.shuffle(places)
-    yield from places
-
-
-def _exchange(connection: pq.abc.PGconn, statements: Sequence[Statement]) -> PQGen[list[pq.abc.PGresult]]:
-    """Send ``statements`` at once; the result of each, unless the connection is lost before."""
-    for text, parameters in statements:
-        # Each is of the type that its place asks for.
-        values = [str(value).encode("utf-8", "surrogateescape") for value in parameters]
-        connection.send_query_params(_numbered(text), values)
-    connection.pipeline_sync()
-    yield from generators.send(connection)
-    results: list[pq.abc.PGresult] = []
-    for _ in statements:
-        results += yield from generators.fetch_many(connection)
-    yield from generators.fetch_many(connection)  # that all have been answered
-    return results
-
-
-def _drive(generator: Generator[Any, Any, T], end: float, descriptor: int = -1) -> T:
-    """What ``generator``, one of psycopg's, comes to by ``end``; unless it names the socket, that is ``descriptor``.
-
-    psycopg.waiting does that as well, but only its newest versions keep an end.
-
-    :raises LogError: nothing comes in time.
-    """
-    try:
-        waits = next(generator)
-        while True:
-            wanted, descriptor = (waits[1], waits[0]) if isinstance(waits, tuple) else (waits, descriptor)
-            poll = select.poll()  # select() knows no descriptors beyond 1023
-            readable, writable = (select.POLLIN if wanted & Wait.R else 0), (select.POLLOUT if wanted & Wait.W else 0)
-            poll.register(descriptor, readable | writable)
-            found = poll.poll(max(0.0, end - time.monotonic()) * 1000)
-            if not found:
-                raise LogError("no answer in time")
-            # Of a connection that is lost libpq is to find out by trying.
-            happened = found[0][1] if found[0][1] & (readable | writable) else readable | writable
-            ready = (Ready.R if happened & readable else 0) | (Ready.W if happened & writable else 0)
-            waits = generator.send(Ready(ready))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-@functools.lru_cache(MOST_TEXTS)
-def _numbered(text: str) -> bytes:
-    """The text of a statement as PostgreSQL marks parameters: by number."""
-    numbers = itertools.count(1)
-    return re.sub("%s", lambda _: f"${next(numbers)}", text).encode()
-
-
-def _rows(result: pq.abc.PGresult) -> list[list[str | None]]:
-    columns = range(result.nfields)
-    return [
-        [
-            # A database in SQL_ASCII gives back whatever bytes an older version has put there.
-            None if (value := result.get_value(row, column)) is None else value.decode("utf-8", "surrogateescape")
-            for column in columns
-        ]
-        for row in range(result.ntuples)
-    ]
-
-
-def _text(message: bytes | None) -> str:
-    return _first_line((message or b"").decode(errors="replace"))
-
-
-def _first_line(message: str) -> str:
-    """What libpq adds in further lines is advice."""
-    return message.strip().partition("\n")[0]
