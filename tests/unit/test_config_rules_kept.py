@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from policyd_rate_limit import config
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.config.changes import changes
-from policyd_rate_limit.config.kinds import Wrong
+from policyd_rate_limit.config.kind import Wrong
 from policyd_rate_limit.config.rule_kind import RULES
 from policyd_rate_limit.config.rules import RuleSettings, as_written
 from policyd_rate_limit.config.wire import from_text, to_text

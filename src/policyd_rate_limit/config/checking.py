@@ -20,7 +20,7 @@ from policyd_rate_limit.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.kind import Place
     from policyd_rate_limit.config.source import Source
 
 OF_DEFAULT = frozenset({"limits", "limits_by_id", "sql_limits_by_id"})

@@ -23,7 +23,7 @@ from policyd_rate_limit.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.kind import Place
 
 _CONST = {name: value for name, value in vars(const).items() if name.isupper()}
 _ALLOWED = "an assignment of literals, of arithmetic on them and of names assigned before"

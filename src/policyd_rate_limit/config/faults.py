@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
-from policyd_rate_limit.config.kinds import Fault, Place, Wrong
+from policyd_rate_limit.config.kind import Fault, Place, Wrong
 
 MOST_HINTS: Final = 20
 """How often the nearest name is looked for, which takes a millisecond."""

@@ -1,21 +1,25 @@
-"""Kinds of values that a setting may have: each says what it expects and reads what a file holds.
-
-A kind stands in the declaration of a setting: ``setting(whole(1, 128), 64, ...)``.
-"""
+"""The kinds of values that settings have: flags, paths, addresses, limits and so on."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import socket
 from base64 import b64decode
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from policyd_rate_limit.config.databases import DATABASES
+from policyd_rate_limit.config.kind import (
+    Fault,
+    Kind,
+    Wrong,
+    as_whole,
+    choice,
+    is_text,
+    options,
+)
 from policyd_rate_limit.domain.identity import parse_network
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_period
 
@@ -23,9 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _T = TypeVar("_T")
-
-Place = tuple[object, ...]
-"""Where a value stands inside a setting: keys of mappings and indices of lists."""
 
 LONGEST_SOCKET_PATH = 107
 """Bytes of the path of a UNIX socket: sun_path of unix(7), without its final NUL."""
@@ -35,111 +36,6 @@ LONGEST_DELAY = 365 * 86_400
 
 LONGEST_ACTION = 2000
 """Bytes of an action: Postfix reads lines of ``line_length_limit``, 2048."""
-
-
-class Fault(NamedTuple):
-    """``value``, at ``place`` in a setting, is not what was ``expected``: None for what the kind expects."""
-
-    value: object
-    expected: str | None = None
-    place: Place = ()
-
-
-class Wrong(ValueError):
-    """A value is not what its setting expects, in one or several places. It never leaves this room."""
-
-    def __init__(self, *faults: Fault) -> None:
-        self.faults = faults
-        super().__init__("; ".join(f"expected {fault.expected or 'another value'}" for fault in faults))
-
-    def inside(self, key: object) -> Wrong:
-        """The same, of a value that is the item ``key`` of another."""
-        return Wrong(*(fault._replace(place=(key, *fault.place)) for fault in self.faults))
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a setting expects, and how it is read from what a file holds.
-
-    ``read`` raises :class:`Wrong`.
-    """
-
-    expected: str
-    read: Callable[[Any], Any]
-
-
-def unset_or(kind: Kind) -> Kind:
-    """The same kind, or nothing at all."""
-
-    def read(value: object) -> object:
-        return None if value is None else kind.read(value)
-
-    return Kind(kind.expected, read)
-
-
-def whole(low: int, high: int) -> Kind:
-    """A whole number from ``low`` to ``high``."""
-
-    def read(value: object) -> int:
-        number = _as_whole(value)
-        if not low <= number <= high:
-            raise Wrong(Fault(value))
-        return number
-
-    return Kind(f"a whole number from {low} to {high}", read)
-
-
-def seconds(above: int, high: int) -> Kind:
-    """A time of more than ``above`` and at most ``high`` seconds."""
-
-    def read(value: object) -> int | float:
-        number = value if isinstance(value, float) else _as_whole(value)
-        if not (math.isfinite(number) and above < number <= high):
-            raise Wrong(Fault(value))
-        return number
-
-    return Kind(f"a number of seconds above {above} and up to {high}", read)
-
-
-def choice(expected: str, names: dict[str, int | str]) -> Kind:
-    """One of several values, by value or by name, in upper or lower case."""
-
-    def read(value: object) -> int | str:
-        if isinstance(value, int | str) and not isinstance(value, bool):
-            for name, meant in names.items():
-                if str(value).lower() in (name, str(meant)):
-                    return meant
-        raise Wrong(Fault(value))
-
-    return Kind(expected, read)
-
-
-def options(expected: str, **checks: Callable[[object], bool]) -> Kind:
-    """Keyword arguments of a database driver, passed on as they are but for those in ``checks``."""
-
-    def read(value: object) -> dict[str, object]:
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise Wrong(Fault(value))
-        for key, check in checks.items():
-            if not check(value.get(key)):
-                raise Wrong(Fault(value.get(key), expected, (key,)))
-        return value
-
-    return Kind(expected, read)
-
-
-def is_text(value: object) -> bool:
-    """Whether ``value`` is text that says something."""
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _as_whole(value: object) -> int:
-    """A whole number, or the digits of one; True and False are none."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
-        return int(value)
-    raise Wrong(Fault(value))
 
 
 def _flag(value: object) -> bool:
@@ -232,7 +128,7 @@ def _ip(value: object) -> str:
 
 def _port(value: object) -> int:
     try:
-        port = _as_whole(value)
+        port = as_whole(value)
     except Wrong:
         port = -1
     if not 0 <= port <= 0xFFFF:

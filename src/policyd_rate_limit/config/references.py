@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.config.databases import DATABASES, REDIS
-from policyd_rate_limit.config.kinds import Fault, Place
+from policyd_rate_limit.config.kind import Fault, Place
 from policyd_rate_limit.config.placeholders import wrong_placeholder
 from policyd_rate_limit.config.tables import FILE, IN_PLACE, REDIS_HASH, SQL, TableSettings
 from policyd_rate_limit.domain.rules.attributes import KINDS

@@ -9,7 +9,7 @@ from policyd_rate_limit.domain.limits import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.kind import Place
 
 MOST_NAMED = 3
 """The most entries that one remark names."""

@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 from policyd_rate_limit.config.faults import Faults, Hints
-from policyd_rate_limit.config.kinds import ACTION, Fault, Kind, Wrong
+from policyd_rate_limit.config.kind import Fault, Kind, Wrong
+from policyd_rate_limit.config.kinds import ACTION
 from policyd_rate_limit.config.rule_values import (
     check_values,
     parsed_pattern,

@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 from policyd_rate_limit.config.faults import Faults
-from policyd_rate_limit.config.kinds import FLAG, SENDER, Fault, Wrong, without_host_bits
+from policyd_rate_limit.config.kind import Fault, Wrong
+from policyd_rate_limit.config.kinds import FLAG, SENDER, without_host_bits
 from policyd_rate_limit.config.rules import USER
 from policyd_rate_limit.domain.limits import Limits
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, NUMBER, TIME, VALUE

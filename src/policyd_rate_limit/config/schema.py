@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from policyd_rate_limit.config.kinds import Kind, unset_or
+from policyd_rate_limit.config.kind import Kind, unset_or
 from policyd_rate_limit.config.setting import setting
 from policyd_rate_limit.config.settings.web import WebSettings
 

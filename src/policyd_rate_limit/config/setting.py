@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Self
 
-from policyd_rate_limit.config.kinds import Fault, Kind, Wrong
+from policyd_rate_limit.config.kind import Fault, Kind, Wrong
 
 
 @dataclass(frozen=True)

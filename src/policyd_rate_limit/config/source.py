@@ -18,7 +18,7 @@ from policyd_rate_limit.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.kind import Place
 
 MOST_BYTES = 4 << 20
 """The most bytes of a configuration file, some 100,000 ids with limits of their own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from policyd_rate_limit.config.kinds import Fault, Kind, Place, Wrong
+from policyd_rate_limit.config.kind import Fault, Kind, Place, Wrong
 from policyd_rate_limit.config.tables import IN_PLACE, OUTSIDE, SQL, Entries, TableSettings
 from policyd_rate_limit.domain.rules.listed import MOST_ENTRIES
 

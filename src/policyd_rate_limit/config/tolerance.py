@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from policyd_rate_limit.config.kind import Place, Wrong
 from policyd_rate_limit.config.kinds import (
     ACTION,
     BACKEND,
@@ -23,8 +24,6 @@ from policyd_rate_limit.config.kinds import (
     NETWORKS,
     PERMISSION,
     QUERY,
-    Place,
-    Wrong,
     has_host_bits,
 )
 from policyd_rate_limit.config.schema import SETTINGS

@@ -6,7 +6,8 @@ import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from policyd_rate_limit.config.kinds import LISTEN_ADDRESS, URL, Fault, Kind, Wrong
+from policyd_rate_limit.config.kind import Fault, Kind, Wrong
+from policyd_rate_limit.config.kinds import LISTEN_ADDRESS, URL
 
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 

@@ -18,7 +18,7 @@ from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.config.kinds import Place
+    from policyd_rate_limit.config.kind import Place
     from policyd_rate_limit.errors import Problem
 
 # The parser in C, ten times as fast, is not in every build of PyYAML.

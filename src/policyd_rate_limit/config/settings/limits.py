@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policyd_rate_limit.config.kinds import (
-    ACTION,
-    COUNT_MODE,
-    FLAG,
-    LIMITS,
-    LIMITS_BY_ID,
-    NETWORKS,
-    PATH,
-    QUERY,
-    seconds,
-    unset_or,
-    whole,
-)
+from policyd_rate_limit.config.kind import seconds, unset_or, whole
+from policyd_rate_limit.config.kinds import ACTION, COUNT_MODE, FLAG, LIMITS, LIMITS_BY_ID, NETWORKS, PATH, QUERY
 from policyd_rate_limit.config.rule_kind import RULES
 from policyd_rate_limit.config.rules import RuleSettings
 from policyd_rate_limit.config.setting import setting

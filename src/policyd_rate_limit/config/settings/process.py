@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from policyd_rate_limit.config.kind import seconds, unset_or, whole
 from policyd_rate_limit.config.kinds import (
     ACTION,
     BACKEND,
@@ -20,9 +21,6 @@ from policyd_rate_limit.config.kinds import (
     PERMISSION,
     REDIS_OPTIONS,
     SQLITE_OPTIONS,
-    seconds,
-    unset_or,
-    whole,
 )
 from policyd_rate_limit.config.setting import Declared, setting
 from policyd_rate_limit.const import SQLITE_DB

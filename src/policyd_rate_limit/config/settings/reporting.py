@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policyd_rate_limit.config.kind import unset_or, whole
 from policyd_rate_limit.config.kinds import (
     ARGUMENTS,
     CREDENTIALS,
@@ -16,8 +17,6 @@ from policyd_rate_limit.config.kinds import (
     SENDER,
     SERVER,
     URL,
-    unset_or,
-    whole,
 )
 from policyd_rate_limit.config.setting import setting
 from policyd_rate_limit.config.settings.limits import LimitSettings

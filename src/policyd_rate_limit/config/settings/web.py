@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policyd_rate_limit.config.kinds import LINE, PATH, unset_or
+from policyd_rate_limit.config.kind import unset_or
+from policyd_rate_limit.config.kinds import LINE, PATH
 from policyd_rate_limit.config.setting import setting
 from policyd_rate_limit.config.settings.reporting import ReportSettings
 from policyd_rate_limit.config.web_kinds import HEADER, WEB_ADDRESS, WEB_URL
