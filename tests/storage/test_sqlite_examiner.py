@@ -159,6 +159,31 @@ def test_a_write_of_somebody_else_is_noticed_though_a_checkpoint_follows(
     checkpointer.stop()
 
 
+def test_what_is_cut_in_the_middle_of_a_checkpoint_is_noticed(
+    sqlite: SqliteDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the checkpoint makes the file longer and newer than it was: what is missing is a hole in it."""
+    monkeypatch.setattr(sqlite_examiner, "SOON", 0.0)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_SOON", 0)
+    with contextlib.closing(sqlite.store(clock)) as store:
+        for number in range(200):
+            admitted(store, demand(f"user:{number}-{'x' * 400}", LIMIT))
+        examiner = Examiner(sqlite.path)
+        assert looked(examiner)
+        assert not looked(examiner)
+        with contextlib.closing(sqlite3.connect(sqlite.path)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        size = sqlite.path.stat().st_size
+        assert size > 8 * PAGE
+        os.truncate(sqlite.path, 2 * PAGE)
+        with sqlite.path.open("r+b") as file:
+            file.seek(size - PAGE)
+            file.write(bytes(PAGE))
+        examiner.explain()
+        assert looked(examiner)
+        assert examiner.damage
+
+
 def log_overwritten(log: pathlib.Path) -> None:
     """Its beginning."""
     write_at(log, 0, b"garbage")

@@ -24,6 +24,7 @@ LATER: Final = 10.0  # likewise, where there is none
 SHARE_SOON: Final = 10  # of the time, one in so many at the most, is spent on it
 SHARE_LATER: Final = 100
 LOG_HEADER_BYTES: Final = 32
+_BLOCK_BYTES: Final = 512  # of st_blocks, whatever the file system's are: POSIX leaves that open, Linux does not
 # SQLite's file format, section 4.1: the write-ahead log, with checksums of either byte order.
 _LOG_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _PROGRESS_STEPS: Final = 10_000  # of SQLite's virtual machine, between two looks whether to stop
@@ -46,6 +47,7 @@ class Examiner:
         self._seen: tuple[int, ...] = ()  # of the file, after the last write that is our own
         self._logged: tuple[int, ...] = ()  # of the write-ahead log, at the last examination
         self._blocks = 0  # that the file takes up
+        self._unstored = 0  # bytes of it for which there are no blocks
         self._hole: int | None = None  # where one begins in the write-ahead log
         self._has_reason = False
         self._took = 0.0  # seconds, the last one
@@ -93,10 +95,13 @@ class Examiner:
     def _suspect_cuts(self) -> None:
         """What was cut off, and written to behind that, has less on disk than before, or a hole."""
         with contextlib.suppress(OSError):
-            blocks = self._path.stat().st_blocks
-            if blocks < self._blocks * 9 // 10:
+            found = self._path.stat()
+            # A checkpoint in which it was cut makes it longer again. File systems that compress have such bytes, too.
+            unstored = max(found.st_size - found.st_blocks * _BLOCK_BYTES, 0)
+            if found.st_blocks < self._blocks * 9 // 10 or unstored > self._unstored * 11 // 10:
                 self._has_reason = True
-            self._blocks = blocks
+            self._blocks = found.st_blocks
+            self._unstored = unstored
         hole = _hole(self._log)
         if hole != self._hole:
             self._hole = hole
