@@ -190,6 +190,14 @@ def test_reset(run: Run, tmp_path: Path) -> None:
     assert [event["mails"] for event in history["last"]] == [10, -10]
 
 
+def test_a_reset_says_what_it_takes_back(run: Run, tmp_path: Path) -> None:
+    store(tmp_path, ("volume/bytes|user:alice", 5000))
+    rule = {"key": "sasl_username", "count": "bytes", "limits": ["1M/1d"]}
+    assert run("reset", "alice", "--rule", "volume", rules={"volume": rule}).out == (
+        "volume/bytes|user:alice: 5000 bytes taken back\n"
+    )
+
+
 def test_what_a_name_holds_is_shown_harmlessly(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "[red]é\x1b[31m\n\udcff"
     store(tmp_path, (f"user:{name}", 1))

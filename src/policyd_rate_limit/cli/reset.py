@@ -15,7 +15,7 @@ from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.overrides import audit_note_option as note_option
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.words import id_argument, naming_an_id, rule_option
-from policyd_rate_limit.domain.quantity import quantity
+from policyd_rate_limit.storage.audit_entries import taken_back_of
 
 
 @click.command(short_help="Take back what was counted for an id.")
@@ -35,5 +35,5 @@ def command(path: Path | None, identifier: str, note: str, rule: str | None, as_
     if as_json:
         write_json(facts.of_reset(identifier, taken))
     else:
-        write([Cell(f"{key}: {quantity(mails, 'mail')} taken back") for key, mails in taken.items()])
+        write([Cell(f"{key}: {taken_back_of(key, amount)}") for key, amount in taken.items()])
     return Exit.OK if any(taken.values()) else Exit.NO

@@ -16,6 +16,7 @@ from policyd_rate_limit.domain.charge import Usage, free_in
 from policyd_rate_limit.domain.counter import kind_of
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown, shown_limit, spell_period
+from policyd_rate_limit.mail.wording import KINDS
 
 if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import InForce
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 FULL, NEARLY = "bold red", "yellow"  # styles of rich
 NEARLY_FULL = 0.8
-_KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
 
 id_argument = click.argument("identifier", metavar="ID", shell_complete=completing.ids)
 
@@ -108,7 +108,7 @@ def shade(share: float) -> str:
 def written_stranger(stranger: Stranger) -> Cell:
     """That an id may be misspelt, or be of another kind than it was taken for."""
     taken = " and ".join(
-        dict.fromkeys(f"the {_KINDS.get(kind_of(key), kind_of(key))} {id_of_key(key)}" for key in stranger.keys)
+        dict.fromkeys(f"the {KINDS.get(kind_of(key), kind_of(key))} {id_of_key(key)}" for key in stranger.keys)
     )
     nearest = f"; on record are {', '.join(stranger.nearest)}" if stranger.nearest else ""
     return Cell(f"never seen, as far as is on record: a typo? Taken for {taken}{nearest}", NEARLY)

@@ -27,7 +27,8 @@ _PLURALS = {
     "country": "countries",
 }
 
-_KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
+KINDS = {"user": "SASL user", "sender": "sender", "client": "client"}
+"""The kinds of subjects that are called otherwise than in their counters; and those of the settings of version 1."""
 
 
 def printable(text: str, longest: int = LONGEST_NAME) -> str:
@@ -50,8 +51,8 @@ def name_and_kind(counter: str) -> tuple[str, str]:
     """Whom a counter stands for, and what that is; such as ``("alice", "SASL user")``."""
     rule, key = rule_and_key(counter)
     kind, separator, name = key.partition(":")
-    if separator and (kind in _KINDS or rule != DEFAULT):
-        return printable(name or kind), _KINDS.get(kind, printable(kind))
+    if separator and (kind in KINDS or rule != DEFAULT):
+        return printable(name or kind), KINDS.get(kind, printable(kind))
     return printable(counter), ""
 
 

@@ -54,6 +54,11 @@ def entry_of_revocation(by: Actor, now: int, key: str, note: str = "", *, had_on
 
 def entry_of_reset(by: Actor, now: int, key: str, taken_back: int | None, note: str = "") -> AuditEntry:
     """That windows are empty: so much was ``taken_back``; None: that is not known yet."""
-    counted = "byte" if unit_of(key) == BYTES else "value" if is_distinct(key) else "mail"
-    detail = "" if taken_back is None else f"{quantity(taken_back, counted)} taken back"
+    detail = "" if taken_back is None else taken_back_of(key, taken_back)
     return entry_of(by, now, RESET, key, detail, note)
+
+
+def taken_back_of(key: str, amount: int) -> str:
+    """That ``amount`` was taken back of the counter ``key``: ``3 mails taken back``."""
+    counted = "byte" if unit_of(key) == BYTES else "value" if is_distinct(key) else "mail"
+    return f"{quantity(amount, counted)} taken back"
