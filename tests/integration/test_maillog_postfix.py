@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import smtplib
-import subprocess
 import time
 from collections import Counter
 from email.message import EmailMessage
@@ -15,10 +14,9 @@ import pytest
 from policyd_rate_limit.cli.mail_logs import HostZone
 from policyd_rate_limit.maillog.mail import Origin
 from support import maillog_model as model
-from support.daemon import free_port
+from support.filtering import add_filters, sendmail
 from support.maillogs import Log
-from support.postfix import PASSWORD, Postfix, write_cf
-from support.programs import require
+from support.postfix import PASSWORD, Postfix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,25 +29,6 @@ pytestmark = [
     pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
 ]
 
-# A filter that changes nothing: the mail goes straight to the smtpd that takes it back.
-SERVICES = """\
-smtp       unix - - n - - smtp
-xforward   unix - - n - - smtp
-  -o smtp_send_xforward_command=yes
-127.0.0.1:{again} inet n - n - - smtpd
-  -o syslog_name=postfix/again
-  -o mynetworks=127.0.0.0/8
-  -o smtpd_authorized_xforward_hosts=127.0.0.0/8
-127.0.0.1:{filtered} inet n - n - - smtpd
-  -o syslog_name=postfix/filtered
-  -o content_filter=smtp:[127.0.0.1]:{again}
-127.0.0.1:{traced} inet n - n - - smtpd
-  -o syslog_name=postfix/traced
-  -o content_filter=xforward:[127.0.0.1]:{again}
-127.0.0.1:{proxied} inet n - n - - smtpd
-  -o syslog_name=postfix/proxied
-  -o smtpd_proxy_filter=127.0.0.1:{again}
-"""
 REFUSALS = "{{ {{refused@example.net = 450 4.7.1 Too many; mails}} }}"
 PARAMETERS = {
     "enable_long_queue_ids": "{long}",
@@ -77,14 +56,6 @@ class Site:
             connection.login("alice", PASSWORD)
             connection.sendmail(sender, recipients, message.as_bytes())
 
-    def sendmail(self, sender: str, recipient: str) -> None:
-        subprocess.run(
-            [require("sendmail"), "-C", self.postfix.config, "-f", sender, recipient],
-            input=b"From: root\n\nHello\n",
-            check=True,
-            timeout=60,
-        )
-
     def log(self, removed: int, seconds: float = 60.0) -> bytes:
         """What Postfix logged, once so many mails have left its queue."""
         end = time.monotonic() + seconds
@@ -96,12 +67,8 @@ class Site:
 
 
 def site(long_ids: str) -> Site:
-    ports = {name: free_port() for name in ("again", "filtered", "traced", "proxied")}
     postfix = Postfix({name: value.format(long=long_ids) for name, value in PARAMETERS.items()})
-    ports["plain"] = postfix.port
-    services = (postfix.config / "master.cf").read_text()
-    write_cf(postfix.config / "master.cf", services + SERVICES.format(**ports))
-    return Site(postfix, ports)
+    return Site(postfix, {**add_filters(postfix), "plain": postfix.port})
 
 
 def summary(mail: Mail) -> tuple[Any, ...]:
@@ -152,8 +119,8 @@ def test_what_was_sent_is_what_the_log_tells(tmp_path: Path, long_ids: str) -> N
         there.submit("filtered", "g@example.org", ONE)
         there.submit("traced", "t@example.org", ONE, TWO, message_id="<4@example.org>")
         there.submit("proxied", "p@example.org", ONE, message_id="<5@example.org>")
-        there.sendmail("h@example.org", "gone@bounced.example")
-        there.sendmail("root@example.org", ONE)
+        sendmail(there.postfix, "h@example.org", "gone@bounced.example")
+        sendmail(there.postfix, "root@example.org", ONE)
         data = there.log(removed=12)
     ended = time.time()
 

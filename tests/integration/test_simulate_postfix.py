@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import random
+import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from datetime import UTC
+from typing import Any, NamedTuple
 
 import pytest
 
+from policyd_rate_limit import config
+from policyd_rate_limit.maillog.reading import read
+from policyd_rate_limit.maillog.tally import Tally
+from policyd_rate_limit.rehearsal import facts
+from policyd_rate_limit.rehearsal.rehearsing import rehearse
+from policyd_rate_limit.rehearsal.stages import Stages
 from support import maillog_model as model
 from support.commands import call
-from support.daemon import Daemon
-from support.mail_server import mail_server
-from support.postfix import Postfix, Sent, send
+from support.daemon import Daemon, free_port
+from support.filtering import add_filters, sendmail
+from support.mail_server import RESTRICTIONS
+from support.postfix import Postfix, Sent, send, write_cf
 from support.wait import wait_until
 
 pytestmark = [
@@ -25,8 +36,19 @@ pytestmark = [
     pytest.mark.depends_on_machine(reason="Postfix's processes wait for each other as long as Postfix likes"),
 ]
 
-MAILS = 36
+MAILS = 60
 LAST = "last@example.net"
+OTHERWISE = "for another reason"
+UNWANTED = "Subject: unwanted"
+REFUSED = "refused@example.net"
+SYSLOG_NAME = "${multi_instance_name?{$multi_instance_name}:{postfix}}"  # the default of postconf(5)
+PARAMETERS = {
+    "header_checks": "regexp:$config_directory/header_checks",
+    "smtpd_relay_restrictions": (
+        f"check_recipient_access inline:{{ {{{REFUSED} = 550 5.7.1 {OTHERWISE}}} }},"
+        " permit_mynetworks, permit_sasl_authenticated, reject"
+    ),
+}
 RULES: Mapping[str, Mapping[str, Any]] = {
     "one-mail": {"key": "sasl_username", "limits": "3/mail", "action": "450 4.7.1 {rule} of {key}: {used} in one mail"},
     "person": {
@@ -102,20 +124,21 @@ def test_what_is_told_of_the_past_is_what_was_answered_then(
     senders: Sequence[str],
 ) -> None:
     settings: dict[str, Any] = {"limits": "20/1h", "rules": rules, "debug": True, "log_format": "json"}
-    with mail_server(tmp_path, hooks, **settings) as (postfix, daemon):
-        answered = list(traffic(postfix, most_recipients, senders))
+    with site(tmp_path, hooks, **settings) as (there, daemon):
+        answered = list(traffic(there, most_recipients, senders))
         log = tmp_path / "mail.log"
         decisions = tmp_path / "decisions.log"
-        answered.append(postfix.send("z", [LAST]))
-        wait_until(lambda: f": to=<{LAST}>" in postfix.log_text(), "all is logged")
-        log.write_bytes((postfix.root / "mail.log").read_bytes())
+        answered.append(there.postfix.send("z", [LAST]))
+        wait_until(there.is_over, "all is logged")
+        log.write_bytes((there.postfix.root / "mail.log").read_bytes())
     decisions.write_text(daemon.log_text())  # all of it, as it has ended
+    assert_all_kinds(log.read_text())
     truth = truth_of(decisions.read_text().splitlines(), answered)
     stages = [word for hook in hooks for word in ("--stage", hook)]
 
     alone = simulated(daemon, *stages, str(log))
     assert counted(alone["rules"]) == truth
-    assert alone["refused"] == sum(bool(one.refused) or not one.ok for one in answered)
+    assert alone["refused"] == sum(map(is_refused, answered))
     assert alone["mails"] == len(answered)
     assert alone["newly_hit"] == {}
     assert {name for name, counts in truth.items() if counts["refused"]} >= {"person", "clients", "told"}
@@ -130,12 +153,58 @@ def test_what_is_told_of_the_past_is_what_was_answered_then(
     for form in model.FORMS:  # the same lines, as other programs would have written them
         other = tmp_path / "other.log"
         other.write_bytes(model.render(lines, form))
-        assert counted(simulated(daemon, "--zone", "UTC", *stages, str(other))["rules"]) == truth, form
+        assert counted(rehearsed_here(daemon, hooks, other)["rules"]) == truth, form
 
     exact = simulated(daemon, *stages, str(decisions), str(log))
     assert counted(exact["rules"]) == truth
     assert exact["mails"] == len(answered)
     assert exact["log"]["known_from_decisions"] == len(answered)
+
+
+class Site(NamedTuple):
+    """Two instances of Postfix that write one log, and at which ports one of them takes mail of users."""
+
+    postfix: Postfix
+    out: Postfix
+    ports: Sequence[int]
+
+    def is_over(self) -> bool:
+        """Whether all mails have left both queues, but for those that are held, which is logged."""
+        waiting = [
+            path
+            for one in (self.postfix, self.out)
+            for name in ("maildrop", "incoming", "active", "deferred")
+            for path in (one.queue / name).rglob("*")
+            if path.is_file()
+        ]
+        log = self.postfix.log_text()
+        active = re.findall(r": (\w+): from=<.*\(queue active\)$", log, re.MULTILINE)
+        return not waiting and set(active) == set(re.findall(r": (\w+): removed$", log, re.MULTILINE))
+
+
+@contextlib.contextmanager
+def site(directory: pathlib.Path, hooks: Sequence[str], **settings: Any) -> Iterator[tuple[Site, Daemon]]:
+    """Both ask one daemon; what the first one gives to filters after its queue comes back to the second one."""
+    port = free_port()
+    parameters = {
+        **PARAMETERS,
+        **{RESTRICTIONS[hook]: f"check_policy_service inet:127.0.0.1:{port}" for hook in hooks},
+        "enable_long_queue_ids": "yes" if "RCPT" in hooks else "no",
+    }
+    postfix = Postfix(parameters)
+    # Whoever does not authenticate may not relay there: what goes to that domain is bounced.
+    out_port = free_port()
+    parameters["transport_maps"] = f"inline:{{ {{bounced.example = smtp:[127.0.0.1]:{out_port}}} }}"
+    instance = {"multi_instance_enable": "yes", "multi_instance_name": "postfix-out", "syslog_name": SYSLOG_NAME}
+    out = Postfix({**parameters, **instance}, chroot=False, port=out_port)
+    out.log_with(postfix)
+    of_out = add_filters(out, name="postfix-out")
+    of_first = add_filters(postfix, hand_to=of_out["again"])
+    for one in (postfix, out):
+        write_cf(one.config / "header_checks", f"/^{UNWANTED}/ REJECT {OTHERWISE}\n")
+    taking = [ports[name] for ports in (of_first, of_out) for name in ("filtered", "traced", "proxied")]
+    with postfix, out, Daemon(directory, SOCKET=["127.0.0.1", port], **settings) as daemon:
+        yield Site(postfix, out, [postfix.port, out.port, *taking]), daemon
 
 
 def simulated(daemon: Daemon, *arguments: str) -> Any:
@@ -150,6 +219,14 @@ def simulated(daemon: Daemon, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def rehearsed_here(daemon: Daemon, hooks: Sequence[str], log: pathlib.Path) -> Any:
+    """The same, in the process of the tests: to start the command for each form would take most of the time."""
+    tally = Tally()
+    items = read([log], wants_recipients=True, now=time.time(), zone=UTC, tally=tally)
+    settings = config.load(daemon.path).settings
+    return facts.of_rehearsal(rehearse(settings, None, Stages(tuple(hooks), "as the test has it"), items, tally))
+
+
 def counted(rules: Mapping[str, Any]) -> Truth:
     """What is told of each rule, without what is 0."""
     what = ("refused", "held", "marked", "warned", "refused_recipients")
@@ -157,22 +234,57 @@ def counted(rules: Mapping[str, Any]) -> Truth:
     return {name: +counts for name, counts in found.items() if +counts}
 
 
-def traffic(postfix: Postfix, most_recipients: int, senders: Sequence[str]) -> Iterator[Sent]:
-    """Mails of users to one recipient or several, with the user's name as sender and one of ``senders`` behind it.
+def traffic(there: Site, most_recipients: int, senders: Sequence[str]) -> Iterator[Sent]:
+    """Mails about which the daemon is asked, among others: by any service, filtered or not.
 
+    They are of users to one recipient or several, with the user's name as sender and one of ``senders`` behind it.
     Some sessions have two mails, of different senders: two all of whose recipients are refused would count as one.
     """
     chance = random.Random(15)
     sent = 0
     while sent < MAILS:
+        not_asked_about(there, chance)
         user = chance.choice(("alice", "alice", "bob", "carol", "x"))
-        with postfix.submission(user) as session:
+        with there.postfix.submission(user, chance.choice(there.ports)) as session:
             for sender in chance.sample(senders, min(len(senders), chance.choice((1, 1, 2)))):
                 sent += 1
                 # What is held is logged with its first recipient alone.
                 most = most_recipients if user != "x" else 1
-                recipients = [f"r{sent}.{number}@example.net" for number in range(chance.randint(1, most))]
-                yield send(session, user + sender, recipients)
+                domain = chance.choice(("example.net", "example.net", "bounced.example"))
+                recipients = [f"r{sent}.{number}@{domain}" for number in range(chance.randint(1, most))]
+                header = "Subject: test"
+                if len(recipients) == 1 and chance.random() < 0.2:  # of more, the log would not say how many they were
+                    header = UNWANTED
+                if chance.random() < 0.1:
+                    recipients.insert(chance.randrange(2), REFUSED)
+                yield send(session, user + sender, recipients, header=header)
+
+
+def not_asked_about(there: Site, chance: random.Random) -> None:
+    """Perhaps a mail of a program of the host, or one that is refused before the daemon is asked."""
+    sender = f"{chance.choice(('alice', 'bob'))}@example.org"
+    what = chance.randrange(6)
+    if what == 0:
+        sendmail(there.postfix, sender, chance.choice(("local@example.net", "gone@bounced.example")))
+    elif what == 1:
+        with there.postfix.submission("alice", chance.choice(there.ports)) as session:
+            assert not send(session, "alice", [REFUSED]).ok
+
+
+def is_refused(one: Sent) -> bool:
+    """Whether a limit refused any recipient of it."""
+    replies = [*one.refused.values(), *([] if one.ok else [one.reply])]
+    return any(OTHERWISE not in reply for reply in replies)
+
+
+def assert_all_kinds(log: str) -> None:
+    """The log has mail of every origin, or what is not seen in it is not compared."""
+    for kind in (
+        *(" postfix/smtpd[", " postfix-out/smtpd[", " postfix/filtered/", " postfix-out/filtered/", "orig_queue_id="),
+        *("orig_client=", "/pickup[", "status=bounced", "non-delivery notification", "queued as ", OTHERWISE),
+        *("reject: header", " postfix-out/proxied/smtpd["),
+    ):
+        assert kind in log, kind
 
 
 def when(instance: str) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class Sent(NamedTuple):
         return self.reply.startswith("250 ")
 
 
-def send(connection: smtplib.SMTP, sender: str, recipients: Sequence[str]) -> Sent:
+def send(connection: smtplib.SMTP, sender: str, recipients: Sequence[str], *, header: str = "Subject: test") -> Sent:
     """Submit one mail; ``reply`` of the outcome is to its end, or to the command that ended it early."""
 
     def text(reply: tuple[int, bytes]) -> str:
@@ -176,7 +176,7 @@ def send(connection: smtplib.SMTP, sender: str, recipients: Sequence[str]) -> Se
             refused[recipient] = reply
     if accepted:
         try:
-            reply = text(connection.data(f"From: {sender}@example.org\r\nSubject: test\r\n\r\nHello\r\n"))
+            reply = text(connection.data(f"From: {sender}@example.org\r\n{header}\r\n\r\nHello\r\n"))
         except smtplib.SMTPDataError as error:  # DATA itself was refused
             reply = text((error.smtp_code, error.smtp_error))  # type: ignore[arg-type]  # always bytes here
     if not reply.startswith("250 "):
@@ -185,10 +185,11 @@ def send(connection: smtplib.SMTP, sender: str, recipients: Sequence[str]) -> Se
 
 
 class Postfix:
-    """A Postfix whose smtpd listens on ``127.0.0.1:port``.
+    """A Postfix whose smtpd listens on ``127.0.0.1:port``, on any that is free unless one is given.
 
-    ``parameters`` is what main.cf holds besides the minimum, ``chroot`` whether smtpd runs chrooted to the
-    queue directory, as Debian has it, and ``processes`` the most smtpd processes at a time (0: no limit).
+    ``parameters`` is what main.cf holds besides the minimum, or in its place, ``chroot`` whether smtpd runs
+    chrooted to the queue directory, as Debian has it, and ``processes`` the most smtpd processes at a time
+    (0: no limit).
     Clients must authenticate, unless ``mynetworks`` trusts them.
     """
 
@@ -199,6 +200,7 @@ class Postfix:
         chroot: bool = True,
         processes: int = 0,
         mynetworks: str = "",
+        port: int = 0,
     ) -> None:
         self.postfix = require("postfix")
         self.dovecot = require("dovecot")
@@ -207,7 +209,7 @@ class Postfix:
         self.root.chmod(0o755)
         self.config = self.root / "etc"
         self.queue = self.root / "queue"
-        self.port = free_port()
+        self.port = port or free_port()
         for directory in (self.config, self.queue, self.root / "data", self.root / "dovecot"):
             directory.mkdir()
         shutil.chown(self.root / "data", "postfix", "postfix")
@@ -218,12 +220,22 @@ class Postfix:
             "processes": str(processes),
             "mynetworks": mynetworks,
         }
-        extra = "".join(f"{name} = {value}\n" for name, value in parameters.items())
-        write_cf(self.config / "main.cf", MAIN_CF.format_map(self.values) + extra)
+        usual = [line.partition(" =") for line in MAIN_CF.format_map(self.values).splitlines()]
+        main_cf = {**{name: value for name, _, value in usual}, **parameters}
+        write_cf(self.config / "main.cf", "".join(f"{name} = {value}\n" for name, value in main_cf.items()))
         write_cf(self.config / "master.cf", MASTER_CF.format_map(self.values))
         (self.root / "users").write_text("".join(f"{user}:{PASSWORD}\n" for user in USERS))
         (self.root / "dovecot.conf").write_text(dovecot_conf(self.dovecot).format_map(self.values))
         self.authenticator: subprocess.Popen[bytes] | None = None
+
+    def log_with(self, other: Postfix) -> None:
+        """Have it write to the log of ``other``, which runs by then, in the order in which both say something.
+
+        As they do with a syslog daemon: with a postlogd(8) of each, one could be late.
+        """
+        service = os.path.relpath(other.queue / "public" / "postlog", self.queue / "public")
+        main_cf = (self.config / "main.cf").read_text()
+        write_cf(self.config / "main.cf", f"{main_cf}postlog_service_name = {service}\n")
 
     def command(self, *arguments: str) -> None:
         """``postfix -c DIR ARGUMENTS``; fails with its output and the log."""
@@ -305,9 +317,9 @@ class Postfix:
         wrong = [line for line in lines if re.search(r"warning:|error:|fatal:|panic:", line)]
         assert not wrong, "\n".join(wrong)
 
-    def submission(self, user: str | None = None) -> smtplib.SMTP:
-        """A connection to smtpd, greeted and, with ``user``, authenticated."""
-        connection = smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.example.org", timeout=60)
+    def submission(self, user: str | None = None, port: int = 0) -> smtplib.SMTP:
+        """A connection to smtpd, greeted and, with ``user``, authenticated; ``port``: of another smtpd."""
+        connection = smtplib.SMTP("127.0.0.1", port or self.port, local_hostname="client.example.org", timeout=60)
         try:
             connection.ehlo_or_helo_if_needed()
             if user is not None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from policyd_rate_limit.compiling import mypyc_attr
+from policyd_rate_limit.maillog.mail import Mail, Origin
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.maillog.mail import Origin
     from policyd_rate_limit.maillog.programs import Program
     from policyd_rate_limit.maillog.tally import Tally
 
@@ -53,6 +53,36 @@ class OpenMail:
         self.is_told = False
         self.sender = ""
         self.held_for: list[str] = []
+
+    def told(
+        self,
+        time: float,
+        queue_id: bytes,
+        sender: str,
+        size: int,
+        recipient_count: int,
+        recipients: tuple[str, ...] = (),
+    ) -> Mail:
+        """It, as the line of ``time`` completes what is known."""
+        return Mail(
+            time,
+            self.began,
+            Origin.REINJECTED if self.is_handed_back else self.origin,
+            self.program.host,
+            self.program.service,
+            queue_id.decode(),
+            self.client_address,
+            self.client_name,
+            self.sasl_username,
+            self.sasl_method,
+            sender,
+            "",
+            size,
+            recipient_count,
+            recipients,
+            session=self.session,
+            number=self.number,
+        )
 
 
 @final

@@ -27,7 +27,7 @@ from policyd_rate_limit.maillog.open_mails import OpenMail, OpenMails
 from policyd_rate_limit.maillog.outgoing import Held, Outgoing
 from policyd_rate_limit.maillog.programs import PICKUP
 from policyd_rate_limit.maillog.recent import Recent
-from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, holding, refusal
+from policyd_rate_limit.maillog.refusals import holding, refusal, refused_mail
 
 if TYPE_CHECKING:
     from policyd_rate_limit.maillog.programs import Program
@@ -180,6 +180,8 @@ class Traffic:
         mail.number = self._number
         mail.client_name, mail.client_address = told.name, told.address
         mail.sasl_method, mail.sasl_username = told.sasl_method, told.sasl_username
+        if program.is_process:
+            program.sasl_method, program.sasl_username = told.sasl_method, told.sasl_username
         if queue_id == b"NOQUEUE":  # it passes the session to smtpd_proxy_filter
             if len(self._proxied) >= MOST_PROXIED:
                 self._proxied.clear()
@@ -208,24 +210,8 @@ class Traffic:
             if is_own and not mail.is_handed_back and self._recent.has(known, time):
                 mail.is_handed_back = True
             self._recent.add(known, time)
-        complete = Mail(
-            time,
-            mail.began,
-            Origin.REINJECTED if mail.is_handed_back else mail.origin,
-            mail.program.host,
-            mail.program.service,
-            queue_id.decode(),
-            mail.client_address,
-            mail.client_name,
-            mail.sasl_username,
-            mail.sasl_method,
-            _text(sender),
-            "",
-            int(figures.group(1)),
-            int(figures.group(2)),
-            session=mail.session,
-            number=mail.number,
-        )
+        size, recipient_count = int(figures.group(1)), int(figures.group(2))
+        complete = mail.told(time, queue_id, _text(sender), size, recipient_count)
         key = program.scope + queue_id
         # cleanup has given it its Message-ID, and would have given one to what comes back from a filter as well.
         is_suspect = is_own and not mail.is_handed_back and _is_of_cleanup(mail.message_id, queue_id)
@@ -283,31 +269,8 @@ class Traffic:
         mail = self._open.find(program, told.queue_id, time) if told.queue_id else None
         if mail is not None:
             mail.is_refused = True
-        is_one = told.recipient != "" and told.stage != END_OF_MESSAGE
         for _ in range(told.times):
-            self._outgoing.put(
-                Mail(
-                    time,
-                    time if mail is None else mail.began,
-                    Origin.REJECTED,
-                    program.host,
-                    program.service,
-                    told.queue_id.decode(),
-                    told.client_address,
-                    told.client_name,
-                    told.sasl_username or (mail.sasl_username if mail is not None else ""),
-                    mail.sasl_method if mail is not None else "",
-                    told.sender,
-                    told.helo_name,
-                    0,
-                    1 if is_one else 0,
-                    (told.recipient,) if told.recipient else (),
-                    told.stage,
-                    told.reply,
-                    program.session,
-                    self._number,
-                )
-            )
+            self._outgoing.put(refused_mail(told, mail, program, time, self._number))
 
     def _holding(self, program: Program, message: bytes, time: float) -> None:
         """An action of access(5) has a mail wait in the queue named hold, where qmgr says nothing of it."""
@@ -333,26 +296,10 @@ class Traffic:
             return
         mail.is_told = True
         known = tuple(dict.fromkeys(name for name in mail.held_for if name))
-        self._outgoing.put(
-            Mail(
-                time,
-                mail.began,
-                Origin.REINJECTED if mail.is_handed_back else mail.origin,
-                mail.program.host,
-                mail.program.service,
-                queue_id.decode(),
-                mail.client_address,
-                mail.client_name,
-                mail.sasl_username,
-                mail.sasl_method,
-                mail.sender,
-                # At DATA and later Postfix names who is the only one.
-                recipient_count=max(2 if "" in mail.held_for else 1, len(known)),
-                recipients=known if self._wants_recipients else (),
-                session=mail.session,
-                number=mail.number,
-            )
-        )
+        # At DATA and later Postfix names who is the only one.
+        recipient_count = max(2 if "" in mail.held_for else 1, len(known))
+        recipients = known if self._wants_recipients else ()
+        self._outgoing.put(mail.told(time, queue_id, mail.sender, 0, recipient_count, recipients))
 
 
 def _is_of_cleanup(message_id: bytes, queue_id: bytes) -> bool:

@@ -68,7 +68,8 @@ class Program:
     ``instance``: the first part of the tag, by which instances of Postfix on one host differ. ``scope``: what makes a
     queue id one of this instance alone, when it stands in front of it. ``session``: the number of the SMTP session that
     this process serves, 0: that is not known. ``held_for``: recipients for whom an action of access(5) has the next
-    mail of this session held, which ``held_sender`` sends.
+    mail of this session held, which ``held_sender`` sends. ``sasl_username``, ``sasl_method``: who has logged in to the
+    session, as far as a mail of it has told.
     """
 
     def __init__(self, host: bytes, tag: bytes) -> None:
@@ -83,12 +84,15 @@ class Program:
         self.is_process: bool = False
         self.held_for: list[str] = []
         self.held_sender: str = ""
+        self.sasl_username: str = ""
+        self.sasl_method: str = ""
 
     def connected(self) -> None:
         """A client has connected: a session begins, if that is one process."""
         if self.is_process:
             self.session = next(_SESSIONS)
             self.held_for = []
+            self.sasl_username = self.sasl_method = ""
 
 
 @mypyc_attr(acyclic=True)

@@ -14,9 +14,14 @@ where the text ends.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.maillog.clients import known_address
+from policyd_rate_limit.maillog.mail import Mail, Origin
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.maillog.open_mails import OpenMail
+    from policyd_rate_limit.maillog.programs import Program
 
 _ADDRESS: Final = rb'(?:"(?:[^"\\]|\\.)*"(?:@[^<>"\s]*)?|[^<>"]*)'
 _HEAD: Final = re.compile(
@@ -96,6 +101,39 @@ def refusal(message: bytes) -> Refusal | None:
             times,
         )
     return _unusual(message, times)
+
+
+def refused_mail(told: Refusal, mail: OpenMail | None, program: Program, time: float, number: int) -> Mail:
+    """What ``program`` has ``told`` at ``time`` (Unix seconds), of the whole ``mail`` or of a recipient.
+
+    None: there is no file of it yet, or none that is known. ``number``: of the line. Whose it was says the line, in
+    newer versions, or another one of the mail, or of its session.
+    """
+    is_one = told.recipient != "" and told.stage != END_OF_MESSAGE
+    user, method = ("", "") if mail is None else (mail.sasl_username, mail.sasl_method)
+    if not told.queue_id:
+        user, method = program.sasl_username, program.sasl_method
+    return Mail(
+        time,
+        time if mail is None else mail.began,
+        Origin.REJECTED,
+        program.host,
+        program.service,
+        told.queue_id.decode(),
+        told.client_address,
+        told.client_name,
+        told.sasl_username or user,
+        method,
+        told.sender,
+        told.helo_name,
+        0,
+        1 if is_one else 0,
+        (told.recipient,) if told.recipient else (),
+        told.stage,
+        told.reply,
+        program.session,
+        number,
+    )
 
 
 def _unusual(message: bytes, times: int) -> Refusal | None:

@@ -64,7 +64,8 @@ class AskedMail:
         if is_refused:
             self.is_refused = self.is_whole = True
             accepted = len(self.recipients) - sum(self.recipients.values())
-            self.refused = max(1, self.count, accepted)
+            # Postfix names who is the only one.
+            self.refused = max(1 if decided.recipient else 2, self.count, accepted)
 
     @property
     def may_be_any(self) -> bool:
