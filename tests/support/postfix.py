@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import smtplib
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from typing import NamedTuple, Self
 
 from support.daemon import connect, free_port
 from support.programs import require
+from support.wait import wait_until
 
 PASSWORD = "correct horse"
 USERS = (
@@ -258,6 +260,7 @@ class Postfix:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         end = time.monotonic() + START_SECONDS
         while True:
@@ -275,12 +278,20 @@ class Postfix:
         """End both servers and remove all that they left."""
         try:
             if self.authenticator is not None:
-                self.authenticator.terminate()
+                # It would wait a second for its processes; of what it knows nothing has to stay.
+                os.killpg(self.authenticator.pid, signal.SIGKILL)
                 self.authenticator.wait(20)
-            if (self.queue / "pid" / "master.pid").exists():
-                self.command("stop")
+            pidfile = self.queue / "pid" / "master.pid"
+            if pidfile.exists():
+                # As ``postfix stop`` does it, which then looks every second whether it is so.
+                os.kill(int(pidfile.read_text()), signal.SIGTERM)
+                wait_until(self._has_ended, "Postfix has ended")
         finally:
             shutil.rmtree(self.root, ignore_errors=True)
+
+    def _has_ended(self) -> bool:
+        master = "/usr/lib/postfix/sbin/master"
+        return subprocess.run([master, "-c", self.config, "-t"], check=False, stderr=subprocess.DEVNULL).returncode == 0
 
     def __enter__(self) -> Self:
         try:

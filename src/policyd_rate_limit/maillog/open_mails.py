@@ -13,6 +13,7 @@ from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.maillog.mail import Mail, Origin
 
 if TYPE_CHECKING:
+    from policyd_rate_limit.maillog.outgoing import Held
     from policyd_rate_limit.maillog.programs import Program
     from policyd_rate_limit.maillog.tally import Tally
 
@@ -33,7 +34,7 @@ class OpenMail:
 
     ``message_id``: by which it would be known again, empty: by none. ``is_resent``: that is its Resent-Message-ID.
     ``is_handed_back``: a filter handed it back. ``is_refused``: a command of its session, or all of it, was refused.
-    ``held_for``: recipients for whom an action of access(5) has it held; ``is_told``: it is known without its end.
+    ``held_for``: recipients for whom an action of access(5) has it held; ``waiting``: what is told of it without its end.
     """
 
     def __init__(self, origin: Origin, began: float, program: Program) -> None:
@@ -50,9 +51,14 @@ class OpenMail:
         self.is_resent = False
         self.is_handed_back = False
         self.is_refused = False
-        self.is_told = False
+        self.waiting: Held | None = None
         self.sender = ""
         self.held_for: list[str] = []
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is known without its end."""
+        return self.waiting is not None
 
     def told(
         self,

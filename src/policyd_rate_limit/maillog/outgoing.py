@@ -26,7 +26,7 @@ class Held:
     """``item``, which waits until ``due``, in Unix seconds, or until ``is_done``.
 
     ``recipients``: what deliveries have told so far, None where nobody wants to know. ``is_suspect``: a filter may
-    have handed it back. ``is_gone``: it was handed out.
+    have handed it back. ``is_gone``: it was handed out. ``is_void``: it has turned out not to be, and is left out.
     """
 
     def __init__(self, item: Mail | Decided, due: float) -> None:
@@ -36,6 +36,7 @@ class Held:
         self.is_suspect = False
         self.is_done = False
         self.is_gone = False
+        self.is_void = False
 
 
 @final
@@ -70,6 +71,8 @@ class Outgoing:
         while waiting and (waiting[0].is_done or waiting[0].due <= time or len(waiting) > MOST_HELD):
             held = waiting.popleft()
             held.is_gone = True
+            if held.is_void:
+                continue
             item = held.item
             if held.recipients is not None and isinstance(item, Mail):
                 item.recipients = tuple(held.recipients)

@@ -27,7 +27,7 @@ from policyd_rate_limit.maillog.open_mails import OpenMail, OpenMails
 from policyd_rate_limit.maillog.outgoing import Held, Outgoing
 from policyd_rate_limit.maillog.programs import PICKUP
 from policyd_rate_limit.maillog.recent import Recent
-from policyd_rate_limit.maillog.refusals import holding, refusal, refused_mail
+from policyd_rate_limit.maillog.refusals import END_OF_MESSAGE, holding, refusal, refused_mail
 
 if TYPE_CHECKING:
     from policyd_rate_limit.maillog.programs import Program
@@ -38,6 +38,9 @@ DELIVERY_SECONDS: Final = 600.0
 
 FILTER_SECONDS: Final = 10.0
 """For so long a mail without a Message-ID of its own waits for a filter to say that it is one that it hands back."""
+
+HOLD_SECONDS: Final = 10.0
+"""For so long a mail that is to be held waits until it is known not to be refused at its end."""
 
 MOST_HOSTS: Final = 10_000
 """Whose names are remembered."""
@@ -269,6 +272,10 @@ class Traffic:
         mail = self._open.find(program, told.queue_id, time) if told.queue_id else None
         if mail is not None:
             mail.is_refused = True
+            if (
+                mail.waiting is not None and told.stage == END_OF_MESSAGE
+            ):  # it was to be held, and is refused at its end
+                mail.waiting.is_void = mail.waiting.is_done = True
         for _ in range(told.times):
             self._outgoing.put(refused_mail(told, mail, program, time, self._number))
 
@@ -294,12 +301,13 @@ class Traffic:
         """``mail`` is held; how large it is, and to whom else it goes, would be known once it is released."""
         if mail.is_told:
             return
-        mail.is_told = True
         known = tuple(dict.fromkeys(name for name in mail.held_for if name))
         # At DATA and later Postfix names who is the only one.
         recipient_count = max(2 if "" in mail.held_for else 1, len(known))
         recipients = known if self._wants_recipients else ()
-        self._outgoing.put(mail.told(time, queue_id, mail.sender, 0, recipient_count, recipients))
+        complete = mail.told(time, queue_id, mail.sender, 0, recipient_count, recipients)
+        mail.waiting = Held(complete, time + HOLD_SECONDS)
+        self._outgoing.hold(mail.waiting)
 
 
 def _is_of_cleanup(message_id: bytes, queue_id: bytes) -> bool:

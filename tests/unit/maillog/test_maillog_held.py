@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from policyd_rate_limit.maillog.mail import Origin
 from support.maillogs import Log, syslog
 
@@ -80,3 +82,25 @@ def test_a_recipient_who_is_refused_all_the_same_has_no_mail_held(tmp_path: Path
 def test_what_is_held_in_one_session_is_not_in_the_next(tmp_path: Path) -> None:
     again = "    smtpd[11]: connect from laptop.example.net[192.0.2.7]\n"
     assert Log(tmp_path, syslog(BEFORE + again + NEXT)).mails == []
+
+
+UNWANTED = (
+    "    cleanup[12]: 4g1BCD2Fzz1Yk: reject: header Subject: x from laptop.example.net[192.0.2.7];"
+    " from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<laptop>: 5.7.1 no\n"
+)
+TOO_MUCH = (
+    "    smtpd[11]: 4g1BCD2Fzz1Yk: reject: END-OF-MESSAGE from laptop.example.net[192.0.2.7]: 450 4.7.1"
+    " <END-OF-MESSAGE>: End-of-data rejected: no; from=<alice@example.org> to=<bob@example.net> proto=ESMTP helo=<l>\n"
+)
+
+
+@pytest.mark.parametrize("wants_recipients", [False, True])
+@pytest.mark.parametrize("refused", [UNWANTED, TOO_MUCH])
+@pytest.mark.parametrize("held", [AT_RCPT, BEFORE + NEXT])
+def test_one_that_was_to_be_held_and_is_refused_at_its_end_is_one_mail(
+    tmp_path: Path, held: str, refused: str, wants_recipients: bool
+) -> None:
+    log = Log(tmp_path, syslog(held + refused), wants_recipients=wants_recipients)
+    assert (log.mail.origin, log.mail.stage) == (Origin.REJECTED, "END-OF-MESSAGE")
+    assert log.tally.mails == {Origin.REJECTED: 1}
+    assert log.tally.unfinished == 0

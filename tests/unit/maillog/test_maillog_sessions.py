@@ -54,3 +54,21 @@ def test_sessions_are_known_from_every_form(tmp_path: Path, form: Callable[[mode
 def test_without_process_ids_no_session_is_known(tmp_path: Path) -> None:
     without = LINES.replace("smtpd[11]", "smtpd").replace("smtpd[12]", "smtpd")
     assert {one.session for one in Log(tmp_path, syslog(without)).mails} == {0}
+
+
+PROXIED = f"""
+    smtpd[11]: connect from c.example[192.0.2.7]
+    smtpd[11]: NOQUEUE: client=c.example[192.0.2.7], sasl_method=PLAIN, sasl_username=alice
+    smtpd[12]: connect from c.example[192.0.2.7]
+    smtpd[11]: {REFUSED}
+    smtpd[12]: {REFUSED}
+    smtpd[11]: disconnect from c.example[192.0.2.7]
+    smtpd[11]: connect from c.example[192.0.2.7]
+    smtpd[11]: {REFUSED}
+"""
+
+
+def test_whose_a_refusal_is_says_the_mail_before_it_in_its_session(tmp_path: Path) -> None:
+    """With smtpd_proxy_filter there is no queue id at DATA, by which the mail would be known."""
+    known = [(one.sasl_username, one.sasl_method) for one in Log(tmp_path, syslog(PROXIED)).mails]
+    assert known == [("alice", "PLAIN"), ("", ""), ("", "")]

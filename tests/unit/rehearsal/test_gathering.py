@@ -189,13 +189,16 @@ def test_one_that_was_asked_about_before_it_had_a_queue_id_is_found_by_who_sent_
 @pytest.mark.parametrize("stage", ["RCPT", "DATA"])
 def test_the_log_of_postfix_may_have_whole_seconds_alone_and_come_first(stage: str) -> None:
     """Its lines of a second come before all decisions of that second."""
-    to = {"recipient": "a@x"} if stage == "RCPT" else {}
     found = gathered(
         mail(1, queue_id="Q1"),
         mail(1, queue_id="Q3"),
         refusal(1, queue_id="" if stage == "RCPT" else "Q2", stage=stage),
         *(
-            decided(1 + number / 10, verdict, f"{number}.0", stage, queue_id="" if to else f"Q{number}", **to)
+            decided(
+                *(1 + number / 10, verdict, f"{number}.0", stage),
+                recipient="a@x",
+                queue_id="" if stage == "RCPT" else f"Q{number}",
+            )
             for number, verdict in enumerate(("admitted", "refused", "admitted"), 1)
         ),
     )
@@ -224,6 +227,15 @@ def test_a_mail_that_is_refused_at_data_has_as_many_recipients_as_were_counted()
         mail(2.5, "carol", host="elsewhere"),
     )
     assert found == [(1, (), 1, 0), (2, (), 7, 7), (2.5, (), 1, 0)]
+
+
+def test_of_several_who_are_refused_at_data_where_no_rule_counts_recipients_two_are_known_to_be_there() -> None:
+    found = gathered(
+        decided(1, "admitted", "0.0", "DATA", cost=1, queue_id="Q0"),
+        decided(2, "refused", "1.0", "DATA", rule="messages", cost=1),
+        decided(3, "refused", "2.0", "DATA", rule="messages", cost=1, recipient="a@x"),
+    )
+    assert [(count, refused) for _, _, count, refused in found] == [(1, 0), (2, 2), (1, 1)]
 
 
 def test_the_size_of_what_was_refused_is_what_a_rule_has_counted() -> None:
