@@ -34,7 +34,8 @@ class OpenMail:
 
     ``message_id``: by which it would be known again, empty: by none. ``is_resent``: that is its Resent-Message-ID.
     ``is_handed_back``: a filter handed it back. ``is_refused``: a command of its session, or all of it, was refused.
-    ``held_for``: recipients for whom an action of access(5) has it held; ``waiting``: what is told of it without its end.
+    ``held_for``: recipients for whom an action of access(5) has it held; ``waiting``: what is told of it then, without
+    its end.
     """
 
     def __init__(self, origin: Origin, began: float, program: Program) -> None:
