@@ -57,11 +57,15 @@ class Problem:
 
 
 class ConfigError(PolicydError):
-    """The configuration is missing, unreadable or invalid: every problem at once, and the warnings beside them."""
+    """The configuration is missing, unreadable or invalid: every problem at once, and the warnings beside them.
 
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+    ``hint``: what else may be done, as a sentence without a full stop; empty: nothing.
+    """
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = (), hint: str = "") -> None:
         self.problems = tuple(problems)
         self.warnings = tuple(warnings)
+        self.hint = hint
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

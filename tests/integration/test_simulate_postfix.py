@@ -65,6 +65,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "block": "1h",
     },
     "told": {"key": "server", "count": "messages", "limits": "10/1h", "shadow": True},
+    "shy": {"key": "sasl_username", "limits": "6/1h", "shadow": True},
 }
 AT_DATA = {
     **RULES,
@@ -157,6 +158,16 @@ def test_what_is_told_of_the_past_is_what_was_answered_then(
         other = tmp_path / "other.log"
         other.write_bytes(model.render(lines, form))
         assert counted(rehearsed_here(daemon, hooks, other)["rules"]) == truth, form
+
+    figures = tmp_path / "shadow.json"
+    figures.write_text(call(daemon.path, "shadow", "--json", "-n", "10000").stdout)
+    against = simulated(daemon, "--against", str(figures), *stages, str(log))
+    assert (against["compared_with"], against["newly_hit"], against["no_longer_hit"]) == ("shadow", {}, {})
+    compared = against["shadow"]["rules"]
+    assert {name: (rule["shadow"], rule["differing"]) for name, rule in compared.items()} == {
+        name: (requests_refused(decisions.read_text(), name), []) for name in ("told", "shy")
+    }
+    assert len(alone["rules"]["shy"]["ids"]) > 1
 
     exact = simulated(daemon, *stages, str(decisions), str(log))
     assert counted(exact["rules"]) == truth
@@ -288,6 +299,12 @@ def assert_all_kinds(log: str) -> None:
         *("reject: header", " postfix-out/proxied/smtpd["),
     ):
         assert kind in log, kind
+
+
+def requests_refused(log: str, name: str) -> int:
+    """How many requests the rule ``name`` would have refused, by the daemon's log."""
+    told = [json.loads(line) for line in log.splitlines()]
+    return sum(one.get("rule") == name and one.get("verdict") == "would-refuse" for one in told)
 
 
 def when(instance: str) -> tuple[int, int]:

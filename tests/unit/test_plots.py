@@ -217,7 +217,7 @@ def test_a_curve_steps_down_where_its_values_are() -> None:
     mark = next(path.get("d", "") for path in root.iter("path") if path.get("class") == "plot-mark")
     assert float(mark[1:].split(" ")[0]) == pytest.approx(float(first[0]), abs=0.1)
     assert plot.table().rows[1] == ("10", "10", f"1{NARROW_SPACE}000")
-    assert f"suggested: 10, 10 ids and 1{NARROW_SPACE}000 mails" in plot.description
+    assert f"suggested: 10; ids: 10; mails: 1{NARROW_SPACE}000." in plot.description
     with pytest.raises(ValueError, match="two lines"):
         Curve("c", "c", [Line("a", [])] * 3, across="", upwards="")
 

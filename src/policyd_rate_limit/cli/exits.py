@@ -69,12 +69,14 @@ def _like_an_address(problem: Problem) -> bool:
 
 def tell(error: Exception) -> None:
     """Write what went wrong to standard error, each problem on one line."""
-    problems = error.problems if isinstance(error, ConfigError) else (error,)
+    lines = [str(error)]
+    if isinstance(error, ConfigError):
+        lines = [*map(str, error.problems), *([error.hint] if error.hint else [])]
     if not _is_read():
         return
     with contextlib.suppress(OSError):
-        for problem in problems:
-            click.echo(f"{NAME}: {one_line(str(problem))}", err=True)
+        for line in lines:
+            click.echo(f"{NAME}: {one_line(line)}", err=True)
 
 
 def _is_read() -> bool:

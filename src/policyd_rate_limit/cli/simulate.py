@@ -14,24 +14,30 @@ from policyd_rate_limit.cli.mail_logs import HostZone, logs_argument, mails_in, 
 from policyd_rate_limit.cli.output import json_option, write, write_json
 from policyd_rate_limit.cli.settings import load
 from policyd_rate_limit.cli.simulate_words import page_of
+from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.request import DATA, END_OF_MESSAGE, RCPT
+from policyd_rate_limit.errors import ConfigError
 from policyd_rate_limit.maillog.tally import Tally
 from policyd_rate_limit.rehearsal import facts
 from policyd_rate_limit.rehearsal.knowable import wants_recipients
 from policyd_rate_limit.rehearsal.rehearsing import rehearse
+from policyd_rate_limit.rehearsal.shadow_figures import read_shadow
 from policyd_rate_limit.rehearsal.stages import find_stages, postfix_here
 
 if TYPE_CHECKING:
-    from policyd_rate_limit.config import Settings
+    from policyd_rate_limit.rehearsal.shadow_figures import ShadowFigures
+
+PAST = "past"
+"""In place of a file: compare with what was refused in the past, whatever is in force."""
 
 _FILE = click.Path(readable=False, path_type=Path)
 
 
 class _Compared(NamedTuple):
-    """The configuration in question, the other one, and in words why there is none, where there is none."""
+    """The configuration in question, what it is compared with, and in words why with nothing, where it is nothing."""
 
     new: Settings
-    old: Settings | None
+    old: Settings | ShadowFigures | None
     why_alone: str
 
 
@@ -44,7 +50,8 @@ class _Compared(NamedTuple):
     "--against",
     metavar="OLD",
     type=_FILE,
-    help="The configuration to compare it with, instead of the one in force.",
+    help="What to compare it with instead of the configuration in force: another one, what shadow --json has written,"
+    f" or {PAST}: what was refused then.",
 )
 @click.option(
     "--stage",
@@ -70,12 +77,13 @@ def command(
 
     LOG is a mail log of Postfix in any of its usual forms, also compressed, or - for standard input; several may be
     given in any order. Nothing is counted. It is compared with the configuration in force: who would be refused now,
-    and who no longer. Where there is no other one, with what was refused in the past.
+    and who no longer. Where there is no other one, with what was refused in the past. OLD may also be what shadow
+    --json has written: then it is compared, rule by rule, with what rules in shadow would have refused since.
 
-    Exits with 1 when anybody is refused who was not before.
+    Exits with 1 when anybody is refused who was not before, or the log has no mail of the time of which shadow tells.
     """
     found = _compared(new or path, against)
-    configurations = [one for one in (found.new, found.old) if one is not None]
+    configurations = [one for one in (found.new, found.old) if isinstance(one, Settings)]
     tally = Tally()
     asked = find_stages(stages, configurations, None if stages else postfix_here())
     items = mails_in(logs, tally, wants_recipients=any(map(wants_recipients, configurations)))
@@ -88,25 +96,33 @@ def command(
         write_json(facts.of_rehearsal(result))
     else:
         write(page_of(result, found.why_alone))
-    return Exit.NO if result.newly_hit else Exit.OK
+    is_compared = result.shadow is None or result.shadow.began is not None or not result.mails
+    return Exit.NO if result.newly_hit or not is_compared else Exit.OK
 
 
 def _compared(new: Path | None, against: Path | None) -> _Compared:
-    """Which configurations are meant. Raises ConfigError."""
+    """Which configurations are meant, or figures of shadow. Raises ConfigError."""
     in_force = config.find()
-    if against is None and new is None:
-        return _Compared(load(in_force), None, "it is the configuration in force, and no other is given with -f")
-    if new is None and in_force is None:
-        return _Compared(load(None), load(against), "")
-    other = against or in_force
     asked = new or in_force
-    if other is None:
-        return _Compared(
-            load(asked), None, "no configuration is in force on this host, and none is given with --against"
+    if against == Path(PAST):
+        return _Compared(load(asked), None, f"--against says {PAST}")
+    if against is not None:
+        return _Compared(load(asked), read_shadow(against) or load(against), "")
+    if new is None:
+        return _Compared(load(in_force), None, "it is the configuration in force, and no other is given with -f")
+    if in_force is None:
+        return _Compared(load(new), None, "no configuration is in force on this host, and none is given with --against")
+    if _is_same(new, in_force):
+        return _Compared(load(new), None, f"{in_force} is the configuration in force")
+    settings = load(new)
+    try:
+        return _Compared(settings, load(in_force), "")
+    except ConfigError as error:
+        hint = (
+            f"{in_force} is the configuration in force, with which {new} is compared: --against names another one;"
+            f" --against {PAST} compares with what was refused in the past"
         )
-    if against is None and asked is not None and _is_same(asked, other):
-        return _Compared(load(asked), None, f"{other} is the configuration in force")
-    return _Compared(load(asked), load(other), "")
+        raise ConfigError(error.problems, error.warnings, hint) from error
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -8,12 +8,14 @@ from policyd_rate_limit.cli.layout import Cell, Column, Table
 from policyd_rate_limit.cli.output import dated, duration
 from policyd_rate_limit.domain.limits import spell_limit
 from policyd_rate_limit.domain.quantity import quantity
+from policyd_rate_limit.rehearsal.result import why_incomparable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from policyd_rate_limit.cli.output import Page
     from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, RuleResult
+    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
 
 MOST_SHOWN: Final = 20
 """The most ids of one rule that people are shown; JSON has more."""
@@ -28,6 +30,8 @@ _RULES: Final = (
     Column("WARNED", True),
     Column("IDS", True),
 )
+_COMPARED: Final = (Column("RULE"), Column("SHADOW", True), Column("HERE", True), Column("IDS THAT DIFFER", True))
+_DIFFERING: Final = (Column("ID", name=True), Column("SHADOW", True), Column("HERE", True))
 _IDS: Final = (
     Column("ID", name=True),
     Column("MAILS", True),
@@ -60,7 +64,13 @@ def _summary(result: Rehearsal, why_alone: str) -> Iterator[Cell]:
         f" ({quantity(new.refused_recipients, 'recipient')})",
         "bold",
     )
-    if old is None:
+    if result.shadow is not None:
+        yield Cell(
+            f"compared with what rules in shadow would have refused, as {result.shadow.file} tells, from"
+            f" {dated(result.shadow.since)} to {dated(result.shadow.until)}"
+        )
+        yield Cell(f"in the past rate limits refused {quantity(result.refused_before, 'mail')}")
+    elif old is None:
         yield Cell(f"compared with what was refused in the past, since {why_alone}")
         yield Cell(f"in the past rate limits refused {quantity(result.refused_before, 'mail')}")
     else:
@@ -70,7 +80,7 @@ def _summary(result: Rehearsal, why_alone: str) -> Iterator[Cell]:
         )
     yield Cell(
         f"{quantity(result.newly_refused, 'mail')} would be refused that went before,"
-        f" {quantity(result.no_longer_refused, 'mail')} would go that were refused before"
+        f" {quantity(result.no_longer_refused, 'mail would go that was', 'mails would go that were')} refused before"
     )
 
 
@@ -130,14 +140,42 @@ def _free(one: IdResult) -> str:
     return "never by waiting" if one.free_at is None else dated(one.free_at)
 
 
+def _shadow(compared: ShadowComparison) -> Iterator[Cell | Table]:
+    yield Cell("")
+    if compared.began is None or compared.ended is None:
+        yield Cell("the log has no mail of the time of which shadow tells: nothing is compared with it", "bold red")
+        return
+    yield Cell(
+        f"requests refused from {dated(int(compared.began))} to {dated(int(compared.ended))}, by shadow and here",
+        "bold",
+    )
+    yield Table(
+        _COMPARED,
+        [
+            [Cell(rule.name), Cell(str(rule.told)), Cell(str(rule.rehearsed)), Cell(str(len(rule.differing)))]
+            for rule in compared.rules
+        ],
+    )
+    for rule in compared.rules:
+        if rule.differing:
+            yield Cell("")
+            yield Cell(f"{rule.name}: who differs", "bold")
+            shown = rule.differing[:MOST_SHOWN]
+            yield Table(_DIFFERING, [[Cell(one.key), Cell(str(one.told)), Cell(str(one.rehearsed))] for one in shown])
+            if len(rule.differing) > MOST_SHOWN:
+                yield Cell(f"and {quantity(len(rule.differing) - MOST_SHOWN, 'more id')}")
+
+
 def _changes(result: Rehearsal) -> Iterator[Cell | Table]:
+    if result.shadow is not None:
+        yield from _shadow(result.shadow)
     yield Cell("")
     if not result.newly_hit:
         yield Cell("nobody is refused who was not before", "bold")
     yield from _changed(result.newly_hit, "refused now, and not before")
     yield from _changed(result.no_longer_hit, "no longer refused")
     if result.incomparable:
-        yield Cell(f"{quantity(result.incomparable, 'id')} could not be compared, since there were too many")
+        yield Cell(f"{quantity(result.incomparable, 'id')} could not be compared, since {why_incomparable(result)}")
 
 
 def _changed(by_rule: Mapping[str, Sequence[IdResult]], what: str) -> Iterator[Cell | Table]:
@@ -157,24 +195,29 @@ def _unknown(result: Rehearsal) -> Iterator[Cell]:
 
 
 _FIGURES: Final = {
-    "of_others": "of other programs",
-    "not_understood": "not in any form of a mail log",
-    "nobody_asks": "mails about which Postfix asks nobody (local, bounces, handed back by a filter)",
-    "rejected": "refused commands",
-    "refused_otherwise": "of these for other reasons than a rate limit",
-    "refused_elsewhere": "of these by a rate limit where nothing counts",
-    "refused_for_content": "of these for their content (rehearsed, with one recipient)",
-    "not_asked": "mails about which the daemon was not asked",
-    "known_from_decisions": "mails known from the daemon's own lines",
-    "unfinished": "mails without an end",
-    "again": "lines about mails from before",
-    "backwards": "steps back of the clock",
+    "of_others": ("", "of other programs"),
+    "not_understood": ("", "not in any form of a mail log"),
+    "nobody_asks": ("mail", "about which Postfix asks nobody (local, bounces, handed back by a filter)"),
+    "rejected": ("refused command", ""),
+    "refused_otherwise": ("", "of these for other reasons than a rate limit"),
+    "refused_elsewhere": ("", "of these by a rate limit where nothing counts"),
+    "refused_for_content": ("", "of these for their content (rehearsed, with one recipient)"),
+    "not_asked": ("mail", "about which the daemon was not asked"),
+    "known_from_decisions": ("mail", "known from the daemon's own lines"),
+    "unfinished": ("mail", "without an end"),
+    "again": ("line", "about mails from before"),
+    "backwards": ("step", "back of the clock"),
 }
+"""Each figure of a log: what it counts, where that is not said before, and what of that."""
+
+
+def _figure(number: int, noun: str, what: str) -> str:
+    return " ".join(filter(None, (quantity(number, noun) if noun else str(number), what)))
 
 
 def _of_log(result: Rehearsal) -> Iterator[Cell]:
     yield Cell("")
-    figures = [f"{result.log[name]} {what}" for name, what in _FIGURES.items() if result.log.get(name)]
+    figures = [_figure(result.log[name], *words) for name, words in _FIGURES.items() if result.log.get(name)]
     yield Cell(f"read {quantity(result.log['lines'], 'line')}{': ' if figures else ''}{'; '.join(figures)}")
     for name, what in result.damaged:
         yield Cell(f"{name}: {what}; what came before was read", "bold red")

@@ -143,7 +143,10 @@ def command(
 def _tell(suggestion: Suggestion, output: Path) -> None:
     """What was written to ``output``, and who looks stolen."""
     click.echo(
-        one_line(f"{output} written: {quantity(len(suggestion.rules), 'rule')}, learned from {suggestion.mails} mails")
+        one_line(
+            f"{output} written: {quantity(len(suggestion.rules), 'rule')}, learned from"
+            f" {quantity(suggestion.mails, 'mail')}"
+        )
     )
     for suspect in suggestion.suspects:
         click.echo(

@@ -39,8 +39,8 @@ class Curve(Plot):
     def description(self) -> str:
         parts = []
         for mark in self.marks:
-            figures = " and ".join(f"{grouped(number_at(line.points, mark.value))} {line.label}" for line in self.lines)
-            parts.append(f"{mark.label}: {grouped(mark.value)}, {figures}.")
+            figures = "".join(f"; {line.label}: {grouped(number_at(line.points, mark.value))}" for line in self.lines)
+            parts.append(f"{mark.label}: {grouped(mark.value)}{figures}.")
         ends = [
             f"{line.label} from {grouped(line.points[0][1])} down to {grouped(line.points[-1][1])}"
             for line in self.lines

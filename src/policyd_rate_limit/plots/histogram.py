@@ -54,8 +54,8 @@ class Histogram(Plot):
         marks = "".join(f" {mark.label}: {grouped(mark.value)}." for mark in self.marks)
         total = sum(one.number for one in self.bins)
         return (
-            f"{grouped(total)} {self.upwards}; most of them, {grouped(commonest.number)}, have {_range(commonest)}, "
-            f"the highest {_range(self.bins[-1])}.{marks}"
+            f"{self.upwards}: {grouped(total)} in all. Most often {_range(commonest)}, of {grouped(commonest.number)}; "
+            f"the highest: {_range(self.bins[-1])}.{marks}"
         )
 
     def table(self) -> Table:
@@ -69,7 +69,7 @@ class Histogram(Plot):
         for one in self.bins:
             if one.number:
                 x, y = axes.x(one.low), axes.y(one.number)
-                words = element("title", escaped(f"{_range(one)}: {grouped(one.number)} {self.upwards}"))
+                words = element("title", escaped(f"{_range(one)}, {self.upwards}: {grouped(one.number)}"))
                 data = boxes([(x, y, max(1.0, axes.x(one.high) - x - 1), axes.base - y)])
                 parts.append(element("path", words, d=data, class_="plot-main"))
         return self._drawing(width, axes.height, [*parts, *axes.pointed()])

@@ -24,9 +24,9 @@ def grouped(number: float) -> str:
     return f"{int(number):,}".replace(",", NARROW_SPACE)
 
 
-def counted(number: int, noun: str) -> str:
-    """``number`` of what ``noun`` is one of: ``1 mail``, ``2 mails``."""
-    return f"{grouped(number)} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``number`` of what ``noun`` is one of: as ``quantity`` of ``domain.quantity``, with its thousands apart."""
+    return f"{grouped(number)} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def short(number: float) -> str:

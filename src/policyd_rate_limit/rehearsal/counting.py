@@ -50,10 +50,15 @@ class Counting(Observer):
         self._recipients = 0
         self._refused_then = False
         self._is_limited = False
+        self._compared: tuple[float, float] | None = None
         self._blocked_for: dict[str, int] = {}  # seconds, from this mail on, by counter
         self._hit: dict[IdState, tuple[_OfRule, int]] = {}  # by this mail: and how many of its recipients
         self.unlimited = 0
         """Mails that no rule charged anybody for."""
+
+    def compare_within(self, since: float, until: float) -> None:
+        """Count by itself what is refused, or would be, from ``since`` to ``until`` (Unix seconds), in requests."""
+        self._compared = since, until
 
     def begin(self, now: float, recipients: int, *, refused_then: bool) -> None:
         """The next mail comes ``now`` (Unix seconds). ``refused_then``: it was, at least in part, in the past."""
@@ -202,6 +207,8 @@ class Counting(Observer):
                 self._mark(of_rule, state, limit, free_in)
 
     def _refuse(self, of_rule: _OfRule, state: IdState, request: Request, limit: Limit, free_in: int | None) -> None:
+        if self._compared is not None and self._compared[0] <= self._now <= self._compared[1]:
+            state.compared_requests += 1
         at_rcpt = request.protocol_state == RCPT
         _, before = self._hit.get(state, (of_rule, 0))
         if before and not at_rcpt and of_rule.rule.shadow:
@@ -231,6 +238,10 @@ class Counting(Observer):
     def ids(self) -> Mapping[str, Ids]:
         """Those of each rule that refuses, by its name."""
         return {name: one.ids for name, one in self._by_name.items() if one.rule.refuses}
+
+    def all_ids(self) -> Mapping[str, Ids]:
+        """Those of each rule, also of one that refuses nothing, by its name."""
+        return {name: one.ids for name, one in self._by_name.items()}
 
     def results(self, cannot: Mapping[str, Sequence[str]]) -> tuple[RuleResult, ...]:
         """What each rule has done; ``cannot``: what of it cannot be rehearsed, by its name."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.rehearsal.ids import MOST_IDS
 from policyd_rate_limit.rehearsal.moment import moment_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from policyd_rate_limit.rehearsal.result import Counts, IdResult, Rehearsal, RuleResult, Side
+    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
 
 
 def of_rehearsal(result: Rehearsal) -> dict[str, Any]:
     """All of it. Times are Unix seconds and RFC 3339, periods are seconds, limits pairs as in the configuration."""
-    old = result.old
+    old, shadow = result.old, result.shadow
     return {
         "file": result.new.file,
-        "against": None if old is None else old.file,
-        "compared_with": "past" if old is None else "configuration",
+        "against": shadow.file if shadow is not None else None if old is None else old.file,
+        "compared_with": "shadow" if shadow is not None else "past" if old is None else "configuration",
+        "shadow": None if shadow is None else _of_shadow(shadow),
         "stages": list(result.stages),
         "stages_from": result.stages_from,
         **moment_members("began", result.began),
@@ -43,6 +47,34 @@ def of_rehearsal(result: Rehearsal) -> dict[str, Any]:
         },
         "log": {**result.log, "damaged": [{"file": name, "what": what} for name, what in result.damaged]},
         "remarks": list(result.remarks),
+    }
+
+
+def _of_shadow(shadow: ShadowComparison) -> dict[str, Any]:
+    return {
+        **moment_members("since", shadow.since),
+        **moment_members("until", shadow.until),
+        **moment_members("began", shadow.began),
+        **moment_members("ended", shadow.ended),
+        "rules": {
+            rule.name: {
+                "shadow": rule.told,
+                "rehearsed": rule.rehearsed,
+                "differing": [
+                    {
+                        "id": id_of_key(one.key) or one.key.partition(":")[0],
+                        "key": one.key,
+                        "shadow": one.told,
+                        "rehearsed": one.rehearsed,
+                    }
+                    for one in rule.differing[:MOST_IDS]
+                ],
+                "differing_ids": len(rule.differing),
+                "unnamed_ids": rule.unnamed,
+                "outside_ids": rule.outside,
+            }
+            for rule in shadow.rules
+        },
     }
 
 

@@ -12,7 +12,7 @@ from policyd_rate_limit.plots.numbers import counted, grouped, moment, share
 from policyd_rate_limit.plots.over_time import Look, OverTime, Panel, Series
 from policyd_rate_limit.plots.shares import Bar, Shares
 from policyd_rate_limit.rehearsal import rendering
-from policyd_rate_limit.rehearsal.result import IdResult, Peak, Rehearsal, RuleResult, Side
+from policyd_rate_limit.rehearsal.result import IdResult, Peak, Rehearsal, RuleResult, Side, why_incomparable
 from policyd_rate_limit.system.logs import one_line
 
 MOST_BARS: Final = 15
@@ -51,6 +51,7 @@ class _Page(NamedTuple):
     sides: Sequence[tuple[Side, str]]
     hit: Sequence[_Hit]
     heaviest: Sequence[tuple[RuleResult, Shares]]
+    why_incomparable: str
     cannot: Sequence[tuple[str, str]]
 
 
@@ -80,6 +81,7 @@ def _values(result: Rehearsal, zone: tzinfo) -> dict[str, object]:
         sides=tuple(_sides(result)),
         hit=tuple(_hit(result.new.rules)),
         heaviest=tuple(_heaviest(result.new.rules)),
+        why_incomparable=why_incomparable(result),
         cannot=tuple((rule.name, why) for rule in result.new.rules for why in rule.cannot),
     )
     return {"result": result, "page": page, "limit": _limit, "wait": _wait}
@@ -90,23 +92,31 @@ def _headline(result: Rehearsal) -> str:
     if not result.mails:
         return "There are no mails in this log to rehearse."
     if hit:
-        who = "1 sender would" if hit == 1 else f"{grouped(hit)} senders would"
-        return f"{who} be refused who {'was' if hit == 1 else 'were'} not before."
+        return f"{counted(hit, 'sender')} would be refused who {'was' if hit == 1 else 'were'} not before."
     return "Nobody would be refused who was not before."
 
 
 def _lead(result: Rehearsal, zone: tzinfo) -> Iterator[str]:
     if result.began is not None and result.ended is not None:
-        newly = result.newly_refused
+        newly, no_longer = result.newly_refused, result.no_longer_refused
+        mails = f"{'was' if result.mails == 1 else 'were'} {counted(result.mails, 'mail')}"
         yield (
-            f"From {moment(result.began, zone)} to {moment(result.ended, zone)} there were "
-            f"{counted(result.mails, 'mail')} that Postfix asks about; {grouped(newly)} of them, "
-            f"{share(newly, result.mails)}, would be newly refused, and {grouped(result.no_longer_refused)} would no "
-            "longer be."
+            f"From {moment(result.began, zone)} to {moment(result.ended, zone)} there {mails} that Postfix asks about; "
+            f"{grouped(newly)} of them, {share(newly, result.mails)}, would be newly refused, and "
+            f"{grouped(no_longer)} would no longer be."
         )
     file = result.new.file or "the defaults"
-    against = f"the limits of {result.old.file or 'the defaults'}" if result.old else "what really happened"
-    yield f"The limits are those of {file}, compared with {against}."
+    yield f"The limits are those of {file}, compared with {_against(result, zone)}."
+
+
+def _against(result: Rehearsal, zone: tzinfo) -> str:
+    shadow = result.shadow
+    if shadow is None:
+        return f"the limits of {result.old.file or 'the defaults'}" if result.old else "what really happened"
+    return (
+        f"what rules in shadow would have refused from {moment(shadow.since, zone)} to {moment(shadow.until, zone)}, as"
+        f" {shadow.file} tells"
+    )
 
 
 def _over_time(result: Rehearsal, zone: tzinfo) -> OverTime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.quantity import quantity
@@ -18,6 +18,8 @@ from policyd_rate_limit.rehearsal.opening import open_trial
 from policyd_rate_limit.rehearsal.replies import Replies
 from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, Side
 from policyd_rate_limit.rehearsal.series import Steps
+from policyd_rate_limit.rehearsal.shadow_comparison import compare
+from policyd_rate_limit.rehearsal.shadow_figures import ShadowFigures
 from policyd_rate_limit.rehearsal.users import Users
 from policyd_rate_limit.ruling import make_rules
 from policyd_rate_limit.subjects import make_subjects
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.maillog.tally import Tally
     from policyd_rate_limit.rehearsal.ids import Ids, IdState
     from policyd_rate_limit.rehearsal.past import Past
+    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
     from policyd_rate_limit.rehearsal.stages import Stages
     from policyd_rate_limit.rehearsal.trial import Trial
 
@@ -62,15 +65,17 @@ class _Watched:
 
 
 def rehearse(
-    new: Settings, old: Settings | None, stages: Stages, items: Iterable[Mail | Decided], tally: Tally
+    new: Settings, old: Settings | ShadowFigures | None, stages: Stages, items: Iterable[Mail | Decided], tally: Tally
 ) -> Rehearsal:
     """What ``new`` would have done with the mails that ``items`` tell of, in the order of time, and what ``old`` would.
 
-    Without ``old`` what was done in the past takes its place. ``tally`` is what whoever reads ``items`` counts.
+    Without ``old`` what was done in the past takes its place; likewise for rules of which it does not tell, where it
+    is what rules in shadow would have refused. ``tally`` is what whoever reads ``items`` counts.
 
     :raises ConfigError: a driver is not installed, or the file of countries cannot be read.
     """
-    configurations = [new] if old is None else [new, old]
+    shadow, before = (old, None) if isinstance(old, ShadowFigures) else (None, old)
+    configurations = [new] if before is None else [new, before]
     replies = Replies(configurations)
     figures, remarks, watched = Figures(), _Remarks(), _Watched()
     units = {
@@ -84,10 +89,12 @@ def rehearse(
     with contextlib.ExitStack() as stack:
         trials = [stack.enter_context(open_trial(settings, stages.stages, remarks.tell)) for settings in configurations]
         mails = decided.told(gathering.gather(watched.watch(items, replies)))
-        run = _Run(trials[0], trials[1] if old is not None else None)
+        run = _Run(trials[0], trials[1] if before is not None else None)
+        if shadow is not None:
+            run.new.counting.compare_within(shadow.since, shadow.until + 1)
         run.pass_all(mails)
     _remark(run, watched, stages, remarks.tell)
-    return _result(new, old, run, stages, tally, figures, tuple(remarks.told))
+    return _result(new, before, run, _changes(run, shadow, remarks.tell), stages, tally, figures, tuple(remarks.told))
 
 
 class _Run:
@@ -100,6 +107,11 @@ class _Run:
         self.mails = self.recipients = 0
         self.began: float | None = None
         self.refused_before = self.newly_refused = self.no_longer_refused = 0
+
+    @property
+    def ended(self) -> float | None:
+        """When the last mail was rehearsed, by its own clock (Unix seconds); None: there was none."""
+        return self.new.now if self.mails else None
 
     def pass_all(self, mails: Iterable[Past]) -> None:
         """Rehearse all of them."""
@@ -121,6 +133,15 @@ class _Run:
             steps.add(new.now, refused=is_refused, refused_before=was_refused)
 
 
+class _Changes(NamedTuple):
+    """Who is refused on one side alone, by rule, and how many cannot be compared."""
+
+    newly: Mapping[str, tuple[IdResult, ...]]
+    no_longer: Mapping[str, tuple[IdResult, ...]]
+    incomparable: int
+    shadow: ShadowComparison | None
+
+
 def _remark(run: _Run, watched: _Watched, stages: Stages, tell: Callable[[str], None]) -> None:
     elsewhere = sorted(watched.refused_at - set(stages.stages))
     if elsewhere:
@@ -137,36 +158,55 @@ def _remark(run: _Run, watched: _Watched, stages: Stages, tell: Callable[[str], 
             tell(f"there was no room to remember {ids} who came nowhere near a limit: their mails count from anew")
 
 
+def _changes(run: _Run, shadow: ShadowFigures | None, tell: Callable[[str], None]) -> _Changes:
+    ids = run.new.counting.ids()
+    incomparable = sum(one.counting.dropped for one in (run.new, run.old) if one is not None)
+    if run.old is not None:
+        before = run.old.counting.ids()
+        newly, no_longer = _named(ids, _not_among(before)), _named(before, _not_among(ids))
+        return _Changes(newly, no_longer, incomparable, None)
+    if shadow is None:
+        return _Changes(_named(ids, _is_new), {}, incomparable, None)
+    found = compare(shadow, run.new.counting.all_ids(), run.began, run.ended, tell)
+    others = {name: of_rule for name, of_rule in ids.items() if name not in shadow.rules}
+    newly = {**_named(others, _is_new), **{name: _most(name, states) for name, states in found.newly.items()}}
+    no_longer = {
+        name: tuple(sorted(gone, key=lambda one: (-one.counts.refused, one.key))[:MOST_IDS])
+        for name, gone in found.no_longer.items()
+    }
+    incomparable += sum(rule.unnamed + rule.outside for rule in found.comparison.rules)
+    return _Changes(newly, no_longer, incomparable, found.comparison)
+
+
+def _is_new(state: IdState) -> bool:
+    """Whether somebody was not refused in the past."""
+    return not state.refused_then
+
+
 def _result(
     new: Settings,
     old: Settings | None,
     run: _Run,
+    changes: _Changes,
     stages: Stages,
     tally: Tally,
     figures: Figures,
     remarks: tuple[str, ...],
 ) -> Rehearsal:
-    ids = run.new.counting.ids()
-    if run.old is None:
-        newly = _named(ids, lambda one: not one.refused_then)
-        no_longer: Mapping[str, tuple[IdResult, ...]] = {}
-    else:
-        before = run.old.counting.ids()
-        newly = _named(ids, _not_among(before))
-        no_longer = _named(before, _not_among(ids))
     return Rehearsal(
         new=_side(new, run.new, stages),
         old=None if old is None or run.old is None else _side(old, run.old, stages),
         mails=run.mails,
         recipients=run.recipients,
         began=run.began,
-        ended=run.new.now if run.mails else None,
+        ended=run.ended,
         refused_before=run.refused_before,
         newly_refused=run.newly_refused,
         no_longer_refused=run.no_longer_refused,
-        newly_hit=newly,
-        no_longer_hit=no_longer,
-        incomparable=sum(one.counting.dropped for one in (run.new, run.old) if one is not None),
+        newly_hit=changes.newly,
+        no_longer_hit=changes.no_longer,
+        incomparable=changes.incomparable,
+        shadow=changes.shadow,
         series=run.steps.series(),
         stages=stages.stages,
         stages_from=stages.why,
@@ -192,7 +232,13 @@ def _named(ids: Mapping[str, Ids], is_meant: Callable[[IdState], bool]) -> dict[
     """By rule, whom of those who are refused is meant, at most :data:`MOST_IDS`, who have most refusals."""
     found = {}
     for name, of_rule in ids.items():
-        meant = sorted((one for one in of_rule.refused() if is_meant(one)), key=lambda one: (-one.refused, one.counter))
+        meant = [one for one in of_rule.refused() if is_meant(one)]
         if meant:
-            found[name] = tuple(one.result(name) for one in meant[:MOST_IDS])
+            found[name] = _most(name, meant)
     return found
+
+
+def _most(name: str, states: Iterable[IdState]) -> tuple[IdResult, ...]:
+    """Those of ``states``, of the rule ``name``, who have most refusals."""
+    order = sorted(states, key=lambda one: (-one.refused, one.counter))
+    return tuple(one.result(name) for one in order[:MOST_IDS])

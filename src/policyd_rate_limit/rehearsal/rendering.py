@@ -73,6 +73,7 @@ def _environment() -> Environment:
     environment.globals["wide"] = WIDE
     environment.globals["narrow"] = NARROW
     environment.filters["grouped"] = numbers.grouped
+    environment.globals["counted"] = numbers.counted
     environment.filters["name"] = one_line  # comes from anywhere, and no name is to look like another
     environment.globals["share"] = numbers.share
     return environment

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.identity import id_of_key
 from policyd_rate_limit.domain.limits import Limit
+
+if TYPE_CHECKING:
+    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
 
 
 class Peak(NamedTuple):
@@ -145,6 +148,10 @@ class Rehearsal:
     ``stages``: at which Postfix is taken to ask, ``stages_from`` says why in words. ``log``: what was in the log, a
     figure by its name. ``damaged``: files that could not be read to their end, and why. ``remarks``: what else is to be
     said, each a sentence without a full stop.
+
+    ``shadow``: how it compares with what rules in shadow would have refused; None: nothing was told of that. With it
+    ``old`` is None: ``newly_hit`` by a rule of which it tells are ids whom shadow would not have refused, and
+    ``no_longer_hit`` are those whom it would have: their ``refused`` counts requests.
     """
 
     new: Side
@@ -165,3 +172,12 @@ class Rehearsal:
     log: Mapping[str, int]
     damaged: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    shadow: ShadowComparison | None = None
+
+
+def why_incomparable(result: Rehearsal) -> str:
+    """Why there are ids that could not be compared, in words."""
+    too_many = "there were too many of them to be remembered"
+    if result.shadow is None:
+        return too_many
+    return f"the log is not of their time, or {result.shadow.file} does not name all, or {too_many}"

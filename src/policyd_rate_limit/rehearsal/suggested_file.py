@@ -83,11 +83,8 @@ def _rules(suggestion: Suggestion) -> Iterator[str]:
             for outlier in written:
                 yield from _override(outlier, is_client=subject.key == "client_address")
         if len(written) < len(rule.outliers):
-            yield from _comment(
-                f"{quantity(len(rule.outliers) - len(written), 'more')} of a name that no configuration can hold",
-                "",
-                "    ",
-            )
+            left_out = len(rule.outliers) - len(written)
+            yield from _comment(f"{left_out} more of a name that no configuration can hold", "", "    ")
 
 
 def _why(rule: SuggestedRule, suggestion: Suggestion) -> str:

@@ -11,7 +11,7 @@ from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
 from policyd_rate_limit.plots.axes import Mark
 from policyd_rate_limit.plots.curve import Curve, Line
 from policyd_rate_limit.plots.histogram import Histogram
-from policyd_rate_limit.plots.numbers import counted, grouped, moment
+from policyd_rate_limit.plots.numbers import counted, moment
 from policyd_rate_limit.plots.shares import Bar, Shares
 from policyd_rate_limit.rehearsal import rendering
 from policyd_rate_limit.rehearsal.suggestion import SuggestedRule, Suggestion, Window
@@ -95,9 +95,7 @@ def _headline(suggestion: Suggestion) -> str:
         return "There are no mails in this log to learn limits from."
     number = len(suggestion.suspects)
     if number:
-        return (
-            f"{grouped(number)} {'account looks' if number == 1 else 'accounts look'} stolen; nobody else is refused."
-        )
+        return f"{counted(number, 'account looks', 'accounts look')} stolen; nobody else is refused."
     return "These limits refuse nobody of this log."
 
 
