@@ -41,6 +41,7 @@ MODULES = (
     "domain/rules/facts.py",
     "domain/rules/keys.py",
     "domain/rules/listed.py",
+    "domain/rules/matching.py",
     "domain/rules/patterns.py",
     "domain/rules/subjects.py",
     "domain/rules/tables.py",

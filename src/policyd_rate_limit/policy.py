@@ -69,6 +69,7 @@ class Rule:
         "asks_facts",
         "block",
         "is_conditional",
+        "limits_may_change",
         "match",
         "name",
         "prefix",
@@ -109,6 +110,7 @@ class Rule:
         self.is_conditional = match is not None or unless is not None or value_of is not None
         conditions = [one for one in (match, unless) if one is not None]
         self.asks_facts = subjects.asks_facts or any(one.asks_facts for one in conditions)
+        self.limits_may_change = subjects.limits_may_change
         self.action = action
         self.refuses = refuses and not shadow
         self.shadow = shadow

@@ -198,7 +198,7 @@ class Service(PolicyService):
             counter = rule.prefix + charged.key
             limits = charged.limits
             sql_limits = rule.sql_limits
-            keep = rule.subjects.keep_seconds if rule.asks_facts else 0
+            keep = rule.subjects.keep_seconds if rule.limits_may_change else 0
             if self._overrides and (override := self._override_of(counter)) is not None:
                 blocking = next((limit for limit in override.limits if limit.maximum == 0), None)
                 if blocking is not None and rule.refuses and not request.facts.questions:

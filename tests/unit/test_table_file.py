@@ -58,11 +58,11 @@ def test_a_file_is_read_when_it_is_at_rest(tmp_path: Path, caplog: pytest.LogCap
     path = tmp_path / "staff"
     path.write_text("alice\n")
     table = FileTable("staff", str(path))
-    table.prepare(NAME)
+    table.of_kind(NAME)
     table.look()
 
     def known(*names: str) -> list[bool]:
-        return [table.find(name, NAME, NO_FACTS) is not None for name in names]
+        return [table.of_kind(NAME).find(name, NO_FACTS) is not None for name in names]
 
     assert known("alice", "bob") == [True, False]
     path.write_text("")  # as who edits it in place begins
@@ -90,9 +90,9 @@ def test_networks(tmp_path: Path) -> None:
     path = tmp_path / "partners"
     path.write_text("192.0.2.0/24 one\n2001:db8::/32 two\n")
     table = FileTable("partners", str(path))
-    table.prepare(ADDRESS)
+    table.of_kind(ADDRESS)
     table.look()
-    assert [table.find(one, ADDRESS, NO_FACTS) for one in ("192.0.2.7", "2001:DB8::1", "198.51.100.1")] == [
+    assert [table.of_kind(ADDRESS).find(one, NO_FACTS) for one in ("192.0.2.7", "2001:DB8::1", "198.51.100.1")] == [
         "one",
         "two",
         None,

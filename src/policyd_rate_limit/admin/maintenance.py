@@ -93,7 +93,7 @@ def delete_old_records(settings: Settings) -> int:
     store = backend.make_store(subjects, Memory(Ledger(settings.max_ids), time.time))
     lookup = backend.make_lookup()
     tables = TablesForCommands(settings, backend)
-    rules = [rule for rule in make_rules(settings, subjects, None, tables=tables.by_name) if rule.asks_facts]
+    rules = [rule for rule in make_rules(settings, subjects, None, tables=tables.by_name) if rule.limits_may_change]
     tables.read()
     try:
         limits_of = partial(_limits_of, lookup, {rule.prefix: rule for rule in rules})

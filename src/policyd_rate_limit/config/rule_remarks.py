@@ -13,13 +13,13 @@ from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_addre
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.domain.rules.attributes import DOMAIN
 from policyd_rate_limit.domain.rules.keys import ClientTerm, Key, parse_key
+from policyd_rate_limit.domain.rules.matching import Patterns
 from policyd_rate_limit.domain.rules.patterns import (
     EXACT,
     EXPRESSION,
     GLOB,
     NETWORK,
     Pattern,
-    Patterns,
     asks_facts,
     may_take_long,
     parse_pattern,

@@ -230,7 +230,12 @@ class Charging(ABC):
 
     @property
     def asks_facts(self) -> bool:
-        """Whether more than Postfix's attributes is looked at."""
+        """Whether more than Postfix's attributes, and what is in memory, is looked at."""
+        return False
+
+    @property
+    def limits_may_change(self) -> bool:
+        """Whether a table says limits, so that those of a key may be others while the configuration is the same."""
         return False
 
     @property

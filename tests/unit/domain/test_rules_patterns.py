@@ -15,12 +15,11 @@ from policyd_rate_limit.domain.identity import Network, fold, parse_address, par
 from policyd_rate_limit.domain.rules import patterns
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, NUMBER, TIME, folded_name
 from policyd_rate_limit.domain.rules.keys import parse_key
+from policyd_rate_limit.domain.rules.matching import LONGEST_SEARCHED, Patterns
 from policyd_rate_limit.domain.rules.patterns import (
     LONGEST_PATTERN,
-    LONGEST_SEARCHED,
     Pattern,
     PatternError,
-    Patterns,
     may_take_long,
     parse_pattern,
 )

@@ -15,16 +15,16 @@ from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS
 from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.rules.asked import Asked
-from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, VALUE
+from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, TIME, VALUE, fold
 from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.facts import NO_FACTS, Answer, Facts, Question, Source
 from policyd_rate_limit.domain.rules.keys import WrongKey, parse_key
 from policyd_rate_limit.domain.rules.listed import Listed, parse_entry
+from policyd_rate_limit.domain.rules.matching import Patterns
 from policyd_rate_limit.domain.rules.patterns import (
     LIMITS_OF_TABLE,
     Pattern,
     PatternError,
-    Patterns,
     may_take_long,
     parse_pattern,
 )
@@ -80,6 +80,10 @@ def listed(*entries: str, **texts: str) -> Listed:
     return Listed("t", [*((entry, None) for entry in entries), *texts.items()])
 
 
+def said_of(table: Table, value: str, kind: str, facts: Facts = NO_FACTS) -> str | None:
+    return table.of_kind(kind).find(fold(value, kind), facts)
+
+
 # Names
 
 
@@ -132,27 +136,25 @@ def test_what_a_table_says_is_a_value() -> None:
 )
 def test_an_entry_is_a_pattern_of_the_kind_that_is_asked_about(kind: str, value: str, said: str | None) -> None:
     table = listed("alice@example.org", "*@example.net", "/[0-9]@/", "*.example.org", "192.0.2.0/24", "2001:DB8::/32")
-    table.prepare(kind)
-    table.prepare(kind)
-    assert table.find(value, kind, NO_FACTS) == said
+    table.of_kind(kind)
+    assert said_of(table, value, kind) == said
     assert table.kinds == (kind,)
 
 
 def test_of_two_entries_the_first_counts_and_says_its_text() -> None:
     table = listed(**{"alice@x": "business", "*@x": "trial"})
-    table.prepare(NAME)
-    assert [table.find(name, NAME, NO_FACTS) for name in ("alice@x", "bob@x", "bob@y")] == ["business", "trial", None]
+    assert [said_of(table, name, NAME) for name in ("alice@x", "bob@x", "bob@y")] == ["business", "trial", None]
 
 
 def test_other_entries_take_their_place_at_once_for_all_kinds() -> None:
     pauses: list[None] = []
     table = Listed("t", [("192.0.2.1", "before")], lambda: pauses.append(None))
-    table.prepare(ADDRESS)
-    table.prepare(NAME)
+    table.of_kind(ADDRESS)
+    table.of_kind(NAME)
     table.replace([("192.0.2.2", "after")] * 300)
     for kind in (ADDRESS, NAME):
-        assert table.find("192.0.2.1", kind, NO_FACTS) is None
-        assert table.find("192.0.2.2", kind, NO_FACTS) == "after"
+        assert said_of(table, "192.0.2.1", kind) is None
+        assert said_of(table, "192.0.2.2", kind) == "after"
     assert len(table.entries) == 300
     assert len(pauses) >= 4
 
@@ -167,16 +169,16 @@ def test_a_kind_that_is_asked_about_while_other_entries_take_their_place_is_not_
             going_on.wait(20)
 
     table = Listed("t", [("192.0.2.1", "before")], pause)
-    table.prepare(NAME)
+    table.of_kind(NAME)
     changing = threading.Thread(target=table.replace, args=([("192.0.2.1", "after")],))
     changing.start()
     assert waiting.wait(20)
-    preparing = threading.Thread(target=table.prepare, args=(ADDRESS,))
+    preparing = threading.Thread(target=table.of_kind, args=(ADDRESS,))
     preparing.start()
     going_on.set()
     for thread in (changing, preparing):
         thread.join(20)
-    assert [table.find("192.0.2.1", kind, NO_FACTS) for kind in (NAME, ADDRESS)] == ["after"] * 2
+    assert [said_of(table, "192.0.2.1", kind) for kind in (NAME, ADDRESS)] == ["after"] * 2
 
 
 @pytest.mark.parametrize("text", ["", "$other", "$other=x"])
@@ -188,10 +190,10 @@ def test_what_is_no_entry(text: str) -> None:
 def test_an_entry_of_many_is_found_as_fast_as_one_of_few() -> None:
     """Exact ones are hashed, networks searched by their lengths: nothing is tried one by one."""
     table = listed(*(f"user{number}@example.org" for number in range(20_000)))
-    table.prepare(NAME)
-    assert table.find("USER19999@example.org", NAME, NO_FACTS) == "user19999@example.org"
-    patterns = table._by_kind[NAME]._patterns
-    assert patterns._tried._order == []
+    assert said_of(table, "USER19999@example.org", NAME) == "user19999@example.org"
+    others = table._now.by_kind[NAME]._others
+    assert not others._tried.are_any
+    assert not others._exact
 
 
 # What has to be asked
@@ -210,16 +212,16 @@ def test_an_entry_of_many_is_found_as_fast_as_one_of_few() -> None:
 )
 def test_a_source_is_asked_about_a_value_in_its_one_spelling(kind: str, value: str, spelled: str) -> None:
     table, facts = Asked("t", Far({spelled: "yes"})), Facts(NOW)
-    assert table.find(value, kind, facts) is None
+    assert said_of(table, value, kind, facts) is None
     assert facts.questions == [Question(table.source, spelled)]
     facts.learn(facts.questions[0], "yes")
-    assert table.find(value, kind, facts) == "yes"
+    assert said_of(table, value, kind, facts) == "yes"
 
 
 @pytest.mark.parametrize("value", ["", ".", "x" * 321])
 def test_a_source_is_not_asked_about_nothing_and_not_about_what_is_too_long(value: str) -> None:
     facts = Facts(NOW)
-    assert Asked("t", Far({})).find(value, DOMAIN, facts) is None
+    assert said_of(Asked("t", Far({})), value, DOMAIN, facts) is None
     assert facts.questions == []
 
 
@@ -271,9 +273,7 @@ def test_networks_are_looked_for_in_tables() -> None:
     tables = {"campus": listed("192.0.2.0/24")}
     made = patterns(ADDRESS, tables, "198.51.100.0/24", "$campus")
     assert [made.first(text) for text in ("198.51.100.1", "192.0.2.1", "203.0.113.1")] == [0, 1, -1]
-    network = parse_pattern("192.0.2.0/28", ADDRESS).network
-    assert network is not None
-    assert made.first_network(network) == 1
+    assert [made.first(text) for text in ("192.0.2.0/28", "192.0.0.0/16", "198.51.100.0/25")] == [1, -1, 0]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,6 @@ def test_a_condition_may_look_at_what_a_table_says() -> None:
     assert made.holds(asked(sasl_username="ALICE"))
     assert not made.holds(asked(sasl_username="bob"))
     assert made.value(asked(sasl_username="alice")) == "Business"
-    assert made.asks_facts
     nothing = Condition("$plan(sasl_username)", [parse_pattern("", VALUE)], tables)
     assert nothing.holds(asked(sasl_username="bob"))
     assert nothing.holds(asked())
@@ -355,7 +354,7 @@ def test_a_condition_may_look_at_what_a_table_says() -> None:
 
 
 def test_a_table_of_which_nothing_is_known() -> None:
-    assert Silent("x").find("a", NAME, NO_FACTS) is None
+    assert said_of(Silent("x"), "a", NAME) is None
     assert reader_of("$x(sender)", {})(asked(sender="a@b")) == ""
     assert reader_of("sender", {})(asked(sender="a@b")) == "a@b"
 
@@ -380,23 +379,35 @@ def test_whoever_has_to_ask_looks_at_all_that_it_will_need() -> None:
 def test_a_key_may_be_what_a_table_says() -> None:
     tables = {"customer": listed(**{"example.org": "Acme", "example.net": "ACME", "example.com": "Other+Sons"})}
     key = parse_key("$customer(sasl_domain)", 64, tables)
-    assert key.asks_facts
     assert key.kinds == ("$customer",)
     assert key.attributes == {"sasl_domain"}
     users = ("alice@example.org", "bob@example.net", "carol@example.com", "dora@example.edu", "")
     found = [key.of(asked(sasl_username=user)) for user in users]
     assert found == ["$customer:acme", "$customer:acme", "$customer:other+sons", "", ""]
     assert key.written("ACME") == key.written("$customer:Acme") == ("$customer:acme",)
-    assert not parse_key("sender+client_address", 64).asks_facts
     both = parse_key("sender|$customer(sender_domain)", 64, tables)
     assert both.of(asked(sender="x@example.org")) == "sender:x@example.org"
-    assert both.asks_facts
     assert both.attributes == {"sender", "sender_domain"}
 
 
 def test_a_key_asks_about_attributes_alone() -> None:
     with pytest.raises(WrongKey, match="an attribute between the parentheses"):
         parse_key("$customer(nothing)", 64)
+
+
+def test_what_is_in_memory_asks_for_nothing() -> None:
+    here, far = {"t": listed("alice")}, {"t": Asked("t", Far({}))}
+    for tables, asks in ((here, False), (far, True), ({}, False)):
+        assert Condition("sender", [parse_pattern("$t", NAME)], tables).asks_facts == asks
+        assert Condition("$t(sender)", [parse_pattern("x", VALUE)], tables).asks_facts == asks
+        assert parse_key("sender|$t(sender_domain)", 64, tables).asks_facts == asks
+        assert keyed(tables, (parse_pattern("$t=x", NAME), DAY)).asks_facts == asks
+        assert keyed(tables, of_table("t")).asks_facts == asks
+        # The moment, or a country, is no attribute of the request.
+        assert Condition("$t(sender)", [parse_pattern("<7d", VALUE)], tables).asks_facts
+        assert Condition("$t(country)", [parse_pattern("x", VALUE)], tables).asks_facts
+        assert Condition("time", [parse_pattern("22:00-06:00", TIME)], tables).asks_facts
+    assert not parse_key("sender+client_address", 64).asks_facts
 
 
 # Limits of tables
@@ -438,7 +449,7 @@ def test_a_table_may_give_the_limits() -> None:
     staff = (parse_pattern("$staff", NAME), DAY)
     none: list[tuple[str, str, str]] = []
     subjects = keyed(tables, of_table("tiers"), staff, heed=told.append, no_limits=lambda *which: none.append(which))
-    assert subjects.asks_facts
+    assert subjects.limits_may_change
     assert [subjects.limits_of_key(f"user:{name}") for name in ("dora", "free", "bob")] == [HOUR, (), DAY]
     assert told == []
     assert none == [("tiers", "bob", "nonsense")]
@@ -457,7 +468,7 @@ def test_a_table_may_give_the_limits() -> None:
 def test_what_is_counted_is_kept_where_a_table_may_say_something_else_tomorrow() -> None:
     tables = {"staff": listed("bob")}
     assert keyed({}).keep_seconds == 0
-    assert not keyed({}).asks_facts
+    assert not keyed({}).limits_may_change
     subjects = keyed(tables, (parse_pattern("$staff", NAME), WEEK))
     assert subjects.keep_seconds == 604_800
     assert subjects.charged(asked(sasl_username="alice")) == Charged("user:alice", HOUR)
@@ -489,5 +500,5 @@ def test_a_table_is_its_entries_tried_one_by_one(entries: list[tuple[str, str]],
         return fnmatch.fnmatchcase(value, text)
 
     table = Listed("t", entries)
-    table.prepare(NAME)
-    assert table.find(value, NAME, NO_FACTS) == next((said for text, said in entries if matches(text)), None)
+    table.of_kind(NAME)
+    assert said_of(table, value, NAME) == next((said for text, said in entries if matches(text)), None)

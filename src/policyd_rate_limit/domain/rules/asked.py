@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.identity import MOST_ADDRESS, MOST_NAME, parse_address
 from policyd_rate_limit.domain.rules.attributes import ADDRESS
-from policyd_rate_limit.domain.rules.patterns import fold
-from policyd_rate_limit.domain.rules.tables import Table
+from policyd_rate_limit.domain.rules.tables import Table, TableOfKind
 
 if TYPE_CHECKING:
     from policyd_rate_limit.domain.rules.facts import Facts, Source
@@ -22,11 +21,20 @@ class Asked(Table):
     def __init__(self, name: str, source: Source) -> None:
         super().__init__(name)
         self.source = source
+        self.asks_facts = True
 
-    def find(self, value: str, kind: str, facts: Facts) -> str | None:
-        if kind == ADDRESS:
-            address = parse_address(value) if len(value) <= MOST_ADDRESS else None
-            spelled = value if address is None else str(address)
-        else:
-            spelled = fold(value, kind)
-        return facts.said(self.source, spelled) if spelled and len(spelled) <= MOST_NAME else None
+    def of_kind(self, kind: str) -> TableOfKind:
+        return _AskedOfKind(self.source, kind)
+
+
+class _AskedOfKind(TableOfKind):
+    def __init__(self, source: Source, kind: str) -> None:
+        self._source = source
+        self._is_address = kind == ADDRESS
+
+    def find(self, folded: str, facts: Facts) -> str | None:
+        spelled = folded
+        if self._is_address:
+            address = parse_address(folded) if len(folded) <= MOST_ADDRESS else None
+            spelled = folded if address is None else str(address)
+        return facts.said(self._source, spelled) if spelled and len(spelled) <= MOST_NAME else None

@@ -127,6 +127,13 @@ def folded_name(name: str) -> str:
     return f"{local.casefold()}@{ascii_domain(domain)}" if at and not is_shortened(name) else name.casefold()
 
 
+def fold(value: str, kind: str) -> str:
+    """``value`` as all its spellings are that are equal for a ``kind``; an address, which has to be read, as it is."""
+    if kind == ADDRESS:
+        return value
+    return ascii_domain(value) if kind == DOMAIN else folded_name(value)
+
+
 def is_shortened(name: str) -> bool:
     """Whether ``name`` is what stands for a longer one, as :func:`policyd_rate_limit.domain.identity.fold` makes it."""
     return len(name) == MOST_NAME and _SHORTENED.search(name) is not None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.rules.attributes import OF_FACTS
-from policyd_rate_limit.domain.rules.patterns import Patterns, asks_facts
-from policyd_rate_limit.domain.rules.tables import attribute_in, kind_of_attribute, reader_of
+from policyd_rate_limit.domain.rules.matching import Patterns
+from policyd_rate_limit.domain.rules.tables import asks_facts_for, attribute_in, kind_of_attribute, reader_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +24,8 @@ class Condition:
     def __init__(self, attribute: str, patterns: Sequence[Pattern], tables: Mapping[str, Table] | None = None) -> None:
         self.attribute = attribute
         self.patterns = tuple(patterns)
-        self.asks_facts = attribute in OF_FACTS or attribute.startswith("$") or any(map(asks_facts, patterns))
         self._patterns = Patterns(patterns, kind_of_attribute(attribute), tables)
+        self.asks_facts = self._patterns.asks_facts or asks_facts_for(attribute, tables or {})
         self._read = reader_of(attribute, tables or {})
 
     def holds(self, request: Request) -> bool:

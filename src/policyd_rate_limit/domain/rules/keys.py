@@ -20,7 +20,7 @@ from policyd_rate_limit.domain.rules.attributes import (
     is_shortened,
 )
 from policyd_rate_limit.domain.rules.attributes import KINDS as ATTRIBUTES
-from policyd_rate_limit.domain.rules.tables import attribute_in, reader_of, table_and_attribute
+from policyd_rate_limit.domain.rules.tables import asks_facts_for, attribute_in, reader_of, table_and_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,12 +81,16 @@ class WrongKey(ValueError):
 
 
 class Term:
-    """One term: the ``kind`` of its ids, and the id that it makes of a request; empty where the request has none."""
+    """One term: the ``kind`` of its ids, and the id that it makes of a request; empty where the request has none.
 
-    def __init__(self, name: str, kind: str, id_of: Callable[[Request], str]) -> None:
+    ``asks_facts``: that takes more than the request, and what is in memory.
+    """
+
+    def __init__(self, name: str, kind: str, id_of: Callable[[Request], str], *, asks_facts: bool = False) -> None:
         self.name = name
         self.kind = kind
         self.id_of = id_of
+        self.asks_facts = asks_facts
 
     def written(self, name: str) -> str:
         """The id of this term that an administrator means by ``name``; empty where it can be none."""
@@ -131,8 +135,8 @@ class Key:
 
     @property
     def asks_facts(self) -> bool:
-        """Whether more than Postfix's attributes is looked at for it."""
-        return any(term.name.startswith("$") for term in self.terms)
+        """Whether more than Postfix's attributes, and what is in memory, is looked at for it."""
+        return any(term.asks_facts for term in self.terms)
 
     @property
     def attributes(self) -> frozenset[str]:
@@ -151,14 +155,19 @@ class Key:
 
     def of(self, request: Request) -> str:
         """``kind:id``; empty: the rule does not apply to ``request``."""
+        kind, name = self.kind_and_id(request)
+        return f"{kind}:{name}" if kind else ""
+
+    def kind_and_id(self, request: Request) -> tuple[str, str]:
+        """The kind and the id; a kind that is empty: the rule does not apply to ``request``."""
         if self.is_combination:
             ids = [term.id_of(request) for term in self.terms]
-            return "" if "" in ids else f"{self._kind}:{fold(combined(ids))}"
+            return ("", "") if "" in ids else (self._kind, fold(combined(ids)))
         for term in self.terms:
             found = term.id_of(request)
             if found or term.kind == "server":
-                return f"{term.kind}:{found}"
-        return ""
+                return term.kind, found
+        return "", ""
 
     def empty_in(self, request: Request) -> tuple[str, ...]:
         """The terms for which ``request`` has no id: where :meth:`of` is empty, those that keep the rule from it."""
@@ -252,7 +261,8 @@ def _term(name: str, ipv6_prefix: int, tables: Mapping[str, Table]) -> Term:
         table, attribute = asked
         if attribute not in ATTRIBUTES:
             raise WrongKey("an attribute between the parentheses, as in $customer(sasl_domain)", attribute)
-        return Term(name, f"${table}", partial(_folded, reader_of(name, tables)))
+        asks_facts = asks_facts_for(name, tables or {})
+        return Term(name, f"${table}", partial(_folded, reader_of(name, tables)), asks_facts=asks_facts)
     if name not in TERMS:
         raise WrongKey(EXPECTED, name)
     if name == "server":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
-from policyd_rate_limit.domain.identity import IDS_AT_ONCE, parse_network
-from policyd_rate_limit.domain.rules.attributes import ADDRESS
-from policyd_rate_limit.domain.rules.patterns import PatternError, Patterns, asks_facts, parse_pattern
-from policyd_rate_limit.domain.rules.tables import Table
+from policyd_rate_limit.domain.identity import IDS_AT_ONCE
+from policyd_rate_limit.domain.rules.matching import Patterns, known_as
+from policyd_rate_limit.domain.rules.patterns import EXACT, PatternError, asks_facts, parse_pattern
+from policyd_rate_limit.domain.rules.tables import Table, TableOfKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +38,7 @@ class Listed(Table):
         super().__init__(name)
         self._entries = entries
         self._pause = pause
-        self._by_kind: dict[str, _Compared] = {}
+        self._now = _Now()
         # Whoever makes other rules and whoever rereads a file are two threads; who finds waits for neither.
         self._changing = threading.Lock()
 
@@ -51,53 +50,82 @@ class Listed(Table):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of values that it is asked about."""
-        return tuple(self._by_kind)
+        return tuple(self._now.by_kind)
 
-    def prepare(self, kind: str) -> None:
+    def of_kind(self, kind: str) -> TableOfKind:
         with self._changing:
-            if kind not in self._by_kind:
-                self._by_kind[kind] = _Compared(self._entries, kind, self._pause)
-
-    def find(self, value: str, kind: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need them
-        return self._by_kind[kind].find(value)
+            if kind not in self._now.by_kind:
+                self._now.by_kind[kind] = _Compared(self._entries, kind, self._pause)
+        return _ListedOfKind(self._now, kind)
 
     def replace(self, entries: Sequence[tuple[str, str | None]]) -> None:
         """Say what ``entries`` say from now on; another thread may ask meanwhile."""
         with self._changing:
-            by_kind = {kind: _Compared(entries, kind, self._pause) for kind in self._by_kind}
+            by_kind = {kind: _Compared(entries, kind, self._pause) for kind in self._now.by_kind}
             self._entries = entries
-            self._by_kind = by_kind
+            self._now.by_kind = by_kind
+
+
+class _Now:
+    """What a table says at the moment of values of each kind that it is asked about: replaced for all of them at once.
+
+    Shared with those who ask; they would hold the table, and the table them.
+    """
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str, _Compared] = {}
+
+
+class _ListedOfKind(TableOfKind):
+    def __init__(self, now: _Now, kind: str) -> None:
+        self._now = now
+        self._kind = kind
+
+    def find(self, folded: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need them
+        return self._now.by_kind[self._kind].find(folded)
 
 
 class _Compared:
-    """Entries as values of one kind compare with them; those that can be no value of that kind are left out."""
+    """Entries as values of one kind compare with them; those that can be no value of that kind are left out.
+
+    Nearly all are exact, and no glob or expression stands before them: what they say is looked up at once.
+    """
 
     def __init__(
         self, entries: Sequence[tuple[str, str | None]], kind: str, pause: Callable[[], object] | None
     ) -> None:
-        self._texts: list[str] = []
-        self._of_addresses = kind == ADDRESS
-        self._patterns = Patterns(self._parsed(entries, kind, pause), kind)
+        self._said: dict[str, str] = {}  # of the exact ones with which the entries begin
+        self._texts: list[str] = []  # of the others
+        self._others = Patterns(self._all_others(entries, kind, pause), kind)
 
-    def _parsed(
+    def _all_others(
         self, entries: Sequence[tuple[str, str | None]], kind: str, pause: Callable[[], object] | None
     ) -> Iterator[Pattern]:
+        """The patterns that are not among those that are looked up at once."""
+        is_behind_another = False
         for count, (text, said) in enumerate(entries):
             if count % IDS_AT_ONCE == 0 and pause is not None:
                 pause()
-            with contextlib.suppress(PatternError):
+            try:
                 pattern = parse_entry(text, kind)
-                self._texts.append(text if said is None else said)
+            except PatternError:
+                continue
+            told = text if said is None else said
+            if pattern.how == EXACT and not is_behind_another:
+                exact = known_as(pattern.exact)
+                # One string in place of two that are equal is less memory to be read for a mail.
+                self._said.setdefault(text if exact == text else exact, told)
+            else:
+                is_behind_another = True
+                self._texts.append(told)
                 yield pattern
 
-    def find(self, value: str) -> str | None:
-        """What is said of ``value``; None: nothing."""
-        if self._of_addresses and "/" in value:
-            with contextlib.suppress(ValueError):
-                return self._text(self._patterns.first_network(parse_network(value)))
-        return self._text(self._patterns.first(value))
-
-    def _text(self, index: int) -> str | None:
+    def find(self, folded: str) -> str | None:
+        """What is said of a value, ``folded`` as by :func:`fold`; None: nothing."""
+        said = self._said.get(known_as(folded))
+        if said is not None or not self._texts:
+            return said
+        index = self._others.first_by_itself(folded)
         return None if index < 0 else self._texts[index]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from functools import partial
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.domain.counting import RECIPIENTS
-from policyd_rate_limit.domain.identity import IDS_AT_ONCE, Charged, Charging, id_of_key, parse_network
+from policyd_rate_limit.domain.identity import IDS_AT_ONCE, Charged, Charging, id_of_key
 from policyd_rate_limit.domain.limits import longest_of
-from policyd_rate_limit.domain.rules.attributes import ADDRESS
+from policyd_rate_limit.domain.rules.attributes import fold
 from policyd_rate_limit.domain.rules.facts import NO_FACTS
-from policyd_rate_limit.domain.rules.patterns import LIMITS_OF_TABLE, Patterns, asks_facts
-from policyd_rate_limit.domain.rules.tables import limits_in
+from policyd_rate_limit.domain.rules.matching import Patterns
+from policyd_rate_limit.domain.rules.patterns import LIMITS_OF_TABLE, asks_facts
+from policyd_rate_limit.domain.rules.tables import LimitsOfTexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,61 +50,58 @@ class KeyedSubjects(Charging):
         self.key = key
         self.limits = limits
         self.overrides = tuple(overrides)
-        self._of_addresses = key.compared_as() == ADDRESS
-        self._tables = tables or {}
-        self._unit = unit
-        self._heed = heed
-        self._asks_for_limits = False
+        self._limits_may_change = False
         self._longest = longest_of(limits)
-        self._longest_told = 0  # of what tables have given
-        are_limits = partial(_are_limits, unit)
-        self._patterns = Patterns(self._paced_patterns(), key.compared_as(), self._tables, are_limits, no_limits)
+        self._told = LimitsOfTexts(unit, heed)
+        self._are_limits_told = False
+        self._kind = key.compared_as()
+        self._patterns = Patterns(self._paced_patterns(), self._kind, tables, self._told, no_limits)
 
     def charged(self, request: Request) -> Charged | None:
-        key = self.key.of(request)
-        return Charged(key, self.limits_of_key(key, request.facts)) if key else None
+        kind, name = self.key.kind_and_id(request)
+        if not kind:
+            return None
+        limits = self.limits
+        if self.overrides:
+            # An id is in its one spelling; a network is in an override when all of it is.
+            index, said = self._patterns.first_and_said(name, name, request.facts)
+            limits = self._limits_of(index, said)
+        return Charged(f"{kind}:{name}", limits)
 
     def limits_of_key(self, key: str, facts: Facts = NO_FACTS) -> Limits:
-        first = self._override_of(key, facts)
-        if first < 0:
-            return self.limits
-        pattern, limits = self.overrides[first]
-        return limits if pattern.how != LIMITS_OF_TABLE else self._told(pattern, key, facts)
+        index, said = self._override_of(key, facts)
+        return self._limits_of(index, said)
 
     def pattern_of_key(self, key: str, facts: Facts = NO_FACTS) -> Pattern | None:
         """The pattern of the override that gives ``key`` its limits; None: none does."""
-        first = self._override_of(key, facts)
-        return None if first < 0 else self.overrides[first][0]
+        index, _ = self._override_of(key, facts)
+        return None if index < 0 else self.overrides[index][0]
 
-    def _told(self, pattern: Pattern, key: str, facts: Facts) -> Limits:
-        """The limits that the table of ``pattern`` gives to ``key``."""
-        said = self._tables[pattern.table].find(id_of_key(key), self.key.compared_as(), facts)
-        limits = limits_in(said or "", self._unit) or ()
-        longest = longest_of(limits)
-        if longest > self._longest_told:
-            self._longest_told = longest
-            if self._heed is not None:
-                self._heed(longest)
+    def _override_of(self, key: str, facts: Facts) -> tuple[int, str]:
+        """The index of the override that counts for ``key``, and what its table says; -1: none does."""
+        name = id_of_key(key)  # a database may hold anything
+        return self._patterns.first_and_said(name, fold(name, self._kind), facts)
+
+    def _limits_of(self, index: int, said: str) -> Limits:
+        """The limits of the override with that ``index``, of whose table this is ``said``; -1: there is none."""
+        if index < 0:
+            return self.limits
+        pattern, limits = self.overrides[index]
+        if self._are_limits_told and pattern.how == LIMITS_OF_TABLE:
+            return self._told.read(said) or ()
         return limits
-
-    def _override_of(self, key: str, facts: Facts) -> int:
-        """The index of the override that counts for ``key``; -1: none does."""
-        if not self.overrides:
-            return -1
-        name = id_of_key(key)
-        if not self._of_addresses:
-            return self._patterns.first(name, facts)
-        with contextlib.suppress(ValueError):  # a database may hold anything
-            return self._patterns.first_network(parse_network(name), facts)  # in an override when all of it is
-        return -1
 
     @property
     def asks_facts(self) -> bool:
-        return self._asks_for_limits or self.key.asks_facts
+        return self._patterns.asks_facts or self.key.asks_facts
+
+    @property
+    def limits_may_change(self) -> bool:
+        return self._limits_may_change
 
     @property
     def keep_seconds(self) -> int:
-        return self.longest if self._asks_for_limits else 0
+        return self.longest if self._limits_may_change else 0
 
     def keys_of_id(self, name: str) -> tuple[str, ...]:
         return self.key.written(name)
@@ -121,12 +117,12 @@ class KeyedSubjects(Charging):
     @property
     def longest(self) -> int:
         """The longest window in seconds, 0 where there is none."""
-        return max(self._longest, self._longest_told)
+        return max(self._longest, self._told.longest)
 
     def may_look_back_further(self, before: Charging) -> bool:
         assert isinstance(before, KeyedSubjects)  # noqa: S101 - rules of one name are of one class
         is_as_before = self.limits == before.limits and len(self.overrides) == len(before.overrides)
-        if is_as_before and not self._asks_for_limits:
+        if is_as_before and not self._limits_may_change:
             mine, others = self._paced(), iter(before.overrides)
             if all(one == next(others) for one in mine):
                 return False
@@ -138,7 +134,8 @@ class KeyedSubjects(Charging):
     def _paced_patterns(self) -> Iterator[Pattern]:
         for pattern, limits in self._paced():
             if asks_facts(pattern):
-                self._asks_for_limits = True
+                self._limits_may_change = True
+                self._are_limits_told = self._are_limits_told or pattern.how == LIMITS_OF_TABLE
             self._longest = max(self._longest, longest_of(limits))
             yield pattern
 
@@ -148,7 +145,3 @@ class KeyedSubjects(Charging):
             if count % IDS_AT_ONCE == 0 and self._pause is not None:
                 self._pause()
             yield override
-
-
-def _are_limits(unit: str, text: str) -> bool:
-    return limits_in(text, unit) is not None

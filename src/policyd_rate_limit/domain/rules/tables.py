@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from policyd_rate_limit.compiling import mypyc_attr
 from policyd_rate_limit.domain.counting import BYTES, RECIPIENTS
-from policyd_rate_limit.domain.limits import LimitsError, parse_limits, parse_limits_text
-from policyd_rate_limit.domain.rules.attributes import KINDS, VALUE, reader
+from policyd_rate_limit.domain.limits import LimitsError, longest_of, parse_limits, parse_limits_text
+from policyd_rate_limit.domain.rules.attributes import KINDS, OF_FACTS, VALUE, fold, reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,22 +47,35 @@ class Table(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-    def prepare(self, kind: str) -> None:  # noqa: B027 - most have nothing to prepare
-        """Be ready to be asked about values of ``kind``."""
+        self.asks_facts = False
+        """Whether it has to be asked, since what it says is not in memory."""
 
     @abstractmethod
-    def find(self, value: str, kind: str, facts: Facts) -> str | None:
-        """What is said of ``value`` of a ``kind`` (see :mod:`.attributes`); None: nothing, or that is not known yet.
+    def of_kind(self, kind: str) -> TableOfKind:
+        """The table as it is asked about values of a ``kind`` (see :mod:`.attributes`), from now on."""
 
-        ``facts`` then have what to ask. An entry without a text says itself.
+
+# Apart from the table, so that a mail calls no method that a class which is not compiled might have: those are slow.
+class TableOfKind(ABC):
+    """A table as it is asked about values of one kind."""
+
+    @abstractmethod
+    def find(self, folded: str, facts: Facts) -> str | None:
+        """What is said of a value, ``folded`` as by :func:`policyd_rate_limit.domain.rules.attributes.fold`.
+
+        None: nothing, or that is not known yet; ``facts`` then have what to ask. An entry without a text says itself.
         """
 
 
 class Silent(Table):
     """A table of which nothing is known."""
 
-    def find(self, value: str, kind: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need it
+    def of_kind(self, kind: str) -> TableOfKind:  # noqa: ARG002 - others need it
+        return _SilentOfKind()
+
+
+class _SilentOfKind(TableOfKind):
+    def find(self, folded: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need them
         return None
 
 
@@ -97,13 +110,55 @@ def reader_of(name: str, tables: Mapping[str, Table]) -> Callable[[Request], str
         return reader(name)
     name, attribute = found
     table = tables.get(name) or Silent(name)
-    table.prepare(KINDS[attribute])
-    return partial(_looked_up, table, KINDS[attribute], reader(attribute))
+    kind = KINDS[attribute]
+    return partial(_looked_up, table.of_kind(kind), kind, reader(attribute))
 
 
-def _looked_up(table: Table, kind: str, read: Callable[[Request], str], request: Request) -> str:
+def asks_facts_for(name: str, tables: Mapping[str, Table]) -> bool:
+    """Whether the attribute ``name`` takes more than a request, and what is in memory, to read it."""
+    found = table_and_attribute(name)
+    if found is None:
+        return name in OF_FACTS
+    table = tables.get(found[0])
+    return found[1] in OF_FACTS or (table is not None and table.asks_facts)
+
+
+def _looked_up(table: TableOfKind, kind: str, read: Callable[[Request], str], request: Request) -> str:
     value = read(request)
-    return (table.find(value, kind, request.facts) or "") if value else ""
+    return (table.find(fold(value, kind), request.facts) or "") if value else ""
+
+
+class LimitsOfTexts:
+    """The limits of ``unit`` that tables write as texts.
+
+    ``heed`` is told of each window, in seconds, that is longer than all before. :data:`REMEMBERED_LIMITS` texts at the
+    most are remembered.
+    """
+
+    def __init__(self, unit: str, heed: Callable[[int], object] | None) -> None:
+        self._unit = unit
+        self._heed = heed
+        self._known: dict[str, Limits] = {}
+        self.longest = 0
+        """The longest window so far, in seconds."""
+
+    def read(self, text: str) -> Limits | None:
+        """The limits that ``text`` writes; None where those are none."""
+        limits = self._known.get(text)
+        if limits is not None:
+            return limits
+        limits = limits_in(text, self._unit)
+        if limits is None:
+            return None
+        if len(self._known) >= REMEMBERED_LIMITS:
+            self._known.clear()
+        self._known[text] = limits
+        longest = longest_of(limits)
+        if longest > self.longest:
+            self.longest = longest
+            if self._heed is not None:
+                self._heed(longest)
+        return limits
 
 
 @lru_cache(REMEMBERED_LIMITS)
