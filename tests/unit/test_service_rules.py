@@ -18,7 +18,10 @@ from policyd_rate_limit.domain.rules.asked import Asked
 from policyd_rate_limit.domain.rules.attributes import NAME, VALUE
 from policyd_rate_limit.domain.rules.conditions import Condition, Conditions
 from policyd_rate_limit.domain.rules.facts import Source
+from policyd_rate_limit.domain.rules.keys import parse_key
+from policyd_rate_limit.domain.rules.listed import Listed
 from policyd_rate_limit.domain.rules.patterns import parse_pattern
+from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.policy import Actions, LimitsOfIds, Policy, Rule
 from policyd_rate_limit.service import Service
 from policyd_rate_limit.storage.administration import Override
@@ -236,6 +239,19 @@ class Staff(Source):
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(None)
+
+
+def test_what_is_in_memory_is_asked_at_once_and_counts_are_kept_for_what_it_may_say_tomorrow() -> None:
+    tables = {"staff": Listed("staff", [("bob", None)])}
+    key = parse_key("sasl_username", 64)
+    overrides = [(parse_pattern("$staff", NAME), (Limit(9, 86_400),))]
+    served = Served(Rule("person", KeyedSubjects(key, USER, overrides, tables=tables), MESSAGES))
+    served.ask()
+    tables["staff"].replace([("ALICE", None)])
+    served.ask()
+    found = [(charge.limits, charge.keep_seconds) for demand in served.demands for charge in demand.charges]
+    assert found == [(USER, 86_400), ((Limit(9, 86_400),), 86_400)]
+    assert not served.service.policy.asks_facts
 
 
 class Slow(Source):

@@ -11,7 +11,15 @@ import pytest
 from policyd_rate_limit.domain.counting import BYTES, RECIPIENTS
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, NAME
 from policyd_rate_limit.domain.rules.facts import NO_FACTS
-from policyd_rate_limit.tables.file import LONGEST_LINE, MOST_LOOKS, CannotRead, FileTable, read_table, told
+from policyd_rate_limit.tables.file import (
+    LONGEST_LINE,
+    MOST_LOOKS,
+    MOST_SHARED,
+    CannotRead,
+    FileTable,
+    read_table,
+    told,
+)
 
 
 def test_what_stands_in_a_file(tmp_path: Path) -> None:
@@ -22,6 +30,15 @@ def test_what_stands_in_a_file(tmp_path: Path) -> None:
     found = read_table(str(path), [NAME])
     assert found.entries == (("alice", None), ("bob", "[5/1h, 9/1d]"), ("*@x.example", "x"))
     assert [line.number for line in found.wrong] == [6]
+
+
+def test_a_text_of_many_lines_is_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "plan"
+    path.write_text("".join(f"user{number} plan {number % 5000}\n" for number in range(10_000)))
+    texts = [text for _, text in read_table(str(path), [NAME]).entries]
+    assert texts == [f"plan {number % 5000}" for number in range(10_000)]
+    shared = sum(texts[number] is texts[number + 5000] for number in range(5000))
+    assert shared == MOST_SHARED
 
 
 def test_what_gives_no_limits_is_told_and_stays_an_entry(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ LOOK_SECONDS: Final = 1.0
 MOST_LOOKS: Final = 5
 """How often in a row a file is left alone since it has changed just now."""
 
+MOST_SHARED: Final = 4096
+"""The most different texts of a file of which each is kept but once, however many lines say it."""
+
 MOST_TOLD: Final = 5
 """How many wrong lines of a file are told one by one."""
 
@@ -70,6 +73,7 @@ def read_table(
     text = _text(path)
     entries: list[tuple[str, str | None]] = []
     wrong: list[Line] = []
+    shared: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if number % _LINES_AT_ONCE == 0 and pause is not None:
             pause()
@@ -78,7 +82,7 @@ def read_table(
             continue
         fault = _fault(line, words[0], kinds)
         if fault is None:
-            entries.append((words[0], words[1].rstrip() if len(words) > 1 else None))
+            entries.append((words[0], _shared(words[1].rstrip(), shared) if len(words) > 1 else None))
             if len(entries) > MOST_ENTRIES:
                 raise CannotRead(f"{path}: expected at most {MOST_ENTRIES} entries, found more")
             said = entries[-1][1] or ""
@@ -87,6 +91,11 @@ def read_table(
         else:
             wrong.append(Line(number, f"{fault}; the line is left out"))
     return Contents(tuple(entries), tuple(wrong))
+
+
+def _shared(text: str, shared: dict[str, str]) -> str:
+    """``text``, as one string for all lines that say it: less memory, and what a mail reads of it is at hand."""
+    return shared.setdefault(text, text) if len(shared) < MOST_SHARED else shared.get(text, text)
 
 
 def told(path: str, wrong: Sequence[Line]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, 
 from policyd_rate_limit.domain.counting import RECIPIENTS, UNITS
 from policyd_rate_limit.domain.identity import MOST_NAME, fold
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, DOMAIN, NAME, folded_name
+from policyd_rate_limit.domain.rules.attributes import fold as spelling
 from policyd_rate_limit.domain.rules.facts import Facts
 from policyd_rate_limit.domain.rules.keys import TERMS, ClientTerm, Key, WrongKey, combined, parse_key
 from support.asked import as_sent, asked
@@ -203,6 +204,16 @@ def test_what_an_administrator_may_mean(text: str, name: str, expected: tuple[st
 def test_ids_are_bounded(text: str, user: str, sender: str, recipient: str, address: str) -> None:
     found = key_of(text, sasl_username=user, sender=sender, recipient=recipient, client_address=address)
     assert len(found.partition(":")[2]) <= MOST_NAME
+
+
+@given(st.sampled_from([text for text in WRITTEN if "+" not in text]), names, names, names, addresses)
+@example("sender", "", "\u212a@\u1e9e\uff0e\u0130.", "", "")
+@example("sender_domain", "", "a@\u1e9e*\uff0e\u0130.", "", "")
+def test_an_id_is_its_own_spelling_in_patterns(text: str, user: str, sender: str, recipient: str, address: str) -> None:
+    """Or its overrides would not be those of the id that an administrator is shown."""
+    asks = key(text)
+    _, name = asks.kind_and_id(asked(sasl_username=user, sender=sender, recipient=recipient, client_address=address))
+    assert spelling(name, asks.compared_as()) == name
 
 
 def test_long_ids_that_begin_alike_are_different() -> None:

@@ -10,6 +10,7 @@ from policyd_rate_limit.domain.request import RCPT, Request
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.domain.rules.patterns import parse_pattern
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
+from support.asked import asked
 
 MINUTE, HOUR, DAY = (Limit(1, 60),), (Limit(5, 3600),), (Limit(9, 86_400),)
 ALICE = Request(RCPT, "1.0", "", "Alice@Example.org", "", "bob@example.net", "192.0.2.7", 0)
@@ -49,6 +50,26 @@ def test_an_override_is_of_a_network_when_it_holds_all_of_it(key: str, override:
     charged = keyed(key, HOUR, **{override: DAY}).charged(ALICE)
     assert charged is not None
     assert charged.limits == limits
+
+
+def test_a_combination_is_compared_as_it_is_written() -> None:
+    rule = keyed("sender+recipient", HOUR, **{"a@x.example+b.": DAY, "a+B@bücher.example": MINUTE})
+    for sender, recipient, limits in (
+        ("A@x.example", "b.", DAY),
+        ("a@x.example", "b", DAY),  # dots at the end of what has an "@" are none of a name
+        ("a", "b@BÜCHER.example", MINUTE),
+        ("a", "c@bücher.example", HOUR),
+    ):
+        charged = rule.charged(asked(sender=sender, recipient=recipient))
+        assert charged is not None
+        assert charged.limits == rule.limits_of_key(charged.key) == limits
+
+
+def test_a_network_that_is_known_is_not_read_again() -> None:
+    rule = keyed("client_address/24/64", HOUR, **{"192.0.2.0/24": DAY})
+    for _ in range(3):
+        assert rule.charged(ALICE) == Charged("client:192.0.2.0/24", DAY)
+    assert rule._patterns._of_address.cache_info()[:2] == (2, 1)
 
 
 def test_administrators_name_ids_of_the_key() -> None:

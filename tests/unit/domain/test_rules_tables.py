@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ from policyd_rate_limit.domain.rules.patterns import (
 from policyd_rate_limit.domain.rules.subjects import KeyedSubjects
 from policyd_rate_limit.domain.rules.tables import (
     LONGEST_LIMITS,
+    REMEMBERED_LIMITS,
+    LimitsOfTexts,
     Silent,
     Table,
     attribute_in,
@@ -157,6 +160,54 @@ def test_other_entries_take_their_place_at_once_for_all_kinds() -> None:
         assert said_of(table, "192.0.2.2", kind) == "after"
     assert len(table.entries) == 300
     assert len(pauses) >= 4
+
+
+def test_whatever_was_made_before_asks_the_entries_that_are_there_now() -> None:
+    table = Listed("t", [("alice", "9/1d"), ("b*", "trial"), ("carol", None)])
+    tables = {"t": table}
+    made = patterns(NAME, tables, "$t=trial", "$t")
+    of_limits = keyed(tables, of_table("t"))
+    charged = keyed(tables, (parse_pattern("$t", NAME), WEEK))
+    says = Condition("$t(sender)", [parse_pattern("trial", VALUE)], tables)
+    key = parse_key("$t(sender)", 64, tables)
+
+    def found(name: str) -> tuple[object, ...]:
+        request = asked(sender=name, sasl_username=name)
+        one, other = of_limits.charged(request), charged.charged(request)
+        assert one is not None
+        assert other is not None
+        assert one.limits == of_limits.limits_of_key(f"user:{name}")
+        return made.first(name), one.limits, other.limits, says.holds(request), key.of(request)
+
+    assert found("alice") == (1, DAY, WEEK, False, "$t:9/1d")
+    assert found("bob") == (0, HOUR, WEEK, True, "$t:trial")
+    assert found("carol") == (1, HOUR, WEEK, False, "$t:carol")
+    table.replace([("a*", "trial"), ("alice", "9/1d"), ("bob", "7/1w"), ("bob", "trial")])
+    assert found("alice") == (0, HOUR, WEEK, True, "$t:trial")
+    assert found("bob") == (1, WEEK, WEEK, False, "$t:7/1w")
+    assert found("carol") == (-1, HOUR, HOUR, False, "")
+
+
+def test_old_entries_go_by_reference_counts() -> None:
+    """Neither the table nor whoever asks it keeps them, nor each other, in a cycle."""
+
+    def how_many() -> int:
+        return sum(isinstance(thing, Patterns | Listed) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = how_many()
+        table = listed("alice", "*@example.org")
+        of_kind = table.of_kind(NAME)
+        assert how_many() == before + 2
+        table.replace([("bob", None)])
+        assert how_many() == before + 2
+        assert of_kind.find("bob", NO_FACTS) == "bob"
+        del table, of_kind
+        assert how_many() == before
+    finally:
+        gc.enable()
 
 
 def test_a_kind_that_is_asked_about_while_other_entries_take_their_place_is_not_lost() -> None:
@@ -465,6 +516,19 @@ def test_a_table_may_give_the_limits() -> None:
     assert [of_tiers.limits_of_key(f"user:{name}") for name in ("carol", "bob")] == [WEEK, HOUR]
 
 
+def test_texts_of_limits_are_remembered_within_a_bound() -> None:
+    told: list[int] = []
+    limits = LimitsOfTexts(RECIPIENTS, told.append)
+    assert limits.read("1/60s") is limits.read("1/60s")
+    assert limits.read("nonsense") is None
+    for number in range(REMEMBERED_LIMITS + 10):
+        assert limits.read(f"{number}/1m") == (Limit(number, 60),)
+        assert len(limits._known) <= REMEMBERED_LIMITS
+    assert limits.read("7/1w") == WEEK
+    assert limits.read("1/60s") == (Limit(1, 60),)
+    assert (told, limits.longest) == ([60, 604_800], 604_800)
+
+
 def test_what_is_counted_is_kept_where_a_table_may_say_something_else_tomorrow() -> None:
     tables = {"staff": listed("bob")}
     assert keyed({}).keep_seconds == 0
@@ -487,7 +551,7 @@ def test_who_is_charged_is_known_once_sources_have_answered() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["a*", "b", "/c/", "*", "d?"]), st.sampled_from("xyz")), max_size=6),
+    st.lists(st.tuples(st.sampled_from(["a*", "b", "/c/", "*", "d?", "a1", "e"]), st.sampled_from("xyz")), max_size=6),
     st.sampled_from(["a1", "b", "c", "d1", "e"]),
 )
 def test_a_table_is_its_entries_tried_one_by_one(entries: list[tuple[str, str]], value: str) -> None:

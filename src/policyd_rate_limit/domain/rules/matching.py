@@ -46,6 +46,9 @@ class _Glob:
         first, *others = text.split("*")
         self._is_open = bool(others)
         self._least = len(text) - len(others)
+        # Nearly all that does not match is told by these at once.
+        self._begin = first.partition("?")[0]
+        self._end = text.rpartition("*")[2].rpartition("?")[2]
         self._first = _one_each(first)
         self._last = _one_each(others[-1] if others else "")
         self._length_of_last = len(others[-1]) if others else 0
@@ -55,6 +58,8 @@ class _Glob:
         """Whether all of ``value`` is as the glob has it."""
         length = len(value)
         if length < self._least or (length > self._least and not self._is_open):
+            return False
+        if not value.endswith(self._end) or not value.startswith(self._begin):
             return False
         found = self._first.match(value)
         end = length - self._length_of_last

@@ -63,8 +63,9 @@ class KeyedSubjects(Charging):
             return None
         limits = self.limits
         if self.overrides:
-            # An id is in its one spelling; a network is in an override when all of it is.
-            index, said = self._patterns.first_and_said(name, name, request.facts)
+            # An id is in its one spelling already, unless several are written as one.
+            folded = fold(name, self._kind) if self.key.is_combination else name
+            index, said = self._patterns.first_and_said(name, folded, request.facts)
             limits = self._limits_of(index, said)
         return Charged(f"{kind}:{name}", limits)
 
