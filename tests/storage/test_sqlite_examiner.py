@@ -109,7 +109,9 @@ def test_it_is_examined_where_there_is_a_reason(filled: SqliteDatabase, monkeypa
     """Somebody else has written to it, and not if that was our own doing; and never more than a share of the time."""
     monkeypatch.setattr(sqlite_examiner, "SOON", 0.0)
     monkeypatch.setattr(sqlite_examiner, "SHARE_SOON", 0)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_UNSURE", 1 << 40)
     examiner = Examiner(filled.path)
+    examiner._took = 1.0
     examiner.explain()
     assert not looked(examiner)
     os.utime(filled.path)
@@ -157,6 +159,29 @@ def test_a_write_of_somebody_else_is_noticed_though_a_checkpoint_follows(
         wait_until(checkpointer.has_ended, "a checkpoint has ended")
         assert looked(examiner) == is_touched
     checkpointer.stop()
+
+
+def test_what_is_overwritten_in_the_middle_of_a_checkpoint_is_noticed(
+    filled: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks like the checkpoint, so that each is followed by an examination; for a share of the time as well."""
+    monkeypatch.setattr(sqlite_examiner, "SOON", 0.0)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_UNSURE", 0)
+    examiner = Examiner(filled.path)
+    examiner.explain()
+    assert not looked(examiner)  # it was only opened
+    examiner.examine(1)
+    examiner.suspect()
+    text_of_a_row(filled.path)
+    examiner.explain()
+    monkeypatch.setattr(sqlite_examiner, "SHARE_UNSURE", 1 << 40)
+    assert not looked(examiner)
+    monkeypatch.setattr(sqlite_examiner, "SHARE_UNSURE", 0)
+    assert looked(examiner)
+    assert examiner.damage == "1 row of policyd_batch was overwritten"
+    assert not looked(examiner)
+    examiner.explain()
+    assert not looked(examiner)
 
 
 def test_what_is_cut_in_the_middle_of_a_checkpoint_is_noticed(

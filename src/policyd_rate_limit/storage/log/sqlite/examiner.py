@@ -1,8 +1,9 @@
 """Finds damage that somebody does to an SQLite file while daemons use it, as long as they know what was in it.
 
 SQLite itself notices a damaged page when it reads it, which may be after the next start: then nobody knows any more. So
-the file is examined in a thread of its own: soon after it was written to by somebody else, or has a hole, and else now
-and then, as long as anything is written.
+the file is examined in a thread of its own: soon after it was written to by somebody else, or has a hole, after our own
+checkpoints, beside which somebody else may have written to it unseen, and else now and then, as long as anything is
+written.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SOON: Final = 1.0  # seconds after an examination that the next one may begin, where there is a reason
 LATER: Final = 10.0  # likewise, where there is none
 SHARE_SOON: Final = 10  # of the time, one in so many at the most, is spent on it
+SHARE_UNSURE: Final = 50  # likewise, where somebody may have written to it unseen, as it was written to by us
 SHARE_LATER: Final = 100
 LOG_HEADER_BYTES: Final = 32
 _BLOCK_BYTES: Final = 512  # of st_blocks, whatever the file system's are: POSIX leaves that open, Linux does not
@@ -50,13 +52,16 @@ class Examiner:
         self._unstored = 0  # bytes of it for which there are no blocks
         self._hole: int | None = None  # where one begins in the write-ahead log
         self._has_reason = False
+        self._is_unsure = False
         self._took = 0.0  # seconds, the last one
         self._ended = time.monotonic()
         self._odd: int | None = None  # rows that are no JSON; they were there before
 
     def explain(self) -> None:
-        """What was written to the file just now was our own doing."""
-        self._seen = signature(self._path)
+        """What was written to the file just now was our own doing; that of somebody else meanwhile looks the same."""
+        before, self._seen = self._seen, signature(self._path)
+        if before and before != self._seen:
+            self._is_unsure = True
 
     def suspect(self) -> None:
         """See whether somebody else has written to the file: it is examined soon then."""
@@ -80,11 +85,16 @@ class Examiner:
             self.damage = "its write-ahead log was overwritten or cut"
             return
         logged = signature(self._log)
-        share, least = (SHARE_SOON, SOON) if self._has_reason else (SHARE_LATER, LATER)
-        if (self._has_reason or logged != self._logged) and (
-            time.monotonic() >= self._ended + max(least, share * self._took)
-        ):
-            self._has_reason = False
+        if self._has_reason:
+            share, least = SHARE_SOON, SOON
+        elif self._is_unsure:
+            share, least = SHARE_UNSURE, SOON
+        elif logged != self._logged:
+            share, least = SHARE_LATER, LATER
+        else:
+            return
+        if time.monotonic() >= self._ended + max(least, share * self._took):
+            self._has_reason = self._is_unsure = False
             self._logged = logged
             self._thread = threading.Thread(target=self.examine, args=(known,), name="examiner", daemon=True)
             with contextlib.suppress(RuntimeError):  # the system has no room for another thread
