@@ -168,7 +168,7 @@ def test_errors_in_german(said: str, in_german: str | None) -> None:
         (entry_of_reset(BY, 0, "user:a", 1).detail, "1 Mail zurückgenommen"),
         (entry_of_reset(BY, 0, "user:a", 7).detail, "7 Mails zurückgenommen"),
         (entry_of_reset(BY, 0, "r/bytes|user:a", 1).detail, "1 Byte zurückgenommen"),
-        (entry_of_reset(BY, 0, "r/bytes|user:a", 7).detail, "7 Bytes zurückgenommen"),
+        (entry_of_reset(BY, 0, "r/bytes|user:a", 7_000).detail, "7.000 Bytes zurückgenommen"),
         (entry_of_reset(BY, 0, "r/distinct-sender|user:a", 1).detail, "1 Wert zurückgenommen"),
         (entry_of_reset(BY, 0, "r/distinct-sender|user:a", 7).detail, "7 Werte zurückgenommen"),
         (", ".join(f"{name} {number}" for name, number in Copied(1, 2, 3, 4, 5, 6).amounts().items()),

@@ -47,6 +47,8 @@ def retold(sentence: str, words: Wording, section: str = ERRORS) -> str | None:
 def _value(key: str, value: str, words: Wording) -> str:
     if key == "date":
         return words.date(value)
+    if key == "count" and value.isdecimal():
+        return words.number(int(value))
     if key in _WITH_PARTS:
         return ", ".join(retold(part, words, _PARTS) or part for part in value.split(", "))
     return value

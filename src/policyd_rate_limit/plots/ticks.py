@@ -13,7 +13,7 @@ MOST_TICKS = 400
 """However an axis is asked for, it has no more ticks than this."""
 
 _MINUTE_STEPS = (1, 5, 10, 15, 30, 60, 120, 180, 360, 720)
-_DAY_STEPS = (1, 2, 7, 14)
+_DAY_STEPS = (1, 2, 3, 7, 14)
 _MONTH_STEPS = (1, 2, 3, 6, 12, 24, 60, 120)
 _DAY = 86_400
 
@@ -57,7 +57,7 @@ def dates(begin: float, end: float, most: int, zone: tzinfo, words: Wording) -> 
         if each <= minutes * 60:
             return _of_the_day(begin, end, minutes, zone, words)
     for days in _DAY_STEPS:
-        if each <= days * _DAY:
+        if each <= days * _DAY and (days != 3 or span < 14 * _DAY):  # rather weeks, where there are some
             return _of_days(begin, end, days, zone, words)
     for months in _MONTH_STEPS:
         if each <= months * 30 * _DAY:

@@ -62,10 +62,11 @@ class Wording(plain.Wording):
         local = self._local(date)
         return str(date) if local is None else local.strftime(self._format("day"))
 
-    def hour(self, date: int) -> str:
-        """The day and the minute of ``date`` (Unix second)."""
+    def hour(self, date: int) -> Markup:
+        """The day and the minute of ``date`` (Unix second); it is not broken into lines."""
         local = self._local(date)
-        return str(date) if local is None else local.strftime(f"{self._format('day')} {self._format('minute')}")
+        text = str(date) if local is None else local.strftime(f"{self._format('day')} {self._format('minute')}")
+        return Markup('<span class="whole">{}</span>').format(text)
 
     def iso(self, date: int) -> str:
         """``date`` (Unix second) as programs read it in a page."""

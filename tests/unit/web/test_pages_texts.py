@@ -103,7 +103,7 @@ def test_times_in_words() -> None:
     assert de.moment(date).striptags() == "28.11.2025 13:00:00"
     assert en.moment(date, date + 60).striptags() == "13:00:00"
     assert en.moment(date, date + 86_400).striptags() == "2025-11-28 13:00:00"
-    assert (en.day(date), en.hour(date), en.zone_name) == ("2025-11-28", "2025-11-28 13:00", "CET")
+    assert (en.day(date), en.hour(date).striptags(), en.zone_name) == ("2025-11-28", "2025-11-28 13:00", "CET")
     assert en.iso(date).endswith("+00:00") or "T" in en.iso(date)
     assert en.moment(10**15).striptags() == "1000000000000000"
     assert [en.duration(seconds) for seconds in (0, 59, 3_600, 90_061, 2 * 86_400)] == [
