@@ -13,6 +13,10 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from policyd_rate_limit.admin import overrides
+from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.domain.limits import Limit
+from policyd_rate_limit.storage.administration import Actor
 from support import browser as a_browser
 from support.browser import Scheme, barriers, overflow
 from support.commands import ask
@@ -27,6 +31,10 @@ SEEN_WITHIN = 20_000.0
 """Milliseconds in which the page has to show what has just happened, on a machine that is very busy."""
 
 MOST_TABS = 60
+
+LONG = f"{'x' * 150}@{'y' * 60}.example.org"
+"""An id without a place where a line may be broken, set by somebody of such a name with such a note."""
+
 FEW = {"rules": {"usual": {"key": "sasl_username", "limits": "5/1h"}}}
 
 
@@ -162,7 +170,12 @@ def test_a_help_desks_day(browser: Browser, tmp_path: pathlib.Path, store: str) 
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Pages about a made-up mail server, where no daemon runs."""
     directory = tmp_path_factory.mktemp("town")
-    fill(settings_in(directory))
+    settings = settings_in(directory)
+    fill(settings)
+    with open_desk(settings, as_account=False) as desk:
+        overrides.override(
+            desk, LONG, (Limit(7, 3_600),), 3_600, "n" * 300, by=Actor("w" * 60, f"web {'2001:db8:' * 4}")
+        )
     with serving(directory, **configuration(directory, **RULES)) as at:
         yield at
 
@@ -182,6 +195,7 @@ def test_every_page_is_for_everybody(browser: Browser, town: str, width: int, sc
                 page.set_viewport_size({"width": narrow, "height": 900})
                 assert overflow(page) == 0, (address, narrow)
             page.set_viewport_size({"width": width, "height": 900})
+            assert overflow(page) == 0, address
         page.goto(f"{town}/change/raise?of={who}")
         page.get_by_label("Limits").fill("many")
         page.get_by_role("button", name="Go on").click()
