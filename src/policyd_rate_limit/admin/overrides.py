@@ -61,7 +61,7 @@ def override(
             desk.store.set_override(one, by)
         elif not desk.store.replace_override(one, seen.get(one.key), by):
             raise _changed(one.key)
-    return Overridden(now, overrides, stranger(desk, name, before))  # not earlier: whoever blocks is in a hurry
+    return Overridden(now, overrides, stranger(desk, name, before, rule))  # not earlier: whoever blocks is in a hurry
 
 
 def revoke(

@@ -38,10 +38,14 @@ class Stranger(NamedTuple):
     nearest: tuple[str, ...]
 
 
-def stranger(desk: Desk, name: str, overrides: Mapping[str, Override] | None = None) -> Stranger | None:
+def stranger(
+    desk: Desk, name: str, overrides: Mapping[str, Override] | None = None, rule: str | None = None
+) -> Stranger | None:
     """What to say of ``name`` when neither the configuration nor the store knows any of its keys; else None.
 
     As far back as the store keeps what was counted. ``overrides``: those that count for it, if not all in force.
+    ``rule``: it is taken for its keys in that rule alone.
+
     Raises NotAnId when it stands for no key.
     """
     keys = desk.keys(name)
@@ -60,7 +64,7 @@ def stranger(desk: Desk, name: str, overrides: Mapping[str, Override] | None = N
             known.add(entry.counter)
             if len(known) >= MOST_COMPARED:
                 break
-    return Stranger(keys, _nearest(keys[0], known))
+    return Stranger(desk.keys(name, rule), _nearest(keys[0], known))
 
 
 def _nearest(key: str, known: Iterable[str]) -> tuple[str, ...]:
