@@ -162,7 +162,7 @@ class Watcher:
         try:
             memory.judge_by(opened.enter_context(self._open_desk()))
         except PolicydError as error:
-            _logger.warning("who is limited is judged by the configuration of before: %s", error)
+            _logger.warning("the changed configuration cannot be used: %s; limits are judged by the one before", error)
             return
         newest.close()
         newest.push(opened.pop_all())

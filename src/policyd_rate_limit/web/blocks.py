@@ -73,7 +73,7 @@ class Blocks:
             left = await self._desks.ask(_blocked)
         except PolicydError as error:
             if self._tells.hit()[0]:
-                _logger.warning("web: who is blocked is not known anew: %s", error)
+                _logger.warning("web: the blocks cannot be read: %s; Dovecot is told those known before", error)
             return
         self._known = _Known({user: read + seconds for user, seconds in left.items()}, read)
 

@@ -113,7 +113,7 @@ class SideTables:
     def block_in_parts(self, blocks: Sequence[Override], now: int, error: Exception) -> None:
         """Put those of ``blocks`` in force that the database takes, which refuses them together."""
         for one in store_in_parts(self._open_log, blocks, lambda log, some: self.block(log, some, now)):
-            _logger.error("the database does not take that %r is blocked: %s", one.key, error)
+            _logger.error("the database refuses the block of %r: %s", one.key, error)
 
     def overrides(self, log: Log, now: int) -> list[Override] | None:
         """Those in force at ``now`` (Unix second), None: as at the last call."""
