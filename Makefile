@@ -30,6 +30,7 @@ COMPILED_TESTS := tests/unit/domain tests/unit/maillog tests/unit/test_codec.py 
 OLD_VERSION := .venv-1.2.0/bin/policyd-rate-limit
 # What runs the tests that it ships.
 OLD_TESTS := .venv-1.2.0/bin/pytest
+INTO_OLD := .venv/bin/pip --python .venv-1.2.0/bin/python install --quiet --disable-pip-version-check
 
 # As it is installed: its hot path compiled, where there is a compiler.
 COMPILED := .venv-compiled/bin/policyd-rate-limit
@@ -103,11 +104,11 @@ test-random: test-venv ## hold each property against 2,000 new examples; SEED=..
 
 $(OLD_VERSION): | test-venv
 	rm -rf .venv-1.2.0
-	.venv/bin/python -m venv .venv-1.2.0
-	.venv-1.2.0/bin/pip install --quiet policyd-rate-limit==1.2.0 'zombie-imp; python_version >= "3.12"' || [ "$${CI:-}" != true ]
+	.venv/bin/python -m venv --without-pip .venv-1.2.0
+	$(INTO_OLD) policyd-rate-limit==1.2.0 'zombie-imp; python_version >= "3.12"' || [ "$${CI:-}" != true ]
 
 $(OLD_TESTS): | $(OLD_VERSION)
-	.venv-1.2.0/bin/pip install --quiet pytest || [ "$${CI:-}" != true ]
+	$(INTO_OLD) pytest || [ "$${CI:-}" != true ]
 
 # What the tests start: the modules that they import themselves are those of the checkout, and not compiled.
 COMMANDS := POLICYD_RATE_LIMIT=$(CURDIR)/$(COMPILED) POLICYD_RATE_LIMIT_1_2_0=$(CURDIR)/$(OLD_VERSION)
