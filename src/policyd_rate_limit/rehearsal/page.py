@@ -174,7 +174,7 @@ def _limit(limit: Limit | None) -> str:
 
 
 def _wait(one: IdResult) -> str:
-    if one.since is None:
+    if one.since is None or not one.counts.mails:  # of whom shadow tells alone, that is not known
         return "–"
     return "for ever" if one.longest_wait is None else _duration(one.longest_wait)
 

@@ -13,6 +13,7 @@ from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.rehearsal.page import MOST_BARS, MOST_LISTED, make_page, write_page
 from policyd_rate_limit.rehearsal.result import Counts, IdResult, Peak, Rehearsal, RuleResult, Series, Side
+from policyd_rate_limit.rehearsal.shadow_comparison import ComparedRule, DifferingId, ShadowComparison
 from policyd_rate_limit.system.whole_file import write_whole
 from support.strict_html import check_page
 
@@ -83,6 +84,34 @@ def test_nobody_is_hit(old: bool) -> None:
     assert "Nobody would be refused who was not before." in text
     assert "Nobody is refused who was not before." in text
     assert ("compared with what really happened" in text) is not old
+
+
+def test_what_it_is_compared_with_may_be_figures_of_shadow() -> None:
+    rules = (ComparedRule("mailbox", 5, 3, (DifferingId("user:bob", 2, 0),), 0, 1),)
+    shadow = ShadowComparison("shadow.json", BEGIN, BEGIN + 86_400, BEGIN + 60, BEGIN + 7200, rules)
+    gone = IdResult("mailbox", "user:bob", Counts(refused=2), BEGIN + 60, BEGIN + 90, HOUR)
+    result = replace(rehearsal(old=False), shadow=shadow, no_longer_hit={"mailbox": (gone,)}, incomparable=1)
+    text = page(result)
+    check_page(text)
+    for words in (
+        "compared with what rules in shadow would have refused from Mon 2026-11-30 00:00 to Tue 2026-12-01 00:00, as "
+        "shadow.json tells.",
+        "Compared are requests from Mon 2026-11-30 00:01 to Mon 2026-11-30 02:00",
+        "Refused by shadow alone",
+        "1 id could not be compared, since the log is not of their time, or shadow.json does not name all",
+    ):
+        assert words in text, words
+    assert "for ever" not in text  # how long who was not rehearsed would have waited is not known
+    nothing = page(replace(result, shadow=shadow._replace(began=None, ended=None, rules=())))
+    check_page(nothing)
+    assert "Nothing could be compared: the log has no mail of that time." in nothing
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "there was 1 mail that"), (2, "there were 2 mails that")])
+def test_one_is_not_many(number: int, words: str) -> None:
+    text = page(replace(rehearsal(old=False), mails=number, refused_before=number))
+    assert words in text
+    assert f"{number} mail{'' if number == 1 else 's'} of this log {'was' if number == 1 else 'were'} refused" in text
 
 
 def test_a_log_without_mails() -> None:
