@@ -27,6 +27,7 @@ from support.commands import call
 from support.daemon import Daemon, free_port
 from support.filtering import add_filters, sendmail
 from support.mail_server import RESTRICTIONS
+from support.milter import milter
 from support.postfix import Postfix, Sent, send, write_cf
 from support.wait import wait_until
 
@@ -40,6 +41,7 @@ MAILS = 60
 LAST = "last@example.net"
 OTHERWISE = "for another reason"
 UNWANTED = "Message-ID: <{}@example.org>\r\nSubject: unwanted"  # whose header is refused once its id is logged
+MILTERED = "refused by the milter"
 REFUSED = "refused@example.net"
 SYSLOG_NAME = "${multi_instance_name?{$multi_instance_name}:{postfix}}"  # the default of postconf(5)
 PARAMETERS = {
@@ -148,7 +150,7 @@ def test_what_is_told_of_the_past_is_what_was_answered_then(
     assert truth["person"]["warned"]
     if "RCPT" not in hooks:  # there, whoever is held has no queue id yet
         to_be_held = re.findall(r": (\w+): hold: ", log.read_text())
-        assert set(to_be_held) & set(re.findall(r": (\w+): reject: header ", log.read_text()))
+        assert set(to_be_held) & set(re.findall(r": (\w+): (?:milter-)?reject: (?:header|END)", log.read_text()))
     if "RCPT" in hooks:
         assert truth["one-mail"]["refused"]
         assert 0 < alone["rules"]["volume"]["mails"] < alone["rules"]["person"]["mails"]
@@ -205,6 +207,8 @@ def site(directory: pathlib.Path, hooks: Sequence[str], **settings: Any) -> Iter
         **{RESTRICTIONS[hook]: f"check_policy_service inet:127.0.0.1:{port}" for hook in hooks},
         "enable_long_queue_ids": "yes" if "RCPT" in hooks else "no",
     }
+    stack = contextlib.ExitStack()
+    parameters["smtpd_milters"] = f"inet:127.0.0.1:{stack.enter_context(milter(MILTERED, f'550 5.7.1 {OTHERWISE}'))}"
     postfix = Postfix(parameters)
     # Whoever does not authenticate may not relay there: what goes to that domain is bounced.
     out_port = free_port()
@@ -217,7 +221,7 @@ def site(directory: pathlib.Path, hooks: Sequence[str], **settings: Any) -> Iter
     for one in (postfix, out):
         write_cf(one.config / "header_checks", f"/^Subject: unwanted/ REJECT {OTHERWISE}\n")
     taking = [ports[name] for ports in (of_first, of_out) for name in ("filtered", "traced", "proxied")]
-    with postfix, out, Daemon(directory, SOCKET=["127.0.0.1", port], **settings) as daemon:
+    with stack, postfix, out, Daemon(directory, SOCKET=["127.0.0.1", port], **settings) as daemon:
         yield Site(postfix, out, [postfix.port, out.port, *taking]), daemon
 
 
@@ -268,7 +272,7 @@ def traffic(there: Site, most_recipients: int, senders: Sequence[str]) -> Iterat
                 recipients = [f"r{sent}.{number}@{domain}" for number in range(chance.randint(1, most))]
                 header = "Subject: test"
                 if len(recipients) == 1 and chance.random() < 0.3:  # of more, the log would not say how many they were
-                    header = UNWANTED.format(sent)
+                    header = chance.choice((UNWANTED.format(sent), f"Subject: {MILTERED}"))
                 if chance.random() < 0.1:
                     recipients.insert(chance.randrange(2), REFUSED)
                 yield send(session, user + sender, recipients, header=header)
@@ -296,7 +300,7 @@ def assert_all_kinds(log: str) -> None:
     for kind in (
         *(" postfix/smtpd[", " postfix-out/smtpd[", " postfix/filtered/", " postfix-out/filtered/", "orig_queue_id="),
         *("orig_client=", "/pickup[", "status=bounced", "non-delivery notification", "queued as ", OTHERWISE),
-        *("reject: header", " postfix-out/proxied/smtpd["),
+        *("milter-reject: END-OF-MESSAGE", " reject: header", " postfix-out/proxied/smtpd["),
     ):
         assert kind in log, kind
 

@@ -26,6 +26,7 @@ xforward   unix - - n - - smtp
   -o smtpd_recipient_restrictions=
   -o smtpd_data_restrictions=
   -o smtpd_end_of_data_restrictions=
+  -o smtpd_milters=
 127.0.0.1:{filtered} inet n - n - - smtpd
   -o syslog_name={name}/filtered
   -o content_filter=smtp:[127.0.0.1]:{next}
@@ -35,6 +36,7 @@ xforward   unix - - n - - smtp
 127.0.0.1:{proxied} inet n - n - - smtpd
   -o syslog_name={name}/proxied
   -o smtpd_proxy_filter=127.0.0.1:{again}
+  -o smtpd_milters=
 """
 """After-queue filters, the second one with XFORWARD, and a before-queue filter; whoever hands mail back is believed."""
 

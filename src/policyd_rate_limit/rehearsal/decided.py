@@ -22,7 +22,7 @@ from policyd_rate_limit.domain.decision import (
     REFUSED,
     WOULD_REFUSE,
 )
-from policyd_rate_limit.maillog.mail import Decided, Origin
+from policyd_rate_limit.maillog.mail import Decided
 from policyd_rate_limit.rehearsal.asked import AskedMail
 from policyd_rate_limit.rehearsal.gathering import MOST_WAITING, WAIT_SECONDS
 from policyd_rate_limit.rehearsal.past import JOIN_SECONDS
@@ -182,7 +182,7 @@ class DecidedMails:
             time, _, _, item = heapq.heappop(line)
             if isinstance(item, _Told):
                 past = item.past
-                if past.mail.origin is Origin.REJECTED:
+                if not past.is_accepted:
                     if not self._is_told_by_decisions(past):
                         yield past
                 elif not item.is_known:
@@ -222,8 +222,7 @@ class DecidedMails:
 
     def _of_postfix(self, past: Past) -> None:
         mail = past.mail
-        is_refused = mail.origin is Origin.REJECTED
-        instance = None if is_refused else self._going.of(mail)
+        instance = self._going.of(mail) if past.is_accepted else None
         if instance is not None:
             asked = self._going.asked[instance]
             self._join(asked, mail)
@@ -231,13 +230,12 @@ class DecidedMails:
             self._have_turn(asked, asked.last if mail.time - asked.last <= JOIN_SECONDS else mail.time)
             return
         told = _Told(past)
-        if is_refused:
-            if mail.queue_id:
-                self._refused[mail.queue_id] = past.refused
-                if len(self._refused) > MOST_WAITING:
-                    self._refused.popitem(last=False)
-        else:
+        if past.is_accepted:
             self._untold.add(told)
+        elif mail.queue_id:
+            self._refused[mail.queue_id] = past.refused
+            if len(self._refused) > MOST_WAITING:
+                self._refused.popitem(last=False)
         self._put(past.time, past.number, told)
 
     def _join(self, asked: AskedMail, mail: Mail | None) -> None:

@@ -23,10 +23,10 @@ class Past:
     ``mail`` has the attributes of its session. ``time``: Unix seconds, when it is rehearsed; of one second those of a
     smaller ``number`` came first. ``recipients``: whose addresses are known, in the order in which the client named
     them, as far as that is known; ``recipient_count``: how many there were in all, at least 1. ``refused``: how many of
-    them a rate limit refused then.
+    them a rate limit refused then. ``is_accepted``: some passed, as far as limits are concerned: it had its content.
     """
 
-    __slots__ = ("mail", "number", "recipient_count", "recipients", "refused", "time")
+    __slots__ = ("is_accepted", "mail", "number", "recipient_count", "recipients", "refused", "time")
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class Past:
         recipient_count: int,
         refused: int = 0,
         number: int = 0,
+        *,
+        is_accepted: bool = True,
     ) -> None:
         self.mail = mail
         self.time = time
@@ -43,6 +45,7 @@ class Past:
         self.recipients = recipients
         self.recipient_count = recipient_count
         self.refused = refused
+        self.is_accepted = is_accepted
 
 
 def asked_at(mail: Mail) -> float:
@@ -76,4 +79,5 @@ def of_refusals(refusals: list[Mail], accepted: Mail | None = None) -> Past:
     count = refused + (max(1, accepted.recipient_count) if accepted is not None else 0)
     mail = accepted if accepted is not None else refusals[-1]
     time = refusals[-1].time if accepted is None else asked_at(accepted)
-    return Past(mail, time, tuple(known), max(count, len(known)), refused, refusals[0].number)
+    count = max(count, len(known))
+    return Past(mail, time, tuple(known), count, refused, refusals[0].number, is_accepted=accepted is not None)

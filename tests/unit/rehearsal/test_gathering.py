@@ -205,6 +205,19 @@ def test_the_log_of_postfix_may_have_whole_seconds_alone_and_come_first(stage: s
     assert [(time, refused) for time, _, _, refused in found] == [(1.1, 0), (1.2, 1), (1.3, 0)]
 
 
+@pytest.mark.parametrize("queue_id", ["", "Q1"])  # with smtpd_proxy_filter the daemon is told of none
+def test_one_that_is_refused_for_its_content_takes_no_other_mail_for_itself(queue_id: str) -> None:
+    found = gathered(
+        decided(1, "admitted", "1.0", "DATA", recipient="a@x", queue_id=queue_id),
+        refusal(1.1, queue_id="Q1", stage="END-OF-MESSAGE", reply="5.7.1 Spam message rejected", recipients=("a@x",)),
+        decided(8, "admitted", "2.0", "DATA", recipient="b@x", queue_id=queue_id and "Q2"),
+        mail(8.1, queue_id="Q2", recipients=("b@x",)),
+        decided(16, "admitted", "3.0", "DATA", recipient="c@x", queue_id=queue_id and "Q3"),
+        mail(16.1, queue_id="Q3", recipients=("c@x",)),
+    )
+    assert times(found) == [1, 8, 16]
+
+
 def test_a_mail_whose_content_takes_long_has_its_turn_when_it_is_there() -> None:
     found = gathered(
         decided(1, "admitted", "1.0", "DATA", queue_id="Q1"),
