@@ -17,6 +17,7 @@ from policyd_rate_limit.errors import StoreFull
 from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.engine.spool_file import SpoolFile
+from policyd_rate_limit.storage.heartbeat import Introduction
 from policyd_rate_limit.storage.record import Record
 from storage.daemon import LIMIT, Daemon, ask, found, spool_files
 from storage.stores import HOUR, Clock, Database, SqliteDatabase, demand, usage
@@ -105,6 +106,12 @@ class CommitsThatFail:
     def clean_trails(self) -> bool:
         """Likewise."""
         raise AssertionError
+
+    def beat(self, who: Introduction, uptime: int, waiting: int) -> None:
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        raise NotImplementedError
 
     def block(self, blocks: Sequence[Override]) -> int:
         """Likewise."""

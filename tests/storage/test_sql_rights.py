@@ -9,12 +9,16 @@ from typing import NamedTuple
 import pytest
 
 from policyd_rate_limit.storage.administration import AuditEntry, Hits, OriginalEntry, Override
-from policyd_rate_limit.storage.log import audit_trail, hit_history, trails
+from policyd_rate_limit.storage.heartbeat import Heartbeat
+from policyd_rate_limit.storage.log import audit_trail, daemons, hit_history, trails
 from policyd_rate_limit.storage.log import tables as log_tables
 from policyd_rate_limit.storage.log.contract import LogError
+from storage.administered import AdministeredLog
 from storage.hit_rows import row
 from storage.logs import TIMEOUT, MariadbLogs, PostgresqlLogs, ServerLogs, append, read, record
+from support.actors import TESTER
 
+HEARTBEAT = Heartbeat("0" * 32, "mx1", "unix:ratelimit/policy", 1, "2.0", 0, 0, 0)
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
@@ -108,8 +112,53 @@ def test_the_rights_that_the_manual_names_suffice(logs: ServerLogs, manual: Manu
     assert not trails.clean(log, now, TIMEOUT)
     assert [[one.hits.hits for one in page] for page in hit_history.pages(log, 0)] == [[2]]
     assert [one.date for one in audit_trail.latest(log, 0, 9, None, None)] == [now]
+    for heard in (now, now + 20):
+        daemons.beat(log, HEARTBEAT._replace(heard=heard), TIMEOUT, is_first=heard == now)
+    daemons.clean(log, now, TIMEOUT)
+    assert [one.heard for one in daemons.heartbeats(log)] == [now + 20]
+    daemons.leave(log, HEARTBEAT.run, TIMEOUT)
+    assert log.unmade() == []
     with pytest.raises(LogError, match=manual.denied):
         log._ask("CREATE TABLE another (a int)")
+
+
+def test_where_tables_may_not_be_made_it_is_said_which_and_that_is_enough(logs: ServerLogs, manual: Manual) -> None:
+    """A database of the version before, and an account without the right to make tables: nothing is lost in silence."""
+    user = logs.config["user"]
+    made = statements(manual, "tables")
+    new = ("policyd_hit_history", "policyd_audit", "policyd_daemon")
+    logs.execute(
+        manual.take_all.format(database=logs.database, user=user),
+        *(one.replace("policyd_rate_limit", user) for one in made if not any(name in one for name in new)),
+    )
+    log = logs.open_with()
+    log.begin(TIMEOUT)
+    log.prepare(lambda _: ())
+    log.commit()
+    administration = AdministeredLog(logs).administration()
+    override = Override("user:joe", (), 1 << 40)
+    for change in (
+        lambda: administration.set_override(override, TESTER),
+        lambda: administration.replace_override(override, None, TESTER),
+        lambda: administration.remove_override("user:joe", TESTER),
+        lambda: administration.reset("user:joe", TESTER),
+    ):
+        with pytest.raises(LogError, match=f"nothing is changed without a trail.*{manual.denied}.*doctor prints"):
+            change()
+    assert administration.overrides() == []
+    assert administration.heartbeats() is None
+    unmade = log.unmade()
+    assert [name for name in new if any(f"TABLE {name}" in one.replace("IF NOT EXISTS ", "") for one in unmade)] == [
+        *new
+    ]
+    logs.execute(*unmade)
+    assert log.unmade() == []
+    administration.set_override(override, TESTER)
+    assert administration.remove_override("user:joe", TESTER)
+    assert [one.action for one in administration.audit()] == ["revoke", "allow"]
+    assert list(administration.hit_history(0)) == []
+    assert administration.heartbeats() == []
+    administration.close()
 
 
 def test_a_missing_right_is_named(logs: ServerLogs, manual: Manual) -> None:

@@ -18,6 +18,9 @@ from policyd_rate_limit.domain.entry import Entry
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.storage.administration import Actor, HitDetails, HourOfHits, OriginalHits
+from policyd_rate_limit.storage.heartbeat import Heartbeat
+from policyd_rate_limit.storage.log import daemons as of_log
+from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
@@ -47,6 +50,9 @@ HELPED = "user:hanna@example.org"
 
 STOLEN = "georg@example.org"
 """Whose account was stolen: blocked."""
+
+LOST = "mx2.example.org"
+"""The host whose daemon is silent."""
 
 ODD = "<img src=x onerror=alert(1)>\"&'@example.org"
 """An id that a stranger has chosen."""
@@ -79,6 +85,11 @@ def fill(settings: Settings, now: int | None = None) -> None:
         overrides.override(desk, f"user:{STOLEN}", (Limit(0, 1),), 2 * DAY, "stolen: 40 countries in an hour", by=night)
         overrides.override(desk, HELPED, (Limit(500, DAY),), 8 * HOUR, f"invitation, {ticket}", "usual", by=mona)
         overrides.reset(desk, "user:bert@example.org", by=mona, note="sent to himself in a loop, is mended")
+        if isinstance(desk.store, LogAdministration):
+            for at, (host, ago, waits) in enumerate((("mx1", 5, 0), (LOST, HOUR, 3), (f"{ODD}.mx3", 9, 1))):
+                run, socket = f"{at:032x}", "unix:ratelimit/policy"
+                beat = Heartbeat(run, host, socket, 4711, "2.0.0", now - DAY, now - ago, waits)
+                of_log.beat(desk.store.open(), beat, 10.0, is_first=True)
 
 
 def _entries(dice: random.Random, now: int) -> Iterator[Entry]:

@@ -31,6 +31,7 @@ from policyd_rate_limit.storage.administration import (
     OriginalHits,
     Override,
 )
+from policyd_rate_limit.storage.heartbeat import Heartbeat
 from support.policies import subjects
 
 NOW = 1_000_000
@@ -49,6 +50,7 @@ class Store:
         self.in_force: list[Override] = []
         self.counted: list[Hits] = []
         self.past: list[HourOfHits] = []
+        self.beats: list[Heartbeat] | None = None
 
     def now(self) -> int:
         return self.time
@@ -124,6 +126,9 @@ class Store:
 
     def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
         raise NotImplementedError
+
+    def heartbeats(self) -> list[Heartbeat] | None:
+        return self.beats
 
     def close(self) -> None:
         raise NotImplementedError

@@ -107,8 +107,9 @@ def test_all_in_words(run: Run, tmp_path: Path) -> None:
     assert run("block", "carol", "--for", "90m", "--note", "sends\nspam").status == 0
     said = run("status")
     assert (said.status, said.err) == (0, "")
-    daemon, place, spool_file, gap, heading, carol, second_gap, headings, alice, bob = said.out.splitlines()
+    daemon, daemons, place, spool_file, gap, heading, carol, second_gap, headings, alice, bob = said.out.splitlines()
     assert daemon == "daemon: not running"
+    assert daemons == "daemons of this store: 0 at work"
     assert place == f"store: SQLite {tmp_path}/db.sqlite3, 2 entries of 2 ids in 1d"
     assert spool_file == "spool: nothing waits"
     assert gap == second_gap == ""

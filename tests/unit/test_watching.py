@@ -65,6 +65,9 @@ class Store:
             if found or not page:
                 yield found
 
+    def heartbeats(self) -> None:
+        return None
+
     def hit_history(self, since: int) -> Iterator[HourOfHits]:
         self.histories_read.append(since)
         return (one for one in self.history if one.hour > since - HOUR)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.admin.audit import Audit
     from policyd_rate_limit.admin.buckets import Step
+    from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.admin.desk import InForce
     from policyd_rate_limit.admin.explanation import Applied, Explanation
     from policyd_rate_limit.admin.history import History
@@ -44,6 +45,7 @@ def of_overview(whole: Overview) -> Facts:
     refusal = contents.refusal if contents else None
     return {
         "daemon": {"running": whole.process is not None, "process": whole.process},
+        "daemons": None if whole.daemons is None else list(map(_of_daemon, whole.daemons)),
         "store": {
             "place": whole.place,
             "reachable": contents is not None,
@@ -56,6 +58,20 @@ def of_overview(whole: Overview) -> Facts:
         "journals": [spool_file._asdict() for spool_file in whole.spool_files],
         "overrides": list(map(_of_override, contents.overrides)) if contents else None,
         "heaviest": list(map(_of_sender, contents.heaviest)) if contents else None,
+    }
+
+
+def _of_daemon(daemon: Daemon) -> Facts:
+    beat = daemon.heartbeat
+    return {
+        "host": beat.host,
+        "socket": beat.socket,
+        "process": beat.process,
+        "version": beat.version,
+        "state": daemon.state,
+        "since": beat.since,
+        "heard": beat.heard,
+        "waiting": beat.waiting,
     }
 
 

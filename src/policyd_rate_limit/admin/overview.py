@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from policyd_rate_limit.admin.daemons import judged
 from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.errors import StoreError
@@ -13,9 +14,11 @@ from policyd_rate_limit.system import pidfile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 HEAVIEST = 5
 """Of how many who send most the overview tells."""
@@ -30,13 +33,17 @@ class Counted(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What the store says, as of ``now`` (Unix second); ``refusal``: why it does not say whom it has counts of."""
+    """What the store says, as of ``now`` (Unix second); ``refusal``: why it does not say whom it has counts of.
+
+    ``heartbeats``: of the daemons that use it; None: that is not known there.
+    """
 
     now: int
     counted: Counted | None
     overrides: list[Override]
     heaviest: list[Sender]
     refusal: str | None = None
+    heartbeats: list[Heartbeat] | None = None
 
 
 class SpoolFile(NamedTuple):
@@ -56,6 +63,13 @@ class Overview(NamedTuple):
     contents: Contents | None
     failure: StoreError | None
     spool_files: list[SpoolFile]
+
+    @property
+    def daemons(self) -> list[Daemon] | None:
+        """All that use the store; None: that is not known there."""
+        if self.contents is None or self.contents.heartbeats is None:
+            return None
+        return judged(self.contents.heartbeats, self.contents.now, self.process)
 
 
 class Health(NamedTuple):
@@ -101,10 +115,12 @@ def _contents(desk: Desk) -> Contents:
     try:
         on_record = counted(desk)
     except MayNotList as refusal:
-        return Contents(desk.store.now(), None, desk.store.overrides(), [], str(refusal))
+        heartbeats = desk.store.heartbeats()
+        return Contents(desk.store.now(), None, desk.store.overrides(), [], str(refusal), heartbeats)
     senders = Senders(desk, on_record.seconds)
     now = senders.look()
-    return Contents(now, on_record, desk.store.overrides(), senders.heaviest(HEAVIEST, by_share=True))
+    heaviest = senders.heaviest(HEAVIEST, by_share=True)
+    return Contents(now, on_record, desk.store.overrides(), heaviest, heartbeats=desk.store.heartbeats())
 
 
 def _part(desk: Desk, among: Callable[[str], bool]) -> Contents:

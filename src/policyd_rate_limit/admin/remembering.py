@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Usage
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration, Override
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 CLOSE = 0.8
 """From this share of a limit on an id is close to it."""
@@ -57,6 +58,9 @@ MOST_RECOUNTED = 200
 NAMES_SECONDS = 30.0
 """How often the list is made in which parts of names are looked for."""
 
+LISTEN_SECONDS = 4.0
+"""How often it is read which daemons are at work."""
+
 TOLD_SECONDS = 0.5
 """How often the first reading tells how far it has come."""
 
@@ -75,7 +79,8 @@ class Picture(NamedTuple):
 
     ``read``: how many entries were read so far, while the first reading goes on; None: all are. ``failure``: why the
     store is not read any more. ``since``: the moment of the last look, by ``time.monotonic``. ``hidden``: the store is
-    there, and does not let its user see whom it has counts of.
+    there, and does not let its user see whom it has counts of. ``heartbeats``: of the daemons that use it; None: that
+    is not known there.
     """
 
     now: int = 0
@@ -89,6 +94,7 @@ class Picture(NamedTuple):
     read: int | None = 0
     failure: str | None = None
     hidden: str | None = None
+    heartbeats: tuple[Heartbeat, ...] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -122,6 +128,8 @@ class Memory:
         self._to_look_up: dict[str, None] = {}
         self._names = ""  # of all counters, on a line each: a text is found in it ten times as fast as in each of them
         self._named = float("-inf")
+        self._heartbeats: tuple[Heartbeat, ...] | None = None
+        self._listened = float("-inf")
 
     @property
     def store(self) -> Administration:
@@ -160,6 +168,7 @@ class Memory:
         if time.monotonic() - self._named >= NAMES_SECONDS:
             self._names = "".join([f"{key}\n" for key in self._ledger.counters()])
             self._named = time.monotonic()
+        self._listen()
         yield self._picture(now, more)
 
     def judge_by(self, desk: Desk) -> None:
@@ -210,6 +219,13 @@ class Memory:
                 for entry in some:
                     self._ledger.apply(entry)
                     touched[entry.counter] = None
+
+    def _listen(self) -> None:
+        """Find out which daemons are at work."""
+        if time.monotonic() - self._listened >= LISTEN_SECONDS:
+            self._listened = time.monotonic()
+            heartbeats = self._desk.store.heartbeats()
+            self._heartbeats = None if heartbeats is None else tuple(heartbeats)
 
     def _recount(self, now: int) -> None:
         """Reread some of those that seem to be close: what was given back to them is not told otherwise."""
@@ -297,6 +313,7 @@ class Memory:
             more=more,
             crowded=windows.overflowing > 0,
             read=None,
+            heartbeats=self._heartbeats,
         )
 
 

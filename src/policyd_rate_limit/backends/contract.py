@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.contract import Store
     from policyd_rate_limit.storage.copying import Copier
     from policyd_rate_limit.storage.engine.mailbox import Mailbox
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
     from policyd_rate_limit.system.accounts import Account
@@ -40,7 +41,9 @@ class Probe(NamedTuple):
     """What a look at a database finds: ``fine`` in words, unless it has ``refused`` something that the daemon does.
 
     ``ahead``: seconds that its clock is ahead of this host's at the least; negative: behind. ``risks`` put counts at
-    risk. ``unlisted``: why commands may not list ids, or empty.
+    risk. ``unlisted``: why commands may not list ids, or empty. ``unmade``: the statements that make the tables that
+    are missing and that the account of the daemon may not make; the limits hold without them. ``heartbeats``: of the
+    daemons that use it, as of ``now`` (Unix second, by its clock); None: that is not known there.
     """
 
     fine: str
@@ -48,6 +51,9 @@ class Probe(NamedTuple):
     ahead: float = 0.0
     risks: Sequence[str] = ()
     unlisted: str = ""
+    unmade: Sequence[str] = ()
+    heartbeats: Sequence[Heartbeat] | None = None
+    now: int = 0
 
 
 class Backend(ABC):

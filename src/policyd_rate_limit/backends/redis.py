@@ -12,6 +12,8 @@ from policyd_rate_limit.config.databases import DATABASES, REDIS
 from policyd_rate_limit.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policyd_rate_limit.domain.identity import Subjects
     from policyd_rate_limit.storage.administration import Administration
     from policyd_rate_limit.storage.copying import Copier
@@ -67,8 +69,9 @@ class RedisBackend(ServerBackend):
         return RedisLookup(self.options, table, self.settings.db_timeout)
 
     def probe(self) -> Probe:
+        from policyd_rate_limit.storage.redis.daemons import RedisDaemons
         from policyd_rate_limit.storage.redis.keys import keys_of
-        from policyd_rate_limit.storage.redis.node import Command, script
+        from policyd_rate_limit.storage.redis.node import Command, NodeError, script
         from policyd_rate_limit.storage.redis.topology import Servers
 
         timeout = self.settings.db_timeout
@@ -84,6 +87,13 @@ class RedisBackend(ServerBackend):
             Command(key, "EXPIRE", key, 1),
             script([key], (b"\0" * 8, 0, 0, "")),
         ]
+
+        def ask(commands: Sequence[Command]) -> None:
+            """Have them answered. Raises NodeError."""
+            error = session.exchange(commands, time.monotonic() + timeout)
+            if error is not None:
+                raise error
+
         with contextlib.closing(Servers(self.options, timeout).connect()) as session:
             before = time.time()
             refusal = session.exchange([clock, *tries], time.monotonic() + timeout)
@@ -91,8 +101,14 @@ class RedisBackend(ServerBackend):
             risks = list(session.warnings)
             listing = Command(None, "SCAN", 0, "COUNT", 1)
             unlisted = session.exchange([listing], time.monotonic() + timeout)
+            found = None
+            if not refusal:
+                with contextlib.suppress(NodeError):  # what is known of daemons is no count
+                    found = RedisDaemons(keys_of(self.options).prefix, ask).heartbeats()
         ahead = 0.0
         if clock.reply:
             seconds, microseconds = map(int, clock.reply)
             ahead = least_difference(seconds + microseconds / 1e6, before, after)
-        return Probe(FINE, str(refusal or ""), ahead, risks, "" if refusal else str(unlisted or ""))
+        now = int(after + ahead)
+        unlisted_for = "" if refusal else str(unlisted or "")
+        return Probe(FINE, str(refusal or ""), ahead, risks, unlisted_for, heartbeats=found, now=now)

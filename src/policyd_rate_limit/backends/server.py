@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from policyd_rate_limit.backends.contract import Backend, Probe, digest, least_difference
 from policyd_rate_limit.backends.log import LogBackend
 from policyd_rate_limit.errors import StoreError
+from policyd_rate_limit.storage.log import daemons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,4 +95,5 @@ class SqlServerBackend(ServerBackend, LogBackend):
                 log.try_rights(self.settings.db_timeout)
             except StoreError as refusal:
                 return Probe(FINE, str(refusal), ahead)
-            return Probe(FINE, ahead=ahead)
+            found = daemons.heartbeats(log) if daemons.are_kept(log) else None
+            return Probe(FINE, ahead=ahead, unmade=log.unmade(), heartbeats=found, now=int(log.time()))

@@ -14,11 +14,15 @@ from policyd_rate_limit.backends.contract import Probe, digest
 from policyd_rate_limit.backends.log import LogBackend
 from policyd_rate_limit.config.databases import DATABASES
 from policyd_rate_limit.const import SQLITE_DB
+from policyd_rate_limit.storage.heartbeat import MOST_DAEMONS
+from policyd_rate_limit.storage.log import daemons
 from policyd_rate_limit.storage.log.sqlite.log import SqliteLog
 from policyd_rate_limit.tables.sqlite import SqliteLookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 PROBE_SECONDS = 5.0
 """For which a probe waits for whoever writes to the file."""
@@ -59,7 +63,7 @@ class SqliteBackend(LogBackend):
             if not count:
                 return Probe("can be read; the daemon has not used it yet")
             database.execute("SELECT max(seq) FROM policyd_batch").fetchone()
-            return Probe("can be read")
+            return Probe("can be read", heartbeats=_heartbeats(database), now=int(time.time()))
 
     @property
     def spool_name(self) -> str:
@@ -89,6 +93,13 @@ class SqliteBackend(LogBackend):
 
     def state_directories(self) -> tuple[Path, ...]:
         return (self.path.parent, self.spool_directory)
+
+
+def _heartbeats(database: sqlite3.Connection) -> list[Heartbeat] | None:
+    """Those of the daemons that use ``database``; None: the daemon of an older version has made it."""
+    if not database.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (daemons.TABLE,)).fetchone()[0]:
+        return None
+    return list(daemons.understood(database.execute(daemons.SELECT.replace("%s", "?"), (MOST_DAEMONS,)).fetchall()))
 
 
 def _signs(database: Path) -> tuple[int, ...] | None:

@@ -30,9 +30,21 @@ from policyd_rate_limit.domain.limits import BLOCKED, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.config import Settings
 
+MINUTES = 300  # seconds, until which they are shown as such
 _STANDING = (Column("WINDOW"), Column("USED", True), Column("LIMIT", True), Column("SHARE", True), Column("FREE"))
+_DAEMONS = (
+    Column("HOST", name=True),
+    Column("STATE"),
+    Column("SINCE"),
+    Column("HEARD OF"),
+    Column("SOCKET", spare=True),
+    Column("VERSION", spare=True),
+)
 
 
 @click.command(short_help="Say how an id stands, or how the whole does.")
@@ -45,7 +57,8 @@ def command(path: Path | None, identifier: str | None, rule: str | None, as_json
 
     ID is a user, a sender or an address, or another key of a rule; user:ID, sender:ID and client:ID name just that.
     Every rule that counts it is shown, also those that it shares with its domain and with all others. Without ID:
-    whether the daemon runs and the database is there, which overrides are in force, who sends most.
+    whether the daemon runs and the database is there, which daemons count in it and which of these are silent, which
+    overrides are in force, who sends most.
     """
     settings = load(path)
     if identifier is None:
@@ -87,6 +100,19 @@ def _standing_page(standing: Standing, now: int) -> Page:
     return page
 
 
+def _daemon_row(daemon: Daemon, now: int) -> Sequence[Cell]:
+    beat = daemon.heartbeat
+    waiting = f", {quantity(beat.waiting, 'batch', 'batches')} waiting" if beat.waiting else ""
+    return (
+        Cell(beat.host),
+        Cell(f"{daemon.state}{waiting}", "bold red" if daemon.is_missed else ""),
+        Cell(moment(beat.since)),
+        Cell(f"{max(0, now - beat.heard)} s ago" if now - beat.heard < MINUTES else moment(beat.heard)),
+        Cell(beat.socket),
+        Cell(beat.version),
+    )
+
+
 def _whole(settings: Settings, as_json: bool) -> Exit:
     with open_desk(settings) as desk:
         whole = overview(settings, desk)
@@ -103,6 +129,15 @@ def _whole(settings: Settings, as_json: bool) -> Exit:
 def _whole_page(whole: Overview) -> Page:
     process, place, store, _, spool_files = whole
     page: list[Table | Cell] = [Cell(f"daemon: running, process {process}" if process else "daemon: not running")]
+    daemons = whole.daemons
+    missed = sum(one.is_missed for one in daemons or ())
+    if daemons is not None:
+        silent = f", {missed} silent" if missed else ""
+        page.append(
+            Cell(f"daemons of this store: {len(daemons) - missed} at work{silent}", "bold red" if missed else "")
+        )
+    elif store is not None:
+        page.append(Cell("daemons of this store: not known"))
     if store is None:
         page.append(Cell(f"store: {place}, AWAY", "bold red"))
     elif store.counted is None:
@@ -117,6 +152,8 @@ def _whole_page(whole: Overview) -> Page:
         page.append(Cell(f"spool: {file.path}: {waiting}", "yellow"))
     if not spool_files:
         page.append(Cell("spool: nothing waits"))
+    if store is not None and daemons:
+        page += [Cell(""), Table(_DAEMONS, [_daemon_row(one, store.now) for one in daemons])]
     if store is not None and store.overrides:
         rows = [(Cell(one.key), Cell(written_override(one, store.now))) for one in store.overrides]
         page += [Cell(""), Table((Column("ID", name=True), Column("OVERRIDE")), rows)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from policyd_rate_limit.admin import facts
+from policyd_rate_limit.admin.daemons import judged
 from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.admin.standing import share
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk
 
 LINES_BESIDE = 4  # of the terminal, which the table does not get
+MOST_MISSED = 3  # daemons that are silent, each of which has a line on a terminal
 LONGEST_WINDOW = 366 * 86_400
 
 
@@ -117,10 +119,21 @@ def _live(desk: Desk, senders: Senders, most: int, *, by_share: bool) -> None:
         nonlocal senders
         try:
             now = senders.look()
-            heaviest = senders.heaviest(min(most, max(1, lines - LINES_BESIDE)), by_share=by_share)
+            missed = [one for one in judged(desk.store.heartbeats() or (), now, None) if one.is_missed]
+            heaviest = senders.heaviest(
+                min(most, max(1, lines - LINES_BESIDE - min(len(missed), MOST_MISSED))), by_share=by_share
+            )
         except StoreError as error:
             senders = Senders(desk, window)  # which reads everything once the store is back
             return [Cell(str(error), "bold red")]
-        return [Cell(f"{moment(now)}, every {REFRESH_SECONDS:g} s; Ctrl-C ends"), *_page(heaviest, window, now)]
+        silent = [
+            Cell(f"the daemon of {one.heartbeat.host} is silent since {moment(one.heartbeat.heard)}", "bold red")
+            for one in missed[:MOST_MISSED]
+        ]
+        return [
+            Cell(f"{moment(now)}, every {REFRESH_SECONDS:g} s; Ctrl-C ends"),
+            *silent,
+            *_page(heaviest, window, now),
+        ]
 
     write_again_and_again(make)

@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit import __version__
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.limits import make_sql_limits
 from policyd_rate_limit.backends.tables import Tables
@@ -32,6 +33,7 @@ from policyd_rate_limit.storage.engine.liveness import Liveness
 from policyd_rate_limit.storage.engine.mailbox import Mailbox
 from policyd_rate_limit.storage.engine.pacing import Pace
 from policyd_rate_limit.storage.engine.worker import Worker
+from policyd_rate_limit.storage.heartbeat import Introduction
 from policyd_rate_limit.storage.replica import Memory
 from policyd_rate_limit.subjects import make_subjects
 from policyd_rate_limit.system import logs, signals, sockets
@@ -98,6 +100,7 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         policy_service = endpoint(sockets.address_of(listeners[0]))
         mailbox = Mailbox(self._memory.shared_time)
+        mailbox.introduction = Introduction(os.uname().nodename, policy_service, os.getpid(), __version__)
         engine = self._backend.engine(self._store, self._memory, mailbox)
         liveness = Liveness(engine, settings.db_timeout)
         worker = Worker(liveness, loop)

@@ -8,21 +8,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from policyd_rate_limit.admin.daemons import judged
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.backends.contract import Probe
 from policyd_rate_limit.config.remarks import wrong_query
 from policyd_rate_limit.doctor.child import run_as
 from policyd_rate_limit.doctor.finding import Finding, Severity, error, ok, warning
+from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.errors import UnknownAccount
+from policyd_rate_limit.storage.heartbeat import Heartbeat
 from policyd_rate_limit.system import accounts
 from policyd_rate_limit.tables.cache import look_up
 from policyd_rate_limit.tables.limits import limits_of_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from policyd_rate_limit.backends.contract import Backend
@@ -119,11 +123,19 @@ def _database(backend: Backend, account: Account | None) -> Iterator[Finding]:
         if wrong or not backend.is_made:
             return
     try:
-        probe = Probe(*run_as(account, backend.probe, 4 * backend.settings.db_timeout + PATIENCE))
+        probe = _understood(run_as(account, backend.probe, 4 * backend.settings.db_timeout + PATIENCE))
     except (OSError, ValueError) as failure:
         yield error("database", backend.place, str(failure), _AWAY, backend.look)
     else:
         yield from _probed(backend, probe)
+
+
+def _understood(told: Sequence[Any]) -> Probe:
+    """The probe that a child has ``told`` in JSON."""
+    probe = Probe(*told)
+    if probe.heartbeats is None:
+        return probe
+    return probe._replace(heartbeats=[Heartbeat(*one) for one in probe.heartbeats])
 
 
 def _probed(backend: Backend, probe: Probe) -> Iterator[Finding]:
@@ -140,6 +152,17 @@ def _probed(backend: Backend, probe: Probe) -> Iterator[Finding]:
             "The daemon counts all the same; `top` and `status` cannot say who sends.",
             backend.may_list,
         )
+    if probe.unmade:
+        yield warning(
+            "database-rights",
+            place,
+            "tables are missing that the daemon's account may not make",
+            "The limits hold. Without policyd_audit nothing is changed (`allow`, `block`, `revoke`, `reset`, the page),"
+            " for nobody could say later who it was; without policyd_hit_history nothing is kept of what ran into"
+            " limits; without policyd_daemon nobody sees which daemons are at work.",
+            "\n".join(f"{statement};" for statement in probe.unmade),
+        )
+    yield from _daemons(place, probe)
     for risk in probe.risks:
         yield warning("database-durability", place, risk, "What was counted may be forgotten.", backend.durable)
     if abs(probe.ahead) > LARGEST_DIFFERENCE:
@@ -151,6 +174,26 @@ def _probed(backend: Backend, probe: Probe) -> Iterator[Finding]:
             "Windows are measured by the database's clock, and by this host's while the database is away.",
             "apt install chrony   # on the host whose clock is wrong",
         )
+
+
+def _daemons(place: str, probe: Probe) -> Iterator[Finding]:
+    """Which of those that use the database fell silent."""
+    if probe.heartbeats is None:
+        return
+    found = judged(probe.heartbeats, probe.now, None)
+    for one in found:
+        if one.is_missed:
+            beat = one.heartbeat
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(beat.heard))
+            yield warning(
+                "daemons",
+                place,
+                f"the daemon of {beat.host} ({beat.socket}) has been silent since {since}",
+                "It does not run, or does not reach the database: then it limits by its memory, that host for itself.",
+                f"policyd-rate-limit doctor   # on {beat.host}; a host that is gone for good is forgotten after a day",
+            )
+    if not any(one.is_missed for one in found):
+        yield ok("daemons", place, f"{quantity(len(found), 'daemon')} at work")
 
 
 def _may_write(path: Path, mode: int, account: Account | None) -> Iterator[Finding]:

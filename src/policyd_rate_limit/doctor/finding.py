@@ -33,6 +33,7 @@ CHECKS = (
     "clock",
     "config",
     "counted-twice",
+    "daemons",
     "database",
     "database-clock",
     "database-durability",

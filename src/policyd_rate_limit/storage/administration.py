@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.entry import Entry
     from policyd_rate_limit.domain.limits import Limit, Limits
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 MOST_OVERRIDES = 10_000  # in force at once
 MOST_BLOCKS = 8_000  # of these, beyond which daemons put no further one in force: the rest is for administrators
@@ -239,6 +240,12 @@ class Administration(Protocol):
 
     def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
         """Enter what is not there yet, under numbers of this database; how many entries that were."""
+
+    def heartbeats(self) -> list[Heartbeat] | None:
+        """The last one of each daemon, those first that were heard of last; None: none can be kept here.
+
+        Daemons of an older version say nothing of themselves.
+        """
 
     def close(self) -> None:
         """Let go of the database. Never raises."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
     from policyd_rate_limit.storage.batch import Batch
+    from policyd_rate_limit.storage.heartbeat import Introduction
     from policyd_rate_limit.storage.record import Record
 
 
@@ -128,6 +129,20 @@ class Store(Protocol):
 
     def clean_trails(self) -> bool:
         """Delete some of what is too old, or too much, of hit history and audit trail; whether more is to be deleted.
+
+        :raises StoreUnavailable: the database does not answer.
+        """
+
+    def beat(self, who: Introduction, uptime: int, waiting: int) -> None:
+        """Tell of this daemon that it is at work: who it is, for how many seconds, how many batches wait.
+
+        Where the database does not let it, that is said in the log once an hour, and no more becomes of it.
+
+        :raises StoreUnavailable: the database does not answer.
+        """
+
+    def leave(self) -> None:
+        """This daemon ends, and is not to be missed.
 
         :raises StoreUnavailable: the database does not answer.
         """

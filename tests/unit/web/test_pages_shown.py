@@ -20,7 +20,7 @@ from policyd_rate_limit.storage.administration import (
     Override,
 )
 from support.wait import wait_until
-from support.web_made_up import CALLER, HOUR, ODD, STOLEN, made_up
+from support.web_made_up import CALLER, HOUR, LOST, ODD, STOLEN, made_up
 from support.web_pages import Page, log_in, page
 from support.web_site import World
 
@@ -79,7 +79,11 @@ def test_now_tells_who_is_limited_who_is_close_and_what_is_set(mona: TestClient)
     assert f"{STOLEN} SASL user, Rule usual blocked" in in_force
     assert "root stolen: 40 countries in an hour" in in_force
     assert "hanna@example.org SASL user, Rule usual other limits 500 recipients in any day" in in_force
-    assert "Daemon: trouble does not run on this host" in text
+    assert "Daemons: trouble 1 silent, 2 at work, none on this host" in text
+    daemons = text[text.index("A daemon that is silent") : text.index("They get no further")]
+    assert daemons.index(LOST) < daemons.index("mx1")
+    assert f"{LOST} silent 3 batches wait" in daemons
+    assert f"{ODD}.mx3 at work 1 batch waits" in daemons
     assert "Database: well" in text
     assert f"/id?of=user%3A{CALLER.replace('@', '%40')}" in found.links
     assert found.scripts == ["/static/live.js"]

@@ -65,7 +65,7 @@ class Engine:
         self._backlog = Backlog(memory, self._spool, monotonic)
         self._aside = Aside(memory, self._spool.beside, monotonic)
         self._probe = Probe(self._look, monotonic, signs)
-        self._exchange = None if mailbox is None else Exchange(store, mailbox, monotonic)
+        self._exchange = None if mailbox is None else Exchange(store, mailbox, monotonic, self._kept)
         self._enforce = enforce
         self._patience = patience
         self._monotonic = monotonic
@@ -118,6 +118,10 @@ class Engine:
     def waiting(self) -> int:
         """How many batches wait for the database."""
         return len(self._spool.records)
+
+    def _kept(self) -> int:
+        """How many batches the database does not have, also of those that it refuses."""
+        return self.waiting + len(self._aside.records)
 
     @property
     def waiting_bytes(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.administration import MOST_BLOCKS
 from policyd_rate_limit.storage.engine.backoff import Backoff
+from policyd_rate_limit.storage.heartbeat import BEAT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +28,21 @@ _logger = logging.getLogger(__name__)
 class Exchange:
     """Brings hits and blocks of ``mailbox`` into the database of ``store``, and has it publish the overrides there.
 
-    What fails is retried after a while, by ``monotonic``, a clock in seconds.
+    What fails is retried after a while, by ``monotonic``, a clock in seconds. ``waiting``: how many batches the
+    database does not have.
     """
 
-    def __init__(self, store: Store, mailbox: Mailbox, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, mailbox: Mailbox, monotonic: Callable[[], float], waiting: Callable[[], int]
+    ) -> None:
         self._store = store
         self._mailbox = mailbox
         self._monotonic = monotonic
+        self._waiting = waiting
+        self._started = self._next_beat = monotonic()
         self._backoff = Backoff(monotonic)
         self._is_failing = False  # which has been said
-        self._steps = [self._exchange_overrides, self._bring_hits, self._bring_history, self._clean]
+        self._steps = [self._exchange_overrides, self._bring_hits, self._bring_history, self._clean, self._beat]
         self._next_cleaning = monotonic() + FIRST_CLEANING
         self._has_published = False
         self._overrides: list[Override] = []
@@ -56,6 +62,7 @@ class Exchange:
         with contextlib.suppress(StoreError):  # which run() has said, or the next to come would
             while self._mailbox.history.waits:
                 self._bring_history()
+            self._store.leave()
 
     def run(self) -> None:
         """Exchange what there is.
@@ -122,6 +129,13 @@ class Exchange:
         """Delete what is too old: so much at a time that no answer has to wait for it."""
         if self._monotonic() >= self._next_cleaning and not self._store.clean_trails():
             self._next_cleaning = self._monotonic() + CLEANED_EACH
+
+    def _beat(self) -> None:
+        """Say that this daemon is at work; again when the next one is due, also after an outage."""
+        now = self._monotonic()
+        if self._mailbox.introduction is not None and now >= self._next_beat:
+            self._store.beat(self._mailbox.introduction, int(now - self._started), self._waiting())
+            self._next_beat = now + BEAT_SECONDS
 
     def _publish(self) -> None:
         self._has_published = True

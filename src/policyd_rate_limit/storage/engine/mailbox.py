@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.domain.limits import Limit
     from policyd_rate_limit.storage.administration import Override
+    from policyd_rate_limit.storage.heartbeat import Introduction
 
 MOST_HITS = 10_000  # keys and windows whose hits wait to be written, some 200 bytes each
 
@@ -30,6 +31,7 @@ class Mailbox:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.history = WaitingHistory(clock)
+        self.introduction: Introduction | None = None  # which daemon this is, for the heartbeats
         self._lock = threading.Lock()
         self._hits: dict[tuple[str, int], Hits] = {}
         self._is_full = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from policyd_rate_limit.storage.administration import PATIENCE, longest_window
 from policyd_rate_limit.storage.audit_entries import entry_of, entry_of_override, entry_of_reset, entry_of_revocation
 from policyd_rate_limit.storage.hit_history import added_up, place_of
-from policyd_rate_limit.storage.log import audit_trail, hit_history, replacing, tables, trails
+from policyd_rate_limit.storage.log import audit_trail, daemons, hit_history, replacing, tables, trails
 from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.record import in_records, mark_of
 
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
         OriginalHits,
         Override,
     )
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
 
 ROWS_PER_PAGE = 500
+
+_NO_TRAILS = "the tables of hit history and audit trail cannot be made, and nothing is changed without a trail"
+_WHAT_TO_RUN = "policyd-rate-limit doctor prints the CREATE TABLE that whoever owns the database has to run"
 
 
 class LogAdministration:
@@ -50,6 +54,7 @@ class LogAdministration:
         self._longest = longest
         self._key_of_old_id = key_of_old_id
         self._log: Log | None = None
+        self._daemons: Hashable = None  # the identity of the table beside which there is that of the daemons
         self._trails: Hashable = None  # the identity of the table beside which there are those of the trails
 
     def now(self) -> int:
@@ -186,6 +191,14 @@ class LogAdministration:
     def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
         return audit_trail.bring(self._with_trails(), page, PATIENCE)
 
+    def heartbeats(self) -> list[Heartbeat] | None:
+        log = self.open()
+        if self._daemons != log.identity:
+            if not daemons.are_kept(log):
+                return None
+            self._daemons = log.identity
+        return daemons.heartbeats(log)
+
     def _with_trails(self) -> Log:
         """The connection in use, to a database with the tables that older versions do not make."""
         log = self.open()
@@ -194,7 +207,7 @@ class LogAdministration:
                 try:
                     log.add_tables()
                 except LogError as error:
-                    raise LogError(f"the tables of hit history and audit trail cannot be made: {error}") from error
+                    raise LogError(f"{_NO_TRAILS}: {error}; {_WHAT_TO_RUN}") from error
             self._trails = log.identity
         return log
 

@@ -89,6 +89,7 @@ class SqlLog(ABC):
     LOCK: str  # schema_version and identity, locked
     CLOCK: str  # Unix seconds, with fractions
     COUNT_TABLES: str  # how many tables are called so, 0 or 1: table
+    GRANTEE: str  # this user, as GRANT names one
     MAY_CREATE = "SELECT 1"  # gives a row unless it is known that tables may not be made
 
     def __init__(self, timeout: float) -> None:
@@ -336,6 +337,24 @@ class SqlLog(ABC):
             statements += [Statement(named(text, table=table, column=column)) for text in tried]
         self.write(statements, patience)
         return bool(tables)
+
+    def unmade(self) -> list[str]:
+        """The statements that make the tables that an older version lacks, where this user may not make them.
+
+        The last ones allow this user what a daemon does with them.
+        """
+        missing = [(table, made) for table, made in self.ADDED if not self.has_table(table)]
+        if not missing or self._may_create():
+            return []
+        ((grantee,),) = self._ask(self.GRANTEE)
+        tables = [table for table, made in missing if "TABLE" in made]
+        rights = {table: "INSERT, DELETE" if table == "policyd_audit" else "INSERT, UPDATE, DELETE" for table in tables}
+        grants = [f"GRANT SELECT, {needed} ON {table} TO {grantee}" for table, needed in rights.items()]
+        return [*(made for _, made in missing), *grants]
+
+    def _may_create(self) -> bool:
+        """Whether tables may be made here, as far as that is known without doing it."""
+        return bool(self._ask(self.MAY_CREATE))
 
     def read(self, text: str, *parameters: Parameter) -> Sequence[Sequence[Any]]:
         return self._ask(text, *parameters)

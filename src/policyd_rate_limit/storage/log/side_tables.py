@@ -7,7 +7,8 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.storage.log import hit_history, tables, trails
+from policyd_rate_limit.storage.heartbeat import Heartbeat
+from policyd_rate_limit.storage.log import daemons, hit_history, tables, trails
 from policyd_rate_limit.storage.log.contract import LogError
 from policyd_rate_limit.storage.log.refusals import store_in_parts
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
+    from policyd_rate_limit.storage.heartbeat import Introduction
     from policyd_rate_limit.storage.log.contract import Log
 
 ANNOUNCED_EACH = 3600  # seconds
@@ -39,6 +41,8 @@ class SideTables:
         self._name = secrets.token_hex(16)  # of this daemon
         self._with_trails: Hashable = None  # the identity of the table beside which those of the trails are
         self._without_trails = -1  # the hour in which they could not be made
+        self._with_daemons: Hashable = None  # the identity of the table beside which this daemon is known by another
+        self._without_daemons = -1  # the hour in which it could not be told of
         self._announced: tuple[Hashable, int, int] | None = None
 
     def rebuilt(self) -> None:
@@ -92,10 +96,45 @@ class SideTables:
                         another.add_tables()
             except LogError as error:
                 self._without_trails = now // TRIED_EACH
-                _logger.warning("no hit history is kept, for its tables cannot be made: %s", error)
+                _logger.warning(
+                    "no hit history is kept, and commands change nothing, for the tables of that and of the audit trail"
+                    " cannot be made; policyd-rate-limit doctor prints them: %s",
+                    error,
+                )
                 return False
             self._with_trails = log.identity
         return True
+
+    def beat(self, log: Log, who: Introduction, uptime: int, waiting: int) -> None:
+        """Tell of this daemon that it is at work, by the clock of the database."""
+        now = int(log.time())
+        heartbeat = Heartbeat(self._name, *who, since=now - uptime, heard=now, waiting=waiting)
+        if self._with_daemons == log.identity:
+            self._with_daemons = None
+            daemons.beat(log, heartbeat, self._patience, is_first=False)
+            self._with_daemons = log.identity
+        elif now // TRIED_EACH != self._without_daemons:
+            try:
+                # A connection that is refused this is of no more use.
+                with contextlib.closing(self._open_log()) as another:
+                    if not daemons.are_kept(another):
+                        another.add_tables()
+                    daemons.beat(another, heartbeat, self._patience, is_first=True)
+            except LogError as error:
+                self._without_daemons = now // TRIED_EACH
+                _logger.warning("nobody sees in the database that this daemon is at work: %s", error)
+            else:
+                self._with_daemons = log.identity
+
+    def leave(self, log: Log) -> None:
+        """This daemon ends."""
+        if self._with_daemons is not None:
+            daemons.leave(log, self._name, self._patience)
+
+    def clean_daemons(self, log: Log, now: int) -> None:
+        """Forget the daemons that nobody has heard of for long ``now`` (Unix second)."""
+        if self._with_daemons is not None:
+            daemons.clean(log, now, self._patience)
 
     @contextlib.contextmanager
     def _trails_in_doubt(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ over all daemons.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.charge import Demand, Usage, Verdict
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
+    from policyd_rate_limit.storage.heartbeat import Introduction
     from policyd_rate_limit.storage.log.contract import Log
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.replica import Memory
@@ -247,14 +249,31 @@ class LogStore:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error
 
-    def clean_trails(self) -> bool:
-        if self._log is None:
-            return True
+    def beat(self, who: Introduction, uptime: int, waiting: int) -> None:
+        if self._log is not None:
+            with self._failing():
+                self._side_tables.beat(self._log, who, uptime, waiting)
+
+    def leave(self) -> None:
+        if self._log is not None:
+            with self._failing():
+                self._side_tables.leave(self._log)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Let go of the log where it fails."""
         try:
-            return self._side_tables.clean_trails(self._log, self._memory.now)
+            yield
         except LogError as error:
             self._give_up(error)
             raise StoreUnavailable(str(error)) from error
+
+    def clean_trails(self) -> bool:
+        if self._log is None:
+            return True
+        with self._failing():
+            self._side_tables.clean_daemons(self._log, self._memory.now)
+            return self._side_tables.clean_trails(self._log, self._memory.now)
 
     def block(self, blocks: Sequence[Override]) -> int:
         if self._log is None:
@@ -273,11 +292,8 @@ class LogStore:
     def overrides(self) -> list[Override] | None:
         if self._log is None:
             return None
-        try:
+        with self._failing():
             return self._side_tables.overrides(self._log, self._memory.now)
-        except LogError as error:
-            self._give_up(error)
-            raise StoreUnavailable(str(error)) from error
 
     def maintain(self) -> None:
         self._memory.sweep(self._follower.longest)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         OriginalHits,
         Override,
     )
+    from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 COUNTERS_PER_PAGE = 100
 
@@ -158,6 +159,14 @@ class RedisAdministration:
 
     def bring_audit(self, page: Sequence[OriginalEntry]) -> int:
         return self._tables.audit.bring(page)
+
+    def heartbeats(self) -> list[Heartbeat] | None:
+        try:
+            return self._tables.daemons.heartbeats()
+        except NodeError as error:
+            if error.code not in ("NOPERM", "WRONGTYPE"):
+                raise
+            return None
 
     def close(self) -> None:
         self._link.close()

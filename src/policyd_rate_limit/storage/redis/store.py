@@ -43,6 +43,7 @@ from policyd_rate_limit.domain.limits import longest_of, windows_of
 from policyd_rate_limit.errors import StoreUnavailable
 from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed, Refused
+from policyd_rate_limit.storage.heartbeat import Heartbeat
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.canary import Canary
 from policyd_rate_limit.storage.redis.encoding import encoded
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.errors import StoreError
     from policyd_rate_limit.storage.administration import Hits, HourOfHits, Override
+    from policyd_rate_limit.storage.heartbeat import Introduction
     from policyd_rate_limit.storage.record import Record
     from policyd_rate_limit.storage.redis.inquiry import Question
     from policyd_rate_limit.storage.redis.node import Argument
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.replica import Memory
 
 BATCHES_PER_TRIM = 8  # after one of so many, at random, what has expired leaves the memory of its ids
+TRIED_EACH = 3600  # seconds between two tries to tell of this daemon where that is not allowed
 EXPLAIN_SECONDS = 0.5  # that nobody but a log line waits for, while demands may
 
 _logger = logging.getLogger(__name__)
@@ -106,6 +109,9 @@ class RedisStore:
         self._tables = RedisTables(self._keys.prefix, self._exchange)
         self.installation: str | None = None
         self._proposed = secrets.token_hex(16)
+        self._run_name = secrets.token_hex(16)  # of this daemon, in its heartbeats
+        self._is_heard = False  # these are there
+        self._unheard = -1  # the hour in which they could not be
         self._identified: Session | None = None  # over which the installation was asked for
 
     @property
@@ -352,10 +358,34 @@ class RedisStore:
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error
 
+    def beat(self, who: Introduction, uptime: int, waiting: int) -> None:
+        if self._link.session is None:
+            return
+        try:
+            now = self._now()
+            if now // TRIED_EACH != self._unheard:
+                heartbeat = Heartbeat(self._run_name, *who, since=now - uptime, heard=now, waiting=waiting)
+                self._tables.daemons.beat(heartbeat, is_first=not self._is_heard)
+                self._is_heard = True
+        except NodeError as error:
+            if error.code not in ("NOPERM", "WRONGTYPE"):
+                raise StoreUnavailable(str(error)) from error
+            self._is_heard, self._unheard = False, now // TRIED_EACH
+            _logger.warning("nobody sees in the database that this daemon is at work: %s", error)
+
+    def leave(self) -> None:
+        if self._is_heard:
+            try:
+                self._tables.daemons.leave(self._run_name)
+            except NodeError as error:
+                raise StoreUnavailable(str(error)) from error
+
     def clean_trails(self) -> bool:
         if self._link.session is None:
             return True
         try:
+            if self._is_heard:
+                self._tables.daemons.clean(self._now())
             return self._tables.clean_trails(self._now())
         except NodeError as error:
             raise StoreUnavailable(str(error)) from error

@@ -28,6 +28,7 @@ from policyd_rate_limit.storage.administration import (
     Override,
 )
 from policyd_rate_limit.storage.redis.audit_trail import RedisAuditTrail
+from policyd_rate_limit.storage.redis.daemons import RedisDaemons
 from policyd_rate_limit.storage.redis.encoding import decoded, encoded, pairs, unpacked
 from policyd_rate_limit.storage.redis.hit_history import RedisHitHistory
 from policyd_rate_limit.storage.redis.node import Command, script
@@ -56,6 +57,7 @@ class RedisTables:
         self._run = run
         self.history = RedisHitHistory(prefix, run)
         self.audit = RedisAuditTrail(prefix, run)
+        self.daemons = RedisDaemons(prefix, run)
 
     def clean_trails(self, now: int) -> bool:
         """Delete some of what is too old at ``now`` (Unix second) of both trails; whether there is more."""

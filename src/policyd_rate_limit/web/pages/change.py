@@ -160,6 +160,7 @@ def _look(desk: Desk, name: str, authority: Authority) -> _Known:
     desk = authority.at(desk)
     keys = desk.keys(name)
     authority.check_change(keys)
+    desk.store.audit(most=1)  # where nothing is changed since no trail can be kept, that is better said before
     overrides = desk.overrides()
     rules = {rule_and_key(key)[0]: unit_of(key) for key in reversed(keys)}
     first = desk.in_force(keys[0], overrides.get(keys[0]), desk.from_table(keys[0], name)).limits

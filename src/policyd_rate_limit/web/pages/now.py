@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.concurrency import run_in_threadpool
 
 from policyd_rate_limit.admin.close_up import latest_setters
+from policyd_rate_limit.admin.daemons import judged
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.web.pages.shown import override_row, sender_row
 from policyd_rate_limit.web.rendering import render, wording_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.admin.overview import Health
     from policyd_rate_limit.admin.remembering import Picture
     from policyd_rate_limit.storage.administration import AuditEntry
@@ -59,12 +61,19 @@ async def _known(request: Request, visitor: Visitor) -> dict[str, object]:
     sees = visitor.authority.reaches
     overrides = [one for one in picture.overrides if sees(one.key)]
     setters = await _setters(request, [one.key for one in overrides[:MOST_ROWS]])
+    health = await run_in_threadpool(site.health) if visitor.authority.is_for_all else None
+    daemons = None
+    if health is not None and picture.heartbeats is not None:
+        daemons = judged(picture.heartbeats, picture.now, health.process)
     known: dict[str, object] = {
         "picture": picture,
         "age": int(age),
         "stale": age > STALE_SECONDS,
         "now": time,
-        "tiles": _tiles(await run_in_threadpool(site.health), picture, t) if visitor.authority.is_for_all else (),
+        "tiles": _tiles(health, daemons, picture, t) if health is not None else (),
+        "daemons": None if daemons is None else daemons[:MOST_ROWS],
+        "more_daemons": max(0, len(daemons or ()) - MOST_ROWS),
+        "misses": any(one.is_missed for one in daemons or ()),
         "overrides": [override_row(one, setters.get(one.key), t) for one in overrides[:MOST_ROWS]],
         "more_overrides": max(0, len(overrides) - MOST_ROWS),
     }
@@ -85,8 +94,8 @@ async def _setters(request: Request, keys: list[str]) -> dict[str, AuditEntry]:
     return {}
 
 
-def _tiles(health: Health, picture: Picture, t: Wording) -> list[Tile]:
-    return [_daemon(health, t), _store(health, picture, t), _waiting(health, t)]
+def _tiles(health: Health, daemons: list[Daemon] | None, picture: Picture, t: Wording) -> list[Tile]:
+    return [_daemons(health, daemons, t), _store(health, picture, t), _waiting(health, t)]
 
 
 def _tile(look: str, name: str, words: Markup, t: Wording) -> Tile:
@@ -94,10 +103,21 @@ def _tile(look: str, name: str, words: Markup, t: Wording) -> Tile:
     return Tile(look, t(f"health.{name}"), t(f"health.{state}"), words)
 
 
-def _daemon(health: Health, t: Wording) -> Tile:
-    if health.process is None:
-        return _tile("bad", "daemon", t("health.daemon_off"), t)
-    return _tile("good", "daemon", t("health.daemon_runs", process=str(health.process)), t)
+def _daemons(health: Health, daemons: list[Daemon] | None, t: Wording) -> Tile:
+    """All of them; where it is not known which there are, that of this host."""
+    missed = sum(one.is_missed for one in daemons or ())
+    working = len(daemons or ()) - missed
+    words = []
+    if missed:
+        words.append(t("health.daemons_silent", count=missed))
+    if working:
+        words.append(t("health.daemons_work", count=working))
+    if health.process is not None:
+        words.append(t("health.daemon_runs", process=str(health.process)))
+    else:
+        words.append(t("health.daemons_not_here") if working else t("health.daemon_off"))
+    look = "good" if health.process is not None else "wait" if working else "bad"
+    return _tile("bad" if missed else look, "daemon", t("list.comma").join(words), t)
 
 
 def _store(health: Health, picture: Picture, t: Wording) -> Tile:

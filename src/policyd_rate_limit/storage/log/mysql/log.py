@@ -145,6 +145,19 @@ class MysqlLog(SqlLog):
             "UNIQUE KEY (origin, original)"
             ") ENGINE=InnoDB CHARACTER SET ascii COLLATE ascii_bin",
         ),
+        (
+            "policyd_daemon",
+            "CREATE TABLE IF NOT EXISTS policyd_daemon ("
+            "id CHAR(32) PRIMARY KEY, "
+            "place CHAR(32) NOT NULL, "
+            "heard BIGINT NOT NULL, "
+            "words TEXT NOT NULL"
+            ") ENGINE=InnoDB CHARACTER SET ascii COLLATE ascii_bin",
+        ),
+    )
+    GRANTEE = (
+        "SELECT concat(quote(substring_index(current_user(), '@', 1)), '@',"
+        " quote(substring_index(current_user(), '@', -1)))"
     )
     # Not IGNORE: two who wait with the shared lock that this takes would then wait for each other.
     MAKE_STATE = "INSERT INTO policyd_state VALUES (1, %s, %s, 0) ON DUPLICATE KEY UPDATE newest = newest"
@@ -264,6 +277,14 @@ class MysqlLog(SqlLog):
         if not self._has_appended or self._newest is None:
             return last
         return Statement("UPDATE policyd_state SET newest = %s WHERE id = 1", (self._newest,)), *last
+
+    def _may_create(self) -> bool:
+        """By the grants; what a role gives is not known, and may be anything."""
+        for (grant,) in self._ask("SHOW GRANTS"):
+            rights, on, _ = str(grant).removeprefix("GRANT ").partition(" ON ")
+            if not on or {"ALL PRIVILEGES", "CREATE"} & set(rights.split(", ")):
+                return True
+        return False
 
     def _may_keep_installation(self) -> bool:
         return True

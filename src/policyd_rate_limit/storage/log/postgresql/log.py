@@ -139,6 +139,14 @@ class PostgresqlLog(SqlLog):
             "original bigint, "
             "UNIQUE (origin, original))",
         ),
+        (
+            "policyd_daemon",
+            "CREATE TABLE policyd_daemon ("
+            "id char(32) PRIMARY KEY, "
+            "place char(32) NOT NULL, "
+            "heard bigint NOT NULL, "
+            "words text NOT NULL)",
+        ),
     )
     MAKE_STATE = "INSERT INTO policyd_state VALUES (1, %s, %s) ON CONFLICT DO NOTHING"
     INSTALLATION = "SELECT identity FROM policyd_installation"
@@ -154,6 +162,7 @@ class PostgresqlLog(SqlLog):
     LOCK = "SELECT schema_version, identity FROM policyd_state WHERE id = 1 FOR UPDATE"
     CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
     COUNT_TABLES = "SELECT count(to_regclass(%s))"
+    GRANTEE = "SELECT quote_ident(current_user)"
     MAY_CREATE = "SELECT 1 WHERE has_schema_privilege(current_schema(), 'CREATE')"
 
     def __init__(self, config: Mapping[str, Any], timeout: float) -> None:

@@ -66,6 +66,12 @@ SELECT json_extract(value, '$[0]') AS counter,
     original INTEGER,         -- the number that it had there
     UNIQUE (origin, original)
 )""",
+    """CREATE TABLE IF NOT EXISTS policyd_daemon (
+    id TEXT PRIMARY KEY,      -- a run of a daemon, at random
+    place TEXT NOT NULL,      -- a digest of its host and its socket
+    heard INTEGER NOT NULL,   -- Unix second in which it said so last
+    words TEXT NOT NULL       -- JSON: [host, socket, version, process, Unix second of its start, batches that wait]
+)""",
     """CREATE TABLE IF NOT EXISTS policyd_installation (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     identity TEXT NOT NULL    -- random, made once; stays when the file is copied or made anew
