@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -20,7 +19,8 @@ from policyd_rate_limit.storage.batch import Batch
 from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.redis.keys import LANES
-from policyd_rate_limit.storage.redis.node import SCRIPT, Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
+from policyd_rate_limit.storage.redis.source import constants, text
 from policyd_rate_limit.storage.redis.session import Session
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
@@ -236,6 +236,4 @@ def test_a_batch_that_comes_late_does_nothing_any_more(fated: FatedStore) -> Non
 
 
 def test_the_script_knows_how_many_lanes_there_are() -> None:
-    found = re.search(rb"\nlocal LANES = (\d+)", SCRIPT)
-    assert found is not None
-    assert int(found[1]) == LANES
+    assert int(constants(text())["LANES"]) == LANES

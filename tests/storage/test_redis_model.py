@@ -29,7 +29,8 @@ from policyd_rate_limit.domain.mails import REMEMBERED_SECONDS
 from policyd_rate_limit.storage.contract import Refused
 from policyd_rate_limit.storage.record import pack
 from policyd_rate_limit.storage.redis.keys import LANES
-from policyd_rate_limit.storage.redis.node import SCRIPT, script
+from policyd_rate_limit.storage.redis.node import script
+from policyd_rate_limit.storage.redis.source import constants, source, text
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.demands import demand_of
@@ -474,6 +475,13 @@ def test_marks_are_looked_through_when_there_are_many_and_one_is_new(server: Ser
 
 
 def test_the_script_remembers_mails_as_long_as_the_ledger() -> None:
-    found = re.search(rb"^local REMEMBERED = ([0-9]+)", SCRIPT, re.MULTILINE)
-    assert found
-    assert int(found[1]) == REMEMBERED_SECONDS
+    known = constants(text())
+    assert int(known["REMEMBERED"]) == REMEMBERED_SECONDS
+    assert known["REMEMBERED_TEXT"] == f"'{REMEMBERED_SECONDS}'"
+    assert int(known["MANY_MARKS"]) == MANY_MARKS
+
+
+def test_the_script_has_each_constant_in_place() -> None:
+    """One that is not would be a variable that nobody has set, which the server refuses only where it is reached."""
+    names = re.findall(r"\b[A-Z][A-Z_]+\b", re.sub(r"'(?:\\.|[^'\\])*'", "", source().decode()))
+    assert set(names) == {"ARGV", "KEYS", "OF_SERVER"}

@@ -14,12 +14,12 @@ import math
 import select
 import time
 from collections import deque
-from pathlib import Path
 from ssl import SSLWantReadError, SSLWantWriteError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.errors import StoreError
 from policyd_rate_limit.storage.drivers import missing_driver
+from policyd_rate_limit.storage.redis.source import source
 
 try:
     import hiredis
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _line: Any = hiredis.pack_command  # whose types are wrong
 
-SCRIPT = Path(__file__).with_name("decide.lua").read_bytes()
+SCRIPT = source()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # by which the server knows it
 
 LONGEST_MESSAGE = 200  # characters of a server's error
