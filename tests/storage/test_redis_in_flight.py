@@ -20,8 +20,8 @@ from policyd_rate_limit.storage.contract import CommitFailed
 from policyd_rate_limit.storage.record import Record
 from policyd_rate_limit.storage.redis.keys import LANES
 from policyd_rate_limit.storage.redis.node import Command, NodeError, Remedy
-from policyd_rate_limit.storage.redis.source import constants, text
 from policyd_rate_limit.storage.redis.session import Session
+from policyd_rate_limit.storage.redis.source import constants, text
 from policyd_rate_limit.storage.redis.store import RedisStore
 from storage.stores import Clock, new_memory
 from support.demands import demand_of

@@ -103,6 +103,7 @@ local ALL = 1099511627776 -- beyond the place of any demand
 local LARGEST = 9007199254740992 -- beyond any date
 local OF_VALUES = 4 -- flag of a charge
 
+local KEYS, ARGV = KEYS, ARGV -- or they would be looked for among all that is global, each time
 local call, pack, unpack_message = redis.call, cmsgpack.pack, cmsgpack.unpack
 local unpack_one, unpack_limit = cmsgpack.unpack_one, cmsgpack.unpack_limit
 local byte, char, substring, min, max = string.byte, string.char, string.sub, math.min, math.max
