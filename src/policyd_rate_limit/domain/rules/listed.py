@@ -38,7 +38,7 @@ class Listed(Table):
         super().__init__(name)
         self._entries = entries
         self._pause = pause
-        self._now = _Now()
+        self._by_kind: dict[str, _ListedOfKind] = {}
         # Whoever makes other rules and whoever rereads a file are two threads; who finds waits for neither.
         self._changing = threading.Lock()
 
@@ -50,51 +50,46 @@ class Listed(Table):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of values that it is asked about."""
-        return tuple(self._now.by_kind)
+        return tuple(self._by_kind)
 
     def of_kind(self, kind: str) -> TableOfKind:
         with self._changing:
-            if kind not in self._now.by_kind:
-                self._now.by_kind[kind] = _Compared(self._entries, kind, self._pause)
-        return _ListedOfKind(self._now, kind)
+            if kind not in self._by_kind:
+                self._by_kind[kind] = _ListedOfKind(_Compared(self._entries, kind, self._pause))
+            return self._by_kind[kind]
 
     def replace(self, entries: Sequence[tuple[str, str | None]]) -> None:
         """Say what ``entries`` say from now on; another thread may ask meanwhile."""
         with self._changing:
-            by_kind = {kind: _Compared(entries, kind, self._pause) for kind in self._now.by_kind}
+            compared = [(one, _Compared(entries, kind, self._pause)) for kind, one in self._by_kind.items()]
             self._entries = entries
-            self._now.by_kind = by_kind
-
-
-class _Now:
-    """What a table says at the moment of values of each kind that it is asked about: replaced for all of them at once.
-
-    Shared with those who ask; they would hold the table, and the table them.
-    """
-
-    def __init__(self) -> None:
-        self.by_kind: dict[str, _Compared] = {}
+            for one, now in compared:
+                one.compared = now
 
 
 class _ListedOfKind(TableOfKind):
-    def __init__(self, now: _Now, kind: str) -> None:
-        self._now = now
-        self._kind = kind
+    """Shared by the table and those who ask it: they would hold the table, and the table them."""
+
+    def __init__(self, compared: _Compared) -> None:
+        self.compared = compared
 
     def find(self, folded: str, facts: Facts) -> str | None:  # noqa: ARG002 - others need them
-        return self._now.by_kind[self._kind].find(folded)
+        return self.compared.find(folded)
 
 
 class _Compared:
     """Entries as values of one kind compare with them; those that can be no value of that kind are left out.
 
-    Nearly all are exact, and no glob or expression stands before them: what they say is looked up at once.
+    Nearly all are exact, and no glob or expression stands before them: what they say is looked up at once. In a large
+    table that costs as much as the memory that is read for it: a set needs less than a mapping.
     """
 
     def __init__(
         self, entries: Sequence[tuple[str, str | None]], kind: str, pause: Callable[[], object] | None
     ) -> None:
-        self._said: dict[str, str] = {}  # of the exact ones with which the entries begin
+        # Of the exact ones with which the entries begin: those that say themselves, and what the others say.
+        self._themselves: set[str] = set()
+        self._said: dict[str, str] = {}
         self._texts: list[str] = []  # of the others
         self._others = Patterns(self._all_others(entries, kind, pause), kind)
 
@@ -113,8 +108,12 @@ class _Compared:
             told = text if said is None else said
             if pattern.how == EXACT and not is_behind_another:
                 exact = known_as(pattern.exact)
-                # One string in place of two that are equal is less memory to be read for a mail.
-                self._said.setdefault(text if exact == text else exact, told)
+                if exact in self._themselves or exact in self._said:
+                    continue
+                if exact == told:
+                    self._themselves.add(told)
+                else:
+                    self._said[exact] = told
             else:
                 is_behind_another = True
                 self._texts.append(told)
@@ -122,9 +121,15 @@ class _Compared:
 
     def find(self, folded: str) -> str | None:
         """What is said of a value, ``folded`` as by :func:`fold`; None: nothing."""
-        said = self._said.get(known_as(folded))
-        if said is not None or not self._texts:
-            return said
+        name = known_as(folded)
+        if name in self._themselves:
+            return name
+        if self._said:
+            said = self._said.get(name)
+            if said is not None:
+                return said
+        if not self._texts:
+            return None
         index = self._others.first_by_itself(folded)
         return None if index < 0 else self._texts[index]
 
