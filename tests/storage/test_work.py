@@ -71,7 +71,7 @@ WRITTEN_BYTES = 330  # to SQLite's log, for each mail of a batch
 INSTRUCTIONS_ADMITTED = 1_510
 INSTRUCTIONS_REFUSED = 1_290
 OF_ANOTHER_PYTHON = 1.0 if sys.version_info[:2] == (3, 11) else 1.3
-INSTRUCTIONS_TABLES = 2_800  # of finding whom a rule charges that asks two tables, about an address that is new
+INSTRUCTIONS_TABLES = 1_700  # of finding whom a rule charges that asks two tables, about an address that is new
 INSTRUCTIONS_REDIS = 740  # of sending one mail of a batch and taking its answer
 BYTES_PER_COUNTER = 213
 
