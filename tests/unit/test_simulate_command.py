@@ -105,22 +105,24 @@ def test_a_page_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> Non
     )
 
 
-def told_by_shadow(file: Path, key: str, begin: str, end: str) -> None:
-    """As ``shadow --json`` writes it: one id that a rule in shadow would have refused once, at the end."""
-    since, until = (int(datetime.fromisoformat(date + "+00:00").timestamp()) for date in (begin, end))
+def told_by_shadow(file: Path, key: str, begin: str, at: str, end: str) -> None:
+    """As ``shadow --json`` writes it: one id that a rule in shadow would have refused once."""
+    since, when, until = (int(datetime.fromisoformat(date + "+00:00").timestamp()) for date in (begin, at, end))
     one = {"id": key.partition(":")[2], "key": key, "limit": [9, 3600], "refused": 1, "blocks": 0}
-    ids = [{**one, "since": until, "last": until}]
+    ids = [{**one, "since": when, "last": when}]
     rule = {"refused": 1, "blocks": 0, "ids": ids, "other_ids": {"ids": 0, "refused": 0}}
     file.write_text(json.dumps({"since": since, "time": until, "rules": {"default": rule}}))
 
 
 def test_it_is_compared_with_what_shadow_tells(run: Run, tmp_path: Path) -> None:
-    told_by_shadow(tmp_path / "shadow.json", "user:alice", "2026-11-26T23:00:00", "2026-11-27T00:10:00")
+    told_by_shadow(
+        tmp_path / "shadow.json", "user:alice", "2026-11-26T23:00:00", "2026-11-27T00:10:00", "2026-11-27T00:10:30"
+    )
     ended = run("-f", "narrow.yaml", "--against", "shadow.json", "--html", "page.html", "--json")
     assert (ended.status, ended.told["compared_with"], ended.told["against"]) == (0, "shadow", "shadow.json")
     assert (ended.told["newly_hit"], ended.told["no_longer_hit"]) == ({}, {})
     shadow = ended.told["shadow"]
-    assert (shadow["since_time"], shadow["until_time"]) == ("2026-11-26T23:00:00Z", "2026-11-27T00:10:00Z")
+    assert (shadow["since_time"], shadow["until_time"]) == ("2026-11-26T23:00:00Z", "2026-11-27T00:10:30Z")
     alike = {"shadow": 1, "rehearsed": 1, "differing": [], "differing_ids": 0, "unnamed_ids": 0, "outside_ids": 0}
     assert shadow["rules"] == {"default": alike}
     assert "compared with what rules in shadow would have refused from Thu 2026-11-26 23:00 to" in " ".join(
@@ -129,13 +131,15 @@ def test_it_is_compared_with_what_shadow_tells(run: Run, tmp_path: Path) -> None
 
 
 def test_people_are_told_how_it_differs_from_shadow(run: Run, tmp_path: Path) -> None:
-    told_by_shadow(tmp_path / "shadow.json", "user:bob", "2026-11-26T23:00:00", "2026-11-27T00:10:00")
+    told_by_shadow(
+        tmp_path / "shadow.json", "user:bob", "2026-11-26T23:00:00", "2026-11-27T00:00:00", "2026-11-27T00:10:30"
+    )
     ended = run("-f", "narrow.yaml", "--against", "shadow.json")
     lines = ended.output.splitlines()
     assert ended.status == 1
     assert (
         "compared with what rules in shadow would have refused, as shadow.json tells, from 2026-11-26 23:00:00 to"
-        " 2026-11-27 00:10:00" in lines
+        " 2026-11-27 00:10:30" in lines
     )
     at = lines.index("requests refused from 2026-11-26 23:50:00 to 2026-11-27 00:10:00, by shadow and here")
     assert [line.split() for line in lines[at + 1 : at + 8] if line] == [
@@ -151,7 +155,9 @@ def test_people_are_told_how_it_differs_from_shadow(run: Run, tmp_path: Path) ->
 
 
 def test_where_the_log_is_of_another_time_than_shadow_tells_of_it_ends_with_1(run: Run, tmp_path: Path) -> None:
-    told_by_shadow(tmp_path / "shadow.json", "user:bob", "2026-11-28T23:00:00", "2026-11-29T00:10:00")
+    told_by_shadow(
+        tmp_path / "shadow.json", "user:bob", "2026-11-28T23:00:00", "2026-11-29T00:00:00", "2026-11-29T00:10:30"
+    )
     ended = run("-f", "wide.yaml", "--against", "shadow.json", "--html", "page.html")
     assert (ended.status, "nothing is compared with it" in ended.output) == (1, True)
     assert "Nothing could be compared" in (tmp_path / "page.html").read_text()

@@ -208,7 +208,10 @@ class Counting(Observer):
 
     def _refuse(self, of_rule: _OfRule, state: IdState, request: Request, limit: Limit, free_in: int | None) -> None:
         if self._compared is not None and self._compared[0] <= self._now <= self._compared[1]:
+            if not state.compared_requests:
+                state.compared_from = self._now
             state.compared_requests += 1
+            state.compared_to = self._now
         at_rcpt = request.protocol_state == RCPT
         _, before = self._hit.get(state, (of_rule, 0))
         if before and not at_rcpt and of_rule.rule.shadow:

@@ -31,12 +31,15 @@ class IdState:
     """What has become of the mails of one id until now; see :class:`IdResult`. ``mail``: the number of its last one.
 
     ``refused_then``: mails that were refused in the past. ``compared_requests``: that were refused, or would have been,
-    in the time that is compared with figures of shadow. The use of each of ``limits`` at its peak is in ``used``.
+    in the time that is compared with figures of shadow, from ``compared_from`` to ``compared_to``. The use of each of
+    ``limits`` at its peak is in ``used``.
     """
 
     __slots__ = (
         "blocks",
+        "compared_from",
         "compared_requests",
+        "compared_to",
         "counter",
         "free_at",
         "held",
@@ -66,6 +69,7 @@ class IdState:
         self.mail = self.hit_mail = self.marked_mail = self.warned_mail = 0
         self.mails = self.refused = self.partly = self.held = self.marked = self.warned = 0
         self.refused_recipients = self.blocks = self.refused_then = self.compared_requests = 0
+        self.compared_from = self.compared_to = 0.0
         self.since: float | None = None
         self.last: float | None = None
         self.limit: Limit | None = None

@@ -34,8 +34,8 @@ class ComparedRule(NamedTuple):
     """So many requests would shadow have refused in all, ``told``; of that time the rehearsal refuses ``rehearsed``.
 
     ``differing``: ids for whom these differ, by how much, those first for whom it is most. ``unnamed``: ids whom the
-    rehearsal refuses, and who may be among those whom the figures do not name. ``outside``: ids of whom they tell at
-    times of which the log does not.
+    rehearsal refuses, and who may be among those whom the figures do not name. ``outside``: ids of whom one side alone
+    tells, at a time of which the other one does not, or may not.
     """
 
     name: str
@@ -109,13 +109,18 @@ def _compare(name: str, told: ToldRule, ids: Ids, period: tuple[float, float], f
     for key, one in told.ids.items():
         state = here.pop(key, None)
         first, last = _is_within(one.first, period), _is_within(one.last, period)
-        if not first and not last:
+        if not (first or last) or (state is None and _is_at_edge(one.first, one.last, period)):
             outside += 1
-        elif first and last and (state is None or state.compared_requests != one.refused):
-            differing.append(DifferingId(key, one.refused, 0 if state is None else state.compared_requests))
-        # Where some had to be forgotten, nobody knows of this one.
-        if state is None and (first or last) and not ids.dropped:
+            continue
+        if state is None and not ids.dropped:  # where some had to be forgotten, nobody knows of this one
             no_longer.append(_result(name, one))
+        if first and last and (state is None or state.compared_requests != one.refused):
+            differing.append(DifferingId(key, one.refused, 0 if state is None else state.compared_requests))
+    of_figures = found.comparison.since, found.comparison.until
+    unknown = [key for key, one in here.items() if _is_at_edge(one.compared_from, one.compared_to, of_figures)]
+    for key in unknown:
+        del here[key]
+        outside += 1
     if no_longer:
         found.no_longer[name] = no_longer
     if here and told.is_whole:
@@ -123,6 +128,11 @@ def _compare(name: str, told: ToldRule, ids: Ids, period: tuple[float, float], f
         differing += [DifferingId(key, 0, state.compared_requests) for key, state in here.items()]
     differing.sort(key=lambda one: (-abs(one.told - one.rehearsed), one.key))
     return ComparedRule(name, told.refused, rehearsed, tuple(differing), 0 if told.is_whole else len(here), outside)
+
+
+def _is_at_edge(first: float, last: float, period: tuple[float, float]) -> bool:
+    """Whether all of it may as well be before the time that is compared, or after."""
+    return last < period[0] + APART_SECONDS or first > period[1] - APART_SECONDS
 
 
 def _is_within(second: int, period: tuple[float, float]) -> bool:

@@ -97,6 +97,20 @@ def test_mails_and_ids_of_other_times_are_not_compared(file: Path) -> None:
     assert (rule.outside, rule.differing, found.incomparable) == (1, (), 1)
 
 
+@pytest.mark.parametrize("edge", [-3600, 3600])
+@pytest.mark.parametrize("apart", [-2, 0, 2])
+def test_what_is_at_an_edge_of_that_time_may_be_of_another(file: Path, edge: int, apart: int) -> None:
+    """The clocks of mail servers and database are not quite the same, and hits take a moment to the database."""
+    at = edge + apart
+    for old in (told(), told(told_id(ALICE, 1, AT + at, AT + at))):
+        for mails in (
+            [mail(-7200, "bob@example.org"), mail(at - 20), mail(at), mail(7200, "bob@example.org")],
+            [mail(-7200, "bob@example.org"), mail(7200, "bob@example.org")],
+        ):
+            found = against(SHY % "false", figures(file, old), *mails)
+            assert (found.newly_hit, found.no_longer_hit) == ({}, {})
+
+
 def test_limits_look_at_what_came_before_the_time_that_is_compared(file: Path) -> None:
     value = told(told_id(ALICE, 1, AT - 3595, AT - 3595))
     found = against(SHY % "true", figures(file, value), mail(-3610), mail(-3605), mail(-3595))
