@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from policyd_rate_limit.cli import main
 from support.commands import ask, call
 from support.daemon import COMMAND, Client, Daemon, free_port
 from support.programs import require_root
@@ -71,7 +72,7 @@ def test_beside_a_daemon(tmp_path: Path, kind: str) -> None:
             ]
 
 
-def test_the_configuration_is_read_anew_when_it_changes(tmp_path: Path) -> None:
+def test_it_rereads_the_configuration_when_that_changes_and_ends_and_leaves_nothing(tmp_path: Path) -> None:
     web = WebProcess(tmp_path / "web", limits=[[3, 60]])
 
     def limits() -> Any:
@@ -85,12 +86,6 @@ def test_the_configuration_is_read_anew_when_it_changes(tmp_path: Path) -> None:
         web.path.write_text("limits: nonsense\n")
         wait_until(lambda: limits() and "the configuration stays as it was" in web.log_text(), "a mistake is told")
         assert limits() == [[7, 60]]
-
-
-def test_it_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    web = WebProcess(tmp_path / "web")
-    with web, web.client() as client:
-        assert client.get("/login").status_code == 200
         path = Path(str(web.address))
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert web.stop() == 0
@@ -123,18 +118,30 @@ def test_root_becomes_the_account_and_its_socket_is_the_groups(owned_by_nobody: 
 @pytest.mark.parametrize(
     ("settings", "status", "said"),
     [
-        ({"web_accounts": "/nonexistent/accounts"}, 6, "policyd-rate-limit web-user add NAME makes it"),
         ({"web_address": ["192.0.2.1", 80]}, 6, "others reach it by your TLS proxy"),
         ({"web_url": "http://limits.example.org"}, 6, "expected https"),
         ({"web_user_header": "X Remote User"}, 6, "the name of a header"),
     ],
 )
-def test_what_keeps_it_from_starting_is_said(tmp_path: Path, settings: dict[str, Any], status: int, said: str) -> None:
+def test_what_keeps_it_from_starting_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], status: int, said: str
+) -> None:
+    """In the process of the tests, to which nothing happens before a mistake is told; starting one takes longer."""
     web = WebProcess(tmp_path / "web")
     web.settings.update(settings)
     web.reload_file()
+    with pytest.raises(SystemExit) as ended:
+        main(["-f", str(web.path), "web"])
+    told = capsys.readouterr().err
+    assert (ended.value.code, said in told) == (status, True), told
+
+
+def test_without_accounts_it_does_not_start(tmp_path: Path) -> None:
+    web = WebProcess(tmp_path / "web", web_accounts=str(tmp_path / "accounts"))
+    (tmp_path / "accounts").unlink()
+    web.reload_file()
     done = call(web.path, "web")
-    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    assert (done.returncode, "policyd-rate-limit web-user add NAME makes it" in done.stderr) == (6, True), done.stderr
 
 
 def test_mistakes_about_the_page_keep_no_daemon_from_starting(tmp_path: Path) -> None:

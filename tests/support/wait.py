@@ -10,12 +10,17 @@ PATIENCE = 20.0  # seconds, for a machine that is very busy
 STEP_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Return as soon as ``condition`` holds; an error naming ``what`` after ``seconds`` without."""
+def wait_until(
+    condition: Callable[[], object], what: str, seconds: float = PATIENCE, *, step: float = STEP_SECONDS
+) -> None:
+    """Return as soon as ``condition`` holds; an error naming ``what`` after ``seconds`` without.
+
+    ``step``: so many seconds pass between two looks; more where a look costs much.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(STEP_SECONDS)
+        time.sleep(step)
 
 
 async def until(condition: Callable[[], object]) -> None:
