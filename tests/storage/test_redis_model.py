@@ -410,6 +410,32 @@ def test_a_check_costs_what_has_expired_since_the_last_one(server: Server) -> No
     store.close()
 
 
+def test_what_a_refusal_has_passed_over_is_written_and_what_explaining_has_is_not(server: Server) -> None:
+    clock = Clock(T0 + 200)
+    asked = [Demand((Charge("user:busy", 2, (Limit(1, 150), Limit(10**6, 10_000))),))]
+    entries = [Entry("user:busy", 1, int(T0) + number, "", "") for number in range(200)]
+    store, other = new_store(server, clock, longest=10_000), new_store(server, clock, longest=10_000)
+    other._keys = store._keys
+    store.admit((), [pack(WRITER, 1, int(clock.now), entries)], 20.0)
+    with server.client() as client:
+
+        def refuse() -> None:
+            assert not store.admit(asked, (), 1.0)[0].admitted
+
+        def explain() -> None:
+            assert [usage.used for usage in other.explain(asked)[0]] == [0, 200]
+
+        refuse()
+        clock.now += 200
+        for ask, reads, writes in ((explain, 100, 0), (refuse, 100, 1), (refuse, 0, 0)):
+            read, written = calls(client), calls(client, "hset")
+            ask()
+            assert reads <= calls(client) - read <= 2 * reads + 4
+            assert calls(client, "hset") - written == writes
+    store.close()
+    other.close()
+
+
 def calls(client: Redis, command: str = "hget") -> int:
     """How often a command was called, in scripts too."""
     info: dict[str, dict[str, int]] = client.info("commandstats")
