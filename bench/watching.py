@@ -16,10 +16,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from fill import first_mails, other_mails, replay
 from policyd_rate_limit import config
+from policyd_rate_limit.admin.desk import Desk
+from policyd_rate_limit.admin.heaviest import Heaviest
 from policyd_rate_limit.admin.opening import open_desk
+from policyd_rate_limit.admin.overview import overview_by
+from policyd_rate_limit.admin.remembering import Memory
+from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.watching import Watcher
 
 SETTINGS = """
@@ -29,6 +35,8 @@ user: {user}
 group: {group}
 limits: [[50, 60], [100, 86400]]
 """
+HOUR, DAY = 3_600, 86_400
+TOPS = 30  # times
 SPENT = 1_000  # ids that have used up a limit
 ASKED = 1_000  # times
 
@@ -64,19 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _timed("a part of a name", lambda: watcher.matching("zebra", 5, lambda _: True))
         _timed("the list", lambda: [one.key for one in watcher.picture().limited[:100]])
         _timed("what was changed", lambda: watcher.refresh(30), 20)
+        memory = watcher.memory()
+        assert memory is not None
+        with open_desk(settings) as desk:
+            _timed("the whole", lambda: overview_by(settings, desk, memory), 100)
+            for window in (HOUR, HOUR, DAY, DAY):
+                _timed(f"top by share, {window} s", partial(_top, desk, memory, window, by_share=True), TOPS)
+                _timed(f"top by mails, {window} s", partial(_top, desk, memory, window, by_share=False), TOPS)
+            _timed("top 10,000", lambda: _top(desk, memory, HOUR, by_share=True, most=10_000), 5)
         picture = watcher.picture()
         print(f"{picture.ids} ids, {len(picture.limited)} limited, {len(picture.close)} close")
         watcher.stop()
 
 
+def _top(desk: Desk, memory: Memory, window: int, *, by_share: bool, most: int = 20) -> list[Sender]:
+    return Heaviest(desk, memory, window).best(most, by_share=by_share)
+
+
 def _timed(what: str, ask: Callable[[], object], times: int = ASKED) -> None:
-    took = []
+    took, used = [], []
     for _ in range(times):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.thread_time()
         ask()
         took.append(1e3 * (time.perf_counter() - began))
+        used.append(1e3 * (time.thread_time() - spent))
         time.sleep(0.005)
-    print(f"{what}: {statistics.median(took):.2f} ms, at worst {max(took):.1f} ms")
+    median = statistics.median
+    print(f"{what}: {median(took):.2f} ms, at worst {max(took):.1f} ms; of a processor {median(used):.2f} ms")
 
 
 def _megabytes() -> float:

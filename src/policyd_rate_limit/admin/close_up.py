@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.admin.desk import credible
-from policyd_rate_limit.admin.remembering import Seen
+from policyd_rate_limit.admin.picture import Seen
 from policyd_rate_limit.domain.charge import Demand
 from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import longest_of

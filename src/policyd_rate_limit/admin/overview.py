@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.admin.daemons import judged
+from policyd_rate_limit.admin.heaviest import Heaviest
 from policyd_rate_limit.admin.senders import Sender, Senders
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.errors import StoreError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.admin.desk import Desk
+    from policyd_rate_limit.admin.remembering import Memory
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.administration import Override
     from policyd_rate_limit.storage.heartbeat import Heartbeat
@@ -83,6 +85,17 @@ class Health(NamedTuple):
 def health(settings: Settings) -> Health:
     """Whether the daemon of ``settings`` runs, and what waits for its database. Never raises."""
     return Health(pidfile.running(settings.pidfile), backend_of(settings).describe(), _spool_files(settings))
+
+
+def overview_by(settings: Settings, desk: Desk, memory: Memory) -> Overview:
+    """How the whole stands, at once, of what ``memory`` knows. Raises StoreError."""
+    now = desk.store.now()
+    seconds = desk.longest(desk.overrides())
+    on_record = Counted(seconds, memory.on_record(seconds, now), len(memory.ledger.windows))
+    heaviest = Heaviest(desk, memory, seconds).best(HEAVIEST, by_share=True)
+    contents = Contents(now, on_record, desk.store.overrides(), heaviest, heartbeats=desk.store.heartbeats())
+    process, place, spool_files = health(settings)
+    return Overview(process, place, contents, None, spool_files)
 
 
 def overview(settings: Settings, desk: Desk, among: Callable[[str], bool] | None = None) -> Overview:

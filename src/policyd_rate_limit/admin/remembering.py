@@ -7,11 +7,16 @@ turns all others: their limits may be others by now.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policyd_rate_limit.admin.desk import credible
+from policyd_rate_limit.admin.leaders import HOUR, Leaders
+from policyd_rate_limit.admin.on_record import OnRecord
+from policyd_rate_limit.admin.picture import Picture, Seen
+from policyd_rate_limit.admin.ranking import LARGEST_SCORE, NOTHING, best
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import Charge, Demand, free_in
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policyd_rate_limit.admin.desk import Desk, InForce
-    from policyd_rate_limit.domain.charge import Usage
+    from policyd_rate_limit.admin.ranking import Ranking, Score
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.storage.administration import Administration, Override
     from policyd_rate_limit.storage.heartbeat import Heartbeat
@@ -64,50 +69,6 @@ LISTEN_SECONDS = 4.0
 TOLD_SECONDS = 0.5
 """How often the first reading tells how far it has come."""
 
-HOUR = 3_600
-_LAST_HOUR = Limit(LARGEST, HOUR)
-
-
-class Picture(NamedTuple):
-    """What is known, as of ``now`` (Unix second, of the store).
-
-    ``limited``: those that get no further mail through, or would not in a rule in shadow; ``close``: those that have
-    used :data:`CLOSE` of a limit or more; both without those that an override blocks, and those first that have used
-    most. ``mails`` of each are those of the last hour. ``overrides``: those in force. ``ids``: of how many anything is
-    on record; ``more``: how many are limited or close beyond :data:`MOST_CLOSE`. ``crowded``: there are more ids than
-    ``max_ids``, of which figures may be too high.
-
-    ``read``: how many entries were read so far, while the first reading goes on; None: all are. ``failure``: why the
-    store is not read any more. ``since``: the moment of the last look, by ``time.monotonic``. ``hidden``: the store is
-    there, and does not let its user see whom it has counts of. ``heartbeats``: of the daemons that use it; None: that
-    is not known there.
-    """
-
-    now: int = 0
-    since: float = 0.0
-    limited: tuple[Sender, ...] = ()
-    close: tuple[Sender, ...] = ()
-    overrides: tuple[Override, ...] = ()
-    ids: int = 0
-    more: int = 0
-    crowded: bool = False
-    read: int | None = 0
-    failure: str | None = None
-    hidden: str | None = None
-    heartbeats: tuple[Heartbeat, ...] | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all that lies in the windows has been read."""
-        return self.read is None
-
-
-class Seen(NamedTuple):
-    """How the limits of one counter stand (``usages``), and its ``charges``: (Unix second, amount), oldest first."""
-
-    usages: tuple[Usage, ...]
-    charges: Sequence[tuple[int, int]]
-
 
 class Memory:
     """What the store of ``desk`` has counted in the longest window. One thread looks, any other may ask what was seen.
@@ -117,8 +78,10 @@ class Memory:
 
     def __init__(self, desk: Desk, *, recounts: bool) -> None:
         self._desk = self._judging = desk
-        self._recounts = recounts
-        self._lock = threading.Lock()  # of the ledger
+        self.recounts = recounts
+        self.lock = threading.Lock()  # of the ledger, and of the leaders
+        self._leaders = Leaders()
+        self._on_record = OnRecord()
         self._longest = 0
         self._is_read = False
         self._overrides: Mapping[str, Override] = {}
@@ -155,21 +118,77 @@ class Memory:
                 told = time.monotonic()
                 yield Picture(now, read=read)
         self._is_read = True
-        with self._lock:
-            self._ledger.advance(now)
-            self._ledger.sweep(self._longest)
+        with self.lock:
+            self.ledger.advance(now)
+            self.ledger.sweep(self._longest)
         changed = {*before.items()} ^ {*self._overrides.items()}
-        self._recount(now)
+        self._recount()
         touched.update(dict.fromkeys(key for key, _ in changed))
         touched.update(dict.fromkeys(self._near))
         touched.update(dict.fromkeys(self._next_in_turn()))
         self._look_up(touched, now)
         more = self._judge(touched, Facts(now))
         if time.monotonic() - self._named >= NAMES_SECONDS:
-            self._names = "".join([f"{key}\n" for key in self._ledger.counters()])
+            self._names = "".join([f"{key}\n" for key in self.ledger.counters()])
             self._named = time.monotonic()
         self._listen()
         yield self._picture(now, more)
+
+    def ranked(
+        self, window: int, most: int, score_of: Callable[[Sequence[str]], Sequence[Score]], *, by_share: bool
+    ) -> list[tuple[str, Score]]:
+        """The ``most`` that are ahead, by share or by the mails in ``window`` (seconds), as ``score_of`` says now."""
+        with self.lock:
+            ranking = self._leaders.ranking(window, by_share=by_share)
+            if ranking is None:
+                ranking = self._leaders.begin(window)
+                is_new = True
+            else:
+                is_new = False
+        if is_new:
+            self._rank(ranking, window)
+        with self.lock:
+            ordered, most_beyond = ranking.ordered(), ranking.most_beyond
+        found = best(ordered, most, score_of)
+        if most_beyond > NOTHING and (len(found) < most or found[-1][1] <= most_beyond):
+            # Whoever is not kept may be among them. That is rare: more are kept than are asked for.
+            return best([(key, LARGEST_SCORE) for key in self.ledger.counters()], most, score_of)
+        return found
+
+    def _rank(self, ranking: Ranking, window: int) -> None:
+        """Look at all there are, for one who is the first to ask about ``window``."""
+        watched = (Limit(LARGEST, window),)
+        keys = self.ledger.counters()
+        while some := list(itertools.islice(keys, AT_ONCE)):
+            with self.lock:
+                for key in some:
+                    mails = self.ledger.usage(key, watched)[0]
+                    if mails:  # how much of a limit that is, which tells equals apart, is found out for who is ahead
+                        ranking.note(key, (mails, math.inf))
+
+    def knows(self, window: int) -> bool:
+        """Whether what lies in ``window`` (seconds) is remembered of all."""
+        return self._is_read and window <= self._longest
+
+    def from_table(self, key: str) -> Limits | None:
+        """What the table of ``sql_limits_by_id`` has said of ``key``, if it has been asked."""
+        return self._from_table.get(key)
+
+    def on_record(self, seconds: int, now: int) -> int:
+        """How many entries are on record in the last ``seconds``, to a thousandth of the time that is remembered."""
+        with self.lock:
+            return self._on_record.since(now - seconds)
+
+    def of_domains(self, domains: Iterable[str], most: int) -> list[str]:
+        """Up to ``most`` counters of the users, the senders and the whole of ``domains``."""
+        found: dict[str, None] = {}
+        for domain in domains:
+            for end in (f"@{domain}\n", f":{domain}\n"):
+                at = self._names.find(end)
+                while at >= 0 and len(found) < most:
+                    found[self._names[self._names.rfind("\n", 0, at) + 1 : at + len(end) - 1]] = None
+                    at = self._names.find(end, at + 1)
+        return list(found)
 
     def judge_by(self, desk: Desk) -> None:
         """Judge by the rules of ``desk`` from now on, of which the configuration is newer; no other store is read."""
@@ -197,27 +216,30 @@ class Memory:
 
         None: it is being read, for the first time or further back.
         """
-        with self._lock:
+        with self.lock:
             if not self._is_read:
                 return None
-            return Seen(self._ledger.explain(Demand((one_more(key, limits),))), self._ledger.charges_of(key))
+            return Seen(self.ledger.explain(Demand((one_more(key, limits),))), self.ledger.charges_of(key))
 
     def _begin(self, now: int, longest: int) -> None:
         """Read all of the ``longest`` window, in seconds."""
         self._longest = longest
-        with self._lock:
+        with self.lock:
             self._is_read = False
-            self._ledger = self._desk.ledger(now)
+            self.ledger = self._desk.ledger(now)
+            self._leaders = Leaders()
+            self._on_record = OnRecord(longest)
         self._near.clear()
-        self._all = self._ledger.counters()
+        self._all = self.ledger.counters()
         self._pages = iter(self._desk.store.follow(max(0, now - longest)))
 
     def _count(self, page: Iterable[Entry], now: int, touched: dict[str, None]) -> None:
         entries = credible(page, now)
         while some := list(itertools.islice(entries, AT_ONCE)):
-            with self._lock:
+            with self.lock:
                 for entry in some:
-                    self._ledger.apply(entry)
+                    self.ledger.apply(entry)
+                    self._on_record.count(entry.date)
                     touched[entry.counter] = None
 
     def _listen(self) -> None:
@@ -227,25 +249,34 @@ class Memory:
             heartbeats = self._desk.store.heartbeats()
             self._heartbeats = None if heartbeats is None else tuple(heartbeats)
 
-    def _recount(self, now: int) -> None:
+    def _recount(self) -> None:
         """Reread some of those that seem to be close: what was given back to them is not told otherwise."""
-        if not self._recounts:
+        if not self.recounts:
             return
         keys = list(self._near)[:MOST_RECOUNTED]
+        for key in keys:
+            self._near[key] = self._near.pop(key)  # the others come first the next time
+        self.reread(self._desk, keys)
+
+    def reread(self, desk: Desk, keys: Sequence[str]) -> None:
+        """Have what ``desk`` finds in the store of ``keys`` take the place of what is remembered of them."""
         if not keys:
             return
-        entries = list(credible(self._desk.store.entries(keys, max(0, now - self._longest)), now))
-        with self._lock:
+        now = desk.store.now()
+        entries = list(credible(desk.store.entries(keys, max(0, now - self._longest)), now))
+        with self.lock:
             for key in keys:
-                self._near[key] = self._near.pop(key)  # the others come first the next time
-                self._ledger.apply(Entry(key, 0, now + 1, "", RESET))
+                self.ledger.apply(Entry(key, 0, now + 1, "", RESET))
             for entry in entries:
-                self._ledger.apply(entry)
+                self.ledger.apply(entry)
 
     def _next_in_turn(self) -> list[str]:
         found = list(itertools.islice(self._all, IN_TURNS))
         if len(found) < IN_TURNS:
-            self._all = self._ledger.counters()
+            self._all = self.ledger.counters()
+            with self.lock:
+                self._leaders.begin_pass()
+                return [*found, *self._leaders.kept()]  # of whom some may not be remembered any more
         return found
 
     def _look_up(self, touched: dict[str, None], now: int) -> None:
@@ -274,11 +305,9 @@ class Memory:
             in_force = [
                 self._judging.in_force(key, self._overrides.get(key), self._from_table.get(key), facts) for key in some
             ]
-            with self._lock:
+            with self.lock:
                 for key, one in zip(some, in_force, strict=True):
-                    found = None
-                    if one.limits and not (one.override and any(limit.maximum == 0 for limit in one.limits)):
-                        found = self._judged(key, one)
+                    found = self._judged(key, one)
                     if found is None:
                         self._near.pop(key, None)
                     elif key in self._near or len(self._near) < MOST_CLOSE:
@@ -288,13 +317,17 @@ class Memory:
         return more
 
     def _judged(self, key: str, in_force: InForce) -> Sender | None:
-        """How ``key`` stands, if it is close to one of its limits."""
-        # What has expired is dropped, or it would pile up of whoever goes on sending.
-        self._ledger.trim(Charge(key, 0, in_force.limits, keep_seconds=self._longest))
-        hour, *used = self._ledger.usage(key, (_LAST_HOUR, *in_force.limits))
-        if not any(share(one, limit) >= CLOSE for one, limit in zip(used, in_force.limits, strict=True)):
+        """How ``key`` stands, if it is close to one of its limits, and not blocked by an override."""
+        limits, windows = in_force.limits, self._leaders.windows
+        if limits:  # what has expired is dropped, or it would pile up of whoever goes on sending
+            self.ledger.trim(Charge(key, 0, limits, keep_seconds=self._longest))
+        used = self.ledger.usage(key, (*windows, *limits))
+        mails = used[: len(windows)]
+        used_up = max(map(share, used[len(windows) :], limits), default=0.0)
+        self._leaders.note(key, mails, used_up)
+        if used_up < CLOSE or (in_force.override and any(limit.maximum == 0 for limit in limits)):
             return None
-        return Sender(key, hour, in_force, self._ledger.explain(Demand((one_more(key, in_force.limits),))))
+        return Sender(key, mails[0], in_force, self.ledger.explain(Demand((one_more(key, in_force.limits),))))
 
     def _picture(self, now: int, more: int) -> Picture:
         limited: list[Sender] = []
@@ -303,7 +336,7 @@ class Memory:
             (close if free_in(one.usages) == 0 else limited).append(one)
         for some in (limited, close):
             some.sort(key=_heaviest_first)
-        windows = self._ledger.windows
+        windows = self.ledger.windows
         return Picture(
             now,
             limited=tuple(limited),

@@ -8,8 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.admin.picture import Picture
 from policyd_rate_limit.admin.refusals import Refusals
-from policyd_rate_limit.admin.remembering import Memory, Picture
+from policyd_rate_limit.admin.remembering import Memory
 from policyd_rate_limit.errors import PolicydError, StoreError
 from policyd_rate_limit.storage.administration import MayNotList
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from policyd_rate_limit.admin.desk import Desk
-    from policyd_rate_limit.admin.remembering import Seen
+    from policyd_rate_limit.admin.picture import Seen
     from policyd_rate_limit.domain.limits import Limits
 
 LOOK_SECONDS = 1.0
@@ -121,6 +122,13 @@ class Watcher:
         if memory is None or self._recounts or not self._picture.is_complete:
             return None
         return memory.seen(key, limits)
+
+    def memory(self) -> Memory | None:
+        """What is known of all that lies in the windows; None: not all is, or it is not kept up just now."""
+        picture = self._picture
+        if not picture.is_complete or picture.failure is not None or picture.hidden is not None:
+            return None
+        return self._memory
 
     def matching(self, text: str, most: int, is_wanted: Callable[[str], bool]) -> list[str]:
         """Up to ``most`` counters on record whose id holds ``text``, and that are wanted; none before all is read."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.admin.close_up import close_up
+from policyd_rate_limit.admin.heaviest import Heaviest
 from policyd_rate_limit.admin.history import history
-from policyd_rate_limit.admin.overview import overview
+from policyd_rate_limit.admin.overview import overview, overview_by
 from policyd_rate_limit.admin.senders import Senders
 from policyd_rate_limit.admin.standing import standings
 from policyd_rate_limit.admin.strangers import stranger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.admin.history import History
     from policyd_rate_limit.admin.overview import Overview
+    from policyd_rate_limit.admin.remembering import Memory
     from policyd_rate_limit.admin.senders import Sender
     from policyd_rate_limit.admin.standing import Standing
     from policyd_rate_limit.admin.strangers import Stranger
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from policyd_rate_limit.config import Settings
     from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.web.authority import Authority
+
+MOST_OF_DOMAINS = 50_000
+"""Of so many ids of its domains a list for an administrator of domains is made."""
 
 
 def standings_of(desk: Desk, authority: Authority, name: str, rule: str | None = None) -> list[Standing]:
@@ -69,10 +74,24 @@ def heaviest_of(
     return now, senders.heaviest(most, by_share=by_share, among=authority.reaches)
 
 
-def overview_of(settings: Settings, desk: Desk, authority: Authority) -> Overview:
-    """How the whole stands. Who is bound to domains sees whether daemon and database are there, and their overrides."""
+def heaviest_known(
+    desk: Desk, authority: Authority, memory: Memory, window: int, most: int, *, by_share: bool
+) -> tuple[int, list[Sender]]:
+    """The same, at once, of what ``memory`` knows; of the ids of a domain up to :data:`MOST_OF_DOMAINS`."""
+    now = desk.store.now()
+    among = None
+    if not authority.is_for_all:
+        among = authority.reached(memory.of_domains(authority.domains, MOST_OF_DOMAINS))
+    return now, Heaviest(desk, memory, window).best(most, by_share=by_share, among=among)
+
+
+def overview_of(settings: Settings, desk: Desk, authority: Authority, memory: Memory | None = None) -> Overview:
+    """How the whole stands. Who is bound to domains sees whether daemon and database are there, and their overrides.
+
+    ``memory``: what is known of all that was counted; None: that is read.
+    """
     if authority.is_for_all:
-        return overview(settings, desk)
+        return overview(settings, desk) if memory is None else overview_by(settings, desk, memory)
     return overview(settings, desk, among=authority.reaches)
 
 

@@ -19,10 +19,12 @@ from policyd_rate_limit.storage.administration import (
     OriginalHits,
     Override,
 )
+from policyd_rate_limit.web import sights
+from policyd_rate_limit.web.authority import Authority, Role
 from support.wait import wait_until
 from support.web_made_up import CALLER, HOUR, LOST, ODD, STOLEN, made_up
 from support.web_pages import Page, log_in, page
-from support.web_site import World
+from support.web_site import World, program
 
 MARKUP = "\"><b0ld onclick=x>'&amp;"
 PAGES = ("/", "/now", "/refusals", "/refusals?for=month&rule=usual", "/rules", "/audit", "/search?q=example", "/search")
@@ -285,3 +287,33 @@ def test_without_the_database_the_last_known_is_shown(tmp_path: Path) -> None:
             assert "Database: trouble" in text
             assert CALLER in text
             assert page(mona.get("/id", params={"of": CALLER}), 503).title.startswith("That is not possible now")
+
+
+def test_programs_have_their_lists_from_memory(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what whoever reads the whole store finds, and nobody reads it for them."""
+    whole, own = Authority(Role.VIEW), Authority(Role.VIEW, ("example.org",))
+    asked = [(window, by) for window in (HOUR, 24 * HOUR) for by in ("share", "mails")]
+    with town.site.open_desk() as desk:
+        read = {
+            (authority, window, by): sights.heaviest_of(desk, authority, window, 8, by_share=by == "share")[1]
+            for authority in (whole, own)
+            for window, by in asked
+        }
+        everything = sights.overview_of(town.settings, desk, whole).contents
+    assert everything is not None
+    assert everything.counted is not None
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the whole store is read")
+
+    monkeypatch.setattr(sights, "heaviest_of", never)
+    monkeypatch.setattr(sights, "overview", never)
+    for authority, client in ((whole, program(town, "view")), (own, program(town, "view", "example.org"))):
+        for window, by in asked:
+            found = client.get("/api/v1/top", params={"window": window, "by": by, "number": 8}).json()["senders"]
+            expected = [one for one in read[authority, window, by] if by == "share" or one.mails]
+            assert [(one["key"], one["mails"]) for one in found] == [(one.key, one.mails) for one in expected]
+    told = program(town, "view").get("/api/v1/status").json()
+    assert [one["key"] for one in told["heaviest"]] == [one.key for one in everything.heaviest]
+    assert [told["store"][name] for name in ("seconds", "entries", "ids")] == list(everything.counted)
+    assert len(told["daemons"]) == 3

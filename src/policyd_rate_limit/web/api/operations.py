@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.concurrency import run_in_threadpool
+
 from policyd_rate_limit.admin import facts
 from policyd_rate_limit.admin.buckets import STEPS
 from policyd_rate_limit.domain.limits import LARGEST, LONGEST_OVERRIDE
@@ -16,11 +18,15 @@ from policyd_rate_limit.web.desks import WHOLE_SECONDS, Busy
 if TYPE_CHECKING:
     from policyd_rate_limit.admin.desk import Desk
     from policyd_rate_limit.admin.facts import Facts
+    from policyd_rate_limit.admin.remembering import Memory
     from policyd_rate_limit.web.site import Site
     from policyd_rate_limit.web.visitors import Visitor
 
 LONGEST_ID = 2_000
 """Characters of an id, as it is given."""
+
+WAKE_SECONDS = 3.0
+"""So long an answer waits for the store to be looked at, where nobody has asked for some minutes."""
 
 MOST_LISTED = 10_000
 MOST_AUDITED = 1_000
@@ -56,10 +62,12 @@ async def _status(call: Call) -> Facts:
     settings = call.site.settings()
     authority = call.visitor.authority
 
-    def look(desk: Desk) -> Facts:
-        return facts.of_overview(sights.overview_of(settings, desk, authority))
+    memory = await _memory(call)
 
-    return await (_alone(call, look) if authority.is_for_all else call.site.desks.ask(look))
+    def look(desk: Desk) -> Facts:
+        return facts.of_overview(sights.overview_of(settings, desk, authority, memory))
+
+    return await (_alone(call, look) if authority.is_for_all and memory is None else call.site.desks.ask(look))
 
 
 async def _status_of(call: Call) -> Facts:
@@ -75,12 +83,30 @@ async def _status_of(call: Call) -> Facts:
 
 async def _top(call: Call) -> Facts:
     window, most, by_share = call.given["window"], call.given["number"], call.given["by"] == "share"
+    authority, memory = call.visitor.authority, await _memory(call)
+    if memory is not None and memory.knows(window):
+
+        def look_up(desk: Desk) -> Facts:
+            now, heaviest = sights.heaviest_known(desk, authority, memory, window, most, by_share=by_share)
+            return facts.of_senders(heaviest, window, now)
+
+        return await call.site.desks.ask(look_up)
 
     def look(desk: Desk) -> Facts:
-        now, heaviest = sights.heaviest_of(desk, call.visitor.authority, window, most, by_share=by_share)
+        now, heaviest = sights.heaviest_of(desk, authority, window, most, by_share=by_share)
         return facts.of_senders(heaviest, window, now)
 
     return await _alone(call, look)
+
+
+async def _memory(call: Call) -> Memory | None:
+    """What the watcher knows of all that was counted, as of now; None: it has not read all, and the store has to be."""
+    watcher = call.site.watcher
+    if watcher.is_unwatched:
+        await run_in_threadpool(watcher.wake, WAKE_SECONDS)
+    else:
+        watcher.wake(0)
+    return watcher.memory()
 
 
 async def _history(call: Call) -> Facts:
@@ -170,7 +196,7 @@ OPERATIONS = (
         "GET",
         "/status",
         "status",
-        "How the whole stands: daemon, database, overrides, who sends most. It reads all: one at a time.",
+        "How the whole stands: daemon, database, overrides, who sends most.",
         "Overview",
         _status,
     ),
@@ -188,7 +214,7 @@ OPERATIONS = (
         "GET",
         "/top",
         "top",
-        "The ids that send most. It reads all that was counted: one at a time.",
+        "The ids that send most.",
         "Top",
         _top,
         in_query=(_WINDOW, whole("number", "How many.", 1, MOST_LISTED, default=20), _BY_SHARE),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from policyd_rate_limit.admin.daemons import Daemon
     from policyd_rate_limit.admin.overview import Health
-    from policyd_rate_limit.admin.remembering import Picture
+    from policyd_rate_limit.admin.picture import Picture
     from policyd_rate_limit.storage.administration import AuditEntry
     from policyd_rate_limit.web.visitors import Visitor
     from policyd_rate_limit.web.wording import Wording
