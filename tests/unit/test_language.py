@@ -35,7 +35,17 @@ OF_IDS = "identity.py"
 
 ALIKE = {
     *("date.time", "date.minute", "date.plot_month", "date.plot_moment", "list.comma", "list.row", "of.nothing"),
-    *("login.name", "health.daemon", "column.limit", "column.client", "change.limits", "confirm.counter"),
+    *(
+        "login.name",
+        "health.daemon",
+        "now.daemons",
+        "column.socket",
+        "column.version",
+        "column.limit",
+        "column.client",
+        "change.limits",
+        "confirm.counter",
+    ),
     *("amount.bytes_short", "duration.s", "limit.one", "whom.in_networks", "condition.one", "rule.sentence"),
 }
 """Texts that are the same in English and German."""
