@@ -24,15 +24,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
     "domain/charge.py",
+    "domain/charging.py",
     "domain/clock.py",
     "domain/counter.py",
     "domain/counting.py",
     "domain/entry.py",
     "domain/identity.py",
+    "domain/ids.py",
     "domain/ledger.py",
     "domain/limits.py",
     "domain/listener.py",
     "domain/mails.py",
+    "domain/networks.py",
     "domain/outcome.py",
     "domain/request.py",
     "domain/rules/asked.py",

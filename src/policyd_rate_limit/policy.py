@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from policyd_rate_limit.domain.charge import Exceeded, Verdict
+    from policyd_rate_limit.domain.charging import Charged, Charging
     from policyd_rate_limit.domain.counting import Cost
-    from policyd_rate_limit.domain.identity import Charged, Charging
     from policyd_rate_limit.domain.limits import Limits
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.domain.rules.conditions import Conditions

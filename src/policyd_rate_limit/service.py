@@ -17,7 +17,7 @@ from policyd_rate_limit.domain.charge import Charge, Demand, Verdict, Waiting
 from policyd_rate_limit.domain.counter import kind_of, rule_and_key
 from policyd_rate_limit.domain.counting import Repetitions, mail_id
 from policyd_rate_limit.domain.decision import NOT_COUNTED, NOT_LIMITED
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import BLOCKED, longest_of, spell_limit
 from policyd_rate_limit.domain.outcome import FULL, MARK, NO_ANSWER, REFUSE, Outcome
 from policyd_rate_limit.domain.quantity import quantity

@@ -23,7 +23,7 @@ from redis import Redis
 
 from policyd_rate_limit.domain.charge import Charge, Demand
 from policyd_rate_limit.domain.counting import mail_id, stages
-from policyd_rate_limit.domain.identity import fold
+from policyd_rate_limit.domain.ids import fold
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.request import DATA, RCPT, Request
 from policyd_rate_limit.storage.contract import Store

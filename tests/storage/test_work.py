@@ -23,8 +23,8 @@ import pytest
 from policyd_rate_limit.backends import backend_of
 from policyd_rate_limit.config import Settings
 from policyd_rate_limit.domain.charge import Demand, Verdict, Waiting
+from policyd_rate_limit.domain.charging import Charged
 from policyd_rate_limit.domain.entry import Entry
-from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, NAME

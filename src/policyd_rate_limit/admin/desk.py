@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, rule_and_key
-from policyd_rate_limit.domain.identity import canonical_id, id_of_key, looks_like_a_pattern
+from policyd_rate_limit.domain.ids import canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.ledger import Ledger
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.domain.rules.asked import Asked

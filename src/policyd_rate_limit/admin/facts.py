@@ -9,7 +9,7 @@ from policyd_rate_limit.admin.shadow import IN_SHADOW
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import rule_and_key
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from policyd_rate_limit.admin.desk import NotAnId
 from policyd_rate_limit.admin.strangers import Stranger, stranger
 from policyd_rate_limit.domain.counter import kind_of
-from policyd_rate_limit.domain.identity import looks_like_a_pattern
+from policyd_rate_limit.domain.ids import looks_like_a_pattern
 from policyd_rate_limit.domain.rules.keys import DOMAIN_KINDS
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.storage.administration import Override

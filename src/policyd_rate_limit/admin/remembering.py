@@ -22,7 +22,7 @@ from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import Charge, Demand, free_in
 from policyd_rate_limit.domain.counter import DEFAULT, prefix_and_key, rule_and_key
 from policyd_rate_limit.domain.entry import RESET, Entry
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.domain.rules.facts import Facts

@@ -7,7 +7,7 @@ import difflib
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.storage.administration import MayNotList
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from policyd_rate_limit.backends.contract import longest_window
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.system.throttle import Throttle
 from policyd_rate_limit.tables.cache import look_up
 from policyd_rate_limit.tables.limits import SqlLimits, limits_of_column

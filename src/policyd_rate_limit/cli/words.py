@@ -14,7 +14,7 @@ from policyd_rate_limit.cli.layout import Cell
 from policyd_rate_limit.cli.output import duration, moment
 from policyd_rate_limit.domain.charge import Usage, free_in
 from policyd_rate_limit.domain.counter import kind_of
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_period, shown, shown_limit, spell_period
 from policyd_rate_limit.mail.wording import KINDS
 

@@ -13,7 +13,7 @@ from policyd_rate_limit.config.rules import names_in
 from policyd_rate_limit.config.schema import OLD_NAMES, SETTINGS, Settings
 from policyd_rate_limit.config.setting import SettingsError
 from policyd_rate_limit.config.tolerance import tolerate
-from policyd_rate_limit.domain.identity import canonical_id
+from policyd_rate_limit.domain.ids import canonical_id
 from policyd_rate_limit.domain.limits import shown
 from policyd_rate_limit.errors import ConfigError, Problem
 

@@ -20,8 +20,8 @@ from policyd_rate_limit.config.kind import (
     is_text,
     options,
 )
-from policyd_rate_limit.domain.identity import parse_network
 from policyd_rate_limit.domain.limits import Limits, LimitsError, parse_limits, parse_period
+from policyd_rate_limit.domain.networks import parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

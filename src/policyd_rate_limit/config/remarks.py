@@ -13,14 +13,15 @@ from policyd_rate_limit.config.limits import all_limits, may_give_others
 from policyd_rate_limit.config.placeholders import wrong_placeholder
 from policyd_rate_limit.config.remark import Remark, named
 from policyd_rate_limit.config.rule_remarks import remarks_of_rules
-from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address, parse_network
+from policyd_rate_limit.domain.ids import looks_like_a_pattern
 from policyd_rate_limit.domain.limits import shown
+from policyd_rate_limit.domain.networks import parse_address, parse_network
 from policyd_rate_limit.domain.quantity import quantity
 
 if TYPE_CHECKING:
     from policyd_rate_limit.config.rules import RuleSettings
     from policyd_rate_limit.config.schema import Settings
-    from policyd_rate_limit.domain.identity import Network
+    from policyd_rate_limit.domain.networks import Network
 
 # What access(5) and postconf(5) have that lets a mail pass, whatever stands behind it.
 _PASSING = frozenset({"dunno", "ok", "permit", "prepend", "info", "warn", "bcc", "defer_if_reject", "warn_if_reject"})

@@ -9,8 +9,9 @@ from policyd_rate_limit.config.references import references
 from policyd_rate_limit.config.remark import Remark, named
 from policyd_rate_limit.config.rules import USER, Conditions, RuleSettings
 from policyd_rate_limit.domain.counting import BYTES
-from policyd_rate_limit.domain.identity import looks_like_a_pattern, parse_address
+from policyd_rate_limit.domain.ids import looks_like_a_pattern
 from policyd_rate_limit.domain.limits import shown
+from policyd_rate_limit.domain.networks import parse_address
 from policyd_rate_limit.domain.rules.attributes import DOMAIN
 from policyd_rate_limit.domain.rules.keys import ClientTerm, Key, parse_key
 from policyd_rate_limit.domain.rules.matching import Patterns

@@ -18,7 +18,7 @@ from policyd_rate_limit.config.remarks import (
 from policyd_rate_limit.config.schema import SETTINGS
 from policyd_rate_limit.doctor.finding import Finding, error, warning
 from policyd_rate_limit.doctor.whom import charges_others
-from policyd_rate_limit.domain.identity import parse_network
+from policyd_rate_limit.domain.networks import parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,29 +1,21 @@
-"""Which subject a mail is charged to, and within which limits.
+"""Which subject a mail is charged to by the settings of version 1, and within which limits.
 
 The SASL user, else the envelope sender, else the client address, each where it is enabled and not empty. The
 three never share a counter: ``user:``, ``sender:`` and ``client:`` begin their keys.
 
-Users and senders compare without regard to case. Addresses compare as addresses: an IPv4 address mapped into
-IPv6 is that IPv4 address, the zone of a link-local address does not count, and IPv6 clients are charged by
-the network that their provider gave them, their /64.
-
-A user or a sender of more than :data:`MOST_NAME` characters is known by its beginning and a digest of all of it, so
-that memory for ids is bounded and any two of them are two.
+IPv6 clients are charged by the network that their provider gave them, their /64.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from policyd_rate_limit.compiling import mypyc_attr
+from policyd_rate_limit.domain.charging import Charged, Charging
+from policyd_rate_limit.domain.ids import MOST_NAME, fold, shortened
 from policyd_rate_limit.domain.limits import Limits, longest_of
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, WIDTHS, Network, parse_address, parse_network
 from policyd_rate_limit.domain.rules.facts import NO_FACTS, Facts
 
 if TYPE_CHECKING:
@@ -36,121 +28,8 @@ _T = TypeVar("_T")
 REMEMBERED_ADDRESSES: Final = 65536
 """The most client addresses whose charge is remembered, some 300 bytes each."""
 
-MOST_NAME: Final = 320
-"""The most characters of a user or sender that are kept as they are: a local part, an "@" and a domain of the greatest
-lengths (RFC 5321, 4.5.3.1)."""
-
 IDS_AT_ONCE: Final = 256
 """How many ids are looked at before others may run: a compiled loop never lets go of the interpreter by itself."""
-
-MOST_ADDRESS: Final = 64
-"""The most characters of an address: 45, and the zone of a link-local one."""
-
-
-@mypyc_attr(acyclic=True)
-@dataclass(init=False, unsafe_hash=True)
-class Charged:
-    """The ``key`` of the counter that is charged, and the ``limits`` of that key; none: unlimited."""
-
-    key: str
-    limits: Limits
-
-    def __init__(self, key: str, limits: Limits) -> None:
-        self.key = key
-        self.limits = limits
-
-
-class Network(NamedTuple):
-    """A network or, with the longest ``length``, one address; what lies in it has the same first bits."""
-
-    version: int
-    bits: int
-    length: int
-
-    @property
-    def is_address(self) -> bool:
-        """Whether this is one address."""
-        return self.length == _WIDTHS[self.version]
-
-    def within(self, length: int) -> Network:
-        """The network of ``length`` bits that this one lies in."""
-        width = _WIDTHS[self.version]
-        return Network(self.version, self.bits >> (width - length) << (width - length), length)
-
-    def __str__(self) -> str:
-        """As RFC 5952 writes it, with ``/length`` unless it is one address."""
-        address = (IPv4Address if self.version == 4 else IPv6Address)(self.bits)
-        return str(address) if self.is_address else f"{address}/{self.length}"
-
-
-_WIDTHS = {4: 32, 6: 128}
-_MAPPED_LENGTH: Final = 96  # of ::ffff:0:0/96, which holds IPv4 in IPv6: RFC 4291, section 2.5.5.2
-_MAPPED_BITS: Final = 0xFFFF << 32
-
-
-def parse_address(text: str) -> Network | None:
-    """The address that ``text`` writes, None when it writes none."""
-    if not _like_an_address(text):
-        return None
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return _unmapped(Network(address.version, int(address), address.max_prefixlen))
-
-
-def parse_network(text: str) -> Network:
-    """The network or address that ``text`` writes, in CIDR notation.
-
-    Raises ValueError when it writes none, and when bits are set behind the length of the network.
-    """
-    if not _like_an_address(text):
-        raise ValueError(f"{text!r} is neither an address nor a network")
-    network = ip_network(text)
-    return _unmapped(Network(network.version, int(network.network_address), network.prefixlen))
-
-
-def fold(name: str) -> str:
-    """``name`` as all its spellings in upper and lower case are, in no more than :data:`MOST_NAME` characters."""
-    name = name.casefold()
-    return name if len(name) <= MOST_NAME else _shortened(name)
-
-
-def _shortened(name: str) -> str:
-    """What stands for a ``name`` that is too long to be kept, in :data:`MOST_NAME` characters."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{name[: MOST_NAME - len(digest) - 1]}…{digest}"
-
-
-def canonical_id(name: str) -> str:
-    """An id of ``limits_by_id`` as all its spellings are: an address, a network, or a user or sender."""
-    try:
-        return str(parse_address(name) or parse_network(name))
-    except ValueError:
-        return fold(name)
-
-
-_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?"
-_TOP_LEVEL: Final = (
-    r"(?:[a-z]{2}|xn--[a-z0-9-]+|com|net|org|edu|gov|mil|int|info|biz|name|pro|arpa|mobi|coop|asia|online|site|shop|cloud"
-    r"|app|dev|tech|email|example|test|invalid|local|localdomain|lan|home|internal|corp|intra)"
-)
-_DOMAIN: Final = re.compile(rf"(?:{_LABEL}\.)+{_TOP_LEVEL}\.?", re.IGNORECASE)
-
-
-def looks_like_a_pattern(name: str) -> bool:
-    """Whether ``name`` seems to stand for many users or senders: ``example.org``, ``@example.org``, ``*@x.org``.
-
-    There is no such id. A user may be named like a domain all the same: then ``user:example.org`` is meant.
-    """
-    if len(name) > MOST_NAME:
-        return False
-    local, at, domain = name.rpartition("@")
-    if at and (not local or not domain):
-        return True
-    if "*" in name or name.startswith((".", "%@")) or (len(name) > 2 and name[0] == name[-1] == "/"):
-        return True
-    return not at and _DOMAIN.fullmatch(name) is not None
 
 
 class _Named(dict[Network, _T]):
@@ -158,7 +37,7 @@ class _Named(dict[Network, _T]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lengths: dict[int, list[int]] = {version: [] for version in _WIDTHS}
+        self._lengths: dict[int, list[int]] = {version: [] for version in WIDTHS}
 
     def put(self, network: Network, value: _T) -> None:
         """Say ``value`` of ``network``."""
@@ -206,55 +85,6 @@ class _Clients:
             if network.version == 6 and network.length > self._ipv6_prefix:
                 charged = network
         return Charged(f"client:{charged}", limits)
-
-
-class Charging(ABC):
-    """Whom a rule charges, and within which limits."""
-
-    @abstractmethod
-    def charged(self, request: Request) -> Charged | None:
-        """Whom ``request`` charges, None when nobody is to be charged."""
-
-    @abstractmethod
-    def limits_of_key(self, key: str, facts: Facts = NO_FACTS) -> Limits:
-        """The limits that the configuration has for a key, as far as ``facts`` tell."""
-
-    @abstractmethod
-    def keys_of_id(self, name: str) -> tuple[str, ...]:
-        """The keys that ``name`` stands for, as an administrator writes it; none, or ValueError: it stands for none."""
-
-    @property
-    def key_text(self) -> str:
-        """The key by which it charges, as it is written; empty where there is none that could be."""
-        return ""
-
-    @property
-    def asks_facts(self) -> bool:
-        """Whether more than Postfix's attributes, and what is in memory, is looked at."""
-        return False
-
-    @property
-    def limits_may_change(self) -> bool:
-        """Whether a table says limits, so that those of a key may be others while the configuration is the same."""
-        return False
-
-    @property
-    def keep_seconds(self) -> int:
-        """For so long what is counted may be asked for, whatever limits a key has now."""
-        return 0
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the ids that a rule of its own charges; none: those of version 1."""
-        return ()
-
-    @abstractmethod
-    def may_look_back_further(self, before: Charging) -> bool:
-        """Whether somebody may have a longer window than under ``before``, which were the same rule's."""
-
-    def ids_for_query(self, request: Request, charged: Charged) -> tuple[str, ...]:  # noqa: ARG002 - others need it
-        """The ids by which a table may know who ``request`` has charged; the first that it knows counts."""
-        return (id_of_key(charged.key),)
 
 
 class Subjects(Charging):
@@ -306,12 +136,12 @@ class Subjects(Charging):
         if self._by_sasl and request.sasl_username:
             name = request.sasl_username.casefold()
             if len(name) > MOST_NAME:
-                name = _shortened(name)
+                name = shortened(name)
             return Charged("user:" + name, self._limits_named(name))
         if self._by_sender and request.sender:
             name = request.sender.casefold()
             if len(name) > MOST_NAME:
-                name = _shortened(name)
+                name = shortened(name)
             return Charged("sender:" + name, self._limits_named(name))
         if self._by_ip and len(request.client_address) <= MOST_ADDRESS:
             return self._client(request.client_address)
@@ -451,20 +281,3 @@ class Subjects(Charging):
         if not kinds:
             raise ValueError("users and senders are not charged: neither limit_by_sasl nor limit_by_sender is set")
         return tuple(f"{kind}:{fold(name)}" for kind in kinds)
-
-
-def id_of_key(key: str) -> str:
-    """The id that a key was made of: a user, a sender, an address or a network."""
-    return key.partition(":")[2]
-
-
-def _like_an_address(text: str) -> bool:
-    """Whether it is worth while to try and read an address: failing takes long, and most ids are none."""
-    return ":" in text or "0" <= text[:1] <= "9"
-
-
-def _unmapped(network: Network) -> Network:
-    """``network``, as IPv4 where it is IPv4 mapped into IPv6."""
-    if network.version == 6 and network.length >= _MAPPED_LENGTH and network.bits >> 32 == 0xFFFF:
-        return Network(4, network.bits ^ _MAPPED_BITS, network.length - _MAPPED_LENGTH)
-    return network

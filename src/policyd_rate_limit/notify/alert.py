@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyd_rate_limit.domain.decision import BLOCKS, WARNED, WOULD_BLOCK, WOULD_REFUSE
-from policyd_rate_limit.domain.identity import fold
+from policyd_rate_limit.domain.ids import fold
 from policyd_rate_limit.domain.limits import spell_limit, spell_period
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.mail.wording import counted_of, local_time, name_and_kind, printable, rule_of

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from policyd_rate_limit.domain.identity import parse_address
+from policyd_rate_limit.domain.networks import parse_address
 
 Address = str | tuple[str, int]
 """The path of a UNIX socket, or host and port."""

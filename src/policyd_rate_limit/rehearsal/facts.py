@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.rehearsal.ids import MOST_IDS
 from policyd_rate_limit.rehearsal.moment import moment_members
 

@@ -7,7 +7,7 @@ from datetime import tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from policyd_rate_limit.domain.identity import parse_address
+from policyd_rate_limit.domain.networks import parse_address
 from policyd_rate_limit.domain.request import RCPT, Request
 from policyd_rate_limit.domain.rules.keys import parse_key
 from policyd_rate_limit.rehearsal.habits import Habits

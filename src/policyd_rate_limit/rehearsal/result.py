@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import Limit
 
 if TYPE_CHECKING:

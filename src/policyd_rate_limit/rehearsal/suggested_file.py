@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, tzinfo
 from typing import Final
 
-from policyd_rate_limit.domain.identity import parse_network
 from policyd_rate_limit.domain.limits import Limit, spell_limit, spell_period
+from policyd_rate_limit.domain.networks import parse_network
 from policyd_rate_limit.domain.quantity import quantity
 from policyd_rate_limit.rehearsal.suggestion import Outlier, SuggestedRule, Suggestion
 from policyd_rate_limit.system.logs import one_line

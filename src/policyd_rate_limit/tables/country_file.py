@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, parse_address, parse_network
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, parse_address, parse_network
 from policyd_rate_limit.system.throttle import Throttle
 
 MOST_BYTES: Final = 256 << 20

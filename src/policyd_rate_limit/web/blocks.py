@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyd_rate_limit.domain.counter import kind_of
-from policyd_rate_limit.domain.identity import fold, id_of_key
+from policyd_rate_limit.domain.ids import fold, id_of_key
 from policyd_rate_limit.domain.rules.attributes import folded_name
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.system.throttle import Throttle

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyd_rate_limit.domain.identity import parse_address
+from policyd_rate_limit.domain.networks import parse_address
 from policyd_rate_limit.errors import PolicydError
 from policyd_rate_limit.storage.administration import Actor
 from policyd_rate_limit.web.accounts import token_digest

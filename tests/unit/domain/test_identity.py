@@ -12,19 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.identity import (
-    IDS_AT_ONCE,
-    MOST_NAME,
-    REMEMBERED_ADDRESSES,
-    Charged,
-    Subjects,
-    canonical_id,
-    id_of_key,
-    looks_like_a_pattern,
-    parse_address,
-    parse_network,
-)
+from policyd_rate_limit.domain.charging import Charged
+from policyd_rate_limit.domain.identity import IDS_AT_ONCE, REMEMBERED_ADDRESSES, Subjects
+from policyd_rate_limit.domain.ids import MOST_NAME, canonical_id, id_of_key, looks_like_a_pattern
 from policyd_rate_limit.domain.limits import Limit, Limits
+from policyd_rate_limit.domain.networks import parse_address, parse_network
 from policyd_rate_limit.domain.request import Request
 
 USUAL = (Limit(10, 60),)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain.identity import MOST_NAME, fold
+from policyd_rate_limit.domain.ids import MOST_NAME, fold
 from policyd_rate_limit.domain.request import Request
 from policyd_rate_limit.domain.rules import attributes
 from policyd_rate_limit.domain.rules.attributes import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policyd_rate_limit.domain.counter import DEFAULT, counter_prefix, kind_of, rule_and_key
 from policyd_rate_limit.domain.counting import RECIPIENTS, UNITS
-from policyd_rate_limit.domain.identity import MOST_NAME, fold
+from policyd_rate_limit.domain.ids import MOST_NAME, fold
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, COUNTRY, DOMAIN, NAME, folded_name
 from policyd_rate_limit.domain.rules.attributes import fold as spelling
 from policyd_rate_limit.domain.rules.facts import Facts

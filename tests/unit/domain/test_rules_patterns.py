@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from policyd_rate_limit.domain import identity
-from policyd_rate_limit.domain.identity import Network, fold, parse_address, parse_network
+from policyd_rate_limit.domain.ids import fold
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, Network, parse_address, parse_network
 from policyd_rate_limit.domain.rules import patterns
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, NUMBER, TIME, folded_name
 from policyd_rate_limit.domain.rules.keys import parse_key
@@ -408,7 +408,7 @@ def test_any_text_is_a_pattern_or_an_error_that_says_so(text: str, kind: str, va
 
 def test_an_address_is_its_network() -> None:
     assert parse_pattern("192.0.2.1", ADDRESS).network == parse_address("192.0.2.1")
-    assert identity.MOST_ADDRESS < LONGEST_PATTERN
+    assert MOST_ADDRESS < LONGEST_PATTERN
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd_rate_limit.domain.identity import Charged
+from policyd_rate_limit.domain.charging import Charged
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.request import RCPT, Request
 from policyd_rate_limit.domain.rules.keys import parse_key

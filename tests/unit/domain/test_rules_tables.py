@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd_rate_limit.domain.charging import Charged
 from policyd_rate_limit.domain.counting import BYTES, MESSAGES, RECIPIENTS
-from policyd_rate_limit.domain.identity import Charged
 from policyd_rate_limit.domain.limits import Limit, Limits
 from policyd_rate_limit.domain.rules.asked import Asked
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, NAME, TIME, VALUE, fold

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, MOST_NAME, parse_address
+from policyd_rate_limit.domain.ids import MOST_NAME
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, parse_address
 from policyd_rate_limit.domain.rules.attributes import ADDRESS
 from policyd_rate_limit.domain.rules.tables import Table, TableOfKind
 

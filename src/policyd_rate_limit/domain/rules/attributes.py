@@ -9,7 +9,7 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.identity import MOST_NAME
+from policyd_rate_limit.domain.ids import MOST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable

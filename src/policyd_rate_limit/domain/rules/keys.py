@@ -9,7 +9,8 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, fold, parse_address, parse_network
+from policyd_rate_limit.domain.ids import fold
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, parse_address, parse_network
 from policyd_rate_limit.domain.rules.attributes import (
     ADDRESS,
     COUNTRY,
@@ -25,7 +26,7 @@ from policyd_rate_limit.domain.rules.tables import asks_facts_for, attribute_in,
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from policyd_rate_limit.domain.identity import Network
+    from policyd_rate_limit.domain.networks import Network
     from policyd_rate_limit.domain.request import Request
     from policyd_rate_limit.domain.rules.tables import Table
 

@@ -6,8 +6,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, MOST_NAME, Network, parse_address, parse_network
-from policyd_rate_limit.domain.identity import fold as bounded
+from policyd_rate_limit.domain.ids import MOST_NAME
+from policyd_rate_limit.domain.ids import fold as bounded
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, Network, parse_address, parse_network
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, TIME, ascii_domain, fold, folded_name
 from policyd_rate_limit.domain.rules.facts import NO_FACTS
 from policyd_rate_limit.domain.rules.patterns import (

@@ -12,8 +12,8 @@ import re
 import warnings
 from typing import Final, NamedTuple
 
-from policyd_rate_limit.domain.identity import Network, parse_address, parse_network
 from policyd_rate_limit.domain.limits import parse_period
+from policyd_rate_limit.domain.networks import Network, parse_address, parse_network
 from policyd_rate_limit.domain.rules.attributes import ADDRESS, DOMAIN, TIME, VALUE, fold, folded_name
 
 LONGEST_PATTERN: Final = 1000

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policyd_rate_limit.domain.charging import Charged, Charging
 from policyd_rate_limit.domain.counting import RECIPIENTS
-from policyd_rate_limit.domain.identity import IDS_AT_ONCE, Charged, Charging, id_of_key
+from policyd_rate_limit.domain.identity import IDS_AT_ONCE
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import longest_of
 from policyd_rate_limit.domain.rules.attributes import fold
 from policyd_rate_limit.domain.rules.facts import NO_FACTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from policyd_rate_limit.domain.identity import MOST_ADDRESS, parse_address
+from policyd_rate_limit.domain.networks import MOST_ADDRESS, parse_address
 from policyd_rate_limit.domain.rules.attributes import (
     ADDRESS,
     DOMAIN,

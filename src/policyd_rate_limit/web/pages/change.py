@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from policyd_rate_limit.admin.changes import WHAT, Change, Shown, What, foreseen
 from policyd_rate_limit.domain.counter import DEFAULT, rule_and_key, unit_of
 from policyd_rate_limit.domain.counting import BYTES
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import (
     LONGEST_OVERRIDE,
     MOST_LIMITS,

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import free_in
 from policyd_rate_limit.domain.counter import unit_of
-from policyd_rate_limit.domain.identity import id_of_key
+from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.plots.over_time import Look
 from policyd_rate_limit.storage.administration import HISTORY_DAYS
 from policyd_rate_limit.web.pages.plotted import Column, plotted

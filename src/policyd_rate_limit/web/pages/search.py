@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starlette.responses import RedirectResponse, Response
 
 from policyd_rate_limit.admin.desk import NotAnId
-from policyd_rate_limit.domain.identity import parse_address, parse_network
+from policyd_rate_limit.domain.networks import parse_address, parse_network
 from policyd_rate_limit.web.pages.one_id import DAY, LONGEST_NAME
 from policyd_rate_limit.web.pages.shown import hit_row, id_of
 from policyd_rate_limit.web.rendering import render
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from policyd_rate_limit.admin.desk import Desk
-    from policyd_rate_limit.domain.identity import Network
+    from policyd_rate_limit.domain.networks import Network
     from policyd_rate_limit.storage.administration import HourOfHits
     from policyd_rate_limit.web.authority import Authority
     from policyd_rate_limit.web.site import Site
