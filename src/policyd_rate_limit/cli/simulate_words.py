@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from policyd_rate_limit.cli.output import Page
-    from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, RuleResult
-    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
+    from policyd_rate_limit.rehearsal.result import IdResult, Rehearsal, RuleResult, ShadowComparison
 
 MOST_SHOWN: Final = 20
 """The most ids of one rule that people are shown; JSON has more."""

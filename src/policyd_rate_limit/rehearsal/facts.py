@@ -11,8 +11,7 @@ from policyd_rate_limit.rehearsal.moment import moment_members
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from policyd_rate_limit.rehearsal.result import Counts, IdResult, Rehearsal, RuleResult, Side
-    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
+    from policyd_rate_limit.rehearsal.result import Counts, IdResult, Rehearsal, RuleResult, ShadowComparison, Side
 
 
 def of_rehearsal(result: Rehearsal) -> dict[str, Any]:

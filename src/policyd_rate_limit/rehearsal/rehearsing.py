@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.maillog.tally import Tally
     from policyd_rate_limit.rehearsal.ids import Ids, IdState
     from policyd_rate_limit.rehearsal.past import Past
-    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
+    from policyd_rate_limit.rehearsal.result import ShadowComparison
     from policyd_rate_limit.rehearsal.stages import Stages
     from policyd_rate_limit.rehearsal.trial import Trial
 

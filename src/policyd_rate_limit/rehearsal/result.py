@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.limits import Limit
-
-if TYPE_CHECKING:
-    from policyd_rate_limit.rehearsal.shadow_comparison import ShadowComparison
 
 
 class Peak(NamedTuple):
@@ -133,6 +130,44 @@ class Side:
     refused_recipients: int
     unlimited: int
     rules: tuple[RuleResult, ...]
+
+
+class DifferingId(NamedTuple):
+    """Of ``key`` shadow would have refused so many requests, ``told``, and the rehearsal refuses ``rehearsed``."""
+
+    key: str
+    told: int
+    rehearsed: int
+
+
+class ComparedRule(NamedTuple):
+    """So many requests would shadow have refused in all, ``told``; of that time the rehearsal refuses ``rehearsed``.
+
+    ``differing``: ids for whom these differ, by how much, those first for whom it is most. ``unnamed``: ids whom the
+    rehearsal refuses, and who may be among those whom the figures do not name. ``outside``: ids of whom one side alone
+    tells, at a time of which the other one does not, or may not.
+    """
+
+    name: str
+    told: int
+    rehearsed: int
+    differing: tuple[DifferingId, ...]
+    unnamed: int
+    outside: int
+
+
+class ShadowComparison(NamedTuple):
+    """``file`` tells of requests from ``since`` to ``until``; compared are those from ``began`` to ``ended``.
+
+    Unix seconds; the latter are None where the log has no mail of that time.
+    """
+
+    file: str
+    since: int
+    until: int
+    began: float | None
+    ended: float | None
+    rules: tuple[ComparedRule, ...]
 
 
 @dataclass(frozen=True, slots=True)

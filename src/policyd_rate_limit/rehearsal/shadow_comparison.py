@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from policyd_rate_limit.domain.counter import prefix_and_key
 from policyd_rate_limit.domain.quantity import quantity
-from policyd_rate_limit.rehearsal.result import Counts, IdResult
+from policyd_rate_limit.rehearsal.result import ComparedRule, Counts, DifferingId, IdResult, ShadowComparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,44 +20,6 @@ if TYPE_CHECKING:
 
 APART_SECONDS: Final = 3.0
 """So far the clocks may be apart, and what the log says of a mail and when the daemon was asked about it."""
-
-
-class DifferingId(NamedTuple):
-    """Of ``key`` shadow would have refused so many requests, ``told``, and the rehearsal refuses ``rehearsed``."""
-
-    key: str
-    told: int
-    rehearsed: int
-
-
-class ComparedRule(NamedTuple):
-    """So many requests would shadow have refused in all, ``told``; of that time the rehearsal refuses ``rehearsed``.
-
-    ``differing``: ids for whom these differ, by how much, those first for whom it is most. ``unnamed``: ids whom the
-    rehearsal refuses, and who may be among those whom the figures do not name. ``outside``: ids of whom one side alone
-    tells, at a time of which the other one does not, or may not.
-    """
-
-    name: str
-    told: int
-    rehearsed: int
-    differing: tuple[DifferingId, ...]
-    unnamed: int
-    outside: int
-
-
-class ShadowComparison(NamedTuple):
-    """``file`` tells of requests from ``since`` to ``until``; compared are those from ``began`` to ``ended``.
-
-    Unix seconds; the latter are None where the log has no mail of that time.
-    """
-
-    file: str
-    since: int
-    until: int
-    began: float | None
-    ended: float | None
-    rules: tuple[ComparedRule, ...]
 
 
 class Compared(NamedTuple):

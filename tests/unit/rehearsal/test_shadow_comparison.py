@@ -15,8 +15,7 @@ from policyd_rate_limit.maillog.mail import Mail
 from policyd_rate_limit.maillog.tally import Tally
 from policyd_rate_limit.rehearsal import shadow_figures
 from policyd_rate_limit.rehearsal.rehearsing import rehearse
-from policyd_rate_limit.rehearsal.result import Rehearsal
-from policyd_rate_limit.rehearsal.shadow_comparison import DifferingId
+from policyd_rate_limit.rehearsal.result import DifferingId, Rehearsal
 from policyd_rate_limit.rehearsal.shadow_figures import ShadowFigures, read_shadow
 from policyd_rate_limit.rehearsal.stages import find_stages
 from support.rehearsed import NOON, mail, refusal, settings_of

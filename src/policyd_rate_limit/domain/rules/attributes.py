@@ -135,7 +135,7 @@ def fold(value: str, kind: str) -> str:
 
 
 def is_shortened(name: str) -> bool:
-    """Whether ``name`` is what stands for a longer one, as :func:`policyd_rate_limit.domain.identity.fold` makes it."""
+    """Whether ``name`` is what stands for a longer one, as :func:`policyd_rate_limit.domain.ids.fold` makes it."""
     return len(name) == MOST_NAME and _SHORTENED.search(name) is not None
 
 
