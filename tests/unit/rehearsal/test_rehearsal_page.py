@@ -12,8 +12,18 @@ import pytest
 from policyd_rate_limit.domain.limits import Limit
 from policyd_rate_limit.errors import SystemRefusal
 from policyd_rate_limit.rehearsal.page import MOST_BARS, MOST_LISTED, make_page, write_page
-from policyd_rate_limit.rehearsal.result import Counts, IdResult, Peak, Rehearsal, RuleResult, Series, Side
-from policyd_rate_limit.rehearsal.shadow_comparison import ComparedRule, DifferingId, ShadowComparison
+from policyd_rate_limit.rehearsal.result import (
+    ComparedRule,
+    Counts,
+    DifferingId,
+    IdResult,
+    Peak,
+    Rehearsal,
+    RuleResult,
+    Series,
+    ShadowComparison,
+    Side,
+)
 from policyd_rate_limit.system.whole_file import write_whole
 from support.strict_html import check_page
 
