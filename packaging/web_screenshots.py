@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,9 @@ def opened(browser: Browser, at: str, size: tuple[int, int], scheme: Literal["li
 def take(directory: Path) -> None:
     """Take all of them."""
     with tempfile.TemporaryDirectory() as name, made_up(Path(name)) as settings:
+        with contextlib.closing(sqlite3.connect(settings.sqlite_config["database"])) as database:
+            database.execute("DELETE FROM policyd_daemon")  # the pictures are of a day on which all is well
+            database.commit()
         world = World(Path(name), url=None, settings=settings)
         world.add("mona")
         with running(Path(name), **RULES), served(world) as at, sync_playwright() as playwright:

@@ -19,6 +19,9 @@ from policyd_rate_limit.admin.opening import open_desk
 from policyd_rate_limit.domain.limits import BLOCKED, Limit
 from policyd_rate_limit.language.catalogue import ENGLISH, Text, texts_of
 from policyd_rate_limit.storage.administration import Actor, HitDetails, HourOfHits, OriginalHits, Override
+from policyd_rate_limit.storage.heartbeat import Heartbeat
+from policyd_rate_limit.storage.log import daemons as of_log
+from policyd_rate_limit.storage.log.administration import LogAdministration
 from policyd_rate_limit.web import rendering
 from policyd_rate_limit.web.wording import Wording
 from support.daemon import configuration, write_configuration
@@ -172,6 +175,10 @@ def happen(town: World) -> None:
         overrides.revoke(desk, "user:bob@c1.example", "r1", by=WEB, note="n3")
         for key in counters:
             store.reset(key, WEB, "n4")
+        assert isinstance(store, LogAdministration)
+        for at, (ago, waits) in enumerate(((5, 0), (2 * HOUR, 3))):
+            beat = Heartbeat(f"{at:032x}", f"mx{at}", "unix:a/policy", 4711, "2.0.0", now - 3 * HOUR, now - ago, waits)
+            of_log.beat(store.open(), beat, 10.0, is_first=True)
         store.note(SHELL, "copy-to", "from SQLite /x1", "counts 1, overrides 2, revoked 3, hits 4, history 5, audit 6")
         store.note(SHELL, "web-user add", "u1", "operate for all")
         store.note(SHELL, "web-token create", "t1", "view for c1.example, c2.example")
