@@ -1,8 +1,8 @@
 """What it takes to know who is limited at a million ids: the first reading, a look, a page's worth of it, the memory.
 
-    python bench/watching.py --ids 1000000
+    python bench/watching.py --ids 1000000 --store redis
 
-A SQLite database is filled as others would have; what a page asks is timed beside the thread that follows the store.
+A database is filled as others would have; what a page asks is timed beside the thread that follows the store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fill import first_mails, other_mails, replay
+import yaml
+
+import servers
+from fill import decide, first_mails, other_mails, replay
 from policyd_rate_limit import config
 from policyd_rate_limit.admin.desk import Desk
 from policyd_rate_limit.admin.heaviest import Heaviest
@@ -29,8 +32,6 @@ from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.watching import Watcher
 
 SETTINGS = """
-backend: sqlite3
-sqlite_config: {{database: {directory}/db.sqlite3}}
 user: {user}
 group: {group}
 limits: [[50, 60], [100, 86400]]
@@ -38,6 +39,7 @@ limits: [[50, 60], [100, 86400]]
 HOUR, DAY = 3_600, 86_400
 TOPS = 30  # times
 SPENT = 1_000  # ids that have used up a limit
+STORES = {"sqlite": servers.sqlite, "postgresql": servers.postgresql, "redis": servers.redis}
 ASKED = 1_000  # times
 
 
@@ -45,23 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ids", type=int, default=1_000_000)
+    parser.add_argument("--store", choices=STORES, default="sqlite")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, STORES[options.store](pathlib.Path(name) / "server") as server:
         directory = pathlib.Path(name)
         path = directory / "policyd-rate-limit.yaml"
-        path.write_text(SETTINGS.format(directory=name, user=directory.owner(), group=directory.group()))
+        of_store = server.settings or {"sqlite_config": {"database": f"{name}/db.sqlite3"}}
+        own = SETTINGS.format(user=directory.owner(), group=directory.group())
+        path.write_text(own + yaml.safe_dump(of_store))
         settings = config.load(path).settings
         now = int(time.time())
         window = settings.limits[-1].seconds * 0.9
-        replay(
-            settings,
-            first_mails(options.ids, (), now, window),
-            other_mails(SPENT, {}, now, window, settings.limits[-1].maximum),
-            now,
-        )
+        first = first_mails(options.ids, (), now, window)
+        others = other_mails(SPENT, {}, now, window, settings.limits[-1].maximum)
+        if options.store == "redis":
+            decide(settings, first)
+        replay(settings, first, others, now)
         gc.collect()
         before = _megabytes()
-        watcher = Watcher(lambda: open_desk(settings))
+        watcher = Watcher(lambda: open_desk(settings), recounts=options.store == "redis")
         began = time.monotonic()
         watcher.start()
         while not watcher.picture().is_complete:

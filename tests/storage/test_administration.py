@@ -23,6 +23,7 @@ from policyd_rate_limit.storage.administration import Hits, Override
 from policyd_rate_limit.storage.contract import Store
 from policyd_rate_limit.storage.log import store as log_store
 from policyd_rate_limit.storage.log import tables as log_tables
+from policyd_rate_limit.storage.redis import administration as of_redis
 from policyd_rate_limit.storage.redis import tables as redis_tables
 from storage.administered import Administered, AdministeredLog, AdministeredRedis
 from storage.logs import Logs, MariadbLogs, PostgresqlLogs, SqliteLogs
@@ -593,3 +594,33 @@ def test_following_shows_values_that_come_again(database: Administered) -> None:
         for entry in next(pages):
             ledger.apply(entry)
     assert sorted(value for *_, value in ledger.values.all()) == sorted(map(digest, "ab"))
+
+
+def test_redis_is_looked_at_in_slices_once_all_was_read(
+    tmp_path: pathlib.Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows a million counters has something else to do before all have been looked at again."""
+    monkeypatch.setattr(of_redis, "COUNTERS_PER_PAGE", 2)
+    monkeypatch.setattr(of_redis, "SLICE_SECONDS", 0.0)
+    database = AdministeredRedis(RedisDatabase(tmp_path, redis_url))
+    try:
+        store, administration = database.store(), database.administration()
+        keys = [f"user:u{number}" for number in range(40)]
+        assert all(admitted(store, *(demand(key=key) for key in keys)))
+        pages = administration.follow(0)
+        ledger = Ledger(100)
+        while len(list(ledger.counters())) < len(keys):
+            for entry in next(pages):
+                ledger.apply(entry)
+        assert sorted(ledger.counters()) == sorted(keys)
+        assert all(admitted(store, *(demand(key=key, cost=2) for key in keys)))
+        pauses, deadline = 0, time.monotonic() + PATIENCE
+        while sum(ledger.usage(key, (Limit(99, HOUR),))[0] for key in keys) < 3 * len(keys):
+            assert time.monotonic() < deadline
+            page = next(pages)
+            pauses += not page
+            for entry in page:
+                ledger.apply(entry)
+        assert pauses > 2
+    finally:
+        database.close()

@@ -129,10 +129,10 @@ def test_rankings_by_other_windows_are_bounded() -> None:
     for window in range(1, 20):
         assert found.ranking(window, by_share=False) is None
         found.begin(window)
-    assert [limit.seconds for limit in found.windows] == [HOUR, 16, 17, 18, 19]
+    assert [limit.seconds for limit in found.windows] == [HOUR, 24 * HOUR, 16, 17, 18, 19]
     assert found.ranking(16, by_share=False) is not None
     found.begin(20)
-    assert [limit.seconds for limit in found.windows] == [HOUR, 18, 19, 16, 20]
+    assert [limit.seconds for limit in found.windows] == [HOUR, 24 * HOUR, 18, 19, 16, 20]
 
 
 @given(st.lists(st.integers(0, 5_000), max_size=300), st.integers(1, 5_000))

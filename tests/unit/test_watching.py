@@ -414,3 +414,24 @@ def test_ids_are_found_by_a_part_of_them() -> None:
     assert memory.matching("example", 10, lambda key: key.endswith(".net")) == ["user:carol@example.net"]
     assert memory.matching("user", 10, lambda _: True) == ["user:user"]
     assert memory.matching("", 10, lambda _: True) == memory.matching("zebra", 10, lambda _: True) == []
+
+
+def test_who_ran_into_a_limit_is_reread_with_the_next_look_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store takes long to be read, as a million counters of Redis do, they need not wait for that."""
+    store = Store()
+    store.all = [charge("alice", NOW - 30, 2)]
+    memory = Memory(desk(store), recounts=True)
+    looked(memory)
+    follow = store.follow
+
+    def later(since: int) -> Iterator[Sequence[Entry]]:
+        yield []
+        yield from follow(since)
+
+    store.all.append(charge("alice", NOW - 1, 5))
+    memory._pages = later(NOW - 20)  # a slice in which alice is not looked at
+    memory.look_at(("user:alice", "others:"))
+    assert [one.key for one in looked(memory).limited] == ["user:alice"]
+    monkeypatch.setattr(remembering, "MOST_RECOUNTED", 0)
+    (limited,) = looked(memory).limited  # what the store tells of her now is known
+    assert limited.mails == 7

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from policyd_rate_limit.domain.limits import Limits
 
 HOUR: Final = 3_600
+DAY: Final = 86_400
 
 MOST_WINDOWS: Final = 4
-"""The most windows, beside the hour, by whose mails is ranked: those that were asked for last."""
+"""The most windows, beside the hour and the day, by whose mails is ranked: those that were asked for last."""
 
 
 class Leaders:
@@ -23,8 +24,8 @@ class Leaders:
 
     def __init__(self) -> None:
         self._by_share = Ranking()
-        self._by_mails = {HOUR: Ranking()}
-        self.windows: Limits = (Limit(LARGEST, HOUR),)
+        self._by_mails = {HOUR: Ranking(), DAY: Ranking()}
+        self.windows: Limits = (Limit(LARGEST, HOUR), Limit(LARGEST, DAY))
         """Those whose mails :meth:`note` is told, the hour first."""
 
     def note(self, key: str, mails: Sequence[int], share: float) -> None:
@@ -47,15 +48,15 @@ class Leaders:
         if by_share:
             return self._by_share
         ranking = self._by_mails.get(window)
-        if ranking is not None and window != HOUR:  # it is the one that was asked for last
+        if ranking is not None and window not in (HOUR, DAY):  # it is the one that was asked for last
             self._by_mails[window] = self._by_mails.pop(window)
             self._told()
         return ranking
 
     def begin(self, window: int) -> Ranking:
         """Rank by the mails in ``window`` from now on; all that there are have yet to be noted there."""
-        if len(self._by_mails) > MOST_WINDOWS:
-            del self._by_mails[list(self._by_mails)[1]]
+        if len(self._by_mails) >= MOST_WINDOWS + len((HOUR, DAY)):
+            del self._by_mails[list(self._by_mails)[2]]
         ranking = self._by_mails[window] = Ranking()
         self._told()
         return ranking

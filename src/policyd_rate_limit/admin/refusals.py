@@ -44,6 +44,8 @@ class Refusals:
     def __init__(self) -> None:
         self._by_hour: Mapping[int, Mapping[tuple[str, str], int]] = {}
         self._read_at = self._all_read_at = 0
+        self.latest: tuple[str, ...] = ()
+        """The counters that ran into limits since the last reading but one."""
 
     @property
     def is_read(self) -> bool:
@@ -60,7 +62,10 @@ class Refusals:
         begin = since - since % HOUR
         by_hour = {hour: sums for hour, sums in self._by_hour.items() if oldest <= hour < begin}
         found: dict[int, Counter[tuple[str, str]]] = {}
+        latest: dict[str, None] = {}
         for one in store.hit_history(begin):
+            if one.last >= self._read_at - AGAIN_SECONDS:
+                latest[one.key] = None
             found.setdefault(one.hour, Counter())[rule_and_key(one.key)[0], one.kind] += one.hits
         by_hour.update(found)
         size = sum(map(len, by_hour.values()))
@@ -70,6 +75,7 @@ class Refusals:
             size -= len(by_hour.pop(hour))
         self._by_hour = by_hour
         self._read_at = now
+        self.latest = tuple(latest)
         if is_all_due:
             self._all_read_at = now
 

@@ -20,12 +20,13 @@ from policyd_rate_limit.admin.ranking import LARGEST_SCORE, NOTHING, best
 from policyd_rate_limit.admin.senders import Sender
 from policyd_rate_limit.admin.standing import share
 from policyd_rate_limit.domain.charge import Charge, Demand, free_in
-from policyd_rate_limit.domain.counter import DEFAULT, prefix_and_key, rule_and_key
+from policyd_rate_limit.domain.counter import DEFAULT, kind_of, prefix_and_key, rule_and_key
 from policyd_rate_limit.domain.entry import RESET, Entry
 from policyd_rate_limit.domain.ids import id_of_key
 from policyd_rate_limit.domain.ledger import one_more
 from policyd_rate_limit.domain.limits import LARGEST, Limit
 from policyd_rate_limit.domain.rules.facts import Facts
+from policyd_rate_limit.storage.administration import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,6 +92,8 @@ class Memory:
         self._to_look_up: dict[str, None] = {}
         self._names = ""  # of all counters, on a line each: a text is found in it ten times as fast as in each of them
         self._named = float("-inf")
+        self._hinted: tuple[str, ...] = ()
+        self._reread: dict[str, int] = {}  # counter -> Unix second up to which what it was charged is remembered
         self._heartbeats: tuple[Heartbeat, ...] | None = None
         self._listened = float("-inf")
 
@@ -122,7 +125,7 @@ class Memory:
             self.ledger.advance(now)
             self.ledger.sweep(self._longest)
         changed = {*before.items()} ^ {*self._overrides.items()}
-        self._recount()
+        self._recount(touched)
         touched.update(dict.fromkeys(key for key, _ in changed))
         touched.update(dict.fromkeys(self._near))
         touched.update(dict.fromkeys(self._next_in_turn()))
@@ -227,6 +230,7 @@ class Memory:
         with self.lock:
             self._is_read = False
             self.ledger = self._desk.ledger(now)
+            self._reread.clear()
             self._leaders = Leaders()
             self._on_record = OnRecord(longest)
         self._near.clear()
@@ -238,6 +242,8 @@ class Memory:
         while some := list(itertools.islice(entries, AT_ONCE)):
             with self.lock:
                 for entry in some:
+                    if entry.date <= self._reread.get(entry.counter, -1):
+                        continue  # it was there when that was reread
                     self.ledger.apply(entry)
                     self._on_record.count(entry.date)
                     touched[entry.counter] = None
@@ -249,26 +255,38 @@ class Memory:
             heartbeats = self._desk.store.heartbeats()
             self._heartbeats = None if heartbeats is None else tuple(heartbeats)
 
-    def _recount(self) -> None:
+    def _recount(self, touched: dict[str, None]) -> None:
         """Reread some of those that seem to be close: what was given back to them is not told otherwise."""
         if not self.recounts:
             return
         keys = list(self._near)[:MOST_RECOUNTED]
         for key in keys:
             self._near[key] = self._near.pop(key)  # the others come first the next time
-        self.reread(self._desk, keys)
+        hinted, self._hinted = self._hinted[:MOST_RECOUNTED], ()
+        touched.update(dict.fromkeys(hinted))
+        self.reread(self._desk, list(dict.fromkeys((*hinted, *keys))))
+
+    def look_at(self, keys: Sequence[str]) -> None:
+        """``keys`` ran into limits lately: to be reread with the next look where it takes long to read all."""
+        if self.recounts:
+            self._hinted = tuple(key for key in keys if kind_of(key) != OTHERS)
 
     def reread(self, desk: Desk, keys: Sequence[str]) -> None:
         """Have what ``desk`` finds in the store of ``keys`` take the place of what is remembered of them."""
         if not keys:
             return
         now = desk.store.now()
-        entries = list(credible(desk.store.entries(keys, max(0, now - self._longest)), now))
+        found = credible(desk.store.entries(keys, max(0, now - self._longest)), now)
+        entries = [entry for entry in found if entry.date <= now]  # of a second that is not over, more may come
         with self.lock:
             for key in keys:
                 self.ledger.apply(Entry(key, 0, now + 1, "", RESET))
+                self._reread.pop(key, None)
+                self._reread[key] = now
             for entry in entries:
                 self.ledger.apply(entry)
+            while len(self._reread) > MOST_KNOWN:
+                del self._reread[next(iter(self._reread))]
 
     def _next_in_turn(self) -> list[str]:
         found = list(itertools.islice(self._all, IN_TURNS))

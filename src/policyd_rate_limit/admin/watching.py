@@ -190,6 +190,7 @@ class Watcher:
             StoreError
         ):  # if it is away, the next look says so; who is limited is known all the same
             self.refusals.read(memory.store, self._picture.now)
+            memory.look_at(self.refusals.latest)
 
     def _tell(self, picture: Picture) -> None:
         with self._changed:

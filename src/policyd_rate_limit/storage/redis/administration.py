@@ -6,6 +6,7 @@ Redis keeps no log: what is still known of a counter lies in its windows, a sum 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from policyd_rate_limit.domain.counter import is_distinct
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from policyd_rate_limit.storage.heartbeat import Heartbeat
 
 COUNTERS_PER_PAGE = 100
+SLICE_SECONDS = 0.5  # of looking for what is new, after which whoever follows is told that there is nothing more yet
 
 _logger = logging.getLogger(__name__)
 
@@ -70,15 +72,19 @@ class RedisAdministration:
                     yield entry
 
     def follow(self, since: int) -> Iterator[Sequence[Entry]]:
-        """All counters are looked at each time, and nothing is given back."""
+        """All counters are looked at each time, but for the first time in slices, and nothing is given back."""
+        is_first = True
         while True:
-            now = self.now()
+            now, begun = self.now(), time.monotonic()
             for page in self._pages(None):
                 # Of a second that is not over, more may come.
                 found = [entry for entry in page if since <= entry.date <= now]
                 if found:
                     yield found
-            since = max(since, now + 1)
+                if not is_first and time.monotonic() - begun > SLICE_SECONDS:
+                    yield []  # whoever follows has something else to do as well
+                    begun = time.monotonic()
+            since, is_first = max(since, now + 1), False
             yield []
 
     def reset(self, key: str, by: Actor, note: str = "") -> int:
