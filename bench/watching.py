@@ -8,6 +8,7 @@ A database is filled as others would have; what a page asks is timed beside the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import itertools
 import pathlib
@@ -49,8 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--store", choices=STORES, default="sqlite")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as name, STORES[options.store](pathlib.Path(name) / "server") as server:
+    with contextlib.ExitStack() as opened:
+        name = opened.enter_context(tempfile.TemporaryDirectory())
         directory = pathlib.Path(name)
+        directory.chmod(0o755)  # servers run as accounts of their own
+        server = opened.enter_context(STORES[options.store](directory / "server"))
         path = directory / "policyd-rate-limit.yaml"
         of_store = server.settings or {"sqlite_config": {"database": f"{name}/db.sqlite3"}}
         own = SETTINGS.format(user=directory.owner(), group=directory.group())
